@@ -1,0 +1,57 @@
+"""Files that are there whole or not at all: written beside their place, synced, then renamed.
+
+Knows nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_cnn.errors import storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder, with the same suffix; rename it to `path` at the end.
+
+    Where the body raises, nothing is left and `path` is as it was.
+
+    Raises:
+        BackendError: the file cannot be written (full disk, no permission).
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 `text` to `path`, atomically. Raises as `replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _umask() -> int:
+    """Read the umask, which POSIX only tells to whoever sets it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

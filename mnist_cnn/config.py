@@ -1,0 +1,304 @@
+"""The schema of conf/: what may be configured, with meanings, units and bounds.
+
+The frozen dataclasses here are the truth; the YAML files only choose values. Knows OmegaConf, which
+turns plain mappings (from YAML or JSON) into these classes, but neither Hydra nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_args, get_type_hints
+
+from mnist_cnn.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+T = TypeVar("T")
+
+CONF_DIR = next(
+    (
+        folder
+        for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf")
+        if folder.is_dir()
+    ),
+    Path(__file__).parent / "conf",
+)
+"""The packaged configuration: inside an installed package, beside it in a checkout."""
+
+
+class Format(StrEnum):
+    """Where an image array has its channel axis."""
+
+    channels_last = "channels_last"
+    channels_first = "channels_first"
+
+
+class Optimizer(StrEnum):
+    """Optimizers of Keras, with Keras' own defaults for all but the learning rate."""
+
+    adadelta = "adadelta"
+    adam = "adam"
+    adamw = "adamw"
+    rmsprop = "rmsprop"
+    sgd = "sgd"
+
+
+class Loss(StrEnum):
+    """Both are the same number; the first takes one-hot labels, the second class indices."""
+
+    categorical_crossentropy = "categorical_crossentropy"
+    sparse_categorical_crossentropy = "sparse_categorical_crossentropy"
+
+
+class Precision(StrEnum):
+    """What the matrix multiplications are computed in; weights and the saved model are float32."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    auto = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """What `--help` says of a configuration key, and the values that it takes (bounds included)."""
+
+    meaning: str
+    unit: str = ""
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    group: bool = False
+
+    def bounds(self) -> str:
+        """Word the bounds, or return an empty string where there are none."""
+        least = f"from {self.least:g}" if self.least is not None else ""
+        above = f"above {self.above:g}" if self.above is not None else ""
+        most = f"to {self.most:g}" if self.most is not None else ""
+        below = f"below {self.below:g}" if self.below is not None else ""
+        if least and not (most or below):
+            least = f"{self.least:g} or more"
+        return " ".join(part for part in (least or above, most or below) if part)
+
+    def allows(self, value: float) -> bool:
+        """Tell whether a number is finite and within the bounds."""
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+
+def key(default: T, meaning: str, **bounds: Any) -> T:
+    """Declare a configuration key: a dataclass field that carries its `Key`."""
+    return cast("T", dataclasses.field(default=default, metadata={"key": Key(meaning, **bounds)}))
+
+
+S = TypeVar("S", bound="Section")
+
+
+class Section:
+    """A dataclass of configuration keys, all checked against their bounds when it is made."""
+
+    GROUP: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for name, spec in keys_of(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            numbers = value if isinstance(value, tuple) else (value,)
+            for number in numbers:
+                if isinstance(number, int | float) and not spec.allows(number):
+                    raise refused(type(self), name, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Section):
+    """Which images and labels are trained and tested on."""
+
+    GROUP: ClassVar[str] = "data"
+    name: str = key("mnist", "the data set: packaged (mnist) or downloaded on first use", group=True)
+    dir: str | None = key(None, "folder with four IDX files, gzipped or raw, in place of the named set")
+    digest: str | None = key(None, "SHA-256 of the arrays that is expected; other data are refused")
+    train_limit: int | None = key(None, "use the first N training images; null is all", unit="images", least=1)
+    test_limit: int | None = key(None, "use the first N test images; null is all", unit="images", least=1)
+    validation: int = key(
+        0, "last N training images kept for val_* in place of the test set", unit="images", least=0
+    )
+    format: Format = key(Format.channels_last, "where the image arrays have their channel axis")
+    num_classes: int = key(10, "labels run from 0 to this less one", unit="classes", least=2, most=256)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Section):
+    """The network: convolutions, one max pooling, dropout, a dense layer, dropout, softmax."""
+
+    GROUP: ClassVar[str] = "model"
+    filters: tuple[int, ...] = key((32, 64), "filters of each convolution, in order", least=1, most=4096)
+    kernel_size: int = key(3, "side of each convolution's kernel", unit="pixels", least=1, most=64)
+    pool_size: int = key(2, "side of the max pooling's window", unit="pixels", least=1, most=64)
+    conv_dropout: float = key(0.25, "dropout rate after the pooling", least=0, below=1)
+    dense_units: int = key(128, "units of the hidden dense layer", least=1, most=65536)
+    dense_dropout: float = key(0.5, "dropout rate after the dense layer", least=0, below=1)
+    file: str | None = key(None, "a Python file whose build() makes the network in place of all this")
+    source: str | None = key(None, "the text of model.file; filled in when the job is made")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= len(self.filters) <= 16:  # noqa: PLR2004 - said in the message
+            message = f"model.filters={list(self.filters)}: one to 16 convolutions are allowed"
+            raise ConfigurationError(message, "for example model.filters=[32,64]")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Section):
+    """How the network is trained."""
+
+    GROUP: ClassVar[str] = "train"
+    epochs: int = key(12, "passes over the training set", unit="epochs", least=1, most=100_000)
+    batch_size: int = key(128, "images per step", unit="images", least=1, most=65_536)
+    optimizer: Optimizer = key(Optimizer.adadelta, "the optimizer")
+    learning_rate: float = key(1.0, "the optimizer's learning rate", above=0, most=1000)
+    loss: Loss = key(Loss.categorical_crossentropy, "the loss; decides between one-hot and sparse labels")
+    precision: Precision = key(Precision.float32, "arithmetic of training; auto is bfloat16 where it is native")
+    threads: int | None = key(
+        None, "threads of one operation; null is TensorFlow's choice", unit="threads", least=1, most=1024
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RegisterConfig(Section):
+    """Whether and where a finished run's model is registered."""
+
+    GROUP: ClassVar[str] = "register"
+    name: str | None = key(None, "the model's name in the registry; null registers nothing")
+    min_accuracy: float = key(0.95, "a model below this test accuracy is refused", least=0, most=1)
+    dir: str = key("models", "folder of the local registry")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is not None and not _is_file_name(self.name):
+            message = f"register.name={self.name}: letters, digits, '-', '_' and '.' are allowed, 255 at most"
+            raise ConfigurationError(message, "for example register.name=mnist-cnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class BackendConfig(Section):
+    """What every backend's section has; each backend adds keys of its own."""
+
+    GROUP: ClassVar[str] = "backend"
+    name: str = key("local", "where the job runs", group=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Section):
+    """The keys that belong to no group."""
+
+    seed: int = key(0, "decides initial weights, order of images and dropout", least=0, most=2**32 - 1)
+    run_dir: str | None = key(None, "the run's folder; null makes a new one under runs_dir")
+    runs_dir: str = key("runs", "folder under which run folders are made and found")
+    save_h5: bool = key(False, "also write the tutorial's keras-tf-mnist.h5")  # noqa: FBT003 - a default
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole, checked configuration."""
+
+    run: RunConfig
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    register: RegisterConfig
+    backend: BackendConfig
+
+
+def keys_of(section: type[Any]) -> Iterator[tuple[str, Key]]:
+    """Yield each configuration key of a section's class, in its order."""
+    for field in dataclasses.fields(section):
+        if "key" in field.metadata:
+            yield field.name, field.metadata["key"]
+
+
+def full_key(section: type[Section], name: str) -> str:
+    """Return a key as the command line writes it: `train.epochs`."""
+    return f"{section.GROUP}.{name}" if section.GROUP else name
+
+
+def allowed(section: type[Section], name: str) -> str:
+    """Word the values that a key takes: "a whole number from 1 to 100000, or null"."""
+    spec = dict(keys_of(section))[name]
+    kinds = get_type_hints(section)[name]
+    members = [kind for kind in (get_args(kinds) or (kinds,)) if kind not in (type(None), Ellipsis)]
+    optional = type(None) in get_args(kinds)
+    kind = members[0]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        text = "one of " + ", ".join(str(member.value) for member in kind)
+    else:
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        text = words.get(kind, str(kind))
+        if getattr(kinds, "__origin__", None) is tuple:
+            text = "a list of whole numbers"
+    bounds = spec.bounds()
+    return f"{text}{' ' + bounds if bounds else ''}{', or null' if optional else ''}"
+
+
+def refused(section: type[Section], name: str, value: object) -> ConfigurationError:
+    """Word a value that a key does not take."""
+    shown = list(value) if isinstance(value, tuple) else value
+    return ConfigurationError(
+        f"{full_key(section, name)}={shown}: allowed is {allowed(section, name)}",
+        f"{full_key(section, name)} is {dict(keys_of(section))[name].meaning}",
+    )
+
+
+def read_section(section: type[S], values: Mapping[str, Any]) -> S:
+    """Make a section from plain values, as YAML or JSON give them, converting and checking each.
+
+    Raises:
+        ConfigurationError: an unknown key, a wrong type, a value out of bounds.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = dict(keys_of(section))
+    for name in values:
+        if name not in known:
+            raise unknown_key(full_key(section, str(name)), [full_key(section, other) for other in known])
+    schema = OmegaConf.structured(section)
+    OmegaConf.set_readonly(schema, False)
+    for name, value in values.items():
+        if isinstance(value, bool) and get_type_hints(section)[name] is not bool:
+            raise refused(section, name, str(value).lower())
+        try:
+            OmegaConf.update(schema, name, value)
+        except OmegaConfBaseException as error:
+            raise refused(section, name, value) from error
+    return cast("S", OmegaConf.to_object(schema))
+
+
+def unknown_key(name: str, known: list[str]) -> ConfigurationError:
+    """Word a key that does not exist, with the nearest one that does."""
+    return ConfigurationError(f"unknown key {name}", did_you_mean(name, known, "--help lists every key"))
+
+
+def did_you_mean(name: str, known: list[str], otherwise: str) -> str:
+    """Name the nearest of the `known` words, or say what to do where none is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else otherwise
+
+
+def _is_file_name(name: str) -> bool:
+    """Tell whether a name is one path component of plain characters, on every platform."""
+    import re
+
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", name) is not None

@@ -1,0 +1,71 @@
+"""Every error that a user can meet, as one tree; each class has its exit code.
+
+    MnistCnnError
+    ├── ConfigurationError   2   a key, a value, a name, a folder that is already a run
+    ├── DataError            3   a data set or a picture that is not what it should be
+    ├── BackendError         4   the place where the run was to happen: device, disk, service
+    ├── TrainingError        5   the training itself failed
+    ├── RunCancelled         6   the run was cancelled
+    └── Interrupted        130   Ctrl-C, or detached from a run that goes on
+
+An error has one line that says what happened and one that says what to do. A foreign exception is
+translated where it is understood, with `raise ... from`, so that the cause is kept.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+
+class MnistCnnError(Exception):
+    """What happened (`message`) and what to do about it (`hint`), each one line."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigurationError(MnistCnnError):
+    exit_code = 2
+
+
+class DataError(MnistCnnError):
+    exit_code = 3
+
+
+class BackendError(MnistCnnError):
+    exit_code = 4
+
+
+class TrainingError(MnistCnnError):
+    exit_code = 5
+
+
+class RunCancelled(MnistCnnError):  # noqa: N818 - it is an outcome that ends a run, like KeyboardInterrupt
+    exit_code = 6
+
+
+class Interrupted(MnistCnnError):  # noqa: N818 - as above
+    exit_code = 130
+
+
+ERRORS_BY_EXIT_CODE: dict[int, type[MnistCnnError]] = {
+    error.exit_code: error
+    for error in (ConfigurationError, DataError, BackendError, TrainingError, RunCancelled, Interrupted)
+}
+
+
+def storage_error(error: OSError, what: str) -> BackendError:
+    """Word a refused write: `what` is the file or folder that could not be written."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "free some space there, or put the run on another disk with runs_dir=FOLDER"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "choose a folder that you may write to with runs_dir=FOLDER"
+    else:
+        hint = "look at that folder and its disk, or choose another with runs_dir=FOLDER"
+    return BackendError(f"cannot write {what}: {reason}", hint)

@@ -1,0 +1,113 @@
+"""What a training leaves: its history, row by row, and its result.
+
+Knows the formats of metrics.jsonl, progress.json and result.json, but not where they lie.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any, Self
+
+from mnist_cnn.errors import BackendError
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRow:
+    """One row of the history. `val_*` is the test set, or the validation images where there are some."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a training stands; `loss` and `accuracy` are means over the epoch so far.
+
+    `status` is preparing, running or finalizing; `seconds_left` is to the end of the training.
+    """
+
+    status: str
+    epoch: int = 0
+    epochs: int = 0
+    step: int = 0
+    steps: int = 0
+    loss: float = math.nan
+    accuracy: float = math.nan
+    images_per_second: float = math.nan
+    seconds_left: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class FileEntry:
+    """A file of the run folder: its length in bytes and its SHA-256 in hex."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparable:
+    """The five things that must agree for equal jobs to train to equal weights."""
+
+    versions: dict[str, str]
+    device: str
+    processor: str
+    threads: int
+    precision: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The end of a training: `accuracy` and `loss` are on the test set, in [0, 1] and in nats.
+
+    `weights_sha256` is over the weights of the saved model, as `model.weights_sha256` computes it.
+    """
+
+    job_digest: str
+    accuracy: float
+    loss: float
+    history: tuple[EpochRow, ...]
+    seconds_per_epoch: float
+    weights_sha256: str
+    precision: str
+    device: str
+    processor: str
+    threads: int
+    versions: dict[str, str]
+    files: dict[str, FileEntry]
+
+    @property
+    def comparable(self) -> Comparable:
+        """What must agree before two results' weights may be compared."""
+        return Comparable(self.versions, self.device, self.processor, self.threads, self.precision)
+
+    def to_json(self) -> str:
+        """Return result.json's text."""
+        return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "result.json") -> Self:
+        """Read result.json's text; `name` says in an error which file it is.
+
+        Raises:
+            BackendError: not JSON, another schema, or not a result.
+        """
+        hint = "the run's result is damaged; its job can be run again from job.json's settings"
+        try:
+            mapping: dict[str, Any] = json.loads(text)
+            if mapping.pop("schema") != SCHEMA:
+                raise BackendError(f"{name} is not of schema {SCHEMA}", hint)
+            mapping["history"] = tuple(EpochRow(**row) for row in mapping["history"])
+            mapping["files"] = {file: FileEntry(**entry) for file, entry in mapping["files"].items()}
+            return cls(**mapping)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BackendError(f"{name} is not a result: {error!r}", hint) from error
