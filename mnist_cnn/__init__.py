@@ -1,0 +1,48 @@
+"""Train a Keras CNN on MNIST here or on a cluster: the same job, the same code, the same weights.
+
+From Python or a notebook:
+
+    import mnist_cnn
+
+    run = mnist_cnn.submit("train.epochs=2", "data.train_limit=10000")
+    mnist_cnn.follow(run)
+    print(run.wait().accuracy)
+
+What is named here is imported when it is first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnist_cnn.display import follow
+    from mnist_cnn.launch import attach, make_job, plan, submit
+    from mnist_cnn.predict import load_predictor
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "attach", "follow", "load_predictor", "make_job", "plan", "submit"]
+
+_HOME_OF = {
+    "attach": "mnist_cnn.launch",
+    "follow": "mnist_cnn.display",
+    "load_predictor": "mnist_cnn.predict",
+    "make_job": "mnist_cnn.launch",
+    "plan": "mnist_cnn.launch",
+    "submit": "mnist_cnn.launch",
+}
+
+# In a checkout backends/ stands beside this package, in an installed one inside it; everywhere its
+# import name is mnist_cnn.backends.
+_checkout = Path(__file__).resolve().parent.parent
+if not (Path(__file__).parent / "backends").is_dir() and (_checkout / "backends" / "__init__.py").is_file():
+    __path__.append(str(_checkout))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

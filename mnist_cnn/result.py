@@ -6,6 +6,7 @@ Knows the formats of metrics.jsonl, progress.json and result.json, but not where
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from typing import Any, Self
@@ -52,6 +53,11 @@ class FileEntry:
 
     bytes: int
     sha256: str
+
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """Describe a file's content."""
+        return cls(len(content), hashlib.sha256(content).hexdigest())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""Where a job can run: a table of name -> class, imported when chosen and not before.
+
+A backend from outside the package is named by where it is: `package.module:Class`, or `file.py:Class`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from mnist_cnn.config import BackendConfig, did_you_mean
+from mnist_cnn.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from mnist_cnn.backend import Backend
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A backend's class as "module:Class", the module that its extra brings, and that extra's name."""
+
+    target: str
+    requires: str | None = None
+    extra: str | None = None
+
+
+BACKENDS: dict[str, Entry] = {
+    "local": Entry("mnist_cnn.backends.local:LocalBackend"),
+}
+
+
+def is_outside(name: str) -> bool:
+    """Tell whether a backend's name says where its class is, rather than naming an entry of the table."""
+    return ":" in name
+
+
+def backend_class(name: str) -> type[Backend]:
+    """Import and return a backend's class.
+
+    Raises:
+        ConfigurationError: there is no such backend, its extra is missing, or its class does not fit.
+    """
+    if is_outside(name):
+        return _import_class(name)
+    if name not in BACKENDS:
+        known = ", ".join(sorted(BACKENDS))
+        hint = did_you_mean(name, list(BACKENDS), "one of your own is named by backend=FILE.py:Class")
+        raise ConfigurationError(f"backend={name}: there are {known}", hint)
+    entry = BACKENDS[name]
+    if entry.requires is not None and importlib.util.find_spec(entry.requires) is None:
+        hint = f"install it with python -m pip install 'mnist-cnn[{entry.extra}]'"
+        raise ConfigurationError(f"backend={name} needs {entry.requires}, which is not installed", hint)
+    return _import_class(entry.target)
+
+
+def _import_class(target: str) -> type[Backend]:
+    module_name, _, class_name = target.rpartition(":")
+    hint = "a backend is named by backend=FILE.py:Class or backend=package.module:Class"
+    try:
+        found = getattr(_import_module(module_name), class_name, None)
+    except Exception as error:
+        message = f"backend={target} cannot be imported: {type(error).__name__}: {error}"
+        raise ConfigurationError(" ".join(message.split()), hint) from error
+    missing = [name for name in ("CONFIG", "plan", "submit", "attach") if not hasattr(found, name)]
+    if missing:
+        raise ConfigurationError(f"backend={target} is no backend: it has no {', '.join(missing)}", hint)
+    if not issubclass(found.CONFIG, BackendConfig):
+        raise ConfigurationError(f"backend={target}: its CONFIG is no BackendConfig", hint)
+    return cast("type[Backend]", found)
+
+
+def _import_module(name: str) -> ModuleType:
+    """Import a module by its name, or from a file where the name is a path that ends in .py."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = Path(name).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))
+    spec = importlib.util.spec_from_file_location(f"mnist_cnn_backend_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        message = f"{path} is no Python file"
+        raise ImportError(message)
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,307 @@
+"""The local backend: a run is a process on this machine, the registry a folder.
+
+Knows the trainer only as the command that it starts; everything else goes through the run folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from mnist_cnn import atomic, run_folder
+from mnist_cnn.backend import ModelRef, Plan, Status
+from mnist_cnn.config import BackendConfig, Config, RegisterConfig, key
+from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled, storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import psutil
+
+    from mnist_cnn.job import Job
+    from mnist_cnn.result import Progress, Result
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 10.0
+"""How long a cancelled process may take to end by itself before it is killed."""
+LOCK_SECONDS = 60.0
+REGISTERED = "model.json"
+"""Written last into a version's folder: one without it was never finished."""
+
+
+class Device(StrEnum):
+    """What trains; `auto` is a GPU where TensorFlow finds one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalConfig(BackendConfig):
+    """The keys of `backend=local`."""
+
+    device: Device = key(Device.auto, "what trains: auto is a GPU where there is one; gpu insists on it")
+
+
+class LocalBackend:
+    """Starts `python -m mnist_cnn.train FOLDER` in a session of its own, with its output in log.txt."""
+
+    CONFIG: ClassVar[type[BackendConfig]] = LocalConfig
+    parallel_runs: int | None = 1
+
+    def __init__(self, config: Config) -> None:
+        if not isinstance(config.backend, LocalConfig):
+            message = f"expected a LocalConfig, not {type(config.backend).__name__}"
+            raise TypeError(message)
+        self.device = config.backend.device
+
+    def plan(self, job: Job) -> Plan:
+        """Say which process would train where."""
+        threads = job.train.threads or "TensorFlow's choice"
+        return Plan(
+            (
+                ("where", f"a process on this machine, device {self.device.value}, threads {threads}"),
+                ("command", f"{sys.executable} -P -m mnist_cnn.train FOLDER {self.device.value}"),
+            )
+        )
+
+    def submit(self, job: Job, folder: Path) -> LocalRun:
+        """Start the trainer on the folder's job; it goes on where the folder holds checkpoints of it."""
+        receipt = run_folder.Receipt(
+            backend="local",
+            id=folder.resolve().name,
+            job_digest=job.digest,
+            status=Status.preparing,
+            created=run_folder.now(),
+        )
+        run_folder.write_receipt(folder, receipt)
+        # -P and PYTHONPATH: the trainer is the package that runs here, whatever the current folder holds.
+        package_root = str(Path(run_folder.__file__).resolve().parent.parent)
+        paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-P", "-m", "mnist_cnn.train", str(folder), self.device.value]
+        try:
+            with (folder / run_folder.LOG).open("ab") as log:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise storage_error(error, str(folder / run_folder.LOG)) from error
+        run_folder.enter(folder, process.pid)
+        return LocalRun(folder, process)
+
+    def attach(self, folder: Path) -> LocalRun:
+        """Find a run again from its folder."""
+        run_folder.read_receipt(folder)
+        return LocalRun(folder)
+
+
+class LocalRun:
+    """A trainer's process, known from its run folder; `process` only to the one who started it."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.folder = folder
+        self._process = process
+
+    def status(self) -> Status:
+        """Return what the receipt says, or that the process is gone without having said how it ended."""
+        receipt = run_folder.read_receipt(self.folder)
+        if receipt.status.is_final:
+            return receipt.status
+        if receipt.pid is None and run_folder.is_fresh(receipt):
+            return receipt.status  # its trainer is just being started
+        if self._trainer(receipt) is not None:
+            progress = run_folder.read_progress(self.folder)
+            return Status(progress.status) if progress else receipt.status
+        receipt = run_folder.read_receipt(self.folder)  # it may have ended between the two looks
+        if receipt.status.is_final:
+            return receipt.status
+        return Status.completed if (self.folder / run_folder.RESULT).exists() else Status.lost
+
+    def progress(self) -> Progress | None:
+        """Return where the training stands."""
+        return run_folder.read_progress(self.folder)
+
+    def logs(self, *, follow: bool = False) -> Iterator[str]:
+        """Yield log.txt line by line; with `follow`, until the run has ended."""
+        path = self.folder / run_folder.LOG
+        try:
+            file = path.open(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise BackendError(f"cannot read {path}: {error.strerror}", "the run left no log") from error
+        with file:
+            unfinished = ""
+            while True:
+                ended = not follow or self.status().is_final
+                for text in file:
+                    unfinished += text
+                    if unfinished.endswith("\n"):
+                        yield unfinished.removesuffix("\n")
+                        unfinished = ""
+                if ended:
+                    break
+                time.sleep(POLL_SECONDS)
+            if unfinished:
+                yield unfinished
+
+    def wait(self) -> Result:
+        """Wait for the end; return the result or raise what the receipt says."""
+        while not (status := self.status()).is_final:
+            time.sleep(POLL_SECONDS)
+        if status is Status.completed:
+            result = run_folder.read_result(self.folder)
+            if result is None:
+                raise BackendError(f"{self.folder} is completed but has no result.json", "it was removed since")
+            return result
+        raise self._failure(status)
+
+    def cancel(self) -> None:
+        """Ask the process to end, then kill it; return when it is gone."""
+        import psutil
+
+        receipt = run_folder.read_receipt(self.folder)
+        trainer = self._trainer(receipt)
+        if receipt.status.is_final or trainer is None:
+            return
+        try:
+            trainer.terminate()
+            trainer.wait(GRACE_SECONDS)
+        except psutil.TimeoutExpired:
+            os.killpg(trainer.pid, signal.SIGKILL)
+            trainer.wait()
+        except psutil.NoSuchProcess:
+            pass
+        if self._process is not None:
+            self._process.wait()
+        if self.status() is Status.lost:  # killed, or ended before it could say so
+            run_folder.ended(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
+
+    def register(self, register: RegisterConfig) -> ModelRef:
+        """Copy the model into the local registry, as the next version of its name."""
+        result = run_folder.read_result(self.folder)
+        if result is None or self.status() is not Status.completed:
+            raise BackendError(f"{self.folder} is {self.status().value}, not completed", "finish the run first")
+        if result.accuracy < register.min_accuracy:
+            message = (
+                f"not registered: test accuracy {result.accuracy:.4f} is below "
+                f"register.min_accuracy={register.min_accuracy:g}"
+            )
+            raise BackendError(message, "train better, or lower register.min_accuracy")
+        run_folder.verify(self.folder, result)
+        return LocalRegistry(Path(register.dir)).add(str(register.name), self.folder, result)
+
+    def _trainer(self, receipt: run_folder.Receipt) -> psutil.Process | None:
+        """Return the live process that the receipt names, or None."""
+        import psutil
+
+        if self._process is not None:
+            self._process.poll()  # a child that has ended is gone only when it has been waited for
+        if receipt.pid is None:
+            return None
+        try:
+            process = psutil.Process(receipt.pid)
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            same = receipt.process_started == process.create_time()
+        except (psutil.NoSuchProcess, ValueError):
+            return None
+        return process if alive and same else None
+
+    def _failure(self, status: Status) -> MnistCnnError:
+        receipt = run_folder.read_receipt(self.folder)
+        log = f"the log is {self.folder / run_folder.LOG}"
+        if status is Status.cancelled:
+            return RunCancelled("the run was cancelled", f"go on with it: resume {self.folder}")
+        ended_with = self._process.returncode if self._process is not None else None
+        if status is Status.lost and ended_with in ERRORS_BY_EXIT_CODE:  # the disk did not take its receipt
+            said = [words for line in self.logs() if (words := run_folder.trainer_line(line))]
+            return ERRORS_BY_EXIT_CODE[ended_with](said[-1] if said else "the run failed", f"free the disk; {log}")
+        if status is Status.lost:
+            message = "the training process ended without a word: it was killed, or memory ran out"
+            return BackendError(message, f"go on with it: resume {self.folder}; {log}")
+        error = ERRORS_BY_EXIT_CODE.get(receipt.exit_code or 0, MnistCnnError)
+        return error(receipt.error or "the run failed", "; ".join(filter(None, (receipt.hint, log))))
+
+
+class LocalRegistry:
+    """A folder of registered models: NAME/VERSION/, versions from 1, each with its model and metadata."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, name: str, run: Path, result: Result) -> ModelRef:
+        """Register a run's model; the same run again gives the version that it has.
+
+        Raises:
+            BackendError: the registry cannot be written, or somebody else holds it for a minute.
+        """
+        from filelock import FileLock, Timeout
+
+        home = self.folder / name
+        run_id = run_folder.read_receipt(run).id
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            with FileLock(home / ".lock", timeout=LOCK_SECONDS):
+                for version, registered_run in self._versions(home):
+                    if registered_run == run_id:
+                        return ModelRef(name, version, str(home / str(version)), is_new=False)
+                version = self._claim(home)
+                try:
+                    self._fill(home / str(version), name, version, run, result)
+                except BaseException:
+                    shutil.rmtree(home / str(version))
+                    raise
+        except Timeout as error:
+            hint = "try again when the other registration has ended"
+            raise BackendError(f"{home} is held by another registration", hint) from error
+        except OSError as error:
+            raise storage_error(error, f"the registry {home}") from error
+        return ModelRef(name, version, str(home / str(version)), is_new=True)
+
+    @staticmethod
+    def _versions(home: Path) -> Iterator[tuple[int, str]]:
+        """Yield each finished version and the id of the run that it came from."""
+        for folder in home.iterdir():
+            if folder.name.isdecimal() and (folder / REGISTERED).is_file():
+                about = json.loads((folder / REGISTERED).read_text(encoding="utf-8"))
+                yield int(folder.name), about["run"]
+
+    @staticmethod
+    def _claim(home: Path) -> int:
+        """Make the next version's folder, which nobody else can, and return its number."""
+        taken = [int(folder.name) for folder in home.iterdir() if folder.name.isdecimal()]
+        version = max(taken, default=0) + 1
+        (home / str(version)).mkdir()
+        return version
+
+    @staticmethod
+    def _fill(folder: Path, name: str, version: int, run: Path, result: Result) -> None:
+        for file in ("model.keras", "model.onnx"):
+            if file in result.files:
+                with atomic.replacing(folder / file) as temporary:
+                    shutil.copyfile(run / file, temporary)
+        about = {
+            "name": name,
+            "version": version,
+            "run": run_folder.read_receipt(run).id,
+            "registered": run_folder.now(),
+            "job_digest": result.job_digest,
+            "accuracy": result.accuracy,
+            "weights_sha256": result.weights_sha256,
+            "versions": result.versions,
+        }
+        atomic.write_text(folder / REGISTERED, json.dumps(about, indent=2) + "\n")

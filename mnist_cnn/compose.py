@@ -1,0 +1,169 @@
+"""Overrides -> a checked Config, by Hydra's compose API. The only module that imports Hydra.
+
+Nothing is written, no data are read and TensorFlow is not imported: what can be refused is refused here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn.backends import backend_class, is_outside
+from mnist_cnn.config import (
+    CONF_DIR,
+    Config,
+    DataConfig,
+    ModelConfig,
+    RegisterConfig,
+    RunConfig,
+    Section,
+    TrainConfig,
+    did_you_mean,
+    full_key,
+    keys_of,
+    read_section,
+    unknown_key,
+)
+from mnist_cnn.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hydra.core.override_parser.types import Override
+
+SECTIONS: tuple[type[Section], ...] = (RunConfig, DataConfig, ModelConfig, TrainConfig, RegisterConfig)
+GROUPS = ("data", "model", "train", "backend")
+
+
+def load(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Config:
+    """Compose conf/ with overrides in Hydra's syntax, and check every value.
+
+    `config_dirs` are folders laid out like conf/, searched after it for more options of a group.
+
+    Raises:
+        ConfigurationError: a folder, group, key or value that is not as it must be.
+    """
+    values = compose(overrides, config_dirs)
+    backend_section = backend_class(str(values["backend"].get("name"))).CONFIG
+    known = [full_key(section, name) for section in (*SECTIONS, backend_section) for name, _ in keys_of(section)]
+    sections = {section.GROUP: section for section in (*SECTIONS, backend_section)}
+    run_names = [name for name, _ in keys_of(RunConfig)]
+    for name, value in values.items():
+        if name not in run_names and name not in sections:
+            raise unknown_key(_first_leaf(str(name), value), known)
+        if name in sections and not isinstance(value, dict):
+            message = f"{name}={value}: {name} has keys of its own"
+            raise ConfigurationError(message, f"for example {next(k for k in known if k.startswith(name))}")
+    return Config(
+        run=read_section(RunConfig, {name: values[name] for name in run_names if name in values}),
+        data=read_section(DataConfig, values["data"]),
+        model=read_section(ModelConfig, values["model"]),
+        train=read_section(TrainConfig, values["train"]),
+        register=read_section(RegisterConfig, values["register"]),
+        backend=read_section(backend_section, values["backend"]),
+    )
+
+
+def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose conf/ with overrides into plain values, unchecked. Raises as `load` does."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for folder in config_dirs:
+        if not Path(folder).is_dir():
+            raise ConfigurationError(f"--config-dir {folder}: there is no such folder", "it is laid out like conf/")
+    outside = None
+    lines = [f"hydra.searchpath=[{','.join(Path(folder).resolve().as_uri() for folder in config_dirs)}]"]
+    for override in _parse(overrides):
+        choice = str(override.value()) if override.key_or_group in GROUPS else None
+        if choice is not None and override.key_or_group == "backend" and is_outside(choice):
+            outside = choice
+        else:
+            lines.append(_as_hydra_takes_it(override, config_dirs))
+    try:
+        with hydra.initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
+            composed = hydra.compose("config", overrides=lines)
+        values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        message = lines[0] if lines else type(error).__name__
+        raise ConfigurationError(message, "--help lists every key and group") from error
+    if outside is not None:
+        given = {name: value for name, value in values["backend"].items() if _is_given(f"backend.{name}", overrides)}
+        values["backend"] = {"name": outside, **given}
+    return {str(name): value for name, value in values.items()}
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """Expand sweeps (`a=1,2`, `range`, `choice`, `glob` aside) to one list of overrides for each job.
+
+    Raises:
+        ConfigurationError: an override that is none.
+    """
+    alternatives: list[list[str]] = []
+    for override in _parse(overrides):
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            alternatives.append([str(override.input_line)])
+    return [list(job) for job in itertools.product(*alternatives)]
+
+
+def sweep_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys that have more than one value, in order."""
+    return [override.key_or_group for override in _parse(overrides) if override.is_sweep_override()]
+
+
+def options(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
+    """Return the names that a group can be set to, sorted."""
+    folders = (CONF_DIR, *map(Path, config_dirs))
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            hint = "write KEY=VALUE; a value with other than plain characters in quotes of its own: 'KEY=\"VALUE\"'"
+            raise ConfigurationError(f"cannot read the override {text}", hint) from error
+    return parsed
+
+
+def _as_hydra_takes_it(override: Override, config_dirs: Sequence[str]) -> str:
+    """Return the override as text for Hydra, with `++`: whether a key exists is for the schema to say."""
+    text = str(override.input_line)
+    name = override.key_or_group
+    if override.is_sweep_override():
+        raise ConfigurationError(f"{text}: more than one value", "add --multirun to train once with each")
+    if override.is_delete():
+        raise ConfigurationError(f"{text}: a key cannot be removed", "set it to another value")
+    if name in GROUPS:
+        known = options(name, config_dirs)
+        value = override.value()
+        if value not in known:
+            hint = did_you_mean(str(value), known, f"keys within it are set as {name}.KEY=VALUE")
+            raise ConfigurationError(f"{name}={value}: there are {', '.join(known)}", hint)
+        return text.lstrip("+")
+    return text if name.startswith("hydra.") else "++" + text.lstrip("+")
+
+
+def _is_given(name: str, overrides: Sequence[str]) -> bool:
+    return any(override.key_or_group == name for override in _parse(overrides))
+
+
+def _first_leaf(name: str, value: object) -> str:
+    """Return the dotted name of the first value under an unknown key, which is what the user wrote."""
+    while isinstance(value, dict) and value:
+        inner = next(iter(value))
+        name, value = f"{name}.{inner}", value[inner]
+    return name

@@ -1,0 +1,124 @@
+"""ModelConfig -> keras.Model, and the fingerprint of a model's weights.
+
+Keras is imported in the functions: the module itself is cheap, so that a configuration can be checked
+without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn.config import Format
+from mnist_cnn.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import keras
+
+    from mnist_cnn.config import ModelConfig
+
+BUILD = "build"
+"""The function that a network file defines: build(config, input_shape, num_classes) -> keras.Model."""
+
+
+def check_network(config: ModelConfig, height: int, width: int) -> None:
+    """Refuse, without Keras, a network that cannot be built for images of this size.
+
+    Raises:
+        ConfigurationError: the convolutions leave less than one pooling window, or the network file
+            is no Python or defines no `build`.
+    """
+    if config.source is not None:
+        _check_source(config)
+        return
+    shrunk = min(height, width) - len(config.filters) * (config.kernel_size - 1)
+    if shrunk < config.pool_size:
+        message = (
+            f"model.kernel_size={config.kernel_size}: {len(config.filters)} convolutions leave "
+            f"{max(shrunk, 0)} of {min(height, width)} pixels, and the pooling needs {config.pool_size}"
+        )
+        raise ConfigurationError(message, "use a smaller kernel, fewer model.filters or a smaller model.pool_size")
+
+
+def build_model(
+    config: ModelConfig, input_shape: tuple[int, ...], num_classes: int, image_format: Format, policy: str
+) -> keras.Model:
+    """Build the network: float32 images in [0, 1] -> float32 probabilities (batch, num_classes).
+
+    `input_shape` is that of one image; `policy` is Keras' dtype policy, "float32" or "mixed_bfloat16".
+    The initial weights come from Keras' global seed.
+
+    Raises:
+        ConfigurationError: a network file that fails, or whose network has another shape.
+    """
+    import keras
+
+    keras.config.set_image_data_format(image_format.value)
+    keras.config.set_dtype_policy(policy)
+    try:
+        if config.source is not None:
+            return _build_from_source(config, input_shape, num_classes)
+        layers = keras.layers
+        model = keras.Sequential(name="mnist_cnn")
+        model.add(keras.Input(input_shape, name="image"))
+        for filters in config.filters:
+            model.add(layers.Conv2D(filters, config.kernel_size, activation="relu"))
+        model.add(layers.MaxPooling2D(config.pool_size))
+        model.add(layers.Dropout(config.conv_dropout))
+        model.add(layers.Flatten())
+        model.add(layers.Dense(config.dense_units, activation="relu"))
+        model.add(layers.Dropout(config.dense_dropout))
+        model.add(layers.Dense(num_classes, activation="softmax", dtype="float32", name="probabilities"))
+        return model
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """Return the SHA-256, in hex, over `model.weights` in order.
+
+    For each: its index, dtype and shape as text, then its little-endian bytes in C order. Variable
+    paths are left out, for Keras numbers them anew with each model.
+    """
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for index, weight in enumerate(model.weights):
+        array = np.asarray(weight)
+        digest.update(f"{index} {array.dtype.name} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _check_source(config: ModelConfig) -> None:
+    hint = f"it defines a function {BUILD}(config, input_shape, num_classes) that returns a keras.Model"
+    try:
+        tree = ast.parse(config.source or "", filename=str(config.file))
+    except (SyntaxError, ValueError) as error:
+        raise ConfigurationError(f"model.file={config.file} is no Python: {error}", hint) from error
+    if not any(isinstance(node, ast.FunctionDef) and node.name == BUILD for node in tree.body):
+        raise ConfigurationError(f"model.file={config.file} defines no function {BUILD}", hint)
+
+
+def _build_from_source(config: ModelConfig, input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
+    import keras
+
+    hint = f"look at {BUILD}() in that file"
+    namespace: dict[str, Any] = {"__name__": "network"}
+    try:
+        exec(compile(config.source or "", str(config.file), "exec"), namespace)  # noqa: S102 - the job's own code
+        model = namespace[BUILD](config, input_shape, num_classes)
+    except Exception as error:
+        message = f"model.file={config.file}: {BUILD}() failed: {type(error).__name__}: {error}"
+        raise ConfigurationError(" ".join(message.split()), hint) from error
+    if not isinstance(model, keras.Model):
+        raise ConfigurationError(f"model.file={config.file}: {BUILD}() returned no keras.Model", hint)
+    shapes = (model.input_shape, model.output_shape)
+    if shapes != ((None, *input_shape), (None, num_classes)):
+        message = (
+            f"model.file={config.file}: its network maps {shapes[0]} to {shapes[1]}, "
+            f"where {(None, *input_shape)} to {(None, num_classes)} is needed"
+        )
+        raise ConfigurationError(message, hint)
+    return model

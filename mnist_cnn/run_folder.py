@@ -1,0 +1,303 @@
+"""The run folder: made, found, read and written. Its files are all that another process needs.
+
+    job.json        the job and its digest
+    run.json        the receipt: who runs it, where it stands, how it ended
+    log.txt         everything that the trainer printed
+    metrics.jsonl   the history, one row per epoch
+    progress.json   where the training stands within its epoch; gone when it has ended
+    result.json     written last: a folder with it is complete
+    checkpoints/    the state at the ends of the newest epochs
+
+Knows the files' places and forms, but starts and ends no run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import secrets
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from mnist_cnn import atomic
+from mnist_cnn.backend import Status
+from mnist_cnn.config import did_you_mean
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
+from mnist_cnn.job import Job
+from mnist_cnn.result import EpochRow, FileEntry, Progress, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
+PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
+LATEST = "latest"
+RECEIPT_SCHEMA = 1
+ENTRY_SECONDS = 10.0
+"""How long a trainer may stay unnamed in the receipt: it is started and entered in far less."""
+
+LOG_FORMAT, LOG_TIME = "%(asctime)s mnist_cnn %(message)s", "%H:%M:%S"
+"""How the trainer's own lines stand in log.txt, among what the libraries under it print there."""
+_TRAINER_LINE = re.compile(r"\d\d:\d\d:\d\d mnist_cnn (.*)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Receipt:
+    """run.json. `created` is UTC in ISO 8601; `process_started` is in seconds since the epoch.
+
+    `pid` is the trainer's process, as soon as that is started. `error` and `hint` are
+    one line each, of a run that failed.
+    """
+
+    backend: str
+    id: str
+    job_digest: str
+    status: Status
+    created: str
+    url: str | None = None
+    pid: int | None = None
+    process_started: float | None = None
+    exit_code: int | None = None
+    error: str | None = None
+    hint: str | None = None
+
+    def to_json(self) -> str:
+        """Return run.json's text."""
+        return json.dumps({"schema": RECEIPT_SCHEMA, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, name: str = RECEIPT) -> Self:
+        """Read run.json's text; `name` says in an error which file it is.
+
+        Raises:
+            BackendError: not JSON, another schema, or no receipt.
+        """
+        try:
+            mapping: dict[str, Any] = json.loads(text)
+            if mapping.pop("schema") != RECEIPT_SCHEMA:
+                raise BackendError(f"{name} is not of schema {RECEIPT_SCHEMA}", "another version wrote it")
+            return cls(**{**mapping, "status": Status(mapping["status"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            hint = "the folder is no run of this version, or it was changed by hand"
+            raise BackendError(f"{name} is no receipt: {error!r}", hint) from error
+
+
+def now() -> str:
+    """Return the time as receipts hold it: UTC, ISO 8601, with microseconds."""
+    return datetime.now(UTC).isoformat()
+
+
+def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
+    """Make a new run folder that holds its job: `run_dir`, or a new name under `runs_dir`.
+
+    Raises:
+        ConfigurationError: `run_dir` is a run already, or is not an empty folder.
+        BackendError: the folder cannot be made.
+    """
+    folder = Path(run_dir) if run_dir is not None else Path(runs_dir) / _new_name()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=run_dir is not None)
+        taken = any(folder.iterdir())
+    except FileExistsError as error:
+        raise ConfigurationError(f"run_dir={folder} is a file", "name a new folder") from error
+    except OSError as error:
+        raise storage_error(error, f"the run folder {folder}") from error
+    if taken:
+        refuse_taken(folder)
+    atomic.write_text(folder / JOB, job.to_json())
+    return folder
+
+
+def refuse_taken(folder: Path) -> None:
+    """Say what stands in the way of a new run in this folder.
+
+    Raises:
+        ConfigurationError: always.
+    """
+    if (folder / JOB).exists():
+        hint = f"go on with it: resume {folder}; or name another folder"
+        raise ConfigurationError(f"run_dir={folder} holds a run already", hint)
+    raise ConfigurationError(f"run_dir={folder} is not empty and holds no run", "name a new folder")
+
+
+def find(run: str, runs_dir: str) -> Path:
+    """Return a run's folder: `latest`, a name under `runs_dir` (or its beginning), or a path.
+
+    Raises:
+        ConfigurationError: there is no such run, or more than one.
+    """
+    if run == LATEST:
+        newest = max(all_runs(runs_dir), key=lambda folder: read_receipt(folder).created, default=None)
+        if newest is None:
+            raise ConfigurationError(f"there is no run under {runs_dir}", "start one, or name runs_dir=FOLDER")
+        return newest
+    for folder in (Path(runs_dir) / run, Path(run)):
+        if (folder / RECEIPT).is_file():
+            return folder
+    names = [folder.name for folder in all_runs(runs_dir)]
+    matching = [name for name in names if name.startswith(run)]
+    if len(matching) == 1:
+        return Path(runs_dir) / matching[0]
+    if matching:
+        raise ConfigurationError(f"{run} is the beginning of {len(matching)} runs", f"of {', '.join(matching)}")
+    hint = did_you_mean(run, [*names, LATEST], f"`list` shows the runs under {runs_dir}")
+    raise ConfigurationError(f"there is no run {run} under {runs_dir}", hint)
+
+
+def all_runs(runs_dir: str) -> list[Path]:
+    """Return the folders under `runs_dir` that hold a readable receipt, by name."""
+    try:
+        folders = sorted(Path(runs_dir).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ConfigurationError(f"cannot read runs_dir={runs_dir}: {error.strerror}", "name another") from error
+    return [folder for folder in folders if _holds_receipt(folder)]
+
+
+def read_job(folder: Path) -> Job:
+    """Read job.json. Raises ConfigurationError where it is none, BackendError where there is none."""
+    return Job.from_json(_read(folder / JOB), str(folder / JOB))
+
+
+def read_receipt(folder: Path) -> Receipt:
+    """Read run.json. Raises BackendError where there is none."""
+    return Receipt.from_json(_read(folder / RECEIPT), str(folder / RECEIPT))
+
+
+def write_receipt(folder: Path, receipt: Receipt) -> None:
+    """Write run.json. Raises BackendError where it cannot be written."""
+    atomic.write_text(folder / RECEIPT, receipt.to_json())
+
+
+def enter(folder: Path, pid: int) -> None:
+    """Enter the trainer's process into the receipt; done by whoever started it.
+
+    Raises:
+        BackendError: there is no receipt, or it cannot be written.
+    """
+    import psutil
+
+    try:
+        started = psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        started = None  # it has ended already, and reads as lost
+    write_receipt(folder, dataclasses.replace(read_receipt(folder), pid=pid, process_started=started))
+
+
+def is_fresh(receipt: Receipt) -> bool:
+    """Tell whether a receipt was made so shortly ago that its trainer may not be entered yet."""
+    age = datetime.now(UTC) - datetime.fromisoformat(receipt.created)
+    return age.total_seconds() < ENTRY_SECONDS
+
+
+def await_entry(folder: Path, pid: int) -> None:
+    """Wait until the receipt names the trainer's process; from then on only that process writes it.
+
+    Raises:
+        BackendError: nobody entered it, because who started it has died.
+    """
+    deadline = time.monotonic() + ENTRY_SECONDS
+    while read_receipt(folder).pid != pid:
+        if time.monotonic() > deadline:
+            raise BackendError(f"{folder} does not name this process as its trainer", "start the run again")
+        time.sleep(0.01)
+
+
+def ended(folder: Path, status: Status, error: MnistCnnError | None = None) -> None:
+    """Enter the run's end into its receipt, and remove what was true only of a running one.
+
+    Raises:
+        BackendError: there is no receipt, or it cannot be written.
+    """
+    (folder / PROGRESS).unlink(missing_ok=True)  # first, for on a full disk it frees the room for the receipt
+    end = dataclasses.replace(
+        read_receipt(folder),
+        status=status,
+        exit_code=error.exit_code if error else 0,
+        error=error.message if error else None,
+        hint=error.hint if error else None,
+    )
+    write_receipt(folder, end)
+
+
+def read_result(folder: Path) -> Result | None:
+    """Read result.json; None where the run has not written it. Raises BackendError where it is none."""
+    path = folder / RESULT
+    return Result.from_json(_read(path), str(path)) if path.is_file() else None
+
+
+def write_history(folder: Path, rows: Iterable[EpochRow]) -> None:
+    """Write metrics.jsonl whole. Raises BackendError where it cannot be written."""
+    lines = (json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
+    atomic.write_text(folder / METRICS, "".join(lines))
+
+
+def read_history(folder: Path) -> tuple[EpochRow, ...]:
+    """Read metrics.jsonl; no rows where there is no such file yet. Raises BackendError where it is none."""
+    path = folder / METRICS
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(EpochRow(**json.loads(line)) for line in _read(path).splitlines())
+    except (ValueError, TypeError) as error:
+        raise BackendError(f"{path} is no history: {error!r}", "the file was changed by hand") from error
+
+
+def write_progress(folder: Path, progress: Progress) -> None:
+    """Write progress.json. Raises BackendError where it cannot be written."""
+    atomic.write_text(folder / PROGRESS, json.dumps(dataclasses.asdict(progress)))
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """Read progress.json; None where there is none, as before the first step and after the end."""
+    try:
+        return Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def trainer_line(line: str) -> str | None:
+    """Return what the trainer said in a line of log.txt; None where the line is somebody else's."""
+    match = _TRAINER_LINE.fullmatch(line)
+    return match.group(1) if match else None
+
+
+def verify(folder: Path, result: Result) -> None:
+    """Check every file that the result names, by length and SHA-256.
+
+    Raises:
+        BackendError: a file is missing or is not what the training wrote.
+    """
+    for name, entry in result.files.items():
+        path = folder / name
+        hint = "the run's files were changed; copy them from where they are whole, or run the job again"
+        if not path.is_file():
+            raise BackendError(f"{path} is missing", hint)
+        content = path.read_bytes()
+        if FileEntry.of(content) != entry:
+            raise BackendError(f"{path} is not the file that the training wrote: {len(content)} bytes", hint)
+
+
+def _new_name() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{secrets.token_hex(2)}"
+
+
+def _holds_receipt(folder: Path) -> bool:
+    try:
+        read_receipt(folder)
+    except BackendError:
+        return False
+    return True
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BackendError(f"cannot read {path}: {reason}", "`list` shows the runs that there are") from error
