@@ -166,7 +166,9 @@ class LocalRun:
         if status is Status.completed:
             result = run_folder.read_result(self.folder)
             if result is None:
-                raise BackendError(f"{self.folder} is completed but has no result.json", "it was removed since")
+                raise BackendError(
+                    f"{self.folder} is completed but has no result.json", "it was removed since"
+                )
             return result
         raise self._failure(status)
 
@@ -195,7 +197,9 @@ class LocalRun:
         """Copy the model into the local registry, as the next version of its name."""
         result = run_folder.read_result(self.folder)
         if result is None or self.status() is not Status.completed:
-            raise BackendError(f"{self.folder} is {self.status().value}, not completed", "finish the run first")
+            raise BackendError(
+                f"{self.folder} is {self.status().value}, not completed", "finish the run first"
+            )
         if result.accuracy < register.min_accuracy:
             message = (
                 f"not registered: test accuracy {result.accuracy:.4f} is below "
@@ -229,7 +233,9 @@ class LocalRun:
         ended_with = self._process.returncode if self._process is not None else None
         if status is Status.lost and ended_with in ERRORS_BY_EXIT_CODE:  # the disk did not take its receipt
             said = [words for line in self.logs() if (words := run_folder.trainer_line(line))]
-            return ERRORS_BY_EXIT_CODE[ended_with](said[-1] if said else "the run failed", f"free the disk; {log}")
+            return ERRORS_BY_EXIT_CODE[ended_with](
+                said[-1] if said else "the run failed", f"free the disk; {log}"
+            )
         if status is Status.lost:
             message = "the training process ended without a word: it was killed, or memory ran out"
             return BackendError(message, f"go on with it: resume {self.folder}; {log}")

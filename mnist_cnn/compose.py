@@ -46,7 +46,9 @@ def load(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Config:
     """
     values = compose(overrides, config_dirs)
     backend_section = backend_class(str(values["backend"].get("name"))).CONFIG
-    known = [full_key(section, name) for section in (*SECTIONS, backend_section) for name, _ in keys_of(section)]
+    known = [
+        full_key(section, name) for section in (*SECTIONS, backend_section) for name, _ in keys_of(section)
+    ]
     sections = {section.GROUP: section for section in (*SECTIONS, backend_section)}
     run_names = [name for name, _ in keys_of(RunConfig)]
     for name, value in values.items():
@@ -74,7 +76,9 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
 
     for folder in config_dirs:
         if not Path(folder).is_dir():
-            raise ConfigurationError(f"--config-dir {folder}: there is no such folder", "it is laid out like conf/")
+            raise ConfigurationError(
+                f"--config-dir {folder}: there is no such folder", "it is laid out like conf/"
+            )
     outside = None
     lines = [f"hydra.searchpath=[{','.join(Path(folder).resolve().as_uri() for folder in config_dirs)}]"]
     for override in _parse(overrides):
@@ -92,7 +96,11 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         message = lines[0] if lines else type(error).__name__
         raise ConfigurationError(message, "--help lists every key and group") from error
     if outside is not None:
-        given = {name: value for name, value in values["backend"].items() if _is_given(f"backend.{name}", overrides)}
+        given = {
+            name: value
+            for name, value in values["backend"].items()
+            if _is_given(f"backend.{name}", overrides)
+        }
         values["backend"] = {"name": outside, **given}
     return {str(name): value for name, value in values.items()}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_args, get_ty
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -28,6 +28,9 @@ CONF_DIR = next(
     Path(__file__).parent / "conf",
 )
 """The packaged configuration: inside an installed package, beside it in a checkout."""
+
+
+KEYS_HINT = "--help lists every key"
 
 
 class Format(StrEnum):
@@ -76,12 +79,12 @@ class Key:
 
     def bounds(self) -> str:
         """Word the bounds, or return an empty string where there are none."""
-        least = f"from {self.least:g}" if self.least is not None else ""
-        above = f"above {self.above:g}" if self.above is not None else ""
-        most = f"to {self.most:g}" if self.most is not None else ""
-        below = f"below {self.below:g}" if self.below is not None else ""
+        least = f"from {self.least}" if self.least is not None else ""
+        above = f"above {self.above}" if self.above is not None else ""
+        most = f"to {self.most}" if self.most is not None else ""
+        below = f"below {self.below}" if self.below is not None else ""
         if least and not (most or below):
-            least = f"{self.least:g} or more"
+            least = f"{self.least} or more"
         return " ".join(part for part in (least or above, most or below) if part)
 
     def allows(self, value: float) -> bool:
@@ -128,7 +131,9 @@ class DataConfig(Section):
     name: str = key("mnist", "the data set: packaged (mnist) or downloaded on first use", group=True)
     dir: str | None = key(None, "folder with four IDX files, gzipped or raw, in place of the named set")
     digest: str | None = key(None, "SHA-256 of the arrays that is expected; other data are refused")
-    train_limit: int | None = key(None, "use the first N training images; null is all", unit="images", least=1)
+    train_limit: int | None = key(
+        None, "use the first N training images; null is all", unit="images", least=1
+    )
     test_limit: int | None = key(None, "use the first N test images; null is all", unit="images", least=1)
     validation: int = key(
         0, "last N training images kept for val_* in place of the test set", unit="images", least=0
@@ -168,7 +173,9 @@ class TrainConfig(Section):
     optimizer: Optimizer = key(Optimizer.adadelta, "the optimizer")
     learning_rate: float = key(1.0, "the optimizer's learning rate", above=0, most=1000)
     loss: Loss = key(Loss.categorical_crossentropy, "the loss; decides between one-hot and sparse labels")
-    precision: Precision = key(Precision.float32, "arithmetic of training; auto is bfloat16 where it is native")
+    precision: Precision = key(
+        Precision.float32, "arithmetic of training; auto is bfloat16 where it is native"
+    )
     threads: int | None = key(
         None, "threads of one operation; null is TensorFlow's choice", unit="threads", least=1, most=1024
     )
@@ -271,7 +278,9 @@ def read_section(section: type[S], values: Mapping[str, Any]) -> S:
     known = dict(keys_of(section))
     for name in values:
         if name not in known:
-            raise unknown_key(full_key(section, str(name)), [full_key(section, other) for other in known])
+            chosen_by_group = {other for other, spec in known.items() if spec.group}
+            near = did_you_mean(str(name), [*set(known) - chosen_by_group], "", section.GROUP)
+            raise ConfigurationError(f"unknown key {full_key(section, str(name))}", near or KEYS_HINT)
     schema = OmegaConf.structured(section)
     OmegaConf.set_readonly(schema, False)
     for name, value in values.items():
@@ -284,17 +293,21 @@ def read_section(section: type[S], values: Mapping[str, Any]) -> S:
     return cast("S", OmegaConf.to_object(schema))
 
 
-def unknown_key(name: str, known: list[str]) -> ConfigurationError:
+def unknown_key(name: str, known: Collection[str]) -> ConfigurationError:
     """Word a key that does not exist, with the nearest one that does."""
-    return ConfigurationError(f"unknown key {name}", did_you_mean(name, known, "--help lists every key"))
+    return ConfigurationError(f"unknown key {name}", did_you_mean(name, known, KEYS_HINT))
 
 
-def did_you_mean(name: str, known: list[str], otherwise: str) -> str:
-    """Name the nearest of the `known` words, or say what to do where none is near."""
+def did_you_mean(name: str, known: Collection[str], otherwise: str, group: str = "") -> str:
+    """Name the nearest of the `known` words, or say what to do where none is near.
+
+    Words of a `group` are compared without it, and named with it.
+    """
     from difflib import get_close_matches
 
     near = get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else otherwise
+    prefix = f"{group}." if group else ""
+    return f"did you mean {prefix}{near[0]}?" if near else otherwise
 
 
 def _is_file_name(name: str) -> bool:

@@ -113,7 +113,9 @@ def plan_of(config: Config) -> Plan:
         where: tuple[tuple[str, str], ...] = ()
     else:
         job = _job(config, info)
-        described = f"{config.data.name} ({info.location}), {_counts(config, info)}, {config.data.format.value}"
+        described = (
+            f"{config.data.name} ({info.location}), {_counts(config, info)}, {config.data.format.value}"
+        )
         job_lines = (("job", job.digest),)
         where = backend_class(config.backend.name)(config).plan(job).lines
     rate = f"{train.optimizer.value}, learning rate {train.learning_rate:g}"

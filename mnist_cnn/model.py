@@ -38,7 +38,9 @@ def check_network(config: ModelConfig, height: int, width: int) -> None:
             f"model.kernel_size={config.kernel_size}: {len(config.filters)} convolutions leave "
             f"{max(shrunk, 0)} of {min(height, width)} pixels, and the pooling needs {config.pool_size}"
         )
-        raise ConfigurationError(message, "use a smaller kernel, fewer model.filters or a smaller model.pool_size")
+        raise ConfigurationError(
+            message, "use a smaller kernel, fewer model.filters or a smaller model.pool_size"
+        )
 
 
 def build_model(

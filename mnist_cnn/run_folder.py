@@ -133,7 +133,9 @@ def find(run: str, runs_dir: str) -> Path:
     if run == LATEST:
         newest = max(all_runs(runs_dir), key=lambda folder: read_receipt(folder).created, default=None)
         if newest is None:
-            raise ConfigurationError(f"there is no run under {runs_dir}", "start one, or name runs_dir=FOLDER")
+            raise ConfigurationError(
+                f"there is no run under {runs_dir}", "start one, or name runs_dir=FOLDER"
+            )
         return newest
     for folder in (Path(runs_dir) / run, Path(run)):
         if (folder / RECEIPT).is_file():
@@ -143,7 +145,9 @@ def find(run: str, runs_dir: str) -> Path:
     if len(matching) == 1:
         return Path(runs_dir) / matching[0]
     if matching:
-        raise ConfigurationError(f"{run} is the beginning of {len(matching)} runs", f"of {', '.join(matching)}")
+        raise ConfigurationError(
+            f"{run} is the beginning of {len(matching)} runs", f"of {', '.join(matching)}"
+        )
     hint = did_you_mean(run, [*names, LATEST], f"`list` shows the runs under {runs_dir}")
     raise ConfigurationError(f"there is no run {run} under {runs_dir}", hint)
 
@@ -155,7 +159,9 @@ def all_runs(runs_dir: str) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ConfigurationError(f"cannot read runs_dir={runs_dir}: {error.strerror}", "name another") from error
+        raise ConfigurationError(
+            f"cannot read runs_dir={runs_dir}: {error.strerror}", "name another"
+        ) from error
     return [folder for folder in folders if _holds_receipt(folder)]
 
 

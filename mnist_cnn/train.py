@@ -374,8 +374,7 @@ def main(arguments: list[str]) -> int:
     """
     folder = Path(arguments[0])
     device = arguments[1] if len(arguments) > 1 else "auto"
-    logging.basicConfig(stream=sys.stdout, format=run_folder.LOG_FORMAT, datefmt=run_folder.LOG_TIME)
-    log.setLevel(logging.INFO)
+    _print_log()
     signal.signal(signal.SIGTERM, _cancel)
     try:
         run_folder.await_entry(folder, os.getpid())
@@ -392,11 +391,22 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _print_log() -> None:
+    """Print what this package logs; what the libraries log is theirs to print."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter(run_folder.LOG_FORMAT, run_folder.LOG_TIME))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
 def _fail(folder: Path, error: MnistCnnError) -> int:
     """Enter an error into log and receipt; return its exit code, also where the disk takes neither."""
     try:
         log.error("%s", error.message)
-        run_folder.ended(folder, Status.cancelled if isinstance(error, RunCancelled) else Status.failed, error)
+        run_folder.ended(
+            folder, Status.cancelled if isinstance(error, RunCancelled) else Status.failed, error
+        )
     except MnistCnnError as unwritten:
         log.error("%s", unwritten.message)  # noqa: TRY400 - a worded error needs no traceback
     return error.exit_code

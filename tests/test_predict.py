@@ -142,11 +142,13 @@ def test_dust_does_not_count_as_ink(tmp_path: Path) -> None:
 
 
 def test_a_hard_shadow_does_not_count_as_ink(tmp_path: Path) -> None:
-    drawn = enlarged(IMAGES[0])
-    paper = np.full(drawn.shape, 200.0)
-    paper[:, :300] = 165
-    prepared = prepare(saved(paper - 0.5 * drawn, tmp_path / "shadow.png"), 28, 28)
-    assert difference(prepared, IMAGES[0]) < 2 * CLOSE
+    off = []
+    for index in DIGITS:
+        drawn = enlarged(IMAGES[index])
+        y, x = np.mgrid[-1 : 1 : drawn.shape[0] * 1j, -1 : 1 : drawn.shape[1] * 1j]
+        paper = np.where(x + y > 0.3, 150, 190)
+        off.append(difference(prepare(saved(paper - 0.5 * drawn, tmp_path / "s.png"), 28, 28), IMAGES[index]))
+    assert np.mean(off) < 2 * CLOSE
 
 
 @pytest.mark.parametrize("ink", [0, 255], ids=["black ink", "white ink"])
@@ -206,7 +208,8 @@ def test_size_does_not_matter(tmp_path: Path, index: int, times: int) -> None:
     larger = drawn.repeat(times, 0).repeat(times, 1)
     small = prepare(saved(drawn, tmp_path / "small.png"), 28, 28)
     large = prepare(saved(larger, tmp_path / "large.png"), 28, 28)
-    assert difference(small, large) < CLOSE
+    shifted = [np.roll(large, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    assert min(difference(small, image) for image in shifted) < CLOSE  # rounding decides on whole pixels
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,115 @@
+"""A run as a person watches it, in a terminal, a notebook or a plain log.
+
+Knows the contract's Run, but no backend.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, TextIO
+
+from mnist_cnn.backend import Status
+from mnist_cnn.run_folder import trainer_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from mnist_cnn.backend import Run
+    from mnist_cnn.result import Progress
+
+LOOK_SECONDS = 0.2
+PLAIN_SECONDS = 10.0
+"""How often a line says where the training stands where there is no terminal."""
+
+
+def follow(run: Run, stream: TextIO | None = None) -> None:
+    """Show what the trainer says and where it stands until the run has ended.
+
+    In a terminal or a notebook there is one live line under what was said; elsewhere plain lines.
+    """
+    from rich.console import Console
+
+    console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False)
+    if console.is_terminal or console.is_jupyter:
+        _follow_live(run, console)
+    else:
+        _follow_plainly(run, console)
+
+
+def describe_progress(progress: Progress) -> str:
+    """Return where a training stands, as one line."""
+    if progress.status != Status.running:
+        return progress.status
+    return (
+        f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
+        f"loss {progress.loss:.4f}  accuracy {progress.accuracy:.4f}  "
+        f"{progress.images_per_second:,.0f} images/s  {describe_seconds(progress.seconds_left)} left"
+    )
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a length of time as minutes and seconds, "5:07", or with hours, "1:05:07"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _follow_live(run: Run, console: Console) -> None:
+    from rich.progress import BarColumn, Progress as Bar, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
+    with Bar(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+        task = bar.add_task("starting", total=None)
+        for line in _said_until_the_end(run):
+            if line is not None:
+                console.print(line)
+            progress = run.progress()
+            if progress is not None:
+                done = (progress.epoch - 1) * progress.steps + progress.step
+                total = progress.epochs * progress.steps or None
+                bar.update(task, description=describe_progress(progress), completed=done, total=total)
+
+
+def _follow_plainly(run: Run, console: Console) -> None:
+    last_said = time.monotonic()
+    for line in _said_until_the_end(run):
+        progress = run.progress()
+        if line is not None:
+            console.print(line)
+        elif progress is not None and time.monotonic() - last_said > PLAIN_SECONDS:
+            console.print(describe_progress(progress))
+        else:
+            continue
+        console.file.flush()
+        last_said = time.monotonic()
+
+
+def _said_until_the_end(run: Run) -> Iterator[str | None]:
+    """Yield what the trainer says as it says it, and None now and then while it is silent."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        try:
+            for line in run.logs(follow=True):
+                said = trainer_line(line)
+                if said is not None:
+                    lines.put(said)
+        finally:
+            lines.put(None)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    while True:
+        try:
+            line = lines.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            yield None
+            continue
+        if line is None:
+            return
+        yield line

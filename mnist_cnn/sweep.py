@@ -1,0 +1,153 @@
+"""Many jobs from one command line: every one is checked, all are run, and a table ends it, best first."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from mnist_cnn import compose, launch
+from mnist_cnn.backends import backend_class
+from mnist_cnn.display import follow
+from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError
+from mnist_cnn.tables import print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mnist_cnn.backend import Run
+    from mnist_cnn.config import Config
+    from mnist_cnn.job import Job
+    from mnist_cnn.result import Result
+
+LOOK_SECONDS = 0.2
+
+
+@dataclasses.dataclass
+class Trial:
+    """One job of a sweep and what became of it."""
+
+    settings: str
+    config: Config
+    job: Job
+    run: Run | None = None
+    result: Result | None = None
+    error: MnistCnnError | None = None
+
+    @property
+    def outcome(self) -> str:
+        """Word how it ended, for the table."""
+        if self.result is not None:
+            return "completed"
+        return self.error.message if self.error is not None else "not started"
+
+
+def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str, *, as_json: bool) -> int:
+    """Run each combination of the swept values; return the first failure's exit code, or 0.
+
+    As many run at a time as the backend takes. One that fails does not stop the others.
+
+    Raises:
+        ConfigurationError, DataError: one of the jobs is not as it must be; none was started then.
+        Interrupted: Ctrl-C; the runs that were under way are ended.
+    """
+    trials = _trials(overrides, config_dirs)
+    stream = sys.stderr if as_json else sys.stdout
+    waiting, under_way = list(trials), list[Trial]()
+    places = backend_class(trials[0].config.backend.name)(trials[0].config).parallel_runs or len(trials)
+    try:
+        while waiting or under_way:
+            while waiting and len(under_way) < places:
+                trial = waiting.pop(0)
+                print(f"[{trials.index(trial) + 1}/{len(trials)}] {trial.settings}", file=stream, flush=True)
+                if _start(trial):
+                    under_way.append(trial)
+            if places == 1 and under_way and under_way[0].run is not None:
+                follow(under_way[0].run, stream)
+            for trial in [trial for trial in under_way if _has_ended(trial)]:
+                under_way.remove(trial)
+                _finish(trial)
+                print(f"{trial.settings}: {trial.outcome}", file=stream, flush=True)
+            time.sleep(LOOK_SECONDS if under_way else 0)
+    except KeyboardInterrupt:
+        for trial in under_way:
+            if trial.run is not None:
+                trial.run.cancel()
+        _print(trials, as_json=as_json)
+        message = (
+            f"interrupted; {sum(trial.result is not None for trial in trials)} of {len(trials)} completed"
+        )
+        raise Interrupted(message, f"the runs are kept: {program} list") from None
+    _print(trials, as_json=as_json)
+    return next((trial.error.exit_code for trial in trials if trial.error is not None), 0)
+
+
+def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]:
+    """Check every job of the sweep before the first is started."""
+    swept = compose.sweep_keys(overrides)
+    trials = []
+    for job_overrides in compose.expand(overrides):
+        config = compose.load(job_overrides, config_dirs)
+        settings = " ".join(text for text in job_overrides if text.lstrip("+").partition("=")[0] in swept)
+        trials.append(Trial(settings or "as configured", config, launch.job_of(config)))
+    folders = [trial.config.run.run_dir for trial in trials if trial.config.run.run_dir is not None]
+    if len(set(folders)) < len(folders):
+        message = f"run_dir={folders[0]} is one folder for {len(trials)} runs"
+        raise ConfigurationError(message, "set runs_dir=FOLDER instead: each run makes its own under it")
+    return trials
+
+
+def _start(trial: Trial) -> bool:
+    try:
+        trial.run = launch.start(trial.config, trial.job)
+    except MnistCnnError as error:
+        trial.error = error
+        return False
+    return True
+
+
+def _has_ended(trial: Trial) -> bool:
+    return trial.run is not None and trial.run.status().is_final
+
+
+def _finish(trial: Trial) -> None:
+    assert trial.run is not None  # noqa: S101 - only a started trial is under way
+    try:
+        trial.result = trial.run.wait()
+        if trial.config.register.name is not None:
+            trial.run.register(trial.config.register)
+    except MnistCnnError as error:
+        trial.error = error
+
+
+def _print(trials: Sequence[Trial], *, as_json: bool) -> None:
+    ranked = sorted(trials, key=lambda trial: -trial.result.accuracy if trial.result else 1.0)
+    rows = [
+        {
+            "settings": trial.settings,
+            "accuracy": trial.result.accuracy if trial.result else None,
+            "loss": trial.result.loss if trial.result else None,
+            "seconds_per_epoch": trial.result.seconds_per_epoch if trial.result else None,
+            "outcome": trial.outcome,
+            "run": str(trial.run.folder) if trial.run else None,
+        }
+        for trial in ranked
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    heads = ["settings", "accuracy", "loss", "s per epoch", "outcome", "run"]
+    cells = [
+        [
+            str(row["settings"]),
+            f"{row['accuracy']:.2%}" if row["accuracy"] is not None else "",
+            f"{row['loss']:.4f}" if row["loss"] is not None else "",
+            f"{row['seconds_per_epoch']:.1f}" if row["seconds_per_epoch"] is not None else "",
+            str(row["outcome"]),
+            str(row["run"] or ""),
+        ]
+        for row in rows
+    ]
+    print_table(heads, cells)
