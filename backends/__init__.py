@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mnist_cnn.config import BackendConfig, did_you_mean
 from mnist_cnn.errors import ConfigurationError
@@ -39,6 +39,12 @@ def is_outside(name: str) -> bool:
     return ":" in name
 
 
+def absolute_name(name: str) -> str:
+    """Return an outside backend's name such that it means the same in every folder."""
+    module, _, class_name = name.rpartition(":")
+    return f"{Path(module).resolve()}:{class_name}" if module.endswith(".py") else name
+
+
 def backend_class(name: str) -> type[Backend]:
     """Import and return a backend's class.
 
@@ -62,7 +68,7 @@ def _import_class(target: str) -> type[Backend]:
     module_name, _, class_name = target.rpartition(":")
     hint = "a backend is named by backend=FILE.py:Class or backend=package.module:Class"
     try:
-        found = getattr(_import_module(module_name), class_name, None)
+        found: Any = getattr(_import_module(module_name), class_name, None)
     except Exception as error:
         message = f"backend={target} cannot be imported: {type(error).__name__}: {error}"
         raise ConfigurationError(" ".join(message.split()), hint) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -63,37 +64,40 @@ class LocalBackend:
         if not isinstance(config.backend, LocalConfig):
             message = f"expected a LocalConfig, not {type(config.backend).__name__}"
             raise TypeError(message)
-        self.device = config.backend.device
+        self.config = config.backend
+
+    def command(self, folder: Path) -> list[str]:
+        """Return the command line that trains the job in a run folder."""
+        # -P: the trainer is the package that runs here, whatever the current folder holds.
+        return [sys.executable, "-P", "-m", "mnist_cnn.train", str(folder), self.config.device.value]
 
     def plan(self, job: Job) -> Plan:
         """Say which process would train where."""
         threads = job.train.threads or "TensorFlow's choice"
         return Plan(
             (
-                ("where", f"a process on this machine, device {self.device.value}, threads {threads}"),
-                ("command", f"{sys.executable} -P -m mnist_cnn.train FOLDER {self.device.value}"),
+                ("where", f"this machine, device {self.config.device.value}, threads {threads}"),
+                ("command", shlex.join(self.command(Path("FOLDER")))),
             )
         )
 
     def submit(self, job: Job, folder: Path) -> LocalRun:
         """Start the trainer on the folder's job; it goes on where the folder holds checkpoints of it."""
         receipt = run_folder.Receipt(
-            backend="local",
+            backend=self.config.name,
             id=folder.resolve().name,
             job_digest=job.digest,
             status=Status.preparing,
             created=run_folder.now(),
         )
         run_folder.write_receipt(folder, receipt)
-        # -P and PYTHONPATH: the trainer is the package that runs here, whatever the current folder holds.
         package_root = str(Path(run_folder.__file__).resolve().parent.parent)
         paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-P", "-m", "mnist_cnn.train", str(folder), self.device.value]
         try:
             with (folder / run_folder.LOG).open("ab") as log:
                 process = subprocess.Popen(
-                    command,
+                    self.command(folder),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -163,6 +167,8 @@ class LocalRun:
         """Wait for the end; return the result or raise what the receipt says."""
         while not (status := self.status()).is_final:
             time.sleep(POLL_SECONDS)
+        if self._process is not None:
+            self._process.wait()  # TensorFlow takes a moment to let go
         if status is Status.completed:
             result = run_folder.read_result(self.folder)
             if result is None:

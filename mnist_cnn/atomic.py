@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(mode_of_new_files())
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -50,8 +50,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _umask() -> int:
-    """Read the umask, which POSIX only tells to whoever sets it."""
-    mask = os.umask(0o077)
+def mode_of_new_files() -> int:
+    """Return the mode that `open` gives a new file; one made by `tempfile` is for its owner alone."""
+    mask = os.umask(0o077)  # POSIX only tells the umask to whoever sets it
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask

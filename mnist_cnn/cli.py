@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from mnist_cnn.config import Config
     from mnist_cnn.result import Result
 
-HYDRA_FLAGS = ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--hydra-help", "--resolve")
-HYDRA_FLAGS += ("--package", "-p")
+HYDRA_FLAGS = ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--hydra-help")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,20 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
-            return _leave_to_hydra(arguments)
-        if any(argument in ("--help", "-h") for argument in arguments):
-            from mnist_cnn.help import help_text
-
-            print(help_text(program()))
-            return 0
-        if "--version" in arguments:
-            from mnist_cnn import __version__
-
-            print(f"mnist_cnn {__version__}")
-            return 0
-        command = parse(arguments)
-        return VERBS[command.verb](command)
+        return _answer(arguments)
     except MnistCnnError as error:
         return _report(error, as_json=as_json)
     except KeyboardInterrupt:
@@ -106,6 +92,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(
             MnistCnnError(f"a bug: {what}", "please report it with the traceback"), as_json=as_json
         )
+
+
+def _answer(arguments: Sequence[str]) -> int:
+    if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
+        return _leave_to_hydra(arguments)
+    if any(argument in ("--help", "-h") for argument in arguments):
+        from mnist_cnn.help import help_text
+
+        print(help_text(program()))
+        return 0
+    if "--version" in arguments:
+        from mnist_cnn import __version__
+
+        print(f"mnist_cnn {__version__}")
+        return 0
+    command = parse(arguments)
+    return VERBS[command.verb](command)
 
 
 def main_and_exit() -> NoReturn:
@@ -335,11 +338,9 @@ def _interrupt(run: Run, *, is_own: bool) -> Interrupted:
 def _say_completed(run: Run, result: Result, model: ModelRef | None) -> None:
     from mnist_cnn.display import describe_seconds
 
-    seconds = sum(row.seconds for row in result.history)
-    print(
-        f"completed: test accuracy {_percent(result.accuracy)} after {len(result.history)} epochs "
-        f"in {describe_seconds(seconds)}"
-    )
+    epochs = f"{len(result.history)} epoch{'s' if len(result.history) > 1 else ''}"
+    seconds = describe_seconds(sum(row.seconds for row in result.history))
+    print(f"completed: test accuracy {_percent(result.accuracy)} after {epochs} in {seconds}")
     print(f"model and pictures are in {run.folder}: {', '.join(result.files)}")
     if model is not None:
         print(_registered(model))
@@ -406,7 +407,7 @@ def _is_override(argument: str) -> bool:
     return re.match(r"~|\+{0,2}[A-Za-z_][\w.@-]*(/[\w.@-]+)*=", argument) is not None
 
 
-def _as_interrupt(signal_number: int, frame: object) -> None:
+def _as_interrupt(_signal_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 

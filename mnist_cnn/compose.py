@@ -9,7 +9,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends import backend_class, is_outside
+from mnist_cnn.backends import absolute_name, backend_class, is_outside
 from mnist_cnn.config import (
     CONF_DIR,
     Config,
@@ -45,7 +45,7 @@ def load(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Config:
         ConfigurationError: a folder, group, key or value that is not as it must be.
     """
     values = compose(overrides, config_dirs)
-    backend_section = backend_class(str(values["backend"].get("name"))).CONFIG
+    backend_section = backend_class(str(values["backend"]["name"])).CONFIG
     known = [
         full_key(section, name) for section in (*SECTIONS, backend_section) for name, _ in keys_of(section)
     ]
@@ -82,9 +82,8 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     outside = None
     lines = [f"hydra.searchpath=[{','.join(Path(folder).resolve().as_uri() for folder in config_dirs)}]"]
     for override in _parse(overrides):
-        choice = str(override.value()) if override.key_or_group in GROUPS else None
-        if choice is not None and override.key_or_group == "backend" and is_outside(choice):
-            outside = choice
+        if override.key_or_group == "backend" and is_outside(str(override.value())):
+            outside = absolute_name(str(override.value()))
         else:
             lines.append(_as_hydra_takes_it(override, config_dirs))
     try:
@@ -96,12 +95,9 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         message = lines[0] if lines else type(error).__name__
         raise ConfigurationError(message, "--help lists every key and group") from error
     if outside is not None:
-        given = {
-            name: value
-            for name, value in values["backend"].items()
-            if _is_given(f"backend.{name}", overrides)
-        }
-        values["backend"] = {"name": outside, **given}
+        given = {override.key_or_group for override in _parse(overrides)}
+        own = {name: value for name, value in values["backend"].items() if f"backend.{name}" in given}
+        values["backend"] = {**own, "name": outside}
     return {str(name): value for name, value in values.items()}
 
 
@@ -142,7 +138,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(text))
         except HydraException as error:
-            hint = "write KEY=VALUE; a value with other than plain characters in quotes of its own: 'KEY=\"VALUE\"'"
+            hint = "write KEY=VALUE; quote a value with other than plain characters: 'KEY=\"VALUE\"'"
             raise ConfigurationError(f"cannot read the override {text}", hint) from error
     return parsed
 
@@ -163,10 +159,6 @@ def _as_hydra_takes_it(override: Override, config_dirs: Sequence[str]) -> str:
             raise ConfigurationError(f"{name}={value}: there are {', '.join(known)}", hint)
         return text.lstrip("+")
     return text if name.startswith("hydra.") else "++" + text.lstrip("+")
-
-
-def _is_given(name: str, overrides: Sequence[str]) -> bool:
-    return any(override.key_or_group == name for override in _parse(overrides))
 
 
 def _first_leaf(name: str, value: object) -> str:

@@ -100,7 +100,8 @@ class Key:
 
 def key(default: T, meaning: str, **bounds: Any) -> T:
     """Declare a configuration key: a dataclass field that carries its `Key`."""
-    return cast("T", dataclasses.field(default=default, metadata={"key": Key(meaning, **bounds)}))
+    field: T = dataclasses.field(default=default, metadata={"key": Key(meaning, **bounds)})
+    return field
 
 
 S = TypeVar("S", bound="Section")
@@ -212,7 +213,7 @@ class RunConfig(Section):
     seed: int = key(0, "decides initial weights, order of images and dropout", least=0, most=2**32 - 1)
     run_dir: str | None = key(None, "the run's folder; null makes a new one under runs_dir")
     runs_dir: str = key("runs", "folder under which run folders are made and found")
-    save_h5: bool = key(False, "also write the tutorial's keras-tf-mnist.h5")  # noqa: FBT003 - a default
+    save_h5: bool = key(default=False, meaning="also write the tutorial's keras-tf-mnist.h5")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +283,7 @@ def read_section(section: type[S], values: Mapping[str, Any]) -> S:
             near = did_you_mean(str(name), [*set(known) - chosen_by_group], "", section.GROUP)
             raise ConfigurationError(f"unknown key {full_key(section, str(name))}", near or KEYS_HINT)
     schema = OmegaConf.structured(section)
-    OmegaConf.set_readonly(schema, False)
+    OmegaConf.set_readonly(schema, value=False)
     for name, value in values.items():
         if isinstance(value, bool) and get_type_hints(section)[name] is not bool:
             raise refused(section, name, str(value).lower())

@@ -60,7 +60,8 @@ def describe_seconds(seconds: float) -> str:
 
 
 def _follow_live(run: Run, console: Console) -> None:
-    from rich.progress import BarColumn, Progress as Bar, SpinnerColumn, TextColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as Bar
 
     columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
     with Bar(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:

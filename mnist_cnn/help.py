@@ -56,7 +56,7 @@ def help_text(program: str) -> str:
     ]
     defaults = compose.compose(())
     parts = [
-        f"usage: {program} [VERB] [RUN] [KEY=VALUE ...]\n\n"
+        f"usage: {program} [VERB] [RUN] [KEY=VALUE ...]",
         "Train a convolutional network on MNIST-like images, on this machine or wherever backend= says.",
         f"Verbs (RUN is a run's name, the beginning of one, its folder, or `latest`)\n{VERBS}",
     ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import compose, data, run_folder
 from mnist_cnn.backend import Plan, Status
-from mnist_cnn.backends import backend_class
+from mnist_cnn.backends import backend_class, is_outside
 from mnist_cnn.errors import ConfigurationError, MnistCnnError
 from mnist_cnn.job import Job
 from mnist_cnn.model import check_network
@@ -78,21 +78,20 @@ def resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) 
     Raises:
         ConfigurationError: there is no such run, or it is running, or completed.
     """
-    config = compose.load(overrides, config_dirs)
-    folder = run_folder.find(run, config.run.runs_dir)
+    folder = run_folder.find(run, compose.load(overrides, config_dirs).run.runs_dir)
     status = attach_to(folder, overrides, config_dirs).status()
     if not status.is_final:
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
     if status is Status.completed:
         raise ConfigurationError(f"{folder} is completed", "there is nothing to go on with; start a new run")
+    config = _config_of_run(folder, overrides, config_dirs)
     return backend_class(config.backend.name)(config).submit(run_folder.read_job(folder), folder)
 
 
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:
     """Return the run in a folder, by the backend that its receipt names."""
-    name = run_folder.read_receipt(folder).backend
-    config = compose.load([*overrides, f"backend={name}"], config_dirs)
-    return backend_class(name)(config).attach(folder)
+    config = _config_of_run(folder, overrides, config_dirs)
+    return backend_class(config.backend.name)(config).attach(folder)
 
 
 def status_of(folder: Path) -> Status:
@@ -136,6 +135,15 @@ def plan_of(config: Config) -> Plan:
             ("registered", registered),
         )
     )
+
+
+def _config_of_run(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
+    """Compose the configuration for a run that there is: its backend is the one that its receipt names."""
+    name = run_folder.read_receipt(folder).backend
+    if is_outside(name):
+        name = "'" + name.replace("'", r"\'") + "'"
+    others = [override for override in overrides if not override.startswith("backend=")]
+    return compose.load([*others, f"backend={name}"], config_dirs)
 
 
 def _job(config: Config, info: data.DataSetInfo) -> Job:

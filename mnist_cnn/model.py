@@ -10,13 +10,12 @@ import ast
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.config import Format
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import keras
 
-    from mnist_cnn.config import ModelConfig
+    from mnist_cnn.config import Format, ModelConfig
 
 BUILD = "build"
 """The function that a network file defines: build(config, input_shape, num_classes) -> keras.Model."""

@@ -15,7 +15,7 @@ _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
 
 
 def features() -> tuple[str, ...]:
-    """Return the instruction sets that matter here, sorted; empty where the system does not tell (no Linux)."""
+    """Return the instruction sets that matter here, sorted; none where there is no /proc."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -54,10 +54,10 @@ class FileEntry:
     bytes: int
     sha256: str
 
-    @classmethod
-    def of(cls, content: bytes) -> Self:
-        """Describe a file's content."""
-        return cls(len(content), hashlib.sha256(content).hexdigest())
+
+def describe_content(content: bytes) -> FileEntry:
+    """Describe a file by its content."""
+    return FileEntry(len(content), hashlib.sha256(content).hexdigest())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
 from mnist_cnn.job import Job
-from mnist_cnn.result import EpochRow, FileEntry, Progress, Result
+from mnist_cnn.result import EpochRow, Progress, Result, describe_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -285,7 +285,7 @@ def verify(folder: Path, result: Result) -> None:
         if not path.is_file():
             raise BackendError(f"{path} is missing", hint)
         content = path.read_bytes()
-        if FileEntry.of(content) != entry:
+        if describe_content(content) != entry:
             raise BackendError(f"{path} is not the file that the training wrote: {len(content)} bytes", hint)
 
 

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import atomic, checkpoint, data, pictures, processor, run_folder
-from mnist_cnn.checkpoint import Checkpoint
 from mnist_cnn.backend import Status
+from mnist_cnn.checkpoint import Checkpoint
 from mnist_cnn.config import Format, Loss, Precision
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError, storage_error
 from mnist_cnn.model import build_model, weights_sha256
-from mnist_cnn.result import EpochRow, FileEntry, Progress, Result
+from mnist_cnn.result import EpochRow, FileEntry, Progress, Result, describe_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -256,10 +256,10 @@ def evaluate(
     import numpy as np
     import tensorflow as tf
 
-    @tf.function(reduce_retracing=True)
-    def predict(batch: Any) -> Any:
+    def probabilities_of(batch: Any) -> Any:
         return tf.cast(model(scale(batch), training=False), tf.float32)
 
+    predict = tf.function(probabilities_of, reduce_retracing=True)
     starts = range(0, len(images), EVALUATION_BATCH)
     parts = [predict(tf.constant(images[start : start + EVALUATION_BATCH])).numpy() for start in starts]
     probabilities = np.concatenate(parts)
@@ -363,7 +363,7 @@ def _files(folder: Path) -> dict[str, FileEntry]:
     """Describe the files that the training leaves, by name."""
     names = ("model.keras", "model.onnx", "keras-tf-mnist.h5", "history.png", "confusion.png", "mistakes.png")
     paths = [folder / name for name in (*names, run_folder.METRICS)]
-    return {path.name: FileEntry.of(path.read_bytes()) for path in paths if path.exists()}
+    return {path.name: describe_content(path.read_bytes()) for path in paths if path.exists()}
 
 
 def main(arguments: list[str]) -> int:
@@ -429,9 +429,12 @@ def _worded_failures() -> Iterator[None]:
         raise
 
 
-def _cancel(signal_number: int, frame: object) -> None:
+def _cancel(_signal_number: int, _frame: object) -> None:
     raise RunCancelled("the run was cancelled", "go on with it: resume RUN")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # all is written; TensorFlow would take up to two seconds to let go

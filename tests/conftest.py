@@ -1,51 +1,13 @@
-"""What all tests share: the command as a real process, and one small run, trained once."""
+"""What all tests share: one small run, trained once."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from processes import SMALL, Ended, command, run_command
 
-SMALL = ("data.train_limit=1000", "data.test_limit=500", "train.epochs=2", "train.batch_size=25")
-"""Overrides of a job on real images that takes seconds and still learns."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def command(*arguments: str) -> list[str]:
-    """The command line of `python -m mnist_cnn`, with the package that is installed, not a checkout."""
-    return [sys.executable, "-P", "-m", "mnist_cnn", *arguments]
-
-
-def run_command(*arguments: str, cwd: Path, timeout: float = 180, **environment: str) -> Ended:
-    """Run `python -m mnist_cnn ARGUMENTS` in a folder, to its end."""
-    ended = subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
+__all__ = ["SMALL", "Ended", "command", "run_command"]
 
 
 @pytest.fixture(scope="session")

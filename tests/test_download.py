@@ -1,4 +1,7 @@
-"""Downloads, from a real HTTP server on the loopback interface, of a small set with its own checksums."""
+"""Promises of downloads: a set arrives whole or not at all, whatever the server, the disk or the user do.
+
+From a real HTTP server on the loopback interface, of a small set with its own checksums.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import math
 import os
 import random
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -18,12 +22,15 @@ from collections import defaultdict
 from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pooch.core
 import pytest
 
-from mnist_cnn import data
+from mnist_cnn import data, download
 from mnist_cnn.config import DataConfig
+from mnist_cnn.download import Source, SourceFile, fetch
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -88,11 +95,15 @@ def status(code: int) -> Answer:
     def answer(request: BaseHTTPRequestHandler, _: bytes) -> None:
         request.send_error(code)
 
+    answer.__name__ = f"status-{code}"  # as pytest calls the test
     return answer
 
 
 class Server(ThreadingHTTPServer):
-    """Serves FILES under /small/; `answers` are used up one by one, then files are served whole."""
+    """Serves FILES under /small/; `answers` are used up one by one, then files are served whole.
+
+    `waits` are the seconds that were to pass before each new attempt; in this process they pass at once.
+    """
 
     daemon_threads = True
 
@@ -100,6 +111,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, list[Answer]] = defaultdict(list)
         self.requests: list[str] = []
+        self.waits: list[float] = []
 
     @property
     def url(self) -> str:
@@ -128,6 +140,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "MNIST_CNN_MIRROR"):
         monkeypatch.delenv(proxy, raising=False)
     with Server() as server:
+        monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=server.waits.append))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -136,12 +149,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.fixture
-def source(server: Server) -> data.Source:
+def source(server: Server) -> Source:
     files = [
-        data.SourceFile(name, len(content), hashlib.sha256(content).hexdigest())
-        for name, content in FILES.items()
+        SourceFile(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in FILES.items()
     ]
-    return data.Source(
+    return Source(
         name="small",
         homepage="",
         licence="",
@@ -160,34 +172,35 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_set_is_downloaded_once(source: data.Source, server: Server, tmp_path: Path) -> None:
+def test_a_set_is_downloaded_once(source: Source, server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "small"
-    paths = data.fetch(source, folder)
+    paths = fetch(source, folder)
     assert paths == tuple(folder / name for name in FILES)
     assert contents(folder) == FILES
     assert server.requests == list(FILES)
-    assert data.fetch(source, folder) == paths
+    assert fetch(source, folder) == paths
     assert server.requests == list(FILES)
 
 
 def test_only_what_is_missing_or_damaged_is_downloaded(
-    source: data.Source, server: Server, tmp_path: Path
+    source: Source, server: Server, tmp_path: Path
 ) -> None:
-    first, second, *_ = data.fetch(source, tmp_path)
+    first, second, *_ = fetch(source, tmp_path)
     first.unlink()
     second.write_bytes(bytes(second.stat().st_size))
     server.requests.clear()
-    data.fetch(source, tmp_path)
+    fetch(source, tmp_path)
     assert server.requests == [first.name, second.name]
     assert contents(tmp_path) == FILES
 
 
 @pytest.mark.parametrize("answer", [status(503), status(429), cut, wrong, endless])
 def test_a_failure_that_may_pass_is_tried_again(
-    source: data.Source, server: Server, tmp_path: Path, answer: Answer
+    source: Source, server: Server, tmp_path: Path, answer: Answer
 ) -> None:
     server.answers[FIRST] = [answer]
-    data.fetch(source, tmp_path, retries=1)
+    fetch(source, tmp_path, retries=1)
+    assert server.waits == [1]
     assert server.requests == [FIRST, *FILES]
     assert contents(tmp_path) == FILES
 
@@ -202,12 +215,13 @@ def test_a_failure_that_may_pass_is_tried_again(
     ],
 )
 def test_a_failure_that_stays_is_an_error_and_leaves_no_file(
-    source: data.Source, server: Server, tmp_path: Path, answer: Answer, message: str
+    source: Source, server: Server, tmp_path: Path, answer: Answer, message: str
 ) -> None:
     server.answers[FIRST] = [answer] * 5
     with pytest.raises(DataError, match=message) as caught:
-        data.fetch(source, tmp_path, retries=1)
-    assert server.requests == [FIRST, FIRST]
+        fetch(source, tmp_path)
+    assert server.requests == [FIRST, FIRST, FIRST]
+    assert server.waits == [1, 2]
     assert contents(tmp_path) == {}
     assert f"{source.url}/{FIRST}" in caught.value.message
     assert "\n" not in caught.value.message
@@ -217,99 +231,119 @@ def test_a_failure_that_stays_is_an_error_and_leaves_no_file(
 
 @pytest.mark.parametrize("code", [403, 404, 410])
 def test_a_final_answer_is_not_asked_for_again(
-    source: data.Source, server: Server, tmp_path: Path, code: int
+    source: Source, server: Server, tmp_path: Path, code: int
 ) -> None:
     server.answers[FIRST] = [status(code)] * 5
     with pytest.raises(DataError, match=f"the server answers {code}") as caught:
-        data.fetch(source, tmp_path)
+        fetch(source, tmp_path)
     assert server.requests == [FIRST]
+    assert server.waits == []
     assert contents(tmp_path) == {}
     assert "data.dir=FOLDER" in caught.value.hint
 
 
 def test_a_server_that_would_have_the_file_unpacked_on_the_way_is_told_not_to(
-    source: data.Source, server: Server, tmp_path: Path
+    source: Source, server: Server, tmp_path: Path
 ) -> None:
     server.answers[FIRST] = [declared_encoded]
-    data.fetch(source, tmp_path, retries=0)
+    fetch(source, tmp_path, retries=0)
     assert contents(tmp_path) == FILES
 
 
-def test_a_server_that_is_not_there_is_an_error(source: data.Source, tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_is_an_error(source: Source, tmp_path: Path) -> None:
     with socket.socket() as taken:  # bound, but not listening: connections are refused
         taken.bind(("127.0.0.1", 0))
         nowhere = replace(source, url=f"http://127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(DataError, match=r"cannot be downloaded: .*refused") as caught:
-            data.fetch(nowhere, tmp_path, retries=1)
+            fetch(nowhere, tmp_path, retries=1)
     assert "data.dir=FOLDER" in caught.value.hint
     assert contents(tmp_path) == {}
 
 
 def test_a_server_that_does_not_answer_is_given_up_on(
-    source: data.Source, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()
 
     def silent(_request: BaseHTTPRequestHandler, _body: bytes) -> None:
         over.wait(60)
 
-    monkeypatch.setattr(data, "TIMEOUTS", (5.0, 0.1))
+    monkeypatch.setattr(download, "TIMEOUTS", (5.0, 0.1))
     server.answers[FIRST] = [silent]
     try:
         with pytest.raises(DataError, match=r"timed out.*0\.1"):
-            data.fetch(source, tmp_path, retries=0)
+            fetch(source, tmp_path, retries=0)
     finally:
         over.set()
 
 
 def test_a_mirror_is_asked_in_place_of_the_source(
-    source: data.Source, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MNIST_CNN_MIRROR", f"{server.url}/")
-    data.fetch(replace(source, url="http://127.0.0.1:1/nowhere"), tmp_path, retries=0)
+    fetch(replace(source, url="http://127.0.0.1:1/nowhere"), tmp_path, retries=0)
     assert contents(tmp_path) == FILES
 
 
 def test_a_mirror_that_is_no_url_is_an_error(
-    source: data.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MNIST_CNN_MIRROR", "file:///nowhere")
     with pytest.raises(DataError, match="cannot be downloaded"):
-        data.fetch(source, tmp_path, retries=0)
+        fetch(source, tmp_path, retries=0)
 
 
 # Storage
 
 
-def test_a_cache_that_cannot_be_made_is_a_storage_error(source: data.Source, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_made_is_a_storage_error(source: Source, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, where a folder should be")
     with pytest.raises(BackendError, match=r"cannot write .*cache") as caught:
-        data.fetch(source, tmp_path / "cache" / "small")
+        fetch(source, tmp_path / "cache" / "small")
     assert "MNIST_CNN_CACHE" in caught.value.hint
+
+
+def test_a_cache_that_cannot_be_read_is_an_error(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"{FIRST} cannot be read") as caught:
+        fetch(source, tmp_path / ("x" * 300))
+    assert "MNIST_CNN_CACHE" in caught.value.hint
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such permissions")
+@pytest.mark.parametrize(("umask", "mode"), [(0o027, 0o640), (0o002, 0o664)])
+def test_a_downloaded_file_has_the_mode_that_the_umask_says(
+    source: Source, tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        paths = fetch(source, tmp_path)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [mode] * 4
 
 
 FETCH = """
 import json, sys
 from pathlib import Path
-from mnist_cnn import data
+from mnist_cnn.download import Source, SourceFile, fetch
 from mnist_cnn.errors import MnistCnnError
 values = json.loads(sys.argv[1])
-files = tuple(data.SourceFile(**file) for file in values.pop("files"))
+files = tuple(SourceFile(**file) for file in values.pop("files"))
 try:
-    data.fetch(data.Source(**values, files=files), Path(sys.argv[2]))
+    fetch(Source(**values, files=files), Path(sys.argv[2]))
 except MnistCnnError as error:
     sys.exit(f"{type(error).__name__}: {error.message}; {error.hint}")
 """
 
 
-def fetching(source: data.Source, folder: Path, before: str = "") -> subprocess.Popen[str]:
+def fetching(source: Source, folder: Path, before: str = "") -> subprocess.Popen[str]:
     """Start a process that downloads a set."""
-    command = [sys.executable, "-c", before + FETCH, json.dumps(asdict(source)), str(folder)]
+    command = [sys.executable, "-P", "-c", before + FETCH, json.dumps(asdict(source)), str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a file size limit stands for a full disk")
-def test_a_full_disk_is_a_storage_error_and_leaves_no_file(source: data.Source, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_storage_error_and_leaves_no_file(source: Source, tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
     with fetching(source, tmp_path, limit) as process:
         _, errors = process.communicate(timeout=60)
@@ -319,7 +353,7 @@ def test_a_full_disk_is_a_storage_error_and_leaves_no_file(source: data.Source, 
 
 
 def test_two_processes_that_download_at_once_both_end_well(
-    source: data.Source, server: Server, tmp_path: Path
+    source: Source, server: Server, tmp_path: Path
 ) -> None:
     both_have_begun = threading.Barrier(2, timeout=60)
 
@@ -345,11 +379,11 @@ class Terminal(io.StringIO):
 
 
 def test_a_progress_bar_is_shown_on_a_terminal_and_nowhere_else(
-    source: data.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for stream, shown in ((io.StringIO(), False), (Terminal(), True)):
         monkeypatch.setattr(sys, "stderr", stream)
-        data.fetch(source, tmp_path / str(shown))
+        fetch(source, tmp_path / str(shown))
         assert ("100%" in stream.getvalue()) is shown
         assert bool(stream.getvalue()) is shown
 
@@ -358,9 +392,9 @@ def test_a_progress_bar_is_shown_on_a_terminal_and_nowhere_else(
 
 
 @pytest.fixture
-def small(source: data.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def small(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make the small set known by its name; the folder that it will be kept in."""
-    monkeypatch.setattr(data, "sources", lambda: {"small": source})
+    monkeypatch.setattr(download, "sources", lambda: {"small": source})
     monkeypatch.setenv("MNIST_CNN_CACHE", str(tmp_path))
     return tmp_path / "small"
 
@@ -400,13 +434,13 @@ def test_the_cache_is_the_users_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("MNIST_CNN_CACHE", raising=False)
-    assert data.cache_folder("kmnist").parts[-2:] == ("mnist_cnn", "kmnist")
+    assert download.cache_folder("kmnist").parts[-2:] == ("mnist_cnn", "kmnist")
     monkeypatch.setenv("MNIST_CNN_CACHE", str(tmp_path))
-    assert data.cache_folder("kmnist") == tmp_path / "kmnist"
+    assert download.cache_folder("kmnist") == tmp_path / "kmnist"
 
 
 def test_the_table_has_all_that_a_download_needs() -> None:
-    table = data.sources()
+    table = download.sources()
     assert list(table) == ["mnist", "fashion_mnist", "kmnist"]
     for name in ("fashion_mnist", "kmnist"):
         source = table[name]
@@ -419,3 +453,9 @@ def test_the_table_has_all_that_a_download_needs() -> None:
             28,
             28,
         )
+
+
+def test_the_licence_states_the_checksums_of_the_files_beside_it() -> None:
+    licence = (download.DATASETS_DIR / "mnist" / "LICENSE.md").read_text(encoding="utf-8")
+    for file in download.sources()["mnist"].files:
+        assert f"{file.sha256}  {file.name}" in licence

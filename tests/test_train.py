@@ -1,0 +1,253 @@
+"""The trainer: what it computes, that it computes it again, and what it leaves.
+
+TensorFlow is imported once, in this process; whole trainings are processes of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from processes import SMALL, run_command
+
+from mnist_cnn import checkpoint, data, launch, run_folder, train
+from mnist_cnn.checkpoint import Checkpoint
+from mnist_cnn.config import DataConfig, Format, ModelConfig
+from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.model import build_model, check_network, weights_sha256
+from mnist_cnn.predict import load_predictor
+from mnist_cnn.result import EpochRow, Result
+
+
+@pytest.fixture(scope="module")
+def keras() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import keras
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+        return keras
+
+
+def result_of(folder: Path) -> Result:
+    result = run_folder.read_result(folder)
+    assert result is not None
+    return result
+
+
+def test_the_default_network_is_the_tutorials(keras: ModuleType) -> None:
+    model = build_model(ModelConfig(), (28, 28, 1), 10, Format.channels_last, "float32")
+    assert model.count_params() == 1_199_882
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds == ["Conv2D", "Conv2D", "MaxPooling2D", "Dropout", "Flatten", "Dense", "Dropout", "Dense"]
+    assert [layer.rate for layer in model.layers if hasattr(layer, "rate")] == [0.25, 0.5]
+    assert model.layers[-1].activation is keras.activations.softmax
+
+
+def test_other_sizes_are_built_as_configured(keras: ModuleType) -> None:
+    config = ModelConfig(filters=(4,), kernel_size=5, pool_size=3, dense_units=7)
+    model = build_model(config, (1, 20, 30), 4, Format.channels_first, "float32")
+    shapes = [tuple(weight.shape) for weight in model.weights]
+    assert shapes == [(5, 5, 1, 4), (4,), (4 * 5 * 8, 7), (7,), (7, 4), (4,)]
+
+
+def test_a_network_that_does_not_fit_the_images_is_refused_without_keras() -> None:
+    with pytest.raises(ConfigurationError, match=r"model\.kernel_size=15"):
+        check_network(ModelConfig(kernel_size=15), 28, 28)
+    check_network(ModelConfig(kernel_size=14), 28, 28)
+    with pytest.raises(ConfigurationError, match=r"model\.kernel_size=13"):
+        check_network(ModelConfig(kernel_size=13), 25, 28)
+
+
+def test_each_epoch_has_an_order_of_its_own_that_depends_on_seed_and_epoch_alone() -> None:
+    orders = [train.permutation(seed, epoch, 1000) for seed, epoch in ((0, 1), (0, 2), (1, 1))]
+    assert np.array_equal(train.permutation(0, 1, 1000), orders[0])
+    assert all(sorted(order) == list(range(1000)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_how_many_steps_a_call_takes_changes_no_number(
+    keras: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = launch.make_job("data.train_limit=330", "data.test_limit=100", "train.batch_size=32")
+    arrays = data.load(job.data)
+    rows, hashes, calls = [], [], []
+    for seconds in (1e-9, 1e9):
+        monkeypatch.setattr(train, "PROGRESS_SECONDS", seconds)
+        trainer = train.Trainer(job, arrays)
+        seen: list[int] = []
+        for epoch in (1, 2):
+            rows.append(trainer.run_epoch(epoch, lambda progress, seen=seen: seen.append(progress.step)))
+        hashes.append(weights_sha256(trainer.model))
+        calls.append(len(seen))
+    assert calls[0] == 22  # 11 steps of at most 32 images, twice
+    assert calls[1] < 22
+    assert hashes[0] == hashes[1]
+    assert [(row.loss, row.accuracy) for row in rows[:2]] == [(row.loss, row.accuracy) for row in rows[2:]]
+
+
+def test_an_epoch_computes_what_keras_fit_computes(keras: ModuleType) -> None:
+    """One epoch in the order given, without dropout, against `fit` with `shuffle=False`."""
+    job = launch.make_job(
+        "data.train_limit=330", "data.test_limit=100", "train.batch_size=32", "model.conv_dropout=0",
+        "model.dense_dropout=0",
+    )  # fmt: skip
+    arrays = data.load(job.data)
+    trainer = train.Trainer(job, arrays)
+    plain = build_model(job.model, (28, 28, 1), 10, Format.channels_last, "float32")
+    plain.set_weights(trainer.model.get_weights())
+    row = trainer.run_epoch(1, lambda progress: None)
+
+    order = train.permutation(job.seed, 1, 330)
+    plain.compile(keras.optimizers.Adadelta(1.0), "categorical_crossentropy", metrics=["accuracy"])
+    images = arrays.x_train[order].astype("float32") / 255
+    labels = keras.utils.to_categorical(arrays.y_train[order], 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted = plain.fit(images, labels, batch_size=32, epochs=1, shuffle=False, verbose=0).history
+        test_images = arrays.x_test.astype("float32") / 255
+        loss, accuracy = plain.evaluate(test_images, keras.utils.to_categorical(arrays.y_test, 10), verbose=0)
+    for ours, theirs in zip(trainer.model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    assert row.loss == pytest.approx(fitted["loss"][0], rel=1e-3)
+    assert row.accuracy == pytest.approx(fitted["accuracy"][0], abs=0.01)
+    assert row.val_loss == pytest.approx(loss, rel=1e-2)
+    assert row.val_accuracy == pytest.approx(accuracy, abs=0.02)
+
+
+def test_the_hash_of_weights_sees_every_bit(keras: ModuleType) -> None:
+    model = build_model(
+        ModelConfig(filters=(2,), dense_units=3), (8, 8, 1), 2, Format.channels_last, "float32"
+    )
+    before = weights_sha256(model)
+    again = keras.models.clone_model(model)
+    again.set_weights(model.get_weights())
+    assert weights_sha256(again) == before
+    weights = model.get_weights()
+    weights[-1][0] = np.nextafter(weights[-1][0], 1)
+    model.set_weights(weights)
+    assert weights_sha256(model) != before
+
+
+def test_the_same_job_in_another_process_ends_in_the_same_weights(tmp_path: Path, small_run: Path) -> None:
+    ended = run_command(*SMALL, "run_dir=run", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    again, before = result_of(tmp_path / "run"), result_of(small_run)
+    assert again.comparable == before.comparable
+    assert again.weights_sha256 == before.weights_sha256
+    assert again.job_digest == before.job_digest
+
+
+def test_another_seed_ends_in_other_weights(tmp_path: Path, small_run: Path) -> None:
+    ended = run_command(*SMALL, "train.epochs=1", "seed=1", "run_dir=run", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert result_of(tmp_path / "run").history[0].loss != result_of(small_run).history[0].loss
+
+
+def test_channels_first_sparse_labels_and_validation_train_as_well(tmp_path: Path) -> None:
+    settings = (
+        "data.format=channels_first",
+        "train.loss=sparse_categorical_crossentropy",
+        "data.validation=200",
+    )
+    ended = run_command(*SMALL, *settings, "run_dir=run", cwd=tmp_path)
+    assert ended.code == 0, ended.out + ended.err
+    assert "x_train (800, 1, 28, 28), y_train (800,)" in ended.out
+    assert "x_validation (200, 1, 28, 28), y_validation (200,)" in ended.out
+    assert "validation accuracy" in ended.out
+    result = result_of(tmp_path / "run")
+    assert result.accuracy > 0.6
+    assert result.accuracy != result.history[-1].val_accuracy
+    images = data.load(DataConfig(test_limit=500))
+    probabilities = load_predictor(tmp_path / "run")(images.x_test[..., 0])
+    assert (probabilities.argmax(1) == images.y_test).mean() == pytest.approx(result.accuracy, abs=1e-9)
+
+
+def test_bfloat16_trains_and_saves_a_plain_float32_model(tmp_path: Path, keras: ModuleType) -> None:
+    ended = run_command(*SMALL, "train.precision=bfloat16", "run_dir=run", cwd=tmp_path)
+    assert ended.code == 0, ended.out + ended.err
+    result = result_of(tmp_path / "run")
+    assert result.precision == "bfloat16"
+    assert result.accuracy > 0.6
+    model = keras.models.load_model(tmp_path / "run" / "model.keras", safe_mode=True)
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+    assert weights_sha256(model) == result.weights_sha256
+
+
+def test_every_saved_model_predicts_the_same(small_run: Path, keras: ModuleType) -> None:
+    """On the whole test set: the Keras model, the tutorial's HDF5 file and ONNX to 1e-5."""
+    images = data.load(DataConfig()).x_test
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = keras.models.load_model(small_run / "model.keras", safe_mode=True)
+        h5 = keras.models.load_model(small_run / "keras-tf-mnist.h5", safe_mode=True)
+    expected = model.predict_on_batch(images.astype("float32") / 255)
+    assert np.array_equal(h5.predict_on_batch(images.astype("float32") / 255), expected)
+    assert np.abs(load_predictor(small_run)(images[..., 0]) - expected).max() < 1e-5
+
+
+def test_the_run_folder_holds_what_the_design_says(small_run: Path) -> None:
+    names = {path.name for path in small_run.iterdir()}
+    assert names == {
+        "job.json", "run.json", "log.txt", "metrics.jsonl", "result.json", "model.keras", "model.onnx",
+        "keras-tf-mnist.h5", "history.png", "confusion.png", "mistakes.png", "checkpoints",
+    }  # fmt: skip
+    saved = sorted(path.name for path in (small_run / "checkpoints").iterdir())
+    assert saved == ["epoch-000001.npz", "epoch-000001.sha256", "epoch-000002.npz", "epoch-000002.sha256"]
+    result = json.loads((small_run / "result.json").read_text())
+    assert set(result) == {
+        "schema", "job_digest", "accuracy", "loss", "history", "seconds_per_epoch", "weights_sha256",
+        "precision", "device", "processor", "threads", "versions", "files",
+    }  # fmt: skip
+    assert result["job_digest"] == run_folder.read_job(small_run).digest
+    assert set(result["versions"]) == {"keras", "numpy", "tensorflow"}
+
+
+def a_checkpoint(epochs: int, digest: str = "d") -> Checkpoint:
+    rows = tuple(EpochRow(epoch, 1.0, 0.5, 1.0, 0.5, 1.0, 2.0) for epoch in range(1, epochs + 1))
+    arrays: tuple[Any, ...] = (np.full((2, 3), epochs, np.float32), np.array([7, epochs], np.uint32))
+    return Checkpoint(digest, rows, arrays)
+
+
+def test_the_newest_two_checkpoints_are_kept_and_read_back_exactly(tmp_path: Path) -> None:
+    for epochs in (1, 2, 3):
+        checkpoint.save(tmp_path / "c", a_checkpoint(epochs))
+    names = [path.name for path in sorted((tmp_path / "c").glob("*.npz"))]
+    assert names == ["epoch-000002.npz", "epoch-000003.npz"]
+    found = checkpoint.newest(tmp_path / "c", "d", a_checkpoint(1).arrays)
+    assert found is not None
+    assert found.history == a_checkpoint(3).history
+    for array, expected in zip(found.arrays, a_checkpoint(3).arrays, strict=True):
+        assert array.dtype == expected.dtype
+        assert np.array_equal(array, expected)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no checksum"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(tmp_path: Path, damage: str) -> None:
+    for epochs in (1, 2):
+        checkpoint.save(tmp_path, a_checkpoint(epochs))
+    newest = tmp_path / "epoch-000002.npz"
+    content = bytearray(newest.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content)
+    elif damage == "cut":
+        newest.write_bytes(content[:-10])
+    else:
+        newest.with_suffix(".sha256").unlink()
+    found = checkpoint.newest(tmp_path, "d", a_checkpoint(1).arrays)
+    assert found is not None
+    assert len(found.history) == 1
+
+
+def test_a_checkpoint_of_another_job_or_network_is_not_taken(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, a_checkpoint(1, digest="other"))
+    assert checkpoint.newest(tmp_path, "d", a_checkpoint(1).arrays) is None
+    assert checkpoint.newest(tmp_path, "other", [np.zeros((3, 3), np.float32)]) is None
+    assert checkpoint.newest(tmp_path / "none", "d", []) is None
