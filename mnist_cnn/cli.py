@@ -78,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        return _answer(arguments)
+        code = _answer(arguments)
+        sys.stdout.flush()  # here, where a broken pipe is caught, and not when Python ends
+        return code
     except MnistCnnError as error:
         return _report(error, as_json=as_json)
     except KeyboardInterrupt:
@@ -108,6 +110,8 @@ def _answer(arguments: Sequence[str]) -> int:
         print(f"mnist_cnn {__version__}")
         return 0
     command = parse(arguments)
+    if command.is_multirun and command.verb != "train":
+        raise ConfigurationError(f"{command.verb} does not take --multirun", "only train does")
     return VERBS[command.verb](command)
 
 
@@ -415,10 +419,19 @@ def _leave_to_hydra(arguments: Sequence[str]) -> int:
     """Let Hydra answer the flags that are its own: --cfg, --info, --shell-completion, --hydra-help."""
     import hydra
 
+    from mnist_cnn import compose
     from mnist_cnn.config import CONF_DIR
 
+    arguments = list(arguments[1:] if arguments[0] in VERBS else arguments)
+    dirs = any(argument.partition("=")[0] in ("--config-dir", "-cd") for argument in arguments)
+    if not dirs and any(argument.partition("=")[0] in ("--cfg", "-c") for argument in arguments):
+        # Hydra would show what is refused everywhere else.
+        compose.load([argument for argument in arguments if _is_override(argument)], [])
     sys.argv = [sys.argv[0], *arguments]
-    hydra.main(version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name="config")(
-        lambda _: None
-    )()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name="config")(
+            lambda _: None
+        )()
+    except SystemExit as refusal:  # Hydra's own, which it ends with 1
+        return 2 if refusal.code else 0
     return 0

@@ -24,6 +24,7 @@ from mnist_cnn.config import (
     keys_of,
     read_section,
     unknown_key,
+    written,
 )
 from mnist_cnn.errors import ConfigurationError
 
@@ -55,7 +56,7 @@ def load(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Config:
         if name not in run_names and name not in sections:
             raise unknown_key(_first_leaf(str(name), value), known)
         if name in sections and not isinstance(value, dict):
-            message = f"{name}={value}: {name} has keys of its own"
+            message = f"{name}={written(value)}: {name} has keys of its own"
             raise ConfigurationError(message, f"for example {next(k for k in known if k.startswith(name))}")
     return Config(
         run=read_section(RunConfig, {name: values[name] for name in run_names if name in values}),
@@ -75,6 +76,8 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     from omegaconf.errors import OmegaConfBaseException
 
     for folder in config_dirs:
+        if not folder:
+            raise ConfigurationError("--config-dir needs a folder", "it is laid out like conf/")
         if not Path(folder).is_dir():
             raise ConfigurationError(
                 f"--config-dir {folder}: there is no such folder", "it is laid out like conf/"
@@ -93,6 +96,8 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         message = lines[0] if lines else type(error).__name__
+        key = getattr(error, "full_key", None)
+        message = f"{key}: {message}" if key and key not in message else message
         raise ConfigurationError(message, "--help lists every key and group") from error
     if outside is not None:
         given = {override.key_or_group for override in _parse(overrides)}
@@ -107,9 +112,14 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     Raises:
         ConfigurationError: an override that is none.
     """
+    from hydra.core.override_parser.types import Glob
+
     alternatives: list[list[str]] = []
     for override in _parse(overrides):
         if override.is_sweep_override():
+            if isinstance(override.value(), Glob):
+                hint = "write the values out, with commas between them"
+                raise ConfigurationError(f"{override.input_line}: glob is not taken", hint)
             key = override.get_key_element()
             alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
@@ -156,7 +166,7 @@ def _as_hydra_takes_it(override: Override, config_dirs: Sequence[str]) -> str:
         value = override.value()
         if value not in known:
             hint = did_you_mean(str(value), known, f"keys within it are set as {name}.KEY=VALUE")
-            raise ConfigurationError(f"{name}={value}: there are {', '.join(known)}", hint)
+            raise ConfigurationError(f"{name}={written(value)}: there are {', '.join(known)}", hint)
         return text.lstrip("+")
     return text if name.startswith("hydra.") else "++" + text.lstrip("+")
 

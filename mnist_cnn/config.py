@@ -90,7 +90,7 @@ class Key:
     def allows(self, value: float) -> bool:
         """Tell whether a number is finite and within the bounds."""
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
@@ -107,6 +107,7 @@ def key(default: T, meaning: str, **bounds: Any) -> T:
 S = TypeVar("S", bound="Section")
 
 
+@dataclasses.dataclass(frozen=True)
 class Section:
     """A dataclass of configuration keys, all checked against their bounds when it is made."""
 
@@ -194,7 +195,7 @@ class RegisterConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name is not None and not _is_file_name(self.name):
-            message = f"register.name={self.name}: letters, digits, '-', '_' and '.' are allowed, 255 at most"
+            message = f"register.name={written(self.name)}: letters, digits, '-', '_' and '.' are allowed, 255 at most"
             raise ConfigurationError(message, "for example register.name=mnist-cnn")
 
 
@@ -260,11 +261,23 @@ def allowed(section: type[Section], name: str) -> str:
 
 def refused(section: type[Section], name: str, value: object) -> ConfigurationError:
     """Word a value that a key does not take."""
-    shown = list(value) if isinstance(value, tuple) else value
     return ConfigurationError(
-        f"{full_key(section, name)}={shown}: allowed is {allowed(section, name)}",
-        f"{full_key(section, name)} is {dict(keys_of(section))[name].meaning}",
+        f"{full_key(section, name)}={written(value)}: allowed is {allowed(section, name)}",
+        f"{full_key(section, name)}: {dict(keys_of(section))[name].meaning}",
     )
+
+
+def written(value: object) -> str:
+    """Return a value as the command line writes it, on one line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(written(item) for item in value) + "]"
+    return str(value).replace("\n", "\\n")
 
 
 def read_section(section: type[S], values: Mapping[str, Any]) -> S:
@@ -277,6 +290,9 @@ def read_section(section: type[S], values: Mapping[str, Any]) -> S:
     from omegaconf.errors import OmegaConfBaseException
 
     known = dict(keys_of(section))
+    if not isinstance(values, dict):
+        message = f"{section.GROUP}={written(values)}: {section.GROUP} has keys of its own"
+        raise ConfigurationError(message, KEYS_HINT)
     for name in values:
         if name not in known:
             chosen_by_group = {other for other, spec in known.items() if spec.group}
@@ -284,14 +300,21 @@ def read_section(section: type[S], values: Mapping[str, Any]) -> S:
             raise ConfigurationError(f"unknown key {full_key(section, str(name))}", near or KEYS_HINT)
     schema = OmegaConf.structured(section)
     OmegaConf.set_readonly(schema, value=False)
+    texts = {}
     for name, value in values.items():
-        if isinstance(value, bool) and get_type_hints(section)[name] is not bool:
-            raise refused(section, name, str(value).lower())
+        kind = get_type_hints(section)[name]
+        if isinstance(value, bool) and kind is not bool:
+            raise refused(section, name, value)
+        if isinstance(value, str) and str in (kind, *get_args(kind)):
+            texts[name] = value  # as it is: to OmegaConf, "${" and "???" would mean something
+            continue
+        if "${" in str(value) or "???" in str(value):
+            raise refused(section, name, value)
         try:
             OmegaConf.update(schema, name, value)
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, OverflowError) as error:
             raise refused(section, name, value) from error
-    return cast("S", OmegaConf.to_object(schema))
+    return dataclasses.replace(cast("S", OmegaConf.to_object(schema)), **texts)
 
 
 def unknown_key(name: str, known: Collection[str]) -> ConfigurationError:

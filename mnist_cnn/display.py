@@ -9,6 +9,7 @@ import queue
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, TextIO
 
 from mnist_cnn.backend import Status
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from mnist_cnn.result import Progress
 
 LOOK_SECONDS = 0.2
+WITH_BAR = 110
+"""Columns of a terminal from which on there is room for a bar."""
 PLAIN_SECONDS = 10.0
 """How often a line says where the training stands where there is no terminal."""
 
@@ -35,20 +38,20 @@ def follow(run: Run, stream: TextIO | None = None) -> None:
     from rich.console import Console
 
     console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False)
-    if console.is_terminal or console.is_jupyter:
+    if console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None):
         _follow_live(run, console)
     else:
         _follow_plainly(run, console)
 
 
 def describe_progress(progress: Progress) -> str:
-    """Return where a training stands, as one line."""
+    """Return where a training stands, as one line that a terminal of 80 columns holds."""
     if progress.status != Status.running:
         return progress.status
     return (
-        f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
-        f"loss {progress.loss:.4f}  accuracy {progress.accuracy:.4f}  "
-        f"{progress.images_per_second:,.0f} images/s  {describe_seconds(progress.seconds_left)} left"
+        f"epoch {progress.epoch}/{progress.epochs} step {progress.step}/{progress.steps} "
+        f"loss {progress.loss:.4f} accuracy {progress.accuracy:.4f} "
+        f"{progress.images_per_second:,.0f} images/s {describe_seconds(progress.seconds_left)} left"
     )
 
 
@@ -60,10 +63,16 @@ def describe_seconds(seconds: float) -> str:
 
 
 def _follow_live(run: Run, console: Console) -> None:
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn
+    from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
-    columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
+    columns: list[ProgressColumn] = [
+        SpinnerColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+    ]
+    if console.width >= WITH_BAR:
+        columns.insert(1, BarColumn(bar_width=24))
     with Bar(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task("starting", total=None)
         for line in _said_until_the_end(run):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import compose
@@ -17,6 +16,7 @@ from mnist_cnn.config import (
     allowed,
     full_key,
     keys_of,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _describe(title: str, section: type[Section], defaults: dict[str, Any]) -> s
             continue
         default = values.get(name, fields[name].default)
         unit = f", in {spec.unit}" if spec.unit else ""
-        lines.append(f"  {full_key(section, name)}={_written(default)}")
+        lines.append(f"  {full_key(section, name)}={written(default)}")
         lines.append(f"      {spec.meaning}; {allowed(section, name)}{unit}")
     return "\n".join(lines)
 
@@ -96,16 +96,3 @@ def _describe_backend(name: str, defaults: dict[str, Any]) -> str:
     from mnist_cnn.backends import backend_class
 
     return _describe(f"backend={name}", backend_class(name).CONFIG, defaults)
-
-
-def _written(value: object) -> str:
-    """Return a value as the command line writes it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Enum):
-        return str(value.value)
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(str(item) for item in value) + "]"
-    return str(value)

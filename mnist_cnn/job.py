@@ -56,7 +56,7 @@ class Job:
         try:
             mapping = json.loads(text)
             if mapping.pop("schema") != SCHEMA:
-                raise ConfigurationError(f"{name} is not of schema {SCHEMA}", hint)
+                raise ConfigurationError(f"it is not of schema {SCHEMA}")
             digest = mapping.pop("digest")
             settings = read_section(RunConfig, {"seed": mapping["seed"], "save_h5": mapping["save_h5"]})
             job = cls(
@@ -66,6 +66,8 @@ class Job:
                 seed=settings.seed,
                 save_h5=settings.save_h5,
             )
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{name}: {error.message}", hint) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(f"{name} is not a job: {error!r}", hint) from error
         if job.digest != digest:

@@ -104,6 +104,8 @@ def status_of(folder: Path) -> Status:
 
 def plan_of(config: Config) -> Plan:
     """Say what would be trained, where and into which folder."""
+    if config.run.run_dir is not None:
+        run_folder.check_free(Path(config.run.run_dir))
     info = data.inspect(config.data, download=False)
     train = config.train
     if info is None:

@@ -98,30 +98,42 @@ def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
         BackendError: the folder cannot be made.
     """
     folder = Path(run_dir) if run_dir is not None else Path(runs_dir) / _new_name()
+    if run_dir is not None:
+        check_free(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(exist_ok=run_dir is not None)
-        taken = any(folder.iterdir())
+        (folder / JOB).touch(exist_ok=False)  # of two that want one folder, this lets one in
     except FileExistsError as error:
-        raise ConfigurationError(f"run_dir={folder} is a file", "name a new folder") from error
+        raise _taken(folder) from error
     except OSError as error:
         raise storage_error(error, f"the run folder {folder}") from error
-    if taken:
-        refuse_taken(folder)
     atomic.write_text(folder / JOB, job.to_json())
     return folder
 
 
-def refuse_taken(folder: Path) -> None:
-    """Say what stands in the way of a new run in this folder.
+def check_free(folder: Path) -> None:
+    """Check that nothing stands in the way of a new run in this folder, which need not be there.
 
     Raises:
-        ConfigurationError: always.
+        ConfigurationError: it is a run already, a file, or a folder that is not empty.
     """
+    try:
+        if any(folder.iterdir()):
+            raise _taken(folder)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise ConfigurationError(f"run_dir={folder} is a file", "name a new folder") from error
+    except OSError as error:
+        raise storage_error(error, f"the run folder {folder}") from error
+
+
+def _taken(folder: Path) -> ConfigurationError:
     if (folder / JOB).exists():
         hint = f"go on with it: resume {folder}; or name another folder"
-        raise ConfigurationError(f"run_dir={folder} holds a run already", hint)
-    raise ConfigurationError(f"run_dir={folder} is not empty and holds no run", "name a new folder")
+        return ConfigurationError(f"run_dir={folder} holds a run already", hint)
+    return ConfigurationError(f"run_dir={folder} is not empty and holds no run", "name a new folder")
 
 
 def find(run: str, runs_dir: str) -> Path:

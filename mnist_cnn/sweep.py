@@ -75,6 +75,7 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
         for trial in under_way:
             if trial.run is not None:
                 trial.run.cancel()
+                _finish(trial)
         _print(trials, as_json=as_json)
         message = (
             f"interrupted; {sum(trial.result is not None for trial in trials)} of {len(trials)} completed"

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+UNBOUNDED = 100_000
+"""Columns; more than any table has."""
+
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under their heads; lines are never broken or cut, so that they can be copied."""
@@ -21,4 +24,6 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console = Console(file=sys.stdout, highlight=False, markup=False)
-    console.print(table, width=max(console.width, console.measure(table).maximum), no_wrap=True, crop=False)
+    unbounded = console.options.update(max_width=UNBOUNDED)
+    console.width = max(console.width, console.measure(table, options=unbounded).maximum)
+    console.print(table, no_wrap=True, crop=False)

@@ -95,7 +95,7 @@ class BackendContract:
         result = completed.wait()
         job = run_folder.read_job(completed.folder)
         code = (
-            "import sys, keras, numpy as np; from mnist_cnn import data; from mnist_cnn.config import DataConfig; "
+            "import sys, keras; from mnist_cnn import data; from mnist_cnn.config import DataConfig; "
             "from mnist_cnn.model import weights_sha256; "
             "arrays = data.load(DataConfig(test_limit=int(sys.argv[2]))); "
             "model = keras.models.load_model(sys.argv[1], safe_mode=True); "

@@ -67,10 +67,7 @@ def test_an_interrupted_command_ends_its_run_and_exits_130(tmp_path: Path, endin
     assert not list((tmp_path / "run").glob(".writing-*"))
 
 
-def test_an_interrupted_run_resumes_to_the_weights_of_one_that_was_not(
-    tmp_path: Path, small_run: Path
-) -> None:
-    """With so many images that an epoch is under way when it is killed."""
+def test_an_interrupted_run_resumes_to_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
     job = [*SMALL, "train.epochs=4"]
     process = start_command(*job, "run_dir=killed", cwd=tmp_path)
     wait_for_line(tmp_path / "killed", "epoch 1/", process)
@@ -131,7 +128,7 @@ def test_a_full_disk_while_saving_is_exit_4_with_nothing_half_written(tmp_path: 
     ended = subprocess.run(
         command(*SMALL, "run_dir=run"),
         cwd=tmp_path,
-        preexec_fn=limit,  # noqa: PLW1509 - no threads here
+        preexec_fn=limit,
         capture_output=True,
         text=True,
         timeout=120,

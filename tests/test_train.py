@@ -21,7 +21,7 @@ from mnist_cnn.config import DataConfig, Format, ModelConfig
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.model import build_model, check_network, weights_sha256
 from mnist_cnn.predict import load_predictor
-from mnist_cnn.result import EpochRow, Result
+from mnist_cnn.result import EpochRow, Progress, Result
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,8 @@ def test_the_default_network_is_the_tutorials(keras: ModuleType) -> None:
     assert model.layers[-1].activation is keras.activations.softmax
 
 
-def test_other_sizes_are_built_as_configured(keras: ModuleType) -> None:
+@pytest.mark.usefixtures("keras")
+def test_other_sizes_are_built_as_configured() -> None:
     config = ModelConfig(filters=(4,), kernel_size=5, pool_size=3, dense_units=7)
     model = build_model(config, (1, 20, 30), 4, Format.channels_first, "float32")
     shapes = [tuple(weight.shape) for weight in model.weights]
@@ -72,9 +73,8 @@ def test_each_epoch_has_an_order_of_its_own_that_depends_on_seed_and_epoch_alone
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_how_many_steps_a_call_takes_changes_no_number(
-    keras: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("keras")
+def test_how_many_steps_a_call_takes_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     job = launch.make_job("data.train_limit=330", "data.test_limit=100", "train.batch_size=32")
     arrays = data.load(job.data)
     rows, hashes, calls = [], [], []
@@ -82,8 +82,11 @@ def test_how_many_steps_a_call_takes_changes_no_number(
         monkeypatch.setattr(train, "PROGRESS_SECONDS", seconds)
         trainer = train.Trainer(job, arrays)
         seen: list[int] = []
-        for epoch in (1, 2):
-            rows.append(trainer.run_epoch(epoch, lambda progress, seen=seen: seen.append(progress.step)))
+
+        def see(progress: Progress, seen: list[int] = seen) -> None:
+            seen.append(progress.step)
+
+        rows += [trainer.run_epoch(1, see), trainer.run_epoch(2, see)]
         hashes.append(weights_sha256(trainer.model))
         calls.append(len(seen))
     assert calls[0] == 22  # 11 steps of at most 32 images, twice

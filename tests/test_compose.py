@@ -1,0 +1,215 @@
+"""Promises of composing: overrides in Hydra's syntax become one checked configuration, or a refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mnist_cnn import compose
+from mnist_cnn.backends.local import Device, LocalConfig
+from mnist_cnn.config import Config, DataConfig, Format, ModelConfig, RegisterConfig, RunConfig, TrainConfig
+from mnist_cnn.errors import ConfigurationError
+
+BACKEND_OF_ONES_OWN = '''
+import dataclasses
+from mnist_cnn.config import BackendConfig, key
+
+@dataclasses.dataclass(frozen=True)
+class OwnConfig(BackendConfig):
+    queue: str = key("short", "where it waits")
+
+class Own:
+    CONFIG = OwnConfig
+    def plan(self, job): ...
+    def submit(self, job, folder): ...
+    def attach(self, folder): ...
+'''
+
+
+@pytest.fixture
+def more_options(tmp_path: Path) -> str:
+    """A folder laid out like conf/, with one more network."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tiny.yaml").write_text("filters: [4]\ndense_units: 8\n", encoding="utf-8")
+    return str(tmp_path)
+
+
+def refusal(*overrides: str, config_dirs: tuple[str, ...] = ()) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        compose.load(overrides, config_dirs)
+    assert caught.value.hint
+    assert "\n" not in caught.value.message + caught.value.hint
+    return caught.value
+
+
+def test_without_overrides_it_is_the_tutorial() -> None:
+    assert compose.load(()) == Config(
+        RunConfig(), DataConfig(), ModelConfig(), TrainConfig(), RegisterConfig(), LocalConfig()
+    )
+
+
+def test_each_override_reaches_its_key() -> None:
+    config = compose.load(
+        ["seed=7", "train.epochs=3", "data.format=channels_first", "model.filters=[8,16]", "save_h5=true"]
+        + ["register.name=digits", "backend.device=cpu", "data=kmnist", "train.threads=null"]
+    )
+    assert config.run == RunConfig(seed=7, save_h5=True)
+    assert config.train == TrainConfig(epochs=3)
+    assert config.data == DataConfig(name="kmnist", format=Format.channels_first)
+    assert config.model == ModelConfig(filters=(8, 16))
+    assert config.register == RegisterConfig(name="digits")
+    assert config.backend == LocalConfig(device=Device.cpu)
+
+
+@pytest.mark.parametrize("prefix", ["", "+", "++"])
+def test_a_key_is_set_the_same_however_many_pluses_stand_before_it(prefix: str) -> None:
+    assert compose.load([f"{prefix}train.epochs=3"]).train.epochs == 3
+    assert compose.load([f"{prefix}data.train_limit=3"]).data.train_limit == 3  # in no YAML file
+    assert compose.load([f"{prefix}data=kmnist"]).data.name == "kmnist"
+    assert refusal(f"{prefix}train.epoch=3").hint == "did you mean train.epochs?"
+
+
+def test_the_last_of_two_overrides_of_one_key_wins() -> None:
+    assert compose.load(["seed=1", "seed=2"]).run.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "folder"),
+    [
+        ("/a/b-c_d.e", "/a/b-c_d.e"),
+        ("with blank", "with blank"),
+        ('"a,b=c"', "a,b=c"),
+        ("'a: [b'", "a: [b"),
+        (r"a\,b", "a,b"),
+        ("C:/x", "C:/x"),
+        ("007", "7"),
+    ],
+)
+def test_a_quoted_value_is_taken_as_it_is(written: str, folder: str) -> None:
+    assert compose.load([f"data.dir={written}"]).data.dir == folder
+
+
+@pytest.mark.parametrize("override", ["data.dir=a,", "data.dir=[a", "data.dir='a", "=3", "seed", "data.dir=a)"])
+def test_what_cannot_be_read_says_how_to_quote(override: str) -> None:
+    error = refusal(override)
+    assert error.message == f"cannot read the override {override}"
+    assert "quotes" in error.hint
+
+
+def test_an_interpolation_takes_another_keys_value() -> None:
+    assert compose.load(["seed=5", "runs_dir=runs-${seed}"]).run.runs_dir == "runs-5"
+
+
+@pytest.mark.parametrize(
+    ("override", "message", "hint"),
+    [
+        ("train.epoch=3", "unknown key train.epoch", "did you mean train.epochs?"),
+        ("trian.epochs=3", "unknown key trian.epochs", "did you mean train.epochs?"),
+        ("backend.devcie=cpu", "unknown key backend.devcie", "did you mean backend.device?"),
+        ("sed=1", "unknown key sed", "did you mean seed?"),
+        ("nothing.like.it=1", "unknown key nothing.like.it", "--help lists every key"),
+        ("+new=1", "unknown key new", "--help lists every key"),
+        ("data=mnits", "data=mnits: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
+        ("model=resnet", "model=resnet: there are cnn", "keys within it are set as model.KEY=VALUE"),
+        ("backend=lokal", "backend=lokal: there are local", "did you mean local?"),
+        ("data=null", "data=null: there are fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
+        ("data=[mnist]", "data=[mnist]: there are fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
+        ("register=x", "register=x: register has keys of its own", "for example register.name"),
+        ("seed=1,2", "seed=1,2: more than one value", "add --multirun to train once with each"),
+        ("~seed", "~seed: a key cannot be removed", "set it to another value"),
+        ("~train", "~train: a key cannot be removed", "set it to another value"),
+        ("seed=???", "Missing mandatory value: seed", "--help lists every key"),
+        ("data.dir=${nope}", "data.dir: Interpolation key 'nope' not found", "--help lists every key"),
+        ("train@x=tutorial", "Could not override 'train@x'.", "--help lists every key"),
+    ],
+)
+def test_a_refusal_says_what_was_written_and_what_there_is(override: str, message: str, hint: str) -> None:
+    error = refusal(override)
+    assert error.message == message
+    assert hint in error.hint
+
+
+def test_a_folder_of_ones_own_adds_an_option_to_a_group(more_options: str) -> None:
+    assert compose.options("model", [more_options]) == ["cnn", "tiny"]
+    config = compose.load(["model=tiny", "model.dense_units=9"], [more_options])
+    assert config.model == ModelConfig(filters=(4,), dense_units=9)
+    assert compose.load([], [more_options]).model == ModelConfig()
+    assert refusal("model=tiny").message == "model=tiny: there are cnn"
+    assert refusal("model=tinny", config_dirs=(more_options,)).hint == "did you mean tiny?"
+
+
+def test_an_option_of_ones_own_is_checked_as_any_other(more_options: str) -> None:
+    bad = Path(more_options) / "model" / "bad.yaml"
+    bad.write_text("dense_units: 0\n", encoding="utf-8")
+    assert refusal("model=bad", config_dirs=(more_options,)).message.startswith("model.dense_units=0: ")
+    bad.write_text("dense_unit: 5\n", encoding="utf-8")
+    assert refusal("model=bad", config_dirs=(more_options,)).hint == "did you mean model.dense_units?"
+    bad.write_text("dense_units: [\n", encoding="utf-8")
+    refusal("model=bad", config_dirs=(more_options,))
+
+
+def test_a_config_dir_that_is_none_is_refused(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    assert refusal(config_dirs=(nowhere,)).message == f"--config-dir {nowhere}: there is no such folder"
+    assert refusal(config_dirs=("",)).message == "--config-dir needs a folder"
+
+
+def test_a_config_dir_with_any_characters_in_its_name_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "a b,c=[d]"
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "quick.yaml").write_text("epochs: 1\n", encoding="utf-8")
+    assert compose.load(["train=quick"], [str(folder)]).train.epochs == 1
+
+
+def test_a_backend_of_ones_own_has_the_keys_of_its_class(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(BACKEND_OF_ONES_OWN, encoding="utf-8")
+    config = compose.load([f"backend={file}:Own", "backend.queue=long"])
+    assert config.backend.name == f"{file}:Own"
+    assert getattr(config.backend, "queue") == "long"  # noqa: B009 - a class that only the file knows
+    error = refusal(f"backend={file}:Own", "backend.queu=long")
+    assert error.hint == "did you mean backend.queue?"
+    assert "there is no such" in refusal(f"backend={file}:Other").message or refusal(f"backend={file}:Other")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "jobs"),
+    [
+        ([], [[]]),
+        (["seed=1"], [["seed=1"]]),
+        (["seed=1,2", "train.epochs=3"], [["seed=1", "train.epochs=3"], ["seed=2", "train.epochs=3"]]),
+        (["seed=range(1,4)"], [["seed=1"], ["seed=2"], ["seed=3"]]),
+        (["seed=choice(4,9)"], [["seed=4"], ["seed=9"]]),
+        (["model.filters=[8],[8,16]"], [["model.filters=[8]"], ["model.filters=[8,16]"]]),
+        (["data=mnist,kmnist"], [["data=mnist"], ["data=kmnist"]]),
+        (["++seed=1,2"], [["++seed=1"], ["++seed=2"]]),
+        (
+            ["seed=1,2", "train.epochs=3,4"],
+            [[f"seed={seed}", f"train.epochs={epochs}"] for seed in (1, 2) for epochs in (3, 4)],
+        ),
+    ],
+)
+def test_a_sweep_is_every_combination_in_order(overrides: list[str], jobs: list[list[str]]) -> None:
+    assert compose.expand(overrides) == jobs
+    for job in jobs:
+        compose.load(job)
+
+
+def test_quoted_values_of_a_sweep_stay_whole() -> None:
+    dirs = [compose.load(job).data.dir for job in compose.expand(["data.dir='a,b','c d',e"])]
+    assert dirs == ["a,b", "c d", "e"]
+
+
+def test_the_keys_of_a_sweep_are_those_with_more_than_one_value() -> None:
+    assert compose.sweep_keys(["seed=1,2", "train.epochs=3", "++data.test_limit=range(1,3)"]) == [
+        "seed",
+        "data.test_limit",
+    ]
+
+
+@pytest.mark.parametrize("override", ["seed=glob(*)", "data=glob(*)", "seed=1,2,["])
+def test_a_sweep_that_cannot_be_expanded_is_refused(override: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        compose.expand([override])
+    assert override in caught.value.message

@@ -1,0 +1,347 @@
+"""Promises of the schema: each value is checked when it is made, and the digest counts what decides weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from enum import Enum
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnist_cnn.backends.local import Device, LocalConfig
+from mnist_cnn.config import (
+    DataConfig,
+    Format,
+    ModelConfig,
+    Optimizer,
+    RegisterConfig,
+    RunConfig,
+    Section,
+    TrainConfig,
+    allowed,
+    full_key,
+    keys_of,
+    read_section,
+)
+from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.job import Job
+
+SECTIONS: tuple[type[Section], ...] = (
+    RunConfig,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    RegisterConfig,
+    LocalConfig,
+)
+KEYS = [(section, name) for section in SECTIONS for name, _ in keys_of(section)]
+JOB = Job(DataConfig(digest="0" * 64), ModelConfig(), TrainConfig(), seed=0)
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.sampled_from([10**400, -(10**400), 1e400]),
+    st.sampled_from(["", "null", "true", "1", "1e3", "-0", "nan", "inf", "???", "${seed}", "0x1f", "1_000"]),
+    st.sampled_from([member.value for kind in (Format, Optimizer, Device) for member in kind]),
+)
+
+
+def named(section: type[Section], name: str) -> str:
+    return full_key(section, name)
+
+
+def refusal(section: type[Section], name: str, value: object) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        read_section(section, {name: value})
+    return caught.value
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_of_no_values_has_its_defaults(section: type[Section]) -> None:
+    assert read_section(section, {}) == section()
+
+
+@pytest.mark.parametrize(("section", "name"), KEYS, ids=[named(*pair) for pair in KEYS])
+def test_every_key_says_what_it_means_and_what_it_takes(section: type[Section], name: str) -> None:
+    spec = dict(keys_of(section))[name]
+    assert spec.meaning
+    assert "class" not in allowed(section, name)
+
+
+BOUNDED = [(section, name) for section, name in KEYS if dict(keys_of(section))[name].bounds()]
+
+
+@pytest.mark.parametrize(("section", "name"), BOUNDED, ids=[named(*pair) for pair in BOUNDED])
+def test_a_number_is_taken_at_its_bound_and_refused_beyond(section: type[Section], name: str) -> None:
+    spec = dict(keys_of(section))[name]
+    is_list = getattr(get_type_hints(section)[name], "__origin__", None) is tuple
+    is_float = get_type_hints(section)[name] is float
+    step = 1e-9 if is_float else 1
+
+    def given_as(number: float) -> Any:
+        return [number] if is_list else number
+
+    taken = {spec.least, spec.most} | {bound + step for bound in (spec.above,) if bound is not None}
+    beyond = {bound - step for bound in (spec.least,) if bound is not None} | {spec.above, spec.below}
+    if spec.most is not None:
+        beyond.add(spec.most + (1e-3 if is_float else 1))
+    for number in taken - {None}:
+        section_made = read_section(section, {name: given_as(number)})
+        assert getattr(section_made, name) == ((number,) if is_list else number)
+    for number in beyond - {None}:
+        error = refusal(section, name, given_as(number))
+        assert error.message.startswith(f"{named(section, name)}=")
+        assert error.message.endswith(f"allowed is {allowed(section, name)}")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, "nan", "inf", "-inf", ".nan", ".inf"])
+def test_a_number_that_is_not_finite_is_refused(number: object) -> None:
+    for section, name in KEYS:
+        if get_type_hints(section)[name] is float:
+            assert named(section, name) in refusal(section, name, number).message
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_a_truth_value_is_no_number_and_no_text(truth: bool) -> None:  # noqa: FBT001 - what is tested
+    for section, name in KEYS:
+        if get_type_hints(section)[name] is not bool:
+            message = refusal(section, name, truth).message
+            assert message.startswith(f"{named(section, name)}={str(truth).lower()}: ")
+    message = refusal(ModelConfig, "filters", [32, truth]).message
+    assert message.startswith(f"model.filters=[32,{str(truth).lower()}]: ")
+
+
+def test_null_is_taken_only_where_it_is_said_to_be() -> None:
+    for section, name in KEYS:
+        if type(None) in get_args(get_type_hints(section)[name]):
+            assert allowed(section, name).endswith(", or null")
+            assert getattr(read_section(section, {name: None}), name) is None
+        else:
+            assert refusal(section, name, None).message.startswith(f"{named(section, name)}=null: ")
+
+
+def test_a_choice_is_taken_by_its_word_and_a_refusal_lists_all_words() -> None:
+    for section, name in KEYS:
+        kind = get_type_hints(section)[name]
+        if not (isinstance(kind, type) and issubclass(kind, Enum)):
+            continue
+        for member in kind:
+            assert getattr(read_section(section, {name: member.value}), name) is member
+        message = refusal(section, name, "other").message
+        assert message.endswith("one of " + ", ".join(member.value for member in kind))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "made"),
+    [
+        (TrainConfig, "epochs", "3", 3),
+        (TrainConfig, "learning_rate", 1, 1.0),
+        (TrainConfig, "learning_rate", "1e-3", 0.001),
+        (DataConfig, "dir", 7, "7"),
+        (RunConfig, "save_h5", "true", True),
+        (ModelConfig, "filters", [8, "16"], (8, 16)),
+    ],
+)
+def test_a_value_that_says_the_same_in_another_type_is_converted(
+    section: type[Section], name: str, value: object, made: object
+) -> None:
+    converted = getattr(read_section(section, {name: value}), name)
+    assert converted == made
+    assert type(converted) is type(made)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        (TrainConfig, "epochs", 1.5),
+        (TrainConfig, "epochs", "three"),
+        (TrainConfig, "epochs", ""),
+        (TrainConfig, "epochs", [1]),
+        (TrainConfig, "epochs", {"a": 1}),
+        (TrainConfig, "learning_rate", "fast"),
+        (RunConfig, "save_h5", "maybe"),
+        (DataConfig, "dir", ["a"]),
+        (ModelConfig, "filters", 32),
+        (ModelConfig, "filters", [32, 1.5]),
+        (ModelConfig, "filters", [32, "x"]),
+        (ModelConfig, "filters", [32, 0]),
+        (ModelConfig, "filters", []),
+        (ModelConfig, "filters", [1] * 17),
+        (RegisterConfig, "name", ""),
+        (RegisterConfig, "name", "../up"),
+        (RegisterConfig, "name", "a/b"),
+        (RegisterConfig, "name", ".hidden"),
+        (RegisterConfig, "name", "a" * 256),
+        (RegisterConfig, "name", "line\n"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line_that_names_its_key(
+    section: type[Section], name: str, value: object
+) -> None:
+    error = refusal(section, name, value)
+    assert error.message.startswith(f"{named(section, name)}=")
+    assert "allowed" in error.message
+    assert "\n" not in error.message
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("section", "typed", "meant"),
+    [
+        (TrainConfig, "epoch", "train.epochs"),
+        (TrainConfig, "learnign_rate", "train.learning_rate"),
+        (DataConfig, "trian_limit", "data.train_limit"),
+        (RunConfig, "sed", "seed"),
+        (LocalConfig, "devcie", "backend.device"),
+        (TrainConfig, "momentum_of_nothing", None),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one(
+    section: type[Section], typed: str, meant: str | None
+) -> None:
+    error = refusal(section, typed, 1)
+    assert error.message == f"unknown key {named(section, typed)}"
+    assert error.hint == (f"did you mean {meant}?" if meant else "--help lists every key")
+
+
+def test_a_configuration_cannot_be_changed_once_made() -> None:
+    section = read_section(TrainConfig, {"epochs": 3})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        section.epochs = 4  # type: ignore[misc]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(KEYS), SCALARS | st.lists(SCALARS, max_size=3))
+def test_any_value_of_any_key_is_taken_whole_or_refused_by_name(
+    key: tuple[type[Section], str], value: object
+) -> None:
+    section, name = key
+    try:
+        made = read_section(section, {name: value})
+    except ConfigurationError as error:
+        assert named(section, name) in error.message  # noqa: PT017 - most values are refused
+        assert "\n" not in error.message  # noqa: PT017
+        return
+    taken = getattr(made, name)
+    spec = dict(keys_of(section))[name]
+    for number in taken if isinstance(taken, tuple) else (taken,):
+        assert not isinstance(number, int | float) or spec.allows(number)
+    if section.GROUP in ("data", "model", "train"):
+        job = dataclasses.replace(JOB, **{section.GROUP: made})
+        assert Job.from_json(job.to_json()) == job
+
+
+OTHER: dict[str, Any] = {
+    "data.digest": "1" * 64,
+    "data.train_limit": 5,
+    "data.test_limit": 5,
+    "data.validation": 5,
+    "data.format": Format.channels_first,
+    "data.num_classes": 5,
+    "model.filters": [8],
+    "model.kernel_size": 5,
+    "model.pool_size": 3,
+    "model.conv_dropout": 0.1,
+    "model.dense_units": 5,
+    "model.dense_dropout": 0.1,
+    "model.source": "def build(): ...",
+    "train.epochs": 5,
+    "train.batch_size": 5,
+    "train.optimizer": Optimizer.adam,
+    "train.learning_rate": 0.5,
+    "train.loss": "sparse_categorical_crossentropy",
+    "train.precision": "bfloat16",
+    "train.threads": 5,
+}
+WITHOUT_WEIGHT = {"data.dir": "/elsewhere", "data.name": "fashion_mnist", "model.file": "other.py"}
+
+
+def job_with(key: str, value: object) -> Job:
+    group, _, name = key.partition(".")
+    plain = json.loads(JOB.to_json())[group]
+    changed = read_section(type(getattr(JOB, group)), {**plain, name: value})
+    return dataclasses.replace(JOB, **{group: changed})
+
+
+def test_each_key_of_a_job_is_known_to_count_or_not_to_count() -> None:
+    sections = (DataConfig, ModelConfig, TrainConfig)
+    assert {named(section, name) for section in sections for name, _ in keys_of(section)} == {
+        *OTHER,
+        *WITHOUT_WEIGHT,
+    }
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_what_decides_the_weights_changes_the_digest(key: str) -> None:
+    assert job_with(key, OTHER[key]).digest != JOB.digest
+
+
+def test_the_seed_changes_the_digest() -> None:
+    assert dataclasses.replace(JOB, seed=1).digest != JOB.digest
+
+
+@pytest.mark.parametrize("key", WITHOUT_WEIGHT)
+def test_where_data_lie_and_what_files_are_called_leave_the_digest(key: str) -> None:
+    other = job_with(key, WITHOUT_WEIGHT[key])
+    assert other != JOB
+    assert other.digest == JOB.digest
+
+
+def test_which_files_are_written_leaves_the_digest() -> None:
+    assert dataclasses.replace(JOB, save_h5=True).digest == JOB.digest
+
+
+@pytest.mark.parametrize("source", [None, "", "???", "${seed}", "a = '${nothing}'", "${", "é\n\t\\"])
+def test_a_job_read_from_its_json_is_the_job_whatever_its_network_file_says(source: str | None) -> None:
+    job = dataclasses.replace(JOB, model=ModelConfig(file="net.py", source=source))
+    assert Job.from_json(job.to_json()) == job
+    assert json.loads(job.to_json())["digest"] == job.digest
+
+
+def changed(**values: object) -> str:
+    return json.dumps({**json.loads(JOB.to_json()), **values})
+
+
+def without(name: str) -> str:
+    return json.dumps({key: value for key, value in json.loads(JOB.to_json()).items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is not a job"),
+        ("{", "is not a job"),
+        ("[]", "is not a job"),
+        ("null", "is not a job"),
+        ('"text"', "is not a job"),
+        ("{}", "is not a job"),
+        (without("schema"), "is not a job"),
+        (without("digest"), "is not a job"),
+        (without("data"), "is not a job"),
+        (without("seed"), "is not a job"),
+        (without("save_h5"), "is not a job"),
+        (changed(train=None), "train=null: train has keys of its own"),
+        (changed(train=[1]), "train=[1]: train has keys of its own"),
+        (changed(train=7), "train=7: train has keys of its own"),
+        (changed(train="epochs"), "train=epochs: train has keys of its own"),
+        (changed(train={"epochs": 0}), "train.epochs=0: allowed is a whole number"),
+        (changed(train={"epoch": 1}), "unknown key train.epoch"),
+        (changed(schema=2), "is not of schema 1"),
+        (changed(seed=1), "its digest does not fit what it says"),
+        (changed(digest="0"), "its digest does not fit what it says"),
+        (changed(train={"epochs": 3}), "its digest does not fit what it says"),
+    ],
+)
+def test_a_damaged_job_file_is_refused_by_its_name(text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Job.from_json(text, "runs/a/job.json")
+    assert caught.value.message.startswith("runs/a/job.json")
+    assert said in caught.value.message
+    assert caught.value.hint.endswith("start a new run")

@@ -1,0 +1,68 @@
+"""The package as it is installed: what is tested is the wheel, and importing it costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import metadata, version
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import mnist_cnn
+from mnist_cnn import backends, config
+
+HEAVY = ("hydra", "keras", "matplotlib", "numpy", "omegaconf", "onnxruntime", "PIL", "rich", "tensorflow")
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return which heavy packages a piece of code loads, in a process of its own."""
+    report = f"{code}\nimport sys\nprint('LOADED', *[name for name in {HEAVY} if name in sys.modules])"
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", report], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(ended.stdout.splitlines()[-1].split()[1:])
+
+
+def test_the_installed_wheel_is_tested_and_not_the_checkout() -> None:
+    assert "site-packages" in Path(mnist_cnn.__file__).parts
+    assert "site-packages" in Path(backends.__file__).parts
+    assert Path(mnist_cnn.__file__).parent / "conf" == config.CONF_DIR
+
+
+def test_the_package_says_its_version_once() -> None:
+    assert mnist_cnn.__version__ == version("mnist-cnn")
+
+
+def test_data_licence_and_types_are_packaged() -> None:
+    root = files("mnist_cnn")
+    assert (root / "py.typed").is_file()
+    assert "CC BY-SA 3.0" in (root / "datasets" / "mnist" / "LICENSE.md").read_text()
+    assert len([file for file in (root / "datasets" / "mnist").iterdir() if file.name.endswith(".gz")]) == 4
+    assert "tensorflow[and-cuda]>=2.21; extra == 'gpu'" in [
+        requirement.replace('"', "'") for requirement in metadata("mnist-cnn").get_all("Requires-Dist") or []
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import mnist_cnn", set()),
+        ("import mnist_cnn.train", set()),
+        ("import mnist_cnn.launch", set()),
+        ("from mnist_cnn import cli; cli.main(['plan'])", {"hydra", "omegaconf"}),
+        ("from mnist_cnn import cli; cli.main(['--help'])", {"hydra", "omegaconf"}),
+        ("from mnist_cnn import cli; cli.main(['train.epochs=0'])", {"hydra", "omegaconf"}),
+        ("from mnist_cnn import cli; cli.main(['status', 'latest'])", {"hydra", "omegaconf"}),
+    ],
+)
+def test_nothing_loads_what_it_does_not_use(code: str, allowed: set[str]) -> None:
+    assert loaded_by(code) <= allowed
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    for name in mnist_cnn.__all__:
+        assert getattr(mnist_cnn, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        mnist_cnn.nothing  # noqa: B018 - looking it up is the test
