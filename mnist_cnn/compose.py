@@ -74,6 +74,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     for folder in config_dirs:
         if not folder:
@@ -83,7 +84,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
                 f"--config-dir {folder}: there is no such folder", "it is laid out like conf/"
             )
     outside = None
-    lines = [f"hydra.searchpath=[{','.join(Path(folder).resolve().as_uri() for folder in config_dirs)}]"]
+    lines = [f"hydra.searchpath=[{','.join(_quoted_uri(folder) for folder in config_dirs)}]"]
     for override in _parse(overrides):
         if override.key_or_group == "backend" and is_outside(str(override.value())):
             outside = absolute_name(str(override.value()))
@@ -93,7 +94,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         with hydra.initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
             composed = hydra.compose("config", overrides=lines)
         values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         message = lines[0] if lines else type(error).__name__
         key = getattr(error, "full_key", None)
@@ -169,6 +170,12 @@ def _as_hydra_takes_it(override: Override, config_dirs: Sequence[str]) -> str:
             raise ConfigurationError(f"{name}={written(value)}: there are {', '.join(known)}", hint)
         return text.lstrip("+")
     return text if name.startswith("hydra.") else "++" + text.lstrip("+")
+
+
+def _quoted_uri(folder: str) -> str:
+    """Return a folder as Hydra's search path takes it: a URI, but without percent signs, in quotes."""
+    path = str(Path(folder).resolve()).replace("'", r"\'")
+    return f"'file://{path}'"
 
 
 def _first_leaf(name: str, value: object) -> str:

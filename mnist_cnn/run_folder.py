@@ -108,7 +108,12 @@ def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
         raise _taken(folder) from error
     except OSError as error:
         raise storage_error(error, f"the run folder {folder}") from error
-    atomic.write_text(folder / JOB, job.to_json())
+    try:
+        atomic.write_text(folder / JOB, job.to_json())
+    except BaseException:
+        (folder / JOB).unlink()
+        folder.rmdir()
+        raise
     return folder
 
 

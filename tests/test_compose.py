@@ -11,7 +11,7 @@ from mnist_cnn.backends.local import Device, LocalConfig
 from mnist_cnn.config import Config, DataConfig, Format, ModelConfig, RegisterConfig, RunConfig, TrainConfig
 from mnist_cnn.errors import ConfigurationError
 
-BACKEND_OF_ONES_OWN = '''
+BACKEND_OF_ONES_OWN = """
 import dataclasses
 from mnist_cnn.config import BackendConfig, key
 
@@ -24,7 +24,7 @@ class Own:
     def plan(self, job): ...
     def submit(self, job, folder): ...
     def attach(self, folder): ...
-'''
+"""
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_without_overrides_it_is_the_tutorial() -> None:
 
 def test_each_override_reaches_its_key() -> None:
     config = compose.load(
-        ["seed=7", "train.epochs=3", "data.format=channels_first", "model.filters=[8,16]", "save_h5=true"]
-        + ["register.name=digits", "backend.device=cpu", "data=kmnist", "train.threads=null"]
+        "seed=7 train.epochs=3 data.format=channels_first model.filters=[8,16] save_h5=true "
+        "register.name=digits backend.device=cpu data=kmnist train.threads=null".split()
     )
     assert config.run == RunConfig(seed=7, save_h5=True)
     assert config.train == TrainConfig(epochs=3)
@@ -83,18 +83,18 @@ def test_the_last_of_two_overrides_of_one_key_wins() -> None:
         ("'a: [b'", "a: [b"),
         (r"a\,b", "a,b"),
         ("C:/x", "C:/x"),
-        ("007", "7"),
+        ("007", "007"),
     ],
 )
 def test_a_quoted_value_is_taken_as_it_is(written: str, folder: str) -> None:
     assert compose.load([f"data.dir={written}"]).data.dir == folder
 
 
-@pytest.mark.parametrize("override", ["data.dir=a,", "data.dir=[a", "data.dir='a", "=3", "seed", "data.dir=a)"])
+@pytest.mark.parametrize("override", ["data.dir=a,", "data.dir=[a", "data.dir='a", "seed", "data.dir=a)"])
 def test_what_cannot_be_read_says_how_to_quote(override: str) -> None:
     error = refusal(override)
     assert error.message == f"cannot read the override {override}"
-    assert "quotes" in error.hint
+    assert "quote" in error.hint
 
 
 def test_an_interpolation_takes_another_keys_value() -> None:
@@ -114,7 +114,7 @@ def test_an_interpolation_takes_another_keys_value() -> None:
         ("model=resnet", "model=resnet: there are cnn", "keys within it are set as model.KEY=VALUE"),
         ("backend=lokal", "backend=lokal: there are local", "did you mean local?"),
         ("data=null", "data=null: there are fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
-        ("data=[mnist]", "data=[mnist]: there are fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
+        ("data=[mnist]", "data=[mnist]: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
         ("register=x", "register=x: register has keys of its own", "for example register.name"),
         ("seed=1,2", "seed=1,2: more than one value", "add --multirun to train once with each"),
         ("~seed", "~seed: a key cannot be removed", "set it to another value"),
@@ -156,7 +156,7 @@ def test_a_config_dir_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_config_dir_with_any_characters_in_its_name_is_found(tmp_path: Path) -> None:
-    folder = tmp_path / "a b,c=[d]"
+    folder = tmp_path / "a b,c=[d] 'e' %20"
     (folder / "train").mkdir(parents=True)
     (folder / "train" / "quick.yaml").write_text("epochs: 1\n", encoding="utf-8")
     assert compose.load(["train=quick"], [str(folder)]).train.epochs == 1
@@ -170,7 +170,7 @@ def test_a_backend_of_ones_own_has_the_keys_of_its_class(tmp_path: Path) -> None
     assert getattr(config.backend, "queue") == "long"  # noqa: B009 - a class that only the file knows
     error = refusal(f"backend={file}:Own", "backend.queu=long")
     assert error.hint == "did you mean backend.queue?"
-    assert "there is no such" in refusal(f"backend={file}:Other").message or refusal(f"backend={file}:Other")
+    assert "is no backend" in refusal(f"backend={file}:Other").message
 
 
 @pytest.mark.parametrize(

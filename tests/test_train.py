@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from processes import SMALL, run_command
 
-from mnist_cnn import checkpoint, data, launch, run_folder, train
+from mnist_cnn import checkpoint, data, launch, run_folder, trainer
 from mnist_cnn.checkpoint import Checkpoint
 from mnist_cnn.config import DataConfig, Format, ModelConfig
 from mnist_cnn.errors import ConfigurationError
@@ -67,8 +67,8 @@ def test_a_network_that_does_not_fit_the_images_is_refused_without_keras() -> No
 
 
 def test_each_epoch_has_an_order_of_its_own_that_depends_on_seed_and_epoch_alone() -> None:
-    orders = [train.permutation(seed, epoch, 1000) for seed, epoch in ((0, 1), (0, 2), (1, 1))]
-    assert np.array_equal(train.permutation(0, 1, 1000), orders[0])
+    orders = [trainer.permutation(seed, epoch, 1000) for seed, epoch in ((0, 1), (0, 2), (1, 1))]
+    assert np.array_equal(trainer.permutation(0, 1, 1000), orders[0])
     assert all(sorted(order) == list(range(1000)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
 
@@ -79,15 +79,15 @@ def test_how_many_steps_a_call_takes_changes_no_number(monkeypatch: pytest.Monke
     arrays = data.load(job.data)
     rows, hashes, calls = [], [], []
     for seconds in (1e-9, 1e9):
-        monkeypatch.setattr(train, "PROGRESS_SECONDS", seconds)
-        trainer = train.Trainer(job, arrays)
+        monkeypatch.setattr(trainer, "PROGRESS_SECONDS", seconds)
+        trained = trainer.Trainer(job, arrays)
         seen: list[int] = []
 
         def see(progress: Progress, seen: list[int] = seen) -> None:
             seen.append(progress.step)
 
-        rows += [trainer.run_epoch(1, see), trainer.run_epoch(2, see)]
-        hashes.append(weights_sha256(trainer.model))
+        rows += [trained.run_epoch(1, see), trained.run_epoch(2, see)]
+        hashes.append(weights_sha256(trained.model))
         calls.append(len(seen))
     assert calls[0] == 22  # 11 steps of at most 32 images, twice
     assert calls[1] < 22
@@ -102,12 +102,12 @@ def test_an_epoch_computes_what_keras_fit_computes(keras: ModuleType) -> None:
         "model.dense_dropout=0",
     )  # fmt: skip
     arrays = data.load(job.data)
-    trainer = train.Trainer(job, arrays)
+    trained = trainer.Trainer(job, arrays)
     plain = build_model(job.model, (28, 28, 1), 10, Format.channels_last, "float32")
-    plain.set_weights(trainer.model.get_weights())
-    row = trainer.run_epoch(1, lambda progress: None)
+    plain.set_weights(trained.model.get_weights())
+    row = trained.run_epoch(1, lambda progress: None)
 
-    order = train.permutation(job.seed, 1, 330)
+    order = trainer.permutation(job.seed, 1, 330)
     plain.compile(keras.optimizers.Adadelta(1.0), "categorical_crossentropy", metrics=["accuracy"])
     images = arrays.x_train[order].astype("float32") / 255
     labels = keras.utils.to_categorical(arrays.y_train[order], 10)
@@ -116,7 +116,7 @@ def test_an_epoch_computes_what_keras_fit_computes(keras: ModuleType) -> None:
         fitted = plain.fit(images, labels, batch_size=32, epochs=1, shuffle=False, verbose=0).history
         test_images = arrays.x_test.astype("float32") / 255
         loss, accuracy = plain.evaluate(test_images, keras.utils.to_categorical(arrays.y_test, 10), verbose=0)
-    for ours, theirs in zip(trainer.model.get_weights(), plain.get_weights(), strict=True):
+    for ours, theirs in zip(trained.model.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
     assert row.loss == pytest.approx(fitted["loss"][0], rel=1e-3)
     assert row.accuracy == pytest.approx(fitted["accuracy"][0], abs=0.01)

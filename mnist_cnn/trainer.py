@@ -1,0 +1,230 @@
+"""The compiled training of one epoch, and the state that it leaves.
+
+One epoch is one compiled loop over a permutation that is a pure function of (seed, epoch); images are
+gathered and scaled inside it. It is called in chunks of some steps, which changes no number, so that a live
+line and a signal are served meanwhile. All of the state is in the variables at the epoch's end, which is
+what a checkpoint holds. Knows no files but those of checkpoints, and nothing of processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn import checkpoint, processor
+from mnist_cnn.checkpoint import Checkpoint
+from mnist_cnn.config import Loss, Precision
+from mnist_cnn.errors import TrainingError
+from mnist_cnn.model import build_model
+from mnist_cnn.result import EpochRow, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import keras
+    from numpy.typing import NDArray
+
+    from mnist_cnn.data import DataSet
+    from mnist_cnn.job import Job
+
+PROGRESS_SECONDS = 0.5
+"""How often the training says where it stands, and so how long it takes at most to hear of a signal."""
+EVALUATION_BATCH = 1000
+
+log = logging.getLogger("mnist_cnn")
+
+
+class Trainer:
+    """The network, its optimizer and the compiled epoch, on data that stay in memory as uint8."""
+
+    def __init__(self, job: Job, arrays: DataSet) -> None:
+        import keras
+        import tensorflow as tf
+
+        self.job = job
+        self.arrays = arrays
+        self.precision = effective_precision(job.train.precision)
+        keras.utils.set_random_seed(job.seed)
+        self.model = self._build("mixed_bfloat16" if self.precision is Precision.bfloat16 else "float32")
+        self.predict = compiled(self.model)
+        self.optimizer: Any = keras.optimizers.get(
+            {"class_name": job.train.optimizer.value, "config": {"learning_rate": job.train.learning_rate}}
+        )
+        self.optimizer.build(self.model.trainable_variables)
+        self.batch = min(job.train.batch_size, len(arrays.x_train))
+        self.steps = math.ceil(len(arrays.x_train) / self.batch)
+        self.images = tf.constant(arrays.x_train)  # (N, 28, 28, 1) uint8
+        self.labels = tf.constant(arrays.y_train)  # (N,) uint8
+        self.loss_sum = tf.Variable(0.0, dtype=tf.float64)  # over the images of the epoch so far
+        self.correct = tf.Variable(0, dtype=tf.int64)
+        self.run_steps = tf.function(self._run_steps)
+        self.chunk = 1
+
+    def run_epoch(self, epoch: int, on_progress: Callable[[Progress], None]) -> EpochRow:
+        """Train on every image once, then evaluate; return the epoch's row."""
+        import tensorflow as tf
+
+        started = time.perf_counter()
+        order = tf.constant(permutation(self.job.seed, epoch, len(self.arrays.x_train)))  # (N,) int32
+        self.loss_sum.assign(0.0)
+        self.correct.assign(0)
+        step = 0
+        while step < self.steps:
+            chunk_started = time.perf_counter()
+            stop = min(step + self.chunk, self.steps)
+            self.run_steps(order, tf.constant(step), tf.constant(stop))
+            progress = self._progress(epoch, stop, started)
+            seconds = time.perf_counter() - chunk_started
+            self.chunk = max(1, min(self.steps, round(self.chunk * min(4.0, PROGRESS_SECONDS / seconds))))
+            step = stop
+            self._check_finite(progress.loss, f"in epoch {epoch}, by step {stop} of {self.steps}")
+            on_progress(progress)
+        val_loss, val_accuracy, _ = evaluate(self.predict, *self._held_out())
+        self._check_finite(val_loss, f"after epoch {epoch}")
+        return EpochRow(
+            epoch=epoch,
+            loss=progress.loss,
+            accuracy=progress.accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            learning_rate=float(self.optimizer.learning_rate),
+            seconds=time.perf_counter() - started,
+        )
+
+    def save(self, folder: Path, history: tuple[EpochRow, ...]) -> None:
+        """Write a checkpoint of all variables after the last epoch of `history`."""
+        checkpoint.save(folder, Checkpoint(self.job.digest, history, self._state()))
+
+    def restore(self, folder: Path) -> tuple[EpochRow, ...]:
+        """Take over the newest sound checkpoint and return its history; no rows where there is none."""
+        found = checkpoint.newest(folder, self.job.digest, self._state())
+        if found is None:
+            return ()
+        for variable, array in zip(self._variables(), found.arrays, strict=True):
+            variable.assign(array)
+        log.info("going on after epoch %d of %d", len(found.history), self.job.train.epochs)
+        return found.history
+
+    def float32_model(self) -> keras.Model:
+        """Return the plain float32 model with the trained weights."""
+        if self.precision is Precision.float32:
+            return self.model
+        plain = self._build("float32")
+        plain.set_weights(self.model.get_weights())
+        return plain
+
+    def _run_steps(self, order: Any, first: Any, stop: Any) -> None:
+        """Train on steps `first` to `stop` of the epoch; a `tf.function`, traced once."""
+        import keras
+        import tensorflow as tf
+
+        loss_of = keras.losses.get(self.job.train.loss.value)
+        for step in tf.range(first, stop):
+            rows = order[step * self.batch : (step + 1) * self.batch]  # (B,), less in the last step
+            images = scale(tf.gather(self.images, rows))  # (B, 28, 28, 1) float32
+            labels = tf.cast(tf.gather(self.labels, rows), tf.int32)  # (B,)
+            targets = labels
+            if self.job.train.loss is Loss.categorical_crossentropy:
+                targets = tf.one_hot(labels, self.job.data.num_classes)  # (B, classes)
+            with tf.GradientTape() as tape:
+                probabilities = self.model(images, training=True)  # (B, classes)
+                loss = tf.reduce_mean(loss_of(targets, probabilities))
+            gradients = tape.gradient(loss, self.model.trainable_variables)
+            self.optimizer.apply(gradients, self.model.trainable_variables)
+            hits = tf.equal(tf.argmax(probabilities, 1, tf.int32), labels)
+            self.loss_sum.assign_add(tf.cast(loss, tf.float64) * tf.cast(tf.size(rows), tf.float64))
+            self.correct.assign_add(tf.math.count_nonzero(hits))
+
+    def _progress(self, epoch: int, stop: int, started: float) -> Progress:
+        total = len(self.arrays.x_train)
+        done = min(stop * self.batch, total)
+        rate = done / (time.perf_counter() - started)
+        epochs_left = self.job.train.epochs - epoch
+        return Progress(
+            status="running",
+            epoch=epoch,
+            epochs=self.job.train.epochs,
+            step=stop,
+            steps=self.steps,
+            loss=float(self.loss_sum.numpy()) / done,
+            accuracy=int(self.correct.numpy()) / done,
+            images_per_second=rate,
+            seconds_left=(total - done + epochs_left * total) / rate,
+        )
+
+    def _check_finite(self, loss: float, when: str) -> None:
+        if not math.isfinite(loss):
+            hint = f"lower train.learning_rate, which is {self.job.train.learning_rate:g}"
+            raise TrainingError(f"the loss became {loss} {when}", hint)
+
+    def _held_out(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return what val_* is measured on: the validation images, or the test set where there are none."""
+        if len(self.arrays.x_validation):
+            return self.arrays.x_validation, self.arrays.y_validation
+        return self.arrays.x_test, self.arrays.y_test
+
+    def _variables(self) -> list[Any]:
+        """Return all that decides what comes next: weights, dropout's seeds, optimizer state."""
+        return [*self.model.variables, *self.optimizer.variables]
+
+    def _state(self) -> tuple[NDArray[Any], ...]:
+        return tuple(variable.numpy() for variable in self._variables())
+
+    def _build(self, policy: str) -> keras.Model:
+        shape = self.arrays.x_train.shape[1:]
+        job = self.job
+        return build_model(job.model, shape, job.data.num_classes, job.data.format, policy)
+
+
+def compiled(model: keras.Model) -> Callable[[Any], Any]:
+    """Return a function uint8 images (B, H, W, 1) or (B, 1, H, W) -> float32 probabilities (B, classes)."""
+    import tensorflow as tf
+
+    def probabilities_of(images: Any) -> Any:
+        return tf.cast(model(scale(images), training=False), tf.float32)
+
+    function: Callable[[Any], Any] = tf.function(probabilities_of, reduce_retracing=True)
+    return function
+
+
+def evaluate(
+    predict: Callable[[Any], Any], images: NDArray[Any], labels: NDArray[Any]
+) -> tuple[float, float, NDArray[Any]]:
+    """Return mean cross-entropy in nats, accuracy in [0, 1] and float32 probabilities (N, classes).
+
+    `predict` is what `compiled` returns, `images` its uint8 input (N, ...), `labels` uint8 (N,).
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    starts = range(0, len(images), EVALUATION_BATCH)
+    parts = [predict(tf.constant(images[start : start + EVALUATION_BATCH])).numpy() for start in starts]
+    probabilities = np.concatenate(parts)
+    of_label = np.take_along_axis(probabilities, labels[:, None].astype(np.int64), axis=1)[:, 0]
+    # Keras clips probabilities at 1e-7 before it takes the logarithm.
+    loss = float(-np.log(np.maximum(of_label, 1e-7), dtype=np.float64).mean())
+    return loss, float((probabilities.argmax(axis=1) == labels).mean()), probabilities
+
+
+def scale(images: Any) -> Any:
+    """uint8 images -> float32 in [0, 1], in the graph."""
+    import tensorflow as tf
+
+    return tf.cast(images, tf.float32) / 255.0
+
+
+def permutation(seed: int, epoch: int, count: int) -> NDArray[Any]:
+    """Return the order (count,) int32 of the training images in an epoch."""
+    import numpy as np
+
+    return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)
+
+
+def effective_precision(asked: Precision) -> Precision:
+    """Resolve `auto` to what this processor computes natively."""
+    if asked is Precision.auto:
+        return Precision.bfloat16 if processor.computes_bfloat16() else Precision.float32
+    return asked
