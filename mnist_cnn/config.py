@@ -195,7 +195,9 @@ class RegisterConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name is not None and not _is_file_name(self.name):
-            message = f"register.name={written(self.name)}: letters, digits, '-', '_' and '.' are allowed, 255 at most"
+            message = (
+                f"register.name={written(self.name)}: allowed are 1 to 255 letters, digits, '-', '_' and '.'"
+            )
             raise ConfigurationError(message, "for example register.name=mnist-cnn")
 
 

@@ -81,7 +81,7 @@ def _describe(title: str, section: type[Section], defaults: dict[str, Any]) -> s
     if section.GROUP in compose.GROUPS:
         choices = ", ".join(compose.options(section.GROUP))
         lines.append(f"  {section.GROUP}=NAME, one of: {choices}")
-    fields = {field.name: field for field in dataclasses.fields(section)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(section)}
     for name, spec in keys_of(section):
         if spec.group:
             continue

@@ -55,21 +55,25 @@ class Job:
         hint = "it is no job of this version of mnist_cnn, or it was changed by hand; start a new run"
         try:
             mapping = json.loads(text)
-            if mapping.pop("schema") != SCHEMA:
-                raise ConfigurationError(f"it is not of schema {SCHEMA}")
-            digest = mapping.pop("digest")
-            settings = read_section(RunConfig, {"seed": mapping["seed"], "save_h5": mapping["save_h5"]})
-            job = cls(
-                data=read_section(DataConfig, mapping["data"]),
-                model=read_section(ModelConfig, mapping["model"]),
-                train=read_section(TrainConfig, mapping["train"]),
-                seed=settings.seed,
-                save_h5=settings.save_h5,
-            )
+            schema, digest = mapping.pop("schema"), mapping.pop("digest")
+            job = cls._from_mapping(mapping) if schema == SCHEMA else None
         except ConfigurationError as error:
             raise ConfigurationError(f"{name}: {error.message}", hint) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(f"{name} is not a job: {error!r}", hint) from error
+        if job is None:
+            raise ConfigurationError(f"{name}: it is not of schema {SCHEMA}", hint)
         if job.digest != digest:
             raise ConfigurationError(f"{name}: its digest does not fit what it says", hint)
         return job
+
+    @classmethod
+    def _from_mapping(cls, mapping: dict[str, Any]) -> Self:
+        settings = read_section(RunConfig, {"seed": mapping["seed"], "save_h5": mapping["save_h5"]})
+        return cls(
+            data=read_section(DataConfig, mapping["data"]),
+            model=read_section(ModelConfig, mapping["model"]),
+            train=read_section(TrainConfig, mapping["train"]),
+            seed=settings.seed,
+            save_h5=settings.save_h5,
+        )

@@ -18,6 +18,7 @@ import pytest
 
 from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
+from mnist_cnn.backends import backend_class
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class BackendContract:
         with pytest.raises(MnistCnnError, match="nowhere"):
             launch.attach(str(home / "nowhere"), *overrides)
         config = compose.load(overrides)
-        backend = launch.backend_class(config.backend.name)(config)
+        backend = backend_class(config.backend.name)(config)
         with pytest.raises(BackendError, match=r"run\.json"):
             backend.attach(home / "nowhere")
 

@@ -51,8 +51,17 @@ def test_without_overrides_it_is_the_tutorial() -> None:
 
 def test_each_override_reaches_its_key() -> None:
     config = compose.load(
-        "seed=7 train.epochs=3 data.format=channels_first model.filters=[8,16] save_h5=true "
-        "register.name=digits backend.device=cpu data=kmnist train.threads=null".split()
+        [
+            "seed=7",
+            "train.epochs=3",
+            "train.threads=null",
+            "data=kmnist",
+            "data.format=channels_first",
+            "model.filters=[8,16]",
+            "save_h5=true",
+            "register.name=digits",
+            "backend.device=cpu",
+        ]
     )
     assert config.run == RunConfig(seed=7, save_h5=True)
     assert config.train == TrainConfig(epochs=3)

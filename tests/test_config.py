@@ -114,6 +114,17 @@ def test_a_number_that_is_not_finite_is_refused(number: object) -> None:
             assert named(section, name) in refusal(section, name, number).message
 
 
+@pytest.mark.parametrize("number", [10**400, -(10**400)], ids=["high", "low"])
+def test_a_number_too_large_for_a_float_is_refused_as_any_other(number: int) -> None:
+    for section, name in BOUNDED:
+        value = [number] if name == "filters" else number
+        bounds = dict(keys_of(section))[name]
+        if number > 0 and bounds.most is None and bounds.below is None:
+            assert getattr(read_section(section, {name: value}), name) == number
+        else:
+            assert refusal(section, name, value).message.startswith(f"{named(section, name)}=")
+
+
 @pytest.mark.parametrize("truth", [True, False])
 def test_a_truth_value_is_no_number_and_no_text(truth: bool) -> None:  # noqa: FBT001 - what is tested
     for section, name in KEYS:

@@ -32,7 +32,8 @@ def keras() -> ModuleType:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-        return keras
+        module: ModuleType = keras
+        return module
 
 
 def result_of(folder: Path) -> Result:
