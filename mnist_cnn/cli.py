@@ -1,75 +1,21 @@
-"""The command line: what was asked, who does it, what is said at the end.
+"""The command line: argv taken apart, handed to its verb, and ended in the exit code that an error has.
 
-Knows no TensorFlow and no service; whatever ends a command ends in lines that say what happened, what to
-do and which commands go on from there, and in the exit code that the error has.
+Flags that are Hydra's own are left to Hydra.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, RunCancelled
-
-if TYPE_CHECKING:
-    from mnist_cnn.backend import ModelRef, Run
-    from mnist_cnn.config import Config
-    from mnist_cnn.result import Result
+from mnist_cnn.verbs import VERBS, Command, print_json, program
 
 HYDRA_FLAGS = ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--hydra-help")
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """What was asked, taken apart: words are what is neither a flag nor KEY=VALUE."""
-
-    verb: str
-    words: tuple[str, ...]
-    overrides: tuple[str, ...]
-    config_dirs: tuple[str, ...]
-    as_json: bool
-    is_multirun: bool
-
-    def config(self) -> Config:
-        """Compose and check the configuration."""
-        from mnist_cnn import compose
-
-        return compose.load(self.overrides, self.config_dirs)
-
-    def run_word(self) -> str:
-        """Return the RUN that the verb needs."""
-        if len(self.words) != 1:
-            wanted = "one RUN" if not self.words else f"one RUN, not {' '.join(self.words)}"
-            hint = f"for example {program()} {self.verb} latest; `list` shows the runs"
-            raise ConfigurationError(f"{self.verb} needs {wanted}", hint)
-        return self.words[0]
-
-    def folder(self) -> Path:
-        """Return the folder of the RUN that the verb needs."""
-        from mnist_cnn import run_folder
-
-        return run_folder.find(self.run_word(), self.config().run.runs_dir)
-
-    def run(self) -> Run:
-        """Return the RUN that the verb needs."""
-        from mnist_cnn import launch
-
-        return launch.attach_to(self.folder(), self.overrides, self.config_dirs)
-
-    def no_words(self) -> None:
-        """Refuse words where the verb takes none."""
-        if self.words:
-            from mnist_cnn.config import did_you_mean
-
-            hint = did_you_mean(self.words[0], list(VERBS), "settings are written KEY=VALUE; see --help")
-            raise ConfigurationError(f"{self.verb} does not take the word {self.words[0]}", hint)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,12 +66,6 @@ def main_and_exit() -> NoReturn:
     raise SystemExit(main())
 
 
-def program() -> str:
-    """Return how this program was called, for the commands that it suggests."""
-    called = Path(sys.argv[0]).name
-    return "mnist-cnn" if called.startswith("mnist-cnn") else "python -m mnist_cnn"
-
-
 def parse(arguments: Sequence[str]) -> Command:
     """Take the arguments apart. Raises ConfigurationError for a flag that there is not."""
     from mnist_cnn.config import did_you_mean
@@ -155,248 +95,11 @@ def parse(arguments: Sequence[str]) -> Command:
     )
 
 
-def _train(command: Command) -> int:
-    from mnist_cnn import launch
-
-    command.no_words()
-    if command.is_multirun:
-        from mnist_cnn.sweep import run_sweep
-
-        return run_sweep(command.overrides, command.config_dirs, program(), as_json=command.as_json)
-    config = command.config()
-    run = launch.start(config, launch.job_of(config))
-    return _see_through(run, config, command)
-
-
-def _resume(command: Command) -> int:
-    from mnist_cnn import launch
-
-    config = command.config()
-    run = launch.resume(command.run_word(), command.overrides, command.config_dirs)
-    return _see_through(run, config, command)
-
-
-def _plan(command: Command) -> int:
-    from mnist_cnn import launch
-
-    command.no_words()
-    plan = launch.plan_of(command.config())
-    if command.as_json:
-        _print_json(dict(plan.lines))
-        return 0
-    for label, value in plan.lines:
-        print(f"{label:<11} {value}")
-    return 0
-
-
-def _list(command: Command) -> int:
-    from mnist_cnn import launch, run_folder
-
-    command.no_words()
-    runs_dir = command.config().run.runs_dir
-    folders = sorted(
-        run_folder.all_runs(runs_dir),
-        key=lambda folder: run_folder.read_receipt(folder).created,
-        reverse=True,
-    )
-    rows = [{**_describe(folder), "status": launch.status_of(folder).value} for folder in folders]
-    if command.as_json:
-        _print_json(rows)
-        return 0
-    if not rows:
-        print(f"no runs under {runs_dir}\nstart one: {program()} backend=local")
-        return 0
-    from mnist_cnn.tables import print_table
-
-    print_table(
-        ["run", "status", "accuracy", "backend", "age"],
-        [[row["run"], row["status"], _percent(row["accuracy"]), row["backend"], _age(row)] for row in rows],
-    )
-    return 0
-
-
-def _status(command: Command) -> int:
-    from mnist_cnn.display import describe_progress
-
-    run = command.run()
-    status = run.status()
-    progress = run.progress() if not status.is_final else None
-    described = {**_describe(run.folder), "status": status.value}
-    if command.as_json:
-        now = dataclasses.asdict(progress) if progress else None
-        _print_json({**described, "folder": str(run.folder), "progress": now})
-        return 0
-    print(f"{described['run']} is {status.value} ({described['backend']}, {_age(described)} old)")
-    if progress is not None:
-        print(describe_progress(progress))
-    if described["accuracy"] is not None:
-        print(f"test accuracy {_percent(described['accuracy'])}")
-    if described["error"] is not None:
-        print(f"error: {described['error']}")
-    return 0
-
-
-def _follow(command: Command) -> int:
-    return _see_through(command.run(), command.config(), command, is_own=False)
-
-
-def _cancel(command: Command) -> int:
-    run = command.run()
-    before = run.status()
-    run.cancel()
-    status = run.status()
-    if command.as_json:
-        _print_json({"run": run.folder.name, "status": status.value})
-    elif before.is_final:
-        print(f"{run.folder} had ended already: {status.value}")
-    else:
-        print(f"{run.folder} is {status.value}\ngo on with it: {program()} resume {run.folder}")
-    return 0
-
-
-def _register(command: Command) -> int:
-    config = command.config()
-    if config.register.name is None:
-        hint = f"{program()} register {command.run_word()} register.name=mnist-cnn"
-        raise ConfigurationError("register needs a name", f"for example {hint}")
-    model = command.run().register(config.register)
-    if command.as_json:
-        _print_json(dataclasses.asdict(model))
-    else:
-        print(_registered(model))
-    return 0
-
-
-def _predict(command: Command) -> int:
-    from mnist_cnn import predict, run_folder
-
-    if len(command.words) < 2:  # noqa: PLR2004 - a run and a picture
-        hint = f"for example {program()} predict latest digit.png"
-        raise ConfigurationError("predict needs a RUN and at least one IMAGE", hint)
-    run, *images = command.words
-    config = command.config()
-    model = Path(run)
-    if not (model / "model.onnx").is_file():
-        model = run_folder.find(run, config.run.runs_dir)
-    predictions = predict.load_predictor(model).predict_files([Path(image) for image in images])
-    if command.as_json:
-        pairs = zip(images, predictions, strict=True)
-        _print_json([{"image": image, **dataclasses.asdict(prediction)} for image, prediction in pairs])
-        return 0
-    for image, prediction in zip(images, predictions, strict=True):
-        print(f"{image}: {prediction.label}  ({prediction.probability:.1%})")
-    return 0
-
-
-VERBS: dict[str, Callable[[Command], int]] = {
-    "train": _train,
-    "plan": _plan,
-    "list": _list,
-    "status": _status,
-    "follow": _follow,
-    "cancel": _cancel,
-    "resume": _resume,
-    "register": _register,
-    "predict": _predict,
-}
-
-
-def _see_through(run: Run, config: Config, command: Command, *, is_own: bool = True) -> int:
-    """Follow a run to its end, register it where that is asked for, and say how it ended.
-
-    Ctrl-C ends a run that this command started (`is_own`); from another's it only turns away.
-    """
-    from mnist_cnn.display import follow
-
-    stream = sys.stderr if command.as_json else sys.stdout
-    print(f"run {run.folder}", file=stream, flush=True)
-    try:
-        follow(run, stream)
-        result = run.wait()
-    except KeyboardInterrupt:
-        raise _interrupt(run, is_own=is_own) from None
-    model = run.register(config.register) if is_own and config.register.name is not None else None
-    if command.as_json:
-        registered = dataclasses.asdict(model) if model else None
-        _print_json(
-            {"run": str(run.folder), "result": json.loads(result.to_json()), "registered": registered}
-        )
-    else:
-        _say_completed(run, result, model)
-    return 0
-
-
-def _interrupt(run: Run, *, is_own: bool) -> Interrupted:
-    """End an interrupted command's own run; return what to say of it."""
-    if not is_own:
-        return Interrupted(f"{run.folder} goes on", f"watch it again: {program()} follow {run.folder}")
-    print("\nending the run; its last checkpoint is kept", file=sys.stderr, flush=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave it half ended
-    run.cancel()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return Interrupted(
-        f"interrupted; {run.folder} is {run.status().value}", f"go on: {program()} resume {run.folder}"
-    )
-
-
-def _say_completed(run: Run, result: Result, model: ModelRef | None) -> None:
-    from mnist_cnn.display import describe_seconds
-
-    epochs = f"{len(result.history)} epoch{'s' if len(result.history) > 1 else ''}"
-    seconds = describe_seconds(sum(row.seconds for row in result.history))
-    print(f"completed: test accuracy {_percent(result.accuracy)} after {epochs} in {seconds}")
-    print(f"model and pictures are in {run.folder}: {', '.join(result.files)}")
-    if model is not None:
-        print(_registered(model))
-    print(f"try it:      {program()} predict {run.folder} IMAGE.png")
-    if model is None:
-        print(f"register it: {program()} register {run.folder} register.name=mnist-cnn")
-
-
-def _registered(model: ModelRef) -> str:
-    how = "registered" if model.is_new else "was registered before"
-    return f"{how}: {model.name} version {model.version}, {model.location}"
-
-
-def _describe(folder: Path) -> dict[str, Any]:
-    """Return what a list says of a run, but for its status."""
-    from mnist_cnn import run_folder
-
-    receipt = run_folder.read_receipt(folder)
-    try:
-        result = run_folder.read_result(folder)
-    except MnistCnnError:  # damaged, which a list only shows as missing
-        result = None
-    return {
-        "run": folder.name,
-        "backend": receipt.backend,
-        "created": receipt.created,
-        "accuracy": result.accuracy if result else None,
-        "error": receipt.error,
-    }
-
-
-def _percent(accuracy: float | None) -> str:
-    return "" if accuracy is None else f"{accuracy:.2%}"
-
-
-def _age(row: dict[str, Any]) -> str:
-    from datetime import UTC, datetime
-
-    import humanize
-
-    return humanize.naturaldelta(datetime.now(UTC) - datetime.fromisoformat(row["created"]))
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))
-
-
 def _report(error: MnistCnnError, *, as_json: bool) -> int:
     if os.environ.get("MNIST_CNN_DEBUG") == "1":
         traceback.print_exception(error)
     if as_json:
-        _print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+        print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
     is_failure = not isinstance(error, Interrupted | RunCancelled)
     print(f"{'error: ' if is_failure else ''}{error.message}", file=sys.stderr)
     if error.hint:

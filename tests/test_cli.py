@@ -23,7 +23,7 @@ from PIL import Image
 from processes import SMALL, Ended, command, run_command
 
 import mnist_cnn
-from mnist_cnn import cli, compose
+from mnist_cnn import cli, compose, verbs
 from mnist_cnn import help as help_page
 from mnist_cnn.backends.local import LocalBackend, LocalConfig
 from mnist_cnn.config import (
@@ -144,7 +144,7 @@ REFUSED = [
     ("backend=lokal", "backend=lokal: there are local", "did you mean local?"),
     ("backend=nowhere.py:Own", "nowhere.py:Own cannot be imported", "backend=FILE.py:Class"),
     ("backend.device=tpu", "backend.device=tpu: allowed is one of auto, cpu, gpu", "gpu insists on it"),
-    ("register.name=../up", "register.name=../up: letters, digits", "register.name=mnist-cnn"),
+    ("register.name=../up", "register.name=../up: allowed are 1 to 255 letters", "register.name=mnist-cnn"),
     ("seed=1,2", "seed=1,2: more than one value", "add --multirun"),
     ("~seed", "~seed: a key cannot be removed", "set it to another value"),
     ("data.dir=[a", "cannot read the override data.dir=[a", "quote"),
@@ -244,18 +244,18 @@ def test_a_run_dir_that_holds_something_else_is_refused_and_kept(ask: Ask, home:
 
 
 def test_a_bug_exits_1_and_an_interrupt_130(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    def raising(error: BaseException) -> Callable[[cli.Command], int]:
-        def verb(_: cli.Command) -> int:
+    def raising(error: BaseException) -> Callable[[verbs.Command], int]:
+        def verb(_: verbs.Command) -> int:
             raise error
 
         return verb
 
-    monkeypatch.setitem(cli.VERBS, "list", raising(RuntimeError("two\nlines")))
+    monkeypatch.setitem(verbs.VERBS, "list", raising(RuntimeError("two\nlines")))
     ended = ask("list")
     assert ended.code == 1
     assert "Traceback" in ended.err
     assert ended.err.splitlines()[-2] == "error: a bug: RuntimeError: two lines"
-    monkeypatch.setitem(cli.VERBS, "list", raising(KeyboardInterrupt()))
+    monkeypatch.setitem(verbs.VERBS, "list", raising(KeyboardInterrupt()))
     ended = ask("list")
     assert ended.code == 130
     assert ended.err.splitlines()[0] == "interrupted"
@@ -288,7 +288,7 @@ def test_help_names_every_group_option_verb_flag_and_exit_code(ask: Ask) -> None
     assert text == ask("plan", "--help").out
     for group in ("data", "model", "train"):
         assert f"  {group}=NAME, one of: {', '.join(compose.options(group))}\n" in text
-    for verb in cli.VERBS:
+    for verb in verbs.VERBS:
         assert re.search(rf"^  {verb} ", help_page.VERBS, re.MULTILINE)
     assert all(part in text for part in (help_page.VERBS, help_page.FLAGS, help_page.EXIT_CODES))
 
@@ -483,7 +483,7 @@ def test_a_sweep_ends_with_a_table_best_first_and_the_first_failures_exit_code(h
 
 def test_a_command_is_frozen_once_read() -> None:
     read = cli.parse(["status", "a=b/c", "latest", "--json", "-m", "--config-dir=x", "-cd", "y", "./k=v"])
-    assert read == cli.Command("status", ("latest", "./k=v"), ("a=b/c",), ("x", "y"), True, True)  # noqa: FBT003
+    assert read == verbs.Command("status", ("latest", "./k=v"), ("a=b/c",), ("x", "y"), True, True)  # noqa: FBT003
     with contextlib.suppress(dataclasses.FrozenInstanceError):
         read.verb = "list"  # type: ignore[misc]
     assert read.verb == "status"
