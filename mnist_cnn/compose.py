@@ -99,6 +99,8 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         message = lines[0] if lines else type(error).__name__
         key = getattr(error, "full_key", None)
         message = f"{key}: {message}" if key and key not in message else message
+        mark = getattr(error, "problem_mark", None)  # where a YAML file is broken
+        message = f"{mark.name}, line {mark.line + 1}: {message}" if mark else message
         raise ConfigurationError(message, "--help lists every key and group") from error
     if outside is not None:
         given = {override.key_or_group for override in _parse(overrides)}
@@ -162,6 +164,8 @@ def _as_hydra_takes_it(override: Override, config_dirs: Sequence[str]) -> str:
         raise ConfigurationError(f"{text}: more than one value", "add --multirun to train once with each")
     if override.is_delete():
         raise ConfigurationError(f"{text}: a key cannot be removed", "set it to another value")
+    if name.partition(".")[0] == "hydra":
+        raise ConfigurationError(f"{text}: Hydra's own settings have no effect here", "leave it out")
     if name in GROUPS:
         known = options(name, config_dirs)
         value = override.value()
@@ -169,7 +173,7 @@ def _as_hydra_takes_it(override: Override, config_dirs: Sequence[str]) -> str:
             hint = did_you_mean(str(value), known, f"keys within it are set as {name}.KEY=VALUE")
             raise ConfigurationError(f"{name}={written(value)}: there are {', '.join(known)}", hint)
         return text.lstrip("+")
-    return text if name.startswith("hydra.") else "++" + text.lstrip("+")
+    return "++" + text.lstrip("+")
 
 
 def _quoted_uri(folder: str) -> str:

@@ -121,7 +121,8 @@ class Section:
                 object.__setattr__(self, name, value)
             numbers = value if isinstance(value, tuple) else (value,)
             for number in numbers:
-                if isinstance(number, int | float) and not spec.allows(number):
+                is_out_of_bounds = isinstance(number, int | float) and not spec.allows(number)
+                if number == "" or is_out_of_bounds:
                     raise refused(type(self), name, value)
 
 
@@ -253,7 +254,12 @@ def allowed(section: type[Section], name: str) -> str:
     if isinstance(kind, type) and issubclass(kind, Enum):
         text = "one of " + ", ".join(str(member.value) for member in kind)
     else:
-        words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        words = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            str: "text that is not empty",
+        }
         text = words.get(kind, str(kind))
         if getattr(kinds, "__origin__", None) is tuple:
             text = "a list of whole numbers"

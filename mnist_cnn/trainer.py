@@ -84,6 +84,7 @@ class Trainer:
             on_progress(progress)
         val_loss, val_accuracy, _ = evaluate(self.predict, *self._held_out())
         self._check_finite(val_loss, f"after epoch {epoch}")
+        self._check_weights(epoch)
         return EpochRow(
             epoch=epoch,
             loss=progress.loss,
@@ -159,6 +160,17 @@ class Trainer:
         if not math.isfinite(loss):
             hint = f"lower train.learning_rate, which is {self.job.train.learning_rate:g}"
             raise TrainingError(f"the loss became {loss} {when}", hint)
+
+    def _check_weights(self, epoch: int) -> None:
+        """Refuse weights that are no numbers, which a relu hides from the loss."""
+        import numpy as np
+
+        bad = sum(int(not np.isfinite(weight).all()) for weight in self.model.get_weights())
+        if bad:
+            hint = f"lower train.learning_rate, which is {self.job.train.learning_rate:g}"
+            raise TrainingError(
+                f"{bad} of the weights' arrays hold NaN or infinity after epoch {epoch}", hint
+            )
 
     def _held_out(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return what val_* is measured on: the validation images, or the test set where there are none."""

@@ -222,3 +222,22 @@ def test_a_sweep_that_cannot_be_expanded_is_refused(override: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         compose.expand([override])
     assert override in caught.value.message
+
+
+@pytest.mark.parametrize("override", ["hydra.run.dir=x", "+hydra.job.name=y"])
+def test_hydras_own_settings_are_refused_since_they_would_do_nothing(override: str) -> None:
+    with pytest.raises(ConfigurationError, match="have no effect here"):
+        compose.load([override])
+
+
+def test_a_broken_yaml_option_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "bad.yaml").write_text("epochs: 3\nbatch_size: [\n")
+    with pytest.raises(ConfigurationError, match=r"bad\.yaml.*, line \d"):
+        compose.load(["train=bad"], [str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["run_dir", "runs_dir", "data.dir", "register.dir", "model.file"])
+def test_empty_text_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{name}=: allowed is text that is not empty"):
+        compose.load([f"{name}=''"])

@@ -18,7 +18,7 @@ from processes import SMALL, run_command
 from mnist_cnn import checkpoint, data, launch, run_folder, trainer
 from mnist_cnn.checkpoint import Checkpoint
 from mnist_cnn.config import DataConfig, Format, ModelConfig
-from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.model import build_model, check_network, weights_sha256
 from mnist_cnn.predict import load_predictor
 from mnist_cnn.result import EpochRow, Progress, Result
@@ -255,3 +255,15 @@ def test_a_checkpoint_of_another_job_or_network_is_not_taken(tmp_path: Path) -> 
     assert checkpoint.newest(tmp_path, "d", a_checkpoint(1).arrays) is None
     assert checkpoint.newest(tmp_path, "other", [np.zeros((3, 3), np.float32)]) is None
     assert checkpoint.newest(tmp_path / "none", "d", []) is None
+
+
+@pytest.mark.usefixtures("keras")
+def test_weights_that_are_no_numbers_are_a_failure_even_where_a_relu_hides_them() -> None:
+    job = launch.make_job(
+        "data.train_limit=64", "data.test_limit=10", "model.filters=[2]", "model.dense_units=4"
+    )
+    trained = trainer.Trainer(job, data.load(job.data))
+    kernel = trained.model.layers[0].kernel
+    kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+    with pytest.raises(TrainingError, match=r"NaN|the loss became nan"):
+        trained.run_epoch(1, lambda progress: None)
