@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 
 LONG = "train.epochs=10000"
 """So many epochs that the run is still under way when it is cancelled."""
+FAILING = """
+import keras
+from keras import layers
+
+
+def build(config, input_shape, num_classes):
+    nan = keras.initializers.Constant(float("nan"))
+    out = layers.Dense(num_classes, activation="softmax", kernel_initializer=nan)
+    return keras.Sequential([keras.Input(input_shape), layers.Flatten(), out])
+"""
+"""A network whose loss is no number from the first step on."""
 
 
 class BackendContract:
@@ -141,8 +152,9 @@ class BackendContract:
     def test_a_failing_training_is_a_worded_failure_with_the_runs_log(
         self, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]
     ) -> None:
-        diverging = ("train.optimizer=sgd", "train.learning_rate=1000")
-        run = launch.submit(*overrides, *small_job, *diverging, f"run_dir={home / 'failing'}")
+        (home / "failing.py").write_text(FAILING)
+        network = f"model.file={home / 'failing.py'}"
+        run = launch.submit(*overrides, *small_job, network, f"run_dir={home / 'failing'}")
         with pytest.raises(TrainingError, match="the loss became") as raised:
             run.wait()
         assert "log.txt" in raised.value.hint
