@@ -248,9 +248,9 @@ def _interrupt(run: Run, *, is_own: bool) -> Interrupted:
     if not is_own:
         return Interrupted(f"{run.folder} goes on", f"watch it again: {program()} follow {run.folder}")
     print("\nending the run; its last checkpoint is kept", file=sys.stderr, flush=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave it half ended
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave it half ended
     run.cancel()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, before)
     return Interrupted(
         f"interrupted; {run.folder} is {run.status().value}", f"go on: {program()} resume {run.folder}"
     )

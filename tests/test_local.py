@@ -44,8 +44,18 @@ def wait_for_line(folder: Path, text: str, process: subprocess.Popen[str] | None
 
 def start_command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(*arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*arguments),
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_interrupts,  # noqa: PLW1509 - no threads here
     )
+
+
+def hear_interrupts() -> None:
+    """Undo that whoever runs the tests in the background has SIGINT ignored, which a process inherits."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def trainer_of(folder: Path) -> psutil.Process:
