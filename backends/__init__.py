@@ -6,8 +6,12 @@ A backend from outside the package is named by where it is: `package.module:Clas
 from __future__ import annotations
 
 import dataclasses
+import errno
+import functools
+import hashlib
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from mnist_cnn.backend import Backend
+
+
+CONTRACT = ("CONFIG", "parallel_runs", "plan", "submit", "attach")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +79,7 @@ def _import_class(target: str) -> type[Backend]:
     except Exception as error:
         message = f"backend={target} cannot be imported: {type(error).__name__}: {error}"
         raise ConfigurationError(" ".join(message.split()), hint) from error
-    missing = [name for name in ("CONFIG", "plan", "submit", "attach") if not hasattr(found, name)]
+    missing = [name for name in CONTRACT if not hasattr(found, name)]
     if missing:
         raise ConfigurationError(f"backend={target} is no backend: it has no {', '.join(missing)}", hint)
     if not issubclass(found.CONFIG, BackendConfig):
@@ -82,18 +89,24 @@ def _import_class(target: str) -> type[Backend]:
 
 def _import_module(name: str) -> ModuleType:
     """Import a module by its name, or from a file where the name is a path that ends in .py."""
-    if not name.endswith(".py"):
-        return importlib.import_module(name)
-    path = Path(name).resolve()
+    return _import_file(Path(name).resolve()) if name.endswith(".py") else importlib.import_module(name)
+
+
+@functools.cache
+def _import_file(path: Path) -> ModuleType:
+    """Import a file once, under a name that no other file has."""
     if not path.is_file():
-        raise FileNotFoundError(2, "no such file", str(path))
-    spec = importlib.util.spec_from_file_location(f"mnist_cnn_backend_{path.stem}", path)
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    name = f"mnist_cnn_backend_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         message = f"{path} is no Python file"
         raise ImportError(message)
     module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # where dataclasses look it up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

@@ -5,9 +5,11 @@ Knows the trainer only as the command that it starts; everything else goes throu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -21,7 +23,14 @@ from typing import TYPE_CHECKING, ClassVar
 from mnist_cnn import atomic, run_folder
 from mnist_cnn.backend import ModelRef, Plan, Status
 from mnist_cnn.config import BackendConfig, Config, RegisterConfig, key
-from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled, storage_error
+from mnist_cnn.errors import (
+    ERRORS_BY_EXIT_CODE,
+    BackendError,
+    ConfigurationError,
+    MnistCnnError,
+    RunCancelled,
+    storage_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +44,9 @@ POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
 """How long a cancelled process may take to end by itself before it is killed."""
 LOCK_SECONDS = 60.0
+SAME_PROCESS_SECONDS = 2.0
+"""By how much a process's start may seem to move, as it is told relative to a clock that is set right."""
+LOCK = ".lock"
 REGISTERED = "model.json"
 """Written last into a version's folder: one without it was never finished."""
 
@@ -55,7 +67,7 @@ class LocalConfig(BackendConfig):
 
 
 class LocalBackend:
-    """Starts `python -m mnist_cnn.train FOLDER` in a session of its own, with its output in log.txt."""
+    """Starts `python -m mnist_cnn.process FOLDER` in a session of its own, with its output in log.txt."""
 
     CONFIG: ClassVar[type[BackendConfig]] = LocalConfig
     parallel_runs: int | None = 1
@@ -69,7 +81,7 @@ class LocalBackend:
     def command(self, folder: Path) -> list[str]:
         """Return the command line that trains the job in a run folder."""
         # -P: the trainer is the package that runs here, whatever the current folder holds.
-        return [sys.executable, "-P", "-m", "mnist_cnn.train", str(folder), self.config.device.value]
+        return [sys.executable, "-P", "-m", "mnist_cnn.process", str(folder), self.config.device.value]
 
     def plan(self, job: Job) -> Plan:
         """Say which process would train where."""
@@ -83,31 +95,66 @@ class LocalBackend:
 
     def submit(self, job: Job, folder: Path) -> LocalRun:
         """Start the trainer on the folder's job; it goes on where the folder holds checkpoints of it."""
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(folder / LOCK, timeout=LOCK_SECONDS):  # of two that resume, one is the first
+                run_folder.write_receipt(folder, self._receipt(job, folder))
+                run_folder.clear_leftovers(folder)
+                process = self._start(folder)
+                try:
+                    run_folder.enter(folder, process.pid)
+                except BaseException:
+                    process.kill()
+                    process.wait()
+                    raise
+        except Timeout as error:
+            hint = "try again when it has ended"
+            raise BackendError(f"{folder} is held by another process", hint) from error
+        except OSError as error:
+            raise storage_error(error, str(folder)) from error
+        return LocalRun(folder, process)
+
+    def _receipt(self, job: Job, folder: Path) -> run_folder.Receipt:
+        """Make the receipt of a run that starts now; one that goes on keeps its id and its age."""
+        values = dataclasses.asdict(self.config)
         receipt = run_folder.Receipt(
-            backend=self.config.name,
-            id=folder.resolve().name,
+            backend=values.pop("name"),
+            id=f"{folder.resolve().name}-{secrets.token_hex(4)}",
             job_digest=job.digest,
             status=Status.preparing,
             created=run_folder.now(),
+            backend_settings=values,
         )
-        run_folder.write_receipt(folder, receipt)
-        package_root = str(Path(run_folder.__file__).resolve().parent.parent)
-        paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-        try:
-            with (folder / run_folder.LOG).open("ab") as log:
-                process = subprocess.Popen(
-                    self.command(folder),
+        if not (folder / run_folder.RECEIPT).exists():
+            return receipt
+        before = run_folder.read_receipt(folder)
+        if not LocalRun(folder).status().is_final:
+            raise ConfigurationError(f"{folder} is being trained already", f"watch it: follow {folder}")
+        return dataclasses.replace(receipt, id=before.id, created=before.created)
+
+    def _start(self, folder: Path) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        root = Path(run_folder.__file__).resolve().parent.parent
+        if "site-packages" not in root.parts:  # a checkout, which need not be installed
+            paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+            environment["PYTHONPATH"] = os.pathsep.join(paths)
+        command = self.command(folder)
+        with (folder / run_folder.LOG).open("ab") as log:
+            try:
+                return subprocess.Popen(
+                    command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
                     start_new_session=True,
                 )
-        except OSError as error:
-            raise storage_error(error, str(folder / run_folder.LOG)) from error
-        run_folder.enter(folder, process.pid)
-        return LocalRun(folder, process)
+            except OSError as error:
+                message = f"cannot start {command[0]}: {error.strerror}"
+                worded = BackendError(message, "look whether that program is there and may be run")
+                run_folder.ended(folder, Status.failed, worded)
+                raise worded from error
 
     def attach(self, folder: Path) -> LocalRun:
         """Find a run again from its folder."""
@@ -129,7 +176,7 @@ class LocalRun:
             return receipt.status
         if receipt.pid is None and run_folder.is_fresh(receipt):
             return receipt.status  # its trainer is just being started
-        if self._trainer(receipt) is not None:
+        if self._trainer() is not None:
             progress = run_folder.read_progress(self.folder)
             return Status(progress.status) if progress else receipt.status
         receipt = run_folder.read_receipt(self.folder)  # it may have ended between the two looks
@@ -168,7 +215,7 @@ class LocalRun:
         while not (status := self.status()).is_final:
             time.sleep(POLL_SECONDS)
         if self._process is not None:
-            self._process.wait()  # TensorFlow takes a moment to let go
+            self._process.wait()
         if status is Status.completed:
             result = run_folder.read_result(self.folder)
             if result is None:
@@ -182,18 +229,22 @@ class LocalRun:
         """Ask the process to end, then kill it; return when it is gone."""
         import psutil
 
-        receipt = run_folder.read_receipt(self.folder)
-        trainer = self._trainer(receipt)
-        if receipt.status.is_final or trainer is None:
+        while not self.status().is_final and (trainer := self._trainer()) is None:
+            time.sleep(POLL_SECONDS)  # it is just being started
+        if self.status().is_final or trainer is None:
             return
         try:
             trainer.terminate()
             trainer.wait(GRACE_SECONDS)
         except psutil.TimeoutExpired:
-            os.killpg(trainer.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(trainer.pid, signal.SIGKILL)
             trainer.wait()
         except psutil.NoSuchProcess:
-            pass
+            pass  # it ended by itself meanwhile
+        except psutil.AccessDenied as error:
+            message = f"{self.folder} is another user's: process {trainer.pid} cannot be ended"
+            raise BackendError(message, "ask whoever started it") from error
         if self._process is not None:
             self._process.wait()
         if self.status() is Status.lost:  # killed, or ended before it could say so
@@ -215,21 +266,22 @@ class LocalRun:
         run_folder.verify(self.folder, result)
         return LocalRegistry(Path(register.dir)).add(str(register.name), self.folder, result)
 
-    def _trainer(self, receipt: run_folder.Receipt) -> psutil.Process | None:
-        """Return the live process that the receipt names, or None."""
+    def _trainer(self) -> psutil.Process | None:
+        """Return the live process that trains the run, or None."""
         import psutil
 
-        if self._process is not None:
-            self._process.poll()  # a child that has ended is gone only when it has been waited for
-        if receipt.pid is None:
+        receipt = run_folder.read_receipt(self.folder)
+        if self._process is not None and self._process.poll() is not None:
+            return None
+        if receipt.pid is None or receipt.process_started is None:
             return None
         try:
             process = psutil.Process(receipt.pid)
             alive = process.status() != psutil.STATUS_ZOMBIE
-            same = receipt.process_started == process.create_time()
+            age = abs(receipt.process_started - process.create_time())
         except (psutil.NoSuchProcess, ValueError):
             return None
-        return process if alive and same else None
+        return process if alive and age < SAME_PROCESS_SECONDS else None
 
     def _failure(self, status: Status) -> MnistCnnError:
         receipt = run_folder.read_receipt(self.folder)
@@ -267,7 +319,7 @@ class LocalRegistry:
         run_id = run_folder.read_receipt(run).id
         try:
             home.mkdir(parents=True, exist_ok=True)
-            with FileLock(home / ".lock", timeout=LOCK_SECONDS):
+            with FileLock(home / LOCK, timeout=LOCK_SECONDS):
                 for version, registered_run in self._versions(home):
                     if registered_run == run_id:
                         return ModelRef(name, version, str(home / str(version)), is_new=False)
@@ -281,7 +333,7 @@ class LocalRegistry:
             hint = "try again when the other registration has ended"
             raise BackendError(f"{home} is held by another registration", hint) from error
         except OSError as error:
-            raise storage_error(error, f"the registry {home}") from error
+            raise storage_error(error, f"the registry {home}", "register.dir=FOLDER") from error
         return ModelRef(name, version, str(home / str(version)), is_new=True)
 
     @staticmethod
@@ -289,8 +341,12 @@ class LocalRegistry:
         """Yield each finished version and the id of the run that it came from."""
         for folder in home.iterdir():
             if folder.name.isdecimal() and (folder / REGISTERED).is_file():
-                about = json.loads((folder / REGISTERED).read_text(encoding="utf-8"))
-                yield int(folder.name), about["run"]
+                try:
+                    about = json.loads((folder / REGISTERED).read_text(encoding="utf-8"))
+                    yield int(folder.name), str(about["run"])
+                except (ValueError, KeyError, TypeError) as error:
+                    hint = "mend or remove that version, or register under another name"
+                    raise BackendError(f"{folder / REGISTERED} is damaged: {error!r}", hint) from error
 
     @staticmethod
     def _claim(home: Path) -> int:

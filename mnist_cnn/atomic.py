@@ -16,6 +16,9 @@ from mnist_cnn.errors import storage_error
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PREFIX = ".writing-"
+"""How the name of a file begins that is still being written."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -27,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
         BackendError: the file cannot be written (full disk, no permission).
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=path.suffix, dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise storage_error(error, str(path)) from error

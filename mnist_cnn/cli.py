@@ -15,7 +15,7 @@ from typing import NoReturn
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, RunCancelled
 from mnist_cnn.verbs import VERBS, Command, print_json, program
 
-HYDRA_FLAGS = ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--hydra-help")
+HYDRA_FLAGS = ("--info", "-i", "--shell-completion", "-sc", "--hydra-help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _answer(arguments: Sequence[str]) -> int:
     if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
-        return _leave_to_hydra(arguments)
+        from mnist_cnn.compose import leave_to_hydra
+
+        return leave_to_hydra(arguments)
     if any(argument in ("--help", "-h") for argument in arguments):
         from mnist_cnn.help import help_text
 
@@ -56,6 +58,11 @@ def _answer(arguments: Sequence[str]) -> int:
         print(f"mnist_cnn {__version__}")
         return 0
     command = parse(arguments)
+    if command.verb == "config":
+        from mnist_cnn.compose import as_yaml
+
+        print(as_yaml(command.config()), end="")
+        return 0
     if command.is_multirun and command.verb != "train":
         raise ConfigurationError(f"{command.verb} does not take --multirun", "only train does")
     return VERBS[command.verb](command)
@@ -71,27 +78,41 @@ def parse(arguments: Sequence[str]) -> Command:
     from mnist_cnn.config import did_you_mean
 
     rest = list(arguments)
-    verb = rest.pop(0) if rest and rest[0] in VERBS else "train"
-    words, overrides, config_dirs = [], [], []
-    is_multirun = False
+    words: list[str] = []
+    overrides: list[str] = []
+    config_dirs: list[str] = []
+    is_multirun = shows_config = False
     while rest:
         argument = rest.pop(0)
         if argument in ("-m", "--multirun"):
             is_multirun = True
+        elif argument.partition("=")[0] in ("--cfg", "-c"):
+            what = argument.partition("=")[2] or (rest.pop(0) if rest else "")
+            if what != "job":
+                raise ConfigurationError(
+                    f"--cfg {what}: allowed is job", "--cfg job prints the configuration"
+                )
+            shows_config = True
         elif argument.partition("=")[0] in ("--config-dir", "-cd"):
             value = argument.partition("=")[2] or (rest.pop(0) if rest else "")
             config_dirs.append(value)
         elif argument.startswith("-"):
             if argument != "--json":
-                flags = ["--json", "--multirun", "--config-dir", "--help", "--version"]
+                flags = ["--json", "--multirun", "--config-dir", "--cfg", "--help", "--version"]
                 hint = did_you_mean(argument, flags, "--help lists the flags")
                 raise ConfigurationError(f"there is no flag {argument}", hint)
         elif _is_override(argument):
             overrides.append(argument)
         else:
             words.append(argument)
+    verb = words.pop(0) if words and words[0] in VERBS else "train"
     return Command(
-        verb, tuple(words), tuple(overrides), tuple(config_dirs), "--json" in arguments, is_multirun
+        verb="config" if shows_config else verb,
+        words=tuple(words),
+        overrides=tuple(overrides),
+        config_dirs=tuple(config_dirs),
+        as_json="--json" in arguments,
+        is_multirun=is_multirun,
     )
 
 
@@ -116,25 +137,3 @@ def _is_override(argument: str) -> bool:
 
 def _as_interrupt(_signal_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
-
-
-def _leave_to_hydra(arguments: Sequence[str]) -> int:
-    """Let Hydra answer the flags that are its own: --cfg, --info, --shell-completion, --hydra-help."""
-    import hydra
-
-    from mnist_cnn import compose
-    from mnist_cnn.config import CONF_DIR
-
-    arguments = list(arguments[1:] if arguments[0] in VERBS else arguments)
-    dirs = any(argument.partition("=")[0] in ("--config-dir", "-cd") for argument in arguments)
-    if not dirs and any(argument.partition("=")[0] in ("--cfg", "-c") for argument in arguments):
-        # Hydra would show what is refused everywhere else.
-        compose.load([argument for argument in arguments if _is_override(argument)], [])
-    sys.argv = [sys.argv[0], *arguments]
-    try:
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name="config")(
-            lambda _: None
-        )()
-    except SystemExit as refusal:  # Hydra's own, which it ends with 1
-        return 2 if refusal.code else 0
-    return 0

@@ -5,7 +5,10 @@ Nothing is written, no data are read and TensorFlow is not imported: what can be
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +32,7 @@ from mnist_cnn.config import (
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hydra.core.override_parser.types import Override
 
@@ -37,15 +40,27 @@ SECTIONS: tuple[type[Section], ...] = (RunConfig, DataConfig, ModelConfig, Train
 GROUPS = ("data", "model", "train", "backend")
 
 
-def load(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Config:
+def load(
+    overrides: Sequence[str],
+    config_dirs: Sequence[str] = (),
+    backend: tuple[str, Mapping[str, Any]] | None = None,
+) -> Config:
     """Compose conf/ with overrides in Hydra's syntax, and check every value.
 
-    `config_dirs` are folders laid out like conf/, searched after it for more options of a group.
+    `config_dirs` are folders laid out like conf/, searched after it for more options of a group. `backend`, a
+    name and settings, is that of a run that there is: it takes the place of any in the overrides, which may
+    still change its settings.
 
     Raises:
         ConfigurationError: a folder, group, key or value that is not as it must be.
     """
+    if backend is not None:
+        overrides = [text for text in overrides if text.partition("=")[0].strip("+") != "backend"]
     values = compose(overrides, config_dirs)
+    if backend is not None:
+        values["backend"] = {**backend[1], **_given("backend", values, overrides), "name": backend[0]}
+    if values["model"].get("source") is not None:
+        raise ConfigurationError("model.source is read from model.file", "set model.file=FILE.py")
     backend_section = backend_class(str(values["backend"]["name"])).CONFIG
     known = [
         full_key(section, name) for section in (*SECTIONS, backend_section) for name, _ in keys_of(section)
@@ -103,10 +118,30 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         message = f"{mark.name}, line {mark.line + 1}: {message}" if mark else message
         raise ConfigurationError(message, "--help lists every key and group") from error
     if outside is not None:
-        given = {override.key_or_group for override in _parse(overrides)}
-        own = {name: value for name, value in values["backend"].items() if f"backend.{name}" in given}
-        values["backend"] = {**own, "name": outside}
+        values["backend"] = {**_given("backend", values, overrides), "name": outside}
     return {str(name): value for name, value in values.items()}
+
+
+def as_yaml(config: Config) -> str:
+    """Return a configuration as YAML, with every key."""
+    import yaml
+
+    sections = dataclasses.asdict(config)
+    plain = json.loads(json.dumps({**sections.pop("run"), **sections}))
+    return str(yaml.safe_dump(plain, sort_keys=False))
+
+
+def leave_to_hydra(arguments: Sequence[str]) -> int:
+    """Let Hydra answer the flags that are its own: --info, --shell-completion, --hydra-help."""
+    import hydra
+
+    sys.argv = [sys.argv[0], *arguments]
+    answer = hydra.main(version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name="config")
+    try:
+        answer(lambda _: None)()
+    except SystemExit as refusal:  # Hydra's own, which it ends with 1
+        return ConfigurationError.exit_code if refusal.code else 0
+    return 0
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -174,6 +209,12 @@ def _as_hydra_takes_it(override: Override, config_dirs: Sequence[str]) -> str:
             raise ConfigurationError(f"{name}={written(value)}: there are {', '.join(known)}", hint)
         return text.lstrip("+")
     return "++" + text.lstrip("+")
+
+
+def _given(group: str, values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return those of a group's values that the overrides set one by one."""
+    names = {override.key_or_group for override in _parse(overrides)}
+    return {name: value for name, value in values[group].items() if f"{group}.{name}" in names}
 
 
 def _quoted_uri(folder: str) -> str:

@@ -37,11 +37,12 @@ def follow(run: Run, stream: TextIO | None = None) -> None:
     """
     from rich.console import Console
 
-    console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False)
+    stream = stream or sys.stdout
+    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False)
     if console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None):
         _follow_live(run, console)
     else:
-        _follow_plainly(run, console)
+        _follow_plainly(run, stream)
 
 
 def describe_progress(progress: Progress) -> str:
@@ -85,23 +86,23 @@ def _follow_live(run: Run, console: Console) -> None:
                 bar.update(task, description=describe_progress(progress), completed=done, total=total)
 
 
-def _follow_plainly(run: Run, console: Console) -> None:
+def _follow_plainly(run: Run, stream: TextIO) -> None:
     last_said = time.monotonic()
     for line in _said_until_the_end(run):
         progress = run.progress()
         if line is not None:
-            console.print(line)
+            stream.write(f"{line}\n")
         elif progress is not None and time.monotonic() - last_said > PLAIN_SECONDS:
-            console.print(describe_progress(progress))
+            stream.write(f"{describe_progress(progress)}\n")
         else:
             continue
-        console.file.flush()
+        stream.flush()
         last_said = time.monotonic()
 
 
 def _said_until_the_end(run: Run) -> Iterator[str | None]:
     """Yield what the trainer says as it says it, and None now and then while it is silent."""
-    lines: queue.Queue[str | None] = queue.Queue()
+    lines: queue.Queue[str | Exception | None] = queue.Queue()
 
     def read() -> None:
         try:
@@ -109,8 +110,9 @@ def _said_until_the_end(run: Run) -> Iterator[str | None]:
                 said = trainer_line(line)
                 if said is not None:
                     lines.put(said)
-        finally:
             lines.put(None)
+        except Exception as error:  # noqa: BLE001 - raised again where it can be heard
+            lines.put(error)
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
@@ -120,6 +122,8 @@ def _said_until_the_end(run: Run) -> Iterator[str | None]:
         except queue.Empty:
             yield None
             continue
+        if isinstance(line, Exception):
+            raise line
         if line is None:
             return
         yield line

@@ -59,13 +59,16 @@ ERRORS_BY_EXIT_CODE: dict[int, type[MnistCnnError]] = {
 }
 
 
-def storage_error(error: OSError, what: str) -> BackendError:
-    """Word a refused write: `what` is the file or folder that could not be written."""
+DISK_HINT = "free some space there, or choose another disk with runs_dir=FOLDER"
+
+
+def storage_error(error: OSError, what: str, elsewhere: str = "runs_dir=FOLDER") -> BackendError:
+    """Word a refused write: `what` could not be written, and `elsewhere` is the setting that moves it."""
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = "free some space there, or put the run on another disk with runs_dir=FOLDER"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = f"free some space there, or choose another disk with {elsewhere}"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "choose a folder that you may write to with runs_dir=FOLDER"
+        hint = f"choose a folder that you may write to with {elsewhere}"
     else:
-        hint = "look at that folder and its disk, or choose another with runs_dir=FOLDER"
+        hint = f"look at that folder and its disk, or choose another with {elsewhere}"
     return BackendError(f"cannot write {what}: {reason}", hint)

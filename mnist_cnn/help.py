@@ -22,7 +22,7 @@ from mnist_cnn.config import (
 if TYPE_CHECKING:
     from mnist_cnn.config import Section
 
-VERBS = """\
+VERB_LINES = """\
   train                 train, here or where backend= says; the default
   plan                  say what would be trained, where, into which folder; writes nothing
   list                  the runs: status, accuracy, backend, age
@@ -37,8 +37,9 @@ FLAGS = """\
   -m, --multirun        run every combination of the values in KEY=A,B; ends with a table, best first
   --config-dir FOLDER   more options for the groups, in a folder laid out like conf/
   --json                print the answer as JSON; what happens meanwhile goes to stderr
+  --cfg job             print the whole configuration as YAML
   --version             print the version
-  --cfg job, --info, --shell-completion, --hydra-help   are Hydra's"""
+  --info, --shell-completion, --hydra-help   are Hydra's"""
 
 EXIT_CODES = """\
   0 done  1 a bug  2 configuration  3 data  4 backend or disk  5 the training failed
@@ -58,7 +59,7 @@ def help_text(program: str) -> str:
     parts = [
         f"usage: {program} [VERB] [RUN] [KEY=VALUE ...]",
         "Train a convolutional network on MNIST-like images, on this machine or wherever backend= says.",
-        f"Verbs (RUN is a run's name, the beginning of one, its folder, or `latest`)\n{VERBS}",
+        f"Verbs (RUN is a run's name, the beginning of one, its folder, or `latest`)\n{VERB_LINES}",
     ]
     for title, section in sections:
         parts.append(_describe(title, section, defaults))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import compose, data, run_folder
 from mnist_cnn.backend import Plan, Status
-from mnist_cnn.backends import backend_class, is_outside
+from mnist_cnn.backends import backend_class
 from mnist_cnn.errors import ConfigurationError, MnistCnnError
 from mnist_cnn.job import Job
 from mnist_cnn.model import check_network
@@ -19,7 +19,7 @@ from mnist_cnn.model import check_network
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mnist_cnn.backend import Run
+    from mnist_cnn.backend import Backend, Run
     from mnist_cnn.config import Config
 
 
@@ -37,14 +37,19 @@ def plan(*overrides: str) -> Plan:
     return plan_of(compose.load(overrides))
 
 
-def submit(*overrides: str) -> Run:
-    """Start a run with these overrides and return it; `wait()` gives its result.
+def submit(*job_or_overrides: Job | str) -> Run:
+    """Start a run and return it; `wait()` gives its result.
+
+    What is trained is a job from `make_job` or what the overrides describe; where and into which folder is
+    for the overrides to say: `submit(job, "run_dir=first")`, `submit("train.epochs=2")`.
 
     Raises:
         ConfigurationError, DataError, BackendError: it cannot be started.
     """
+    overrides = [given for given in job_or_overrides if isinstance(given, str)]
+    jobs = [given for given in job_or_overrides if isinstance(given, Job)]
     config = compose.load(overrides)
-    return start(config, job_of(config))
+    return start(config, jobs[0] if jobs else job_of(config))
 
 
 def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
@@ -66,10 +71,18 @@ def job_of(config: Config) -> Job:
 
 
 def start(config: Config, job: Job) -> Run:
-    """Make the run folder and hand the job to its backend."""
+    """Make the run folder and hand the job to its backend; where that does not take it, nothing is left.
+
+    Raises:
+        ConfigurationError, BackendError: the folder cannot be made, or the job is not taken.
+    """
     backend = backend_class(config.backend.name)(config)
     folder = run_folder.create(config.run.run_dir, config.run.runs_dir, job)
-    return backend.submit(job, folder)
+    try:
+        return backend.submit(job, folder)
+    except BaseException:
+        run_folder.remove_unstarted(folder)
+        raise
 
 
 def resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Run:
@@ -79,13 +92,14 @@ def resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) 
         ConfigurationError: there is no such run, or it is running, or completed.
     """
     folder = run_folder.find(run, compose.load(overrides, config_dirs).run.runs_dir)
-    status = attach_to(folder, overrides, config_dirs).status()
+    config = _config_of_run(folder, overrides, config_dirs)
+    backend = backend_class(config.backend.name)(config)
+    status = backend.attach(folder).status()
     if not status.is_final:
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
     if status is Status.completed:
         raise ConfigurationError(f"{folder} is completed", "there is nothing to go on with; start a new run")
-    config = _config_of_run(folder, overrides, config_dirs)
-    return backend_class(config.backend.name)(config).submit(run_folder.read_job(folder), folder)
+    return backend.submit(run_folder.read_job(folder), folder)
 
 
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:
@@ -94,12 +108,24 @@ def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence
     return backend_class(config.backend.name)(config).attach(folder)
 
 
-def status_of(folder: Path) -> Status:
-    """Return where a run stands; where its backend is not installed here, what its receipt says."""
+def statuses(folders: Sequence[Path]) -> list[Status]:
+    """Return where runs stand; where a backend is not installed here, what the receipts say."""
+    backends: dict[str, Backend | None] = {}
+    return [_status(folder, backends) for folder in folders]
+
+
+def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
+    """Return where a run stands, by one backend for all runs of its name."""
+    receipt = run_folder.read_receipt(folder)
     try:
-        return attach_to(folder).status()
+        if receipt.backend not in backends:
+            backends[receipt.backend] = None
+            config = _config_of_run(folder, (), ())
+            backends[receipt.backend] = backend_class(config.backend.name)(config)
+        backend = backends[receipt.backend]
+        return backend.attach(folder).status() if backend is not None else receipt.status
     except MnistCnnError:
-        return run_folder.read_receipt(folder).status
+        return receipt.status
 
 
 def plan_of(config: Config) -> Plan:
@@ -141,11 +167,8 @@ def plan_of(config: Config) -> Plan:
 
 def _config_of_run(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
     """Compose the configuration for a run that there is: its backend is the one that its receipt names."""
-    name = run_folder.read_receipt(folder).backend
-    if is_outside(name):
-        name = "'" + name.replace("'", r"\'") + "'"
-    others = [override for override in overrides if not override.startswith("backend=")]
-    return compose.load([*others, f"backend={name}"], config_dirs)
+    receipt = run_folder.read_receipt(folder)
+    return compose.load(overrides, config_dirs, backend=(receipt.backend, receipt.backend_settings))
 
 
 def _job(config: Config, info: data.DataSetInfo) -> Job:

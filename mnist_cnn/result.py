@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from typing import Any, Self
 
 from mnist_cnn.errors import BackendError
@@ -33,7 +32,8 @@ class EpochRow:
 class Progress:
     """Where a training stands; `loss` and `accuracy` are means over the epoch so far.
 
-    `status` is preparing, running or finalizing; `seconds_left` is to the end of the training.
+    `status` is preparing, running or finalizing, and only a running one has numbers; `seconds_left` is to the
+    end of the training.
     """
 
     status: str
@@ -41,10 +41,10 @@ class Progress:
     epochs: int = 0
     step: int = 0
     steps: int = 0
-    loss: float = math.nan
-    accuracy: float = math.nan
-    images_per_second: float = math.nan
-    seconds_left: float = math.nan
+    loss: float = 0.0
+    accuracy: float = 0.0
+    images_per_second: float = 0.0
+    seconds_left: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,21 +61,11 @@ def describe_content(content: bytes) -> FileEntry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparable:
-    """The five things that must agree for equal jobs to train to equal weights."""
-
-    versions: dict[str, str]
-    device: str
-    processor: str
-    threads: int
-    precision: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Result:
     """The end of a training: `accuracy` and `loss` are on the test set, in [0, 1] and in nats.
 
-    `weights_sha256` is over the weights of the saved model, as `model.weights_sha256` computes it.
+    `weights_sha256` is over the weights of the saved model, as `model.weights_sha256` computes it. Those of
+    equal jobs may be compared where precision, device, processor, threads and versions agree.
     """
 
     job_digest: str
@@ -90,11 +80,6 @@ class Result:
     threads: int
     versions: dict[str, str]
     files: dict[str, FileEntry]
-
-    @property
-    def comparable(self) -> Comparable:
-        """What must agree before two results' weights may be compared."""
-        return Comparable(self.versions, self.device, self.processor, self.threads, self.precision)
 
     def to_json(self) -> str:
         """Return result.json's text."""

@@ -4,7 +4,7 @@
     run.json        the receipt: who runs it, where it stands, how it ended
     log.txt         everything that the trainer printed
     metrics.jsonl   the history, one row per epoch
-    progress.json   where the training stands within its epoch; gone when it has ended
+    progress.json   while it trains, where it stands within its epoch
     result.json     written last: a folder with it is complete
     checkpoints/    the state at the ends of the newest epochs
 
@@ -17,6 +17,7 @@ import dataclasses
 import json
 import re
 import secrets
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,8 +49,8 @@ _TRAINER_LINE = re.compile(r"\d\d:\d\d:\d\d mnist_cnn (.*)")
 class Receipt:
     """run.json. `created` is UTC in ISO 8601; `process_started` is in seconds since the epoch.
 
-    `pid` is the trainer's process, as soon as that is started. `error` and `hint` are
-    one line each, of a run that failed.
+    `pid` is the trainer's process, as soon as that is started. `error` and `hint` are one line each, of a run
+    that failed; `backend_settings` are the values of `backend.*`.
     """
 
     backend: str
@@ -63,10 +64,31 @@ class Receipt:
     exit_code: int | None = None
     error: str | None = None
     hint: str | None = None
+    backend_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return run.json's text."""
         return json.dumps({"schema": RECEIPT_SCHEMA, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+    def check_types(self) -> None:
+        """Raise TypeError or ValueError where a value is not of its field's type."""
+        if datetime.fromisoformat(self.created).tzinfo is None:
+            message = f"created has no time zone: {self.created}"
+            raise ValueError(message)
+        for name, kinds in (
+            ("backend", str),
+            ("id", str),
+            ("job_digest", str),
+            ("pid", int | None),
+            ("process_started", float | int | None),
+            ("exit_code", int | None),
+            ("error", str | None),
+            ("hint", str | None),
+            ("backend_settings", dict),
+        ):
+            if not isinstance(getattr(self, name), kinds):
+                message = f"{name} is {getattr(self, name)!r}"
+                raise TypeError(message)
 
     @classmethod
     def from_json(cls, text: str, name: str = RECEIPT) -> Self:
@@ -79,7 +101,9 @@ class Receipt:
             mapping: dict[str, Any] = json.loads(text)
             if mapping.pop("schema") != RECEIPT_SCHEMA:
                 raise BackendError(f"{name} is not of schema {RECEIPT_SCHEMA}", "another version wrote it")
-            return cls(**{**mapping, "status": Status(mapping["status"])})
+            receipt = cls(**{**mapping, "status": Status(mapping["status"])})
+            receipt.check_types()
+            return receipt
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             hint = "the folder is no run of this version, or it was changed by hand"
             raise BackendError(f"{name} is no receipt: {error!r}", hint) from error
@@ -87,7 +111,7 @@ class Receipt:
 
 def now() -> str:
     """Return the time as receipts hold it: UTC, ISO 8601, with microseconds."""
-    return datetime.now(UTC).isoformat()
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
@@ -111,10 +135,15 @@ def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
     try:
         atomic.write_text(folder / JOB, job.to_json())
     except BaseException:
-        (folder / JOB).unlink()
-        folder.rmdir()
+        remove_unstarted(folder)
         raise
     return folder
+
+
+def remove_unstarted(folder: Path) -> None:
+    """Remove a run folder that no run has been started in; one with a receipt is left."""
+    if not (folder / RECEIPT).exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_free(folder: Path) -> None:
@@ -135,7 +164,7 @@ def check_free(folder: Path) -> None:
 
 
 def _taken(folder: Path) -> ConfigurationError:
-    if (folder / JOB).exists():
+    if (folder / RECEIPT).exists():
         hint = f"go on with it: resume {folder}; or name another folder"
         return ConfigurationError(f"run_dir={folder} holds a run already", hint)
     return ConfigurationError(f"run_dir={folder} is not empty and holds no run", "name a new folder")
@@ -288,6 +317,12 @@ def trainer_line(line: str) -> str | None:
     """Return what the trainer said in a line of log.txt; None where the line is somebody else's."""
     match = _TRAINER_LINE.fullmatch(line)
     return match.group(1) if match else None
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed trainer may have left: half-written files and where it stood."""
+    for leftover in (*folder.rglob(f"{atomic.PREFIX}*"), folder / PROGRESS):
+        leftover.unlink(missing_ok=True)
 
 
 def verify(folder: Path, result: Result) -> None:

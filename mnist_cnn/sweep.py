@@ -6,9 +6,9 @@ import dataclasses
 import json
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from mnist_cnn import compose, launch
+from mnist_cnn import compose, interrupts, launch
 from mnist_cnn.backends import backend_class
 from mnist_cnn.display import follow
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError
@@ -17,7 +17,7 @@ from mnist_cnn.tables import print_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mnist_cnn.backend import Run
+    from mnist_cnn.backend import ModelRef, Run
     from mnist_cnn.config import Config
     from mnist_cnn.job import Job
     from mnist_cnn.result import Result
@@ -34,14 +34,17 @@ class Trial:
     job: Job
     run: Run | None = None
     result: Result | None = None
+    model: ModelRef | None = None
     error: MnistCnnError | None = None
 
     @property
     def outcome(self) -> str:
         """Word how it ended, for the table."""
-        if self.result is not None:
-            return "completed"
-        return self.error.message if self.error is not None else "not started"
+        if self.error is not None:
+            return self.error.message
+        if self.model is not None:
+            return f"registered as {self.model.name} version {self.model.version}"
+        return "completed" if self.result is not None else "not started"
 
 
 def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str, *, as_json: bool) -> int:
@@ -64,18 +67,17 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
                 print(f"[{trials.index(trial) + 1}/{len(trials)}] {trial.settings}", file=stream, flush=True)
                 if _start(trial):
                     under_way.append(trial)
-            if places == 1 and under_way and under_way[0].run is not None:
-                follow(under_way[0].run, stream)
+            if places == 1 and under_way:
+                _watch(under_way[0], stream)
             for trial in [trial for trial in under_way if _has_ended(trial)]:
                 under_way.remove(trial)
                 _finish(trial)
                 print(f"{trial.settings}: {trial.outcome}", file=stream, flush=True)
             time.sleep(LOOK_SECONDS if under_way else 0)
     except KeyboardInterrupt:
-        for trial in under_way:
-            if trial.run is not None:
-                trial.run.cancel()
-                _finish(trial)
+        with interrupts.ignored():
+            for trial in under_way:
+                _cancel(trial)
         _print(trials, as_json=as_json)
         message = (
             f"interrupted; {sum(trial.result is not None for trial in trials)} of {len(trials)} completed"
@@ -109,16 +111,39 @@ def _start(trial: Trial) -> bool:
     return True
 
 
+def _watch(trial: Trial, stream: TextIO) -> None:
+    """Show a trial's run to its end; one whose files are gone is told by `_finish`."""
+    try:
+        if trial.run is not None:
+            follow(trial.run, stream)
+    except MnistCnnError as error:
+        trial.error = error
+
+
 def _has_ended(trial: Trial) -> bool:
-    return trial.run is not None and trial.run.status().is_final
+    try:
+        return trial.error is not None or trial.run is None or trial.run.status().is_final
+    except MnistCnnError as error:
+        trial.error = error
+        return True
 
 
 def _finish(trial: Trial) -> None:
-    assert trial.run is not None  # noqa: S101 - only a started trial is under way
+    if trial.error is not None or trial.run is None:
+        return
     try:
         trial.result = trial.run.wait()
         if trial.config.register.name is not None:
-            trial.run.register(trial.config.register)
+            trial.model = trial.run.register(trial.config.register)
+    except MnistCnnError as error:
+        trial.error = error
+
+
+def _cancel(trial: Trial) -> None:
+    try:
+        if trial.run is not None:
+            trial.run.cancel()
+        _finish(trial)
     except MnistCnnError as error:
         trial.error = error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,9 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(head, no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console(file=sys.stdout, highlight=False, markup=False)
+    drawn = io.StringIO()  # and not the terminal, where rich would end the program if a pipe breaks
+    console = Console(file=drawn, highlight=False, markup=False)
     unbounded = console.options.update(max_width=UNBOUNDED)
     console.width = max(console.width, console.measure(table, options=unbounded).maximum)
     console.print(table, no_wrap=True, crop=False)
+    sys.stdout.write(drawn.getvalue())

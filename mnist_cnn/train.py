@@ -1,31 +1,24 @@
-"""A training from its job to its result: data, epochs, model, pictures; and the process that does it.
+"""A training from its job to its result: data, epochs, model, pictures.
 
-Whoever starts it (a process here, a node of a cluster) calls `train`; nothing in `train` knows where it
-runs. `python -m mnist_cnn.train FOLDER` is the process that the local backend starts.
+Whoever starts it (a process here, a node of a cluster) calls `train`; nothing in it knows where it runs.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import sys
-import traceback
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import atomic, data, pictures, processor, run_folder
-from mnist_cnn.backend import Status
 from mnist_cnn.config import Format, Loss
-from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError, storage_error
+from mnist_cnn.errors import DISK_HINT, BackendError, MnistCnnError
 from mnist_cnn.model import weights_sha256
 from mnist_cnn.result import EpochRow, FileEntry, Progress, Result, describe_content
 from mnist_cnn.trainer import Trainer, compiled, evaluate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import keras
     from numpy.typing import NDArray
@@ -66,6 +59,7 @@ def train(
 
     trainer = Trainer(job, arrays)
     history = list(trainer.restore(folder / run_folder.CHECKPOINTS))
+    run_folder.write_history(folder, history)
     for epoch in range(len(history) + 1, job.train.epochs + 1):
         row = trainer.run_epoch(epoch, on_progress)
         history.append(row)
@@ -144,8 +138,7 @@ def _save_model(job: Job, model: keras.Model, folder: Path) -> None:
     with atomic.replacing(folder / "model.keras") as temporary:
         model.save(temporary)
     if job.save_h5:
-        with atomic.replacing(folder / "keras-tf-mnist.h5") as temporary:
-            model.save(temporary)
+        save_h5(model, folder / "keras-tf-mnist.h5")
     try:
         with atomic.replacing(folder / "model.onnx") as temporary:
             model.export(str(temporary), format="onnx", verbose=False)
@@ -154,6 +147,16 @@ def _save_model(job: Job, model: keras.Model, folder: Path) -> None:
     except Exception as error:  # noqa: BLE001 - a network of one's own may have what ONNX has not
         what = " ".join(f"{type(error).__name__}: {error}".split())
         log.warning("no model.onnx, so `predict` will not work: %s", what)
+
+
+def save_h5(model: keras.Model, path: Path) -> None:
+    """Write the tutorial's HDF5 file. Raises BackendError where it cannot be written."""
+    with atomic.replacing(path) as temporary:
+        try:
+            model.save(temporary)
+        except RuntimeError as error:  # how h5py says that a write failed
+            reason = " ".join(str(error).split())
+            raise BackendError(f"cannot write {path}: {reason}", DISK_HINT) from error
 
 
 def _save_pictures(
@@ -179,77 +182,3 @@ def _files(folder: Path) -> dict[str, FileEntry]:
     names = ("model.keras", "model.onnx", "keras-tf-mnist.h5", "history.png", "confusion.png", "mistakes.png")
     paths = [folder / name for name in (*names, run_folder.METRICS)]
     return {path.name: describe_content(path.read_bytes()) for path in paths if path.exists()}
-
-
-def main(arguments: list[str]) -> int:
-    """Train the job of a run folder in this process, and keep its receipt: FOLDER [DEVICE].
-
-    Everything printed goes to where this process's output goes. Returns the exit code, which the
-    receipt has too, with the error's two lines.
-    """
-    folder = Path(arguments[0])
-    device = arguments[1] if len(arguments) > 1 else "auto"
-    _print_log()
-    signal.signal(signal.SIGTERM, _cancel)
-    try:
-        run_folder.await_entry(folder, os.getpid())
-        with _worded_failures():
-            job = run_folder.read_job(folder)
-            train(job, folder, device=device, on_progress=lambda now: run_folder.write_progress(folder, now))
-    except MnistCnnError as error:
-        return _fail(folder, error)
-    except Exception as error:  # noqa: BLE001 - a bug, which the receipt must tell all the same
-        traceback.print_exc()
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        return _fail(folder, MnistCnnError(f"a bug: {what}", "please report it, with the run's log.txt"))
-    run_folder.ended(folder, Status.completed)
-    return 0
-
-
-def _print_log() -> None:
-    """Print what this package logs; what the libraries log is theirs to print."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter(run_folder.LOG_FORMAT, run_folder.LOG_TIME))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-
-
-def _fail(folder: Path, error: MnistCnnError) -> int:
-    """Enter an error into log and receipt; return its exit code, also where the disk takes neither."""
-    try:
-        log.error("%s", error.message)
-        run_folder.ended(
-            folder, Status.cancelled if isinstance(error, RunCancelled) else Status.failed, error
-        )
-    except MnistCnnError as unwritten:
-        log.error("%s", unwritten.message)  # noqa: TRY400 - a worded error needs no traceback
-    return error.exit_code
-
-
-@contextmanager
-def _worded_failures() -> Iterator[None]:
-    """Translate what a training can meet outside this package's own errors."""
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, str(error.filename or "the run folder")) from error
-    except MemoryError as error:
-        hint = "lower train.batch_size, or choose another machine"
-        raise TrainingError("the machine's memory does not suffice for this training", hint) from error
-    except Exception as error:
-        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which need not be imported yet
-            hint = "lower train.batch_size or the network's size"
-            raise TrainingError("the device's memory does not suffice for this training", hint) from error
-        raise
-
-
-def _cancel(_signal_number: int, _frame: object) -> None:
-    raise RunCancelled("the run was cancelled", "go on with it: resume RUN")
-
-
-if __name__ == "__main__":
-    exit_code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)  # all is written; TensorFlow would take up to two seconds to let go

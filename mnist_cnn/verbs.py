@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn import interrupts
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError
 
 if TYPE_CHECKING:
-    from mnist_cnn.backend import ModelRef, Run
+    from mnist_cnn.backend import ModelRef, Run, Status
     from mnist_cnn.config import Config
     from mnist_cnn.result import Result
 
@@ -38,6 +39,14 @@ class Command:
         from mnist_cnn import compose
 
         return compose.load(self.overrides, self.config_dirs)
+
+    def take_only(self, *groups: str) -> None:
+        """Refuse settings that the verb would ignore."""
+        for override in self.overrides:
+            name = override.lstrip("+~").partition("=")[0]
+            if name.partition(".")[0] not in groups:
+                keys = ", ".join(f"{group}.*" if group != "runs_dir" else group for group in groups)
+                raise ConfigurationError(f"{self.verb} does not take {override}", f"it takes {keys}")
 
     def run_word(self) -> str:
         """Return the RUN that the verb needs."""
@@ -64,7 +73,8 @@ class Command:
         if self.words:
             from mnist_cnn.config import did_you_mean
 
-            hint = did_you_mean(self.words[0], list(VERBS), "settings are written KEY=VALUE; see --help")
+            others = [verb for verb in VERBS if verb != self.verb]
+            hint = did_you_mean(self.words[0], others, "settings are written KEY=VALUE; see --help")
             raise ConfigurationError(f"{self.verb} does not take the word {self.words[0]}", hint)
 
 
@@ -83,16 +93,16 @@ def _train(command: Command) -> int:
 
         return run_sweep(command.overrides, command.config_dirs, program(), as_json=command.as_json)
     config = command.config()
-    run = launch.start(config, launch.job_of(config))
-    return _see_through(run, config, command)
+    return _see_through(lambda: launch.start(config, launch.job_of(config)), config, command)
 
 
 def _resume(command: Command) -> int:
     from mnist_cnn import launch
 
-    config = command.config()
-    run = launch.resume(command.run_word(), command.overrides, command.config_dirs)
-    return _see_through(run, config, command)
+    command.take_only("runs_dir", "backend", "register")
+    word = command.run_word()
+    resume = partial(launch.resume, word, command.overrides, command.config_dirs)
+    return _see_through(resume, command.config(), command)
 
 
 def _plan(command: Command) -> int:
@@ -112,13 +122,12 @@ def _list(command: Command) -> int:
     from mnist_cnn import launch, run_folder
 
     command.no_words()
+    command.take_only("runs_dir")
     runs_dir = command.config().run.runs_dir
-    folders = sorted(
-        run_folder.all_runs(runs_dir),
-        key=lambda folder: run_folder.read_receipt(folder).created,
-        reverse=True,
-    )
-    rows = [{**_describe(folder), "status": launch.status_of(folder).value} for folder in folders]
+    folders = run_folder.all_runs(runs_dir)
+    statuses = zip(folders, launch.statuses(folders), strict=True)
+    rows = [{**_describe(folder), "status": status.value} for folder, status in statuses]
+    rows.sort(key=lambda row: str(row["created"]), reverse=True)
     if command.as_json:
         print_json(rows)
         return 0
@@ -137,6 +146,7 @@ def _list(command: Command) -> int:
 def _status(command: Command) -> int:
     from mnist_cnn.display import describe_progress
 
+    command.take_only("runs_dir", "backend")
     run = command.run()
     status = run.status()
     progress = run.progress() if not status.is_final else None
@@ -156,10 +166,12 @@ def _status(command: Command) -> int:
 
 
 def _follow(command: Command) -> int:
-    return _see_through(command.run(), command.config(), command, is_own=False)
+    command.take_only("runs_dir", "backend")
+    return _see_through(command.run, None, command)
 
 
 def _cancel(command: Command) -> int:
+    command.take_only("runs_dir", "backend")
     run = command.run()
     before = run.status()
     run.cancel()
@@ -169,11 +181,12 @@ def _cancel(command: Command) -> int:
     elif before.is_final:
         print(f"{run.folder} had ended already: {status.value}")
     else:
-        print(f"{run.folder} is {status.value}\ngo on with it: {program()} resume {run.folder}")
+        print(f"{run.folder} is {status.value}\n{_next_command(run, status)}")
     return 0
 
 
 def _register(command: Command) -> int:
+    command.take_only("runs_dir", "backend", "register")
     config = command.config()
     if config.register.name is None:
         hint = f"{program()} register {command.run_word()} register.name=mnist-cnn"
@@ -192,6 +205,7 @@ def _predict(command: Command) -> int:
     if len(command.words) < 2:  # noqa: PLR2004 - a run and a picture
         hint = f"for example {program()} predict latest digit.png"
         raise ConfigurationError("predict needs a RUN and at least one IMAGE", hint)
+    command.take_only("runs_dir")
     run, *images = command.words
     config = command.config()
     model = Path(run)
@@ -220,21 +234,27 @@ VERBS: dict[str, Callable[[Command], int]] = {
 }
 
 
-def _see_through(run: Run, config: Config, command: Command, *, is_own: bool = True) -> int:
+def _see_through(start: Callable[[], Run], config: Config | None, command: Command) -> int:
     """Follow a run to its end, register it where that is asked for, and say how it ended.
 
-    Ctrl-C ends a run that this command started (`is_own`); from another's it only turns away.
+    `config` is that of a run which this command starts, and which Ctrl-C ends; from another's, where it is
+    None, Ctrl-C only turns away.
     """
     from mnist_cnn.display import follow
 
     stream = sys.stderr if command.as_json else sys.stdout
-    print(f"run {run.folder}", file=stream, flush=True)
+    run = model = None
     try:
+        run = start()
+        print(f"run {run.folder}", file=stream, flush=True)
         follow(run, stream)
         result = run.wait()
+        if config is not None and config.register.name is not None:
+            model = run.register(config.register)
     except KeyboardInterrupt:
-        raise _interrupt(run, is_own=is_own) from None
-    model = run.register(config.register) if is_own and config.register.name is not None else None
+        if run is None:
+            raise
+        raise _interrupt(run, is_own=config is not None) from None
     if command.as_json:
         registered = dataclasses.asdict(model) if model else None
         print_json({"run": str(run.folder), "result": json.loads(result.to_json()), "registered": registered})
@@ -248,12 +268,16 @@ def _interrupt(run: Run, *, is_own: bool) -> Interrupted:
     if not is_own:
         return Interrupted(f"{run.folder} goes on", f"watch it again: {program()} follow {run.folder}")
     print("\nending the run; its last checkpoint is kept", file=sys.stderr, flush=True)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave it half ended
-    run.cancel()
-    signal.signal(signal.SIGINT, before)
-    return Interrupted(
-        f"interrupted; {run.folder} is {run.status().value}", f"go on: {program()} resume {run.folder}"
-    )
+    with interrupts.ignored():
+        run.cancel()
+    status = run.status()
+    return Interrupted(f"interrupted; {run.folder} is {status.value}", _next_command(run, status))
+
+
+def _next_command(run: Run, status: Status) -> str:
+    if status == "completed":
+        return f"look at it: {program()} status {run.folder}"
+    return f"go on with it: {program()} resume {run.folder}"
 
 
 def _say_completed(run: Run, result: Result, model: ModelRef | None) -> None:
@@ -306,4 +330,4 @@ def _age(row: dict[str, Any]) -> str:
 
 
 def print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))
+    print(json.dumps(value, indent=2, allow_nan=False))

@@ -39,6 +39,15 @@ def build(config, input_shape, num_classes):
 """A network whose loss is no number from the first step on."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Waiter:
+    """A run, and what another process saw of it: the status when it came, the result when it had waited."""
+
+    run: Run
+    before: Status
+    result: str
+
+
 class BackendContract:
     """The promises of `mnist_cnn.backend`, held against one backend."""
 
@@ -59,10 +68,29 @@ class BackendContract:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def completed(cls, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]) -> Run:
+    def waiter(cls, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]) -> Waiter:
+        """Submit a run, and let another process attach to it and wait while it is under way."""
         run = launch.submit(*overrides, *small_job, f"run_dir={home / 'completed'}")
-        run.wait()
-        return run
+        code = (
+            "import sys; from pathlib import Path; from mnist_cnn import launch; "
+            "run = launch.attach_to(Path(sys.argv[1]), sys.argv[2:]); before = run.status(); "
+            "print(before.value); print(run.wait().to_json())"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-P", "-c", code, str(run.folder), *overrides],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=True,
+        )
+        before, result = ended.stdout.split("\n", 1)
+        return Waiter(run, Status(before), result)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def completed(cls, waiter: Waiter) -> Run:
+        waiter.run.wait()
+        return waiter.run
 
     def test_the_receipt_survives_a_json_round_trip(self, completed: Run) -> None:
         receipt = run_folder.read_receipt(completed.folder)
@@ -71,19 +99,9 @@ class BackendContract:
         assert receipt.status is Status.completed
         assert receipt.exit_code == 0
 
-    def test_another_process_can_attach_and_wait(self, completed: Run, overrides: tuple[str, ...]) -> None:
-        code = (
-            "import sys; from pathlib import Path; from mnist_cnn import launch; "
-            "print(launch.attach_to(Path(sys.argv[1]), sys.argv[2:]).wait().to_json())"
-        )
-        ended = subprocess.run(
-            [sys.executable, "-P", "-c", code, str(completed.folder), *overrides],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        assert ended.stdout.strip() == completed.wait().to_json().strip()
+    def test_another_process_can_attach_and_wait(self, waiter: Waiter) -> None:
+        assert not waiter.before.is_final
+        assert waiter.result.strip() == waiter.run.wait().to_json().strip()
 
     def test_waiting_twice_gives_the_same_result(self, completed: Run) -> None:
         assert completed.wait() == completed.wait()
@@ -107,16 +125,16 @@ class BackendContract:
         result = completed.wait()
         job = run_folder.read_job(completed.folder)
         code = (
-            "import sys, keras; from mnist_cnn import data; from mnist_cnn.config import DataConfig; "
+            "import sys, keras; from mnist_cnn import data; from mnist_cnn.job import Job; "
             "from mnist_cnn.model import weights_sha256; "
-            "arrays = data.load(DataConfig(test_limit=int(sys.argv[2]))); "
+            "arrays = data.load(Job.from_json(sys.argv[2]).data); "
             "model = keras.models.load_model(sys.argv[1], safe_mode=True); "
             "images = arrays.x_test.astype('float32') / 255; "
             "right = model.predict(images, verbose=0).argmax(1) == arrays.y_test; "
             "print(right.mean(), weights_sha256(model))"
         )
         ended = subprocess.run(
-            [sys.executable, "-P", "-c", code, completed.folder / "model.keras", str(job.data.test_limit)],
+            [sys.executable, "-P", "-c", code, completed.folder / "model.keras", job.to_json()],
             capture_output=True,
             text=True,
             timeout=120,
@@ -141,7 +159,9 @@ class BackendContract:
         self, completed: Run, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]
     ) -> None:
         other = launch.submit(*overrides, *small_job, "train.epochs=1", f"run_dir={home / 'second'}")
-        other.wait()
+        followed = list(other.logs(follow=True))  # to the end
+        assert other.status() is Status.completed
+        assert followed == list(other.logs())
         versions = [self._register(run, home, "next").version for run in (completed, other, completed)]
         assert versions == [1, 2, 1]
 

@@ -289,8 +289,8 @@ def test_help_names_every_group_option_verb_flag_and_exit_code(ask: Ask) -> None
     for group in ("data", "model", "train"):
         assert f"  {group}=NAME, one of: {', '.join(compose.options(group))}\n" in text
     for verb in verbs.VERBS:
-        assert re.search(rf"^  {verb} ", help_page.VERBS, re.MULTILINE)
-    assert all(part in text for part in (help_page.VERBS, help_page.FLAGS, help_page.EXIT_CODES))
+        assert re.search(rf"^  {verb} ", help_page.VERB_LINES, re.MULTILINE)
+    assert all(part in text for part in (help_page.VERB_LINES, help_page.FLAGS, help_page.EXIT_CODES))
 
 
 def test_the_examples_of_help_are_accepted(ask: Ask) -> None:

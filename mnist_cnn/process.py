@@ -1,0 +1,104 @@
+"""The trainer as a process of this machine: `python -m mnist_cnn.process FOLDER [DEVICE]`.
+
+Trains the job of a run folder, keeps the receipt, and ends with the exit code that the receipt has. Knows how
+a process is told to end and where its output goes; what is computed is `train`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.errors import MnistCnnError, RunCancelled, TrainingError, storage_error
+from mnist_cnn.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger("mnist_cnn")
+
+
+def main(arguments: list[str]) -> int:
+    """Train the job of a run folder in this process, and keep its receipt: FOLDER [DEVICE].
+
+    Everything printed goes to where this process's output goes. Returns the exit code, which the
+    receipt has too, with the error's two lines.
+    """
+    folder = Path(arguments[0])
+    device = arguments[1] if len(arguments) > 1 else "auto"
+    _print_log()
+    signal.signal(signal.SIGTERM, _cancel)
+    try:
+        run_folder.await_entry(folder, os.getpid())
+        with _worded_failures():
+            job = run_folder.read_job(folder)
+            train(job, folder, device=device, on_progress=lambda now: run_folder.write_progress(folder, now))
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
+            run_folder.ended(folder, Status.completed)
+    except KeyboardInterrupt:
+        return _fail(folder, RunCancelled("the run was cancelled"))
+    except MnistCnnError as error:
+        return _fail(folder, error)
+    except Exception as error:  # noqa: BLE001 - a bug, which the receipt must tell all the same
+        traceback.print_exc()
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(folder, MnistCnnError(f"a bug: {what}", "please report it, with the run's log.txt"))
+    return 0
+
+
+def _print_log() -> None:
+    """Print what this package logs; what the libraries log is theirs to print."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter(run_folder.LOG_FORMAT, run_folder.LOG_TIME))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _fail(folder: Path, error: MnistCnnError) -> int:
+    """Enter an error into log and receipt; return its exit code, also where the disk takes neither."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        log.error("%s", error.message)
+        run_folder.ended(
+            folder, Status.cancelled if isinstance(error, RunCancelled) else Status.failed, error
+        )
+    except MnistCnnError as unwritten:
+        log.error("%s", unwritten.message)  # noqa: TRY400 - a worded error needs no traceback
+    return error.exit_code
+
+
+@contextmanager
+def _worded_failures() -> Iterator[None]:
+    """Translate what a training can meet outside this package's own errors."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, str(error.filename or "the run folder")) from error
+    except MemoryError as error:
+        hint = "lower train.batch_size, or choose another machine"
+        raise TrainingError("the machine's memory does not suffice for this training", hint) from error
+    except Exception as error:
+        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which need not be imported yet
+            hint = "lower train.batch_size or the network's size"
+            raise TrainingError("the device's memory does not suffice for this training", hint) from error
+        raise
+
+
+def _cancel(_signal_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt  # no Exception, for the libraries that trace and export catch those
+
+
+if __name__ == "__main__":
+    exit_code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # all is written; TensorFlow would take up to two seconds to let go
