@@ -161,6 +161,7 @@ class BackendContract:
         other = launch.submit(*overrides, *small_job, "train.epochs=1", f"run_dir={home / 'second'}")
         followed = list(other.logs(follow=True))  # to the end
         assert other.status() is Status.completed
+        other.wait()
         assert followed == list(other.logs())
         versions = [self._register(run, home, "next").version for run in (completed, other, completed)]
         assert versions == [1, 2, 1]

@@ -299,7 +299,7 @@ def test_a_trainer_that_cannot_be_started_is_a_worded_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
-    with pytest.raises(BackendError, match="cannot start .*no-python: No such file"):
+    with pytest.raises(BackendError, match=r"cannot start .*no-python: No such file"):
         launch.submit(*SMALL, f"run_dir={tmp_path / 'run'}")
     assert launch.attach_to(tmp_path / "run").status() is Status.failed
 

@@ -279,8 +279,7 @@ def test_an_hdf5_file_that_the_disk_does_not_take_is_a_worded_error(tmp_path: Pa
     ignoring = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-        with warnings.catch_warnings(), pytest.raises(BackendError, match="cannot write .*digits.h5"):
-            warnings.simplefilter("ignore")
+        with pytest.raises(BackendError, match=r"cannot write .*digits\.h5"):
             train.save_h5(model, tmp_path / "digits.h5")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
