@@ -4,7 +4,8 @@ From Python or a notebook:
 
     import mnist_cnn
 
-    run = mnist_cnn.submit("train.epochs=2", "data.train_limit=10000")
+    job = mnist_cnn.make_job("train.epochs=2", "data.train_limit=10000")
+    run = mnist_cnn.submit(job)
     mnist_cnn.follow(run)
     print(run.wait().accuracy)
 

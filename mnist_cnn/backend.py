@@ -1,7 +1,7 @@
 """The contract between the command line and the places where a job can run. No implementation.
 
-A newcomer reads this page first. To add a backend, write a class with the three methods of `Backend`
-and a class with those of `Run`; tests/contract.py holds what they owe, whoever writes them.
+A newcomer reads this page first. To add a backend, write a class with the attributes and methods of
+`Backend` and one with those of `Run`; tests/contract.py holds what they owe, whoever writes them.
 """
 
 from __future__ import annotations

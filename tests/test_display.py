@@ -22,14 +22,14 @@ def test_from_python_a_run_is_a_few_calls(tmp_path: Path, monkeypatch: pytest.Mo
     job = mnist_cnn.make_job(*overrides)
     assert dict(mnist_cnn.plan(*overrides).lines)["job"] == job.digest
     assert list(tmp_path.iterdir()) == []
-    run = mnist_cnn.submit(*overrides)
+    run = mnist_cnn.submit(job, "run_dir=first")
     shown = io.StringIO()
     mnist_cnn.follow(run, shown)
     result = run.wait()
     assert result.job_digest == job.digest
     assert re.search(r"^epoch 1/1  loss \d", shown.getvalue(), re.MULTILINE)
     assert "x_test (500, 28, 28, 1), y_test (500, 10)" in shown.getvalue()
-    assert mnist_cnn.attach("latest").wait() == result
+    assert mnist_cnn.attach("latest", "runs_dir=.").wait() == result
     assert mnist_cnn.load_predictor(run.folder).classes == 10
 
 
