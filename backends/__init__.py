@@ -49,7 +49,7 @@ def is_outside(name: str) -> bool:
 def absolute_name(name: str) -> str:
     """Return an outside backend's name such that it means the same in every folder."""
     module, _, class_name = name.rpartition(":")
-    return f"{Path(module).resolve()}:{class_name}" if module.endswith(".py") else name
+    return f"{Path(module).absolute()}:{class_name}" if module.endswith(".py") else name
 
 
 def backend_class(name: str) -> type[Backend]:
@@ -89,7 +89,7 @@ def _import_class(target: str) -> type[Backend]:
 
 def _import_module(name: str) -> ModuleType:
     """Import a module by its name, or from a file where the name is a path that ends in .py."""
-    return _import_file(Path(name).resolve()) if name.endswith(".py") else importlib.import_module(name)
+    return _import_file(Path(name).absolute()) if name.endswith(".py") else importlib.import_module(name)
 
 
 @functools.cache

@@ -1,3 +1,6 @@
-from mnist_cnn.cli import main
+try:
+    from mnist_cnn.cli import main
+except KeyboardInterrupt:  # before there is anybody to word it
+    raise SystemExit(130) from None
 
 raise SystemExit(main())

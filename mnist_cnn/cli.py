@@ -10,9 +10,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
-from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, RunCancelled
+from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, RunCancelled
 from mnist_cnn.verbs import VERBS, Command, print_json, program
 
 HYDRA_FLAGS = ("--info", "-i", "--shell-completion", "-sc", "--hydra-help")
@@ -23,23 +23,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in arguments
     signal.signal(signal.SIGTERM, _as_interrupt)
+    _make_streams_writable()
     try:
         code = _answer(arguments)
-        sys.stdout.flush()  # here, where a broken pipe is caught, and not when Python ends
-        return code
+        sys.stdout.flush()  # here, where an error is heard, and not when Python ends
     except MnistCnnError as error:
         return _report(error, as_json=as_json)
     except KeyboardInterrupt:
         return _report(Interrupted("interrupted", "nothing was started"), as_json=as_json)
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more(sys.stdout)
         return 0
+    except OSError as error:
+        what = error.filename or "the output or the current folder"
+        hint = "look whether it is there, and whether it may be read and written"
+        return _report(BackendError(f"{what}: {error.strerror or error}", hint), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug
         traceback.print_exc()
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        return _report(
-            MnistCnnError(f"a bug: {what}", "please report it with the traceback"), as_json=as_json
-        )
+        what = " ".join(f"a bug: {type(error).__name__}: {error}".split())
+        return _report(MnistCnnError(what, "please report it with the traceback"), as_json=as_json)
+    return code
 
 
 def _answer(arguments: Sequence[str]) -> int:
@@ -117,15 +120,37 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def _report(error: MnistCnnError, *, as_json: bool) -> int:
-    if os.environ.get("MNIST_CNN_DEBUG") == "1":
-        traceback.print_exception(error)
-    if as_json:
-        print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
-    is_failure = not isinstance(error, Interrupted | RunCancelled)
-    print(f"{'error: ' if is_failure else ''}{error.message}", file=sys.stderr)
-    if error.hint:
-        print(error.hint, file=sys.stderr)
+    """Say how the command ended, as far as anything can be written, and return the exit code."""
+    try:
+        if os.environ.get("MNIST_CNN_DEBUG") == "1":
+            traceback.print_exception(error)
+        if as_json:
+            print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+        is_failure = not isinstance(error, Interrupted | RunCancelled)
+        for line in (f"{'error: ' if is_failure else ''}{error.message}", error.hint):
+            if line:
+                print(line.replace("\n", "\\n"), file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        _write_no_more(sys.stdout)
+        _write_no_more(sys.stderr)
     return error.exit_code
+
+
+def _make_streams_writable() -> None:
+    """Give a closed stream somewhere to go, and characters that a terminal lacks a form that it has."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - stays open
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _write_no_more(stream: TextIO) -> None:
+    """Let what is left in a stream's buffer go nowhere, so that Python's end does not stumble over it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_override(argument: str) -> bool:

@@ -150,14 +150,14 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     Raises:
         ConfigurationError: an override that is none.
     """
-    from hydra.core.override_parser.types import Glob
+    from hydra.core.override_parser.types import Glob, IntervalSweep
 
     alternatives: list[list[str]] = []
     for override in _parse(overrides):
         if override.is_sweep_override():
-            if isinstance(override.value(), Glob):
+            if isinstance(override.value(), Glob | IntervalSweep):
                 hint = "write the values out, with commas between them"
-                raise ConfigurationError(f"{override.input_line}: glob is not taken", hint)
+                raise ConfigurationError(f"{override.input_line}: this sweep is not taken", hint)
             key = override.get_key_element()
             alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
@@ -185,7 +185,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     for text in overrides:
         try:
             parsed.append(parser.parse_override(text))
-        except HydraException as error:
+        except (HydraException, ValueError) as error:  # a number of thousands of digits is a ValueError
             hint = "write KEY=VALUE; quote a value with other than plain characters: 'KEY=\"VALUE\"'"
             raise ConfigurationError(f"cannot read the override {text}", hint) from error
     return parsed

@@ -120,6 +120,8 @@ class Section:
                 value = tuple(value)
                 object.__setattr__(self, name, value)
             numbers = value if isinstance(value, tuple) else (value,)
+            if isinstance(value, tuple) and not all(type(number) is int for number in value):
+                raise refused(type(self), name, value)
             for number in numbers:
                 is_out_of_bounds = isinstance(number, int | float) and not spec.allows(number)
                 if number == "" or is_out_of_bounds:

@@ -9,11 +9,33 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let the body end before Ctrl-C or SIGTERM is heard, so that what it starts is known and can be ended.
+
+    Raises:
+        KeyboardInterrupt: after the body, if a signal came meanwhile.
+    """
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number in (number for number in ENDING if before[number] is not signal.SIG_IGN):
+        signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
+
 
 @contextmanager
 def ignored() -> Iterator[None]:
     """Ignore Ctrl-C and SIGTERM in the body: a second one would leave half done what the first began."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
         yield
     finally:

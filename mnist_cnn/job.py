@@ -59,7 +59,7 @@ class Job:
             job = cls._from_mapping(mapping) if schema == SCHEMA else None
         except ConfigurationError as error:
             raise ConfigurationError(f"{name}: {error.message}", hint) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigurationError(f"{name} is not a job: {error!r}", hint) from error
         if job is None:
             raise ConfigurationError(f"{name}: it is not of schema {SCHEMA}", hint)

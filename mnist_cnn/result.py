@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any, Self
 
 from mnist_cnn.errors import BackendError
@@ -85,6 +86,18 @@ class Result:
         """Return result.json's text."""
         return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, indent=2) + "\n"
 
+    def check_types(self) -> None:
+        """Raise TypeError or ValueError where a value is not what this class writes."""
+        rows = [number for row in self.history for number in dataclasses.astuple(row)]
+        numbers = [self.accuracy, self.loss, self.seconds_per_epoch, *rows]
+        if not all(math.isfinite(number) for number in numbers):
+            message = "a number is not finite"
+            raise ValueError(message)
+        for name in self.files:
+            if "/" in name or "\\" in name or name in ("", ".", ".."):
+                message = f"{name!r} is no file's name"
+                raise ValueError(message)
+
     @classmethod
     def from_json(cls, text: str, name: str = "result.json") -> Self:
         """Read result.json's text; `name` says in an error which file it is.
@@ -99,6 +112,8 @@ class Result:
                 raise BackendError(f"{name} is not of schema {SCHEMA}", hint)
             mapping["history"] = tuple(EpochRow(**row) for row in mapping["history"])
             mapping["files"] = {file: FileEntry(**entry) for file, entry in mapping["files"].items()}
-            return cls(**mapping)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            result = cls(**mapping)
+            result.check_types()
+            return result
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BackendError(f"{name} is not a result: {error!r}", hint) from error

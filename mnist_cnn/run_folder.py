@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import secrets
 import shutil
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
 LATEST = "latest"
+UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
 RECEIPT_SCHEMA = 1
 ENTRY_SECONDS = 10.0
 """How long a trainer may stay unnamed in the receipt: it is started and entered in far less."""
@@ -104,7 +106,7 @@ class Receipt:
             receipt = cls(**{**mapping, "status": Status(mapping["status"])})
             receipt.check_types()
             return receipt
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "the folder is no run of this version, or it was changed by hand"
             raise BackendError(f"{name} is no receipt: {error!r}", hint) from error
 
@@ -244,7 +246,7 @@ def enter(folder: Path, pid: int) -> None:
 def is_fresh(receipt: Receipt) -> bool:
     """Tell whether a receipt was made so shortly ago that its trainer may not be entered yet."""
     age = datetime.now(UTC) - datetime.fromisoformat(receipt.created)
-    return age.total_seconds() < ENTRY_SECONDS
+    return -1 <= age.total_seconds() < ENTRY_SECONDS  # a clock may be set back
 
 
 def await_entry(folder: Path, pid: int) -> None:
@@ -296,7 +298,7 @@ def read_history(folder: Path) -> tuple[EpochRow, ...]:
         return ()
     try:
         return tuple(EpochRow(**json.loads(line)) for line in _read(path).splitlines())
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BackendError(f"{path} is no history: {error!r}", "the file was changed by hand") from error
 
 
@@ -306,11 +308,14 @@ def write_progress(folder: Path, progress: Progress) -> None:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """Read progress.json; None where there is none, as before the first step and after the end."""
+    """Read progress.json; None where there is none, as after the end, or where it is damaged."""
     try:
-        return Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        progress = Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+        status, *numbers = dataclasses.astuple(progress)
+        is_sound = Status(status) in UNDER_WAY and all(math.isfinite(number) for number in numbers)
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    return progress if is_sound else None
 
 
 def trainer_line(line: str) -> str | None:

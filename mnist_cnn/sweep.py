@@ -50,11 +50,11 @@ class Trial:
 def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str, *, as_json: bool) -> int:
     """Run each combination of the swept values; return the first failure's exit code, or 0.
 
-    As many run at a time as the backend takes. One that fails does not stop the others.
+    As many run at a time as the backend takes. One that fails does not stop the others. Ctrl-C ends those
+    that are under way, and the table tells what there is.
 
     Raises:
         ConfigurationError, DataError: one of the jobs is not as it must be; none was started then.
-        Interrupted: Ctrl-C; the runs that were under way are ended.
     """
     trials = _trials(overrides, config_dirs)
     stream = sys.stderr if as_json else sys.stdout
@@ -65,8 +65,8 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
             while waiting and len(under_way) < places:
                 trial = waiting.pop(0)
                 print(f"[{trials.index(trial) + 1}/{len(trials)}] {trial.settings}", file=stream, flush=True)
-                if _start(trial):
-                    under_way.append(trial)
+                under_way.append(trial)
+                _start(trial)
             if places == 1 and under_way:
                 _watch(under_way[0], stream)
             for trial in [trial for trial in under_way if _has_ended(trial)]:
@@ -79,10 +79,10 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
             for trial in under_way:
                 _cancel(trial)
         _print(trials, as_json=as_json)
-        message = (
-            f"interrupted; {sum(trial.result is not None for trial in trials)} of {len(trials)} completed"
-        )
-        raise Interrupted(message, f"the runs are kept: {program} list") from None
+        completed = sum(trial.result is not None for trial in trials)
+        print(f"interrupted; {completed} of {len(trials)} completed", file=sys.stderr)
+        print(f"the runs are kept: {program} list", file=sys.stderr)
+        return Interrupted.exit_code
     _print(trials, as_json=as_json)
     return next((trial.error.exit_code for trial in trials if trial.error is not None), 0)
 
@@ -102,13 +102,12 @@ def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]
     return trials
 
 
-def _start(trial: Trial) -> bool:
+def _start(trial: Trial) -> None:
     try:
-        trial.run = launch.start(trial.config, trial.job)
+        with interrupts.deferred():
+            trial.run = launch.start(trial.config, trial.job)
     except MnistCnnError as error:
         trial.error = error
-        return False
-    return True
 
 
 def _watch(trial: Trial, stream: TextIO) -> None:

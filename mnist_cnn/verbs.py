@@ -50,8 +50,8 @@ class Command:
 
     def run_word(self) -> str:
         """Return the RUN that the verb needs."""
-        if len(self.words) != 1:
-            wanted = "one RUN" if not self.words else f"one RUN, not {' '.join(self.words)}"
+        if len(self.words) != 1 or not self.words[0]:
+            wanted = "one RUN" if not any(self.words) else f"one RUN, not {' '.join(self.words)}"
             hint = f"for example {program()} {self.verb} latest; `list` shows the runs"
             raise ConfigurationError(f"{self.verb} needs {wanted}", hint)
         return self.words[0]
@@ -93,7 +93,7 @@ def _train(command: Command) -> int:
 
         return run_sweep(command.overrides, command.config_dirs, program(), as_json=command.as_json)
     config = command.config()
-    return _see_through(lambda: launch.start(config, launch.job_of(config)), config, command)
+    return _see_through(partial(launch.start, config, launch.job_of(config)), config, command)
 
 
 def _resume(command: Command) -> int:
@@ -245,7 +245,8 @@ def _see_through(start: Callable[[], Run], config: Config | None, command: Comma
     stream = sys.stderr if command.as_json else sys.stdout
     run = model = None
     try:
-        run = start()
+        with interrupts.deferred():
+            run = start()
         print(f"run {run.folder}", file=stream, flush=True)
         follow(run, stream)
         result = run.wait()

@@ -9,6 +9,7 @@ import importlib.resources
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -158,7 +159,7 @@ REFUSED = [
     ("--multirun seed=1,x", "seed=x: allowed is a whole number", "seed: decides"),
     ("--multirun seed=1,2 train.epochs=0", "train.epochs=0: allowed", "passes over"),
     ("--multirun seed=1,2 run_dir=one", "run_dir=one is one folder for 2 runs", "runs_dir=FOLDER"),
-    ("--multirun seed=glob(*)", "seed=glob(*): glob is not taken", "commas"),
+    ("--multirun seed=glob(*)", "seed=glob(*): this sweep is not taken", "commas"),
     ("--multirun train=tutorial,fast", "train=fast: there are tutorial", "train.KEY=VALUE"),
     ("--cfg job train.epoch=3", "unknown key train.epoch", "did you mean train.epochs?"),
     ("status", "status needs one RUN", "status latest"),
@@ -487,3 +488,30 @@ def test_a_command_is_frozen_once_read() -> None:
     with contextlib.suppress(dataclasses.FrozenInstanceError):
         read.verb = "list"  # type: ignore[misc]
     assert read.verb == "status"
+
+
+@pytest.mark.parametrize(
+    ("words", "redirection", "code"),
+    [
+        ("plan", ">&-", 0),
+        ("plan", ">/dev/full", 4),
+        ("plan --json", ">/dev/full", 4),
+        ("status nowhere", "2>/dev/full", 2),
+    ],
+)
+def test_output_that_cannot_be_written_is_no_bug(
+    tmp_path: Path, words: str, redirection: str, code: int
+) -> None:
+    line = f"{shlex.join(command(*words.split()))} {redirection}"
+    ended = subprocess.run(
+        ["/bin/sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == code, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+
+
+def test_an_empty_run_is_not_the_only_run(small_run: Path, tmp_path: Path) -> None:
+    ended = run_command("status", "", f"runs_dir={small_run.parent}", cwd=tmp_path)
+    assert ended.code == 2
+    assert "status needs one RUN" in ended.err

@@ -369,3 +369,43 @@ def copy_run(run: Path, to: Path) -> None:
     for file in run.iterdir():
         if file.is_file():
             shutil.copyfile(file, to / file.name)
+
+
+@pytest.mark.parametrize("written", ["job.json", "run.json", "log.txt"])
+def test_an_interrupt_while_a_run_is_started_leaves_no_trainer_behind(tmp_path: Path, written: str) -> None:
+    process = start_command(*SMALL, LONG, "run_dir=run", cwd=tmp_path)
+    while not (tmp_path / "run" / written).exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "run is cancelled" in err
+    receipt = run_folder.read_receipt(tmp_path / "run")
+    assert receipt.status is Status.cancelled
+    assert not psutil.pid_exists(receipt.pid or 0)
+
+
+DAMAGED_PROGRESS = (
+    '{"status": "bogus"}',
+    '{"status": "running", "loss": "x"}',
+    '{"status": "running", "step": NaN}',
+)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGED_PROGRESS, "[" * 100_000])
+def test_a_damaged_progress_file_is_no_progress(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "progress.json").write_text(damage)
+    assert run_folder.read_progress(tmp_path) is None
+
+
+DAMAGED_RESULT = ('"accuracy": "x"', '"loss": NaN', '"files": {"../x": {"bytes": 1, "sha256": ""}}')
+
+
+@pytest.mark.parametrize("damage", DAMAGED_RESULT)
+def test_a_damaged_result_is_worded(tmp_path: Path, small_run: Path, damage: str) -> None:
+    copy_run(small_run, tmp_path / "run")
+    result = json.loads((small_run / "result.json").read_text()) | json.loads(f"{{{damage}}}")
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    with pytest.raises(BackendError, match=r"run/result\.json is not a result"):
+        launch.attach_to(tmp_path / "run").wait()
