@@ -59,9 +59,6 @@ ERRORS_BY_EXIT_CODE: dict[int, type[MnistCnnError]] = {
 }
 
 
-DISK_HINT = "free some space there, or choose another disk with runs_dir=FOLDER"
-
-
 def storage_error(error: OSError, what: str, elsewhere: str = "runs_dir=FOLDER") -> BackendError:
     """Word a refused write: `what` could not be written, and `elsewhere` is the setting that moves it."""
     reason = error.strerror or str(error)

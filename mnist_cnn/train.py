@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import atomic, data, pictures, processor, run_folder
 from mnist_cnn.config import Format, Loss
-from mnist_cnn.errors import DISK_HINT, BackendError, MnistCnnError
+from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.model import weights_sha256
 from mnist_cnn.result import EpochRow, FileEntry, Progress, Result, describe_content
 from mnist_cnn.trainer import Trainer, compiled, evaluate
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
 RECORDED_PACKAGES = ("keras", "numpy", "tensorflow")
+H5_ROOM = 2
+"""How many times the size of its float32 weights an HDF5 file may have at most."""
 
 log = logging.getLogger("mnist_cnn")
 
@@ -152,11 +154,9 @@ def _save_model(job: Job, model: keras.Model, folder: Path) -> None:
 def save_h5(model: keras.Model, path: Path) -> None:
     """Write the tutorial's HDF5 file. Raises BackendError where it cannot be written."""
     with atomic.replacing(path) as temporary:
-        try:
-            model.save(temporary)
-        except RuntimeError as error:  # how h5py says that a write failed
-            reason = " ".join(str(error).split())
-            raise BackendError(f"cannot write {path}: {reason}", DISK_HINT) from error
+        # Zeros first: where the disk has no room this fails as a write should, while h5py would crash.
+        temporary.write_bytes(bytes(H5_ROOM * 4 * model.count_params()))
+        model.save(temporary)
 
 
 def _save_pictures(

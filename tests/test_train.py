@@ -25,6 +25,10 @@ from mnist_cnn.model import build_model, check_network, weights_sha256
 from mnist_cnn.predict import load_predictor
 from mnist_cnn.result import EpochRow, Progress, Result
 
+# TensorFlow's and Keras' own, which differ with Python's and numpy's versions; AutoGraph gives up on one that
+# is made an error.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
+
 
 @pytest.fixture(scope="module")
 def keras() -> ModuleType:
