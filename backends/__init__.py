@@ -38,6 +38,8 @@ class Entry:
 
 BACKENDS: dict[str, Entry] = {
     "local": Entry("mnist_cnn.backends.local:LocalBackend"),
+    # It says itself what its extra is for: `plan` needs none of it.
+    "azure": Entry("mnist_cnn.backends.azure:AzureBackend"),
 }
 
 

@@ -90,7 +90,13 @@ class Run(Protocol):
 
 
 class Backend(Protocol):
-    """A place where jobs run. Made from the whole configuration, of which it owns the `backend` section."""
+    """A place where jobs run. Made from the whole configuration, of which it owns the `backend` section.
+
+    Besides what stands here a backend may have `ends_with_its_command = False`, where a run goes on when
+    the command that started it is interrupted; `check(job)`, which raises what can be known before a run
+    folder is made; `cluster(action)`, the lines that `cluster show` and `cluster delete` print; and its
+    runs `aftermath()`, lines on what the place costs after a run's end.
+    """
 
     CONFIG: ClassVar[type[BackendConfig]]
     """The schema of `backend.*`; one subclass of BackendConfig for each backend."""

@@ -26,6 +26,7 @@ from mnist_cnn.config import (
     full_key,
     keys_of,
     read_section,
+    sections_within,
     unknown_key,
     written,
 )
@@ -56,6 +57,8 @@ def load(
     """
     if backend is not None:
         overrides = [text for text in overrides if text.partition("=")[0].strip("+") != "backend"]
+        if backend[0] in options("backend", config_dirs):  # which may set keys outside its group
+            overrides = [f"backend={backend[0]}", *overrides]
     values = compose(overrides, config_dirs)
     if backend is not None:
         values["backend"] = {**backend[1], **_given("backend", values, overrides), "name": backend[0]}
@@ -63,7 +66,9 @@ def load(
         raise ConfigurationError("model.source is read from model.file", "set model.file=FILE.py")
     backend_section = backend_class(str(values["backend"]["name"])).CONFIG
     known = [
-        full_key(section, name) for section in (*SECTIONS, backend_section) for name, _ in keys_of(section)
+        full_key(section, name)
+        for section in (*SECTIONS, backend_section, *sections_within(backend_section))
+        for name, _ in keys_of(section)
     ]
     sections = {section.GROUP: section for section in (*SECTIONS, backend_section)}
     run_names = [name for name, _ in keys_of(RunConfig)]
@@ -214,7 +219,11 @@ def _as_hydra_takes_it(override: Override, config_dirs: Sequence[str]) -> str:
 def _given(group: str, values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return those of a group's values that the overrides set one by one."""
     names = {override.key_or_group for override in _parse(overrides)}
-    return {name: value for name, value in values[group].items() if f"{group}.{name}" in names}
+    return {
+        name: value
+        for name, value in values[group].items()
+        if any(f"{given}.".startswith(f"{group}.{name}.") for given in names)
+    }
 
 
 def _quoted_uri(folder: str) -> str:

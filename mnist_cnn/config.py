@@ -241,6 +241,13 @@ def keys_of(section: type[Any]) -> Iterator[tuple[str, Key]]:
             yield field.name, field.metadata["key"]
 
 
+def sections_within(section: type[Section]) -> Iterator[type[Section]]:
+    """Yield the sections that are a section's own keys: `backend.data` within `backend`."""
+    for kind in get_type_hints(section).values():
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield kind
+
+
 def full_key(section: type[Section], name: str) -> str:
     """Return a key as the command line writes it: `train.epochs`."""
     return f"{section.GROUP}.{name}" if section.GROUP else name
@@ -310,9 +317,12 @@ def read_section(section: type[S], values: Mapping[str, Any]) -> S:
             raise ConfigurationError(f"unknown key {full_key(section, str(name))}", near or KEYS_HINT)
     schema = OmegaConf.structured(section)
     OmegaConf.set_readonly(schema, value=False)
-    texts = {}
+    texts: dict[str, Any] = {}
     for name, value in values.items():
         kind = get_type_hints(section)[name]
+        if isinstance(kind, type) and issubclass(kind, Section):
+            texts[name] = read_section(kind, value)
+            continue
         if isinstance(value, bool) and kind is not bool:
             raise refused(section, name, value)
         if isinstance(value, str) and str in (kind, *get_args(kind)):

@@ -123,6 +123,13 @@ def load(config: DataConfig) -> DataSet:
     )
 
 
+def files(config: DataConfig) -> tuple[Path, ...]:
+    """Return the four files of a data set as they are here, in the order of STEMS. Raises as `inspect`."""
+    found = _locate(config, download=True)
+    assert found is not None  # noqa: S101 - only without download can it be
+    return found.paths
+
+
 def digest(x_train: Array, y_train: Array, x_test: Array, y_test: Array) -> str:
     """SHA-256, in hex, over the four whole arrays, in this order; images are (N, H, W).
 

@@ -16,6 +16,7 @@ from mnist_cnn.config import (
     allowed,
     full_key,
     keys_of,
+    sections_within,
     written,
 )
 
@@ -31,7 +32,8 @@ VERB_LINES = """\
   cancel RUN            end a run
   resume RUN            go on with an interrupted run from its last checkpoint
   register RUN          put a run's model into the registry, as register.name
-  predict RUN IMAGE...  recognise digits in PNG or JPEG pictures"""
+  predict RUN IMAGE...  recognise digits in PNG or JPEG pictures
+  cluster show|delete   the cluster that backend=azure trains on: what it costs, and how that ends"""
 
 FLAGS = """\
   -m, --multirun        run every combination of the values in KEY=A,B; ends with a table, best first
@@ -78,18 +80,20 @@ def help_text(program: str) -> str:
 
 def _describe(title: str, section: type[Section], defaults: dict[str, Any]) -> str:
     values = defaults.get(section.GROUP, {}) if section.GROUP else defaults
-    lines = [title[0].upper() + title[1:]]
+    lines = [title[:1].upper() + title[1:]]
     if section.GROUP in compose.GROUPS:
         choices = ", ".join(compose.options(section.GROUP))
         lines.append(f"  {section.GROUP}=NAME, one of: {choices}")
     fields = {field.name: field for field in dataclasses.fields(section)}
     for name, spec in keys_of(section):
-        if spec.group:
+        if spec.group or dataclasses.is_dataclass(fields[name].default):
             continue
         default = values.get(name, fields[name].default)
         unit = f", in {spec.unit}" if spec.unit else ""
         lines.append(f"  {full_key(section, name)}={written(default)}")
         lines.append(f"      {spec.meaning}; {allowed(section, name)}{unit}")
+    for inner in sections_within(section):
+        lines += _describe("", inner, {}).splitlines()[1:]
     return "\n".join(lines)
 
 

@@ -58,7 +58,7 @@ def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
     Raises:
         ConfigurationError: there is no such run.
     """
-    return attach_to(run_folder.find(run, compose.load(overrides).run.runs_dir), overrides)
+    return attach_to(find(run, overrides), overrides)
 
 
 def job_of(config: Config) -> Job:
@@ -77,6 +77,8 @@ def start(config: Config, job: Job) -> Run:
         ConfigurationError, BackendError: the folder cannot be made, or the job is not taken.
     """
     backend = backend_class(config.backend.name)(config)
+    if hasattr(backend, "check"):
+        backend.check(job)
     folder = run_folder.create(config.run.run_dir, config.run.runs_dir, job)
     try:
         return backend.submit(job, folder)
@@ -91,8 +93,8 @@ def resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) 
     Raises:
         ConfigurationError: there is no such run, or it is running, or completed.
     """
-    folder = run_folder.find(run, compose.load(overrides, config_dirs).run.runs_dir)
-    config = _config_of_run(folder, overrides, config_dirs)
+    folder = find(run, overrides, config_dirs)
+    config = config_of_run(folder, overrides, config_dirs)
     backend = backend_class(config.backend.name)(config)
     status = backend.attach(folder).status()
     if not status.is_final:
@@ -102,10 +104,24 @@ def resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) 
     return backend.submit(run_folder.read_job(folder), folder)
 
 
+def find(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Path:
+    """Return a run's folder. Raises as `run_folder.find` does.
+
+    What the overrides set of a backend is left aside: which one a run has is known when it is found.
+    """
+    others = [text for text in overrides if text.lstrip("+").partition("=")[0].partition(".")[0] != "backend"]
+    return run_folder.find(run, compose.load(others, config_dirs).run.runs_dir)
+
+
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:
     """Return the run in a folder, by the backend that its receipt names."""
-    config = _config_of_run(folder, overrides, config_dirs)
+    config = config_of_run(folder, overrides, config_dirs)
     return backend_class(config.backend.name)(config).attach(folder)
+
+
+def ends_with_its_command(config: Config) -> bool:
+    """Tell whether a run of this backend ends with the command that started it."""
+    return getattr(backend_class(config.backend.name), "ends_with_its_command", True)
 
 
 def statuses(folders: Sequence[Path]) -> list[Status]:
@@ -120,7 +136,7 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
     try:
         if receipt.backend not in backends:
             backends[receipt.backend] = None
-            config = _config_of_run(folder, (), ())
+            config = config_of_run(folder, (), ())
             backends[receipt.backend] = backend_class(config.backend.name)(config)
         backend = backends[receipt.backend]
         return backend.attach(folder).status() if backend is not None else receipt.status
@@ -165,7 +181,7 @@ def plan_of(config: Config) -> Plan:
     )
 
 
-def _config_of_run(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
+def config_of_run(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
     """Compose the configuration for a run that there is: its backend is the one that its receipt names."""
     receipt = run_folder.read_receipt(folder)
     return compose.load(overrides, config_dirs, backend=(receipt.backend, receipt.backend_settings))

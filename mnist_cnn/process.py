@@ -34,11 +34,11 @@ def main(arguments: list[str]) -> int:
     """
     folder = Path(arguments[0])
     device = arguments[1] if len(arguments) > 1 else "auto"
-    _print_log()
+    print_log()
     signal.signal(signal.SIGTERM, _cancel)
     try:
         run_folder.await_entry(folder, os.getpid())
-        with _worded_failures():
+        with worded_failures():
             job = run_folder.read_job(folder)
             train(job, folder, device=device, on_progress=lambda now: run_folder.write_progress(folder, now))
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _print_log() -> None:
+def print_log() -> None:
     """Print what this package logs; what the libraries log is theirs to print."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter(run_folder.LOG_FORMAT, run_folder.LOG_TIME))
@@ -77,7 +77,7 @@ def _fail(folder: Path, error: MnistCnnError) -> int:
 
 
 @contextmanager
-def _worded_failures() -> Iterator[None]:
+def worded_failures() -> Iterator[None]:
     """Translate what a training can meet outside this package's own errors."""
     try:
         yield

@@ -52,7 +52,8 @@ class Receipt:
     """run.json. `created` is UTC in ISO 8601; `process_started` is in seconds since the epoch.
 
     `pid` is the trainer's process, as soon as that is started. `error` and `hint` are one line each, of a run
-    that failed; `backend_settings` are the values of `backend.*`.
+    that failed; `backend_settings` are the values of `backend.*`. `service` has what a backend must know
+    besides to find its run again.
     """
 
     backend: str
@@ -67,6 +68,7 @@ class Receipt:
     error: str | None = None
     hint: str | None = None
     backend_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    service: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return run.json's text."""
@@ -87,6 +89,7 @@ class Receipt:
             ("error", str | None),
             ("hint", str | None),
             ("backend_settings", dict),
+            ("service", dict),
         ):
             if not isinstance(getattr(self, name), kinds):
                 message = f"{name} is {getattr(self, name)!r}"

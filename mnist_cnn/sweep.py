@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -44,14 +45,16 @@ class Trial:
             return self.error.message
         if self.model is not None:
             return f"registered as {self.model.name} version {self.model.version}"
-        return "completed" if self.result is not None else "not started"
+        if self.result is not None:
+            return "completed"
+        return "not started" if self.run is None else "goes on"
 
 
 def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str, *, as_json: bool) -> int:
     """Run each combination of the swept values; return the first failure's exit code, or 0.
 
     As many run at a time as the backend takes. One that fails does not stop the others. Ctrl-C ends those
-    that are under way, and the table tells what there is.
+    that are under way and end with their command, and the table tells what there is.
 
     Raises:
         ConfigurationError, DataError: one of the jobs is not as it must be; none was started then.
@@ -75,15 +78,19 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
                 print(f"{trial.settings}: {trial.outcome}", file=stream, flush=True)
             time.sleep(LOOK_SECONDS if under_way else 0)
     except KeyboardInterrupt:
-        with interrupts.ignored():
-            for trial in under_way:
-                _cancel(trial)
+        if launch.ends_with_its_command(trials[0].config):
+            with interrupts.ignored():
+                for trial in under_way:
+                    _cancel(trial)
         _print(trials, as_json=as_json)
         completed = sum(trial.result is not None for trial in trials)
         print(f"interrupted; {completed} of {len(trials)} completed", file=sys.stderr)
         print(f"the runs are kept: {program} list", file=sys.stderr)
         return Interrupted.exit_code
     _print(trials, as_json=as_json)
+    started = [trial.run for trial in trials if trial.run is not None]
+    for line in getattr(started[-1], "aftermath", tuple)() if started else ():
+        print(line, file=sys.stderr, flush=True)
     return next((trial.error.exit_code for trial in trials if trial.error is not None), 0)
 
 
@@ -103,9 +110,13 @@ def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]
 
 
 def _start(trial: Trial) -> None:
+    ends_with_us = launch.ends_with_its_command(trial.config)
     try:
-        with interrupts.deferred():
+        with interrupts.deferred() if ends_with_us else contextlib.nullcontext():
             trial.run = launch.start(trial.config, trial.job)
+    except Interrupted as error:  # the whole sweep is meant
+        trial.error = error
+        raise KeyboardInterrupt from error
     except MnistCnnError as error:
         trial.error = error
 

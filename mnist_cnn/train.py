@@ -33,17 +33,19 @@ H5_ROOM = 2
 log = logging.getLogger("mnist_cnn")
 
 
-def train(
+def train(  # noqa: PLR0913 - all but the first two are there for who runs it elsewhere
     job: Job,
     folder: Path,
     *,
     device: str = "auto",
+    checkpoints: Path | None = None,
     on_epoch: Callable[[EpochRow], None] = lambda row: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Result:
     """Train `job`, leaving model, pictures, history and result.json in `folder`, which exists.
 
-    Where the folder holds checkpoints of this job, the training goes on from the newest sound one.
+    Where `checkpoints` (by default a folder within it) holds those of this job, the training goes on from
+    the newest sound one.
     `device` is auto, cpu or gpu.
 
     Raises:
@@ -60,12 +62,13 @@ def train(
     _print_shapes(job, arrays)
 
     trainer = Trainer(job, arrays)
-    history = list(trainer.restore(folder / run_folder.CHECKPOINTS))
+    checkpoints = checkpoints or folder / run_folder.CHECKPOINTS
+    history = list(trainer.restore(checkpoints))
     run_folder.write_history(folder, history)
     for epoch in range(len(history) + 1, job.train.epochs + 1):
         row = trainer.run_epoch(epoch, on_progress)
         history.append(row)
-        trainer.save(folder / run_folder.CHECKPOINTS, tuple(history))
+        trainer.save(checkpoints, tuple(history))
         run_folder.write_history(folder, history)
         log.info("%s", describe_epoch(row, job))
         on_epoch(row)

@@ -6,13 +6,14 @@ service: runs are known by the contract alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn import interrupts
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError
@@ -58,9 +59,9 @@ class Command:
 
     def folder(self) -> Path:
         """Return the folder of the RUN that the verb needs."""
-        from mnist_cnn import run_folder
+        from mnist_cnn import launch
 
-        return run_folder.find(self.run_word(), self.config().run.runs_dir)
+        return launch.find(self.run_word(), self.overrides, self.config_dirs)
 
     def run(self) -> Run:
         """Return the RUN that the verb needs."""
@@ -101,8 +102,9 @@ def _resume(command: Command) -> int:
 
     command.take_only("runs_dir", "backend", "register")
     word = command.run_word()
+    config = launch.config_of_run(command.folder(), command.overrides, command.config_dirs)
     resume = partial(launch.resume, word, command.overrides, command.config_dirs)
-    return _see_through(resume, command.config(), command)
+    return _see_through(resume, config, command)
 
 
 def _plan(command: Command) -> int:
@@ -166,8 +168,11 @@ def _status(command: Command) -> int:
 
 
 def _follow(command: Command) -> int:
+    from mnist_cnn import launch
+
     command.take_only("runs_dir", "backend")
-    return _see_through(command.run, None, command)
+    config = launch.config_of_run(command.folder(), command.overrides, command.config_dirs)
+    return _see_through(command.run, config, command, is_own=False)
 
 
 def _cancel(command: Command) -> int:
@@ -182,6 +187,7 @@ def _cancel(command: Command) -> int:
         print(f"{run.folder} had ended already: {status.value}")
     else:
         print(f"{run.folder} is {status.value}\n{_next_command(run, status)}")
+    _say_aftermath(run)
     return 0
 
 
@@ -221,6 +227,28 @@ def _predict(command: Command) -> int:
     return 0
 
 
+def _cluster(command: Command) -> int:
+    from mnist_cnn.backends import backend_class
+
+    actions = ("show", "delete")
+    if len(command.words) != 1 or command.words[0] not in actions:
+        hint = f"for example {program()} cluster show backend=azure"
+        raise ConfigurationError(f"cluster needs one of {', '.join(actions)}", hint)
+    command.take_only("backend")
+    config = command.config()
+    act = getattr(backend_class(config.backend.name)(config), "cluster", None)
+    if act is None:
+        hint = f"name one that has: {program()} cluster {command.words[0]} backend=azure"
+        raise ConfigurationError(f"backend={config.backend.name} has no cluster", hint)
+    lines = []
+    for line in act(command.words[0]):
+        lines.append(line)
+        print(line, file=sys.stderr if command.as_json else sys.stdout, flush=True)
+    if command.as_json:
+        print_json(lines)
+    return 0
+
+
 VERBS: dict[str, Callable[[Command], int]] = {
     "train": _train,
     "plan": _plan,
@@ -231,37 +259,84 @@ VERBS: dict[str, Callable[[Command], int]] = {
     "resume": _resume,
     "register": _register,
     "predict": _predict,
+    "cluster": _cluster,
 }
 
 
-def _see_through(start: Callable[[], Run], config: Config | None, command: Command) -> int:
+def _see_through(start: Callable[[], Run], config: Config, command: Command, *, is_own: bool = True) -> int:
     """Follow a run to its end, register it where that is asked for, and say how it ended.
 
-    `config` is that of a run which this command starts, and which Ctrl-C ends; from another's, where it is
-    None, Ctrl-C only turns away.
+    Ctrl-C ends a run that this command starts (`is_own`) and that ends with its command; from any other it
+    only turns away, where the run goes on without its command after asking.
     """
-    from mnist_cnn.display import follow
+    from mnist_cnn import launch
 
+    ends_with_us = launch.ends_with_its_command(config)
     stream = sys.stderr if command.as_json else sys.stdout
     run = model = None
     try:
-        with interrupts.deferred():
+        with interrupts.deferred() if ends_with_us else contextlib.nullcontext():
             run = start()
         print(f"run {run.folder}", file=stream, flush=True)
-        follow(run, stream)
-        result = run.wait()
-        if config is not None and config.register.name is not None:
+        result = _follow_through(run, stream, asks=not ends_with_us)
+        if is_own and config.register.name is not None:
             model = run.register(config.register)
     except KeyboardInterrupt:
         if run is None:
             raise
-        raise _interrupt(run, is_own=config is not None) from None
+        raise _interrupt(run, is_own=is_own and ends_with_us) from None
+    except MnistCnnError:
+        if run is not None:
+            _say_aftermath(run)
+        raise
     if command.as_json:
         registered = dataclasses.asdict(model) if model else None
         print_json({"run": str(run.folder), "result": json.loads(result.to_json()), "registered": registered})
     else:
         _say_completed(run, result, model)
+    _say_aftermath(run)
     return 0
+
+
+def _follow_through(run: Run, stream: TextIO, *, asks: bool) -> Result:
+    """Show a run to its end and return its result; `asks` what Ctrl-C is to do where that does not end it.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, and the answer is to turn away.
+    """
+    from mnist_cnn.display import follow
+
+    while True:
+        try:
+            follow(run, stream)
+            return run.wait()
+        except KeyboardInterrupt:
+            answer = _ask_what_to_do() if asks else "d"
+            if answer == "d":
+                raise
+            if answer == "c":
+                run.cancel()
+
+
+def _ask_what_to_do() -> str:
+    """Ask at a terminal what Ctrl-C is to do to a run that goes on without us: f, d or c."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return "d"
+    question = "\nthe run goes on: [f]ollow it, [d]etach from it or [c]ancel it? "
+    try:
+        while True:
+            print(question, end="", file=sys.stderr, flush=True)
+            answer = input().strip().lower()[:1]
+            if answer in ("f", "d", "c"):
+                return answer
+    except (KeyboardInterrupt, EOFError):  # again: away from here
+        return "d"
+
+
+def _say_aftermath(run: Run) -> None:
+    """Say what the place costs after the run's end, where it costs anything."""
+    for line in getattr(run, "aftermath", tuple)():
+        print(line, file=sys.stderr, flush=True)
 
 
 def _interrupt(run: Run, *, is_own: bool) -> Interrupted:

@@ -142,7 +142,7 @@ REFUSED = [
     ("data.name=other", "data.name=other: allowed is one of mnist", "data.dir=FOLDER"),
     ("data.train_limit=60001", "data.train_limit=60001: allowed is a whole number from 1 to 60000", "null"),
     ("data.validation=60000", "data.validation=60000: allowed is a whole number from 0 to 59999", "train"),
-    ("backend=lokal", "backend=lokal: there are local", "did you mean local?"),
+    ("backend=lokal", "backend=lokal: there are azure, local", "did you mean local?"),
     ("backend=nowhere.py:Own", "nowhere.py:Own cannot be imported", "backend=FILE.py:Class"),
     ("backend.device=tpu", "backend.device=tpu: allowed is one of auto, cpu, gpu", "gpu insists on it"),
     ("register.name=../up", "register.name=../up: allowed are 1 to 255 letters", "register.name=mnist-cnn"),

@@ -122,7 +122,7 @@ def test_an_interpolation_takes_another_keys_value() -> None:
         ("+new=1", "unknown key new", "--help lists every key"),
         ("data=mnits", "data=mnits: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
         ("model=resnet", "model=resnet: there are cnn", "keys within it are set as model.KEY=VALUE"),
-        ("backend=lokal", "backend=lokal: there are local", "did you mean local?"),
+        ("backend=lokal", "backend=lokal: there are azure, local", "did you mean local?"),
         ("data=null", "data=null: there are fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
         ("data=[mnist]", "data=[mnist]: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
         ("register=x", "register=x: register has keys of its own", "for example register.name"),

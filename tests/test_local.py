@@ -346,7 +346,7 @@ def test_a_backend_whose_extra_is_missing_says_which_install_brings_it(
     with pytest.raises(ConfigurationError, match="needs no_such_sdk, which is not installed") as raised:
         backends.backend_class("cloud")
     assert "pip install 'mnist-cnn[cloud]'" in raised.value.hint
-    with pytest.raises(ConfigurationError, match="there are cloud, local"):
+    with pytest.raises(ConfigurationError, match="there are azure, cloud, local"):
         backends.backend_class("clod")
 
 

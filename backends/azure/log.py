@@ -1,0 +1,134 @@
+"""The node's log in log.txt: brought here piece by piece, and what is read from it.
+
+The service shows a node's output as a blob that grows. A node that was lost leaves its blob, and the next
+one begins a new log; log.txt then has both, one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from mnist_cnn import run_folder
+from mnist_cnn.backends.azure.entry import FAILURE, PROGRESS
+from mnist_cnn.backends.azure.service import ServiceError, call, say
+from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, MnistCnnError
+from mnist_cnn.result import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+STREAMED = re.compile(r"user_logs/std_log[^/]*\.txt|azureml-logs/70_driver_log[^/]*\.txt")
+NEXT_LOG = b"==== the run was started again ====\n"
+OVERLAP = 512
+"""Bytes that are fetched again, to see that the log is still the same one."""
+TIMEOUT_SECONDS = 30.0
+LOCK_SECONDS = 60.0
+
+
+def fetch(folder: Path, files: Mapping[str, str]) -> bool:
+    """Append to log.txt what the node has printed since; tell whether there was anything.
+
+    `files` maps a log's name to its URL. A log that cannot be had now is had at the next look.
+    """
+    from filelock import FileLock, Timeout
+
+    names = sorted(name for name in files if STREAMED.fullmatch(name))
+    if not names:
+        return False
+    try:
+        with FileLock(folder / ".log.lock", timeout=LOCK_SECONDS):
+            piece = call("read the node's log", lambda: _piece(folder, files[names[0]]), 2 * TIMEOUT_SECONDS)
+            if piece:
+                with (folder / run_folder.LOG).open("ab") as file:
+                    file.write(piece)
+    except ServiceError as error:
+        say(f"{error.message}; the run goes on")
+        return False
+    except Timeout:
+        return False
+    return bool(piece)
+
+
+def separate(folder: Path) -> None:
+    """Mark in log.txt that what follows is another start of the run; nothing where there is no log yet."""
+    path = folder / run_folder.LOG
+    if path.is_file() and path.stat().st_size:
+        with path.open("ab") as file:
+            file.write(NEXT_LOG)
+
+
+def last_progress(folder: Path) -> Progress | None:
+    """Return where the training said last that it stands."""
+    told = _last(folder, PROGRESS)
+    try:
+        return Progress(**json.loads(told)) if told is not None else None
+    except (ValueError, TypeError):
+        return None
+
+
+def failure(folder: Path) -> MnistCnnError | None:
+    """Return the error that the trainer ended with, as it told it; None where it told none."""
+    told = _last(folder, FAILURE)
+    if told is None:
+        return None
+    try:
+        error = json.loads(told)
+        return ERRORS_BY_EXIT_CODE.get(error["exit_code"], MnistCnnError)(error["error"], error["hint"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+class Reader:
+    """Reads log.txt as it grows, in whole lines."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / run_folder.LOG
+        self._position = 0
+
+    def new_lines(self, *, is_last: bool = False) -> Iterator[str]:
+        """Yield the lines that are new; an unfinished one only where nothing comes after it."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._position)
+                content = file.read()
+        except FileNotFoundError:
+            return
+        whole = content if is_last else content[: content.rfind(b"\n") + 1]
+        self._position += len(whole)
+        yield from whole.decode("utf-8", errors="replace").splitlines()
+
+
+def _piece(folder: Path, url: str) -> bytes:
+    """Return what is to be appended to log.txt."""
+    import requests
+
+    path = folder / run_folder.LOG
+    known = path.read_bytes() if path.is_file() else b""
+    known = known.rpartition(NEXT_LOG)[2]
+    start = max(0, len(known) - OVERLAP)
+    for first in (start, 0):
+        answer = requests.get(url, headers={"Range": f"bytes={first}-"}, timeout=TIMEOUT_SECONDS)
+        if answer.status_code == 416:  # noqa: PLR2004 - shorter than what is known, or empty
+            content = b""
+        else:
+            answer.raise_for_status()
+            content = answer.content if answer.status_code == 206 else answer.content[first:]  # noqa: PLR2004
+        if content.startswith(known[first:]):
+            return content[len(known) - first :]
+        if first == 0:
+            break
+    # What is known is not the beginning of this log: it is another one. An empty one may just be beginning.
+    return NEXT_LOG + content if content else b""
+
+
+def _last(folder: Path, mark: str) -> str | None:
+    try:
+        text = (folder / run_folder.LOG).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    text = text.rpartition(NEXT_LOG.decode())[2]
+    found = [line.removeprefix(mark) for line in text.splitlines() if line.startswith(mark)]
+    return found[-1] if found else None

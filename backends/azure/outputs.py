@@ -1,0 +1,96 @@
+"""What a completed run has left in the service, brought into the run folder and checked."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn import run_folder
+from mnist_cnn.backends.azure.service import ServiceError, call_again, say
+from mnist_cnn.errors import BackendError, storage_error
+
+if TYPE_CHECKING:
+    from mnist_cnn.result import Result
+
+OUTPUTS = "outputs"
+SLOWEST = 50_000
+"""Bytes per second below which a download is given up."""
+LEAST_SECONDS = 300.0
+
+
+class NoResult(BackendError):  # noqa: N818 - it is an outcome that ends a run
+    """What the service has of the run is no result of it, and will not become one."""
+
+
+def bring(run: Any, folder: Path) -> None:
+    """Download the result and the files that it names; result.json comes last, when all are right.
+
+    Raises:
+        NoResult: there is none, or it belongs to another job, or a file is not what it says.
+        BackendError: a download failed, and may be tried again.
+    """
+    names = call_again("list the run's files", run.get_file_names)
+    say(f"files: {', '.join(sorted(name for name in names if name.startswith(OUTPUTS))) or 'none'}")
+    _show_metrics(run)
+    if f"{OUTPUTS}/{run_folder.RESULT}" not in names:
+        message = f"the run is completed, but its {OUTPUTS}/ has no {run_folder.RESULT}"
+        raise NoResult(message, f"start it again: resume {folder}")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".bringing-", dir=folder) as place:
+            _bring(run, names, Path(place), folder)
+    except OSError as error:
+        raise storage_error(error, str(folder)) from error
+
+
+def _bring(run: Any, names: list[str], place: Path, folder: Path) -> None:
+    _download(run, run_folder.RESULT, place, LEAST_SECONDS)
+    try:
+        result = run_folder.read_result(place)
+    except BackendError as error:
+        raise NoResult(error.message, f"start it again: resume {folder}") from error
+    assert result is not None  # noqa: S101 - it was just downloaded
+    _check(result, names, folder)
+    for name, entry in result.files.items():
+        say(f"bringing {name}, {entry.bytes:,} bytes")
+        _download(run, name, place, LEAST_SECONDS + entry.bytes / SLOWEST)
+    try:
+        run_folder.verify(place, result)
+    except BackendError as error:
+        raise BackendError(error.message, f"bring it again: follow {folder}") from error
+    for name in (*result.files, run_folder.RESULT):
+        (place / name).replace(folder / name)
+
+
+def _check(result: Result, names: list[str], folder: Path) -> None:
+    """Check that the result is this job's, and that its files are files of a run folder and are there."""
+    if result.job_digest != run_folder.read_receipt(folder).job_digest:
+        message = f"the run's result belongs to another job, {result.job_digest[:12]}"
+        raise NoResult(message, f"start it again: resume {folder}")
+    for name in result.files:
+        if Path(name).name != name or name in (run_folder.JOB, run_folder.RECEIPT, run_folder.LOG):
+            raise NoResult(
+                f"the run's result names a file {name}, which no training writes", "look at the run"
+            )
+        if f"{OUTPUTS}/{name}" not in names:
+            raise NoResult(f"the run's {OUTPUTS}/ has no {name}, which its result names", f"resume {folder}")
+
+
+def _download(run: Any, name: str, place: Path, seconds: float) -> None:
+    target = str(place / name)
+    call_again(
+        f"bring {name}", lambda: run.download_file(f"{OUTPUTS}/{name}", output_file_path=target), seconds
+    )
+
+
+def _show_metrics(run: Any) -> None:
+    """Show the run's metrics; the truth is in result.json, so that missing ones do no harm."""
+    try:
+        metrics = call_again("read the run's metrics", run.get_metrics)
+    except ServiceError as error:
+        say(f"{error.message}; the result has them too")
+        return
+    last = {
+        name: values[-1] if isinstance(values, list) else values for name, values in sorted(metrics.items())
+    }
+    say(f"metrics: {', '.join(f'{name} {value}' for name, value in last.items()) or 'none'}")

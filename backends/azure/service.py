@@ -1,0 +1,220 @@
+"""Calls to the service, each with a time-out, and the one place where the SDK's exceptions are translated.
+
+The SDK is imported when it is first needed, `azureml.core` before any other part of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mnist_cnn.backends.azure import checks
+from mnist_cnn.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mnist_cnn.backends.azure.checks import WorkspaceName
+
+T = TypeVar("T")
+
+CALL_SECONDS = 120.0
+"""How long a call may take with the SDK's own retries, which last 41 s where the service answers 503."""
+STILL_SECONDS = 30.0
+ATTEMPTS = 3
+RETRIED = (408, 429, 500, 502, 503, 504)
+_STATUS = re.compile(r"(?:Response Code|Code|status_code|StatusCode)[\"']?[:=\s]+[\"']?(\d{3})\b")
+_SECRETS = re.compile(
+    r"(?i)(sig=|bearer\s+|accountkey=|sharedkey\s+|client_secret=|password[\"']?[:=]\s*[\"']?)[^\s&\"',;}]+"
+)
+_LOGIN_CODES = {
+    "AADSTS7000222": "the secret has expired; make a new one in Microsoft Entra",
+    "AADSTS7000215": "the secret is wrong; AZUREML_SERVICE_PRINCIPAL_PASSWORD is its value, not its id",
+    "AADSTS700016": "there is no such application in this tenant; see AZUREML_SERVICE_PRINCIPAL_ID",
+    "AADSTS90002": "there is no such tenant; see AZUREML_SERVICE_PRINCIPAL_TENANT_ID",
+}
+
+
+class ServiceError(BackendError):
+    """A call that failed: `status` is HTTP's, None where no answer came; `detail` what the SDK said."""
+
+    def __init__(self, message: str, hint: str = "", *, status: int | None = None, detail: str = "") -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.detail = detail
+
+
+def say(line: str) -> None:
+    """Tell a person what is going on; on stderr, for stdout may have to be JSON."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
+    """Call the service by `act`, for `seconds` at most; `what` words it: "find the cluster".
+
+    The SDK's own calls mostly have no time-out, so each is made in a thread that can be given up. Where one
+    takes long, a line now and then says that it is still waited for.
+
+    Raises:
+        ServiceError: it failed, or did not end in time.
+    """
+    outcome: dict[str, Any] = {}
+
+    def attempt() -> None:
+        try:
+            outcome["value"] = act()
+        except BaseException as error:  # noqa: BLE001 - SystemExit too; it is raised where it is waited for
+            outcome["error"] = error
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + seconds
+    while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+        thread.join(min(left, STILL_SECONDS))
+        if thread.is_alive() and left > STILL_SECONDS:
+            say(f"still trying to {what}, for {left - STILL_SECONDS:.0f} seconds more at most")
+    if thread.is_alive():
+        message = f"cannot {what}: no answer from the service in {seconds:.0f} seconds"
+        raise ServiceError(message, "look at the network and try again")
+    if "error" in outcome:
+        raise translate(what, outcome["error"]) from outcome["error"]
+    value: T = outcome["value"]
+    return value
+
+
+def call_again(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
+    """Do as `call`, trying again where the service was busy or away; for what may be done twice."""
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return call(what, act, seconds)
+        except ServiceError as error:
+            if error.status is not None and error.status not in RETRIED:
+                raise
+            say(f"{error.message}; trying again")
+            time.sleep(2**attempt)
+    return call(what, act, seconds)
+
+
+def translate(what: str, error: BaseException) -> ServiceError:
+    """Word an exception of the SDK, of its HTTP library or of the network, without any secret in it."""
+    chain = list(_chain(error))
+    detail = scrub(" ".join(" ".join(str(link).split()) for link in chain))
+    status = next((code for link in chain if (code := _status_of(link)) is not None), None)
+    names = {name for link in chain for name in (cls.__name__ for cls in type(link).__mro__)}
+    login = re.search(r"AADSTS\d+", detail)
+    if login or "AuthenticationException" in names or "ClientAuthenticationError" in names:
+        reason = login.group() if login else _first_sentence(chain[0])
+        hint = _LOGIN_CODES.get(
+            login.group() if login else "", "look at the credentials, or log in with az login"
+        )
+        return ServiceError(
+            f"cannot {what}: the login was refused ({reason})", hint, status=401, detail=detail
+        )
+    if status is None and names & {
+        "ConnectionError",
+        "ServiceRequestError",
+        "ServiceResponseError",
+        "ClientRequestError",
+    }:
+        message = f"cannot {what}: the service cannot be reached ({_first_sentence(chain[-1])})"
+        return ServiceError(message, "look at the network and try again", detail=detail)
+    hints = {
+        401: "log in again; the credentials are not accepted",
+        403: "ask for a role such as AzureML Data Scientist on the workspace and its storage",
+        404: "it is not there; look at the workspace's config.json and the names of this run",
+        429: "the service is busy; try again in a minute",
+    }
+    if "quota" in detail.lower():
+        hint = "ask for more cores of this family in the Azure portal, or choose another backend.vm_size"
+    else:
+        hint = hints.get(status or 0, "try again; the studio may say more: https://ml.azure.com")
+    reason = f"HTTP {status}, {_first_sentence(error)}" if status else _first_sentence(error)
+    return ServiceError(f"cannot {what}: {reason}", hint, status=status, detail=detail)
+
+
+def scrub(text: str) -> str:
+    """Return a text without what gives access: signatures, tokens, keys, the principal's password."""
+    password = os.environ.get(f"{checks.PRINCIPAL}PASSWORD")
+    if password:
+        text = text.replace(password, "***")
+    return _SECRETS.sub(r"\1***", text)
+
+
+@functools.cache
+def open_workspace(name: WorkspaceName) -> Any:
+    """Log in and return the workspace; once in a process, however many runs it has.
+
+    Raises:
+        ServiceError: the login is refused, or there is no such workspace.
+    """
+    checks.sdk()
+    credentials = checks.credentials()
+    _hush_the_sdk()
+
+    def open_it() -> Any:
+        from azureml.core import Workspace
+
+        workspace = Workspace.get(
+            name=name.name,
+            auth=_login(credentials),
+            subscription_id=name.subscription_id,
+            resource_group=name.resource_group,
+        )
+        # Where the service does not answer, the SDK returns a workspace all the same; this asks it.
+        if not workspace.location:
+            raise ConnectionError("it says nothing of itself")
+        return workspace
+
+    seconds = 900 if credentials is checks.Credentials.interactive else CALL_SECONDS
+    return call(f"open the workspace {name.name} as {credentials.value}", open_it, seconds)
+
+
+def _hush_the_sdk() -> None:
+    """Keep the SDK's warnings from the terminal; some of them it logs as nobody, on the root logger."""
+    for noisy in ("azureml", "azure", "msrest", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(lambda record: "azureml" not in record.pathname)
+
+
+def _login(credentials: checks.Credentials) -> Any:
+    from azureml.core import authentication
+
+    if credentials is checks.Credentials.service_principal:
+        tenant, principal, password = (os.environ[name] for name in checks.PRINCIPAL_VARIABLES)
+        return authentication.ServicePrincipalAuthentication(tenant, principal, password)
+    if credentials is checks.Credentials.azure_cli:
+        return authentication.AzureCliAuthentication()
+    return authentication.InteractiveLoginAuthentication()
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and what it came from, in the ways in which the SDK keeps that."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        inner = getattr(error, "inner_exception", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+
+
+def _status_of(error: BaseException) -> int | None:
+    response = getattr(error, "response", None)
+    for found in (getattr(error, "status_code", None), getattr(response, "status_code", None)):
+        if isinstance(found, int):
+            return found
+    match = _STATUS.search(str(error))
+    return int(match.group(1)) if match else None
+
+
+def _first_sentence(error: BaseException) -> str:
+    """Return the words of an exception that say most, on one line and without secrets."""
+    text = scrub(" ".join(str(getattr(error, "message", None) or error).split()))
+    told = re.search(r"[\"']message[\"']:\s*[\"']([^\"']{3,})", text)
+    return (told.group(1) if told else text)[:300] or type(error).__name__

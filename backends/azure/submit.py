@@ -1,0 +1,183 @@
+"""From a job to a run on the cluster: data, cluster, code and environment, then one request to start it.
+
+The receipt names the run before the service knows of it, so that nothing that happens here can lose it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.azure import checks, cluster, log, plan, snapshot, upload
+from mnist_cnn.backends.azure.run import AzureRun, find_run
+from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
+from mnist_cnn.errors import Interrupted, MnistCnnError
+
+if TYPE_CHECKING:
+    from mnist_cnn.backends.azure.config import AzureConfig
+    from mnist_cnn.job import Job
+
+CHECKPOINTS = "mnist-cnn-checkpoints"
+"""Folder of the datastore: a run that is started again, by the service or by `resume`, goes on from there."""
+SHARED_SECONDS = 60.0
+"""How long an upload and a look at the cluster hold for the next run that the same process submits."""
+SUBMIT_SECONDS = 600.0
+
+_done: dict[tuple[Any, ...], float] = {}
+
+
+def submit(job: Job, config: AzureConfig, folder: Path) -> AzureRun:
+    """Send a run folder's job; a folder that holds an ended run is gone on with.
+
+    Raises:
+        BackendError: the service does not take it; where the run may have started all the same, the error
+            says so and the receipt finds it again.
+    """
+    workspace_name = checks.find_workspace(config.workspace)
+    run_id = f"{config.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
+    receipt = run_folder.Receipt(
+        backend=config.name,
+        id=run_id,
+        job_digest=job.digest,
+        status=Status.preparing,
+        created=run_folder.now(),
+        backend_settings=_settings(config),
+        service={
+            **dataclasses.asdict(workspace_name),
+            "checkpoints": _checkpoints_of(folder) or f"{CHECKPOINTS}/{run_id}",
+        },
+    )
+    log.separate(folder)
+    run_folder.write_receipt(folder, receipt)
+    run_folder.enter(folder, os.getpid())
+    try:
+        _send(job, config, folder)
+    except PerhapsStarted:
+        raise
+    except MnistCnnError as error:
+        run_folder.ended(folder, Status.failed, error)
+        raise
+    except KeyboardInterrupt:
+        hint = f"see whether the run has started: status {folder}; end it: cancel {folder}"
+        raise Interrupted("interrupted while the run was being submitted", hint) from None
+    return AzureRun(folder, config, is_known=True)
+
+
+class PerhapsStarted(ServiceError):  # noqa: N818 - it is an outcome, like Interrupted
+    """The submission failed, and whether the run started all the same could not be found out."""
+
+
+def _send(job: Job, config: AzureConfig, folder: Path) -> None:
+    receipt = run_folder.read_receipt(folder)
+    request = plan.request(job, config)
+    workspace = open_workspace(checks.WorkspaceName(**_part(receipt.service, checks.WorkspaceName)))
+    say(f"workspace {workspace.name}: {workspace.location}, resource group {workspace.resource_group}")
+
+    def open_experiment() -> Any:
+        from azureml.core import Experiment
+
+        return Experiment(workspace, request.experiment)
+
+    experiment = call_again(f"open the experiment {request.experiment}", open_experiment)
+    say(f"experiment {experiment.name}: {experiment.get_portal_url()}")
+    store = upload.default_datastore(workspace)
+    files = (workspace.name, store.name, request.data_folder, job.data.digest)
+    if config.data.overwrite or not _is_recent(files):
+        upload.send(store, request.data_folder, request.data_files, overwrite=config.data.overwrite)
+        _done[files] = time.monotonic()
+    checkpoints = receipt.service["checkpoints"]
+    upload.send_text(store, f"{checkpoints}/job.json", job.to_json())  # what is mounted has to be there
+    nodes = (workspace.name, config)
+    if not _is_recent(nodes):
+        cluster.ensure(workspace, config)
+        _done[nodes] = time.monotonic()
+
+    with tempfile.TemporaryDirectory(prefix="mnist-cnn-") as code:
+        snapshot.write(Path(code))
+        mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: checkpoints}
+        run = _start(experiment, _configuration(request, config, store, mounts, Path(code)), receipt.id)
+    started = dataclasses.replace(receipt, status=Status.queued, url=run.get_portal_url())
+    run_folder.write_receipt(folder, started)
+    say(f"run {run.id}: {started.url}")
+    try:
+        call("tag the run", lambda: run.set_tags(request.tags))
+    except ServiceError as error:
+        say(f"{error.message}; the run goes on without its tags")
+
+
+def _start(experiment: Any, configuration: Any, run_id: str) -> Any:
+    """Start the run; where that fails, see whether it has started all the same."""
+    try:
+        return call("submit the run", lambda: experiment.submit(configuration, run_id=run_id), SUBMIT_SECONDS)
+    except ServiceError as error:
+        try:
+            run = call_again("look for the run", lambda: find_run(experiment.workspace, run_id))
+        except ServiceError as absent:
+            if absent.status == 404:  # noqa: PLR2004
+                raise error from error.__cause__
+            message = f"{error.message}; whether the run started all the same is not known"
+            raise PerhapsStarted(message, "see later: status latest; end it: cancel latest") from error
+        say(f"{error.message}, but the run has started")
+        return run
+
+
+def _configuration(
+    request: plan.Request, config: AzureConfig, store: Any, mounts: dict[str, str], code: Path
+) -> Any:
+    """Return what the SDK submits. The only function that knows its `Estimator`, which is deprecated.
+
+    The estimator itself takes no run id, so that what it has made of the request is submitted as a script.
+    """
+    from azureml.core import Environment, ScriptRunConfig
+    from azureml.core.conda_dependencies import CondaDependencies
+    from azureml.train.estimator import Estimator
+
+    asked = request.environment
+    environment = Environment(asked.name)
+    environment.docker.base_image = asked.image
+    environment.python.conda_dependencies = CondaDependencies.create(
+        python_version=asked.python, pip_packages=list(asked.packages), pin_sdk_version=False
+    )
+    tokens = [
+        store.path(mounts[token]).as_mount() if token in mounts else token for token in request.arguments
+    ]
+    estimator = Estimator(
+        source_directory=str(code),
+        entry_script=snapshot.ENTRY,
+        script_params=dict(zip(tokens[::2], tokens[1::2], strict=True)),
+        compute_target=config.cluster,
+        environment_definition=environment,
+        max_run_duration_seconds=request.max_seconds,
+    )
+    made = estimator.run_config
+    return ScriptRunConfig(source_directory=str(code), run_config=made)
+
+
+def _settings(config: AzureConfig) -> dict[str, Any]:
+    """Return the values of `backend.*` for whoever goes on with the run, from whatever folder."""
+    values = dataclasses.asdict(config)
+    del values["name"], values["data"]  # how the files were sent this time is no setting of the run
+    return values | {"workspace": str(checks.workspace_file(config.workspace))}
+
+
+def _checkpoints_of(folder: Path) -> str | None:
+    """Return where the run that this folder held before has its checkpoints."""
+    try:
+        return run_folder.read_receipt(folder).service.get("checkpoints")
+    except MnistCnnError:
+        return None
+
+
+def _is_recent(what: tuple[Any, ...]) -> bool:
+    return time.monotonic() - _done.get(what, -SHARED_SECONDS) < SHARED_SECONDS
+
+
+def _part(values: dict[str, str], of: type[checks.WorkspaceName]) -> dict[str, str]:
+    return {field.name: values[field.name] for field in dataclasses.fields(of)}

@@ -1,0 +1,92 @@
+"""Model management: assets, and models whose versions the service assigns."""
+
+from __future__ import annotations
+
+import re
+import threading
+import uuid
+
+from . import rules
+from .messages import Json, Request, Response, answer
+from .refusals import Refusal, now
+from .routes import Route
+from .tenancy import MODELS
+
+MANAGEMENT = "/modelmanagement/v1.0<WS>"
+
+
+class Models:
+    """Registered models, by `name:version`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._assets: dict[str, Json] = {}
+        self._models: dict[str, Json] = {}
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("POST", MODELS, f"{MANAGEMENT}/assets", self.create_asset),
+            Route("POST", MODELS, f"{MANAGEMENT}/models", self.register),
+            Route("GET", MODELS, f"{MANAGEMENT}/models", self.list),
+            Route("GET", MODELS, f"{MANAGEMENT}/models/{{model}}", self.get),
+            Route("DELETE", MODELS, f"{MANAGEMENT}/models/{{model}}", self.delete),
+        ]
+
+    def all(self) -> list[Json]:
+        """Return all models, oldest first, for tests."""
+        with self._lock:
+            return list(self._models.values())
+
+    def create_asset(self, request: Request) -> Response:
+        asset = {**request.json(), "id": uuid.uuid4().hex, "createdTime": now()}
+        with self._lock:
+            self._assets[asset["id"]] = asset
+        return answer(asset)
+
+    def register(self, request: Request) -> Response:
+        sent = request.json()
+        name, asset = sent.get("name") or "", (sent.get("url") or "").removeprefix("aml://asset/")
+        if not re.search(rules.facts()["patterns"]["arm_v2_asset_name"], name):
+            raise Refusal(400, "BadRequest", f"The model name {name!r} is invalid.")
+        with self._lock:
+            if asset not in self._assets:
+                raise Refusal(400, "BadRequest", f"The asset of the model, {asset!r}, is not there.")
+            versions = [model["version"] for model in self._models.values() if model["name"] == name]
+            version = max(versions, default=0) + 1
+            model_id = f"{name}:{version}"
+            made = {"id": model_id, "version": version, "createdTime": now(), "modifiedTime": now()}
+            model = self._models[model_id] = {**sent, **made}
+        return answer(model)
+
+    def list(self, request: Request) -> Response:
+        """Answer the models, newest first, by name, run and tags; `count` is the size of a page."""
+        query = request.query
+        tags = [tag.partition("=") for tag in (query.get("tags") or "").split(",") if tag]
+        with self._lock:
+            found = [
+                model
+                for model in reversed(self._models.values())
+                if query.get("name") in {None, model["name"]}
+                and query.get("runId") in {None, model.get("runId")}
+                and all(
+                    key in (model.get("kvTags") or {}) and (not equals or model["kvTags"][key] == value)
+                    for key, equals, value in tags
+                )
+            ]
+        start, size = int(query.get("$skipToken") or 0), int(query.get("count") or 100)
+        reply: Json = {"value": found[start : start + size]}
+        if start + size < len(found):
+            reply["nextLink"] = f"https://{MODELS}{request.path}?$skipToken={start + size}"
+        return answer(reply)
+
+    def get(self, request: Request) -> Response:
+        with self._lock:
+            found = self._models.get(request.names["model"])
+        if found is None:
+            raise Refusal(404, "ModelNotFound", f"Model with id {request.names['model']} not found.")
+        return answer(found)
+
+    def delete(self, request: Request) -> Response:
+        with self._lock:
+            gone = self._models.pop(request.names["model"], None)
+        return answer(status=200 if gone else 204)

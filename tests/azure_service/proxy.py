@@ -1,0 +1,186 @@
+"""A CONNECT proxy that ends TLS itself and hands each request to one function.
+
+It never opens a connection to anywhere: a host that it does not play is refused and noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import socket
+import socketserver
+import ssl
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .faults import Fault
+from .messages import Request, Response
+
+if TYPE_CHECKING:
+    from .certificates import Authority
+
+Answerer = Callable[[Request], tuple[Response | None, Fault | None]]
+"""What answers: None closes the connection without an answer; a fault says what becomes of the answer."""
+
+MAX_BODY = 600 * 1024 * 1024
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """Listens on a free port of 127.0.0.1."""
+
+    allow_reuse_address = True
+    daemon_threads = False
+    block_on_close = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        authority: Authority,
+        plays: Callable[[str], bool],
+        refused: Callable[[str], None],
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.authority = authority
+        self.plays = plays
+        self.refused = refused
+        self.closing = threading.Event()
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def start(self, answerer: Answerer) -> None:
+        self.answerer = answerer
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close every connection and wait for its thread."""
+        self.closing.set()
+        self.shutdown()
+        with self._lock:
+            for connection in self._open:
+                _break_off(connection)
+        self.server_close()
+
+    def opened(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._open.add(connection)
+
+    def closed(self, connection: socket.socket) -> None:
+        """Close a connection, in whose place TLS may have put another than the one that was accepted."""
+        with self._lock:
+            self._open.discard(connection)
+        connection.close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away in the middle is no news; anything else is printed."""
+        error = sys.exception()
+        if not isinstance(error, (OSError, ssl.SSLError)):
+            super().handle_error(request, client_address)
+
+
+class _Connection(http.server.BaseHTTPRequestHandler):
+    """One client's connection: CONNECT first, then requests to the one host."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = 300
+    disable_nagle_algorithm = True
+    server: Proxy
+    host = ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.opened(self.connection)
+
+    def finish(self) -> None:
+        super().finish()
+        self.server.closed(self.connection)
+
+    def do_CONNECT(self) -> None:
+        host = self.path.rpartition(":")[0].lower()
+        if not self.server.plays(host):
+            self.server.refused(host)
+            self.close_connection = True
+            self.send_response(403, "this host is not played here")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200, "Connection established")
+        self.end_headers()
+        self.wfile.flush()
+        context = self.server.authority.context_for(host)
+        plain = self.connection
+        self.connection = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+        self.server.opened(self.connection)
+        self.server.closed(plain)
+        self.connection.do_handshake()
+        self.rfile = self.connection.makefile("rb", -1)
+        self.wfile = socketserver._SocketWriter(self.connection)  # type: ignore[attr-defined]  # noqa: SLF001
+        self.host = host
+        self.close_connection = False
+
+    def handle_expect_100(self) -> bool:
+        self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
+
+    def _request(self) -> None:
+        if not self.host:  # plain http through the proxy: nothing of Azure ML needs it
+            self.server.refused(self.path)
+            self.close_connection = True
+            self.send_error(403)
+            return
+        body = self._body()
+        request = Request(self.command, self.host, self.path, dict(self.headers.items()), body)
+        response, fault = self.server.answerer(request)
+        if response is None:
+            self._hang_up()
+            return
+        if fault is not None and fault.kind == "delay":
+            self.server.closing.wait(fault.seconds)
+        self._send(response, truncated=fault is not None and fault.kind == "truncate")
+
+    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _request  # noqa: N815
+
+    def _body(self) -> bytes:
+        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
+            parts = []
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > MAX_BODY:
+            raise ValueError(f"a body of {length} bytes")
+        return self.rfile.read(length)
+
+    def _send(self, response: Response, *, truncated: bool) -> None:
+        length = len(response.body) if response.content_length is None else response.content_length
+        self.send_response(response.status)
+        for name, value in response.headers:
+            self.send_header(name, value)
+        if response.status != http.HTTPStatus.NO_CONTENT:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if truncated:
+            self.wfile.write(response.body[: len(response.body) // 2])
+            self._hang_up()
+        elif self.command != "HEAD":
+            self.wfile.write(response.body)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        _break_off(self.connection)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """The recording is the log."""
+
+
+def _break_off(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

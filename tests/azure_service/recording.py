@@ -1,0 +1,108 @@
+"""What was asked and answered: kept in order, readable as JSON lines and as a table of calls."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+UNIMPLEMENTED = "(nobody implemented this)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """One request and its answer. Bodies are kept where they are JSON of the control plane."""
+
+    number: int
+    method: str
+    host: str
+    path: str
+    query: dict[str, str]
+    template: str
+    status: int
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    fault: str | None = None
+    sent: Any = None
+    answered: Any = None
+    complaints: tuple[str, ...] = ()
+
+
+class Recording:
+    """All exchanges since the start, also written to a file as they happen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.refused_hosts: collections.Counter[str] = collections.Counter()
+        self._changed = threading.Condition()
+        self._numbers = 0
+        self._exchanges: list[Exchange] = []
+
+    def next_number(self) -> int:
+        with self._changed:
+            self._numbers += 1
+            return self._numbers
+
+    def add(self, exchange: Exchange) -> None:
+        line = json.dumps(dataclasses.asdict(exchange))
+        with self._changed:
+            self._exchanges.append(exchange)
+            with self.path.open("a") as file:
+                file.write(line + "\n")
+            self._changed.notify_all()
+
+    def refuse_host(self, host: str) -> None:
+        with self._changed:
+            self.refused_hosts[host] += 1
+
+    def exchanges(self) -> list[Exchange]:
+        with self._changed:
+            return list(self._exchanges)
+
+    def clear(self) -> None:
+        """Forget all exchanges, to count the next ones; the file keeps them."""
+        with self._changed:
+            self._exchanges = []
+
+    def wait_for(self, method: str, template: str, timeout: float = 60) -> Exchange:
+        """Return the first exchange of a kind, and wait for it where it has not happened yet.
+
+        Raises:
+            TimeoutError: it did not happen in time.
+        """
+        with self._changed:
+
+            def first() -> Exchange | None:
+                found = (e for e in self._exchanges if e.method == method and e.template == template)
+                return next(found, None)
+
+            exchange = self._changed.wait_for(first, timeout)
+        if exchange is None:
+            raise TimeoutError(f"no {method} {template} within {timeout} s")
+        return exchange
+
+    def unimplemented(self) -> list[Exchange]:
+        return [exchange for exchange in self.exchanges() if exchange.template == UNIMPLEMENTED]
+
+    def table(self) -> str:
+        """Count the calls by method and template: calls, statuses, bytes up and down."""
+        rows: dict[tuple[str, str], list[Exchange]] = {}
+        for exchange in self.exchanges():
+            call = exchange.template if exchange.template != UNIMPLEMENTED else f"501 {exchange.path}"
+            rows.setdefault((exchange.method, call), []).append(exchange)
+        lines = [f"{'calls':>5}  {'up':>10}  {'down':>10}  call"]
+        for (method, call), group in sorted(rows.items(), key=lambda row: row[0][::-1]):
+            statuses = collections.Counter(e.status for e in group)
+            others = ", ".join(f"{n} x {s or 'dropped'}" for s, n in statuses.items() if not 200 <= s < 300)
+            up, down = sum(e.bytes_up for e in group), sum(e.bytes_down for e in group)
+            note = f"  ({others})" if others else ""
+            lines.append(f"{len(group):>5}  {up:>10}  {down:>10}  {method} {call}{note}")
+        total = self.exchanges()
+        up, down = sum(e.bytes_up for e in total), sum(e.bytes_down for e in total)
+        lines.append(f"{len(total):>5}  {up:>10}  {down:>10}  in all")
+        lines += [f"refused host: {host} ({n} times)" for host, n in sorted(self.refused_hosts.items())]
+        return "\n".join(lines)

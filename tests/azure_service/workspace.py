@@ -1,0 +1,138 @@
+"""The subscription, the workspace and its default datastore, as Azure shows them to its clients."""
+
+from __future__ import annotations
+
+from .messages import Json, Request, Response, answer
+from .refusals import Refusal
+from .routes import Route
+from .tenancy import API, LOCATION, LOGIN, MANAGEMENT, MODELS, Tenancy
+
+DATASTORES = "/datastore/v1.0<WS>"
+
+
+class Workspace:
+    """The one workspace. `forbidden` makes it refuse everybody, `datastore_type` changes its store's kind."""
+
+    def __init__(self, tenancy: Tenancy) -> None:
+        self.tenancy = tenancy
+        self.forbidden = False
+        self.datastore_type = "AzureBlob"
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", MANAGEMENT, "/metadata/endpoints", self.clouds, needs_token=False),
+            Route("GET", MANAGEMENT, "/subscriptions", self.subscriptions),
+            Route("GET", MANAGEMENT, "<WS>", self.get),
+            Route("GET", API, "/discovery", self.discovery, needs_token=False),
+            Route("GET", API, f"{DATASTORES}/default", self.default_datastore),
+            Route("GET", API, f"{DATASTORES}/datastores", self.list_datastores),
+            Route("GET", API, f"{DATASTORES}/datastores/{{datastore}}", self.get_datastore),
+        ]
+
+    def clouds(self, _request: Request) -> Response:
+        suffixes = {
+            "storage": "core.windows.net",
+            "keyVaultDns": "vault.azure.net",
+            "acrLoginServer": "azurecr.io",
+            "sqlServerHostname": "database.windows.net",
+        }
+        audience = [f"https://{MANAGEMENT}/", "https://management.core.windows.net/"]
+        cloud: Json = {
+            "name": "AzureCloud",
+            "resourceManager": f"https://{MANAGEMENT}/",
+            "authentication": {
+                "loginEndpoint": f"https://{LOGIN}/",
+                "audiences": audience,
+                "tenant": "common",
+                "identityProvider": "AAD",
+            },
+            "portal": "https://portal.azure.com",
+            "graph": "https://graph.windows.net/",
+            "graphAudience": "https://graph.windows.net/",
+            "suffixes": suffixes,
+        }
+        return answer([cloud])
+
+    def subscriptions(self, _request: Request) -> Response:
+        have = self.tenancy
+        row = {
+            "id": f"/subscriptions/{have.subscription}",
+            "subscriptionId": have.subscription,
+            "tenantId": have.tenant,
+            "displayName": "loopback",
+            "state": "Enabled",
+        }
+        return answer({"value": [row]})
+
+    def get(self, _request: Request) -> Response:
+        have = self.tenancy
+        if self.forbidden:
+            text = f"The client '{have.client}' does not have authorization to read the workspace."
+            raise Refusal(403, "AuthorizationFailed", text)
+        providers = f"/subscriptions/{have.subscription}/resourceGroups/{have.group}/providers"
+        return answer(
+            {
+                "id": have.workspace_path,
+                "name": have.workspace,
+                "type": "Microsoft.MachineLearningServices/workspaces",
+                "location": LOCATION,
+                "tags": {},
+                "sku": {"name": "Basic", "tier": "Basic"},
+                "identity": {"type": "SystemAssigned", "tenantId": have.tenant, "principalId": have.client},
+                "properties": {
+                    "workspaceId": have.workspace_id,
+                    "friendlyName": have.workspace,
+                    "description": "",
+                    "storageAccount": f"{providers}/Microsoft.Storage/storageAccounts/{have.account}",
+                    "keyVault": f"{providers}/Microsoft.Keyvault/vaults/loopback",
+                    "applicationInsights": f"{providers}/Microsoft.insights/components/loopback",
+                    "discoveryUrl": f"https://{API}/discovery",
+                    "mlFlowTrackingUri": f"azureml://{API}/mlflow/v1.0{have.workspace_path}",
+                    "provisioningState": "Succeeded",
+                    "tenantId": have.tenant,
+                    "hbiWorkspace": False,
+                    "publicNetworkAccess": "Enabled",
+                },
+            }
+        )
+
+    def discovery(self, _request: Request) -> Response:
+        one_host = ("api", "history", "experimentation", "hyperdrive", "pipelines", "catalog", "inferencing")
+        services = dict.fromkeys(one_host, f"https://{API}")
+        return answer({**services, "modelmanagement": f"https://{MODELS}", "studio": "https://ml.azure.com"})
+
+    def default_datastore(self, _request: Request) -> Response:
+        return answer(self._datastore())
+
+    def list_datastores(self, _request: Request) -> Response:
+        return answer({"value": [self._datastore()]})
+
+    def get_datastore(self, request: Request) -> Response:
+        if request.names["datastore"] != self.tenancy.datastore:
+            text = f"Could not find datastore: {request.names['datastore']}"
+            raise Refusal(404, "UserError", text)
+        return answer(self._datastore())
+
+    def _datastore(self) -> Json:
+        have = self.tenancy
+        section = {
+            "accountName": have.account,
+            "containerName": have.container,
+            "endpoint": "core.windows.net",
+            "protocol": "https",
+            "credentialType": "AccountKey",
+            "credential": have.account_key,
+            "accountKey": have.account_key,
+            "isSas": False,
+            "areWorkspaceManagedIdentitiesAllowed": False,
+            "subscriptionId": have.subscription,
+            "resourceGroup": have.group,
+        }
+        kind = self.datastore_type
+        return {
+            "name": have.datastore,
+            "dataStoreType": kind,
+            "hasBeenValidated": True,
+            "tags": {},
+            "azureStorageSection": section,
+        }
