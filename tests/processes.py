@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,8 @@ def run_command(*arguments: str, cwd: Path, timeout: float = 180, **environment:
         check=False,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def hear_interrupts() -> None:
+    """Undo that whoever runs the tests in the background has SIGINT ignored, which a process inherits."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

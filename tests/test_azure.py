@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from contract import LONG, BackendContract
-from processes import SMALL, Ended, command, run_command
+from processes import SMALL, Ended, command, hear_interrupts, run_command
 
 if sys.version_info[:2] != (3, 11):
     pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
@@ -73,6 +73,7 @@ def start(azure: AzureService, cwd: Path, *overrides: str) -> subprocess.Popen[s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,  # noqa: PLW1509 - it makes one system call
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from contract import LONG, BackendContract
-from processes import SMALL, command, run_command
+from processes import SMALL, command, hear_interrupts, run_command
 
 from mnist_cnn import backends, launch, run_folder
 from mnist_cnn.backend import Status
@@ -55,11 +55,6 @@ def start_command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
         text=True,
         preexec_fn=hear_interrupts,  # noqa: PLW1509 - no threads here
     )
-
-
-def hear_interrupts() -> None:
-    """Undo that whoever runs the tests in the background has SIGINT ignored, which a process inherits."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def trainer_of(folder: Path) -> psutil.Process:
