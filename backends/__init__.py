@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mnist_cnn.backend import Backend
 
 
-CONTRACT = ("CONFIG", "parallel_runs", "plan", "submit", "attach")
+CONTRACT = ("CONFIG", "parallel_runs", "ends_with_its_command", "plan", "check", "submit", "attach")
 
 
 @dataclasses.dataclass(frozen=True)

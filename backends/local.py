@@ -71,6 +71,7 @@ class LocalBackend:
 
     CONFIG: ClassVar[type[BackendConfig]] = LocalConfig
     parallel_runs: int | None = 1
+    ends_with_its_command = True
 
     def __init__(self, config: Config) -> None:
         if not isinstance(config.backend, LocalConfig):
@@ -92,6 +93,9 @@ class LocalBackend:
                 ("command", shlex.join(self.command(Path("FOLDER")))),
             )
         )
+
+    def check(self, job: Job) -> None:
+        """Find nothing: all that this machine cannot do is known when the process starts."""
 
     def submit(self, job: Job, folder: Path) -> LocalRun:
         """Start the trainer on the folder's job; it goes on where the folder holds checkpoints of it."""
@@ -265,6 +269,10 @@ class LocalRun:
             raise BackendError(message, "train better, or lower register.min_accuracy")
         run_folder.verify(self.folder, result)
         return LocalRegistry(Path(register.dir)).add(str(register.name), self.folder, result)
+
+    def aftermath(self) -> Iterator[str]:
+        """Yield nothing: this machine costs what it costs."""
+        yield from ()
 
     def _trainer(self) -> psutil.Process | None:
         """Return the live process that trains the run, or None."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,15 +88,12 @@ class Run(Protocol):
             BackendError: the run is not completed, or below `register.min_accuracy`.
         """
 
+    def aftermath(self) -> Iterator[str]:
+        """Yield lines on what the place costs now and how to end that; none where it costs nothing."""
+
 
 class Backend(Protocol):
-    """A place where jobs run. Made from the whole configuration, of which it owns the `backend` section.
-
-    Besides what stands here a backend may have `ends_with_its_command = False`, where a run goes on when
-    the command that started it is interrupted; `check(job)`, which raises what can be known before a run
-    folder is made; `cluster(action)`, the lines that `cluster show` and `cluster delete` print; and its
-    runs `aftermath()`, lines on what the place costs after a run's end.
-    """
+    """A place where jobs run. Made from the whole configuration, of which it owns the `backend` section."""
 
     CONFIG: ClassVar[type[BackendConfig]]
     """The schema of `backend.*`; one subclass of BackendConfig for each backend."""
@@ -104,10 +101,20 @@ class Backend(Protocol):
     parallel_runs: int | None
     """How many runs this place takes at a time; None where it queues by itself."""
 
+    ends_with_its_command: bool
+    """Whether a run ends when the command that started it is interrupted; elsewhere it goes on."""
+
     def __init__(self, config: Config) -> None: ...
 
     def plan(self, job: Job) -> Plan:
         """Say where and how the job would run. Pure: sends nothing, writes nothing."""
+
+    def check(self, job: Job) -> None:
+        """Check, before a run folder is made, all that can be known without asking the place.
+
+        Raises:
+            ConfigurationError, DataError: what is wrong on this side.
+        """
 
     def submit(self, job: Job, folder: Path) -> Run:
         """Start the job in a run folder that holds its job.json; write the receipt, run.json.
@@ -121,4 +128,16 @@ class Backend(Protocol):
 
         Raises:
             BackendError: there is no such run.
+        """
+
+
+@runtime_checkable
+class HasCluster(Protocol):
+    """What a backend is besides, whose machines `cluster show` and `cluster delete` know."""
+
+    def cluster(self, action: str) -> Iterator[str]:
+        """Do `show` or `delete`, and yield lines that tell a person of it.
+
+        Raises:
+            BackendError: it was refused.
         """

@@ -71,14 +71,13 @@ def job_of(config: Config) -> Job:
 
 
 def start(config: Config, job: Job) -> Run:
-    """Make the run folder and hand the job to its backend; where that does not take it, nothing is left.
+    """Make the run folder and hand the job to its backend; where that never took it, nothing is left.
 
     Raises:
         ConfigurationError, BackendError: the folder cannot be made, or the job is not taken.
     """
     backend = backend_class(config.backend.name)(config)
-    if hasattr(backend, "check"):
-        backend.check(job)
+    backend.check(job)
     folder = run_folder.create(config.run.run_dir, config.run.runs_dir, job)
     try:
         return backend.submit(job, folder)
@@ -121,7 +120,7 @@ def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence
 
 def ends_with_its_command(config: Config) -> bool:
     """Tell whether a run of this backend ends with the command that started it."""
-    return getattr(backend_class(config.backend.name), "ends_with_its_command", True)
+    return backend_class(config.backend.name).ends_with_its_command
 
 
 def statuses(folders: Sequence[Path]) -> list[Status]:

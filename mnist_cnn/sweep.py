@@ -83,14 +83,13 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
                 for trial in under_way:
                     _cancel(trial)
         _print(trials, as_json=as_json)
+        _say_aftermath(trials)
         completed = sum(trial.result is not None for trial in trials)
         print(f"interrupted; {completed} of {len(trials)} completed", file=sys.stderr)
         print(f"the runs are kept: {program} list", file=sys.stderr)
         return Interrupted.exit_code
     _print(trials, as_json=as_json)
-    started = [trial.run for trial in trials if trial.run is not None]
-    for line in getattr(started[-1], "aftermath", tuple)() if started else ():
-        print(line, file=sys.stderr, flush=True)
+    _say_aftermath(trials)
     return next((trial.error.exit_code for trial in trials if trial.error is not None), 0)
 
 
@@ -156,6 +155,14 @@ def _cancel(trial: Trial) -> None:
         _finish(trial)
     except MnistCnnError as error:
         trial.error = error
+
+
+def _say_aftermath(trials: Sequence[Trial]) -> None:
+    """Say once what the place of all these runs costs now; Ctrl-C goes without."""
+    run = next((trial.run for trial in trials if trial.run is not None), None)
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in run.aftermath() if run is not None else ():
+            print(line, file=sys.stderr, flush=True)
 
 
 def _print(trials: Sequence[Trial], *, as_json: bool) -> None:

@@ -192,12 +192,15 @@ def _cancel(command: Command) -> int:
 
 
 def _register(command: Command) -> int:
+    from mnist_cnn import launch
+
     command.take_only("runs_dir", "backend", "register")
-    config = command.config()
+    folder = command.folder()
+    config = launch.config_of_run(folder, command.overrides, command.config_dirs)
     if config.register.name is None:
         hint = f"{program()} register {command.run_word()} register.name=mnist-cnn"
         raise ConfigurationError("register needs a name", f"for example {hint}")
-    model = command.run().register(config.register)
+    model = launch.attach_to(folder, command.overrides, command.config_dirs).register(config.register)
     if command.as_json:
         print_json(dataclasses.asdict(model))
     else:
@@ -228,6 +231,7 @@ def _predict(command: Command) -> int:
 
 
 def _cluster(command: Command) -> int:
+    from mnist_cnn.backend import HasCluster
     from mnist_cnn.backends import backend_class
 
     actions = ("show", "delete")
@@ -236,12 +240,12 @@ def _cluster(command: Command) -> int:
         raise ConfigurationError(f"cluster needs one of {', '.join(actions)}", hint)
     command.take_only("backend")
     config = command.config()
-    act = getattr(backend_class(config.backend.name)(config), "cluster", None)
-    if act is None:
+    backend = backend_class(config.backend.name)(config)
+    if not isinstance(backend, HasCluster):
         hint = f"name one that has: {program()} cluster {command.words[0]} backend=azure"
         raise ConfigurationError(f"backend={config.backend.name} has no cluster", hint)
     lines = []
-    for line in act(command.words[0]):
+    for line in backend.cluster(command.words[0]):
         lines.append(line)
         print(line, file=sys.stderr if command.as_json else sys.stdout, flush=True)
     if command.as_json:
@@ -284,7 +288,9 @@ def _see_through(start: Callable[[], Run], config: Config, command: Command, *, 
     except KeyboardInterrupt:
         if run is None:
             raise
-        raise _interrupt(run, is_own=is_own and ends_with_us) from None
+        interrupt = _interrupt(run, is_own=is_own and ends_with_us)
+        _say_aftermath(run)
+        raise interrupt from None
     except MnistCnnError:
         if run is not None:
             _say_aftermath(run)
@@ -334,9 +340,10 @@ def _ask_what_to_do() -> str:
 
 
 def _say_aftermath(run: Run) -> None:
-    """Say what the place costs after the run's end, where it costs anything."""
-    for line in getattr(run, "aftermath", tuple)():
-        print(line, file=sys.stderr, flush=True)
+    """Say what the place costs now, where it costs anything; Ctrl-C goes without."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in run.aftermath():
+            print(line, file=sys.stderr, flush=True)
 
 
 def _interrupt(run: Run, *, is_own: bool) -> Interrupted:

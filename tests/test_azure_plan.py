@@ -141,7 +141,8 @@ def test_each_mount_is_a_token_of_its_own() -> None:
     asked = request_of().arguments
     assert asked[0::2] == ("--job", "--data-folder", "--checkpoints")
     assert asked[3::2] == (plan.DATA_MOUNT, plan.CHECKPOINT_MOUNT)
-    assert request_of("backend.use_gpu=true").arguments[-2:] == ("--device", "gpu")
+    gpu = request_of("backend.use_gpu=true", "backend.vm_size=STANDARD_NC6S_V3")
+    assert gpu.arguments[-2:] == ("--device", "gpu")
 
 
 def test_the_environment_pins_this_side_and_is_named_by_what_it_pins() -> None:

@@ -6,12 +6,11 @@ AmlCompute is the successor of Batch AI, whose `BatchAiCompute` is gone from the
 from __future__ import annotations
 
 import json
-import sys
 import time
-from contextlib import redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.service import ServiceError, call, call_again, say
+from mnist_cnn.backends.azure.config import has_gpu
+from mnist_cnn.backends.azure.service import STILL_SECONDS, ServiceError, call, call_again, say
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -33,17 +32,22 @@ def ensure(workspace: Any, config: AzureConfig) -> Any:
         BackendError: it is something else, in a failed state, refused, or not there in time.
     """
     target = find(workspace, config.cluster)
-    is_new = target is None
     if target is None:
         target = _create(workspace, config)
     elif target.type != KIND:
         message = f"{config.cluster} is a {target.type}, not a cluster ({KIND})"
         raise BackendError(message, "choose another name with backend.cluster=NAME")
-    _await_provisioning(target)
-    if not is_new:
+    else:
         say(f"cluster {target.name}: found")
         for line in differences(target, config):
             say(line)
+        if config.use_gpu and not has_gpu(str(target.vm_size)):
+            message = (
+                f"backend.use_gpu=true, but the cluster {target.name} has {target.vm_size}, without a GPU"
+            )
+            raise BackendError(message, "name a cluster that has them: backend.cluster=NAME")
+    _await_provisioning(target)
+    say(f"cluster {target.name}: ready")
     status = call_again("ask for the cluster's status", target.get_status)
     if status is not None:
         say(f"cluster status: {json.dumps(status.serialize(), default=str)}")
@@ -149,8 +153,6 @@ def delete(workspace: Any, name: str) -> Iterator[str]:
             raise
     deadline = time.monotonic() + WAIT_SECONDS
     pause = FIRST_POLL_SECONDS
-    with suppress(ServiceError):  # whether it is gone is seen below
-        call(f"wait for {name} to go", lambda: _finish_deletion(target), WAIT_SECONDS)
     while (target := find(workspace, name)) is not None:
         if time.monotonic() > deadline:
             raise BackendError(
@@ -159,11 +161,6 @@ def delete(workspace: Any, name: str) -> Iterator[str]:
         time.sleep(pause)
         pause = min(POLL_SECONDS, 2 * pause)
     yield f"the cluster {name} is deleted"
-
-
-def _finish_deletion(target: Any) -> None:
-    with redirect_stdout(sys.stderr):
-        target.wait_for_completion(show_output=False, is_delete_operation=True)
 
 
 def _create(workspace: Any, config: AzureConfig) -> Any:
@@ -179,52 +176,35 @@ def _create(workspace: Any, config: AzureConfig) -> Any:
         )
         return ComputeTarget.create(workspace, config.cluster, asked)
 
-    minutes = WAIT_SECONDS // 60
     say(
-        f"cluster {config.cluster}: creating it, {config.vm_size}, up to {config.max_nodes} nodes; "
-        f"that may take {minutes} minutes"
+        f"cluster {config.cluster}: making it, {config.min_nodes} to {config.max_nodes} "
+        f"{config.priority.value} nodes of {config.vm_size}"
     )
     try:
-        target = call(f"create the cluster {config.cluster}", create)
+        return call(f"create the cluster {config.cluster}", create)
     except ServiceError as error:
         if error.status is not None and error.status not in (408, 429) and error.status < 500:  # noqa: PLR2004
             raise
         target = find(workspace, config.cluster)  # it may have been made all the same
         if target is None:
             raise
-    _wait_for(target)
-    return target
-
-
-def _wait_for(target: Any) -> None:
-    """Wait as the SDK does for an operation that it began; the cluster's state says how that ended."""
-    minutes = WAIT_SECONDS // 60
-
-    def wait() -> None:
-        with redirect_stdout(sys.stderr):  # it prints a line, whatever it is told
-            target.wait_for_completion(show_output=False, timeout_in_minutes=minutes)
-
-    try:
-        call(f"wait for the cluster {target.name}", wait, WAIT_SECONDS)
-    except ServiceError as error:
-        say(error.message)
-    call_again("ask for the cluster's state", target.refresh_state)
+        return target
 
 
 def _await_provisioning(target: Any) -> None:
     """Wait until the cluster is provisioned; nodes come later, when a run needs them."""
     deadline = time.monotonic() + WAIT_SECONDS
-    pause = FIRST_POLL_SECONDS
-    shown = "Succeeded"
+    pause, shown, told = FIRST_POLL_SECONDS, "Succeeded", 0.0
     while (state := str(target.provisioning_state).capitalize()) != "Succeeded":
-        if state != shown:
-            say(f"cluster {target.name}: {state}")
-            shown = state
+        left = deadline - time.monotonic()
+        if state != shown or time.monotonic() - told > STILL_SECONDS:
+            say(f"cluster {target.name}: {state.lower()}, waiting for {left / 60:.0f} minutes at most")
+            shown, told = state, time.monotonic()
         hint = f"delete it: {DELETE.format(target.name)}"
         if state in ("Failed", "Canceled", "Deleting"):
             reason = "; ".join(_errors(target)) or "the service gives no reason"
             raise BackendError(f"the cluster {target.name} is {state.lower()}: {reason}", hint)
-        if time.monotonic() > deadline:
+        if left < 0:
             message = f"the cluster {target.name} is still {state.lower()} after {WAIT_SECONDS // 60} minutes"
             raise BackendError(message, hint)
         time.sleep(pause)

@@ -88,12 +88,23 @@ class AzureConfig(BackendConfig):
         if self.node_count != 1:
             message = f"backend.node_count={self.node_count}: a job trains on one node today"
             raise ConfigurationError(message, "leave out backend.node_count")
+        if self.use_gpu and not has_gpu(self.vm_size):
+            message = f"backend.use_gpu=true, but nodes of backend.vm_size={self.vm_size} have no GPU"
+            raise ConfigurationError(message, "name a size of the N series: backend.vm_size=STANDARD_NC6S_V3")
         if self.priority is Priority.lowpriority and self.max_duration > LOW_PRIORITY_MINUTES:
             message = (
                 f"backend.max_duration={self.max_duration}: on low-priority nodes a run may take "
                 f"{LOW_PRIORITY_MINUTES} minutes"
             )
             raise ConfigurationError(message, "lower it, or set backend.priority=dedicated")
+
+
+def has_gpu(vm_size: str) -> bool:
+    """Tell whether a VM size has a GPU: Azure keeps the N series, and no other, for those.
+
+    https://learn.microsoft.com/azure/virtual-machines/sizes/overview
+    """
+    return vm_size.upper().startswith("STANDARD_N")
 
 
 def _refused(name: str, value: str, rule: str, example: str) -> ConfigurationError:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mnist_cnn.result import EpochRow, Progress, Result
 
 HERE = Path(__file__).resolve().parent
-FAILURE, PROGRESS = "mnist_cnn failure ", "mnist_cnn progress "
-"""Begin the log lines whose rest is JSON: how the training failed, and where it stands."""
+FAILURE, PROGRESS, EPOCH = "mnist_cnn failure ", "mnist_cnn progress ", "mnist_cnn row "
+"""Begin the log lines whose rest is JSON: how the training failed, where it stands, a row of the history."""
 PROGRESS_SECONDS = 5.0
 
 
@@ -73,7 +73,7 @@ def _train(options: argparse.Namespace, metrics: Metrics) -> Result:
             outputs,
             device=options.device,
             checkpoints=options.checkpoints,
-            on_epoch=metrics.log_epoch,
+            on_epoch=lambda row: _tell_epoch(row, metrics),
             on_progress=_teller(),
         )
 
@@ -128,6 +128,11 @@ def _teller() -> Callable[[Progress], None]:
             print(f"{PROGRESS}{json.dumps(dataclasses.asdict(progress))}", flush=True)
 
     return tell
+
+
+def _tell_epoch(row: EpochRow, metrics: Metrics) -> None:
+    print(f"{EPOCH}{json.dumps(dataclasses.asdict(row))}", flush=True)
+    metrics.log_epoch(row)
 
 
 def _tell_failure(error: MnistCnnError) -> None:

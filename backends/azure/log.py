@@ -6,15 +6,16 @@ one begins a new log; log.txt then has both, one after the other.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
-from mnist_cnn.backends.azure.entry import FAILURE, PROGRESS
+from mnist_cnn.backends.azure.entry import EPOCH, FAILURE, PROGRESS
 from mnist_cnn.backends.azure.service import ServiceError, call, say
-from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, MnistCnnError
-from mnist_cnn.result import Progress
+from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, MnistCnnError, storage_error
+from mnist_cnn.result import EpochRow, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,7 +32,11 @@ LOCK_SECONDS = 60.0
 def fetch(folder: Path, files: Mapping[str, str]) -> bool:
     """Append to log.txt what the node has printed since; tell whether there was anything.
 
-    `files` maps a log's name to its URL. A log that cannot be had now is had at the next look.
+    `files` maps a log's name to its URL. A log that cannot be had now is had at the next look. The rows of
+    the history that the log holds go into metrics.jsonl.
+
+    Raises:
+        BackendError: the disk here does not take it.
     """
     from filelock import FileLock, Timeout
 
@@ -44,11 +49,15 @@ def fetch(folder: Path, files: Mapping[str, str]) -> bool:
             if piece:
                 with (folder / run_folder.LOG).open("ab") as file:
                     file.write(piece)
+                if EPOCH.encode() in piece:
+                    run_folder.write_history(folder, history(folder))
     except ServiceError as error:
         say(f"{error.message}; the run goes on")
         return False
-    except Timeout:
+    except Timeout:  # which is an OSError too
         return False
+    except OSError as error:
+        raise storage_error(error, str(folder / run_folder.LOG)) from error
     return bool(piece)
 
 
@@ -58,6 +67,16 @@ def separate(folder: Path) -> None:
     if path.is_file() and path.stat().st_size:
         with path.open("ab") as file:
             file.write(NEXT_LOG)
+
+
+def history(folder: Path) -> list[EpochRow]:
+    """Return the rows that the log holds, by epoch; of an epoch that was trained twice the later one."""
+    rows = {}
+    for told in _all(folder, EPOCH):
+        with contextlib.suppress(ValueError, TypeError):
+            row = EpochRow(**json.loads(told))
+            rows[row.epoch] = row
+    return [rows[epoch] for epoch in sorted(rows)]
 
 
 def last_progress(folder: Path) -> Progress | None:
@@ -125,10 +144,17 @@ def _piece(folder: Path, url: str) -> bytes:
 
 
 def _last(folder: Path, mark: str) -> str | None:
+    """Return what the last line with a mark says, of the last start's."""
+    found = list(_all(folder, mark, of_last_start=True))
+    return found[-1] if found else None
+
+
+def _all(folder: Path, mark: str, *, of_last_start: bool = False) -> Iterator[str]:
+    """Yield what the lines with a mark say."""
     try:
         text = (folder / run_folder.LOG).read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None
-    text = text.rpartition(NEXT_LOG.decode())[2]
-    found = [line.removeprefix(mark) for line in text.splitlines() if line.startswith(mark)]
-    return found[-1] if found else None
+        return
+    if of_last_start:
+        text = text.rpartition(NEXT_LOG.decode())[2]
+    yield from (line.removeprefix(mark) for line in text.splitlines() if line.startswith(mark))

@@ -10,6 +10,7 @@ import os
 import secrets
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from mnist_cnn.backends.azure.service import ServiceError, call, call_again, ope
 from mnist_cnn.errors import Interrupted, MnistCnnError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.job import Job
 
@@ -57,8 +60,9 @@ def submit(job: Job, config: AzureConfig, folder: Path) -> AzureRun:
     log.separate(folder)
     run_folder.write_receipt(folder, receipt)
     run_folder.enter(folder, os.getpid())
+    run = AzureRun(folder, config, is_known=True)
     try:
-        _send(job, config, folder)
+        _send(job, run)
     except PerhapsStarted:
         raise
     except MnistCnnError as error:
@@ -67,14 +71,15 @@ def submit(job: Job, config: AzureConfig, folder: Path) -> AzureRun:
     except KeyboardInterrupt:
         hint = f"see whether the run has started: status {folder}; end it: cancel {folder}"
         raise Interrupted("interrupted while the run was being submitted", hint) from None
-    return AzureRun(folder, config, is_known=True)
+    return run
 
 
 class PerhapsStarted(ServiceError):  # noqa: N818 - it is an outcome, like Interrupted
     """The submission failed, and whether the run started all the same could not be found out."""
 
 
-def _send(job: Job, config: AzureConfig, folder: Path) -> None:
+def _send(job: Job, run: AzureRun) -> None:
+    config, folder = run.config, run.folder
     receipt = run_folder.read_receipt(folder)
     request = plan.request(job, config)
     workspace = open_workspace(checks.WorkspaceName(**_part(receipt.service, checks.WorkspaceName)))
@@ -94,22 +99,32 @@ def _send(job: Job, config: AzureConfig, folder: Path) -> None:
         _done[files] = time.monotonic()
     checkpoints = receipt.service["checkpoints"]
     upload.send_text(store, f"{checkpoints}/job.json", job.to_json())  # what is mounted has to be there
-    nodes = (workspace.name, config)
-    if not _is_recent(nodes):
-        cluster.ensure(workspace, config)
-        _done[nodes] = time.monotonic()
-
-    with tempfile.TemporaryDirectory(prefix="mnist-cnn-") as code:
+    mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: checkpoints}
+    with _costs_are_told(run), tempfile.TemporaryDirectory(prefix="mnist-cnn-") as code:
+        nodes = (workspace.name, config)
+        if not _is_recent(nodes):
+            cluster.ensure(workspace, config)
+            _done[nodes] = time.monotonic()
         snapshot.write(Path(code))
-        mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: checkpoints}
-        run = _start(experiment, _configuration(request, config, store, mounts, Path(code)), receipt.id)
-    started = dataclasses.replace(receipt, status=Status.queued, url=run.get_portal_url())
-    run_folder.write_receipt(folder, started)
-    say(f"run {run.id}: {started.url}")
+        started = _start(experiment, _configuration(request, config, store, mounts, Path(code)), receipt.id)
+    url = started.get_portal_url()
+    run_folder.write_receipt(folder, dataclasses.replace(receipt, status=Status.queued, url=url))
+    say(f"run {started.id}: {url}")
     try:
-        call("tag the run", lambda: run.set_tags(request.tags))
+        call("tag the run", lambda: started.set_tags(request.tags))
     except ServiceError as error:
         say(f"{error.message}; the run goes on without its tags")
+
+
+@contextmanager
+def _costs_are_told(run: AzureRun) -> Iterator[None]:
+    """Say what the cluster costs, where its run does not start."""
+    try:
+        yield
+    except (MnistCnnError, KeyboardInterrupt):
+        for line in run.aftermath():
+            say(line)
+        raise
 
 
 def _start(experiment: Any, configuration: Any, run_id: str) -> Any:

@@ -27,9 +27,10 @@ OPERATION += "/computeOperationsStatus/{operation}"
 class Behaviour:
     """How clusters behave.
 
-    Slowness counts polls of the operation, so that no test depends on a clock. A full cluster gives no node
-    to anybody, and says `allocation_error` where that is set. A low-priority node is taken away at the first
-    line of its job's log in which `preempt_at` is found, once; the job then fails, or `restarts`.
+    Slowness counts looks at a cluster or its operation, so that no test depends on a clock. A full cluster
+    gives no node to anybody, and says `allocation_error` where that is set. A low-priority node is taken
+    away at the first line of its job's log in which `preempt_at` is found, once; the job then fails, or
+    `restarts`.
     """
 
     polls_to_create: int = 1
@@ -168,7 +169,11 @@ class Clusters:
             if cluster is None:
                 text = f"Compute {request.names['compute']} not found in workspace {self.tenancy.workspace}"
                 raise Refusal(404, "ComputeNotFound", text)
-            return answer(self._document(cluster))
+            shown = answer(self._document(cluster))
+            for operation in self._operations.values():
+                if operation.cluster is cluster:
+                    self._poll(operation)
+            return shown
 
     def list(self, _request: Request) -> Response:
         with self.changed:
@@ -222,10 +227,7 @@ class Clusters:
             operation = self._operations.get(request.names["operation"])
             if operation is None:
                 raise Refusal(404, "NotFound", "There is no such operation.")
-            operation.polls_left -= 1
-            waits_for_ever = operation.cluster.state == "Creating" and self.behaviour.never_created
-            if operation.status == "InProgress" and operation.polls_left <= 0 and not waits_for_ever:
-                self._end(operation)
+            self._poll(operation)
             document: Json = {
                 "id": request.path,
                 "name": request.names["operation"],
@@ -241,6 +243,12 @@ class Clusters:
         if cluster is None:
             raise Refusal(404, "ComputeNotFound", f"Compute {request.names['compute']} not found")
         return cluster
+
+    def _poll(self, operation: Operation) -> None:
+        operation.polls_left -= 1
+        waits_for_ever = operation.cluster.state == "Creating" and self.behaviour.never_created
+        if operation.status == "InProgress" and operation.polls_left <= 0 and not waits_for_ever:
+            self._end(operation)
 
     def _end(self, operation: Operation) -> None:
         cluster = operation.cluster
