@@ -83,6 +83,7 @@ class Receipt:
             ("backend", str),
             ("id", str),
             ("job_digest", str),
+            ("url", str | None),
             ("pid", int | None),
             ("process_started", float | int | None),
             ("exit_code", int | None),

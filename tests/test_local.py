@@ -308,14 +308,15 @@ def test_following_a_run_without_a_log_is_a_worded_error(tmp_path: Path, small_r
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"schema": 2}', "created", "pid"])
+@pytest.mark.parametrize("damage", ["{", "[]", '{"schema": 2}', "created", "pid", "url"])
 def test_a_damaged_receipt_is_worded_and_does_not_hide_other_runs(
     tmp_path: Path, small_run: Path, damage: str
 ) -> None:
     for name in ("good", "bad"):
         copy_run(small_run, tmp_path / name)
-    if damage in ("created", "pid"):
-        damage = json.dumps(json.loads((small_run / "run.json").read_text()) | {damage: "yesterday"})
+    if damage in ("created", "pid", "url"):
+        value = 1 if damage == "url" else "yesterday"
+        damage = json.dumps(json.loads((small_run / "run.json").read_text()) | {damage: value})
     (tmp_path / "bad" / "run.json").write_text(damage)
     listed = run_command("list", f"runs_dir={tmp_path}", "--json", cwd=tmp_path)
     assert [row["run"] for row in listed.json()] == ["good"]
