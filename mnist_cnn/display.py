@@ -1,4 +1,4 @@
-"""A run as a person watches it, in a terminal, a notebook or a plain log.
+"""A run as a person watches it, in a terminal or a plain log; in a notebook it is notebook.py's.
 
 Knows the contract's Run, but no backend.
 """
@@ -9,7 +9,6 @@ import queue
 import sys
 import threading
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, TextIO
 
 from mnist_cnn.backend import Status
@@ -33,13 +32,20 @@ PLAIN_SECONDS = 10.0
 def follow(run: Run, stream: TextIO | None = None) -> None:
     """Show what the trainer says and where it stands until the run has ended.
 
-    In a terminal or a notebook there is one live line under what was said; elsewhere plain lines.
+    In a notebook this is shown in its cell, with the history; in a terminal there is one live line under
+    what was said; elsewhere, and on a `stream` that is no terminal, there are plain lines.
     """
+    from mnist_cnn import notebook
+
+    if stream is None and notebook.is_here():
+        notebook.follow(run)
+        return
+
     from rich.console import Console
 
     stream = stream or sys.stdout
     console = Console(file=stream, highlight=False, soft_wrap=True, markup=False)
-    if console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None):
+    if console.is_terminal:
         _follow_live(run, console)
     else:
         _follow_plainly(run, stream)
@@ -102,14 +108,18 @@ def _follow_plainly(run: Run, stream: TextIO) -> None:
 
 def _said_until_the_end(run: Run) -> Iterator[str | None]:
     """Yield what the trainer says as it says it, and None now and then while it is silent."""
+    for line in lines_until_the_end(run):
+        yield None if line is None else trainer_line(line)
+
+
+def lines_until_the_end(run: Run) -> Iterator[str | None]:
+    """Yield the lines of a run's log as they come, and None now and then while none does."""
     lines: queue.Queue[str | Exception | None] = queue.Queue()
 
     def read() -> None:
         try:
             for line in run.logs(follow=True):
-                said = trainer_line(line)
-                if said is not None:
-                    lines.put(said)
+                lines.put(line)
             lines.put(None)
         except Exception as error:  # noqa: BLE001 - raised again where it can be heard
             lines.put(error)
