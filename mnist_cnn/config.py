@@ -10,7 +10,7 @@ import dataclasses
 import math
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_type_hints
 
 from mnist_cnn.errors import ConfigurationError
 
@@ -317,24 +317,26 @@ def read_section(section: type[S], values: Mapping[str, Any]) -> S:
             raise ConfigurationError(f"unknown key {full_key(section, str(name))}", near or KEYS_HINT)
     schema = OmegaConf.structured(section)
     OmegaConf.set_readonly(schema, value=False)
-    texts: dict[str, Any] = {}
+    read: dict[str, Any] = {}
     for name, value in values.items():
         kind = get_type_hints(section)[name]
         if isinstance(kind, type) and issubclass(kind, Section):
-            texts[name] = read_section(kind, value)
+            read[name] = read_section(kind, value)
             continue
         if isinstance(value, bool) and kind is not bool:
             raise refused(section, name, value)
         if isinstance(value, str) and str in (kind, *get_args(kind)):
-            texts[name] = value  # as it is: to OmegaConf, "${" and "???" would mean something
+            read[name] = value  # as it is: to OmegaConf, "${" and "???" would mean something
             continue
         if "${" in str(value) or "???" in str(value):
             raise refused(section, name, value)
         try:
             OmegaConf.update(schema, name, value)
+            plain: Any = OmegaConf.to_container(schema)
+            read[name] = plain[name]
         except (OmegaConfBaseException, OverflowError) as error:
             raise refused(section, name, value) from error
-    return dataclasses.replace(cast("S", OmegaConf.to_object(schema)), **texts)
+    return section(**read)
 
 
 def unknown_key(name: str, known: Collection[str]) -> ConfigurationError:
