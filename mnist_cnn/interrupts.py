@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,22 @@ if TYPE_CHECKING:
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, but from a system, which answers no question."""
+
+
 @contextmanager
 def deferred() -> Iterator[None]:
     """Let the body end before Ctrl-C or SIGTERM is heard, so that what it starts is known and can be ended.
 
+    In another thread than the main one, which hears no signal, nothing has to be put off.
+
     Raises:
         KeyboardInterrupt: after the body, if a signal came meanwhile.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     came: list[int] = []
     before = {number: signal.getsignal(number) for number in ENDING}
     for number in (number for number in ENDING if before[number] is not signal.SIG_IGN):

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import pictures, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.display import describe_progress, describe_seconds, lines_until_the_end
 from mnist_cnn.errors import BackendError, MnistCnnError
-from mnist_cnn.train import read_epoch
+from mnist_cnn.listening import Listener, describe_progress, describe_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +48,7 @@ def follow(run: Run) -> None:
     try:
         cell.update()
         updated = time.monotonic()
-        for line in lines_until_the_end(run):
+        for line in Listener(run):
             if line is not None:
                 cell.hear(line)
             if time.monotonic() - updated >= UPDATE_SECONDS:
@@ -71,20 +70,15 @@ class _Cell:
         self._status = Status.queued
         self._said: deque[str] = deque(maxlen=LAST_LINES)
         self._printed: deque[str] = deque(maxlen=LAST_LINES)
-        self._rows: list[EpochRow] = []
         self._drawn = 0
         self._standing, self._history, self._curves = _Place(), _Place(), _Place()
 
     def hear(self, line: str) -> None:
-        """Take a line of the log, and the epoch that it may tell of: a cluster's history comes here last."""
+        """Take a line of the log."""
         self._printed.append(line[:LONGEST_LINE])
         said = run_folder.trainer_line(line)
-        if said is None:
-            return
-        self._said.append(said[:LONGEST_LINE])
-        told = read_epoch(said)
-        if told is not None:  # a run that was started again may tell of an epoch again
-            self._rows = [*(row for row in self._rows if row.epoch < told.epoch), told]
+        if said is not None:
+            self._said.append(said[:LONGEST_LINE])
 
     def update(self) -> None:
         """Show where the run stands now."""
@@ -124,18 +118,15 @@ class _Cell:
         name = self._run.folder.resolve().name
         standing = Standing(name, self._status, url, progress, note, tuple(self._said))
         self._standing.show({"text/html": standing.html(), "text/plain": standing.text()})
-        rows = self._known_history()
+        rows: Sequence[EpochRow] = ()
+        with contextlib.suppress(BackendError):  # a damaged file; the log's lines are there all the same
+            rows = run_folder.read_history(self._run.folder)
         if rows:
             self._history.show(describe_history(rows, self._held_out))
         if len(rows) != self._drawn:
             self._drawn = len(rows)
             with contextlib.suppress(OSError, MnistCnnError):  # no room for a picture: the table has it all
                 self._curves.show(draw_history(rows, self._held_out), {"image/png": {"width": PICTURE_WIDTH}})
-
-    def _known_history(self) -> Sequence[EpochRow]:
-        with contextlib.suppress(BackendError):  # a damaged file; the log tells of the epochs too
-            return run_folder.read_history(self._run.folder) or self._rows
-        return self._rows
 
 
 class _Place:

@@ -6,8 +6,6 @@ Whoever starts it (a process here, a node of a cluster) calls `train`; nothing i
 from __future__ import annotations
 
 import logging
-import math
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,12 +31,6 @@ H5_ROOM = 2
 """How many times the size of its float32 weights an HDF5 file may have at most."""
 
 log = logging.getLogger("mnist_cnn")
-
-_NUMBER = r"(\d+\.\d+)"
-_EPOCH_LINE = re.compile(
-    rf"epoch (\d+)/\d+  loss {_NUMBER}  accuracy {_NUMBER}  "
-    rf"(?:test|validation) loss {_NUMBER}  (?:test|validation) accuracy {_NUMBER}  {_NUMBER} s"
-)
 
 
 def train(  # noqa: PLR0913 - all but the first two are there for who runs it elsewhere
@@ -113,18 +105,6 @@ def describe_epoch(row: EpochRow, job: Job) -> str:
         f"epoch {row.epoch}/{job.train.epochs}  loss {row.loss:.4f}  accuracy {row.accuracy:.4f}  "
         f"{held_out} loss {row.val_loss:.4f}  {held_out} accuracy {row.val_accuracy:.4f}  {row.seconds:.1f} s"
     )
-
-
-def read_epoch(said: str) -> EpochRow | None:
-    """Return the row that `describe_epoch` told of, as far as it told; None of another line.
-
-    What it did not tell, the learning rate, is NaN.
-    """
-    match = _EPOCH_LINE.fullmatch(said)
-    if match is None:
-        return None
-    loss, accuracy, val_loss, val_accuracy, seconds = (float(text) for text in match.groups()[1:])
-    return EpochRow(int(match.group(1)), loss, accuracy, val_loss, val_accuracy, math.nan, seconds)
 
 
 def _prepare_tensorflow(job: Job, device: str) -> str:

@@ -146,7 +146,7 @@ def _list(command: Command) -> int:
 
 
 def _status(command: Command) -> int:
-    from mnist_cnn.display import describe_progress
+    from mnist_cnn.listening import describe_progress
 
     command.take_only("runs_dir", "backend")
     run = command.run()
@@ -311,13 +311,16 @@ def _follow_through(run: Run, stream: TextIO, *, asks: bool) -> Result:
         KeyboardInterrupt: Ctrl-C, and the answer is to turn away.
     """
     from mnist_cnn.display import follow
+    from mnist_cnn.listening import Listener
 
+    listener = Listener(run)
     while True:
         try:
-            follow(run, stream)
+            follow(run, stream, listener)
             return run.wait()
-        except KeyboardInterrupt:
-            answer = _ask_what_to_do() if asks else "d"
+        except KeyboardInterrupt as interrupt:
+            is_asked = asks and not isinstance(interrupt, interrupts.Terminated)
+            answer = _ask_what_to_do() if is_asked else "d"
             if answer == "d":
                 raise
             if answer == "c":
@@ -364,7 +367,7 @@ def _next_command(run: Run, status: Status) -> str:
 
 
 def _say_completed(run: Run, result: Result, model: ModelRef | None) -> None:
-    from mnist_cnn.display import describe_seconds
+    from mnist_cnn.listening import describe_seconds
 
     epochs = f"{len(result.history)} epoch{'s' if len(result.history) > 1 else ''}"
     seconds = describe_seconds(sum(row.seconds for row in result.history))

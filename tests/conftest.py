@@ -1,11 +1,18 @@
-"""What all tests share: one small run, trained once."""
+"""What all tests share: one small run, trained once, and one loopback Azure ML."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from processes import SMALL, Ended, command, run_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from azure_service import AzureService
 
 __all__ = ["SMALL", "Ended", "command", "run_command"]
 
@@ -17,3 +24,61 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = run_command(*SMALL, "run_dir=run", "save_h5=true", cwd=home)
     assert ended.code == 0, ended.out + ended.err
     return home / "run"
+
+
+@pytest.fixture(scope="session")
+def azure_started() -> Iterator[AzureService]:
+    """The loopback service of the whole session; what it stores is gone with it."""
+    from azure_service import AzureService
+
+    with (
+        tempfile.TemporaryDirectory(prefix="azure-service-") as folder,
+        AzureService(Path(folder)) as service,
+    ):
+        yield service
+        service.check()
+
+
+@pytest.fixture(scope="module")
+def azure_environment(azure_started: AzureService) -> Iterator[AzureService]:
+    """The service, for this process and those that a module's tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in azure_started.environment.items():
+            patch.setenv(name, value)
+        yield azure_started
+
+
+@pytest.fixture
+def azure(azure_environment: AzureService) -> Iterator[AzureService]:
+    """The service with a clean slate (no fault, clusters that behave, no record), refereed after."""
+    from azure_service import Behaviour
+
+    _referee(azure_environment)
+    yield azure_environment
+    for run in azure_environment.runs.all():  # whatever a failed test left under way
+        azure_environment.runs.cancel(run.run_id)
+    azure_environment.faults.clear()
+    azure_environment.clusters.behaviour = Behaviour()
+    _referee(azure_environment)
+
+
+def _referee(service: AzureService) -> None:
+    """Hold what was recorded against the documents, and forget it."""
+    try:
+        service.check()
+    finally:
+        service.requests.clear()
+
+
+@pytest.fixture
+def notebook_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder for a notebook's runs; the kernel's own files go beside it."""
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    folder = tmp_path / "notebook"
+    folder.mkdir()
+    yield folder
+    import mnist_cnn
+
+    for receipt in folder.glob("*/run.json"):  # whatever a failed test left running
+        mnist_cnn.attach(str(receipt.parent)).cancel()

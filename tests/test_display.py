@@ -12,7 +12,7 @@ import pytest
 from processes import SMALL, command
 
 import mnist_cnn
-from mnist_cnn.display import describe_progress, describe_seconds
+from mnist_cnn.listening import describe_progress, describe_seconds
 from mnist_cnn.result import Progress
 
 

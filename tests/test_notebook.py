@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import os
 import re
-import signal
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbclient
-import nbformat
 import pytest
+from notebooks import Notebook
 from processes import SMALL
 
 import mnist_cnn
@@ -23,7 +20,6 @@ from mnist_cnn import notebook, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
 from mnist_cnn.result import EpochRow, Progress
-from mnist_cnn.train import describe_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,46 +32,10 @@ NASTY = "<script>alert('1')</script> & \"<b>"
 ROW = EpochRow(1, 0.25, 0.9, 0.125, 0.95, 1.0, 2.5)
 
 
-class Notebook(nbclient.NotebookClient):
-    """A notebook that runs in a real kernel, and what was displayed in it on the way."""
-
-    def __init__(self, folder: Path, *cells: str) -> None:
-        self.seen: list[tuple[int, str, dict[str, str]]] = []
-        self.interrupt_at: re.Pattern[str] | None = None
-        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])  # type: ignore[no-untyped-call]
-        super().__init__(made, timeout=180, kernel_name="python3", resources={"metadata": {"path": folder}})
-
-    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
-        if msg["msg_type"] in ("display_data", "update_display_data"):
-            data = msg["content"]["data"]
-            self.seen.append((cell_index, msg["msg_type"], data))
-            if self.interrupt_at is not None and self.interrupt_at.search(data["text/plain"]):
-                self.interrupt_at = None
-                os.kill(self.km.provisioner.pid, signal.SIGINT)  # type: ignore[union-attr]
-        return super().process_message(msg, cell, cell_index)
-
-    def shown(self, cell: int, form: str = "text/plain") -> str:
-        """Return what the saved notebook shows of a cell."""
-        outputs = [output["data"] for output in self.nb.cells[cell].outputs if "data" in output]
-        return "\n".join(output[form] for output in outputs if form in output)
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder for a notebook's runs; the kernel's own files go beside it."""
-    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name.lower()))
-    folder = tmp_path / "notebook"
-    folder.mkdir()
-    yield folder
-    for receipt in folder.glob("*/run.json"):  # whatever a failed test left running
-        mnist_cnn.attach(str(receipt.parent)).cancel()
-
-
-def test_a_notebook_shows_a_run_in_place_and_keeps_its_end(home: Path) -> None:
+def test_a_notebook_shows_a_run_in_place_and_keeps_its_end(notebook_folder: Path) -> None:
     overrides = (*SMALL, "train.epochs=3", "run_dir=first")
     client = Notebook(
-        home,
+        notebook_folder,
         "import mnist_cnn",
         f"run = mnist_cnn.submit(*{overrides})",
         "mnist_cnn.follow(run)",
@@ -84,7 +44,7 @@ def test_a_notebook_shows_a_run_in_place_and_keeps_its_end(home: Path) -> None:
     )
     client.execute()
 
-    result = run_folder.read_result(home / "first")
+    result = run_folder.read_result(notebook_folder / "first")
     assert result is not None
     outputs = client.nb.cells[2].outputs
     assert [output["output_type"] for output in outputs] == ["display_data"] * 3  # all three in place
@@ -105,9 +65,9 @@ def test_a_notebook_shows_a_run_in_place_and_keeps_its_end(home: Path) -> None:
     assert kinds.count("update_display_data") >= 1
 
 
-def test_interrupting_the_kernel_leaves_the_run_as_it_is(home: Path) -> None:
+def test_interrupting_the_kernel_leaves_the_run_as_it_is(notebook_folder: Path) -> None:
     client = Notebook(
-        home,
+        notebook_folder,
         f"import mnist_cnn; run = mnist_cnn.submit(*{(*SMALL, 'train.epochs=10000', 'run_dir=long')})",
         "mnist_cnn.follow(run)",
         "run.status().is_final, run.cancel(), run.status().value",
@@ -157,6 +117,9 @@ class ToldRun:
 
     def cancel(self) -> None:
         raise AssertionError
+
+    def aftermath(self) -> Iterator[str]:
+        yield from ()
 
     def register(self, register: RegisterConfig) -> ModelRef:
         raise AssertionError(register)
@@ -218,18 +181,6 @@ def test_how_a_run_failed_is_shown_and_not_raised(
     assert f"run <run>: {end.value}\n{error.message}\n{error.hint}" in shown["text/plain"]
     assert shown["text/plain"].endswith(f"Killed by {NASTY}")  # said by somebody else than the trainer
     assert tags(shown["text/html"]) == ["div", "b", "b", "div", "pre"]
-
-
-def test_a_run_without_a_history_yet_is_told_by_its_log(folder: Path, displayed: Displayed) -> None:
-    job = run_folder.read_job(folder)
-    rows = [dataclasses.replace(ROW, epoch=epoch) for epoch in (1, 2, 1)]  # the node was lost after two
-    told = tuple(f"12:00:00 mnist_cnn {describe_epoch(row, job)}" for row in rows)
-    for seen, epochs in ((2, "12"), (3, "1")):
-        notebook.follow(ToldRun(folder, Status.failed, TrainingError("it failed"), told[:seen]))
-        table = displayed.outputs[-2]
-        assert re.findall(r"^\d", table["text/plain"], re.MULTILINE) == list(epochs)
-        assert "image/png" in displayed.outputs[-1]
-    assert "<td>0.2500</td><td>0.9000</td><td>0.1250</td><td>0.9500</td><td>2.5</td>" in table["text/html"]
 
 
 def test_the_learning_curves_are_drawn_once_for_each_epoch(

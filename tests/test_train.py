@@ -5,9 +5,7 @@ TensorFlow is imported once, in this process; whole trainings are processes of t
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import resource
 import signal
 import warnings
@@ -291,13 +289,3 @@ def test_an_hdf5_file_that_the_disk_does_not_take_is_a_worded_error(tmp_path: Pa
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignoring)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("overrides", [(), ("data.validation=100",)])
-def test_an_epoch_is_read_from_the_log_as_it_was_told(overrides: tuple[str, ...]) -> None:
-    row = EpochRow(12, 0.25, 0.9, 0.125, 0.95, 1.0, 2.5)
-    told = train.read_epoch(train.describe_epoch(row, launch.make_job(*overrides)))
-    assert told is not None
-    assert math.isnan(told.learning_rate)
-    assert dataclasses.replace(told, learning_rate=row.learning_rate) == row
-    assert train.read_epoch("epoch 1/2  loss nan") is None

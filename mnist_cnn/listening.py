@@ -1,0 +1,69 @@
+"""What a run says, heard as it says it, and where it stands, in words. Knows the contract's Run alone."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+from mnist_cnn.backend import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mnist_cnn.backend import Run
+    from mnist_cnn.result import Progress
+
+LOOK_SECONDS = 0.2
+
+
+class Listener:
+    """The lines of a run's log until its end. Where iterating is interrupted, the next goes on from there."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._lines: queue.Queue[str | Exception | None] = queue.Queue()
+        self._reader: threading.Thread | None = None
+
+    def __iter__(self) -> Iterator[str | None]:
+        """Yield the lines as they come, and None now and then while none does."""
+        if self._reader is None:
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
+        while True:
+            try:
+                line = self._lines.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                yield None
+                continue
+            if isinstance(line, Exception):
+                raise line
+            if line is None:
+                return
+            yield line
+
+    def _read(self) -> None:
+        try:
+            for line in self._run.logs(follow=True):
+                self._lines.put(line)
+            self._lines.put(None)
+        except Exception as error:  # noqa: BLE001 - raised again where it can be heard
+            self._lines.put(error)
+
+
+def describe_progress(progress: Progress) -> str:
+    """Return where a training stands, as one line that a terminal of 80 columns holds."""
+    if progress.status != Status.running:
+        return progress.status
+    return (
+        f"epoch {progress.epoch}/{progress.epochs} step {progress.step}/{progress.steps} "
+        f"loss {progress.loss:.4f} accuracy {progress.accuracy:.4f} "
+        f"{progress.images_per_second:,.0f} images/s {describe_seconds(progress.seconds_left)} left"
+    )
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a length of time as minutes and seconds, "5:07", or with hours, "1:05:07"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,36 @@
+"""A notebook in a real kernel, and what was displayed in it on the way."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+
+
+class Notebook(nbclient.NotebookClient):
+    """A notebook that runs in a real kernel, and what was displayed in it on the way."""
+
+    def __init__(self, folder: Path, *cells: str) -> None:
+        self.seen: list[tuple[int, str, dict[str, str]]] = []
+        self.interrupt_at: re.Pattern[str] | None = None
+        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])  # type: ignore[no-untyped-call]
+        super().__init__(made, timeout=180, kernel_name="python3", resources={"metadata": {"path": folder}})
+
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        if msg["msg_type"] in ("display_data", "update_display_data"):
+            data = msg["content"]["data"]
+            self.seen.append((cell_index, msg["msg_type"], data))
+            if self.interrupt_at is not None and self.interrupt_at.search(data["text/plain"]):
+                self.interrupt_at = None
+                os.kill(self.km.provisioner.pid, signal.SIGINT)  # type: ignore[union-attr]
+        return super().process_message(msg, cell, cell_index)
+
+    def shown(self, cell: int, form: str = "text/plain") -> str:
+        """Return what the saved notebook shows of a cell."""
+        outputs = [output["data"] for output in self.nb.cells[cell].outputs if "data" in output]
+        return "\n".join(output[form] for output in outputs if form in output)
