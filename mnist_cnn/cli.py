@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, RunCancelled
+from mnist_cnn.interrupts import Terminated
+from mnist_cnn.redaction import redact
 from mnist_cnn.verbs import VERBS, Command, print_json, program
 
 HYDRA_FLAGS = ("--info", "-i", "--shell-completion", "-sc", "--hydra-help")
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in arguments
     signal.signal(signal.SIGTERM, _as_interrupt)
-    _make_streams_writable()
+    _make_streams_usable()
     try:
         code = _answer(arguments)
         sys.stdout.flush()  # here, where an error is heard, and not when Python ends
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "look whether it is there, and whether it may be read and written"
         return _report(BackendError(f"{what}: {error.strerror or error}", hint), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug
-        traceback.print_exc()
+        sys.stderr.write(redact(traceback.format_exc()))
         what = " ".join(f"a bug: {type(error).__name__}: {error}".split())
         return _report(MnistCnnError(what, "please report it with the traceback"), as_json=as_json)
     return code
@@ -123,7 +125,7 @@ def _report(error: MnistCnnError, *, as_json: bool) -> int:
     """Say how the command ended, as far as anything can be written, and return the exit code."""
     try:
         if os.environ.get("MNIST_CNN_DEBUG") == "1":
-            traceback.print_exception(error)
+            sys.stderr.write(redact("".join(traceback.format_exception(error))))
         if as_json:
             print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
         is_failure = not isinstance(error, Interrupted | RunCancelled)
@@ -138,12 +140,12 @@ def _report(error: MnistCnnError, *, as_json: bool) -> int:
     return error.exit_code
 
 
-def _make_streams_writable() -> None:
+def _make_streams_usable() -> None:
     """Give a closed stream somewhere to go, and characters that a terminal lacks a form that it has."""
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - stays open
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - stays open
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
@@ -161,4 +163,4 @@ def _is_override(argument: str) -> bool:
 
 
 def _as_interrupt(_signal_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+    raise Terminated
