@@ -99,10 +99,8 @@ class LocalBackend:
 
     def submit(self, job: Job, folder: Path) -> LocalRun:
         """Start the trainer on the folder's job; it goes on where the folder holds checkpoints of it."""
-        from filelock import FileLock, Timeout
-
         try:
-            with FileLock(folder / LOCK, timeout=LOCK_SECONDS):  # of two that resume, one is the first
+            with run_folder.held(folder):  # of two that resume, one is the first
                 run_folder.write_receipt(folder, self._receipt(job, folder))
                 run_folder.clear_leftovers(folder)
                 process = self._start(folder)
@@ -112,9 +110,6 @@ class LocalBackend:
                     process.kill()
                     process.wait()
                     raise
-        except Timeout as error:
-            hint = "try again when it has ended"
-            raise BackendError(f"{folder} is held by another process", hint) from error
         except OSError as error:
             raise storage_error(error, str(folder)) from error
         return LocalRun(folder, process)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import compose, data, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
-from mnist_cnn.errors import ConfigurationError, MnistCnnError
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
 from mnist_cnn.job import Job
 from mnist_cnn.model import check_network
 
@@ -70,6 +70,15 @@ def job_of(config: Config) -> Job:
     return _job(config, info)
 
 
+def check(config: Config, job: Job) -> None:
+    """Check all that can be known before a job is handed to its backend.
+
+    Raises:
+        ConfigurationError, DataError: what is wrong.
+    """
+    backend_class(config.backend.name)(config).check(job)
+
+
 def start(config: Config, job: Job) -> Run:
     """Make the run folder and hand the job to its backend; where that never took it, nothing is left.
 
@@ -100,7 +109,9 @@ def resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) 
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
     if status is Status.completed:
         raise ConfigurationError(f"{folder} is completed", "there is nothing to go on with; start a new run")
-    return backend.submit(run_folder.read_job(folder), folder)
+    job = run_folder.read_job(folder)
+    backend.check(job)
+    return backend.submit(job, folder)
 
 
 def find(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Path:
@@ -139,6 +150,10 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
             backends[receipt.backend] = backend_class(config.backend.name)(config)
         backend = backends[receipt.backend]
         return backend.attach(folder).status() if backend is not None else receipt.status
+    except BackendError:
+        if backend is not None and not backend.ends_with_its_command:
+            backends[receipt.backend] = None  # a place that does not answer is asked once
+        return receipt.status
     except MnistCnnError:
         return receipt.status
 

@@ -20,6 +20,7 @@ import re
 import secrets
 import shutil
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -32,11 +33,12 @@ from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
-LATEST = "latest"
+LATEST, LOCK = "latest", ".lock"
+LOCK_SECONDS = 60.0
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
 RECEIPT_SCHEMA = 1
 ENTRY_SECONDS = 10.0
@@ -247,10 +249,36 @@ def enter(folder: Path, pid: int) -> None:
     write_receipt(folder, dataclasses.replace(read_receipt(folder), pid=pid, process_started=started))
 
 
+def age(receipt: Receipt) -> float:
+    """Return how long ago a receipt was made, in seconds; a clock that was set back makes it negative."""
+    return (datetime.now(UTC) - datetime.fromisoformat(receipt.created)).total_seconds()
+
+
 def is_fresh(receipt: Receipt) -> bool:
     """Tell whether a receipt was made so shortly ago that its trainer may not be entered yet."""
-    age = datetime.now(UTC) - datetime.fromisoformat(receipt.created)
-    return -1 <= age.total_seconds() < ENTRY_SECONDS  # a clock may be set back
+    return -1 <= age(receipt) < ENTRY_SECONDS
+
+
+@contextmanager
+def held(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the run folder's lock, for what one process may do at a time; wait for it for `seconds`.
+
+    Raises:
+        BackendError: another process holds it all that time, or the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=seconds)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BackendError(f"{folder} is held by another process", "try again when it has ended") from error
+    except OSError as error:
+        raise storage_error(error, str(folder)) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def await_entry(folder: Path, pid: int) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, TextIO
 
@@ -34,6 +35,7 @@ class Trial:
     config: Config
     job: Job
     run: Run | None = None
+    watcher: threading.Thread | None = None
     result: Result | None = None
     model: ModelRef | None = None
     error: MnistCnnError | None = None
@@ -70,11 +72,13 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
                 print(f"[{trials.index(trial) + 1}/{len(trials)}] {trial.settings}", file=stream, flush=True)
                 under_way.append(trial)
                 _start(trial)
+                if trial.run is None and places > 1:  # those behind it would not be taken either
+                    waiting.clear()
             if places == 1 and under_way:
                 _watch(under_way[0], stream)
-            for trial in [trial for trial in under_way if _has_ended(trial)]:
+            for trial in [trial for trial in under_way if _has_ended(trial, places)]:
                 under_way.remove(trial)
-                _finish(trial)
+                _register(trial)
                 print(f"{trial.settings}: {trial.outcome}", file=stream, flush=True)
             time.sleep(LOOK_SECONDS if under_way else 0)
     except KeyboardInterrupt:
@@ -101,6 +105,7 @@ def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]
         config = compose.load(job_overrides, config_dirs)
         settings = " ".join(text for text in job_overrides if text.lstrip("+").partition("=")[0] in swept)
         trials.append(Trial(settings or "as configured", config, launch.job_of(config)))
+        launch.check(config, trials[-1].job)
     folders = [trial.config.run.run_dir for trial in trials if trial.config.run.run_dir is not None]
     if len(set(folders)) < len(folders):
         message = f"run_dir={folders[0]} is one folder for {len(trials)} runs"
@@ -120,28 +125,29 @@ def _start(trial: Trial) -> None:
         trial.error = error
 
 
-def _watch(trial: Trial, stream: TextIO) -> None:
-    """Show a trial's run to its end; one whose files are gone is told by `_finish`."""
+def _watch(trial: Trial, stream: TextIO | None = None) -> None:
+    """Wait for the end of a trial's run, and show it to a stream."""
     try:
         if trial.run is not None:
-            follow(trial.run, stream)
+            if stream is not None:
+                follow(trial.run, stream)
+            trial.result = trial.run.wait()
     except MnistCnnError as error:
         trial.error = error
 
 
-def _has_ended(trial: Trial) -> bool:
-    try:
-        return trial.error is not None or trial.run is None or trial.run.status().is_final
-    except MnistCnnError as error:
-        trial.error = error
-        return True
+def _has_ended(trial: Trial, places: int) -> bool:
+    """Tell whether a trial's run has ended; of several at a time each is waited for in a thread."""
+    if places > 1 and trial.run is not None and trial.watcher is None:
+        trial.watcher = threading.Thread(target=_watch, args=(trial,), daemon=True)
+        trial.watcher.start()
+    return trial.watcher is None or not trial.watcher.is_alive()
 
 
-def _finish(trial: Trial) -> None:
-    if trial.error is not None or trial.run is None:
+def _register(trial: Trial) -> None:
+    if trial.result is None or trial.run is None:
         return
     try:
-        trial.result = trial.run.wait()
         if trial.config.register.name is not None:
             trial.model = trial.run.register(trial.config.register)
     except MnistCnnError as error:
@@ -152,17 +158,18 @@ def _cancel(trial: Trial) -> None:
     try:
         if trial.run is not None:
             trial.run.cancel()
-        _finish(trial)
+            trial.result = trial.run.wait()
     except MnistCnnError as error:
         trial.error = error
 
 
 def _say_aftermath(trials: Sequence[Trial]) -> None:
-    """Say once what the place of all these runs costs now; Ctrl-C goes without."""
-    run = next((trial.run for trial in trials if trial.run is not None), None)
+    """Say once what each place of these runs costs now; Ctrl-C goes without."""
+    runs = {trial.config.backend: trial.run for trial in trials if trial.run is not None}
     with contextlib.suppress(KeyboardInterrupt):
-        for line in run.aftermath() if run is not None else ():
-            print(line, file=sys.stderr, flush=True)
+        for run in runs.values():
+            for line in run.aftermath():
+                print(line, file=sys.stderr, flush=True)
 
 
 def _print(trials: Sequence[Trial], *, as_json: bool) -> None:

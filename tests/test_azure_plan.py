@@ -185,6 +185,7 @@ def test_data_sets_that_differ_never_share_a_folder_of_the_datastore(tmp_path: P
         "backend.min_nodes=2",
         "backend.max_nodes=101",
         "backend.node_count=2",
+        "backend.use_gpu=true",
         "backend.priority=spot",
         "backend.max_duration=0",
         "backend.data.overwrite=perhaps",
@@ -282,11 +283,15 @@ def test_a_refusal_comes_at_once_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_no_secret_is_in_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AZUREML_SERVICE_PRINCIPAL_PASSWORD", "geheim")
-    text = "GET https://a/b?sv=1&sig=abc%2F&x=1 Authorization: Bearer eyJ.x.y client_secret=q geheim"
+    monkeypatch.setenv("AZUREML_SERVICE_PRINCIPAL_PASSWORD", "geheimer geht nicht")
+    text = "GET https://a/b?sv=1&sig=abc%2F&x=1 Authorization: Bearer eyJ.x.y client_secret=q "
+    text += "{'accountKey': 'k+y', \"access_token\": \"tok.en\"} geheimer geht nicht"
     told = service.translate("do it", RuntimeError(text))
+    assert isinstance(told, service.ServiceError)
     for said in (told.message, told.hint, told.detail):
-        assert not [secret for secret in ("abc%2F", "eyJ", "geheim", "=q ") if secret in said]
+        assert not [
+            secret for secret in ("abc%2F", "eyJ", "geheimer", "=q ", "k+y", "tok.en") if secret in said
+        ]
 
 
 @pytest.mark.parametrize(
@@ -302,6 +307,7 @@ def test_what_the_sdk_says_becomes_one_line_of_what_and_one_of_what_to_do(
     text: str, status: int | None, said: str
 ) -> None:
     told = service.translate("find the cluster", RuntimeError(text))
+    assert isinstance(told, service.ServiceError)
     assert told.status == status
     assert said in told.hint
     assert "\n" not in told.message + told.hint

@@ -169,8 +169,7 @@ REFUSED = [
     ("follow latest", "there is no run under runs", "start one"),
     ("cancel latest", "there is no run under runs", "start one"),
     ("resume latest", "there is no run under runs", "start one"),
-    ("register latest", "register needs a name", "register.name=mnist-cnn"),
-    ("register latest register.name=x", "there is no run under runs", "start one"),
+    ("register latest", "there is no run under runs", "start one"),
     ("predict", "predict needs a RUN and at least one IMAGE", "predict latest digit.png"),
     ("predict latest", "predict needs a RUN and at least one IMAGE", "predict latest digit.png"),
     ("predict latest digit.png", "there is no run under runs", "start one"),
@@ -430,6 +429,12 @@ def test_register_gives_one_version_to_one_run_and_says_so(ask: Ask, home: Path,
     said = {"name": "digits", "version": 1, "location": str(place), "is_new": False}
     assert ask("register", "--json", *arguments).json() == said
     assert (home / place / "model.keras").read_bytes() == (run_folder / "model.keras").read_bytes()
+
+
+def test_register_needs_a_name(ask: Ask, run_folder: Path) -> None:
+    what, what_to_do = refusal(ask("register", str(run_folder)))
+    assert what == "register needs a name"
+    assert "register.name=mnist-cnn" in what_to_do
 
 
 def test_a_model_below_the_least_accuracy_is_not_registered(ask: Ask, home: Path, run_folder: Path) -> None:

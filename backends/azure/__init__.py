@@ -51,7 +51,6 @@ class AzureBackend:
 
     def submit(self, job: Job, folder: Path) -> AzureRun:
         """Send data, code and job; the receipt names the run from before it starts."""
-        self.check(job)
         from mnist_cnn.backends.azure.submit import submit
 
         return submit(job, self.config, folder)
@@ -69,4 +68,4 @@ class AzureBackend:
 
         workspace = service.open_workspace(checks.find_workspace(self.config.workspace))
         act = cluster.delete if action == "delete" else cluster.show
-        return act(workspace, self.config.cluster)
+        return act(workspace, self.config)

@@ -77,6 +77,8 @@ def workspace_file(place: str | None) -> Path:
         ConfigurationError: there is none.
     """
     start = Path(place or ".").expanduser().absolute()
+    if not start.exists():
+        raise ConfigurationError(f"backend.workspace={place}: there is no {start}", WORKSPACE_HINT)
     path = start if start.is_file() else _look_upwards(start)
     if path is None:
         said = f"backend.workspace={place}" if place else "backend=azure"
@@ -132,7 +134,7 @@ def credentials(
         )
     if _azure_cli_is_logged_in(environment):
         return Credentials.azure_cli
-    if at_terminal if at_terminal is not None else sys.stdin.isatty() and sys.stdout.isatty():
+    if at_terminal if at_terminal is not None else sys.stdin.isatty() and sys.stderr.isatty():
         return Credentials.interactive
     hint = f"set {', '.join(PRINCIPAL_VARIABLES)}, or log in with az login"
     raise ConfigurationError("no credentials for Azure, and nobody at a terminal to log in", hint)

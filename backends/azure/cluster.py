@@ -6,6 +6,7 @@ AmlCompute is the successor of Batch AI, whose `BatchAiCompute` is gone from the
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ KIND = "AmlCompute"
 WAIT_SECONDS = 20 * 60
 POLL_SECONDS = 5.0
 FIRST_POLL_SECONDS = 0.5
-DELETE = "python -m mnist_cnn cluster delete backend=azure backend.cluster={}"
 
 
 def ensure(workspace: Any, config: AzureConfig) -> Any:
@@ -46,7 +46,7 @@ def ensure(workspace: Any, config: AzureConfig) -> Any:
                 f"backend.use_gpu=true, but the cluster {target.name} has {target.vm_size}, without a GPU"
             )
             raise BackendError(message, "name a cluster that has them: backend.cluster=NAME")
-    _await_provisioning(target)
+    _await_provisioning(target, config)
     say(f"cluster {target.name}: ready")
     status = call_again("ask for the cluster's status", target.get_status)
     if status is not None:
@@ -94,8 +94,15 @@ def differences(target: Any, config: AzureConfig) -> Iterator[str]:
             yield f"cluster {target.name} has {name}={found}, not backend.{name}={wanted}; it stays as it is"
 
 
-def show(workspace: Any, name: str) -> Iterator[str]:
+def command(action: str, config: AzureConfig) -> str:
+    """Return the command line that shows or deletes the cluster, from whatever folder."""
+    place = f" backend.workspace={shlex.quote(config.workspace)}" if config.workspace else ""
+    return f"python -m mnist_cnn cluster {action} backend=azure backend.cluster={config.cluster}{place}"
+
+
+def show(workspace: Any, config: AzureConfig) -> Iterator[str]:
     """Yield what there is to say of a cluster."""
+    name = config.cluster
     target = find(workspace, name)
     if target is None:
         yield f"there is no cluster {name} in {workspace.name}; nothing costs"
@@ -110,11 +117,13 @@ def show(workspace: Any, name: str) -> Iterator[str]:
         yield f"{nodes}, idle for {_idle_seconds(target)} s at most"
     for error in _errors(target):
         yield f"error: {error}"
-    yield from costs(target)
+    yield from costs(target, config)
 
 
-def costs(target: Any) -> Iterator[str]:
+def costs(target: Any, config: AzureConfig) -> Iterator[str]:
     """Say whether the cluster has nodes, what ends them and when they end by themselves."""
+    if target.type != KIND:
+        return
     status = call_again("ask for the cluster's nodes", target.get_status)
     nodes = status.current_node_count if status is not None else 0
     scale = target.scale_settings
@@ -128,15 +137,16 @@ def costs(target: Any) -> Iterator[str]:
         yield f"{least} of them stay for ever (min_nodes)"
     if nodes and nodes > (least or 0):
         yield f"nodes without a job end by themselves after {_idle_seconds(target)} seconds"
-    yield f"end them now: {DELETE.format(target.name)}"
+    yield f"end them now: {command('delete', config)}"
 
 
-def delete(workspace: Any, name: str) -> Iterator[str]:
+def delete(workspace: Any, config: AzureConfig) -> Iterator[str]:
     """Delete the cluster and wait until it is gone, 20 minutes at most.
 
     Raises:
         BackendError: it is no cluster, it was refused, or it is still there.
     """
+    name = config.cluster
     target = find(workspace, name)
     if target is None:
         yield f"there is no cluster {name} in {workspace.name}"
@@ -191,7 +201,7 @@ def _create(workspace: Any, config: AzureConfig) -> Any:
         return target
 
 
-def _await_provisioning(target: Any) -> None:
+def _await_provisioning(target: Any, config: AzureConfig) -> None:
     """Wait until the cluster is provisioned; nodes come later, when a run needs them."""
     deadline = time.monotonic() + WAIT_SECONDS
     pause, shown, told = FIRST_POLL_SECONDS, "Succeeded", 0.0
@@ -200,8 +210,10 @@ def _await_provisioning(target: Any) -> None:
         if state != shown or time.monotonic() - told > STILL_SECONDS:
             say(f"cluster {target.name}: {state.lower()}, waiting for {left / 60:.0f} minutes at most")
             shown, told = state, time.monotonic()
-        hint = f"delete it: {DELETE.format(target.name)}"
-        if state in ("Failed", "Canceled", "Deleting"):
+        hint = f"delete it: {command('delete', config)}"
+        if state == "Deleting":
+            raise BackendError(f"the cluster {target.name} is being deleted", "start again when it is gone")
+        if state in ("Failed", "Canceled"):
             reason = "; ".join(_errors(target)) or "the service gives no reason"
             raise BackendError(f"the cluster {target.name} is {state.lower()}: {reason}", hint)
         if left < 0:

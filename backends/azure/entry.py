@@ -109,11 +109,14 @@ class Metrics:
         self._run = Run.get_context()
 
     def _attempt(self, what: str, act: Callable[[], object]) -> None:
+        from mnist_cnn.redaction import redact
+
         try:
             act()
         except Exception as error:  # noqa: BLE001 - whatever the SDK raises, the training goes on
             if not self._is_silent:
-                print(f"could not {what}: {type(error).__name__}: {error}; the training goes on", flush=True)
+                why = redact(f"{type(error).__name__}: {error}")
+                print(f"could not {what}: {why}; the training goes on", flush=True)
             self._is_silent = True
 
 

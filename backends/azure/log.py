@@ -29,11 +29,12 @@ TIMEOUT_SECONDS = 30.0
 LOCK_SECONDS = 60.0
 
 
-def fetch(folder: Path, files: Mapping[str, str]) -> bool:
+def fetch(folder: Path, files: Mapping[str, str]) -> bool | None:
     """Append to log.txt what the node has printed since; tell whether there was anything.
 
-    `files` maps a log's name to its URL. A log that cannot be had now is had at the next look. The rows of
-    the history that the log holds go into metrics.jsonl.
+    `files` maps a log's name to its URL. None tells that the log cannot be had now, but at the next look. The
+    rows of the history that the log holds go into metrics.jsonl, where the training stands into
+    progress.json.
 
     Raises:
         BackendError: the disk here does not take it.
@@ -49,13 +50,12 @@ def fetch(folder: Path, files: Mapping[str, str]) -> bool:
             if piece:
                 with (folder / run_folder.LOG).open("ab") as file:
                     file.write(piece)
-                if EPOCH.encode() in piece:
-                    run_folder.write_history(folder, history(folder))
+                _take_down(folder, piece)
     except ServiceError as error:
         say(f"{error.message}; the run goes on")
-        return False
+        return None
     except Timeout:  # which is an OSError too
-        return False
+        return None
     except OSError as error:
         raise storage_error(error, str(folder / run_folder.LOG)) from error
     return bool(piece)
@@ -77,15 +77,6 @@ def history(folder: Path) -> list[EpochRow]:
             row = EpochRow(**json.loads(told))
             rows[row.epoch] = row
     return [rows[epoch] for epoch in sorted(rows)]
-
-
-def last_progress(folder: Path) -> Progress | None:
-    """Return where the training said last that it stands."""
-    told = _last(folder, PROGRESS)
-    try:
-        return Progress(**json.loads(told)) if told is not None else None
-    except (ValueError, TypeError):
-        return None
 
 
 def failure(folder: Path) -> MnistCnnError | None:
@@ -143,6 +134,17 @@ def _piece(folder: Path, url: str) -> bytes:
     return NEXT_LOG + content if content else b""
 
 
+def _take_down(folder: Path, piece: bytes) -> None:
+    """Write what a piece of the log tells of the training into the files that a local run has too."""
+    text = piece.decode("utf-8", errors="replace")
+    if EPOCH in text:
+        run_folder.write_history(folder, history(folder))
+    found = list(_marked(text, PROGRESS))
+    if found:
+        with contextlib.suppress(ValueError, TypeError):
+            run_folder.write_progress(folder, Progress(**json.loads(found[-1])))
+
+
 def _last(folder: Path, mark: str) -> str | None:
     """Return what the last line with a mark says, of the last start's."""
     found = list(_all(folder, mark, of_last_start=True))
@@ -157,4 +159,8 @@ def _all(folder: Path, mark: str, *, of_last_start: bool = False) -> Iterator[st
         return
     if of_last_start:
         text = text.rpartition(NEXT_LOG.decode())[2]
+    yield from _marked(text, mark)
+
+
+def _marked(text: str, mark: str) -> Iterator[str]:
     yield from (line.removeprefix(mark) for line in text.splitlines() if line.startswith(mark))

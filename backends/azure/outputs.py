@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from mnist_cnn.result import Result
 
 OUTPUTS = "outputs"
+PLACE = ".bringing-"
+"""Begins the name of the folder where files lie until all are here and right."""
 SLOWEST = 50_000
 """Bytes per second below which a download is given up."""
 LEAST_SECONDS = 300.0
@@ -36,8 +39,10 @@ def bring(run: Any, folder: Path) -> None:
     if f"{OUTPUTS}/{run_folder.RESULT}" not in names:
         message = f"the run is completed, but its {OUTPUTS}/ has no {run_folder.RESULT}"
         raise NoResult(message, f"start it again: resume {folder}")
+    for left in folder.glob(f"{PLACE}*"):  # by one that was killed
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=".bringing-", dir=folder) as place:
+        with tempfile.TemporaryDirectory(prefix=PLACE, dir=folder, ignore_cleanup_errors=True) as place:
             _bring(run, names, Path(place), folder)
     except OSError as error:
         raise storage_error(error, str(folder)) from error
@@ -73,14 +78,18 @@ def _check(result: Result, names: list[str], folder: Path) -> None:
                 f"the run's result names a file {name}, which no training writes", "look at the run"
             )
         if f"{OUTPUTS}/{name}" not in names:
-            raise NoResult(f"the run's {OUTPUTS}/ has no {name}, which its result names", f"resume {folder}")
+            hint = f"start it again: resume {folder}"
+            raise NoResult(f"the run's {OUTPUTS}/ has no {name}, which its result names", hint)
 
 
 def _download(run: Any, name: str, place: Path, seconds: float) -> None:
-    target = str(place / name)
-    call_again(
-        f"bring {name}", lambda: run.download_file(f"{OUTPUTS}/{name}", output_file_path=target), seconds
-    )
+    def download() -> None:
+        with tempfile.TemporaryDirectory(dir=place) as own:  # an attempt that was given up may still write
+            target = Path(own) / name
+            run.download_file(f"{OUTPUTS}/{name}", output_file_path=str(target))
+            target.replace(place / name)
+
+    call_again(f"bring {name}", download, seconds)
 
 
 def _show_metrics(run: Any) -> None:

@@ -8,18 +8,20 @@ import hashlib
 import json
 import platform
 import re
+import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import mnist_cnn
 from mnist_cnn import data
-from mnist_cnn.backends.azure import snapshot
+from mnist_cnn.backends.azure import checks, snapshot
 from mnist_cnn.download import named
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.backends.azure.snapshot import SnapshotFile
@@ -171,8 +173,12 @@ def describe(asked: Request, config: AzureConfig) -> tuple[tuple[str, str], ...]
     code = sum(file.bytes for file in asked.snapshot)
     snapshot_lines = [f"{file.name} {file.bytes:,} B" for file in asked.snapshot]
     python = f"Python {asked.environment.python}, {asked.environment.image}"
+    try:
+        workspace = str(checks.workspace_file(config.workspace))
+    except ConfigurationError as error:
+        workspace = f"{error.message}: {error.hint}"
     lines = [
-        ("workspace", config.workspace or "config.json, found as the SDK finds it"),
+        ("workspace", workspace),
         ("experiment", asked.experiment),
         ("cluster", f"{config.cluster}: {nodes}, idle for {config.idle_seconds} s at most"),
         ("upload", f"to {asked.data_folder}/ of the default datastore: {sent}"),
@@ -191,7 +197,11 @@ def _under(head: str, lines: Sequence[str]) -> str:
 
 def _dependencies() -> list[str]:
     """Return the names of what mnist_cnn itself asks for, extras aside."""
-    asked = [line for line in requires("mnist-cnn") or [] if "extra ==" not in line]
+    try:
+        asked = [line for line in requires("mnist-cnn") or [] if "extra ==" not in line]
+    except PackageNotFoundError:  # a checkout that was never installed
+        project = Path(mnist_cnn.__file__).parent.parent / "pyproject.toml"
+        asked = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
     return sorted({re.split(r"[\s<>=!~;\[]", line, maxsplit=1)[0].lower() for line in asked})
 
 

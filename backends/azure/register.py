@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MODEL = "outputs/model.keras"
 RUN_TAG = "mnist_cnn_run"
+STUDIO = "https://ml.azure.com"
 
 
 def register(workspace: Any, run: Any, config: RegisterConfig, result: Result) -> ModelRef:
@@ -30,28 +31,33 @@ def register(workspace: Any, run: Any, config: RegisterConfig, result: Result) -
         raise BackendError(message, "train better, or lower register.min_accuracy")
     name = str(config.name)
     found = _registered(workspace, run.id, name)
-    if found is not None:
-        return _reference(found, is_new=False)
+    if found:
+        return _reference(found[0], is_new=False)
     tags = {
         RUN_TAG: run.id,
         "job_digest": result.job_digest,
         "accuracy": f"{result.accuracy:.6f}",
         "weights_sha256": result.weights_sha256,
     }
+    failure: ServiceError | None = None
     try:
-        model = call(
+        call(
             f"register the model {name}",
             lambda: run.register_model(model_name=name, model_path=MODEL, tags=tags, properties=dict(tags)),
         )
-    except ServiceError:
-        model = _registered(workspace, run.id, name)  # the answer may have been lost, not the model
-        if model is None:
-            raise
-    return _reference(model, is_new=True)
+    except ServiceError as error:  # the answer may have been lost, not the model
+        failure = error
+    # Where an answer is lost the SDK asks again, and the service makes another version.
+    first, *others = _registered(workspace, run.id, name) or [None]
+    if first is None:
+        raise failure or BackendError(f"the service does not show the model {name}", f"see {STUDIO}")
+    for model in others:
+        call_again(f"delete version {model.version} of {name}, made twice", model.delete)
+    return _reference(first, is_new=True)
 
 
-def _registered(workspace: Any, run_id: str, name: str) -> Any | None:
-    """Return the version that a run has under a name; the oldest, if somebody made more."""
+def _registered(workspace: Any, run_id: str, name: str) -> list[Any]:
+    """Return the versions that a run has under a name, oldest first."""
 
     def look() -> list[Any]:
         from azureml.core import Model
@@ -60,7 +66,7 @@ def _registered(workspace: Any, run_id: str, name: str) -> Any | None:
 
     models = call_again(f"look for the model {name}", look)
     mine = [model for model in models if (model.tags or {}).get(RUN_TAG) == run_id and model.name == name]
-    return min(mine, key=lambda model: int(model.version), default=None)
+    return sorted(mine, key=lambda model: int(model.version))
 
 
 def _reference(model: Any, *, is_new: bool) -> ModelRef:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,15 @@ POLL_SECONDS, SLOW_POLL_SECONDS = 1.0, 10.0
 """Pauses between two looks: the first while something changes, growing to the second while nothing does."""
 AWAY_SECONDS = 600.0
 """How long the service may be away while a run is followed."""
+LOG_SECONDS = 60.0
+"""How long an ended run's details and log are asked for, where the service refuses them."""
+SUBMISSION_SECONDS = 3600.0
+"""After that a run that another machine began to submit, and that the service does not know, is lost."""
+BRING_SECONDS = 1800.0
+"""How long one process waits for another that is bringing the same result."""
 CANCEL_SECONDS = 300.0
+SUBMITTER = "submitter"
+"""The receipt's entry, under `service`, of the process that is submitting the run."""
 ENDING_SECONDS = 1800.0
 """How long a run may take beyond its maximum duration to be ended by the service."""
 
@@ -54,15 +64,27 @@ def find_run(workspace: Any, run_id: str) -> Any:
     return Run.get(workspace, run_id)
 
 
+def this_process() -> str:
+    """Name this process, on this machine, for others to see whether it is still there."""
+    import psutil
+
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time()}"
+
+
 class AzureRun:
-    """A run on a cluster; every look at it writes what is new into the run folder."""
+    """A run on a cluster; every look at it writes what is new into the run folder.
+
+    A run that the service has completed is `finalizing` until its result is here.
+    """
 
     def __init__(self, folder: Path, config: AzureConfig, *, is_known: bool = False) -> None:
         self.folder = folder
         self.config = config
         self._service = run_folder.read_receipt(folder).service
-        self._state = ""
+        self._state = self._told = ""
         self._status = Status.queued
+        self._over_since: float | None = None
+        self._can_be_brought = False
         self._looked = 0.0
         self._answered = time.monotonic() if is_known else None
         self._pause = POLL_SECONDS
@@ -76,22 +98,23 @@ class AzureRun:
             ServiceError: it does not answer, and has not done so for ten minutes or ever.
         """
         with self._lock:
-            receipt = run_folder.read_receipt(self.folder)
-            if receipt.status.is_final:
-                return receipt.status
-            if time.monotonic() - self._looked >= self._pause or not self._looked:
+            if not self._has_ended() and (time.monotonic() - self._looked >= self._pause or not self._looked):
                 self._look_through_absences()
-            return self._status
+            return run_folder.read_receipt(self.folder).status if self._has_ended() else self._status
 
     def progress(self) -> Progress | None:
         """Return where the training stands, as the node's log said it last."""
         if self._status is Status.running:
-            return log.last_progress(self.folder) or Progress("preparing")
+            return run_folder.read_progress(self.folder) or Progress("preparing")
         return Progress(self._status.value)
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
-        """Yield the node's log line by line; with `follow`, until the run has ended, and say its states."""
-        told, read = "", log.Reader(self.folder)
+        """Yield the node's log line by line; with `follow`, until the run has ended, and say its states.
+
+        Raises:
+            BackendError: it could not be followed to its end, and goes on.
+        """
+        read = log.Reader(self.folder)
         if not follow:
             self._refresh()
             yield from read.new_lines(is_last=True)
@@ -99,23 +122,16 @@ class AzureRun:
         receipt = run_folder.read_receipt(self.folder)
         if receipt.url is not None:
             say(f"watch it in the studio: {receipt.url}")
-        try:
-            for _ in self._until_the_end():
-                if self._state != told:
-                    told = self._state
-                    say(f"the run is {self._status.value} ({told})")
-                yield from read.new_lines()
-        except BackendError:  # whoever waits for the run is told
-            return
+        for _ in self._until_the_end():
+            yield from read.new_lines()
         yield from read.new_lines(is_last=True)
 
     def wait(self) -> Result:
         """Wait for the end, bring the result here; return it, or raise how the run ended."""
-        for _ in self._until_the_end():
-            pass
-        receipt = run_folder.read_receipt(self.folder)
-        if not receipt.status.is_final:
-            self._end(self.status())
+        for status in self._until_the_end():
+            if status is Status.lost:
+                hint = f"start it again: resume {self.folder}"
+                raise BackendError("the run never reached the service", hint)
         receipt = run_folder.read_receipt(self.folder)
         log_hint = f"the log is {self.folder / run_folder.LOG}"
         if receipt.status is Status.completed:
@@ -126,14 +142,13 @@ class AzureRun:
                 )
             return result
         if receipt.status is Status.cancelled:
-            raise RunCancelled("the run was cancelled", f"go on with it: resume {self.folder}")
+            raise RunCancelled(receipt.error or "the run was cancelled", receipt.hint or "")
         error = ERRORS_BY_EXIT_CODE.get(receipt.exit_code or 0, MnistCnnError)
         raise error(receipt.error or "the run failed", "; ".join(filter(None, (receipt.hint, log_hint))))
 
     def cancel(self) -> None:
         """Have the service end the run; return when it has ended, or raise after five minutes."""
-        if self.status().is_final:
-            self._end(self.status())
+        if self._settled().is_final:
             return
         run = self._run()
         if not getattr(run, "_run_dto", {}).get("cancel_uri"):
@@ -145,23 +160,23 @@ class AzureRun:
         say(f"cancelling the run, for {CANCEL_SECONDS / 60:.0f} minutes at most")
         call_again("cancel the run", run.cancel)
         deadline = time.monotonic() + CANCEL_SECONDS
-        while not self._now().is_final:
+        while not self._settled().is_final:
             if time.monotonic() > deadline:
                 message = (
                     f"the run is still {self._state} {CANCEL_SECONDS / 60:.0f} minutes after its cancellation"
                 )
                 raise BackendError(message, f"look again: status {self.folder}")
             time.sleep(POLL_SECONDS)
-        self._end(self._status)
+            self._looked = 0.0
 
     def register(self, register_config: RegisterConfig) -> ModelRef:
         """Register the run's model in the workspace."""
-        if self.status() is not Status.completed:
-            raise BackendError(
-                f"{self.folder} is {self.status().value}, not completed", "finish the run first"
-            )
+        status = self._settled()
+        if status is not Status.completed:
+            raise BackendError(f"{self.folder} is {status.value}, not completed", "finish the run first")
         result = self.wait()
-        return register.register(self._workspace(), self._run(), register_config, result)
+        with run_folder.held(self.folder):  # of two that register at once, one finds the other's version
+            return register.register(self._workspace(), self._run(), register_config, result)
 
     def aftermath(self) -> Iterator[str]:
         """Say whether the cluster still has nodes, what ends them and when they end by themselves."""
@@ -171,10 +186,10 @@ class AzureRun:
             if target is None:
                 yield f"the cluster {name} is gone, and costs nothing"
             else:
-                yield from cluster.costs(target)
-        except BackendError as error:
+                yield from cluster.costs(target, self.config)
+        except MnistCnnError as error:
             yield f"whether the cluster {name} still has nodes is not known: {error.message}"
-            yield f"look: python -m mnist_cnn cluster show backend=azure backend.cluster={name}"
+            yield f"look: {cluster.command('show', self.config)}"
 
     def _workspace(self) -> Any:
         try:
@@ -187,16 +202,25 @@ class AzureRun:
             ) from error
         return open_workspace(name)
 
-    def _run(self, *, again: bool = False) -> Any:
+    def _run(self, workspace: Any = None, *, again: bool = False) -> Any:
         if self._found is None or again:
             run_id = run_folder.read_receipt(self.folder).id
-            workspace = self._workspace()
+            workspace = workspace or self._workspace()
             self._found = call("find the run", lambda: find_run(workspace, run_id))
         return self._found
 
-    def _now(self) -> Status:
-        self._looked = 0.0
-        return self.status()
+    def _has_ended(self) -> bool:
+        """Tell whether the receipt says how the run ended; one that was lost may be found yet."""
+        status = run_folder.read_receipt(self.folder).status
+        return status.is_final and status is not Status.lost
+
+    def _settled(self) -> Status:
+        """Return where the run stands; of one that the service has completed, after its result is here."""
+        status = self.status()
+        if self._can_be_brought and not status.is_final:
+            self._bring()
+            status = self.status()
+        return status
 
     def _look_through_absences(self) -> None:
         """Look; where the service is away for a while, the run stands where it stood last."""
@@ -211,17 +235,19 @@ class AzureRun:
             left = AWAY_SECONDS - (now - self._answered)
             say(f"{error.message}; the run goes on; trying on for {left:.0f} seconds")
             self._looked = time.monotonic()
+            self._pause = min(SLOW_POLL_SECONDS, 2 * self._pause)
 
     def _look(self) -> None:
         """Ask the service where the run stands, and bring its log here."""
         before = self._state
+        workspace = self._workspace()  # where that is gone, the run is not
         try:
-            run = self._run()
+            run = self._run(workspace)
         except ServiceError as error:
             if error.status != 404:  # noqa: PLR2004
                 raise
-            self._status, self._looked = self._unknown_there(), time.monotonic()
-            self._state = "not known to the service"
+            self._status = Status.preparing if self._is_being_submitted() else Status.lost
+            self._state, self._looked = "not known to the service", time.monotonic()
             return
         try:
             details = call("ask for the run's state", run.get_details)
@@ -230,25 +256,43 @@ class AzureRun:
         self._state = str(details.get("status"))
         if self._state not in STATUSES and self._state != before:
             say(f"the service says {self._state}, which this version does not know; it counts as running")
-        has_news = log.fetch(self.folder, details.get("logFiles") or {})
+        news = log.fetch(self.folder, details["logFiles"]) if "logFiles" in details else None
         self._status = STATUSES.get(self._state, Status.running)
-        is_slow = self._state == before and not has_news
+        is_slow = self._state == before and not news
         self._pause = min(SLOW_POLL_SECONDS, 1.2 * self._pause) if is_slow else POLL_SECONDS
         self._looked = time.monotonic()
-        if self._status in (Status.failed, Status.cancelled):
-            self._end(self._status, details)
+        if self._status.is_final:
+            self._over(self._status, details, is_told_all=news is not None)
 
-    def _unknown_there(self) -> Status:
-        """Tell, of a run that the service does not know, whether it is being submitted or never was."""
+    def _over(self, status: Status, details: dict[str, Any], *, is_told_all: bool) -> None:
+        """Take down how the service ended the run, as soon as it has told all of it."""
+        self._over_since = self._over_since or time.monotonic()
+        if not is_told_all and time.monotonic() - self._over_since < LOG_SECONDS:
+            self._status = Status.finalizing
+        elif status is Status.completed:
+            self._status = Status.finalizing
+            self._can_be_brought = True
+        elif status is Status.cancelled:
+            hint = f"go on with it: resume {self.folder}"
+            run_folder.ended(self.folder, status, RunCancelled("the run was cancelled", hint))
+        else:
+            run_folder.ended(self.folder, Status.failed, self._failure(details))
+
+    def _is_being_submitted(self) -> bool:
+        """Tell, of a run that the service does not know, whether somebody is submitting it."""
         import psutil
 
         receipt = run_folder.read_receipt(self.folder)
+        host, _, process = receipt.service.get(SUBMITTER, "").partition(" ")
+        if not host:
+            return False
+        if host != socket.gethostname():
+            return run_folder.age(receipt) < SUBMISSION_SECONDS
+        pid, _, started = process.partition(" ")
         try:
-            submitter = psutil.Process(receipt.pid) if receipt.pid is not None else None
-            is_alive = submitter is not None and submitter.create_time() == receipt.process_started
-        except psutil.NoSuchProcess:
-            is_alive = False
-        return Status.preparing if is_alive else Status.lost
+            return str(psutil.Process(int(pid)).create_time()) == started
+        except (psutil.NoSuchProcess, ValueError):
+            return False
 
     def _refresh(self) -> None:
         """Bring the log here where that is possible; what is here already can be read without."""
@@ -258,10 +302,11 @@ class AzureRun:
             say(error.message)
 
     def _until_the_end(self) -> Iterator[Status]:
-        """Yield the status at each look until it is final, through absences of the service.
+        """Yield the status at each look until it is final and the result is here, and say when it changes.
 
         Raises:
-            BackendError: no answer for ten minutes, no node in time, or no end in time; the run goes on.
+            BackendError: no answer for ten minutes, no node in time, no end in time, or a result that cannot
+                be brought now; the run goes on.
         """
         started = time.monotonic()
         self._answered = self._answered or started
@@ -275,10 +320,13 @@ class AzureRun:
             except ServiceError as error:
                 raise BackendError(f"{error.message}; the run goes on", go_on) from error
             now = time.monotonic()
+            self._tell(status, start_seconds, max_seconds)
             yield status
             if status.is_final:
                 return
-            if status in (Status.queued, Status.preparing):
+            if self._can_be_brought:
+                self._bring()
+            elif status in (Status.queued, Status.preparing):
                 if now - started > start_seconds:
                     message = (
                         f"the run is still {status.value} after {start_seconds} seconds: no node took it"
@@ -290,27 +338,39 @@ class AzureRun:
                     raise BackendError(f"the run has not ended after {max_seconds:.0f} seconds", go_on)
             time.sleep(POLL_SECONDS / 4)
 
-    def _end(self, status: Status, details: dict[str, Any] | None = None) -> None:
-        """Enter the run's end into the receipt; of a completed one, bring the result here first."""
-        with self._lock:
-            if run_folder.read_receipt(self.folder).status.is_final:
+    def _tell(self, status: Status, start_seconds: float, max_seconds: float) -> None:
+        """Say where the run stands, where that is news, and how long that is waited for."""
+        if self._state == self._told:
+            return
+        from humanize import precisedelta
+
+        self._told = self._state
+        limit = {
+            Status.queued: start_seconds,
+            Status.preparing: start_seconds,
+            Status.running: max_seconds,
+        }.get(status)
+        waits = "" if limit is None else f"; waiting for {precisedelta(limit)} at most"
+        say(f"{self.folder.name} is {status.value} ({self._state}){waits}")
+
+    def _bring(self) -> None:
+        """Bring a completed run's result here, once, and enter the end.
+
+        Raises:
+            BackendError: that cannot be done now.
+        """
+        with self._lock, run_folder.held(self.folder, BRING_SECONDS):
+            if self._has_ended():
                 return
-            if status is Status.completed:
-                try:
-                    outputs.bring(self._run(), self.folder)
-                except outputs.NoResult as error:
-                    run_folder.ended(self.folder, Status.failed, error)
-                    return
-                run_folder.ended(self.folder, Status.completed)
-            elif status is Status.cancelled:
-                run_folder.ended(
-                    self.folder, status, RunCancelled("the run was cancelled", "go on with it: resume RUN")
-                )
-            elif status is Status.lost:
-                hint = f"start it again: resume {self.folder}"
-                run_folder.ended(self.folder, status, BackendError("the run never reached the service", hint))
+            try:
+                outputs.bring(self._run(), self.folder)
+            except outputs.NoResult as error:
+                run_folder.ended(self.folder, Status.failed, error)
+            except ServiceError as error:
+                message = f"{error.message}; the service has completed the run and keeps its result"
+                raise BackendError(message, f"bring it: follow {self.folder}") from error
             else:
-                run_folder.ended(self.folder, Status.failed, self._failure(details or {}))
+                run_folder.ended(self.folder, Status.completed)
 
     def _failure(self, details: dict[str, Any]) -> MnistCnnError:
         """Word a failed run: as the trainer did in the log, else as the service does."""

@@ -5,6 +5,7 @@ The SDK is imported when it is first needed, `azureml.core` before any other par
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -15,7 +16,8 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnist_cnn.backends.azure import checks
-from mnist_cnn.errors import BackendError
+from mnist_cnn.errors import BackendError, storage_error
+from mnist_cnn.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,11 +30,14 @@ CALL_SECONDS = 120.0
 """How long a call may take with the SDK's own retries, which last 41 s where the service answers 503."""
 STILL_SECONDS = 30.0
 ATTEMPTS = 3
+UNREACHABLE = {"ConnectionError", "ServiceRequestError", "ServiceResponseError", "ClientRequestError"}
+"""The exceptions of the network, by their names in the libraries that the SDK uses."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 RETRIED = (408, 429, 500, 502, 503, 504)
+TOKEN_SECONDS = 300.0
+"""How long a token must still be good to be used."""
+_tokens: dict[str, Any] = {}
 _STATUS = re.compile(r"(?:Response Code|Code|status_code|StatusCode)[\"']?[:=\s]+[\"']?(\d{3})\b")
-_SECRETS = re.compile(
-    r"(?i)(sig=|bearer\s+|accountkey=|sharedkey\s+|client_secret=|password[\"']?[:=]\s*[\"']?)[^\s&\"',;}]+"
-)
 _LOGIN_CODES = {
     "AADSTS7000222": "the secret has expired; make a new one in Microsoft Entra",
     "AADSTS7000215": "the secret is wrong; AZUREML_SERVICE_PRINCIPAL_PASSWORD is its value, not its id",
@@ -42,12 +47,24 @@ _LOGIN_CODES = {
 
 
 class ServiceError(BackendError):
-    """A call that failed: `status` is HTTP's, None where no answer came; `detail` what the SDK said."""
+    """A call that failed: `status` is HTTP's, None where no answer came; `detail` what the SDK said.
 
-    def __init__(self, message: str, hint: str = "", *, status: int | None = None, detail: str = "") -> None:
+    One that `is_given_up` may still be carried out: nobody waits for its answer any more.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        status: int | None = None,
+        detail: str = "",
+        is_given_up: bool = False,
+    ) -> None:
         super().__init__(message, hint)
         self.status = status
         self.detail = detail
+        self.is_given_up = is_given_up
 
 
 def say(line: str) -> None:
@@ -64,6 +81,7 @@ def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
 
     Raises:
         ServiceError: it failed, or did not end in time.
+        BackendError: the disk here does not take what it brings.
     """
     outcome: dict[str, Any] = {}
 
@@ -82,7 +100,7 @@ def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
             say(f"still trying to {what}, for {left - STILL_SECONDS:.0f} seconds more at most")
     if thread.is_alive():
         message = f"cannot {what}: no answer from the service in {seconds:.0f} seconds"
-        raise ServiceError(message, "look at the network and try again")
+        raise ServiceError(message, "look at the network and try again", is_given_up=True)
     if "error" in outcome:
         raise translate(what, outcome["error"]) from outcome["error"]
     value: T = outcome["value"]
@@ -102,12 +120,18 @@ def call_again(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -
     return call(what, act, seconds)
 
 
-def translate(what: str, error: BaseException) -> ServiceError:
-    """Word an exception of the SDK, of its HTTP library or of the network, without any secret in it."""
+def translate(what: str, error: BaseException) -> BackendError:
+    """Word an exception of the SDK, of its HTTP library, of the network or the disk, without secrets."""
     chain = list(_chain(error))
-    detail = scrub(" ".join(" ".join(str(link).split()) for link in chain))
+    for link in chain:
+        if isinstance(link, OSError) and link.filename and link.errno in DISK_ERRORS:
+            return storage_error(link, str(link.filename))
+    detail = redact(" ".join(" ".join(str(link).split()) for link in chain))
     status = next((code for link in chain if (code := _status_of(link)) is not None), None)
     names = {name for link in chain for name in (cls.__name__ for cls in type(link).__mro__)}
+    if status is None and names & UNREACHABLE:
+        message = f"cannot {what}: the service cannot be reached ({_first_sentence(chain[-1])})"
+        return ServiceError(message, "look at the network and try again", detail=detail)
     login = re.search(r"AADSTS\d+", detail)
     if login or "AuthenticationException" in names or "ClientAuthenticationError" in names:
         reason = login.group() if login else _first_sentence(chain[0])
@@ -117,14 +141,6 @@ def translate(what: str, error: BaseException) -> ServiceError:
         return ServiceError(
             f"cannot {what}: the login was refused ({reason})", hint, status=401, detail=detail
         )
-    if status is None and names & {
-        "ConnectionError",
-        "ServiceRequestError",
-        "ServiceResponseError",
-        "ClientRequestError",
-    }:
-        message = f"cannot {what}: the service cannot be reached ({_first_sentence(chain[-1])})"
-        return ServiceError(message, "look at the network and try again", detail=detail)
     hints = {
         401: "log in again; the credentials are not accepted",
         403: "ask for a role such as AzureML Data Scientist on the workspace and its storage",
@@ -137,14 +153,6 @@ def translate(what: str, error: BaseException) -> ServiceError:
         hint = hints.get(status or 0, "try again; the studio may say more: https://ml.azure.com")
     reason = f"HTTP {status}, {_first_sentence(error)}" if status else _first_sentence(error)
     return ServiceError(f"cannot {what}: {reason}", hint, status=status, detail=detail)
-
-
-def scrub(text: str) -> str:
-    """Return a text without what gives access: signatures, tokens, keys, the principal's password."""
-    password = os.environ.get(f"{checks.PRINCIPAL}PASSWORD")
-    if password:
-        text = text.replace(password, "***")
-    return _SECRETS.sub(r"\1***", text)
 
 
 @functools.cache
@@ -190,8 +198,24 @@ def _login(credentials: checks.Credentials) -> Any:
         tenant, principal, password = (os.environ[name] for name in checks.PRINCIPAL_VARIABLES)
         return authentication.ServicePrincipalAuthentication(tenant, principal, password)
     if credentials is checks.Credentials.azure_cli:
-        return authentication.AzureCliAuthentication()
+        # The SDK's own wants the whole Azure CLI installed into this very environment.
+        return authentication.TokenAuthentication(_token_of_azure_cli)
     return authentication.InteractiveLoginAuthentication()
+
+
+@functools.cache
+def _azure_cli() -> Any:
+    from azure.identity import AzureCliCredential
+
+    return AzureCliCredential()
+
+
+def _token_of_azure_cli(audience: str) -> str:
+    """Ask the Azure CLI for a token, and again when that is nearly over; each time takes a second."""
+    token = _tokens.get(audience)
+    if token is None or token.expires_on - time.time() < TOKEN_SECONDS:
+        _tokens[audience] = token = _azure_cli().get_token(f"{audience.rstrip('/')}/.default")
+    return str(token.token)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -215,6 +239,6 @@ def _status_of(error: BaseException) -> int | None:
 
 def _first_sentence(error: BaseException) -> str:
     """Return the words of an exception that say most, on one line and without secrets."""
-    text = scrub(" ".join(str(getattr(error, "message", None) or error).split()))
+    text = redact(" ".join(str(getattr(error, "message", None) or error).split()))
     told = re.search(r"[\"']message[\"']:\s*[\"']([^\"']{3,})", text)
     return (told.group(1) if told else text)[:300] or type(error).__name__

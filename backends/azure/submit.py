@@ -6,7 +6,6 @@ The receipt names the run before the service knows of it, so that nothing that h
 from __future__ import annotations
 
 import dataclasses
-import os
 import secrets
 import tempfile
 import time
@@ -14,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import run_folder
+from mnist_cnn import interrupts, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checks, cluster, log, plan, snapshot, upload
-from mnist_cnn.backends.azure.run import AzureRun, find_run
+from mnist_cnn.backends.azure.run import SUBMITTER, AzureRun, find_run, this_process
 from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
-from mnist_cnn.errors import Interrupted, MnistCnnError
+from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, RunCancelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,38 +39,73 @@ def submit(job: Job, config: AzureConfig, folder: Path) -> AzureRun:
     """Send a run folder's job; a folder that holds an ended run is gone on with.
 
     Raises:
+        ConfigurationError: the folder holds a run that is under way.
         BackendError: the service does not take it; where the run may have started all the same, the error
             says so and the receipt finds it again.
     """
-    workspace_name = checks.find_workspace(config.workspace)
+    with run_folder.held(folder):  # of two that resume, one is the first
+        _enter(job, config, folder)
+    run = AzureRun(folder, config, is_known=True)
+    try:
+        _send(job, run)
+    except PerhapsStarted as error:
+        hint = f"see later: status {folder}; end it: cancel {folder}"
+        raise ServiceError(f"{error.message}; whether {folder} started is not known", hint) from error
+    except MnistCnnError as error:
+        run_folder.ended(folder, Status.failed, error)
+        raise
+    except KeyboardInterrupt:
+        raise _interrupted(folder) from None
+    finally:
+        _leave(folder)
+    return run
+
+
+def _enter(job: Job, config: AzureConfig, folder: Path) -> None:
+    """Write the receipt, which names the run that is going to be.
+
+    Raises:
+        ConfigurationError: the folder holds a run that is under way.
+    """
+    before = run_folder.read_receipt(folder) if (folder / run_folder.RECEIPT).exists() else None
+    if before is not None and before.backend == config.name:
+        status = AzureRun(folder, config).status()
+        if not status.is_final:
+            raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
     run_id = f"{config.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
+    checkpoints = before.service.get("checkpoints") if before is not None else None
     receipt = run_folder.Receipt(
         backend=config.name,
         id=run_id,
         job_digest=job.digest,
         status=Status.preparing,
-        created=run_folder.now(),
+        created=before.created if before is not None else run_folder.now(),
         backend_settings=_settings(config),
         service={
-            **dataclasses.asdict(workspace_name),
-            "checkpoints": _checkpoints_of(folder) or f"{CHECKPOINTS}/{run_id}",
+            **dataclasses.asdict(checks.find_workspace(config.workspace)),
+            "checkpoints": checkpoints or f"{CHECKPOINTS}/{run_id}",
+            SUBMITTER: this_process(),
         },
     )
     log.separate(folder)
     run_folder.write_receipt(folder, receipt)
-    run_folder.enter(folder, os.getpid())
-    run = AzureRun(folder, config, is_known=True)
-    try:
-        _send(job, run)
-    except PerhapsStarted:
-        raise
-    except MnistCnnError as error:
-        run_folder.ended(folder, Status.failed, error)
-        raise
-    except KeyboardInterrupt:
-        hint = f"see whether the run has started: status {folder}; end it: cancel {folder}"
-        raise Interrupted("interrupted while the run was being submitted", hint) from None
-    return run
+
+
+def _leave(folder: Path) -> None:
+    """Take the submitter from the receipt: nobody is submitting the run any more."""
+    receipt = run_folder.read_receipt(folder)
+    service = {name: value for name, value in receipt.service.items() if name != SUBMITTER}
+    run_folder.write_receipt(folder, dataclasses.replace(receipt, service=service))
+
+
+def _interrupted(folder: Path) -> Interrupted:
+    """Enter Ctrl-C during a submission; return what to say of it."""
+    if run_folder.read_receipt(folder).url is not None:
+        hint = f"watch it: follow {folder}; end it: cancel {folder}"
+        return Interrupted(f"interrupted; {folder} has started and goes on", hint)
+    error = RunCancelled("interrupted before the run was submitted", f"start it: resume {folder}")
+    run_folder.ended(folder, Status.cancelled, error)
+    return Interrupted(f"interrupted before {folder} was submitted", error.hint)
 
 
 class PerhapsStarted(ServiceError):  # noqa: N818 - it is an outcome, like Interrupted
@@ -82,7 +116,8 @@ def _send(job: Job, run: AzureRun) -> None:
     config, folder = run.config, run.folder
     receipt = run_folder.read_receipt(folder)
     request = plan.request(job, config)
-    workspace = open_workspace(checks.WorkspaceName(**_part(receipt.service, checks.WorkspaceName)))
+    place = checks.WorkspaceName(**_part(receipt.service, checks.WorkspaceName))
+    workspace = open_workspace(place)
     say(f"workspace {workspace.name}: {workspace.location}, resource group {workspace.resource_group}")
 
     def open_experiment() -> Any:
@@ -93,23 +128,25 @@ def _send(job: Job, run: AzureRun) -> None:
     experiment = call_again(f"open the experiment {request.experiment}", open_experiment)
     say(f"experiment {experiment.name}: {experiment.get_portal_url()}")
     store = upload.default_datastore(workspace)
-    files = (workspace.name, store.name, request.data_folder, job.data.digest)
-    if config.data.overwrite or not _is_recent(files):
+    files = (place, store.name, request.data_folder, job.data.digest, config.data.overwrite)
+    if not _is_recent(files):
         upload.send(store, request.data_folder, request.data_files, overwrite=config.data.overwrite)
         _done[files] = time.monotonic()
     checkpoints = receipt.service["checkpoints"]
     upload.send_text(store, f"{checkpoints}/job.json", job.to_json())  # what is mounted has to be there
     mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: checkpoints}
     with _costs_are_told(run), tempfile.TemporaryDirectory(prefix="mnist-cnn-") as code:
-        nodes = (workspace.name, config)
+        nodes = (place, config)
         if not _is_recent(nodes):
             cluster.ensure(workspace, config)
             _done[nodes] = time.monotonic()
         snapshot.write(Path(code))
-        started = _start(experiment, _configuration(request, config, store, mounts, Path(code)), receipt.id)
-    url = started.get_portal_url()
-    run_folder.write_receipt(folder, dataclasses.replace(receipt, status=Status.queued, url=url))
-    say(f"run {started.id}: {url}")
+        configuration = _configuration(request, config, store, mounts, Path(code))
+        with interrupts.deferred():  # once it is on its way the run has to be known
+            started = _start(experiment, configuration, receipt.id)
+            url = started.get_portal_url()
+            run_folder.write_receipt(folder, dataclasses.replace(receipt, status=Status.queued, url=url))
+            say(f"run {started.id}: {url}")
     try:
         call("tag the run", lambda: started.set_tags(request.tags))
     except ServiceError as error:
@@ -135,10 +172,9 @@ def _start(experiment: Any, configuration: Any, run_id: str) -> Any:
         try:
             run = call_again("look for the run", lambda: find_run(experiment.workspace, run_id))
         except ServiceError as absent:
-            if absent.status == 404:  # noqa: PLR2004
+            if absent.status == 404 and not error.is_given_up:  # noqa: PLR2004
                 raise error from error.__cause__
-            message = f"{error.message}; whether the run started all the same is not known"
-            raise PerhapsStarted(message, "see later: status latest; end it: cancel latest") from error
+            raise PerhapsStarted(error.message) from error
         say(f"{error.message}, but the run has started")
         return run
 
@@ -180,14 +216,6 @@ def _settings(config: AzureConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     del values["name"], values["data"]  # how the files were sent this time is no setting of the run
     return values | {"workspace": str(checks.workspace_file(config.workspace))}
-
-
-def _checkpoints_of(folder: Path) -> str | None:
-    """Return where the run that this folder held before has its checkpoints."""
-    try:
-        return run_folder.read_receipt(folder).service.get("checkpoints")
-    except MnistCnnError:
-        return None
 
 
 def _is_recent(what: tuple[Any, ...]) -> bool:

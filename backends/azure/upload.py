@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ from mnist_cnn.backends.azure.service import CALL_SECONDS, call_again, say
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mnist_cnn.backends.azure.plan import DataFile
 
+TELL_SECONDS = 5.0
 SLOWEST = 50_000
 """Bytes per second below which an upload is given up."""
 
@@ -96,9 +99,28 @@ def _send(store: Any, name: str, content: bytes, described: Blob) -> None:
         storage: Any = import_module("azureml._vendor.azure_storage.blob")
         blob = store.blob_service.get_blob_client(container=store.container_name, blob=name)
         settings = storage.ContentSettings(content_md5=bytearray.fromhex(described.md5))
-        blob.upload_blob(content, blob_type="BlockBlob", overwrite=True, content_settings=settings)
+        blob.upload_blob(
+            content,
+            blob_type="BlockBlob",
+            overwrite=True,
+            content_settings=settings,
+            progress_hook=_teller(name),
+        )
 
     call_again(f"send {name}", put, CALL_SECONDS + described.bytes / SLOWEST)
+
+
+def _teller(name: str) -> Callable[[int, int | None], None]:
+    """Return a function that says, of a blob that takes long, how much of it is there."""
+    last = time.monotonic()
+
+    def tell(sent: int, total: int | None) -> None:
+        nonlocal last
+        if total and time.monotonic() - last >= TELL_SECONDS:
+            last = time.monotonic()
+            say(f"data: {sent / total:.0%} of {name}")
+
+    return tell
 
 
 def _describe(path: Path) -> Blob:

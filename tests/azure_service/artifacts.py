@@ -41,7 +41,7 @@ class Artifacts:
             Route("GET", API, f"{ARTIFACTS}/{place}/{{*path}}", self.list),
         ]
 
-    # -- for the other rooms ---------------------------------------------------------------------------
+    # -- for the other rooms and for tests -------------------------------------------------------------
 
     def write(self, origin: str, container: str, path: str, content: bytes) -> None:
         """Enter an artifact of the service's own, a log for example."""
@@ -50,6 +50,11 @@ class Artifacts:
 
     def read(self, origin: str, container: str, path: str) -> bytes:
         return self.blobs.get(CONTAINER, _blob(origin, container, path))
+
+    def delete(self, origin: str, container: str, path: str) -> None:
+        """Forget an artifact, as where somebody deletes it in the studio."""
+        with self._lock:
+            del self._known[origin, container][path]
 
     def paths(self, origin: str, container: str, prefix: str = "") -> list[str]:
         with self._lock:

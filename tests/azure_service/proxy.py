@@ -12,7 +12,7 @@ import socketserver
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .faults import Fault
@@ -46,6 +46,7 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.plays = plays
         self.refused = refused
         self.closing = threading.Event()
+        self._is_plugged_in = True
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
@@ -62,10 +63,21 @@ class Proxy(socketserver.ThreadingTCPServer):
         """Close every connection and wait for its thread."""
         self.closing.set()
         self.shutdown()
-        with self._lock:
-            for connection in self._open:
-                _break_off(connection)
+        self._break_off_all()
         self.server_close()
+
+    @contextlib.contextmanager
+    def unplugged(self) -> Iterator[None]:
+        """Let nothing through, as where the network of those who come this way is gone."""
+        self._is_plugged_in = False
+        self._break_off_all()
+        try:
+            yield
+        finally:
+            self._is_plugged_in = True
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
+        return self._is_plugged_in
 
     def opened(self, connection: socket.socket) -> None:
         with self._lock:
@@ -76,6 +88,11 @@ class Proxy(socketserver.ThreadingTCPServer):
         with self._lock:
             self._open.discard(connection)
         connection.close()
+
+    def _break_off_all(self) -> None:
+        with self._lock:
+            for connection in self._open:
+                _break_off(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away in the middle is no news; anything else is printed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,10 @@ class Recording:
         with self._changed:
             self._exchanges = []
 
-    def wait_for(self, method: str, template: str, timeout: float = 60) -> Exchange:
+    def wait_for(self, method: str, path: str, timeout: float = 60) -> Exchange:
         """Return the first exchange of a kind, and wait for it where it has not happened yet.
+
+        `path` is a regular expression, searched for in host and decoded path, as a fault's.
 
         Raises:
             TimeoutError: it did not happen in time.
@@ -77,12 +80,12 @@ class Recording:
         with self._changed:
 
             def first() -> Exchange | None:
-                found = (e for e in self._exchanges if e.method == method and e.template == template)
-                return next(found, None)
+                made = (e for e in self._exchanges if e.method == method)
+                return next((e for e in made if re.search(path, e.host + e.path)), None)
 
             exchange = self._changed.wait_for(first, timeout)
         if exchange is None:
-            raise TimeoutError(f"no {method} {template} within {timeout} s")
+            raise TimeoutError(f"no {method} {path} within {timeout} s")
         return exchange
 
     def unimplemented(self) -> list[Exchange]:

@@ -74,15 +74,17 @@ class AzureService:
         self.rooms = Rooms.of(self.tenancy, self.blobs)
         authority = Authority()
         self.certificate.write_text(authority.pem())
-        self.proxy = Proxy(authority, self._plays, self.requests.refuse_host)
-        self.jobs = Jobs(self.rooms, Node(self.folder / "jobs", python, self.network))
+        self.proxy, nodes_proxy = (Proxy(authority, self._plays, self.requests.refuse_host) for _ in range(2))
+        node = Node(self.folder / "jobs", python, self._way_through(nodes_proxy))
+        self.jobs = Jobs(self.rooms, node)
         self.rooms.runs.log_files = self.jobs.log_files
         execution = Execution(self.rooms, self.jobs.start)
         router = Router(self.tenancy, [*self.rooms.routes(), *execution.routes()])
         desk = Desk(router, self.rooms.identity, self.blobs, self.faults, self.requests)
         self._write_configuration()
-        self.proxy.start(desk.answer)
-        started.callback(self.proxy.stop)
+        for proxy in (self.proxy, nodes_proxy):
+            proxy.start(desk.answer)
+            started.callback(proxy.stop)
         started.callback(self.jobs.stop)
 
     @property
@@ -93,10 +95,9 @@ class AzureService:
     def runs(self) -> Runs:
         return self.rooms.runs
 
-    @property
-    def network(self) -> dict[str, str]:
-        """The variables that bring a client here, and keep it from everywhere else."""
-        proxies = dict.fromkeys(("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"), self.proxy.url)
+    def _way_through(self, proxy: Proxy) -> dict[str, str]:
+        """Return the variables that bring a client here, and keep it from everywhere else."""
+        proxies = dict.fromkeys(("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"), proxy.url)
         bundles = dict.fromkeys(
             ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"), str(self.certificate)
         )
@@ -107,7 +108,7 @@ class AzureService:
         """What to set for a command that is to use this service."""
         have = self.tenancy
         return {
-            **self.network,
+            **self._way_through(self.proxy),
             "HOME": str(self.folder / "user"),
             "AZUREML_SERVICE_PRINCIPAL_TENANT_ID": have.tenant,
             "AZUREML_SERVICE_PRINCIPAL_ID": have.client,
