@@ -235,7 +235,7 @@ def test_a_low_priority_node_that_is_lost_for_good_can_be_gone_on_from(
 def test_ctrl_c_before_the_submission_starts_no_run(azure: AzureService, tmp_path: Path) -> None:
     azure.faults.add(Fault("GET", "/computes/", kind="delay", seconds=5))
     process = start(azure, tmp_path, "run_dir=run")
-    azure.requests.wait_for("PUT", "/mnist-cnn-checkpoints/", timeout=120)
+    azure.requests.wait_for("GET", "/computes/", timeout=120)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -296,6 +296,7 @@ def test_a_state_that_is_not_known_counts_as_running(azure: AzureService, tmp_pa
     assert run_command("cancel", "run", cwd=tmp_path).code == 0
     process.communicate(timeout=120)
     assert process.returncode == RunCancelled.exit_code
+    azure.requests.clear()  # of a state that is yet to come no document knows
 
 
 def test_of_two_that_resume_at_once_one_does(azure: AzureService, tmp_path: Path) -> None:

@@ -289,7 +289,7 @@ def test_a_submission_of_which_nothing_is_known_is_found_again_later(
 ) -> None:
     azure.faults.add(
         Fault("PATCH", "/runs/", status=403),
-        Fault("GET", "/runs/[^/]+$", status=403, times=0),
+        Fault("GET", "workspaces/[^/]+/runs/[^/]+$", status=403, times=0),  # not as the node asks
     )
     ended = train(azure, tmp_path, "run_dir=run")
     refused(ended, BackendError.exit_code, "whether run started is not known", "cancel run")
