@@ -276,7 +276,25 @@ class AzureRun:
             hint = f"go on with it: resume {self.folder}"
             run_folder.ended(self.folder, status, RunCancelled("the run was cancelled", hint))
         else:
-            run_folder.ended(self.folder, Status.failed, self._failure(details))
+            self._enter_failure(details)
+
+    def _enter_failure(self, details: dict[str, Any]) -> None:
+        """Enter that the run failed, unless its training had succeeded before and its result is whole.
+
+        The service fails a run too whose last metrics it could not take.
+        """
+        failure = self._failure(details)
+        if log.failure(self.folder) is None:
+            try:
+                with run_folder.held(self.folder, BRING_SECONDS):
+                    outputs.bring(self._run(), self.folder)
+            except BackendError:
+                pass  # there is none
+            else:
+                say(f"{failure.message}; but its training had ended, and its result is whole")
+                run_folder.ended(self.folder, Status.completed)
+                return
+        run_folder.ended(self.folder, Status.failed, failure)
 
     def _is_being_submitted(self) -> bool:
         """Tell, of a run that the service does not know, whether somebody is submitting it."""
