@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,10 @@ from mnist_cnn.train import train
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mnist_cnn.result import Progress
+
 log = logging.getLogger("mnist_cnn")
+_cancelled = threading.Event()
 
 
 def main(arguments: list[str]) -> int:
@@ -36,11 +40,18 @@ def main(arguments: list[str]) -> int:
     device = arguments[1] if len(arguments) > 1 else "auto"
     print_log()
     signal.signal(signal.SIGTERM, _cancel)
+    _cancelled.clear()
+
+    def tell(progress: Progress) -> None:
+        if _cancelled.is_set():  # a library has caught what the signal raised
+            raise KeyboardInterrupt
+        run_folder.write_progress(folder, progress)
+
     try:
         run_folder.await_entry(folder, os.getpid())
         with worded_failures():
             job = run_folder.read_job(folder)
-            train(job, folder, device=device, on_progress=lambda now: run_folder.write_progress(folder, now))
+            train(job, folder, device=device, on_progress=tell)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
             run_folder.ended(folder, Status.completed)
     except KeyboardInterrupt:
@@ -94,6 +105,7 @@ def worded_failures() -> Iterator[None]:
 
 
 def _cancel(_signal_number: int, _frame: object) -> None:
+    _cancelled.set()
     raise KeyboardInterrupt  # no Exception, for the libraries that trace and export catch those
 
 

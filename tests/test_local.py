@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,17 +13,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from contract import LONG, BackendContract
 from processes import SMALL, command, hear_interrupts, run_command
 
-from mnist_cnn import backends, launch, run_folder
+from mnist_cnn import backends, launch, process, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import local
 from mnist_cnn.config import RegisterConfig
-from mnist_cnn.errors import BackendError, ConfigurationError
+from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
+from mnist_cnn.result import Progress
 
 
 class TestLocalBackend(BackendContract):
@@ -210,6 +213,31 @@ def test_a_damaged_model_is_not_registered(tmp_path: Path, small_run: Path) -> N
     ended = run_command("register", "run", "register.name=m", "register.min_accuracy=0", cwd=tmp_path)
     assert ended.code == BackendError.exit_code
     assert "model.keras is not the file that the training wrote" in ended.err
+
+
+def test_a_cancellation_that_a_library_catches_is_heard_at_the_next_step(
+    tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keras and TensorFlow have a bare `except` here and there."""
+    copy_run(small_run, tmp_path / "run")
+    steps: list[int] = []
+
+    def catching(*_: Any, on_progress: Any, **__: Any) -> None:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        for step in range(3):
+            on_progress(Progress("running", step=step))
+            steps.append(step)
+
+    monkeypatch.setattr(process, "train", catching)
+    monkeypatch.setattr(process, "print_log", lambda: None)
+    monkeypatch.setattr(run_folder, "await_entry", lambda folder, pid: None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert process.main([str(tmp_path / "run")]) == RunCancelled.exit_code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert steps == []
 
 
 def test_a_run_cancelled_while_its_network_is_compiled_is_cancelled_and_no_bug(tmp_path: Path) -> None:
