@@ -261,22 +261,29 @@ def test_a_download_that_is_cut_is_made_again(azure: AzureService, tmp_path: Pat
     run_folder.verify(tmp_path / "run", result)
 
 
-@pytest.mark.parametrize(
-    ("path", "said"),
-    [
-        ("metricsingest/wait", "its training had ended, and its result is whole"),
-        ("/metric/v2.0.*/batch$", ""),
-    ],
-)
-def test_metrics_that_cannot_be_sent_cost_no_result(
-    azure: AzureService, tmp_path: Path, path: str, said: str
-) -> None:
-    """Azure fails a run whose last metrics it could not take, although its training is done."""
-    azure.faults.add(Fault("GET|POST", path, status=500, times=0))
+def test_metrics_that_cannot_be_sent_cost_no_result(azure: AzureService, tmp_path: Path) -> None:
+    azure.faults.add(Fault("POST", "/metric/v2.0.*/batch$", status=500, times=0))
     ended = train(azure, tmp_path, "run_dir=run")
     assert ended.code == 0, ended.err
-    assert said in ended.err
     assert run_folder.read_receipt(tmp_path / "run").status is Status.completed
+
+
+def test_a_run_that_the_service_fails_after_its_training_had_ended_keeps_its_result(
+    azure: AzureService, tmp_path: Path
+) -> None:
+    """As where it could not take the last metrics; and where the result cannot be had now, it is had later."""
+    azure.faults.add(
+        Fault("GET|POST", "metricsingest/wait", status=500, times=0),
+        Fault("GET", r"/artifacts/ExperimentRun/[^/]+$", status=403, times=0),
+    )
+    ended = train(azure, tmp_path, "run_dir=run")
+    refused(ended, BackendError.exit_code, "HTTP 403", "the service keeps what it left", "follow run")
+    assert run_folder.read_receipt(tmp_path / "run").status is not Status.failed
+    azure.faults.clear()
+    followed = run_command("follow", "run", cwd=tmp_path)
+    assert followed.code == 0, followed.err
+    assert "its training had ended, and its result is whole" in followed.err
+    assert run_folder.read_result(tmp_path / "run") is not None
 
 
 def test_a_variable_that_breaks_the_sdks_own_waiting_does_no_harm(

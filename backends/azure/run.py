@@ -85,6 +85,7 @@ class AzureRun:
         self._status = Status.queued
         self._over_since: float | None = None
         self._can_be_brought = False
+        self._failed: MnistCnnError | None = None
         self._looked = 0.0
         self._answered = time.monotonic() if is_known else None
         self._pause = POLL_SECONDS
@@ -276,25 +277,24 @@ class AzureRun:
             hint = f"go on with it: resume {self.folder}"
             run_folder.ended(self.folder, status, RunCancelled("the run was cancelled", hint))
         else:
-            self._enter_failure(details)
+            self._enter_failure(self._failure(details))
 
-    def _enter_failure(self, details: dict[str, Any]) -> None:
+    def _enter_failure(self, failure: MnistCnnError) -> None:
         """Enter that the run failed, unless its training had succeeded before and its result is whole.
 
-        The service fails a run too whose last metrics it could not take.
+        The service fails a run too whose last metrics it could not take. Where the result is there but cannot
+        be brought now, the run stays `finalizing`.
         """
-        failure = self._failure(details)
-        if log.failure(self.folder) is None:
-            try:
-                with run_folder.held(self.folder, BRING_SECONDS):
-                    outputs.bring(self._run(), self.folder)
-            except BackendError:
-                pass  # there is none
-            else:
-                say(f"{failure.message}; but its training had ended, and its result is whole")
-                run_folder.ended(self.folder, Status.completed)
-                return
-        run_folder.ended(self.folder, Status.failed, failure)
+        if log.failure(self.folder) is not None:
+            run_folder.ended(self.folder, Status.failed, failure)
+            return
+        self._status = Status.finalizing
+        self._failed = failure
+        self._can_be_brought = True
+        try:
+            self._bring()
+        except BackendError as error:
+            say(error.message)
 
     def _is_being_submitted(self) -> bool:
         """Tell, of a run that the service does not know, whether somebody is submitting it."""
@@ -372,7 +372,7 @@ class AzureRun:
         say(f"{self.folder.name} is {status.value} ({self._state}){waits}")
 
     def _bring(self) -> None:
-        """Bring a completed run's result here, once, and enter the end.
+        """Bring an ended run's result here, once, and enter the end.
 
         Raises:
             BackendError: that cannot be done now.
@@ -383,11 +383,13 @@ class AzureRun:
             try:
                 outputs.bring(self._run(), self.folder)
             except outputs.NoResult as error:
-                run_folder.ended(self.folder, Status.failed, error)
+                run_folder.ended(self.folder, Status.failed, self._failed or error)
             except ServiceError as error:
-                message = f"{error.message}; the service has completed the run and keeps its result"
+                message = f"{error.message}; the run has ended, and the service keeps what it left"
                 raise BackendError(message, f"bring it: follow {self.folder}") from error
             else:
+                if self._failed is not None:
+                    say(f"{self._failed.message}; but its training had ended, and its result is whole")
                 run_folder.ended(self.folder, Status.completed)
 
     def _failure(self, details: dict[str, Any]) -> MnistCnnError:
