@@ -50,6 +50,13 @@ class Optimizer(StrEnum):
     sgd = "sgd"
 
 
+class Schedule(StrEnum):
+    """How the learning rate runs over the steps of a training."""
+
+    constant = "constant"
+    one_cycle = "one_cycle"
+
+
 class Loss(StrEnum):
     """Both are the same number; the first takes one-hot labels, the second class indices."""
 
@@ -149,14 +156,27 @@ class DataConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
-    """The network: convolutions, one max pooling, dropout, a dense layer, dropout, softmax."""
+    """The network: convolutions, one max pooling among them, dropout, a dense layer, dropout, softmax."""
 
     GROUP: ClassVar[str] = "model"
     filters: tuple[int, ...] = key((32, 64), "filters of each convolution, in order", least=1, most=4096)
     kernel_size: int = key(3, "side of each convolution's kernel", unit="pixels", least=1, most=64)
+    stem_kernel_size: int | None = key(
+        None, "that of the first convolution, the stem; null is kernel_size", unit="pixels", least=1, most=64
+    )
+    stem_stride: int = key(1, "stride of the first convolution", unit="pixels", least=1, most=64)
+    batch_norm: bool = key(
+        default=False, meaning="batch normalisation before the ReLU of each convolution but the first"
+    )
+    batch_norm_momentum: float = key(
+        0.9, "share that its moving statistics keep at each step", least=0, below=1
+    )
     pool_size: int = key(2, "side of the max pooling's window", unit="pixels", least=1, most=64)
-    conv_dropout: float = key(0.25, "dropout rate after the pooling", least=0, below=1)
-    dense_units: int = key(128, "units of the hidden dense layer", least=1, most=65536)
+    pool_after: int | None = key(
+        None, "the convolution, counted from 1, that the pooling follows; null is the last", least=1, most=16
+    )
+    conv_dropout: float = key(0.25, "dropout rate after the last convolution", least=0, below=1)
+    dense_units: int = key(128, "units of the hidden dense layer; 0 is no such layer", least=0, most=65536)
     dense_dropout: float = key(0.5, "dropout rate after the dense layer", least=0, below=1)
     file: str | None = key(None, "a Python file whose build() makes the network in place of all this")
     source: str | None = key(None, "the text of model.file; filled in when the job is made")
@@ -166,6 +186,11 @@ class ModelConfig(Section):
         if not 1 <= len(self.filters) <= 16:  # noqa: PLR2004 - said in the message
             message = f"model.filters={list(self.filters)}: one to 16 convolutions are allowed"
             raise ConfigurationError(message, "for example model.filters=[32,64]")
+
+    @property
+    def pooled_convolution(self) -> int:
+        """The number, from 1, of the convolution that the max pooling follows."""
+        return self.pool_after or len(self.filters)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +202,23 @@ class TrainConfig(Section):
     batch_size: int = key(128, "images per step", unit="images", least=1, most=65_536)
     optimizer: Optimizer = key(Optimizer.adadelta, "the optimizer")
     learning_rate: float = key(1.0, "the optimizer's learning rate", above=0, most=1000)
+    schedule: Schedule = key(
+        Schedule.constant, "the learning rate's course; one_cycle rises to it and falls to almost nothing"
+    )
+    warmup: float = key(0.3, "share of the steps in which one_cycle rises", least=0, most=1)
     loss: Loss = key(Loss.categorical_crossentropy, "the loss; decides between one-hot and sparse labels")
+    label_smoothing: float = key(0.0, "share of the target given to all classes alike", least=0, below=1)
+    rotation: float = key(
+        0.0, "images are turned by up to this, at random, to either side", unit="degrees", least=0, most=180
+    )
+    zoom: float = key(0.0, "images are enlarged or reduced by up to this share", least=0, below=1)
+    shear: float = key(
+        0.0, "images are slanted by up to this, sideways per height", unit="pixels per pixel", least=0, most=2
+    )
+    shift: float = key(0.0, "images are moved by up to this along each axis", unit="pixels", least=0, most=64)
+    clean_epochs: int = key(
+        0, "last epochs, in which images are left as they are", unit="epochs", least=0, most=100_000
+    )
     precision: Precision = key(
         Precision.float32, "arithmetic of training; auto is bfloat16 where it is native"
     )

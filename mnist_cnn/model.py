@@ -10,12 +10,13 @@ import ast
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn.config import Format
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import keras
 
-    from mnist_cnn.config import Format, ModelConfig
+    from mnist_cnn.config import ModelConfig
 
 BUILD = "build"
 """The function that a network file defines: build(config, input_shape, num_classes) -> keras.Model."""
@@ -31,15 +32,21 @@ def check_network(config: ModelConfig, height: int, width: int) -> None:
     if config.source is not None:
         _check_source(config)
         return
-    shrunk = min(height, width) - len(config.filters) * (config.kernel_size - 1)
-    if shrunk < config.pool_size:
+    if config.pooled_convolution > len(config.filters):
         message = (
-            f"model.kernel_size={config.kernel_size}: {len(config.filters)} convolutions leave "
-            f"{max(shrunk, 0)} of {min(height, width)} pixels, and the pooling needs {config.pool_size}"
+            f"model.pool_after={config.pool_after}: model.filters has {len(config.filters)} convolutions"
         )
-        raise ConfigurationError(
-            message, "use a smaller kernel, fewer model.filters or a smaller model.pool_size"
-        )
+        raise ConfigurationError(message, "null pools after the last of them")
+    size = min(height, width)
+    for number, (kernel_size, stride) in enumerate(_convolutions(config), 1):
+        left = (size - kernel_size) // stride + 1
+        if left < 1:
+            raise _too_small(config, size, f"convolution {number} needs {kernel_size}")
+        size = left
+        if number == config.pooled_convolution:
+            if size < config.pool_size:
+                raise _too_small(config, size, f"the pooling needs {config.pool_size}")
+            size //= config.pool_size
 
 
 def build_model(
@@ -61,17 +68,29 @@ def build_model(
         if config.source is not None:
             return _build_from_source(config, input_shape, num_classes)
         layers = keras.layers
-        model = keras.Sequential(name="mnist_cnn")
-        model.add(keras.Input(input_shape, name="image"))
-        for filters in config.filters:
-            model.add(layers.Conv2D(filters, config.kernel_size, activation="relu"))
-        model.add(layers.MaxPooling2D(config.pool_size))
-        model.add(layers.Dropout(config.conv_dropout))
-        model.add(layers.Flatten())
-        model.add(layers.Dense(config.dense_units, activation="relu"))
-        model.add(layers.Dropout(config.dense_dropout))
-        model.add(layers.Dense(num_classes, activation="softmax", dtype="float32", name="probabilities"))
-        return model
+        channel_axis = -1 if image_format is Format.channels_last else 1
+        network: list[keras.Layer] = [keras.Input(input_shape, name="image")]
+        for number, (kernel_size, stride) in enumerate(_convolutions(config), 1):
+            filters = config.filters[number - 1]
+            if number > 1 and config.batch_norm:
+                network += [layers.Conv2D(filters, kernel_size, use_bias=False)]
+                normalised = [
+                    layers.BatchNormalization(channel_axis, config.batch_norm_momentum),
+                    layers.ReLU(),
+                ]
+            else:
+                network += [layers.Conv2D(filters, kernel_size, stride, activation="relu")]
+                normalised = []
+            if number == config.pooled_convolution:
+                network += [layers.MaxPooling2D(config.pool_size)]
+            network += normalised
+        network += [layers.Dropout(config.conv_dropout)] if config.conv_dropout else []
+        network += [layers.Flatten()]
+        if config.dense_units:
+            network += [layers.Dense(config.dense_units, activation="relu")]
+            network += [layers.Dropout(config.dense_dropout)] if config.dense_dropout else []
+        network += [layers.Dense(num_classes, activation="softmax", dtype="float32", name="probabilities")]
+        return keras.Sequential(network, name="mnist_cnn")
     finally:
         keras.config.set_dtype_policy("float32")
 
@@ -90,6 +109,19 @@ def weights_sha256(model: keras.Model) -> str:
         digest.update(f"{index} {array.dtype.name} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
+
+
+def _convolutions(config: ModelConfig) -> list[tuple[int, int]]:
+    """Return kernel size and stride of each convolution; the first, the stem, may have its own."""
+    stem = (config.stem_kernel_size or config.kernel_size, config.stem_stride)
+    return [stem, *[(config.kernel_size, 1)] * (len(config.filters) - 1)]
+
+
+def _too_small(config: ModelConfig, size: int, need: str) -> ConfigurationError:
+    message = f"model.kernel_size={config.kernel_size}: {need} pixels, and {size} are left"
+    return ConfigurationError(
+        message, "use smaller kernels, fewer model.filters or a smaller model.pool_size"
+    )
 
 
 def _check_source(config: ModelConfig) -> None:

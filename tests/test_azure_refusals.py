@@ -271,7 +271,7 @@ def test_metrics_that_cannot_be_sent_cost_no_result(azure: AzureService, tmp_pat
 def test_a_run_that_the_service_fails_after_its_training_had_ended_keeps_its_result(
     azure: AzureService, tmp_path: Path
 ) -> None:
-    """As where it could not take the last metrics; and where the result cannot be had now, it is had later."""
+    """As where it could not take the last metrics; what cannot be brought now is brought later."""
     azure.faults.add(
         Fault("GET|POST", "metricsingest/wait", status=500, times=0),
         Fault("GET", r"/artifacts/ExperimentRun/[^/]+$", status=403, times=0),

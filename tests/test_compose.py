@@ -153,8 +153,8 @@ def test_a_folder_of_ones_own_adds_an_option_to_a_group(more_options: str) -> No
 
 def test_an_option_of_ones_own_is_checked_as_any_other(more_options: str) -> None:
     bad = Path(more_options) / "model" / "bad.yaml"
-    bad.write_text("dense_units: 0\n", encoding="utf-8")
-    assert refusal("model=bad", config_dirs=(more_options,)).message.startswith("model.dense_units=0: ")
+    bad.write_text("dense_units: -1\n", encoding="utf-8")
+    assert refusal("model=bad", config_dirs=(more_options,)).message.startswith("model.dense_units=-1: ")
     bad.write_text("dense_unit: 5\n", encoding="utf-8")
     assert refusal("model=bad", config_dirs=(more_options,)).hint == "did you mean model.dense_units?"
     bad.write_text("dense_units: [\n", encoding="utf-8")
