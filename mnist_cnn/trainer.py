@@ -8,6 +8,7 @@ what a checkpoint holds. Knows no files but those of checkpoints, and nothing of
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import checkpoint, processor
 from mnist_cnn.checkpoint import Checkpoint
-from mnist_cnn.config import Loss, Precision
+from mnist_cnn.config import Format, Loss, Precision, Schedule
 from mnist_cnn.errors import TrainingError
 from mnist_cnn.model import build_model
 from mnist_cnn.result import EpochRow, Progress
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import keras
     from numpy.typing import NDArray
 
+    from mnist_cnn.config import TrainConfig
     from mnist_cnn.data import DataSet
     from mnist_cnn.job import Job
 
@@ -44,23 +46,25 @@ class Trainer:
         import keras
         import tensorflow as tf
 
+        from mnist_cnn.training_layers import for_training
+
         self.job = job
         self.arrays = arrays
+        self.started = time.perf_counter()
         self.precision = effective_precision(job.train.precision)
-        keras.utils.set_random_seed(job.seed)
-        self.model = self._build("mixed_bfloat16" if self.precision is Precision.bfloat16 else "float32")
-        self.predict = compiled(self.model)
-        self.optimizer: Any = keras.optimizers.get(
-            {"class_name": job.train.optimizer.value, "config": {"learning_rate": job.train.learning_rate}}
-        )
-        self.optimizer.build(self.model.trainable_variables)
         self.batch = min(job.train.batch_size, len(arrays.x_train))
         self.steps = math.ceil(len(arrays.x_train) / self.batch)
+        keras.utils.set_random_seed(job.seed)
+        policy = "mixed_bfloat16" if self.precision is Precision.bfloat16 else "float32"
+        self.model = for_training(self._build(policy))
+        self.predict = compiled(self.model)
+        self.optimizer = optimizer(job.train, self.steps * job.train.epochs)
+        self.optimizer.build(self.model.trainable_variables)
         self.images = tf.constant(arrays.x_train)  # (N, 28, 28, 1) uint8
         self.labels = tf.constant(arrays.y_train)  # (N,) uint8
         self.loss_sum = tf.Variable(0.0, dtype=tf.float64)  # over the images of the epoch so far
         self.correct = tf.Variable(0, dtype=tf.int64)
-        self.run_steps = tf.function(self._run_steps)
+        self.run_steps = tf.function(self._run_steps, autograph=False)  # whose work takes as long as tracing
         self.chunk = 1
 
     def run_epoch(self, epoch: int, on_progress: Callable[[Progress], None]) -> EpochRow:
@@ -69,13 +73,15 @@ class Trainer:
 
         started = time.perf_counter()
         order = tf.constant(permutation(self.job.seed, epoch, len(self.arrays.x_train)))  # (N,) int32
+        is_clean = epoch > self.job.train.epochs - self.job.train.clean_epochs
+        strength = tf.constant(0.0 if is_clean else 1.0)  # of the augmentation
         self.loss_sum.assign(0.0)
         self.correct.assign(0)
         step = 0
         while step < self.steps:
             chunk_started = time.perf_counter()
             stop = min(step + self.chunk, self.steps)
-            self.run_steps(order, tf.constant(step), tf.constant(stop))
+            self.run_steps(order, tf.constant(step), tf.constant(stop), strength)
             progress = self._progress(epoch, stop, started)
             seconds = time.perf_counter() - chunk_started
             self.chunk = max(1, min(self.steps, round(self.chunk * min(4.0, PROGRESS_SECONDS / seconds))))
@@ -110,25 +116,24 @@ class Trainer:
         return found.history
 
     def float32_model(self) -> keras.Model:
-        """Return the plain float32 model with the trained weights."""
-        if self.precision is Precision.float32:
-            return self.model
+        """Return the network as Keras has it, in float32, with the trained weights."""
         plain = self._build("float32")
         plain.set_weights(self.model.get_weights())
         return plain
 
-    def _run_steps(self, order: Any, first: Any, stop: Any) -> None:
+    def _run_steps(self, order: Any, first: Any, stop: Any, strength: Any) -> None:
         """Train on steps `first` to `stop` of the epoch; a `tf.function`, traced once."""
-        import keras
         import tensorflow as tf
 
-        loss_of = keras.losses.get(self.job.train.loss.value)
-        for step in tf.range(first, stop):
+        loss_of = loss_function(self.job.train)
+
+        def train_step(step: Any) -> tuple[Any]:
             rows = order[step * self.batch : (step + 1) * self.batch]  # (B,), less in the last step
             images = scale(tf.gather(self.images, rows))  # (B, 28, 28, 1) float32
+            images = self._augmented(images, strength)
             labels = tf.cast(tf.gather(self.labels, rows), tf.int32)  # (B,)
             targets = labels
-            if self.job.train.loss is Loss.categorical_crossentropy:
+            if self.job.train.loss is Loss.categorical_crossentropy or self.job.train.label_smoothing:
                 targets = tf.one_hot(labels, self.job.data.num_classes)  # (B, classes)
             with tf.GradientTape() as tape:
                 probabilities = self.model(images, training=True)  # (B, classes)
@@ -138,6 +143,23 @@ class Trainer:
             hits = tf.equal(tf.argmax(probabilities, 1, tf.int32), labels)
             self.loss_sum.assign_add(tf.cast(loss, tf.float64) * tf.cast(tf.size(rows), tf.float64))
             self.correct.assign_add(tf.math.count_nonzero(hits))
+            return (step + 1,)
+
+        tf.while_loop(lambda step: step < stop, train_step, (first,), parallel_iterations=1)
+
+    def _augmented(self, images: Any, strength: Any) -> Any:
+        """Change images, float32 of either format, as the job asks, by its seed and the step."""
+        import tensorflow as tf
+
+        from mnist_cnn import augment
+
+        if not augment.is_asked(self.job.train):
+            return images
+        seed = tf.stack([self.job.seed, tf.cast(self.optimizer.iterations, tf.int64)])
+        is_last = self.job.data.format is Format.channels_last
+        height, width = images.shape[1:3] if is_last else images.shape[2:4]
+        flat = tf.reshape(images, (-1, height, width, 1))
+        return tf.reshape(augment.distort(flat, self.job.train, seed, strength), tf.shape(images))
 
     def _progress(self, epoch: int, stop: int, started: float) -> Progress:
         total = len(self.arrays.x_train)
@@ -191,6 +213,33 @@ class Trainer:
         return build_model(job.model, shape, job.data.num_classes, job.data.format, policy)
 
 
+def optimizer(config: TrainConfig, steps: int) -> Any:
+    """Return the Keras optimizer for a training of so many steps, each update one kernel where it can."""
+    import keras
+
+    from mnist_cnn.fused import FUSED
+    from mnist_cnn.schedule import OneCycle
+
+    rate: Any = config.learning_rate
+    if config.schedule is Schedule.one_cycle:
+        rate = OneCycle(config.learning_rate, steps, config.warmup)
+    if config.optimizer in FUSED:
+        return FUSED[config.optimizer](rate)
+    return keras.optimizers.get({"class_name": config.optimizer.value, "config": {"learning_rate": rate}})
+
+
+def loss_function(config: TrainConfig) -> Callable[[Any, Any], Any]:
+    """Return a function of targets and probabilities (B, classes) -> losses (B,), in nats."""
+    import keras
+
+    if config.label_smoothing:
+        return functools.partial(
+            keras.losses.categorical_crossentropy, label_smoothing=config.label_smoothing
+        )
+    loss: Callable[[Any, Any], Any] = keras.losses.get(config.loss.value)
+    return loss
+
+
 def compiled(model: keras.Model) -> Callable[[Any], Any]:
     """Return a function uint8 images (B, H, W, 1) or (B, 1, H, W) -> float32 probabilities (B, classes)."""
     import tensorflow as tf
@@ -198,7 +247,7 @@ def compiled(model: keras.Model) -> Callable[[Any], Any]:
     def probabilities_of(images: Any) -> Any:
         return tf.cast(model(scale(images), training=False), tf.float32)
 
-    function: Callable[[Any], Any] = tf.function(probabilities_of, reduce_retracing=True)
+    function: Callable[[Any], Any] = tf.function(probabilities_of, autograph=False, reduce_retracing=True)
     return function
 
 

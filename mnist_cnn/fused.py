@@ -1,0 +1,66 @@
+"""Adadelta and Adam whose update of a variable is one kernel of TensorFlow.
+
+Keras writes each update as a dozen operations, each of which goes over the whole variable. The single kernels
+compute the same formulas, in one pass. Imports Keras and TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mnist_cnn.config import Optimizer
+
+
+class FusedAdadelta(keras.optimizers.Adadelta):  # type: ignore[misc]
+    """Keras' Adadelta (Zeiler 2012, https://arxiv.org/abs/1212.5701)."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable, and its two accumulators, from its gradient (of the same shape)."""
+        index = self._get_variable_index(variable)
+        tf.raw_ops.ResourceApplyAdadelta(
+            var=_handle(variable),
+            accum=_handle(self._accumulated_grads[index]),
+            accum_update=_handle(self._accumulated_delta_vars[index]),
+            lr=tf.cast(learning_rate, variable.dtype),
+            rho=tf.constant(self.rho, variable.dtype),
+            epsilon=tf.constant(self.epsilon, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+        )
+
+
+class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
+    """Keras' Adam (Kingma and Ba 2014, https://arxiv.org/abs/1412.6980)."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable, and its two moments, from its gradient (of the same shape)."""
+        index = self._get_variable_index(variable)
+        beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=_handle(variable),
+            m=_handle(self._momentums[index]),
+            v=_handle(self._velocities[index]),
+            beta1_power=tf.pow(beta_1, step),
+            beta2_power=tf.pow(beta_2, step),
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=tf.constant(self.epsilon, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+        )
+
+
+FUSED = {Optimizer.adadelta: FusedAdadelta, Optimizer.adam: FusedAdam}
+"""The optimizers that have such a kernel here; the others are Keras' own."""
+
+
+def _handle(variable: Any) -> Any:
+    """Return the resource of a variable, which comes as TensorFlow's or as Keras'."""
+    return (
+        getattr(variable, "value", variable).handle
+        if isinstance(variable, keras.Variable)
+        else variable.handle
+    )

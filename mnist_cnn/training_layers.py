@@ -1,0 +1,100 @@
+"""Layers that compute what Keras' own compute, in less time, for as long as a network is trained.
+
+`for_training` puts them into a network; what is saved never has them. Imports Keras and TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+BYTE_VALUES = 256
+
+
+class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
+    """Dropout that draws a byte for each unit in place of a float, where its rate is a multiple of 1/256.
+
+    A unit is dropped where its byte, uniform on 0 to 255, is below 256 times the rate: exactly with the
+    probability of the rate.
+    """
+
+    def call(self, inputs: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002 - as Keras calls it
+        """Drop units of `inputs`, of any shape, and scale the others by 1 / (1 - rate)."""
+        if not training or self.rate == 0:
+            return inputs
+        size = tf.size(inputs)
+        words = tf.random.stateless_uniform(
+            [(size + 7) // 8], tf.cast(self.seed_generator.next(), tf.int32), None, None, tf.uint64
+        )
+        draws = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:size], tf.shape(inputs))
+        kept = tf.cast(draws >= round(self.rate * BYTE_VALUES), inputs.dtype)
+        return inputs * (kept * tf.cast(1 / (1 - self.rate), inputs.dtype))
+
+
+class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
+    """Batch normalisation of images, over their last axis, in one kernel, whose statistics are float32."""
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: FBT001
+        """Normalise `inputs`, (N, H, W, channels), and update the moving statistics where it trains."""
+        if not training:
+            return super().call(inputs, training=False, mask=mask)
+        images = tf.cast(inputs, self.compute_dtype)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=images,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta),
+            mean=tf.constant([], tf.float32),
+            variance=tf.constant([], tf.float32),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        count = tf.cast(tf.size(images) / tf.shape(images)[-1], tf.float32)
+        variance *= (count - 1) / count  # the kernel's is over count - 1, Keras' over count
+        for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + new * (1 - self.momentum))
+        return outputs
+
+
+def for_training(model: keras.Model) -> keras.Model:
+    """Return the network with these layers in the place of Keras' own, and with its weights.
+
+    In one of mixed precision the last layer gives float32, for probabilities in bfloat16 are too coarse for a
+    loss. A network that is no graph of layers (a subclass of keras.Model) is returned as it is.
+    """
+    last = model.outputs[0]._keras_history.operation if getattr(model, "outputs", None) else None  # noqa: SLF001
+
+    def replaced(layer: Any) -> Any:
+        if (
+            layer is last
+            and layer.dtype_policy.name == "mixed_bfloat16"
+            and not isinstance(layer, keras.Model)
+        ):
+            return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+        for plain, quick, fits in _REPLACEMENTS:
+            if type(layer) is plain and fits(layer):
+                return quick.from_config(layer.get_config())
+        return layer
+
+    try:
+        trained = keras.models.clone_model(model, clone_function=replaced, recursive=True)
+    except ValueError:
+        return model
+    trained.set_weights(model.get_weights())
+    return trained
+
+
+def _draws_bytes(layer: Any) -> bool:
+    return layer.noise_shape is None and (layer.rate * BYTE_VALUES).is_integer()
+
+
+def _is_of_images(layer: Any) -> bool:
+    is_last = layer.axis in (-1, 3)
+    return is_last and layer.input_spec.ndim == 4 and layer.scale and layer.center and not layer.renorm  # noqa: PLR2004
+
+
+_REPLACEMENTS = (
+    (keras.layers.Dropout, ByteDropout, _draws_bytes),
+    (keras.layers.BatchNormalization, FusedBatchNormalization, _is_of_images),
+)
