@@ -156,7 +156,7 @@ class DataConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
-    """The network: convolutions, one max pooling among them, dropout, a dense layer, dropout, softmax."""
+    """The network: convolutions with max poolings among them, dropout, a dense layer, dropout, softmax."""
 
     GROUP: ClassVar[str] = "model"
     filters: tuple[int, ...] = key((32, 64), "filters of each convolution, in order", least=1, most=4096)
@@ -171,9 +171,9 @@ class ModelConfig(Section):
     batch_norm_momentum: float = key(
         0.9, "share that its moving statistics keep at each step", least=0, below=1
     )
-    pool_size: int = key(2, "side of the max pooling's window", unit="pixels", least=1, most=64)
-    pool_after: int | None = key(
-        None, "the convolution, counted from 1, that the pooling follows; null is the last", least=1, most=16
+    pool_size: int = key(2, "side of a max pooling's window", unit="pixels", least=1, most=64)
+    pool_after: tuple[int, ...] = key(
+        (), "the convolutions, from 1, that a pooling follows; none is after the last", least=1, most=16
     )
     conv_dropout: float = key(0.25, "dropout rate after the last convolution", least=0, below=1)
     dense_units: int = key(128, "units of the hidden dense layer; 0 is no such layer", least=0, most=65536)
@@ -188,9 +188,9 @@ class ModelConfig(Section):
             raise ConfigurationError(message, "for example model.filters=[32,64]")
 
     @property
-    def pooled_convolution(self) -> int:
-        """The number, from 1, of the convolution that the max pooling follows."""
-        return self.pool_after or len(self.filters)
+    def pooled_convolutions(self) -> tuple[int, ...]:
+        """The numbers, from 1, of the convolutions that a max pooling follows."""
+        return self.pool_after or (len(self.filters),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import ast
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.config import Format
+from mnist_cnn.config import Format, written
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,18 +32,19 @@ def check_network(config: ModelConfig, height: int, width: int) -> None:
     if config.source is not None:
         _check_source(config)
         return
-    if config.pooled_convolution > len(config.filters):
+    if max(config.pooled_convolutions) > len(config.filters):
         message = (
-            f"model.pool_after={config.pool_after}: model.filters has {len(config.filters)} convolutions"
+            f"model.pool_after={written(config.pool_after)}: "
+            f"model.filters has {len(config.filters)} convolutions"
         )
-        raise ConfigurationError(message, "null pools after the last of them")
+        raise ConfigurationError(message, "[] pools after the last of them")
     size = min(height, width)
     for number, (kernel_size, stride) in enumerate(_convolutions(config), 1):
         left = (size - kernel_size) // stride + 1
         if left < 1:
             raise _too_small(config, size, f"convolution {number} needs {kernel_size}")
         size = left
-        if number == config.pooled_convolution:
+        if number in config.pooled_convolutions:
             if size < config.pool_size:
                 raise _too_small(config, size, f"the pooling needs {config.pool_size}")
             size //= config.pool_size
@@ -81,7 +82,7 @@ def build_model(
             else:
                 network += [layers.Conv2D(filters, kernel_size, stride, activation="relu")]
                 normalised = []
-            if number == config.pooled_convolution:
+            if number in config.pooled_convolutions:
                 network += [layers.MaxPooling2D(config.pool_size)]
             network += normalised
         network += [layers.Dropout(config.conv_dropout)] if config.conv_dropout else []

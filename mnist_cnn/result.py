@@ -65,6 +65,8 @@ def describe_content(content: bytes) -> FileEntry:
 class Result:
     """The end of a training: `accuracy` and `loss` are on the test set, in [0, 1] and in nats.
 
+    `training_seconds` are those from the building of the network to the end of the last epoch, with tracing,
+    evaluation and checkpoints; where the training went on from a checkpoint, those of its last part.
     `weights_sha256` is over the weights of the saved model, as `model.weights_sha256` computes it. Those of
     equal jobs may be compared where precision, device, processor, threads and versions agree.
     """
@@ -74,6 +76,7 @@ class Result:
     loss: float
     history: tuple[EpochRow, ...]
     seconds_per_epoch: float
+    training_seconds: float
     weights_sha256: str
     precision: str
     device: str
@@ -89,7 +92,7 @@ class Result:
     def check_types(self) -> None:
         """Raise TypeError or ValueError where a value is not what this class writes."""
         rows = [number for row in self.history for number in dataclasses.astuple(row)]
-        numbers = [self.accuracy, self.loss, self.seconds_per_epoch, *rows]
+        numbers = [self.accuracy, self.loss, self.seconds_per_epoch, self.training_seconds, *rows]
         if not all(math.isfinite(number) for number in numbers):
             message = "a number is not finite"
             raise ValueError(message)

@@ -6,6 +6,7 @@ Whoever starts it (a process here, a node of a cluster) calls `train`; nothing i
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ def train(  # noqa: PLR0913 - all but the first two are there for who runs it el
         arrays = reading.result()
     _print_shapes(job, arrays)
 
+    started = time.perf_counter()
     trainer = Trainer(job, arrays)
     checkpoints = checkpoints or folder / run_folder.CHECKPOINTS
     history = list(trainer.restore(checkpoints))
@@ -72,6 +74,7 @@ def train(  # noqa: PLR0913 - all but the first two are there for who runs it el
         run_folder.write_history(folder, history)
         log.info("%s", describe_epoch(row, job))
         on_epoch(row)
+    training_seconds = time.perf_counter() - started
 
     on_progress(Progress("finalizing", job.train.epochs, job.train.epochs))
     model = trainer.float32_model()
@@ -85,6 +88,7 @@ def train(  # noqa: PLR0913 - all but the first two are there for who runs it el
         loss=loss,
         history=tuple(history),
         seconds_per_epoch=sum(row.seconds for row in history) / len(history),
+        training_seconds=training_seconds,
         weights_sha256=weights_sha256(model),
         precision=trainer.precision.value,
         device=device_kind,

@@ -50,7 +50,6 @@ class Trainer:
 
         self.job = job
         self.arrays = arrays
-        self.started = time.perf_counter()
         self.precision = effective_precision(job.train.precision)
         self.batch = min(job.train.batch_size, len(arrays.x_train))
         self.steps = math.ceil(len(arrays.x_train) / self.batch)
@@ -285,7 +284,19 @@ def permutation(seed: int, epoch: int, count: int) -> NDArray[Any]:
 
 
 def effective_precision(asked: Precision) -> Precision:
-    """Resolve `auto` to what this processor computes natively."""
-    if asked is Precision.auto:
-        return Precision.bfloat16 if processor.computes_bfloat16() else Precision.float32
-    return asked
+    """Resolve `auto` to bfloat16 where the device that will train computes it natively.
+
+    Of NVIDIA's GPUs those do from compute capability 8.0 on (CUDA C++ Programming Guide, "Arithmetic
+    Instructions").
+    """
+    import tensorflow as tf
+
+    if asked is not Precision.auto:
+        return asked
+    gpus = tf.config.get_visible_devices("GPU")
+    if gpus:
+        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+        is_native = capability >= (8, 0)
+    else:
+        is_native = processor.computes_bfloat16()
+    return Precision.bfloat16 if is_native else Precision.float32

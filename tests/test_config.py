@@ -269,7 +269,7 @@ OTHER: dict[str, Any] = {
     "model.batch_norm": True,
     "model.batch_norm_momentum": 0.5,
     "model.pool_size": 3,
-    "model.pool_after": 1,
+    "model.pool_after": [1],
     "model.conv_dropout": 0.1,
     "model.dense_units": 5,
     "model.dense_dropout": 0.1,

@@ -213,8 +213,8 @@ def test_the_run_folder_holds_what_the_design_says(small_run: Path) -> None:
     assert saved == ["epoch-000001.npz", "epoch-000001.sha256", "epoch-000002.npz", "epoch-000002.sha256"]
     result = json.loads((small_run / "result.json").read_text())
     assert set(result) == {
-        "schema", "job_digest", "accuracy", "loss", "history", "seconds_per_epoch", "weights_sha256",
-        "precision", "device", "processor", "threads", "versions", "files",
+        "schema", "job_digest", "accuracy", "loss", "history", "seconds_per_epoch", "training_seconds",
+        "weights_sha256", "precision", "device", "processor", "threads", "versions", "files",
     }  # fmt: skip
     assert result["job_digest"] == run_folder.read_job(small_run).digest
     assert set(result["versions"]) == {"keras", "numpy", "tensorflow"}
