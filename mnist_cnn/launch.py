@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 from mnist_cnn import compose, data, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
+from mnist_cnn.config import Schedule
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
 from mnist_cnn.job import Job
-from mnist_cnn.model import check_network
+from mnist_cnn.model import check_network, convolutions, is_normalised
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mnist_cnn.backend import Backend, Run
-    from mnist_cnn.config import Config
+    from mnist_cnn.config import Config, TrainConfig
 
 
 def make_job(*overrides: str) -> Job:
@@ -163,7 +164,6 @@ def plan_of(config: Config) -> Plan:
     if config.run.run_dir is not None:
         run_folder.check_free(Path(config.run.run_dir))
     info = data.inspect(config.data, download=False)
-    train = config.train
     if info is None:
         described = f"{config.data.name}, not here yet: downloaded when a run starts"
         job_lines: tuple[tuple[str, str], ...] = (("job", "its digest is known when the data are here"),)
@@ -175,8 +175,6 @@ def plan_of(config: Config) -> Plan:
         )
         job_lines = (("job", job.digest),)
         where = backend_class(config.backend.name)(config).plan(job).lines
-    rate = f"{train.optimizer.value}, learning rate {train.learning_rate:g}"
-    how = f"{train.epochs} epochs in batches of {train.batch_size}, {rate}, {train.loss.value}"
     registered = "nowhere"
     if config.register.name is not None:
         registered = f"as {config.register.name}, from a test accuracy of {config.register.min_accuracy:g} on"
@@ -185,7 +183,7 @@ def plan_of(config: Config) -> Plan:
             *job_lines,
             ("data", described),
             ("model", _describe_model(config)),
-            ("train", f"{how}, {train.precision.value}"),
+            ("train", _describe_training(config.train)),
             ("seed", str(config.run.seed)),
             ("folder", config.run.run_dir or f"a new one under {config.run.runs_dir}"),
             ("backend", config.backend.name),
@@ -232,9 +230,34 @@ def _describe_model(config: Config) -> str:
     model = config.model
     if model.file is not None:
         return f"built by {model.file}"
-    convolutions = " - ".join(
-        f"conv {model.kernel_size}x{model.kernel_size}x{filters}" for filters in model.filters
+    layers = []
+    for number, (kernel_size, stride) in enumerate(convolutions(model), 1):
+        step = f"/{stride}" if stride > 1 else ""
+        layers.append(f"conv {kernel_size}x{kernel_size}{step}x{model.filters[number - 1]}")
+        if number in model.pooled_convolutions:
+            layers.append(f"maxpool {model.pool_size}x{model.pool_size}")
+        if is_normalised(model, number):
+            layers.append("batch norm")
+    if model.conv_dropout:
+        layers.append(f"dropout {model.conv_dropout:g}")
+    if model.dense_units:
+        layers.append(f"dense {model.dense_units}")
+        if model.dense_dropout:
+            layers.append(f"dropout {model.dense_dropout:g}")
+    return " - ".join([*layers, f"dense {config.data.num_classes}"])
+
+
+def _describe_training(train: TrainConfig) -> str:
+    rate = f"{train.optimizer.value}, learning rate {train.learning_rate:g}"
+    if train.schedule is Schedule.one_cycle:
+        rate += " in one cycle"
+    changes = [
+        f"{name} {value:g}"
+        for name in ("rotation", "zoom", "shear", "shift")
+        if (value := getattr(train, name))
+    ]
+    smoothing = [f"label smoothing {train.label_smoothing:g}"] if train.label_smoothing else []
+    how = f"{train.epochs} epochs in batches of {train.batch_size}"
+    return ", ".join(
+        [how, rate, train.loss.value, *smoothing, *changes, f"precision {train.precision.value}"]
     )
-    pooling = f"maxpool {model.pool_size}x{model.pool_size} - dropout {model.conv_dropout:g}"
-    dense = f"dense {model.dense_units} - dropout {model.dense_dropout:g} - dense {config.data.num_classes}"
-    return f"{convolutions} - {pooling} - {dense}"

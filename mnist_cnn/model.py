@@ -39,7 +39,7 @@ def check_network(config: ModelConfig, height: int, width: int) -> None:
         )
         raise ConfigurationError(message, "[] pools after the last of them")
     size = min(height, width)
-    for number, (kernel_size, stride) in enumerate(_convolutions(config), 1):
+    for number, (kernel_size, stride) in enumerate(convolutions(config), 1):
         left = (size - kernel_size) // stride + 1
         if left < 1:
             raise _too_small(config, size, f"convolution {number} needs {kernel_size}")
@@ -71,9 +71,9 @@ def build_model(
         layers = keras.layers
         channel_axis = -1 if image_format is Format.channels_last else 1
         network: list[keras.Layer] = [keras.Input(input_shape, name="image")]
-        for number, (kernel_size, stride) in enumerate(_convolutions(config), 1):
+        for number, (kernel_size, stride) in enumerate(convolutions(config), 1):
             filters = config.filters[number - 1]
-            if number > 1 and config.batch_norm:
+            if is_normalised(config, number):
                 network += [layers.Conv2D(filters, kernel_size, use_bias=False)]
                 normalised = [
                     layers.BatchNormalization(channel_axis, config.batch_norm_momentum),
@@ -96,6 +96,17 @@ def build_model(
         keras.config.set_dtype_policy("float32")
 
 
+def convolutions(config: ModelConfig) -> list[tuple[int, int]]:
+    """Return kernel size and stride of each convolution; the first, the stem, may have its own."""
+    stem = (config.stem_kernel_size or config.kernel_size, config.stem_stride)
+    return [stem, *[(config.kernel_size, 1)] * (len(config.filters) - 1)]
+
+
+def is_normalised(config: ModelConfig, number: int) -> bool:
+    """Tell whether batch normalisation follows a convolution, numbered from 1."""
+    return config.batch_norm and number > 1
+
+
 def weights_sha256(model: keras.Model) -> str:
     """Return the SHA-256, in hex, over `model.weights` in order.
 
@@ -110,12 +121,6 @@ def weights_sha256(model: keras.Model) -> str:
         digest.update(f"{index} {array.dtype.name} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
-
-
-def _convolutions(config: ModelConfig) -> list[tuple[int, int]]:
-    """Return kernel size and stride of each convolution; the first, the stem, may have its own."""
-    stem = (config.stem_kernel_size or config.kernel_size, config.stem_stride)
-    return [stem, *[(config.kernel_size, 1)] * (len(config.filters) - 1)]
 
 
 def _too_small(config: ModelConfig, size: int, need: str) -> ConfigurationError:

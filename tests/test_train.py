@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from processes import SMALL, run_command
 
-from mnist_cnn import checkpoint, data, launch, run_folder, train, trainer
+from mnist_cnn import checkpoint, data, launch, processor, run_folder, train, trainer
 from mnist_cnn.checkpoint import Checkpoint
-from mnist_cnn.config import DataConfig, Format, ModelConfig
+from mnist_cnn.config import DataConfig, Format, ModelConfig, Precision
 from mnist_cnn.errors import BackendError, ConfigurationError, TrainingError
 from mnist_cnn.model import build_model, check_network, weights_sha256
 from mnist_cnn.predict import load_predictor
@@ -71,6 +73,38 @@ def test_a_network_that_does_not_fit_the_images_is_refused_without_keras() -> No
     check_network(ModelConfig(kernel_size=14), 28, 28)
     with pytest.raises(ConfigurationError, match=r"model\.kernel_size=13"):
         check_network(ModelConfig(kernel_size=13), 25, 28)
+    with pytest.raises(ConfigurationError, match=r"model\.pool_after=\[3\]: model\.filters has 2"):
+        check_network(ModelConfig(pool_after=(3,)), 28, 28)
+
+
+@pytest.mark.usefixtures("keras")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=st.integers(1, 16),
+    kernel=st.integers(1, 4),
+    stem=st.none() | st.integers(1, 6),
+    stride=st.integers(1, 3),
+    pool=st.integers(1, 3),
+    pooled=st.sets(st.integers(1, 3)),
+)
+def test_the_networks_that_are_refused_are_those_that_keras_cannot_build(  # noqa: PLR0913, PLR0917 - all vary
+    size: int, kernel: int, stem: int | None, stride: int, pool: int, pooled: set[int]
+) -> None:
+    config = ModelConfig(
+        filters=(1, 1, 1), kernel_size=kernel, stem_kernel_size=stem, stem_stride=stride, pool_size=pool,
+        pool_after=tuple(pooled), dense_units=1,
+    )  # fmt: skip
+    try:
+        build_model(config, (size, size + 1, 1), 2, Format.channels_last, "float32")
+        is_built = True
+    except ValueError:
+        is_built = False
+    try:
+        check_network(config, size, size + 1)
+        is_accepted = True
+    except ConfigurationError:
+        is_accepted = False
+    assert is_accepted == is_built
 
 
 def test_each_epoch_has_an_order_of_its_own_that_depends_on_seed_and_epoch_alone() -> None:
@@ -131,6 +165,54 @@ def test_an_epoch_computes_what_keras_fit_computes(keras: ModuleType) -> None:
     assert row.val_accuracy == pytest.approx(accuracy, abs=0.02)
 
 
+def weights_after(*settings: str) -> str:
+    small = ("data.train_limit=200", "data.test_limit=50", "train.batch_size=32", "model=compact")
+    job = launch.make_job(*small, *settings)
+    trained = trainer.Trainer(job, data.load(job.data))
+    for epoch in range(1, job.train.epochs + 1):
+        trained.run_epoch(epoch, lambda progress: None)
+    return weights_sha256(trained.model)
+
+
+@pytest.mark.usefixtures("keras")
+def test_images_are_changed_but_in_the_clean_epochs() -> None:
+    plain = weights_after("train.epochs=2")
+    changed = {
+        f"{clean}": weights_after("train.epochs=2", "train.shift=2", f"train.clean_epochs={clean}")
+        for clean in (0, 1, 2)
+    }
+    assert changed["2"] == plain
+    assert len({*changed.values()}) == 3
+
+
+@pytest.mark.usefixtures("keras")
+def test_label_smoothing_is_the_same_for_either_kind_of_labels() -> None:
+    losses = [
+        f"train.loss={loss}" for loss in ("categorical_crossentropy", "sparse_categorical_crossentropy")
+    ]
+    one_hot, sparse = (weights_after("train.epochs=1", "train.label_smoothing=0.1", loss) for loss in losses)
+    assert one_hot == sparse
+    assert one_hot != weights_after("train.epochs=1")
+
+
+@pytest.mark.usefixtures("keras")
+def test_auto_is_bfloat16_where_the_device_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU says of itself is made up: there is none."""
+    import tensorflow as tf
+
+    assert trainer.effective_precision(Precision.bfloat16) is Precision.bfloat16
+    for flag, expected in ((True, Precision.bfloat16), (False, Precision.float32)):
+        monkeypatch.setattr(processor, "computes_bfloat16", lambda flag=flag: flag)
+        assert trainer.effective_precision(Precision.auto) is expected
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
+    for capability, expected in (((7, 5), Precision.float32), ((8, 0), Precision.bfloat16)):
+        details = {"compute_capability": capability}
+        monkeypatch.setattr(
+            tf.config.experimental, "get_device_details", lambda gpu, details=details: details
+        )
+        assert trainer.effective_precision(Precision.auto) is expected
+
+
 def test_the_hash_of_weights_sees_every_bit(keras: ModuleType) -> None:
     model = build_model(
         ModelConfig(filters=(2,), dense_units=3), (8, 8, 1), 2, Format.channels_last, "float32"
@@ -162,12 +244,12 @@ def test_another_seed_ends_in_other_weights(tmp_path: Path, small_run: Path) -> 
 
 
 def test_channels_first_sparse_labels_and_validation_train_as_well(tmp_path: Path) -> None:
-    settings = (
+    overrides = (
         "data.format=channels_first",
         "train.loss=sparse_categorical_crossentropy",
         "data.validation=200",
     )
-    ended = run_command(*SMALL, *settings, "run_dir=run", cwd=tmp_path)
+    ended = run_command(*SMALL, *overrides, "run_dir=run", cwd=tmp_path)
     assert ended.code == 0, ended.out + ended.err
     assert "x_train (800, 1, 28, 28), y_train (800,)" in ended.out
     assert "x_validation (200, 1, 28, 28), y_validation (200,)" in ended.out
