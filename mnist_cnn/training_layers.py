@@ -38,7 +38,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: FBT001
         """Normalise `inputs`, (N, H, W, channels), and update the moving statistics where it trains."""
-        if not training:
+        if not (training and self.trainable):
             return super().call(inputs, training=False, mask=mask)
         images = tf.cast(inputs, self.compute_dtype)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
