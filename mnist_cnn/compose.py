@@ -55,12 +55,12 @@ def load(
     Raises:
         ConfigurationError: a folder, group, key or value that is not as it must be.
     """
-    if backend is not None:
+    if backend is None:
+        values = compose(overrides, config_dirs)
+    else:
         overrides = [text for text in overrides if text.partition("=")[0].strip("+") != "backend"]
-        if backend[0] in options("backend", config_dirs):  # which may set keys outside its group
-            overrides = [f"backend={backend[0]}", *overrides]
-    values = compose(overrides, config_dirs)
-    if backend is not None:
+        is_option = backend[0] in options("backend", config_dirs)  # which may set keys outside its group
+        values = compose([f"backend={backend[0]}", *overrides] if is_option else overrides, config_dirs)
         values["backend"] = {**backend[1], **_given("backend", values, overrides), "name": backend[0]}
     if values["model"].get("source") is not None:
         raise ConfigurationError("model.source is read from model.file", "set model.file=FILE.py")
@@ -86,6 +86,11 @@ def load(
         register=read_section(RegisterConfig, values["register"]),
         backend=read_section(backend_section, values["backend"]),
     )
+
+
+def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
+    """Return the folder under which runs are found: all that finding one needs. Raises as `load` does."""
+    return read_section(RunConfig, {"runs_dir": compose(overrides, config_dirs)["runs_dir"]}).runs_dir
 
 
 def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
@@ -182,6 +187,8 @@ def options(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
+    if not overrides:
+        return []
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cnn import compose, data, run_folder
+from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
 from mnist_cnn.config import Schedule
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backend import Backend, Run
     from mnist_cnn.config import Config, TrainConfig
+    from mnist_cnn.data import DataSetInfo
 
 
 def make_job(*overrides: str) -> Job:
@@ -64,6 +65,8 @@ def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
 
 def job_of(config: Config) -> Job:
     """Make a configuration's job. Raises as `make_job` does."""
+    from mnist_cnn import data
+
     info = data.inspect(config.data)
     if info is None:
         message = f"the data set {config.data.name} is not here"
@@ -121,7 +124,7 @@ def find(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = (
     What the overrides set of a backend is left aside: which one a run has is known when it is found.
     """
     others = [text for text in overrides if text.lstrip("+").partition("=")[0].partition(".")[0] != "backend"]
-    return run_folder.find(run, compose.load(others, config_dirs).run.runs_dir)
+    return run_folder.find(run, compose.runs_dir(others, config_dirs))
 
 
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:
@@ -161,6 +164,8 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
 
 def plan_of(config: Config) -> Plan:
     """Say what would be trained, where and into which folder."""
+    from mnist_cnn import data
+
     if config.run.run_dir is not None:
         run_folder.check_free(Path(config.run.run_dir))
     info = data.inspect(config.data, download=False)
@@ -199,7 +204,7 @@ def config_of_run(folder: Path, overrides: Sequence[str], config_dirs: Sequence[
     return compose.load(overrides, config_dirs, backend=(receipt.backend, receipt.backend_settings))
 
 
-def _job(config: Config, info: data.DataSetInfo) -> Job:
+def _job(config: Config, info: DataSetInfo) -> Job:
     model = config.model
     if model.file is not None:
         path = Path(model.file)
@@ -220,7 +225,7 @@ def _job(config: Config, info: data.DataSetInfo) -> Job:
     )
 
 
-def _counts(config: Config, info: data.DataSetInfo) -> str:
+def _counts(config: Config, info: DataSetInfo) -> str:
     train = config.data.train_limit or info.train_images
     held_out = f", {config.data.validation} of them for validation" if config.data.validation else ""
     return f"{train} training images{held_out}, {config.data.test_limit or info.test_images} test images"

@@ -121,11 +121,11 @@ def _plan(command: Command) -> int:
 
 
 def _list(command: Command) -> int:
-    from mnist_cnn import launch, run_folder
+    from mnist_cnn import compose, launch, run_folder
 
     command.no_words()
     command.take_only("runs_dir")
-    runs_dir = command.config().run.runs_dir
+    runs_dir = compose.runs_dir(command.overrides, command.config_dirs)
     folders = run_folder.all_runs(runs_dir)
     statuses = zip(folders, launch.statuses(folders), strict=True)
     rows = [{**_describe(folder), "status": status.value} for folder, status in statuses]
@@ -209,17 +209,17 @@ def _register(command: Command) -> int:
 
 
 def _predict(command: Command) -> int:
-    from mnist_cnn import predict, run_folder
+    from mnist_cnn import compose, predict, run_folder
 
     if len(command.words) < 2:  # noqa: PLR2004 - a run and a picture
         hint = f"for example {program()} predict latest digit.png"
         raise ConfigurationError("predict needs a RUN and at least one IMAGE", hint)
     command.take_only("runs_dir")
     run, *images = command.words
-    config = command.config()
+    runs_dir = compose.runs_dir(command.overrides, command.config_dirs)
     model = Path(run)
     if not (model / "model.onnx").is_file():
-        model = run_folder.find(run, config.run.runs_dir)
+        model = run_folder.find(run, runs_dir)
     predictions = predict.load_predictor(model).predict_files([Path(image) for image in images])
     if command.as_json:
         pairs = zip(images, predictions, strict=True)
