@@ -7,14 +7,15 @@ is trained nor what a run folder holds besides; never loads TensorFlow, Keras or
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn import processor
 from mnist_cnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ LEAST_CONTRAST = 8.0  # grey levels of 255 between ink and background; less is p
 FAINTEST_INK = 0.2  # share of the contrast; below it lie JPEG's ripples and the blur of enlarging
 MOST_BLUR = 3.0  # times the ink's area; what is fainter and larger is a shadow
 LEAST_PART = 0.03  # share of the largest part of the ink; a smaller one is dust
-BATCH = 256  # images: bounds the memory of one call of ONNX Runtime
-MOST_THREADS = 4  # more do not help a network this small
+BATCH = 32  # images of one call of ONNX Runtime: their activations stay in the processor's cache
+MOST_THREADS = 4  # of one call: more do not help a network this small
 
 PICTURE_HINT = "give a PNG or JPEG picture of one digit"
 MODEL_HINT = "name a finished run's folder, a registered model's folder, or an .onnx file that training wrote"
@@ -51,7 +52,9 @@ class Predictor:
     """A model that is ready to predict: images of `height` x `width` -> probabilities of `classes`.
 
     `channels_first` tells whether the model's own input is (batch, 1, height, width) in place of
-    (batch, height, width, 1); whoever calls need not care.
+    (batch, height, width, 1); whoever calls need not care. `session` answers a few images with several
+    threads, as soon as it can; `model` is the file's content, from which the session is made that answers
+    many images.
     """
 
     height: int
@@ -59,6 +62,7 @@ class Predictor:
     classes: int
     channels_first: bool
     session: Any
+    model: bytes = field(repr=False)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the class probabilities of `images`.
@@ -80,12 +84,28 @@ class Predictor:
                 f"not {images.dtype} of shape {images.shape[1:]}",
                 "predict with a model that was trained on images of this size",
             )
-        probabilities = np.empty((len(images), self.classes), np.float32)
-        channel = 1 if self.channels_first else 3
-        for start in range(0, len(images), BATCH):
-            batch = images[start : start + BATCH].astype(np.float32) / np.float32(255)  # (<=256, H, W)
-            probabilities[start : start + BATCH] = _run(self.session, np.expand_dims(batch, channel))
-        return probabilities
+        if len(images) <= BATCH:
+            return self._answer(self.session, images)
+        from concurrent.futures import ThreadPoolExecutor
+
+        # Threads that share a call wait for each other after every layer; with a batch each they need not.
+        batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        with ThreadPoolExecutor(processor.count()) as threads:
+            return np.concatenate(list(threads.map(partial(self._answer, self._lone_session), batches)))
+
+    @cached_property
+    def _lone_session(self) -> Any:
+        """A session that computes in the thread that calls it."""
+        return _open_session(self.model, threads=1)
+
+    def _answer(self, session: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probabilities (N, classes) of (N, height, width) images, by one call of the model."""
+        import numpy as np
+
+        if not len(images):
+            return np.empty((0, self.classes), np.float32)
+        scaled = images.astype(np.float32) / np.float32(255)
+        return _run(session, np.expand_dims(scaled, 1 if self.channels_first else 3))
 
     def predict_files(self, paths: Sequence[Path]) -> list[Prediction]:
         """Return a prediction for each picture, in order; see `prepare` for the pictures.
@@ -115,9 +135,18 @@ def load_predictor(folder_or_model: Path) -> Predictor:
     path = folder_or_model / MODEL_FILE if folder_or_model.is_dir() else folder_or_model
     if folder_or_model.is_dir() and not path.exists():
         raise DataError(f"{folder_or_model} holds no {MODEL_FILE}", MODEL_HINT)
-    session = _open_session(path)
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}", MODEL_HINT) from error
+    try:
+        session = _open_session(model, threads=min(MOST_THREADS, processor.count()))
+    except Exception as error:  # see _open_session
+        raise DataError(
+            f"{path} is not an ONNX model that can be run: {_reason(error)}", MODEL_HINT
+        ) from error
     height, width, channels_first = _input_shape(path, session)
-    predictor = Predictor(height, width, _number_of_classes(path, session), channels_first, session)
+    predictor = Predictor(height, width, _number_of_classes(path, session), channels_first, session, model)
     _check_probabilities(path, predictor(np.zeros((1, height, width), np.uint8)))
     return predictor
 
@@ -394,31 +423,24 @@ def _centre(ink: NDArray[np.float32], height: int, width: int) -> NDArray[np.uin
     return image
 
 
-def _open_session(path: Path) -> Any:
-    """Load an ONNX model for the CPU, silently; return an onnxruntime.InferenceSession."""
+def _open_session(model: bytes, threads: int) -> Any:
+    """Load an ONNX model for the CPU, silently; return an onnxruntime.InferenceSession.
+
+    Its errors have no base class of their own, and are worded by who calls.
+    """
     import onnxruntime
 
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}", MODEL_HINT) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal: an error is raised as well, and worded below
-    options.intra_op_num_threads = min(MOST_THREADS, os.cpu_count() or 1)
-    try:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no base class of their own
-        raise DataError(
-            f"{path} is not an ONNX model that can be run: {_reason(error)}", MODEL_HINT
-        ) from error
+    options.log_severity_level = 4  # fatal: an error is raised as well
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _run(session: Any, batch: NDArray[np.float32]) -> NDArray[np.float32]:
     """Run a model on its one input."""
     try:
         (output,) = session.run(None, {session.get_inputs()[0].name: batch})
-    except Exception as error:  # as in _open_session
+    except Exception as error:  # see _open_session
         raise DataError(f"the model fails on its input: {_reason(error)}", MODEL_HINT) from error
     result: NDArray[np.float32] = output
     return result
