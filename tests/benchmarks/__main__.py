@@ -1,57 +1,65 @@
-"""Benchmarks, as commands: `python -m tests.benchmarks epoch [ROUNDS] [EPOCHS]`.
-
-Contestants take turns in one run, so that a machine whose speed drifts is as kind to one as to the other;
-what counts is the ratio of medians.
-"""
+"""The command line of the benchmarks: each prints tables and JSON."""
 
 from __future__ import annotations
 
+import argparse
 import json
-import statistics
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
-from mnist_cnn import processor
+from . import __doc__ as what_they_are
+from . import epoch, inference, memory, start_up, time_to_accuracy
+from .machine import description
 
-PLAIN = Path(__file__).parent / "plain_keras.py"
+BENCHMARKS = {
+    "epoch": epoch,
+    "time-to-accuracy": time_to_accuracy,
+    "start-up": start_up,
+    "inference": inference,
+    "memory": memory,
+}
 
 
 def main(arguments: list[str]) -> int:
-    """Run the named benchmark and print its table and its JSON."""
-    if not arguments or arguments[0] != "epoch":
-        print(__doc__)
-        return 2
-    rounds, epochs = (int(word) for word in [*arguments[1:], *("3", "3")[len(arguments) - 1 :]][:2])
-    seconds: dict[str, list[float]] = {"plain Keras": [], "mnist_cnn": []}
-    for _ in range(rounds):
-        seconds["plain Keras"] += _printed([sys.executable, str(PLAIN), str(epochs)])["seconds"][1:]
-        with tempfile.TemporaryDirectory() as folder:
-            settings = (f"train.epochs={epochs}", f"run_dir={folder}/run", "--json")
-            result = _printed([sys.executable, "-m", "mnist_cnn", *settings])["result"]
-        seconds["mnist_cnn"] += [row["seconds"] for row in result["history"]][1:]
-    report(seconds)
+    """Run the named benchmark; print its tables, then everything measured as one line of JSON."""
+    chosen = parser().parse_args(arguments)
+    tables = BENCHMARKS[chosen.benchmark].run(chosen)
+    for table in tables:
+        print(f"\n{table.text()}")
+    measured = {
+        "benchmark": chosen.benchmark,
+        "machine": description(),
+        "tables": [table.as_mapping() for table in tables],
+    }
+    print(f"\n{json.dumps(measured)}")
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
-def report(seconds: dict[str, list[float]]) -> None:
-    """Print minimum, median and ratio of the epochs' seconds, as a table and as JSON."""
-    reference = statistics.median(seconds["plain Keras"])
-    print(f"{'seconds per epoch':<18} {'minimum':>8} {'median':>8} {'times as fast':>14}")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"{name:<18} {min(values):8.1f} {median:8.1f} {reference / median:14.2f}")
-    machine = {"processor": processor.description(), "count": processor.count()}
-    print(json.dumps({"machine": machine, "seconds_per_epoch": seconds}))
+def parser() -> argparse.ArgumentParser:
+    """Make the parser: a command for each benchmark, with what it has to ask."""
+    whole = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=what_they_are)
+    commands = whole.add_subparsers(dest="benchmark", required=True, metavar="NAME")
+    for name, module in BENCHMARKS.items():
+        about = str(module.__doc__)
+        command = commands.add_parser(
+            name,
+            help=about.splitlines()[0],
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("--rounds", type=count, default=module.ROUNDS, metavar="N", help=module.ROUND)
+        command.add_argument("--json", type=Path, metavar="FILE", help="also write the JSON to a file")
+        module.add_arguments(command)
+    return whole
 
 
-def _printed(command: list[str]) -> dict[str, Any]:
-    """Run a contestant and return the JSON that it prints at its end."""
-    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    printed: dict[str, Any] = json.loads(ended.stdout)
-    return printed
+def count(text: str) -> int:
+    """Read a whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
 if __name__ == "__main__":

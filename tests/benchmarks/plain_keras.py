@@ -1,6 +1,6 @@
 """The plain Keras example: `fit` on float32 numpy arrays, with its defaults.
 
-    python tests/benchmarks/plain_keras.py EPOCHS
+    python tests/benchmarks/plain_keras.py EPOCHS IMAGES
 
 Prints JSON: the seconds of each epoch and the test accuracy after it.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -32,8 +33,9 @@ class Clock(keras.callbacks.Callback):  # type: ignore[misc]
         self.times.append(time.perf_counter())
 
 
-arrays = data.load(DataConfig())
-x_train, x_test = (images.astype("float32") / 255 for images in (arrays.x_train, arrays.x_test))
+epochs, images = map(int, sys.argv[1:])
+arrays = data.load(DataConfig(train_limit=images))
+x_train, x_test = (pixels.astype("float32") / 255 for pixels in (arrays.x_train, arrays.x_test))
 y_train, y_test = (keras.utils.to_categorical(labels, 10) for labels in (arrays.y_train, arrays.y_test))
 model = keras.Sequential(
     [
@@ -54,10 +56,10 @@ history = model.fit(
     x_train,
     y_train,
     batch_size=128,
-    epochs=int(sys.argv[1]),
+    epochs=epochs,
     verbose=0,
     validation_data=(x_test, y_test),
     callbacks=[clock],
 ).history
-seconds = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
+seconds = [after - before for before, after in pairwise(clock.times)]
 print(json.dumps({"seconds": seconds, "test_accuracy": history["val_accuracy"]}))

@@ -1,0 +1,118 @@
+"""Images per second, and milliseconds for one image: Keras' ways to predict, and `load_predictor`.
+
+All predict with one small run's network, the tutorial's, in one process, in turns. Keras is given float32
+images that are scaled already; `load_predictor` takes bytes and scales them itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .machine import small_run
+from .report import Kind, Measure, Report, take_turns
+
+ROUNDS = 5
+ROUND = "how often each way is measured (default: %(default)s)"
+KERAS, COMPILED, OURS = "model.predict", "compiled function, batch 100", "load_predictor"
+RATE = Kind("images per second", "times as fast as", digits=0)
+LATENCY = Kind("milliseconds for one image", "times as fast as", less_is_better=True, digits=3)
+BATCH = 100
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what this benchmark asks besides."""
+    parser.add_argument(
+        "--images", type=int, default=10_000, metavar="N", help="images of a throughput (default: 10,000)"
+    )
+    parser.add_argument(
+        "--calls", type=int, default=200, metavar="N", help="calls with one image in a round (default: 200)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> list[Report]:
+    """Train a small run, then measure."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with tempfile.TemporaryDirectory() as name:
+        folder = small_run(Path(name) / "run")
+        ways = Ways(folder, arguments.images)
+    several, one = ways.several(), ways.one(arguments.calls)
+    for measure in (*several.values(), *one.values()):
+        measure()  # uncounted: it traces and allocates
+    rates = take_turns(several, arguments.rounds)
+    latencies = take_turns(one, arguments.rounds)
+    return [
+        Report(f"{arguments.images} images", RATE, rates, (KERAS, COMPILED)),
+        Report("one image at a time", LATENCY, latencies, (KERAS,)),
+    ]
+
+
+class Ways:
+    """The ways to predict with a run's network, on random images: speed does not depend on what is seen."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        import keras
+        import numpy as np
+        import tensorflow as tf
+
+        import mnist_cnn
+
+        self.model: Any = keras.models.load_model(folder / "model.keras")
+        self.predictor = mnist_cnn.load_predictor(folder)
+        self.bytes = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8)
+        self.scaled = np.expand_dims(self.bytes.astype(np.float32) / np.float32(255), 3)  # (N, 28, 28, 1)
+        self.compiled: Any = tf.function(lambda images: self.model(images, training=False))
+        signature = tf.TensorSpec((1, 28, 28, 1), tf.float32)
+        self.concrete: Any = tf.function(self.compiled).get_concrete_function(signature)
+        self.constant: Any = tf.constant
+
+    def several(self) -> dict[str, Measure]:
+        """Return the ways to predict all images, in images per second."""
+        return {
+            KERAS: self._rate(lambda: self.model.predict(self.scaled, verbose=0)),
+            "model.predict, batch 1000": self._rate(
+                lambda: self.model.predict(self.scaled, batch_size=1000, verbose=0)
+            ),
+            COMPILED: self._rate(self._in_batches),
+            OURS: self._rate(lambda: self.predictor(self.bytes)),
+        }
+
+    def one(self, calls: int) -> dict[str, Measure]:
+        """Return the ways to predict one image, in milliseconds."""
+        image, pixels = self.scaled[:1], self.bytes[:1]
+        few = max(1, calls // 10)
+        return {
+            KERAS: _latency(lambda: self.model.predict(image, verbose=0), few),
+            "model(x)": _latency(lambda: self.model(image, training=False).numpy(), few),
+            "concrete function": _latency(lambda: self.concrete(self.constant(image)).numpy(), calls),
+            OURS: _latency(lambda: self.predictor(pixels), calls),
+        }
+
+    def _in_batches(self) -> None:
+        for start in range(0, len(self.scaled), BATCH):
+            self.compiled(self.constant(self.scaled[start : start + BATCH])).numpy()
+
+    def _rate(self, predict: Callable[[], object]) -> Measure:
+        def measure() -> list[float]:
+            started = time.perf_counter()
+            predict()
+            return [len(self.scaled) / (time.perf_counter() - started)]
+
+        return measure
+
+
+def _latency(predict: Callable[[], object], calls: int) -> Measure:
+    def measure() -> list[float]:
+        times = []
+        for _ in range(calls):
+            started = time.perf_counter()
+            predict()
+            times.append(1000 * (time.perf_counter() - started))
+        return times
+
+    return measure

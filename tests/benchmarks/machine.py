@@ -1,0 +1,103 @@
+"""The machine that measures, and the processes that are measured on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mnist_cnn import processor
+
+PACKAGES = ("mnist-cnn", "tensorflow", "keras", "numpy", "onnxruntime", "hydra-core", "torch")
+SMALL = ("data.train_limit=1000", "data.test_limit=500", "train.epochs=1")
+"""Settings of a run that takes seconds; neither start-up nor inference depends on how well it has learned."""
+
+
+class Refused(Exception):  # noqa: N818 - an answer, which the table shows
+    """A command did not do what it was to do; its last words."""
+
+
+def description() -> dict[str, Any]:
+    """Describe the machine, as far as it decides how long something takes."""
+    return {
+        "processor": _processor_name(),
+        "features": processor.description(),
+        "count": processor.count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {package: found for package in PACKAGES if (found := _version(package))},
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line of `python -m mnist_cnn`, with the package that is installed."""
+    return [sys.executable, "-P", "-m", "mnist_cnn", *arguments]
+
+
+def script(name: str, *arguments: str) -> list[str]:
+    """Return the command line of a script that stands beside this file."""
+    return [sys.executable, str(Path(__file__).with_name(name)), *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of what is measured: this one, but that compiled modules are kept."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def printed(words: Sequence[str]) -> dict[str, Any]:
+    """Run a process to its end and return the JSON that it prints.
+
+    Raises:
+        Refused: it ended otherwise than with 0.
+    """
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment())
+    if ended.returncode:
+        said = [line for line in ended.stderr.splitlines() if line.strip()]
+        raise Refused(next((line for line in said if line.startswith("error: ")), said[-1] if said else "?"))
+    answer: dict[str, Any] = json.loads(ended.stdout)
+    return answer
+
+
+def seconds_of(words: Sequence[str], folder: Path, codes: Sequence[int] = (0,)) -> float:
+    """Run a process in a folder, its output unseen, and return how long it took from start to end.
+
+    Raises:
+        Refused: its exit code is none of `codes`.
+    """
+    started = time.perf_counter()
+    ended = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, env=environment())
+    seconds = time.perf_counter() - started
+    if ended.returncode not in codes:
+        raise Refused(f"{' '.join(words)} ended with {ended.returncode}: {ended.stderr}")
+    return seconds
+
+
+def small_run(folder: Path) -> Path:
+    """Train for some seconds, into `folder`; return it."""
+    printed(command(*SMALL, f"run_dir={folder}", "--json"))
+    return folder
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,95 @@
+"""Seconds of whole commands that train nothing, and of the trainer until its first step, beside bare imports.
+
+Every command is a process of its own, from its start to its end, in a folder with one small run, which is
+trained first. The trainer is started as a run is, and ends when its first step is seen in progress.json. Each
+runs once before, uncounted, so that compiled modules and files lie ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from .machine import command, seconds_of, small_run
+from .report import Kind, Measure, Report, take_turns
+
+ROUNDS = 7
+ROUND = "how often each command runs (default: %(default)s)"
+TENSORFLOW = "import tensorflow"
+TRAINER = "trainer, to the end of its first step"
+SECONDS = Kind("seconds", "times as fast as", less_is_better=True, digits=3)
+LOOK_SECONDS = 0.005
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what this benchmark asks besides."""
+    parser.add_argument(
+        "--no-trainer", action="store_true", help="leave out the trainer and TensorFlow, which take longest"
+    )
+
+
+def run(arguments: argparse.Namespace) -> list[Report]:
+    """Measure."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small_run(folder / "runs" / "small")
+        picture = draw_digit(folder / "digit.png")
+
+        def measured(words: list[str], *codes: int) -> Measure:
+            return lambda: [seconds_of(words, folder, codes or (0,))]
+
+        contestants: dict[str, Measure] = {
+            "python -c pass": measured(python("pass")),
+            "import hydra": measured(python("import hydra")),
+            "import onnxruntime": measured(python("import onnxruntime")),
+            "--help": measured(command("--help")),
+            "a refused configuration": measured(command("train.epochs=0"), 2),
+            "plan": measured(command("plan")),
+            "plan train.epochs=3": measured(command("plan", "train.epochs=3")),
+            "status latest": measured(command("status", "latest")),
+            "list": measured(command("list")),
+            "predict latest digit.png": measured(command("predict", "latest", picture.name)),
+        }
+        if not arguments.no_trainer:
+            contestants[TENSORFLOW] = measured(python("import tensorflow"))
+            contestants[TRAINER] = partial(first_step, folder)
+        for measure in contestants.values():
+            measure()
+        values = take_turns(contestants, arguments.rounds)
+    return [Report("whole processes", SECONDS, values, (TENSORFLOW,))]
+
+
+def python(code: str) -> list[str]:
+    """Return the command line that runs a piece of code."""
+    return [command()[0], "-c", code]
+
+
+def first_step(folder: Path) -> list[float]:
+    """Start a run of the tutorial, wait until its first step is done, and end it; return the seconds."""
+    import mnist_cnn
+
+    with tempfile.TemporaryDirectory(dir=folder) as home:
+        job = mnist_cnn.make_job("train=tutorial")
+        started = time.perf_counter()
+        run = mnist_cnn.submit(job, f"run_dir={home}/run")
+        while not run.status().is_final:
+            progress = run.progress()
+            if progress is not None and progress.step:
+                break
+            time.sleep(LOOK_SECONDS)
+        seconds = time.perf_counter() - started
+        run.cancel()
+    return [seconds]
+
+
+def draw_digit(path: Path) -> Path:
+    """Draw a 1 as a person might."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("L", (200, 200), "white")
+    ImageDraw.Draw(image).line([(95, 40), (105, 160)], "black", 14)
+    image.save(path)
+    return path
