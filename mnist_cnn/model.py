@@ -40,13 +40,12 @@ def check_network(config: ModelConfig, height: int, width: int) -> None:
         raise ConfigurationError(message, "[] pools after the last of them")
     size = min(height, width)
     for number, (kernel_size, stride) in enumerate(convolutions(config), 1):
-        left = (size - kernel_size) // stride + 1
-        if left < 1:
-            raise _too_small(config, size, f"convolution {number} needs {kernel_size}")
-        size = left
+        is_stem = number == 1 and config.stem_kernel_size is not None
+        key = "model.stem_kernel_size" if is_stem else "model.kernel_size"
+        _check_room(key, kernel_size, size, f"convolution {number}")
+        size = (size - kernel_size) // stride + 1
         if number in config.pooled_convolutions:
-            if size < config.pool_size:
-                raise _too_small(config, size, f"the pooling needs {config.pool_size}")
+            _check_room("model.pool_size", config.pool_size, size, f"the pooling after convolution {number}")
             size //= config.pool_size
 
 
@@ -123,11 +122,11 @@ def weights_sha256(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _too_small(config: ModelConfig, size: int, need: str) -> ConfigurationError:
-    message = f"model.kernel_size={config.kernel_size}: {need} pixels, and {size} are left"
-    return ConfigurationError(
-        message, "use smaller kernels, fewer model.filters or a smaller model.pool_size"
-    )
+def _check_room(key: str, needed: int, size: int, what: str) -> None:
+    """Refuse a window that is larger than what the layers before it leave of an image."""
+    if size < needed:
+        message = f"{key}={needed}: {what} has {size} pixels left to look at"
+        raise ConfigurationError(message, "use smaller kernels and poolings, or fewer model.filters")
 
 
 def _check_source(config: ModelConfig) -> None:

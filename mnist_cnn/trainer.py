@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 PROGRESS_SECONDS = 0.5
 """How often the training says where it stands, and so how long it takes at most to hear of a signal."""
-EVALUATION_BATCH = 1000
+EVALUATION_BATCH = 250
+"""As fast as larger ones, which take more memory: 250 MiB more at 1,000 images of the tutorial's network."""
 
 log = logging.getLogger("mnist_cnn")
 

@@ -123,7 +123,11 @@ def test_an_interpolation_takes_another_keys_value() -> None:
         ("nothing.like.it=1", "unknown key nothing.like.it", "--help lists every key"),
         ("+new=1", "unknown key new", "--help lists every key"),
         ("data=mnits", "data=mnits: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
-        ("model=resnet", "model=resnet: there are cnn", "keys within it are set as model.KEY=VALUE"),
+        (
+            "model=resnet",
+            "model=resnet: there are cnn, compact, deep",
+            "keys within it are set as model.KEY=VALUE",
+        ),
         ("backend=lokal", "backend=lokal: there are azure, local", "did you mean local?"),
         ("data=null", "data=null: there are fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
         ("data=[mnist]", "data=[mnist]: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
@@ -143,11 +147,11 @@ def test_a_refusal_says_what_was_written_and_what_there_is(override: str, messag
 
 
 def test_a_folder_of_ones_own_adds_an_option_to_a_group(more_options: str) -> None:
-    assert compose.options("model", [more_options]) == ["cnn", "tiny"]
+    assert compose.options("model", [more_options]) == ["cnn", "compact", "deep", "tiny"]
     config = compose.load(["model=tiny", "model.dense_units=9"], [more_options])
     assert config.model == ModelConfig(filters=(4,), dense_units=9)
     assert compose.load([], [more_options]).model == ModelConfig()
-    assert refusal("model=tiny").message == "model=tiny: there are cnn"
+    assert refusal("model=tiny").message == "model=tiny: there are cnn, compact, deep"
     assert refusal("model=tinny", config_dirs=(more_options,)).hint == "did you mean tiny?"
 
 

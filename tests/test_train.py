@@ -71,7 +71,7 @@ def test_a_network_that_does_not_fit_the_images_is_refused_without_keras() -> No
     with pytest.raises(ConfigurationError, match=r"model\.kernel_size=15"):
         check_network(ModelConfig(kernel_size=15), 28, 28)
     check_network(ModelConfig(kernel_size=14), 28, 28)
-    with pytest.raises(ConfigurationError, match=r"model\.kernel_size=13"):
+    with pytest.raises(ConfigurationError, match=r"model\.pool_size=2"):
         check_network(ModelConfig(kernel_size=13), 25, 28)
     with pytest.raises(ConfigurationError, match=r"model\.pool_after=\[3\]: model\.filters has 2"):
         check_network(ModelConfig(pool_after=(3,)), 28, 28)
