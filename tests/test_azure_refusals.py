@@ -68,6 +68,37 @@ def test_what_the_service_refuses_is_exit_4_with_a_word_and_overwrites_nothing(
     assert run_folder.read_receipt(tmp_path / "run").status is Status.failed
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("GET", "/computes/", status=403, times=0),
+        Fault("GET", "/datastore/", status=403, times=0),
+        Fault("GET", "/experiments/", status=403, times=0),
+    ],
+)
+def test_where_a_look_is_refused_nothing_is_sent_and_no_cluster_made(
+    azure: AzureService, tmp_path: Path, fault: Fault
+) -> None:
+    azure.faults.add(fault)
+    ended = train(azure, tmp_path, "backend.data.overwrite=true", "backend.cluster=nevermade")
+    refused(ended, BackendError.exit_code)
+    assert calls(azure, "PUT", "") == 0
+    assert "nevermade" not in azure.clusters
+
+
+def test_what_cannot_be_sent_is_said_before_what_is_wrong_with_the_cluster(
+    azure: AzureService, tmp_path: Path
+) -> None:
+    """Both are made at the same time; of two errors it is always the same one that is told."""
+    azure.faults.add(
+        Fault("PUT", r"blob\.core.*t10k-labels", status=403, times=0),
+        Fault("PUT", "/computes/", status=403, times=0),
+    )
+    ended = train(azure, tmp_path, "backend.data.overwrite=true", "backend.cluster=refusedcluster")
+    refused(ended, BackendError.exit_code, "error: cannot send mnist/t10k-labels")
+    assert "refusedcluster is gone, and costs nothing" in ended.err
+
+
 def test_a_busy_store_loses_no_file(azure: AzureService, tmp_path: Path) -> None:
     """The SDK's own upload prints "Uploaded 0 files" and goes on."""
     azure.faults.add(Fault("PUT", r"blob\.core.*mnist/", status=429))

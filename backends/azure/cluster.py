@@ -25,33 +25,38 @@ POLL_SECONDS = 5.0
 FIRST_POLL_SECONDS = 0.5
 
 
-def ensure(workspace: Any, config: AzureConfig) -> Any:
-    """Return the cluster of that name, created where there is none; differences are told, not mended.
+def ensure(workspace: Any, target: Any | None, config: AzureConfig) -> Any:
+    """Return the cluster that was found, or have one made; differences are told, not mended.
+
+    It may not be ready: `await_ready` waits for that.
 
     Raises:
-        BackendError: it is something else, in a failed state, refused, or not there in time.
+        BackendError: it is something else, or refused.
     """
-    target = find(workspace, config.cluster)
     if target is None:
-        target = _create(workspace, config)
-    elif target.type != KIND:
+        return _create(workspace, config)
+    if target.type != KIND:
         message = f"{config.cluster} is a {target.type}, not a cluster ({KIND})"
         raise BackendError(message, "choose another name with backend.cluster=NAME")
-    else:
-        say(f"cluster {target.name}: found")
-        for line in differences(target, config):
-            say(line)
-        if config.use_gpu and not has_gpu(str(target.vm_size)):
-            message = (
-                f"backend.use_gpu=true, but the cluster {target.name} has {target.vm_size}, without a GPU"
-            )
-            raise BackendError(message, "name a cluster that has them: backend.cluster=NAME")
+    say(f"cluster {target.name}: found")
+    for line in differences(target, config):
+        say(line)
+    if config.use_gpu and not has_gpu(str(target.vm_size)):
+        message = f"backend.use_gpu=true, but the cluster {target.name} has {target.vm_size}, without a GPU"
+        raise BackendError(message, "name a cluster that has them: backend.cluster=NAME")
+    return target
+
+
+def await_ready(target: Any, config: AzureConfig) -> None:
+    """Wait until the cluster can take runs.
+
+    Raises:
+        BackendError: it is in a failed state, or not ready in time.
+    """
     _await_provisioning(target, config)
     say(f"cluster {target.name}: ready")
-    status = call_again("ask for the cluster's status", target.get_status)
-    if status is not None:
-        say(f"cluster status: {json.dumps(status.serialize(), default=str)}")
-    return target
+    if target.status is not None:  # as it was at the last look, which is just over
+        say(f"cluster status: {json.dumps(target.status.serialize(), default=str)}")
 
 
 def find(workspace: Any, name: str) -> Any | None:
@@ -121,10 +126,10 @@ def show(workspace: Any, config: AzureConfig) -> Iterator[str]:
 
 
 def costs(target: Any, config: AzureConfig) -> Iterator[str]:
-    """Say whether the cluster has nodes, what ends them and when they end by themselves."""
+    """Say, of a cluster as it was just found, whether it has nodes, what ends them and when they end."""
     if target.type != KIND:
         return
-    status = call_again("ask for the cluster's nodes", target.get_status)
+    status = target.status
     nodes = status.current_node_count if status is not None else 0
     scale = target.scale_settings
     least = scale.minimum_node_count if scale else 0

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnist_cnn.backends.azure import checks
+from mnist_cnn.backends.azure.together import in_this_context, stop_if_nobody_waits
 from mnist_cnn.errors import BackendError, storage_error
 from mnist_cnn.redaction import redact
 
@@ -37,6 +38,7 @@ RETRIED = (408, 429, 500, 502, 503, 504)
 TOKEN_SECONDS = 300.0
 """How long a token must still be good to be used."""
 _tokens: dict[str, Any] = {}
+_tokens_lock = threading.Lock()
 _STATUS = re.compile(r"(?:Response Code|Code|status_code|StatusCode)[\"']?[:=\s]+[\"']?(\d{3})\b")
 _LOGIN_CODES = {
     "AADSTS7000222": "the secret has expired; make a new one in Microsoft Entra",
@@ -69,6 +71,7 @@ class ServiceError(BackendError):
 
 def say(line: str) -> None:
     """Tell a person what is going on; on stderr, for stdout may have to be JSON."""
+    stop_if_nobody_waits()
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
@@ -83,6 +86,7 @@ def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
         ServiceError: it failed, or did not end in time.
         BackendError: the disk here does not take what it brings.
     """
+    stop_if_nobody_waits()
     outcome: dict[str, Any] = {}
 
     def attempt() -> None:
@@ -91,8 +95,7 @@ def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
         except BaseException as error:  # noqa: BLE001 - SystemExit too; it is raised where it is waited for
             outcome["error"] = error
 
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
+    thread = in_this_context(attempt)
     deadline = time.monotonic() + seconds
     while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
         thread.join(min(left, STILL_SECONDS))
@@ -212,10 +215,11 @@ def _azure_cli() -> Any:
 
 def _token_of_azure_cli(audience: str) -> str:
     """Ask the Azure CLI for a token, and again when that is nearly over; each time takes a second."""
-    token = _tokens.get(audience)
-    if token is None or token.expires_on - time.time() < TOKEN_SECONDS:
-        _tokens[audience] = token = _azure_cli().get_token(f"{audience.rstrip('/')}/.default")
-    return str(token.token)
+    with _tokens_lock:  # of two that want one at the same time, one asks
+        token = _tokens.get(audience)
+        if token is None or token.expires_on - time.time() < TOKEN_SECONDS:
+            _tokens[audience] = token = _azure_cli().get_token(f"{audience.rstrip('/')}/.default")
+        return str(token.token)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -9,7 +9,9 @@ import dataclasses
 import secrets
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checks, cluster, log, plan, snapshot, upload
 from mnist_cnn.backends.azure.run import SUBMITTER, AzureRun, find_run, this_process
 from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
+from mnist_cnn.backends.azure.together import in_this_context, side_by_side
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, RunCancelled
 
 if TYPE_CHECKING:
@@ -119,28 +122,37 @@ def _send(job: Job, run: AzureRun) -> None:
     place = checks.WorkspaceName(**_part(receipt.service, checks.WorkspaceName))
     workspace = open_workspace(place)
     say(f"workspace {workspace.name}: {workspace.location}, resource group {workspace.resource_group}")
-
-    def open_experiment() -> Any:
-        from azureml.core import Experiment
-
-        return Experiment(workspace, request.experiment)
-
-    experiment = call_again(f"open the experiment {request.experiment}", open_experiment)
-    say(f"experiment {experiment.name}: {experiment.get_portal_url()}")
-    store = upload.default_datastore(workspace)
-    files = (place, store.name, request.data_folder, job.data.digest, config.data.overwrite)
-    if not _is_recent(files):
-        upload.send(store, request.data_folder, request.data_files, overwrite=config.data.overwrite)
-        _done[files] = time.monotonic()
-    checkpoints = receipt.service["checkpoints"]
-    upload.send_text(store, f"{checkpoints}/job.json", job.to_json())  # what is mounted has to be there
-    mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: checkpoints}
-    with _costs_are_told(run), tempfile.TemporaryDirectory(prefix="mnist-cnn-") as code:
-        nodes = (place, config)
-        if not _is_recent(nodes):
-            cluster.ensure(workspace, config)
+    in_this_context(_import_the_estimator)
+    nodes = (place, config)
+    is_ready = _is_recent(nodes)
+    # A thread may still write into the folder when Ctrl-C ends its use.
+    code_folder = tempfile.TemporaryDirectory(prefix="mnist-cnn-", ignore_cleanup_errors=True)
+    with _costs_are_told(run), code_folder as code:
+        # First all that only looks: where any of it is refused, nothing was sent and no cluster made.
+        experiment, (store, unsent), target, _ = side_by_side(
+            partial(_open_experiment, workspace, request.experiment),
+            partial(_look_at_the_data, workspace, place, request, config),
+            _nothing if is_ready else partial(cluster.find, workspace, config.cluster),
+            partial(snapshot.write, Path(code)),
+        )
+        say(f"experiment {experiment.name}: {experiment.get_portal_url()}")
+        say(upload.describe(store))
+        kept = len(request.data_files) - len(unsent)
+        if kept:
+            where = f"{request.data_folder}/, with the same size and MD5"
+            say(f"data: {kept} of {len(request.data_files)} files are already in {where}")
+        checkpoints = receipt.service["checkpoints"]
+        mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: checkpoints}
+        _, _, target = side_by_side(
+            partial(upload.send, store, request.data_folder, unsent),
+            # What is mounted has to be there.
+            partial(upload.send_text, store, f"{checkpoints}/job.json", job.to_json()),
+            _nothing if is_ready else partial(cluster.ensure, workspace, target, config),
+        )
+        _done.setdefault(_data_key(place, store, request, config), time.monotonic())
+        if not is_ready:
+            cluster.await_ready(target, config)
             _done[nodes] = time.monotonic()
-        snapshot.write(Path(code))
         configuration = _configuration(request, config, store, mounts, Path(code))
         with interrupts.deferred():  # once it is on its way the run has to be known
             started = _start(experiment, configuration, receipt.id)
@@ -151,6 +163,45 @@ def _send(job: Job, run: AzureRun) -> None:
         call("tag the run", lambda: started.set_tags(request.tags))
     except ServiceError as error:
         say(f"{error.message}; the run goes on without its tags")
+
+
+def _import_the_estimator() -> None:
+    """Begin what takes seconds, while the service is waited for."""
+    with suppress(ImportError):  # which is raised where it is needed
+        import_module("azureml.train.estimator")
+
+
+def _open_experiment(workspace: Any, name: str) -> Any:
+    def open_it() -> Any:
+        from azureml.core import Experiment
+
+        return Experiment(workspace, name)
+
+    return call_again(f"open the experiment {name}", open_it)
+
+
+def _look_at_the_data(
+    workspace: Any, place: checks.WorkspaceName, request: plan.Request, config: AzureConfig
+) -> tuple[Any, tuple[plan.DataFile, ...]]:
+    """Return the datastore, and the data files that are to be sent there."""
+    store = upload.default_datastore(workspace)
+    key = _data_key(place, store, request, config)
+    if _is_recent(key):
+        return store, ()
+    _done.pop(key, None)
+    if config.data.overwrite:
+        return store, request.data_files
+    return store, upload.missing(store, request.data_folder, request.data_files)
+
+
+def _data_key(
+    place: checks.WorkspaceName, store: Any, request: plan.Request, config: AzureConfig
+) -> tuple[Any, ...]:
+    return (place, store.name, request.data_folder, request.data_files, config.data.overwrite)
+
+
+def _nothing() -> None:
+    """Stand among other steps for one that is left out."""
 
 
 @contextmanager

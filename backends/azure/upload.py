@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure.service import CALL_SECONDS, call_again, say
+from mnist_cnn.backends.azure.together import side_by_side
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -45,32 +47,46 @@ def default_datastore(workspace: Any) -> Any:
     if kind != "AzureBlob":
         message = f"the default datastore {store.name} is {kind}, and only AzureBlob is supported"
         raise BackendError(message, "make a blob datastore the workspace's default one, in the studio")
-    say(f"datastore {store.name}: {kind}, account {store.account_name}, container {store.container_name}")
     if not (store.account_key or store.sas_token):
         message = f"the datastore {store.name} has neither a key nor a SAS token for this login"
         raise BackendError(message, "give it credentials in the studio, under Data, Datastores")
     return store
 
 
-def send(store: Any, folder: str, files: tuple[DataFile, ...], *, overwrite: bool) -> None:
-    """Send the data files that the datastore does not have yet; afterwards compare what it holds.
+def describe(store: Any) -> str:
+    """Word which datastore it is."""
+    place = f"account {store.account_name}, container {store.container_name}"
+    return f"datastore {store.name}: {store.datastore_type}, {place}"
+
+
+def missing(store: Any, folder: str, files: tuple[DataFile, ...]) -> tuple[DataFile, ...]:
+    """Return the data files that the datastore does not have with the same size and MD5.
+
+    Raises:
+        BackendError: the datastore does not say what it has.
+    """
+    there = _blobs(store, folder)
+    return tuple(file for file in files if there.get(f"{folder}/{file.name}") != _describe(file.source))
+
+
+def send(store: Any, folder: str, files: tuple[DataFile, ...]) -> None:
+    """Send data files, all at the same time; afterwards compare what the datastore holds.
 
     Raises:
         BackendError: a file was refused, or is not there as it was sent.
     """
-    wanted = {f"{folder}/{file.name}": file for file in files}
+    if not files:
+        return
+    ours = {f"{folder}/{file.name}": _describe(file.source) for file in files}
+    for number, (name, blob) in enumerate(ours.items(), start=1):
+        say(f"data: sending {name}, {blob.bytes:,} bytes ({number} of {len(files)})")
+    size = sum(blob.bytes for blob in ours.values())  # they share the way there, and so its time
+    sent = zip(files, ours.items(), strict=True)
+    side_by_side(
+        *(partial(_send, store, name, file.source.read_bytes, blob, size) for file, (name, blob) in sent)
+    )
     there = _blobs(store, folder)
-    ours = {name: _describe(file.source) for name, file in wanted.items()}
-    missing = [name for name in wanted if overwrite or there.get(name) != ours[name]]
-    kept = len(wanted) - len(missing)
-    if kept:
-        say(f"data: {kept} of {len(wanted)} files are already in {folder}/, with the same size and MD5")
-    for number, name in enumerate(missing, start=1):
-        say(f"data: sending {name}, {ours[name].bytes:,} bytes ({number} of {len(missing)})")
-        _send(store, name, wanted[name].source.read_bytes(), ours[name])
-    if missing:
-        there = _blobs(store, folder)
-    wrong = [name for name in wanted if there.get(name) != ours[name]]
+    wrong = [name for name, blob in ours.items() if there.get(name) != blob]
     if wrong:
         message = f"the container does not hold what was sent: {', '.join(wrong)}"
         raise BackendError(message, "look at the datastore in the studio, and start again")
@@ -79,7 +95,8 @@ def send(store: Any, folder: str, files: tuple[DataFile, ...], *, overwrite: boo
 def send_text(store: Any, name: str, text: str) -> None:
     """Write a small text as a blob. Raises ServiceError."""
     content = text.encode()
-    _send(store, name, content, Blob(len(content), hashlib.md5(content, usedforsecurity=False).hexdigest()))
+    blob = Blob(len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())
+    _send(store, name, lambda: content, blob, blob.bytes)
 
 
 def _blobs(store: Any, folder: str) -> dict[str, Blob]:
@@ -93,7 +110,10 @@ def _blobs(store: Any, folder: str) -> dict[str, Blob]:
     return call_again(f"list {folder}/ of the datastore", list_them)
 
 
-def _send(store: Any, name: str, content: bytes, described: Blob) -> None:
+def _send(store: Any, name: str, read: Callable[[], bytes], described: Blob, size: int) -> None:
+    """Send a blob; `size` is that of all that are sent at the same time, in bytes."""
+    content = read()
+
     def put() -> None:
         # The client that the SDK carries with it, which its datastore is made of.
         storage: Any = import_module("azureml._vendor.azure_storage.blob")
@@ -107,7 +127,7 @@ def _send(store: Any, name: str, content: bytes, described: Blob) -> None:
             progress_hook=_teller(name),
         )
 
-    call_again(f"send {name}", put, CALL_SECONDS + described.bytes / SLOWEST)
+    call_again(f"send {name}", put, CALL_SECONDS + size / SLOWEST)
 
 
 def _teller(name: str) -> Callable[[int, int | None], None]:
