@@ -41,12 +41,12 @@ def fetch(folder: Path, files: Mapping[str, str]) -> bool | None:
     """
     from filelock import FileLock, Timeout
 
-    names = sorted(name for name in files if STREAMED.fullmatch(name))
-    if not names:
+    if not is_among(files):
         return False
+    name = min(name for name in files if STREAMED.fullmatch(name))
     try:
         with FileLock(folder / ".log.lock", timeout=LOCK_SECONDS):
-            piece = call("read the node's log", lambda: _piece(folder, files[names[0]]), 2 * TIMEOUT_SECONDS)
+            piece = call("read the node's log", lambda: _piece(folder, files[name]), 2 * TIMEOUT_SECONDS)
             if piece:
                 with (folder / run_folder.LOG).open("ab") as file:
                     file.write(piece)
@@ -59,6 +59,11 @@ def fetch(folder: Path, files: Mapping[str, str]) -> bool | None:
     except OSError as error:
         raise storage_error(error, str(folder / run_folder.LOG)) from error
     return bool(piece)
+
+
+def is_among(files: Mapping[str, str]) -> bool:
+    """Tell whether the node's log is among a run's logs; it is as soon as the node has printed something."""
+    return any(STREAMED.fullmatch(name) for name in files)
 
 
 def separate(folder: Path) -> None:

@@ -40,8 +40,10 @@ STATUSES = {
     "Canceled": Status.cancelled,
 }
 """The service's names; any other reads as running, with a warning."""
-POLL_SECONDS, SLOW_POLL_SECONDS = 1.0, 10.0
+POLL_SECONDS, SLOW_POLL_SECONDS, POLL_GROWTH = 0.5, 10.0, 1.25
 """Pauses between two looks: the first while something changes, growing to the second while nothing does."""
+LIST_SECONDS = 60.0
+"""How long the addresses of a run's logs are used before they are asked for again; they last for hours."""
 AWAY_SECONDS = 600.0
 """How long the service may be away while a run is followed."""
 LOG_SECONDS = 60.0
@@ -91,6 +93,12 @@ class AzureRun:
         self._pause = POLL_SECONDS
         self._lock = threading.RLock()
         self._found: Any = None
+        self._logs: dict[str, str] = {}
+        self._listed = 0.0
+
+    def take(self, run: Any) -> None:
+        """Take the SDK's run, from whoever has just submitted it, instead of asking for it."""
+        self._found = run
 
     def status(self) -> Status:
         """Return where the run stands now; asks the service at most once in a pause.
@@ -250,20 +258,40 @@ class AzureRun:
             self._status = Status.preparing if self._is_being_submitted() else Status.lost
             self._state, self._looked = "not known to the service", time.monotonic()
             return
-        try:
-            details = call("ask for the run's state", run.get_details)
-        except ServiceError:  # where the log cannot be listed there are no details, but there is a state
-            details = {"status": call("ask for the run's state", run.get_status)}
+        details = self._details(run)
         self._state = str(details.get("status"))
         if self._state not in STATUSES and self._state != before:
             say(f"the service says {self._state}, which this version does not know; it counts as running")
         news = log.fetch(self.folder, details["logFiles"]) if "logFiles" in details else None
+        if news is None:
+            self._logs = {}  # they may be elsewhere now
         self._status = STATUSES.get(self._state, Status.running)
         is_slow = self._state == before and not news
-        self._pause = min(SLOW_POLL_SECONDS, 1.2 * self._pause) if is_slow else POLL_SECONDS
+        self._pause = min(SLOW_POLL_SECONDS, POLL_GROWTH * self._pause) if is_slow else POLL_SECONDS
         self._looked = time.monotonic()
         if self._status.is_final:
             self._over(self._status, details, is_told_all=news is not None)
+
+    def _details(self, run: Any) -> dict[str, Any]:
+        """Ask for the run's state, its logs' addresses and its error; for its state alone where that will do.
+
+        The details are three requests, the state is one: it will do while it is the same, as long as the
+        addresses of the logs are known or there is no log yet.
+        """
+        status = STATUSES.get(self._state)
+        has_no_log = status in (Status.queued, Status.preparing)
+        knows_the_log = log.is_among(self._logs)
+        is_young = time.monotonic() - self._listed < LIST_SECONDS
+        if is_young and status is not None and not status.is_final and (knows_the_log or has_no_log):
+            state = str(call("ask for the run's state", run.get_status))
+            if state == self._state:
+                return {"status": state, "logFiles": self._logs}
+        try:
+            details: dict[str, Any] = call("ask for the run's state", run.get_details)
+        except ServiceError:  # where the log cannot be listed there are no details, but there is a state
+            return {"status": call("ask for the run's state", run.get_status)}
+        self._logs, self._listed = details.get("logFiles", {}), time.monotonic()
+        return details
 
     def _over(self, status: Status, details: dict[str, Any], *, is_told_all: bool) -> None:
         """Take down how the service ended the run, as soon as it has told all of it."""

@@ -159,6 +159,7 @@ def _send(job: Job, run: AzureRun) -> None:
             url = started.get_portal_url()
             run_folder.write_receipt(folder, dataclasses.replace(receipt, status=Status.queued, url=url))
             say(f"run {started.id}: {url}")
+    run.take(started)
     try:
         call("tag the run", lambda: started.set_tags(request.tags))
     except ServiceError as error:
