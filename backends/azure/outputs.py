@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backends.azure.service import ServiceError, call_again, say
+from mnist_cnn.backends.azure.together import side_by_side
 from mnist_cnn.errors import BackendError, storage_error
 
 if TYPE_CHECKING:
@@ -35,7 +37,10 @@ def bring(run: Any, folder: Path) -> None:
     """
     names = call_again("list the run's files", run.get_file_names)
     say(f"files: {', '.join(sorted(name for name in names if name.startswith(OUTPUTS))) or 'none'}")
-    _show_metrics(run)
+    side_by_side(partial(_bring_files, run, names, folder), partial(_show_metrics, run))
+
+
+def _bring_files(run: Any, names: list[str], folder: Path) -> None:
     if f"{OUTPUTS}/{run_folder.RESULT}" not in names:
         message = f"the run is completed, but its {OUTPUTS}/ has no {run_folder.RESULT}"
         raise NoResult(message, f"start it again: resume {folder}")
@@ -58,7 +63,9 @@ def _bring(run: Any, names: list[str], place: Path, folder: Path) -> None:
     _check(result, names, folder)
     for name, entry in result.files.items():
         say(f"bringing {name}, {entry.bytes:,} bytes")
-        _download(run, name, place, LEAST_SECONDS + entry.bytes / SLOWEST)
+    size = sum(entry.bytes for entry in result.files.values())  # they share the way here, and so its time
+    seconds = LEAST_SECONDS + size / SLOWEST
+    side_by_side(*(partial(_download, run, name, place, seconds) for name in result.files))
     try:
         run_folder.verify(place, result)
     except BackendError as error:
