@@ -65,8 +65,9 @@ def test_the_second_run_sends_neither_data_nor_code_again(azure: AzureService, t
     assert azure.jobs.images == images
     assert calls(azure, "POST", "/content/") == calls(azure, "PUT", "/snapshots") == 0
     assert calls(azure, "PUT", "/computes/") == 0
-    sent = [e for e in azure.requests.exchanges() if e.method == "PUT" and "blobstore" in e.template]
-    assert sum(e.bytes_up for e in sent) < 100_000
+    stored = [e for e in azure.requests.exchanges() if e.method == "PUT" and "/azureml-blobstore" in e.path]
+    assert [e.path.rpartition("/")[2] for e in stored] == ["job.json"]
+    assert stored[0].bytes_up < 10_000
 
 
 def test_a_sweep_submits_all_before_it_waits_and_shares_one_upload_and_one_snapshot(

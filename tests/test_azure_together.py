@@ -1,0 +1,172 @@
+"""Steps side by side, and how often a run is looked at. Needs no service and no SDK."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mnist_cnn import compose, run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.azure import log, service
+from mnist_cnn.backends.azure import run as azure_run
+from mnist_cnn.backends.azure.config import AzureConfig
+from mnist_cnn.backends.azure.together import side_by_side
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECONDS = 20.0
+LOGS = {"user_logs/std_log.txt": "https://somewhere/std_log.txt"}
+
+
+def failing(error: Exception, after: threading.Event | None = None) -> Callable[[], None]:
+    def fail() -> None:
+        if after is not None:
+            assert after.wait(SECONDS)
+        raise error
+
+    return fail
+
+
+def test_steps_are_made_at_the_same_time_and_their_values_keep_their_order() -> None:
+    both_are_there = threading.Barrier(2)
+
+    def meet(value: int) -> int:
+        both_are_there.wait(SECONDS)
+        return value
+
+    assert side_by_side(lambda: meet(1), lambda: meet(2), lambda: None) == [1, 2, None]
+
+
+def test_of_several_errors_the_first_in_order_is_raised_whichever_came_first_and_all_have_ended() -> None:
+    second_failed = threading.Event()
+
+    def second() -> None:
+        try:
+            raise ValueError("second")
+        finally:
+            second_failed.set()
+
+    with pytest.raises(KeyError, match="first"):
+        side_by_side(failing(KeyError("first"), after=second_failed), second)
+    ended = []
+    with pytest.raises(ValueError, match="fails"):
+        side_by_side(failing(ValueError("fails")), lambda: ended.append(service.call("end", lambda: "it")))
+    assert ended == ["it"]
+
+
+def test_what_nobody_waits_for_any_more_says_nothing_and_calls_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ctrl-C while a file is sent and the cluster is looked for: no cluster is made after that."""
+    is_interrupted, ended, made = threading.Event(), threading.Event(), []
+    main = threading.get_ident()
+
+    def look_and_make() -> None:
+        try:
+            signal.pthread_kill(main, signal.SIGINT)
+            service.call("look", lambda: is_interrupted.wait(SECONDS))
+            side_by_side(
+                lambda: service.say("making it"), lambda: service.call("make it", lambda: made.append(1))
+            )
+        finally:
+            ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(look_and_make)
+    is_interrupted.set()
+    assert ended.wait(SECONDS)
+    assert made == []
+    assert capsys.readouterr().err == ""
+    service.say("the command itself goes on")
+    assert "goes on" in capsys.readouterr().err
+
+
+class FakeRun:
+    """A run of the SDK that counts what it is asked."""
+
+    def __init__(self, status: str, logs: dict[str, str] = LOGS) -> None:
+        self.status = status
+        self.asked: list[str] = []
+        self.logs = logs
+
+    def get_status(self) -> str:
+        self.asked.append("status")
+        return self.status
+
+    def get_details(self) -> dict[str, object]:
+        self.asked.append("details")
+        return {"status": self.status, "logFiles": self.logs, "error": {"message": "why"}}
+
+
+class Watcher:
+    """A run folder's run, looked at as its time passes."""
+
+    def __init__(self, folder: Path, config: AzureConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.followed = azure_run.AzureRun(folder, config)
+        self.now = 1.0
+        monkeypatch.setattr(self.followed, "_workspace", lambda: None)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    def look(self, run: FakeRun, times: int, every: float = 2.0) -> list[str]:
+        """Ask for the status so many times, a number of seconds apart; return what the run was asked."""
+        self.followed.take(run)
+        run.asked.clear()
+        for _ in range(times):
+            self.now += every
+            self.followed.status()
+        return run.asked
+
+
+@pytest.fixture
+def watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watcher:
+    config = compose.load(["backend=azure"]).backend
+    assert isinstance(config, AzureConfig)
+    receipt = run_folder.Receipt("azure", "id", "digest", Status.queued, run_folder.now())
+    run_folder.write_receipt(tmp_path, receipt)
+    monkeypatch.setattr(log, "fetch", lambda _folder, _files: False)
+    return Watcher(tmp_path, config, monkeypatch)
+
+
+def test_a_look_at_a_run_that_goes_on_asks_for_its_state_alone(watcher: Watcher) -> None:
+    run = FakeRun("Running")
+    assert watcher.look(run, 4) == ["details", "status", "status", "status"]
+    run.status = "Finalizing"
+    assert watcher.look(run, 2) == ["status", "details", "status"]
+
+
+def test_a_run_whose_log_is_not_there_yet_is_asked_for_it_at_each_look(watcher: Watcher) -> None:
+    run = FakeRun("Running", {"azureml-logs/20_image_build_log.txt": "https://somewhere/else"})
+    assert watcher.look(run, 3) == ["details"] * 3
+
+
+def test_a_run_that_waits_for_a_node_has_no_log_to_ask_for(watcher: Watcher) -> None:
+    assert watcher.look(FakeRun("Queued", {}), 3) == ["details", "status", "status"]
+
+
+def test_the_addresses_of_the_logs_are_asked_for_again_after_a_while(watcher: Watcher) -> None:
+    run = FakeRun("Running")
+    assert watcher.look(run, 2) == ["details", "status"]
+    assert watcher.look(run, 1, every=azure_run.LIST_SECONDS) == ["details"]
+
+
+def test_a_log_that_cannot_be_had_is_looked_for_again(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "fetch", lambda _folder, _files: None)
+    assert watcher.look(FakeRun("Running"), 2) == ["details"] * 2
+
+
+def test_pauses_grow_while_nothing_changes_and_are_short_when_something_does(watcher: Watcher) -> None:
+    run = FakeRun("Queued", {})
+    seconds = 100
+    asked = watcher.look(run, 10 * seconds, every=0.1)
+    assert seconds / azure_run.SLOW_POLL_SECONDS < len(asked) < seconds / 4
+    run.status = "Running"
+    watcher.look(run, 1, every=azure_run.SLOW_POLL_SECONDS)
+    assert len(watcher.look(run, 6, every=0.1)) == 1  # within 0.6 seconds
