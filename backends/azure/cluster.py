@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KIND = "AmlCompute"
 WAIT_SECONDS = 20 * 60
 POLL_SECONDS = 5.0
-FIRST_POLL_SECONDS = 0.5
+FIRST_POLL_SECONDS = 0.2
 
 
 def ensure(workspace: Any, target: Any | None, config: AzureConfig) -> Any:
