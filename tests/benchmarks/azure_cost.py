@@ -1,40 +1,40 @@
 """What `backend=azure` adds over `backend=local`: the client's time, requests and bytes, step by step.
 
-    python -m tests.benchmarks azure [ROUNDS] [KEY=VALUE...]
-
 In each round a fresh loopback service sees a first run and a second one of the same small job; then the
 same job runs here. The command is a process of its own, seen from outside: the service's proxy tells when
 the client asked for what, so that any version of the package can be measured (PYTHONPATH names another). Of
 each kind of run the fastest round is shown. The service answers within milliseconds, as no real one does:
 the seconds are the client's own, and with a real network each request in a row adds its way there and back.
+
+It needs the extra `azure` and what the loopback service needs, as the environment of `tox -e py` has them.
 """
 
 from __future__ import annotations
 
+import argparse
 import collections
 import dataclasses
 import itertools
-import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import processor
-
-sys.path.append(str(Path(__file__).parent.parent))  # where `azure_service` is
-
-from azure_service import AzureService
+from .machine import command, environment
+from .report import say, table
 
 if TYPE_CHECKING:
+    from azure_service import AzureService
     from azure_service.faults import Fault
     from azure_service.messages import Request, Response
 
+ROUNDS = 3
+ROUND = "how often all of it is done (default: %(default)s)"
 JOB = ("data.train_limit=1000", "data.test_limit=500", "train.epochs=2", "register.min_accuracy=0")
 IMPORT, LOGIN, UPLOAD, CLUSTER, SNAPSHOT = "client import", "login", "upload", "cluster", "snapshot"
 SUBMIT, RUN, POLLING, DOWNLOAD = "submit", "(the run)", "polling", "download"
@@ -111,14 +111,57 @@ class Watch:
         return response, fault
 
 
-def main(arguments: list[str]) -> int:
-    """Run the rounds, print the table and the JSON."""
-    rounds = int(arguments[0]) if arguments[:1] and arguments[0].isdigit() else 3
-    overrides = (*JOB, *(word for word in arguments if "=" in word))
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """The fastest first run and the fastest second one, beside what runs here, in seconds."""
+
+    by_kind: dict[str, Cost]
+    local_seconds: float
+    import_seconds: dict[str, float]
+
+    def text(self) -> str:
+        """Return a row for each step, then their sums."""
+        heads = ["seconds", *(head for kind in self.by_kind for head in (kind, "requests", "sent", "got"))]
+        rows = [[step, *self._cells((step,))] for step in STEPS]
+        rows.append(["all", *self._cells(STEPS)])
+        rows.append(["all but the run", *self._cells([step for step in STEPS if step != RUN])])
+        alone = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.import_seconds.items())
+        over = ", ".join(
+            f"{cost.seconds - self.local_seconds:.2f} s more by a {kind} run"
+            for kind, cost in self.by_kind.items()
+        )
+        return (
+            f"what the cluster adds, by step (bytes sent and got)\n{table(heads, rows)}\n"
+            f"the same job with backend=local: {self.local_seconds:.2f} s; {over}\nimports alone: {alone}"
+        )
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return every figure."""
+        return dataclasses.asdict(self)
+
+    def _cells(self, steps: Sequence[str]) -> list[str]:
+        cells = []
+        for cost in self.by_kind.values():
+            cells.append(f"{sum(cost.by_step.get(step, 0) for step in steps):.2f}")
+            counts = (cost.requests, cost.bytes_up, cost.bytes_down)
+            cells += [f"{sum(counted.get(step, 0) for step in steps):,}" for counted in counts]
+        return cells
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what this benchmark asks besides."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the small job")
+
+
+def run(arguments: argparse.Namespace) -> list[Costs]:
+    """Run the rounds."""
+    sys.path.append(str(Path(__file__).parent.parent))  # where `azure_service` is
+    from azure_service import AzureService
+
+    overrides = (*JOB, *arguments.overrides)
     costs: dict[str, list[Cost]] = {"first": [], "second": []}
     local, imports = list[float](), list[list[float]]()
-    for number in range(1, rounds + 1):
-        print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
+    for number in range(1, arguments.rounds + 1):
         with tempfile.TemporaryDirectory() as folder, AzureService(Path(folder)) as service:
             watch = Watch(service)
             for of_kind in costs.values():
@@ -130,39 +173,10 @@ def main(arguments: list[str]) -> int:
             local.append(time.monotonic() - started)
         printed = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
         imports.append([float(word) for word in printed.stdout.split()])
+        say(f"round {number}/{arguments.rounds}  local {local[-1]:.4g}")
     best = {kind: min(of, key=lambda cost: cost.seconds - cost.run_seconds) for kind, of in costs.items()}
-    report(best, min(local), [min(column) for column in zip(*imports, strict=True)])
-    return 0
-
-
-def report(best: dict[str, Cost], local: float, imports: list[float]) -> None:
-    """Print what each step took and sent, as a table and as JSON."""
-    blank = ""
-    heads = [f"{kind:>8} {'requests':>8} {'sent':>10} {'got':>10}" for kind in best]
-    print(f"{'seconds':<15} {' '.join(heads)}")
-    for step in STEPS:
-        cells = [
-            f"{cost.by_step.get(step, 0):8.2f} {cost.requests.get(step, 0):8} "
-            f"{cost.bytes_up.get(step, 0):10,} {cost.bytes_down.get(step, 0):10,}"
-            for cost in best.values()
-        ]
-        print(f"{step:<15} {' '.join(cells)}")
-    for label, without in (("all", ()), ("all but the run", (RUN,))):
-        cells = [
-            f"{cost.seconds - sum(cost.by_step[step] for step in without):8.2f} "
-            f"{sum(cost.requests.values()):8} {sum(cost.bytes_up.values()):10,} "
-            f"{sum(cost.bytes_down.values()):10,}"
-            for cost in best.values()
-        ]
-        print(f"{label:<15} {' '.join(cells)}")
-    print(
-        f"{'over local':<15} {' '.join(f'{cost.seconds - local:8.2f} {blank:30}' for cost in best.values())}"
-    )
-    print(f"the same job with backend=local: {local:.2f} s")
-    print(f"imports alone: azureml.core {imports[0]:.2f} s, its Estimator {imports[1]:.2f} s")
-    machine = {"processor": processor.description(), "count": processor.count()}
-    described = {kind: dataclasses.asdict(cost) for kind, cost in best.items()}
-    print(json.dumps({"machine": machine, "local_seconds": local, "import_seconds": imports, **described}))
+    least = [min(column) for column in zip(*imports, strict=True)]
+    return [Costs(best, min(local), dict(zip(("azureml.core", "its Estimator"), least, strict=True)))]
 
 
 def _cost(service: AzureService, watch: Watch, overrides: tuple[str, ...]) -> Cost:
@@ -240,13 +254,11 @@ def _sums(steps: list[str], numbers: list[int]) -> dict[str, int]:
     return total
 
 
-def _run(
-    overrides: tuple[str, ...], cwd: Path, environment: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
+def _run(overrides: tuple[str, ...], cwd: Path, changed: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-P", "-m", "mnist_cnn", *overrides],
+        command(*overrides),
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**environment(), **changed},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
