@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import run_command
 
-from mnist_cnn import compose, run_folder
+from mnist_cnn import compose, data, run_folder
+from mnist_cnn.config import DataConfig
 from mnist_cnn.model import check_network
+from mnist_cnn.predict import load_predictor
+
+# TensorFlow's and Keras' own, as in test_train.py.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 
 RECIPES = compose.options("train")
 
@@ -87,3 +94,17 @@ def test_a_recipe_killed_in_its_augmented_part_is_resumed_to_the_same_weights(tm
     assert results[1] is not None
     assert results[0].weights_sha256 == results[1].weights_sha256
     assert [row.val_loss for row in results[0].history] == [row.val_loss for row in results[1].history]
+    check_saved_models(tmp_path / "whole")
+
+
+def check_saved_models(run: Path) -> None:
+    """Check that Keras, in its safe mode and without this package's layers, and ONNX predict the same."""
+    images = data.load(DataConfig()).x_test
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import keras
+
+        model = keras.models.load_model(run / "model.keras", safe_mode=True)
+    assert {type(layer).__module__.partition(".")[0] for layer in model.layers} == {"keras"}
+    expected = model.predict_on_batch(images.astype("float32") / 255)
+    assert np.abs(load_predictor(run)(images[..., 0]) - expected).max() < 1e-5

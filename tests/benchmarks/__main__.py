@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: each prints tables and JSON."""
+"""The command line of the benchmarks: each prints tables, and writes JSON where it is asked to."""
 
 from __future__ import annotations
 
@@ -22,18 +22,16 @@ BENCHMARKS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run the named benchmark; print its tables, then everything measured as one line of JSON."""
+    """Run the named benchmark; print its tables, and write all that was measured where that is asked for."""
     chosen = parser().parse_args(arguments)
     tables = BENCHMARKS[chosen.benchmark].run(chosen)
     for table in tables:
         print(f"\n{table.text()}")
-    measured = {
-        "benchmark": chosen.benchmark,
-        "machine": description(),
-        "tables": [table.as_mapping() for table in tables],
-    }
-    print(f"\n{json.dumps(measured)}")
+    machine = description()
+    print(f"\n{machine['processor']}, {machine['count']} processors ({machine['features']})")
     if chosen.json is not None:
+        described = [table.as_mapping() for table in tables]
+        measured = {"benchmark": chosen.benchmark, "machine": machine, "tables": described}
         chosen.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return 0
 
@@ -51,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument("--rounds", type=count, default=module.ROUNDS, metavar="N", help=module.ROUND)
-        command.add_argument("--json", type=Path, metavar="FILE", help="also write the JSON to a file")
+        command.add_argument(
+            "--json", type=Path, metavar="FILE", help="write every value, with the machine, as JSON"
+        )
         module.add_arguments(command)
     return whole
 
