@@ -59,8 +59,4 @@ FUSED = {Optimizer.adadelta: FusedAdadelta, Optimizer.adam: FusedAdam}
 
 def _handle(variable: Any) -> Any:
     """Return the resource of a variable, which comes as TensorFlow's or as Keras'."""
-    return (
-        getattr(variable, "value", variable).handle
-        if isinstance(variable, keras.Variable)
-        else variable.handle
-    )
+    return variable.value.handle if isinstance(variable, keras.Variable) else variable.handle

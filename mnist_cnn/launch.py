@@ -261,6 +261,8 @@ def _describe_training(train: TrainConfig) -> str:
         for name in ("rotation", "zoom", "shear", "shift")
         if (value := getattr(train, name))
     ]
+    if changes and train.clean_epochs:
+        changes.append(f"not in the last {train.clean_epochs} epochs")
     smoothing = [f"label smoothing {train.label_smoothing:g}"] if train.label_smoothing else []
     how = f"{train.epochs} epochs in batches of {train.batch_size}"
     return ", ".join(

@@ -18,7 +18,10 @@ SCHEMA = 1
 
 @dataclasses.dataclass(frozen=True)
 class EpochRow:
-    """One row of the history. `val_*` is the test set, or the validation images where there are some."""
+    """One row of the history. `val_*` is the test set, or the validation images where there are some.
+
+    `learning_rate` is that of the step that follows the epoch.
+    """
 
     epoch: int
     loss: float

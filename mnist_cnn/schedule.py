@@ -8,13 +8,14 @@ import keras
 from keras import ops
 
 FINAL_SHARE = 0.01
-"""The share of its peak that the rate ends at."""
+"""The share of its peak that the rate never falls below."""
 
 
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """Linear from almost nothing up to the peak, then linear down (Smith 2018, arXiv 1708.07120).
+    """Linear from 0 up to the peak, then linear down to 0 (Smith 2018, arXiv 1708.07120).
 
-    `peak` is reached after the share `warmup` of all `steps`; both ends are `FINAL_SHARE` of it.
+    `peak` is reached after the share `warmup` of all `steps`, 0 after the last of them; nowhere is the rate
+    below `FINAL_SHARE` of the peak.
     """
 
     def __init__(self, peak: float, steps: int, warmup: float) -> None:

@@ -44,7 +44,6 @@ class Trainer:
     """The network, its optimizer and the compiled epoch, on data that stay in memory as uint8."""
 
     def __init__(self, job: Job, arrays: DataSet) -> None:
-        import keras
         import tensorflow as tf
 
         from mnist_cnn.training_layers import for_training
@@ -54,7 +53,6 @@ class Trainer:
         self.precision = effective_precision(job.train.precision)
         self.batch = min(job.train.batch_size, len(arrays.x_train))
         self.steps = math.ceil(len(arrays.x_train) / self.batch)
-        keras.utils.set_random_seed(job.seed)
         policy = "mixed_bfloat16" if self.precision is Precision.bfloat16 else "float32"
         self.model = for_training(self._build(policy))
         self.predict = compiled(self.model)
@@ -208,6 +206,10 @@ class Trainer:
         return tuple(variable.numpy() for variable in self._variables())
 
     def _build(self, policy: str) -> keras.Model:
+        """Build the network of a dtype policy, each time with the same draws."""
+        import keras
+
+        keras.utils.set_random_seed(self.job.seed)
         shape = self.arrays.x_train.shape[1:]
         job = self.job
         return build_model(job.model, shape, job.data.num_classes, job.data.format, policy)

@@ -61,32 +61,33 @@ def for_training(model: keras.Model) -> keras.Model:
     """Return the network with these layers in the place of Keras' own, and with its weights.
 
     In one of mixed precision the last layer gives float32, for probabilities in bfloat16 are too coarse for a
-    loss. A network that is no graph of layers (a subclass of keras.Model) is returned as it is.
+    loss. A network, or a part of one, of a class of its own is left as it is: what it computes is its code's.
     """
     last = model.outputs[0]._keras_history.operation if getattr(model, "outputs", None) else None  # noqa: SLF001
+    return _with_replacements(model, last)
+
+
+def _with_replacements(model: keras.Model, last: Any) -> keras.Model:
+    if type(model).__module__.partition(".")[0] != "keras":
+        return model
 
     def replaced(layer: Any) -> Any:
-        if (
-            layer is last
-            and layer.dtype_policy.name == "mixed_bfloat16"
-            and not isinstance(layer, keras.Model)
-        ):
+        if isinstance(layer, keras.Model):
+            return _with_replacements(layer, last)
+        if layer is last and isinstance(layer, keras.Layer) and layer.dtype_policy.name == "mixed_bfloat16":
             return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
         for plain, quick, fits in _REPLACEMENTS:
             if type(layer) is plain and fits(layer):
                 return quick.from_config(layer.get_config())
         return layer
 
-    try:
-        trained = keras.models.clone_model(model, clone_function=replaced, recursive=True)
-    except ValueError:
-        return model
+    trained = keras.models.clone_model(model, clone_function=replaced)
     trained.set_weights(model.get_weights())
     return trained
 
 
 def _draws_bytes(layer: Any) -> bool:
-    return layer.noise_shape is None and (layer.rate * BYTE_VALUES).is_integer()
+    return layer.noise_shape is None and layer.rate < 1 and float(layer.rate * BYTE_VALUES).is_integer()
 
 
 def _is_of_images(layer: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -302,7 +303,10 @@ def test_metrics_that_cannot_be_sent_cost_no_result(azure: AzureService, tmp_pat
 def test_a_run_that_the_service_fails_after_its_training_had_ended_keeps_its_result(
     azure: AzureService, tmp_path: Path
 ) -> None:
-    """As where it could not take the last metrics; what cannot be brought now is brought later."""
+    """As where it could not take the last metrics; what cannot be brought now is brought later.
+
+    Where a file of it is not what its result says, there is none: the run has failed, and can be resumed.
+    """
     azure.faults.add(
         Fault("GET|POST", "metricsingest/wait", status=500, times=0),
         Fault("GET", r"/artifacts/ExperimentRun/[^/]+$", status=403, times=0),
@@ -311,6 +315,18 @@ def test_a_run_that_the_service_fails_after_its_training_had_ended_keeps_its_res
     refused(ended, BackendError.exit_code, "HTTP 403", "the service keeps what it left", "follow run")
     assert run_folder.read_receipt(tmp_path / "run").status is not Status.failed
     azure.faults.clear()
+
+    run_id = run_folder.read_receipt(tmp_path / "run").id
+    place = ("ExperimentRun", f"dcid.{run_id}", "outputs/history.png")
+    content = azure.rooms.artifacts.read(*place)
+    azure.rooms.artifacts.write(*place, content[:-1])
+    shutil.copytree(tmp_path / "run", tmp_path / "damaged")
+    followed = run_command("follow", "damaged", cwd=tmp_path)
+    assert followed.code != 0
+    assert "the run failed in the service" in followed.err
+    assert run_folder.read_receipt(tmp_path / "damaged").status is Status.failed
+
+    azure.rooms.artifacts.write(*place, content)
     followed = run_command("follow", "run", cwd=tmp_path)
     assert followed.code == 0, followed.err
     assert "its training had ended, and its result is whole" in followed.err

@@ -75,7 +75,8 @@ def test_every_recipe_in_every_precision_ends_in_equal_weights_in_two_processes(
 def test_a_recipe_killed_in_its_augmented_part_is_resumed_to_the_same_weights(tmp_path: Path) -> None:
     """The schedule, the augmentation and the moving statistics go on where they were."""
     settings = (
-        "train=balanced", "data.train_limit=2000", "data.test_limit=200", "train.epochs=3", "train.threads=2",
+        "train=balanced", "train.clean_epochs=0", "train.epochs=3", "data.train_limit=2000",
+        "data.test_limit=200",
     )  # fmt: skip
     whole = run_command(*settings, "run_dir=whole", cwd=tmp_path)
     assert whole.code == 0, whole.err

@@ -28,11 +28,16 @@ class NoResult(BackendError):  # noqa: N818 - it is an outcome that ends a run
     """What the service has of the run is no result of it, and will not become one."""
 
 
+class NotWhole(BackendError):  # noqa: N818 - as above
+    """A file of the result is not what the result says of it."""
+
+
 def bring(run: Any, folder: Path) -> None:
     """Download the result and the files that it names; result.json comes last, when all are right.
 
     Raises:
-        NoResult: there is none, or it belongs to another job, or a file is not what it says.
+        NoResult: there is none, or it belongs to another job, or names a file that is not there.
+        NotWhole: a file that was brought is not what the result says.
         BackendError: a download failed, and may be tried again.
     """
     names = call_again("list the run's files", run.get_file_names)
@@ -69,7 +74,7 @@ def _bring(run: Any, names: list[str], place: Path, folder: Path) -> None:
     try:
         run_folder.verify(place, result)
     except BackendError as error:
-        raise BackendError(error.message, f"bring it again: follow {folder}") from error
+        raise NotWhole(error.message, f"bring it again: follow {folder}") from error
     for name in (*result.files, run_folder.RESULT):
         (place / name).replace(folder / name)
 

@@ -412,8 +412,16 @@ class AzureRun:
                 outputs.bring(self._run(), self.folder)
             except outputs.NoResult as error:
                 run_folder.ended(self.folder, Status.failed, self._failed or error)
+            except outputs.NotWhole:
+                if self._failed is None:
+                    raise
+                run_folder.ended(self.folder, Status.failed, self._failed)
             except ServiceError as error:
-                message = f"{error.message}; the run has ended, and the service keeps what it left"
+                if self._failed is not None and error.status == 404:  # noqa: PLR2004
+                    run_folder.ended(self.folder, Status.failed, self._failed)
+                    return
+                ended = self._failed.message if self._failed is not None else "the run has ended"
+                message = f"{error.message}; {ended}, and the service keeps what it left"
                 raise BackendError(message, f"bring it: follow {self.folder}") from error
             else:
                 if self._failed is not None:
