@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from processes import SMALL, Ended, command, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
     from azure_service import AzureService
 
@@ -82,3 +84,16 @@ def notebook_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
     for receipt in folder.glob("*/run.json"):  # whatever a failed test left running
         mnist_cnn.attach(str(receipt.parent)).cancel()
+
+
+@pytest.fixture(scope="session")
+def keras() -> ModuleType:
+    """Import Keras into this process, made deterministic as in a training."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import keras
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+        module: ModuleType = keras
+        return module

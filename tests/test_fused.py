@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from types import ModuleType
 from typing import Any
 
@@ -12,16 +11,6 @@ import pytest
 from mnist_cnn.config import Optimizer, Schedule, TrainConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def keras() -> ModuleType:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import keras
-
-        module: ModuleType = keras
-        return module
 
 
 @pytest.mark.parametrize(("name", "rate"), [("adadelta", 1.0), ("adam", 0.01)])

@@ -32,18 +32,6 @@ from mnist_cnn.result import EpochRow, Progress, Result
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def keras() -> ModuleType:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import keras
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()
-        module: ModuleType = keras
-        return module
-
-
 def result_of(folder: Path) -> Result:
     result = run_folder.read_result(folder)
     assert result is not None

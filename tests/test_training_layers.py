@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from types import ModuleType
 from typing import Any
 
@@ -13,16 +12,6 @@ from mnist_cnn.config import Format, ModelConfig
 from mnist_cnn.model import build_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def keras() -> ModuleType:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import keras
-
-        module: ModuleType = keras
-        return module
 
 
 @pytest.mark.usefixtures("keras")
