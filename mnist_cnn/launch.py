@@ -262,9 +262,13 @@ def _describe_training(train: TrainConfig) -> str:
         if (value := getattr(train, name))
     ]
     if changes and train.clean_epochs:
-        changes.append(f"not in the last {train.clean_epochs} epochs")
+        changes.append(f"but not in the last {_epochs(train.clean_epochs)}")
     smoothing = [f"label smoothing {train.label_smoothing:g}"] if train.label_smoothing else []
-    how = f"{train.epochs} epochs in batches of {train.batch_size}"
+    how = f"{_epochs(train.epochs)} in batches of {train.batch_size}"
     return ", ".join(
         [how, rate, train.loss.value, *smoothing, *changes, f"precision {train.precision.value}"]
     )
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" if count == 1 else f"{count} epochs"
