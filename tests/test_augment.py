@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,15 +13,17 @@ from mnist_cnn.config import TrainConfig
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("keras"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning"),
+]
 
 
 def distorted(images: Any, seed: int = 0, strength: float = 1.0, **settings: Any) -> NDArray[np.float32]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import tensorflow as tf
+    import tensorflow as tf
 
-        from mnist_cnn import augment
+    from mnist_cnn import augment
+
     key = tf.constant([7, seed], tf.int64)
     result: NDArray[np.float32] = augment.distort(
         tf.constant(images), TrainConfig(**settings), key, tf.constant(strength)

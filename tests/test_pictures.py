@@ -65,7 +65,7 @@ def test_curves_of_any_length_are_drawn(tmp_path: Path, epochs: int, held_out: s
 def test_a_history_that_diverged_is_drawn(tmp_path: Path) -> None:
     diverged = [*rows(2), EpochRow(3, math.nan, 0.1, math.inf, 0.1, 1.0, 2.5)]
     pictures.history(diverged, tmp_path / "history.png", held_out="test")
-    pixels(tmp_path / "history.png")
+    assert has_colour(pixels(tmp_path / "history.png"), pictures.TRAINING)
 
 
 def test_an_empty_history_is_drawn(tmp_path: Path) -> None:

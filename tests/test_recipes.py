@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -72,7 +73,9 @@ def test_every_recipe_in_every_precision_ends_in_equal_weights_in_two_processes(
     assert len(set(first.values())) == 2 * len(RECIPES)
 
 
-def test_a_recipe_killed_in_its_augmented_part_is_resumed_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_recipe_resumed_in_its_augmented_part_ends_in_the_same_weights(
+    tmp_path: Path, keras: ModuleType
+) -> None:
     """The schedule, the augmentation and the moving statistics go on where they were."""
     settings = (
         "train=balanced", "train.clean_epochs=0", "train.epochs=3", "data.train_limit=2000",
@@ -95,16 +98,14 @@ def test_a_recipe_killed_in_its_augmented_part_is_resumed_to_the_same_weights(tm
     assert results[1] is not None
     assert results[0].weights_sha256 == results[1].weights_sha256
     assert [row.val_loss for row in results[0].history] == [row.val_loss for row in results[1].history]
-    check_saved_models(tmp_path / "whole")
+    check_saved_models(tmp_path / "whole", keras)
 
 
-def check_saved_models(run: Path) -> None:
+def check_saved_models(run: Path, keras: ModuleType) -> None:
     """Check that Keras, in its safe mode and without this package's layers, and ONNX predict the same."""
     images = data.load(DataConfig()).x_test
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import keras
-
         model = keras.models.load_model(run / "model.keras", safe_mode=True)
     assert {type(layer).__module__.partition(".")[0] for layer in model.layers} == {"keras"}
     expected = model.predict_on_batch(images.astype("float32") / 255)
