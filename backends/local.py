@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mnist_cnn import atomic, run_folder
 from mnist_cnn.backend import ModelRef, Plan, Status
+from mnist_cnn.conditions import versions
 from mnist_cnn.config import BackendConfig, Config, RegisterConfig, key
 from mnist_cnn.errors import (
     ERRORS_BY_EXIT_CODE,
@@ -78,11 +79,13 @@ class LocalBackend:
             message = f"expected a LocalConfig, not {type(config.backend).__name__}"
             raise TypeError(message)
         self.config = config.backend
+        self.force = config.run.force
 
     def command(self, folder: Path) -> list[str]:
         """Return the command line that trains the job in a run folder."""
         # -P: the trainer is the package that runs here, whatever the current folder holds.
-        return [sys.executable, "-P", "-m", "mnist_cnn.process", str(folder), self.config.device.value]
+        command = [sys.executable, "-P", "-m", "mnist_cnn.process", str(folder), self.config.device.value]
+        return [*command, "--force"] if self.force else command
 
     def plan(self, job: Job) -> Plan:
         """Say which process would train where."""
@@ -124,11 +127,13 @@ class LocalBackend:
             status=Status.preparing,
             created=run_folder.now(),
             backend_settings=values,
+            versions=versions(),
         )
         if not (folder / run_folder.RECEIPT).exists():
             return receipt
         before = run_folder.read_receipt(folder)
-        if not LocalRun(folder).status().is_final:
+        is_ours = before.backend == receipt.backend
+        if not (LocalRun(folder).status() if is_ours else before.status).is_final:
             raise ConfigurationError(f"{folder} is being trained already", f"watch it: follow {folder}")
         return dataclasses.replace(receipt, id=before.id, created=before.created)
 
@@ -248,6 +253,9 @@ class LocalRun:
             self._process.wait()
         if self.status() is Status.lost:  # killed, or ended before it could say so
             run_folder.ended(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
+
+    def bring_checkpoints(self) -> None:
+        """Do nothing: they are in the run folder."""
 
     def register(self, register: RegisterConfig) -> ModelRef:
         """Copy the model into the local registry, as the next version of its name."""
@@ -374,5 +382,6 @@ class LocalRegistry:
             "accuracy": result.accuracy,
             "weights_sha256": result.weights_sha256,
             "versions": result.versions,
+            "changes": result.changes,
         }
         atomic.write_text(folder / REGISTERED, json.dumps(about, indent=2) + "\n")

@@ -79,6 +79,13 @@ class Run(Protocol):
     def cancel(self) -> None:
         """End the run and return when it has ended; nothing happens where it had ended before."""
 
+    def bring_checkpoints(self) -> None:
+        """Bring the ended run's checkpoints into its folder, for another place to go on from.
+
+        Raises:
+            BackendError: that cannot be done now.
+        """
+
     def register(self, register: RegisterConfig) -> ModelRef:
         """Register the completed run's model under `register.name`.
 
@@ -118,6 +125,8 @@ class Backend(Protocol):
 
     def submit(self, job: Job, folder: Path) -> Run:
         """Start the job in a run folder that holds its job.json; write the receipt, run.json.
+
+        Where the folder, or this place, has checkpoints of the run, it goes on from the newest.
 
         Raises:
             BackendError: this place does not take it.

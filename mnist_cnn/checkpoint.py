@@ -1,95 +1,234 @@
-"""The trainer's whole state at the end of an epoch, saved so that it can go on exactly from there.
+"""The whole state at the end of an epoch, kept so that a training can go on exactly from there.
 
-A checkpoint is an uncompressed .npz file with a .sha256 file beside it, which is written last: one
-without it does not exist.
+A checkpoint is an uncompressed .npz file with a .sha256 file beside it, which is written last: one without
+it does not exist. Knows what decides whether one may be gone on from, but not how anything is trained.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
+import math
+import random
+import secrets
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import atomic
+from mnist_cnn.conditions import Conditions
+from mnist_cnn.errors import ConfigurationError, MnistCnnError
+from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
 KEPT = 2
 """How many of the newest are kept: if one is damaged, the one before it serves."""
+SCHEMA = 1
+_ABOUT = "about"
+_DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError)
+"""What reading a damaged checkpoint raises, besides what is this package's own."""
 
 log = logging.getLogger("mnist_cnn")
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """State after `len(history)` epochs: the arrays of all variables in their order, and the history."""
+    """State after `len(history)` epochs of a job.
 
-    job_digest: str
+    `arrays` are those of all variables in their order: weights, optimizer state, random seeds. `generators`
+    is the state of Python's and NumPy's global random generators. `changes` are those of job or conditions
+    that `force=true` has passed over before.
+    """
+
+    job: Job
+    conditions: Conditions
     history: tuple[EpochRow, ...]
     arrays: tuple[NDArray[Any], ...]
+    generators: dict[str, Any]
+    changes: tuple[str, ...] = ()
+
+    def changes_to(self, job: Job, conditions: Conditions) -> tuple[str, ...]:
+        """Word what is different now and decides the weights; nothing where the training may go on."""
+        return (*self.job.changes_to(job), *self.conditions.changes_to(conditions))
+
+    def check(self, job: Job, conditions: Conditions, *, force: bool) -> Checkpoint:
+        """Return this checkpoint to go on from; `force` passes over what has changed, and notes it.
+
+        Raises:
+            ConfigurationError: job or conditions have changed, or the job is shorter than this.
+        """
+        if len(self.history) > job.train.epochs:
+            message = f"the checkpoint is after epoch {len(self.history)}, the job has {job.train.epochs}"
+            raise ConfigurationError(message, "start a new run")
+        changes = self.changes_to(job, conditions)
+        if not changes:
+            return self
+        what = ", ".join(changes)
+        if not force:
+            raise ConfigurationError(f"the run cannot go on as it began: {what}", changed_hint())
+        log.warning("going on with force=true although this has changed: %s", what)
+        since = f"since epoch {len(self.history) + 1}: {what}"
+        return dataclasses.replace(self, changes=(*self.changes, since))
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint and remove those older than the newest two.
+def changed_hint(run: str = "RUN") -> str:
+    """Say what to do where a run cannot go on as it began."""
+    return f"undo that, or start a new run; resume {run} force=true goes on all the same and marks the result"
 
-    Raises:
-        BackendError: it cannot be written.
+
+class Checkpoints:
+    """A folder of checkpoints on a disk of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint and remove those older than the newest two.
+
+        Raises:
+            BackendError: it cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(self.folder / f"{_stem(checkpoint)}.npz", checkpoint)
+        self._prune()
+
+    def newest(self) -> Checkpoint | None:
+        """Return the newest sound checkpoint, or None; damaged ones are passed over, with a warning."""
+        return next((checkpoint for _, checkpoint in self._sound()), None)
+
+    def newest_file(self) -> Path | None:
+        """Return the file of the newest sound checkpoint, or None. Warns as `newest` does."""
+        return next((path for path, _ in self._sound()), None)
+
+    def _sound(self) -> Iterator[tuple[Path, Checkpoint]]:
+        for path in self._finished():
+            checkpoint = _read(path)
+            if checkpoint is not None:
+                yield path, checkpoint
+            else:
+                log.warning("checkpoint %s is damaged and passed over", path.name)
+
+    def _finished(self) -> list[Path]:
+        """Return the checkpoints that have a checksum, newest first."""
+        found = (path.with_suffix(".npz") for path in self.folder.glob("epoch-*.sha256"))
+        return sorted((path for path in found if path.is_file()), reverse=True)
+
+    def _prune(self) -> None:
+        kept = self._finished()[:KEPT]
+        for old in self.folder.glob("epoch-*.npz"):
+            if kept and old.name < kept[-1].name:
+                old.with_suffix(".sha256").unlink(missing_ok=True)
+                old.unlink(missing_ok=True)
+
+
+class MountedCheckpoints(Checkpoints):
+    """A folder of a mounted store, which is no POSIX disk: what is there is neither renamed nor rewritten.
+
+    A checkpoint is written to this machine's disk, copied under a name that was never used, and exists when
+    its checksum is there too. Of one that the store does not take the log tells, and the training goes on.
     """
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint here and copy it there.
+
+        Raises:
+            BackendError: this machine's disk does not take it.
+        """
+        name = f"{_stem(checkpoint)}-{secrets.token_hex(8)}.npz"
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as here:
+            written = Path(here) / name
+            write(written, checkpoint)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                for file in (written, written.with_suffix(".sha256")):
+                    shutil.copyfile(file, self.folder / file.name)
+                self._prune()
+            except OSError as error:
+                reason = error.strerror or str(error)
+                log.warning("no checkpoint of epoch %d: the store says %s", len(checkpoint.history), reason)
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, and its checksum last. Raises BackendError where that cannot be done."""
     import numpy as np
 
-    folder.mkdir(exist_ok=True)
-    path = folder / f"epoch-{len(checkpoint.history):06d}.npz"
-    history = [dataclasses.asdict(row) for row in checkpoint.history]
-    about = json.dumps({"job_digest": checkpoint.job_digest, "history": history})
+    about = {
+        "schema": SCHEMA,
+        "job": checkpoint.job.to_json(),
+        "conditions": dataclasses.asdict(checkpoint.conditions),
+        "history": [dataclasses.asdict(row) for row in checkpoint.history],
+        "generators": checkpoint.generators,
+        "changes": checkpoint.changes,
+    }
     with atomic.replacing(path) as temporary:
         arrays: dict[str, Any] = {f"{i:04d}": array for i, array in enumerate(checkpoint.arrays)}
-        np.savez(temporary, about=np.array(about), **arrays)
-    atomic.write_text(path.with_suffix(".sha256"), _sha256(path))
-    for old in sorted(folder.glob("epoch-*.npz"))[:-KEPT]:
-        old.with_suffix(".sha256").unlink(missing_ok=True)
-        old.unlink()
+        arrays[_ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        np.savez(temporary, **arrays)
+        sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    atomic.write_text(path.with_suffix(".sha256"), sha256)
 
 
-def newest(folder: Path, job_digest: str, like: Sequence[NDArray[Any]]) -> Checkpoint | None:
-    """Return the newest sound checkpoint of this job, or None; damaged ones are passed over, with a warning.
+def generators() -> dict[str, Any]:
+    """Return the state of Python's and NumPy's global random generators, as JSON holds it."""
+    import numpy as np
 
-    `like` has the shapes and dtypes that the arrays must have.
-    """
-    for path in sorted(folder.glob("epoch-*.npz"), reverse=True):
-        checkpoint = _read(path)
-        if checkpoint is None or [(a.shape, a.dtype) for a in checkpoint.arrays] != [
-            (a.shape, a.dtype) for a in like
-        ]:
-            log.warning("checkpoint %s is damaged and passed over", path.name)
-        elif checkpoint.job_digest != job_digest:
-            log.warning("checkpoint %s belongs to another job and is passed over", path.name)
-        else:
-            return checkpoint
-    return None
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the one that a network of one's own may use
+    return {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}  # type: ignore[union-attr]
+
+
+def set_generators(state: dict[str, Any]) -> None:
+    """Put Python's and NumPy's global random generators into a state that `generators` gave."""
+    import numpy as np
+
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002 - as above
+
+
+def _stem(checkpoint: Checkpoint) -> str:
+    return f"epoch-{len(checkpoint.history):06d}"
 
 
 def _read(path: Path) -> Checkpoint | None:
-    """Read a checkpoint whose checksum fits, else return None."""
+    """Read a checkpoint that is what its checksum says and what this version writes, else return None."""
+    try:
+        content = path.read_bytes()
+        if path.with_suffix(".sha256").read_text(encoding="utf-8") != hashlib.sha256(content).hexdigest():
+            return None
+        return _parse(content)
+    except (*_DAMAGES, zipfile.BadZipFile, MnistCnnError):
+        return None
+
+
+def _parse(content: bytes) -> Checkpoint:
     import numpy as np
 
-    try:
-        if path.with_suffix(".sha256").read_text(encoding="utf-8") != _sha256(path):
-            return None
-    except OSError:
-        return None
-    with np.load(path, allow_pickle=False) as stored:
-        about = json.loads(str(stored["about"]))
-        arrays = tuple(stored[name] for name in sorted(stored.files) if name != "about")
-    return Checkpoint(about["job_digest"], tuple(EpochRow(**row) for row in about["history"]), arrays)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > len(content):
+            message = "it is compressed, which no checkpoint is"
+            raise ValueError(message)
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        about = json.loads(stored[_ABOUT].tobytes())
+        arrays = tuple(stored[name] for name in sorted(stored.files) if name != _ABOUT)
+    history = tuple(EpochRow(**row) for row in about["history"])
+    if about["schema"] != SCHEMA or not all(math.isfinite(row.loss) for row in history):
+        message = f"schema {about['schema']}, or a loss that is no number"
+        raise ValueError(message)
+    return Checkpoint(
+        job=Job.from_json(about["job"]),
+        conditions=Conditions(**about["conditions"]),
+        history=history,
+        arrays=arrays,
+        generators=about["generators"],
+        changes=tuple(about["changes"]),
+    )

@@ -93,6 +93,14 @@ def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
     return read_section(RunConfig, {"runs_dir": compose(overrides, config_dirs)["runs_dir"]}).runs_dir
 
 
+def named_backend(overrides: Sequence[str]) -> str | None:
+    """Return the backend that overrides name, as a receipt would; None where they name none."""
+    names = [str(override.value()) for override in _parse(overrides) if override.key_or_group == "backend"]
+    if not names:
+        return None
+    return absolute_name(names[-1]) if is_outside(names[-1]) else names[-1]
+
+
 def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
     """Compose conf/ with overrides into plain values, unchecked. Raises as `load` does."""
     import hydra

@@ -222,6 +222,13 @@ class TrainConfig(Section):
     precision: Precision = key(
         Precision.float32, "arithmetic of training; auto is bfloat16 where it is native"
     )
+    checkpoint_every: int = key(
+        1,
+        "a checkpoint is written after so many epochs, and after the last",
+        unit="epochs",
+        least=1,
+        most=100_000,
+    )
     threads: int | None = key(
         None, "threads of one operation; null is TensorFlow's choice", unit="threads", least=1, most=1024
     )
@@ -261,6 +268,9 @@ class RunConfig(Section):
     run_dir: str | None = key(None, "the run's folder; null makes a new one under runs_dir")
     runs_dir: str = key("runs", "folder under which run folders are made and found")
     save_h5: bool = key(default=False, meaning="also write the tutorial's keras-tf-mnist.h5")
+    force: bool = key(
+        default=False, meaning="resume also where job or machine have changed; the result is marked"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from mnist_cnn.config import DataConfig, ModelConfig, RunConfig, TrainConfig, read_section
+from mnist_cnn.config import DataConfig, ModelConfig, RunConfig, TrainConfig, read_section, written
 from mnist_cnn.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCHEMA = 1
 
@@ -30,12 +33,27 @@ class Job:
     def digest(self) -> str:
         """SHA-256, in hex, of all that decides the trained weights, as canonical JSON.
 
-        Where the data lie, what a model file is called and which files are written do not count.
+        Where the data lie, what a model file is called and which files are written, and when, do not count.
         """
+        text = json.dumps(self._decisive(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def changes_to(self, now: Job) -> tuple[str, ...]:
+        """Word what decides the weights and is different now: "train.epochs=20 (was 12)"."""
+        then, values = dict(_leaves(self._decisive())), dict(_leaves(now._decisive()))
+        changed = [name for name, value in values.items() if value != then[name]]
+        return tuple(
+            "the text of model.file"
+            if name == "model.source"
+            else f"{name}={written(values[name])} (was {written(then[name])})"
+            for name in changed
+        )
+
+    def _decisive(self) -> dict[str, Any]:
         decisive = self.as_mapping()
         del decisive["save_h5"], decisive["data"]["dir"], decisive["data"]["name"], decisive["model"]["file"]
-        text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        del decisive["train"]["checkpoint_every"]
+        return decisive
 
     def as_mapping(self) -> dict[str, Any]:
         """Return the job as JSON holds it, without its digest."""
@@ -46,11 +64,12 @@ class Job:
         return json.dumps({**self.as_mapping(), "digest": self.digest}, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, name: str = "job.json") -> Self:
+    def from_json(cls, text: str, name: str = "job.json", *, may_be_changed: bool = False) -> Self:
         """Read job.json's text; `name` says in an error which file it is.
 
         Raises:
-            ConfigurationError: not JSON, another schema, a bad value, a digest that does not fit.
+            ConfigurationError: not JSON, another schema, a bad value, or, unless the job `may_be_changed`,
+                a digest that does not fit.
         """
         hint = "it is no job of this version of mnist_cnn, or it was changed by hand; start a new run"
         try:
@@ -63,7 +82,7 @@ class Job:
             raise ConfigurationError(f"{name} is not a job: {error!r}", hint) from error
         if job is None:
             raise ConfigurationError(f"{name}: it is not of schema {SCHEMA}", hint)
-        if job.digest != digest:
+        if job.digest != digest and not may_be_changed:
             raise ConfigurationError(f"{name}: its digest does not fit what it says", hint)
         return job
 
@@ -77,3 +96,12 @@ class Job:
             seed=settings.seed,
             save_h5=settings.save_h5,
         )
+
+
+def _leaves(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value within a mapping of mappings, with its name as the command line has it."""
+    for name, value in mapping.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

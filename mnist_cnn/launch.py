@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
+from mnist_cnn.checkpoint import Checkpoints, changed_hint
+from mnist_cnn.conditions import changed_versions, versions
 from mnist_cnn.config import Schedule
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
 from mnist_cnn.job import Job
@@ -89,6 +91,7 @@ def start(config: Config, job: Job) -> Run:
     Raises:
         ConfigurationError, BackendError: the folder cannot be made, or the job is not taken.
     """
+    _refuse_force(config)
     backend = backend_class(config.backend.name)(config)
     backend.check(job)
     folder = run_folder.create(config.run.run_dir, config.run.runs_dir, job)
@@ -100,22 +103,40 @@ def start(config: Config, job: Job) -> Run:
 
 
 def resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Run:
-    """Start an interrupted run again, in its folder, from its newest checkpoint.
+    """Start an interrupted run again, in its folder, from its newest checkpoint; here or at another place.
 
     Raises:
-        ConfigurationError: there is no such run, or it is running, or completed.
+        ConfigurationError: there is no such run, it is running or completed, or its job or the packages have
+            changed since, and `force=true` is not among the overrides.
+        BackendError: the place where it ran does not give its checkpoints, or this one does not take it.
     """
     folder = find(run, overrides, config_dirs)
-    config = config_of_run(folder, overrides, config_dirs)
+    config = config_to_resume(folder, overrides, config_dirs)
     backend = backend_class(config.backend.name)(config)
-    status = backend.attach(folder).status()
+    receipt = run_folder.read_receipt(folder)
+    moves = config.backend.name != receipt.backend
+    before = attach_to(folder) if moves else backend.attach(folder)
+    status = before.status()
     if not status.is_final:
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
     if status is Status.completed:
         raise ConfigurationError(f"{folder} is completed", "there is nothing to go on with; start a new run")
-    job = run_folder.read_job(folder)
+    job = run_folder.read_job(folder, may_be_changed=True)
     backend.check(job)
+    if moves:
+        before.bring_checkpoints()
+        if not receipt.status.is_final:  # what its own place tells of it, another does not know
+            run_folder.ended(folder, status)
+    _check_unchanged(folder, job, receipt, force=config.run.force)
     return backend.submit(job, folder)
+
+
+def config_to_resume(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
+    """Compose the configuration to go on with a run: at the place that they name, else where it was."""
+    named = compose.named_backend(overrides)
+    if named in (None, run_folder.read_receipt(folder).backend):
+        return config_of_run(folder, overrides, config_dirs)
+    return compose.load(overrides, config_dirs)
 
 
 def find(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Path:
@@ -166,6 +187,7 @@ def plan_of(config: Config) -> Plan:
     """Say what would be trained, where and into which folder."""
     from mnist_cnn import data
 
+    _refuse_force(config)
     if config.run.run_dir is not None:
         run_folder.check_free(Path(config.run.run_dir))
     info = data.inspect(config.data, download=False)
@@ -202,6 +224,31 @@ def config_of_run(folder: Path, overrides: Sequence[str], config_dirs: Sequence[
     """Compose the configuration for a run that there is: its backend is the one that its receipt names."""
     receipt = run_folder.read_receipt(folder)
     return compose.load(overrides, config_dirs, backend=(receipt.backend, receipt.backend_settings))
+
+
+def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, force: bool) -> None:
+    """Check that a run would go on as it began, as far as that is known before it starts.
+
+    Raises:
+        ConfigurationError: job or packages have changed, and nothing forces it.
+    """
+    kept = Checkpoints(folder / run_folder.CHECKPOINTS).newest()
+    if kept is not None:
+        changes = kept.job.changes_to(job)
+    else:
+        changes = () if job.digest == receipt.job_digest else ("the job",)
+    if receipt.versions:
+        changes += changed_versions(receipt.versions, versions())
+    if changes and not force:
+        raise ConfigurationError(
+            f"{folder} cannot go on as it began: {', '.join(changes)}", changed_hint(str(folder))
+        )
+    run_folder.write_job(folder, job)  # with the digest that fits it, where it was changed by hand
+
+
+def _refuse_force(config: Config) -> None:
+    if config.run.force:
+        raise ConfigurationError("force=true is for resume alone", "leave it out")
 
 
 def _job(config: Config, info: DataSetInfo) -> Job:

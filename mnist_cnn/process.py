@@ -1,4 +1,4 @@
-"""The trainer as a process of this machine: `python -m mnist_cnn.process FOLDER [DEVICE]`.
+"""The trainer as a process of this machine: `python -m mnist_cnn.process FOLDER [DEVICE] [--force]`.
 
 Trains the job of a run folder, keeps the receipt, and ends with the exit code that the receipt has. Knows how
 a process is told to end and where its output goes; what is computed is `train`'s.
@@ -26,18 +26,22 @@ if TYPE_CHECKING:
 
     from mnist_cnn.result import Progress
 
+FORCE = "--force"
+"""Stands on the command line of a trainer that goes on also where job or machine have changed."""
+
 log = logging.getLogger("mnist_cnn")
 _cancelled = threading.Event()
 
 
 def main(arguments: list[str]) -> int:
-    """Train the job of a run folder in this process, and keep its receipt: FOLDER [DEVICE].
+    """Train the job of a run folder in this process, and keep its receipt: FOLDER [DEVICE] [--force].
 
     Everything printed goes to where this process's output goes. Returns the exit code, which the
     receipt has too, with the error's two lines.
     """
-    folder = Path(arguments[0])
-    device = arguments[1] if len(arguments) > 1 else "auto"
+    words = [word for word in arguments if word != FORCE]
+    folder = Path(words[0])
+    device = words[1] if len(words) > 1 else "auto"
     print_log()
     signal.signal(signal.SIGTERM, _cancel)
     _cancelled.clear()
@@ -51,7 +55,7 @@ def main(arguments: list[str]) -> int:
         run_folder.await_entry(folder, os.getpid())
         with worded_failures():
             job = run_folder.read_job(folder)
-            train(job, folder, device=device, on_progress=tell)
+            train(job, folder, device=device, force=FORCE in arguments, on_progress=tell)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
             run_folder.ended(folder, Status.completed)
     except KeyboardInterrupt:

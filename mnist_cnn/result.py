@@ -71,7 +71,8 @@ class Result:
     `training_seconds` are those from the building of the network to the end of the last epoch, with tracing,
     evaluation and checkpoints; where the training went on from a checkpoint, those of its last part.
     `weights_sha256` is over the weights of the saved model, as `model.weights_sha256` computes it. Those of
-    equal jobs may be compared where precision, device, processor, threads and versions agree.
+    equal jobs may be compared where precision, device, processor, threads and versions agree, and where there
+    are no `changes`: what had changed between the parts of a run that went on all the same, by `force=true`.
     """
 
     job_digest: str
@@ -87,6 +88,7 @@ class Result:
     threads: int
     versions: dict[str, str]
     files: dict[str, FileEntry]
+    changes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return result.json's text."""
@@ -116,6 +118,7 @@ class Result:
             mapping: dict[str, Any] = json.loads(text)
             if mapping.pop("schema") != SCHEMA:
                 raise BackendError(f"{name} is not of schema {SCHEMA}", hint)
+            mapping["changes"] = tuple(mapping.get("changes", ()))
             mapping["history"] = tuple(EpochRow(**row) for row in mapping["history"])
             mapping["files"] = {file: FileEntry(**entry) for file, entry in mapping["files"].items()}
             result = cls(**mapping)

@@ -54,8 +54,8 @@ class Receipt:
     """run.json. `created` is UTC in ISO 8601; `process_started` is in seconds since the epoch.
 
     `pid` is the trainer's process, as soon as that is started. `error` and `hint` are one line each, of a run
-    that failed; `backend_settings` are the values of `backend.*`. `service` has what a backend must know
-    besides to find its run again.
+    that failed; `backend_settings` are the values of `backend.*`, `versions` those of the packages that it
+    began with. `service` has what a backend must know besides to find its run again.
     """
 
     backend: str
@@ -70,6 +70,7 @@ class Receipt:
     error: str | None = None
     hint: str | None = None
     backend_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
     service: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -92,6 +93,7 @@ class Receipt:
             ("error", str | None),
             ("hint", str | None),
             ("backend_settings", dict),
+            ("versions", dict),
             ("service", dict),
         ):
             if not isinstance(getattr(self, name), kinds):
@@ -141,7 +143,7 @@ def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
     except OSError as error:
         raise storage_error(error, f"the run folder {folder}") from error
     try:
-        atomic.write_text(folder / JOB, job.to_json())
+        write_job(folder, job)
     except BaseException:
         remove_unstarted(folder)
         raise
@@ -219,9 +221,14 @@ def all_runs(runs_dir: str) -> list[Path]:
     return [folder for folder in folders if _holds_receipt(folder)]
 
 
-def read_job(folder: Path) -> Job:
+def read_job(folder: Path, *, may_be_changed: bool = False) -> Job:
     """Read job.json. Raises ConfigurationError where it is none, BackendError where there is none."""
-    return Job.from_json(_read(folder / JOB), str(folder / JOB))
+    return Job.from_json(_read(folder / JOB), str(folder / JOB), may_be_changed=may_be_changed)
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """Write job.json. Raises BackendError where it cannot be written."""
+    atomic.write_text(folder / JOB, job.to_json())
 
 
 def read_receipt(folder: Path) -> Receipt:

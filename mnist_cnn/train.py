@@ -5,13 +5,16 @@ Whoever starts it (a process here, a node of a cluster) calls `train`; nothing i
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import atomic, data, pictures, processor, run_folder
+from mnist_cnn import atomic, checkpoint, data, pictures, run_folder
+from mnist_cnn.checkpoint import Checkpoint, Checkpoints
+from mnist_cnn.conditions import Conditions
 from mnist_cnn.config import Format, Loss
 from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.model import weights_sha256
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from mnist_cnn.data import DataSet
     from mnist_cnn.job import Job
 
-RECORDED_PACKAGES = ("keras", "numpy", "tensorflow")
 H5_ROOM = 2
 """How many times the size of its float32 weights an HDF5 file may have at most."""
 
@@ -39,20 +41,21 @@ def train(  # noqa: PLR0913 - all but the first two are there for who runs it el
     folder: Path,
     *,
     device: str = "auto",
-    checkpoints: Path | None = None,
+    checkpoints: Checkpoints | None = None,
+    force: bool = False,
     on_epoch: Callable[[EpochRow], None] = lambda row: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Result:
     """Train `job`, leaving model, pictures, history and result.json in `folder`, which exists.
 
-    Where `checkpoints` (by default a folder within it) holds those of this job, the training goes on from
-    the newest sound one.
+    Where there are `checkpoints` (by default in a folder within it), the training goes on from the newest
+    sound one. Where job or machine have changed since, only `force` goes on, and the result says so.
     `device` is auto, cpu or gpu.
 
     Raises:
         DataError: the data are not what the job says.
         BackendError: the device is not there, or the folder cannot be written.
-        ConfigurationError: the network cannot be built.
+        ConfigurationError: the network cannot be built, or the training cannot go on as it began.
         TrainingError: the loss is no number, or memory ran out.
     """
     on_progress(Progress("preparing"))
@@ -64,13 +67,16 @@ def train(  # noqa: PLR0913 - all but the first two are there for who runs it el
 
     started = time.perf_counter()
     trainer = Trainer(job, arrays)
-    checkpoints = checkpoints or folder / run_folder.CHECKPOINTS
-    history = list(trainer.restore(checkpoints))
+    conditions = Conditions.here(trainer.precision.value, device_kind, job.train.threads)
+    checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
+    history, changes = _go_on(trainer, conditions, checkpoints, force=force)
     run_folder.write_history(folder, history)
     for epoch in range(len(history) + 1, job.train.epochs + 1):
         row = trainer.run_epoch(epoch, on_progress)
         history.append(row)
-        trainer.save(checkpoints, tuple(history))
+        if epoch % job.train.checkpoint_every == 0 or epoch == job.train.epochs:
+            state, generators = trainer.state(), checkpoint.generators()
+            checkpoints.save(Checkpoint(job, conditions, tuple(history), state, generators, changes))
         run_folder.write_history(folder, history)
         log.info("%s", describe_epoch(row, job))
         on_epoch(row)
@@ -90,12 +96,9 @@ def train(  # noqa: PLR0913 - all but the first two are there for who runs it el
         seconds_per_epoch=sum(row.seconds for row in history) / len(history),
         training_seconds=training_seconds,
         weights_sha256=weights_sha256(model),
-        precision=trainer.precision.value,
-        device=device_kind,
-        processor=processor.description(),
-        threads=job.train.threads or processor.count(),
-        versions=_versions(),
         files=_files(folder),
+        changes=changes,
+        **dataclasses.asdict(conditions),
     )
     atomic.write_text(folder / run_folder.RESULT, result.to_json())
     log.info("weights %s", result.weights_sha256)
@@ -109,6 +112,20 @@ def describe_epoch(row: EpochRow, job: Job) -> str:
         f"epoch {row.epoch}/{job.train.epochs}  loss {row.loss:.4f}  accuracy {row.accuracy:.4f}  "
         f"{held_out} loss {row.val_loss:.4f}  {held_out} accuracy {row.val_accuracy:.4f}  {row.seconds:.1f} s"
     )
+
+
+def _go_on(
+    trainer: Trainer, conditions: Conditions, checkpoints: Checkpoints, *, force: bool
+) -> tuple[list[EpochRow], tuple[str, ...]]:
+    """Take over the newest sound checkpoint; return its history, and what has changed within the run."""
+    found = checkpoints.newest()
+    if found is None:
+        return [], ()
+    found = found.check(trainer.job, conditions, force=force)
+    trainer.restore(found.arrays)
+    checkpoint.set_generators(found.generators)
+    log.info("going on after epoch %d of %d", len(found.history), trainer.job.train.epochs)
+    return list(found.history), found.changes
 
 
 def _prepare_tensorflow(job: Job, device: str) -> str:
@@ -176,12 +193,6 @@ def _save_pictures(
     predicted = probabilities.argmax(axis=1)
     pictures.confusion(arrays.y_test, predicted, job.data.num_classes, folder / "confusion.png")
     pictures.mistakes(images, arrays.y_test, probabilities, folder / "mistakes.png")
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {package: version(package) for package in RECORDED_PACKAGES}
 
 
 def _files(folder: Path) -> dict[str, FileEntry]:

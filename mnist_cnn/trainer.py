@@ -2,28 +2,25 @@
 
 One epoch is one compiled loop over a permutation that is a pure function of (seed, epoch); images are
 gathered and scaled inside it. It is called in chunks of some steps, which changes no number, so that a live
-line and a signal are served meanwhile. All of the state is in the variables at the epoch's end, which is
-what a checkpoint holds. Knows no files but those of checkpoints, and nothing of processes.
+line and a signal are served meanwhile. All of the state at an epoch's end is in `state()`. Knows no files and
+nothing of processes.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import checkpoint, processor
-from mnist_cnn.checkpoint import Checkpoint
+from mnist_cnn import processor
 from mnist_cnn.config import Format, Loss, Precision, Schedule
-from mnist_cnn.errors import TrainingError
+from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.model import build_model
 from mnist_cnn.result import EpochRow, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     import keras
     from numpy.typing import NDArray
@@ -37,7 +34,10 @@ PROGRESS_SECONDS = 0.5
 EVALUATION_BATCH = 250
 """As fast as larger ones, which take more memory: 250 MiB more at 1,000 images of the tutorial's network."""
 
-log = logging.getLogger("mnist_cnn")
+UNSAVED_DRAWS = {"Multinomial", "ParameterizedTruncatedNormal", "RandomGamma", "RandomPoisson"}
+UNSAVED_DRAWS |= {"RandomPoissonV2", "RandomShuffle", "RandomStandardNormal", "RandomUniform"}
+UNSAVED_DRAWS |= {"RandomUniformInt", "TruncatedNormal"}
+"""Operations that count their draws within themselves: the stateful ones of TensorFlow's `random_ops`."""
 
 
 class Trainer:
@@ -63,6 +63,7 @@ class Trainer:
         self.loss_sum = tf.Variable(0.0, dtype=tf.float64)  # over the images of the epoch so far
         self.correct = tf.Variable(0, dtype=tf.int64)
         self.run_steps = tf.function(self._run_steps, autograph=False)  # whose work takes as long as tracing
+        self.graph = self._trace()
         self.chunk = 1
 
     def run_epoch(self, epoch: int, on_progress: Callable[[Progress], None]) -> EpochRow:
@@ -99,25 +100,51 @@ class Trainer:
             seconds=time.perf_counter() - started,
         )
 
-    def save(self, folder: Path, history: tuple[EpochRow, ...]) -> None:
-        """Write a checkpoint of all variables after the last epoch of `history`."""
-        checkpoint.save(folder, Checkpoint(self.job.digest, history, self._state()))
+    def state(self) -> tuple[NDArray[Any], ...]:
+        """Return all that decides what comes next, at the end of an epoch, as arrays."""
+        return tuple(variable.numpy() for variable in self._variables())
 
-    def restore(self, folder: Path) -> tuple[EpochRow, ...]:
-        """Take over the newest sound checkpoint and return its history; no rows where there is none."""
-        found = checkpoint.newest(folder, self.job.digest, self._state())
-        if found is None:
-            return ()
-        for variable, array in zip(self._variables(), found.arrays, strict=True):
+    def restore(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Take over what `state` returned.
+
+        Raises:
+            ConfigurationError: they are the arrays of another network or optimizer.
+        """
+        variables = self._variables()
+        described = [(array.shape, array.dtype) for array in arrays]
+        if described != [(tuple(v.shape), v.numpy().dtype) for v in variables]:
+            message = "the checkpoint's arrays are those of another network or optimizer"
+            raise ConfigurationError(message, "start a new run")
+        for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
-        log.info("going on after epoch %d of %d", len(found.history), self.job.train.epochs)
-        return found.history
 
     def float32_model(self) -> keras.Model:
         """Return the network as Keras has it, in float32, with the trained weights."""
         plain = self._build("float32")
         plain.set_weights(self.model.get_weights())
         return plain
+
+    def _trace(self) -> Any:
+        """Trace the compiled epoch and return its graph.
+
+        Raises:
+            ConfigurationError: the network draws random numbers from a state that cannot be saved.
+        """
+        import tensorflow as tf
+
+        whole = tf.TensorSpec((), tf.int32)
+        order, strength = tf.TensorSpec((len(self.arrays.x_train),), tf.int32), tf.TensorSpec((), tf.float32)
+        graph = self.run_steps.get_concrete_function(order, whole, whole, strength).graph
+        definition = graph.as_graph_def()
+        nodes = [*definition.node, *(node for f in definition.library.function for node in f.node_def)]
+        drawn = sorted({node.op for node in nodes} & UNSAVED_DRAWS)
+        if drawn:
+            what = ", ".join(drawn)
+            message = f"the network draws with TensorFlow's {what}, whose state no checkpoint can hold"
+            raise ConfigurationError(
+                message, "draw with keras.random, seeded by a keras.random.SeedGenerator"
+            )
+        return graph
 
     def _run_steps(self, order: Any, first: Any, stop: Any, strength: Any) -> None:
         """Train on steps `first` to `stop` of the epoch; a `tf.function`, traced once."""
@@ -199,11 +226,13 @@ class Trainer:
         return self.arrays.x_test, self.arrays.y_test
 
     def _variables(self) -> list[Any]:
-        """Return all that decides what comes next: weights, dropout's seeds, optimizer state."""
-        return [*self.model.variables, *self.optimizer.variables]
+        """Return all that decides what comes next: weights, random seeds, optimizer state.
 
-    def _state(self) -> tuple[NDArray[Any], ...]:
-        return tuple(variable.numpy() for variable in self._variables())
+        A network of one's own may use variables that are none of its layers', as Keras' global seed.
+        """
+        named = [*self.model.variables, *self.optimizer.variables]
+        known = {variable.value.ref() for variable in named} | {self.loss_sum.ref(), self.correct.ref()}
+        return [*named, *(variable for variable in self.graph.variables if variable.ref() not in known)]
 
     def _build(self, policy: str) -> keras.Model:
         """Build the network of a dtype policy, each time with the same draws."""

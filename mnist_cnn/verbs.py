@@ -46,7 +46,9 @@ class Command:
         for override in self.overrides:
             name = override.lstrip("+~").partition("=")[0]
             if name.partition(".")[0] not in groups:
-                keys = ", ".join(f"{group}.*" if group != "runs_dir" else group for group in groups)
+                keys = ", ".join(
+                    group if group in ("runs_dir", "force") else f"{group}.*" for group in groups
+                )
                 raise ConfigurationError(f"{self.verb} does not take {override}", f"it takes {keys}")
 
     def run_word(self) -> str:
@@ -100,9 +102,9 @@ def _train(command: Command) -> int:
 def _resume(command: Command) -> int:
     from mnist_cnn import launch
 
-    command.take_only("runs_dir", "backend", "register")
+    command.take_only("runs_dir", "backend", "register", "force")
     word = command.run_word()
-    config = launch.config_of_run(command.folder(), command.overrides, command.config_dirs)
+    config = launch.config_to_resume(command.folder(), command.overrides, command.config_dirs)
     resume = partial(launch.resume, word, command.overrides, command.config_dirs)
     return _see_through(resume, config, command)
 
@@ -372,6 +374,8 @@ def _say_completed(run: Run, result: Result, model: ModelRef | None) -> None:
     epochs = f"{len(result.history)} epoch{'s' if len(result.history) > 1 else ''}"
     seconds = describe_seconds(sum(row.seconds for row in result.history))
     print(f"completed: test accuracy {_percent(result.accuracy)} after {epochs} in {seconds}")
+    for change in result.changes:
+        print(f"the weights cannot be compared with another run's: {change}")
     print(f"model and pictures are in {run.folder}: {', '.join(result.files)}")
     if model is not None:
         print(_registered(model))

@@ -290,7 +290,12 @@ OTHER: dict[str, Any] = {
     "train.precision": "bfloat16",
     "train.threads": 5,
 }
-WITHOUT_WEIGHT = {"data.dir": "/elsewhere", "data.name": "fashion_mnist", "model.file": "other.py"}
+WITHOUT_WEIGHT = {
+    "data.dir": "/elsewhere",
+    "data.name": "fashion_mnist",
+    "model.file": "other.py",
+    "train.checkpoint_every": 5,
+}
 
 
 def job_with(key: str, value: object) -> Job:

@@ -131,7 +131,7 @@ def test_a_pid_that_belongs_to_another_process_now_is_not_taken_for_the_trainer(
 
 
 @pytest.mark.parametrize(
-    ("largest", "unwritten"), [(4_000_000, "epoch-000001.npz"), (4_815_000, "model.keras")]
+    ("largest", "unwritten"), [(4_000_000, "epoch-000001.npz"), (4_825_000, "model.keras")]
 )
 def test_a_full_disk_is_exit_4_with_nothing_half_written(
     tmp_path: Path, largest: int, unwritten: str

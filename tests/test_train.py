@@ -11,7 +11,7 @@ import signal
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,13 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import SMALL, run_command
 
-from mnist_cnn import checkpoint, data, launch, processor, run_folder, train, trainer
-from mnist_cnn.checkpoint import Checkpoint
+from mnist_cnn import data, launch, processor, run_folder, train, trainer
 from mnist_cnn.config import DataConfig, Format, ModelConfig, Precision
 from mnist_cnn.errors import BackendError, ConfigurationError, TrainingError
 from mnist_cnn.model import build_model, check_network, weights_sha256
 from mnist_cnn.predict import load_predictor
-from mnist_cnn.result import EpochRow, Progress, Result
+
+if TYPE_CHECKING:
+    from mnist_cnn.result import Progress, Result
 
 # TensorFlow's and Keras' own, which differ with Python's and numpy's versions; AutoGraph gives up on one that
 # is made an error.
@@ -284,54 +285,10 @@ def test_the_run_folder_holds_what_the_design_says(small_run: Path) -> None:
     result = json.loads((small_run / "result.json").read_text())
     assert set(result) == {
         "schema", "job_digest", "accuracy", "loss", "history", "seconds_per_epoch", "training_seconds",
-        "weights_sha256", "precision", "device", "processor", "threads", "versions", "files",
+        "weights_sha256", "precision", "device", "processor", "threads", "versions", "files", "changes",
     }  # fmt: skip
     assert result["job_digest"] == run_folder.read_job(small_run).digest
     assert set(result["versions"]) == {"keras", "numpy", "tensorflow"}
-
-
-def a_checkpoint(epochs: int, digest: str = "d") -> Checkpoint:
-    rows = tuple(EpochRow(epoch, 1.0, 0.5, 1.0, 0.5, 1.0, 2.0) for epoch in range(1, epochs + 1))
-    arrays: tuple[Any, ...] = (np.full((2, 3), epochs, np.float32), np.array([7, epochs], np.uint32))
-    return Checkpoint(digest, rows, arrays)
-
-
-def test_the_newest_two_checkpoints_are_kept_and_read_back_exactly(tmp_path: Path) -> None:
-    for epochs in (1, 2, 3):
-        checkpoint.save(tmp_path / "c", a_checkpoint(epochs))
-    names = [path.name for path in sorted((tmp_path / "c").glob("*.npz"))]
-    assert names == ["epoch-000002.npz", "epoch-000003.npz"]
-    found = checkpoint.newest(tmp_path / "c", "d", a_checkpoint(1).arrays)
-    assert found is not None
-    assert found.history == a_checkpoint(3).history
-    for array, expected in zip(found.arrays, a_checkpoint(3).arrays, strict=True):
-        assert array.dtype == expected.dtype
-        assert np.array_equal(array, expected)
-
-
-@pytest.mark.parametrize("damage", ["flip", "cut", "no checksum"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(tmp_path: Path, damage: str) -> None:
-    for epochs in (1, 2):
-        checkpoint.save(tmp_path, a_checkpoint(epochs))
-    newest = tmp_path / "epoch-000002.npz"
-    content = bytearray(newest.read_bytes())
-    if damage == "flip":
-        content[len(content) // 2] ^= 1
-        newest.write_bytes(content)
-    elif damage == "cut":
-        newest.write_bytes(content[:-10])
-    else:
-        newest.with_suffix(".sha256").unlink()
-    found = checkpoint.newest(tmp_path, "d", a_checkpoint(1).arrays)
-    assert found is not None
-    assert len(found.history) == 1
-
-
-def test_a_checkpoint_of_another_job_or_network_is_not_taken(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, a_checkpoint(1, digest="other"))
-    assert checkpoint.newest(tmp_path, "d", a_checkpoint(1).arrays) is None
-    assert checkpoint.newest(tmp_path, "other", [np.zeros((3, 3), np.float32)]) is None
-    assert checkpoint.newest(tmp_path / "none", "d", []) is None
 
 
 @pytest.mark.usefixtures("keras")
