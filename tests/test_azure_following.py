@@ -206,32 +206,6 @@ def test_a_run_that_is_cancelled_in_the_studio_is_exit_6(azure: AzureService, tm
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_low_priority_node_that_is_lost_and_replaced_costs_no_epoch_and_no_bit(
-    azure: AzureService, tmp_path: Path
-) -> None:
-    azure.clusters.add("lowcluster", vmPriority="LowPriority")
-    whole = train(azure, tmp_path, "train.epochs=3", "backend.cluster=lowcluster", "--json")
-    azure.clusters.behave(preempt_at="epoch 2/", restarts=True)
-    job = ("train.epochs=3", "backend.cluster=lowcluster", "run_dir=run", "--json")
-    ended = train(azure, tmp_path, *job)
-    assert ended.code == whole.code == 0, whole.err + ended.err
-    assert ended.json()["result"]["weights_sha256"] == whole.json()["result"]["weights_sha256"]
-    assert "going on after epoch" in (tmp_path / "run" / "log.txt").read_text()
-
-
-def test_a_low_priority_node_that_is_lost_for_good_can_be_gone_on_from(
-    azure: AzureService, tmp_path: Path
-) -> None:
-    azure.clusters.add("lostcluster", vmPriority="LowPriority")
-    azure.clusters.behave(preempt_at="epoch 2/")
-    job = ("train.epochs=3", "backend.cluster=lostcluster", "run_dir=run")
-    ended = train(azure, tmp_path, *job)
-    refused(ended, BackendError.exit_code, "the node was taken away", "resume run")
-    resumed = run_command("resume", "run", "register.name=null", cwd=tmp_path)
-    assert resumed.code == 0, resumed.err
-    assert "going on after epoch" in (tmp_path / "run" / "log.txt").read_text()
-
-
 def test_ctrl_c_before_the_submission_starts_no_run(azure: AzureService, tmp_path: Path) -> None:
     azure.faults.add(Fault("GET", "/computes/", kind="delay", seconds=5))
     process = start(azure, tmp_path, "run_dir=run")

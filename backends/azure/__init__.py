@@ -35,6 +35,7 @@ class AzureBackend:
             message = f"expected an AzureConfig, not {type(config.backend).__name__}"
             raise TypeError(message)
         self.config = config.backend
+        self.force = config.run.force
 
     def plan(self, job: Job) -> Plan:
         """Say what would be sent."""
@@ -53,13 +54,14 @@ class AzureBackend:
         """Send data, code and job; the receipt names the run from before it starts."""
         from mnist_cnn.backends.azure.submit import submit
 
-        return submit(job, self.config, folder)
+        return submit(job, self.config, folder, force=self.force)
 
     def attach(self, folder: Path) -> AzureRun:
         """Find a run again from its folder alone."""
         from mnist_cnn.backends.azure.run import AzureRun
+        from mnist_cnn.backends.azure.submit import submit_again
 
-        return AzureRun(folder, self.config)
+        return AzureRun(folder, self.config, submit_again)
 
     def cluster(self, action: str) -> Iterator[str]:
         """Show or delete the cluster; yield lines for people."""

@@ -67,6 +67,12 @@ class AzureConfig(BackendConfig):
     max_duration: int = key(
         120, "the service ends a run that takes longer", unit="minutes", least=1, most=21 * 24 * 60
     )
+    retries: int = key(
+        3,
+        "how often a run whose node was taken away is started again, while it is followed",
+        least=0,
+        most=100,
+    )
     start_seconds: int = key(
         3600, "how long a run may wait for a node while it is followed", unit="seconds", least=1, most=604_800
     )

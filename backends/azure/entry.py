@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int | str:
     parser.add_argument("--data-folder", required=True, type=Path)
     parser.add_argument("--checkpoints", required=True, type=Path)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--force", choices=("true", "false"), default="false")
     options = parser.parse_args(arguments)
 
     import mnist_cnn
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int | str:
 
 def _train(options: argparse.Namespace, metrics: Metrics) -> Result:
     from mnist_cnn.backends.azure.plan import decode
+    from mnist_cnn.checkpoint import MountedCheckpoints
     from mnist_cnn.process import worded_failures
     from mnist_cnn.train import train
 
@@ -72,7 +74,8 @@ def _train(options: argparse.Namespace, metrics: Metrics) -> Result:
             job,
             outputs,
             device=options.device,
-            checkpoints=options.checkpoints,
+            checkpoints=MountedCheckpoints(options.checkpoints),
+            force=options.force == "true",
             on_epoch=lambda row: _tell_epoch(row, metrics),
             on_progress=_teller(),
         )

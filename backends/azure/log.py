@@ -26,15 +26,15 @@ NEXT_LOG = b"==== the run was started again ====\n"
 OVERLAP = 512
 """Bytes that are fetched again, to see that the log is still the same one."""
 TIMEOUT_SECONDS = 30.0
-LOCK_SECONDS = 60.0
+LOCK, LOCK_SECONDS = ".log.lock", 60.0
 
 
-def fetch(folder: Path, files: Mapping[str, str]) -> bool | None:
+def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
     """Append to log.txt what the node has printed since; tell whether there was anything.
 
-    `files` maps a log's name to its URL. None tells that the log cannot be had now, but at the next look. The
-    rows of the history that the log holds go into metrics.jsonl, where the training stands into
-    progress.json.
+    `files` maps a log's name to its URL, of the run with that id: nothing is appended where the receipt names
+    another by now. None tells that the log cannot be had now, but at the next look. The rows of the history
+    that the log holds go into metrics.jsonl, where the training stands into progress.json.
 
     Raises:
         BackendError: the disk here does not take it.
@@ -45,7 +45,9 @@ def fetch(folder: Path, files: Mapping[str, str]) -> bool | None:
         return False
     name = min(name for name in files if STREAMED.fullmatch(name))
     try:
-        with FileLock(folder / ".log.lock", timeout=LOCK_SECONDS):
+        with FileLock(folder / LOCK, timeout=LOCK_SECONDS):
+            if run_folder.read_receipt(folder).id != run_id:
+                return None
             piece = call("read the node's log", lambda: _piece(folder, files[name]), 2 * TIMEOUT_SECONDS)
             if piece:
                 with (folder / run_folder.LOG).open("ab") as file:
@@ -66,12 +68,25 @@ def is_among(files: Mapping[str, str]) -> bool:
     return any(STREAMED.fullmatch(name) for name in files)
 
 
-def separate(folder: Path) -> None:
-    """Mark in log.txt that what follows is another start of the run; nothing where there is no log yet."""
+def separate(folder: Path, why: str | None = None) -> None:
+    """Mark in log.txt that what follows is another start of the run; nothing where there is no log yet.
+
+    The receipt names the new run already, so that nobody appends the log of the one before.
+
+    Raises:
+        BackendError: the disk does not take it.
+    """
+    from filelock import FileLock
+
     path = folder / run_folder.LOG
-    if path.is_file() and path.stat().st_size:
-        with path.open("ab") as file:
-            file.write(NEXT_LOG)
+    try:
+        with FileLock(folder / LOCK, timeout=LOCK_SECONDS):
+            if path.is_file() and path.stat().st_size:
+                with path.open("ab") as file:
+                    file.write(f"==== {why} ====\n".encode() if why else b"")
+                    file.write(NEXT_LOG)
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
 
 
 def history(folder: Path) -> list[EpochRow]:

@@ -77,8 +77,8 @@ class Request:
     tags: dict[str, str]
 
 
-def request(job: Job, config: AzureConfig) -> Request:
-    """Say what would be sent.
+def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
+    """Say what would be sent; with `force` the run goes on also where job or machine have changed.
 
     Raises:
         ConfigurationError: the job cannot be sent so.
@@ -90,7 +90,7 @@ def request(job: Job, config: AzureConfig) -> Request:
         data_files=data_files(job.data),
         snapshot=snapshot.files(),
         environment=environment(use_gpu=config.use_gpu),
-        arguments=arguments(job, use_gpu=config.use_gpu),
+        arguments=arguments(job, use_gpu=config.use_gpu, force=force),
         max_seconds=config.max_duration * 60,
         tags=tags(job),
     )
@@ -126,14 +126,15 @@ def environment(*, use_gpu: bool) -> Environment:
     return Environment(GPU_IMAGE if use_gpu else CPU_IMAGE, python, packages)
 
 
-def arguments(job: Job, *, use_gpu: bool) -> tuple[str, ...]:
+def arguments(job: Job, *, use_gpu: bool, force: bool = False) -> tuple[str, ...]:
     """Return the entry script's argument list; the job is one base64url token, each mount one of its own."""
     token = encode(job)
     if len(token) > MAX_ARGUMENT:
         message = f"the job is {len(token)} characters as an argument; a node takes {MAX_ARGUMENT}"
         raise ConfigurationError(message, "shorten the file of model.file")
     device = ("--device", "gpu") if use_gpu else ()
-    return ("--job", token, "--data-folder", DATA_MOUNT, "--checkpoints", CHECKPOINT_MOUNT, *device)
+    forced = ("--force", "true") if force else ()
+    return ("--job", token, "--data-folder", DATA_MOUNT, "--checkpoints", CHECKPOINT_MOUNT, *device, *forced)
 
 
 def encode(job: Job) -> str:
@@ -186,6 +187,7 @@ def describe(asked: Request, config: AzureConfig) -> tuple[tuple[str, str], ...]
         ("environment", _under(f"{asked.environment.name}: {python}", asked.environment.packages)),
         ("arguments", " ".join(asked.arguments)),
         ("duration", f"{config.max_duration} minutes at most"),
+        ("retries", f"{config.retries}, where its node is taken away and the service gives it no other"),
     ]
     return tuple(lines)
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Status
-from mnist_cnn.backends.azure import checks, cluster, log, outputs, register
+from mnist_cnn.backends.azure import checkpoints, checks, cluster, log, outputs, register, upload
 from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
 from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled, TrainingError
 from mnist_cnn.result import Progress, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mnist_cnn.backends.azure.config import AzureConfig
@@ -53,8 +53,9 @@ SUBMISSION_SECONDS = 3600.0
 BRING_SECONDS = 1800.0
 """How long one process waits for another that is bringing the same result."""
 CANCEL_SECONDS = 300.0
-SUBMITTER = "submitter"
-"""The receipt's entry, under `service`, of the process that is submitting the run."""
+SUBMITTER, RETRIES = "submitter", "retries"
+"""The receipt's entries, under `service`, of the process that is submitting the run, and of how often it was
+submitted again because its node had been taken away."""
 ENDING_SECONDS = 1800.0
 """How long a run may take beyond its maximum duration to be ended by the service."""
 
@@ -73,25 +74,48 @@ def this_process() -> str:
     return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time()}"
 
 
+def retries(receipt: run_folder.Receipt) -> int:
+    """Return how often a run was submitted again since somebody started or resumed it."""
+    return int(receipt.service.get(RETRIES, "0"))
+
+
+class NodeTakenAway(BackendError):  # noqa: N818 - it is an outcome that ends a run
+    """The service has ended the run because it took its node away."""
+
+
 class AzureRun:
     """A run on a cluster; every look at it writes what is new into the run folder.
 
-    A run that the service has completed is `finalizing` until its result is here.
+    A run that the service has completed is `finalizing` until its result is here; one whose node was taken
+    away is `queued` until whoever follows it has submitted it again, which `submit_again` does.
     """
 
-    def __init__(self, folder: Path, config: AzureConfig, *, is_known: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: AzureConfig,
+        submit_again: Callable[[AzureRun, str, str], None] | None = None,
+        *,
+        is_known: bool = False,
+    ) -> None:
         self.folder = folder
         self.config = config
+        self._submit_again = submit_again
         self._service = run_folder.read_receipt(folder).service
+        self._answered = time.monotonic() if is_known else None
+        self._lock = threading.RLock()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget all that the service has said: the receipt may name another run of it now."""
         self._state = self._told = ""
         self._status = Status.queued
         self._over_since: float | None = None
         self._can_be_brought = False
         self._failed: MnistCnnError | None = None
+        self._taken_away: NodeTakenAway | None = None
         self._looked = 0.0
-        self._answered = time.monotonic() if is_known else None
         self._pause = POLL_SECONDS
-        self._lock = threading.RLock()
         self._found: Any = None
         self._logs: dict[str, str] = {}
         self._listed = 0.0
@@ -159,6 +183,12 @@ class AzureRun:
         """Have the service end the run; return when it has ended, or raise after five minutes."""
         if self._settled().is_final:
             return
+        if self._taken_away is not None:  # and nothing of it runs
+            with run_folder.held(self.folder):
+                if run_folder.read_receipt(self.folder).id == self._run().id:
+                    run_folder.ended(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
+                    return
+            self._forget()
         run = self._run()
         if not getattr(run, "_run_dto", {}).get("cancel_uri"):
             # The SDK would only write "canceled" into the run's history, and the job would run on.
@@ -177,6 +207,12 @@ class AzureRun:
                 raise BackendError(message, f"look again: status {self.folder}")
             time.sleep(POLL_SECONDS)
             self._looked = 0.0
+
+    def bring_checkpoints(self) -> None:
+        """Bring the checkpoints that the run's nodes left on the datastore into its folder."""
+        place = run_folder.read_receipt(self.folder).service.get("checkpoints")
+        if place is not None:
+            checkpoints.bring(upload.default_datastore(self._workspace()), place, self.folder)
 
     def register(self, register_config: RegisterConfig) -> ModelRef:
         """Register the run's model in the workspace."""
@@ -212,8 +248,8 @@ class AzureRun:
         return open_workspace(name)
 
     def _run(self, workspace: Any = None, *, again: bool = False) -> Any:
-        if self._found is None or again:
-            run_id = run_folder.read_receipt(self.folder).id
+        run_id = run_folder.read_receipt(self.folder).id
+        if self._found is None or self._found.id != run_id or again:
             workspace = workspace or self._workspace()
             self._found = call("find the run", lambda: find_run(workspace, run_id))
         return self._found
@@ -262,7 +298,7 @@ class AzureRun:
         self._state = str(details.get("status"))
         if self._state not in STATUSES and self._state != before:
             say(f"the service says {self._state}, which this version does not know; it counts as running")
-        news = log.fetch(self.folder, details["logFiles"]) if "logFiles" in details else None
+        news = log.fetch(self.folder, run.id, details["logFiles"]) if "logFiles" in details else None
         if news is None:
             self._logs = {}  # they may be elsewhere now
         self._status = STATUSES.get(self._state, Status.running)
@@ -305,7 +341,32 @@ class AzureRun:
             hint = f"go on with it: resume {self.folder}"
             run_folder.ended(self.folder, status, RunCancelled("the run was cancelled", hint))
         else:
-            self._enter_failure(self._failure(details))
+            failure = self._failure(details)
+            if isinstance(failure, NodeTakenAway) and self._submit_again is not None and self._retries_left():
+                self._status = Status.queued
+                if self._taken_away is None:
+                    say(f"{failure.message}; whoever follows the run starts it again")
+                self._taken_away = failure
+            else:
+                self._enter_failure(failure)
+
+    def _retries_left(self) -> int:
+        return self.config.retries - retries(run_folder.read_receipt(self.folder))
+
+    def _start_again(self) -> None:
+        """Have a run whose node was taken away submitted again; it goes on from its last checkpoint.
+
+        Raises:
+            BackendError: the service does not take it.
+        """
+        assert self._taken_away is not None  # noqa: S101 - whoever calls this has looked
+        assert self._submit_again is not None  # noqa: S101 - else it would have failed
+        number = self.config.retries - self._retries_left() + 1
+        why = f"{self._taken_away.message}; the run is started again, {number} of {self.config.retries}"
+        lost_id = self._run().id
+        self._forget()
+        say(why)
+        self._submit_again(self, lost_id, why)
 
     def _enter_failure(self, failure: MnistCnnError) -> None:
         """Enter that the run failed, unless its training had succeeded before and its result is whole.
@@ -372,6 +433,9 @@ class AzureRun:
                 return
             if self._can_be_brought:
                 self._bring()
+            elif self._taken_away is not None:
+                self._start_again()
+                started, running_since = time.monotonic(), None
             elif status in (Status.queued, Status.preparing):
                 if now - started > start_seconds:
                     message = (
@@ -438,6 +502,6 @@ class AzureRun:
         said = " ".join(str(error.get("message") or "the service gives no reason").split())[:500]
         preempted = "preempt" in said.lower() or "pre-empt" in said.lower()
         if preempted:
-            return BackendError(f"the node was taken away: {said}", f"go on with it: resume {self.folder}")
+            return NodeTakenAway(f"the node was taken away: {said}", f"go on with it: resume {self.folder}")
         kind = TrainingError if "JobFailed" in str(error) else BackendError
         return kind(f"the run failed in the service: {said}", f"start it again: resume {self.folder}")

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import interrupts, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import checks, cluster, log, plan, snapshot, upload
-from mnist_cnn.backends.azure.run import SUBMITTER, AzureRun, find_run, this_process
+from mnist_cnn.backends.azure import checkpoints, checks, cluster, log, plan, snapshot, upload
+from mnist_cnn.backends.azure.run import RETRIES, SUBMITTER, AzureRun, find_run, retries, this_process
 from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
 from mnist_cnn.backends.azure.together import in_this_context, side_by_side
+from mnist_cnn.conditions import versions
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, RunCancelled
 
 if TYPE_CHECKING:
@@ -34,12 +35,16 @@ CHECKPOINTS = "mnist-cnn-checkpoints"
 SHARED_SECONDS = 60.0
 """How long an upload and a look at the cluster hold for the next run that the same process submits."""
 SUBMIT_SECONDS = 600.0
+FORCE = "force"
+"""The receipt's entry, under `service`, of a run that goes on also where job or machine have changed."""
 
 _done: dict[tuple[Any, ...], float] = {}
 
 
-def submit(job: Job, config: AzureConfig, folder: Path) -> AzureRun:
+def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) -> AzureRun:
     """Send a run folder's job; a folder that holds an ended run is gone on with.
+
+    With `force` it goes on also where job or machine have changed.
 
     Raises:
         ConfigurationError: the folder holds a run that is under way.
@@ -47,36 +52,64 @@ def submit(job: Job, config: AzureConfig, folder: Path) -> AzureRun:
             says so and the receipt finds it again.
     """
     with run_folder.held(folder):  # of two that resume, one is the first
-        _enter(job, config, folder)
-    run = AzureRun(folder, config, is_known=True)
+        _enter(job, config, folder, force=force)
+    log.separate(folder)
+    run = AzureRun(folder, config, submit_again, is_known=True)
+    _submit_entered(job, run)
+    return run
+
+
+def submit_again(run: AzureRun, lost_id: str, why: str) -> None:
+    """Submit a run whose node was taken away once more, unless somebody else has; `lost_id` is what it was.
+
+    Raises:
+        BackendError: as `submit`.
+    """
+    with run_folder.held(run.folder):  # of two that follow, one is the first
+        receipt = run_folder.read_receipt(run.folder)
+        if receipt.id != lost_id:
+            return
+        service = receipt.service | {RETRIES: str(retries(receipt) + 1), SUBMITTER: this_process()}
+        again = dataclasses.replace(
+            receipt, id=_new_id(run.config), status=Status.preparing, url=None, service=service
+        )
+        run_folder.write_receipt(run.folder, again)
+    log.separate(run.folder, why)
+    _submit_entered(run_folder.read_job(run.folder), run)
+
+
+def _submit_entered(job: Job, run: AzureRun) -> None:
+    """Send a job whose run is named in the receipt. Raises as `submit` does."""
+    folder = run.folder
     try:
         _send(job, run)
     except PerhapsStarted as error:
         hint = f"see later: status {folder}; end it: cancel {folder}"
         raise ServiceError(f"{error.message}; whether {folder} started is not known", hint) from error
     except MnistCnnError as error:
+        error.hint = "; ".join(filter(None, (error.hint, f"then start the run: resume {folder}")))
         run_folder.ended(folder, Status.failed, error)
         raise
     except KeyboardInterrupt:
         raise _interrupted(folder) from None
     finally:
         _leave(folder)
-    return run
 
 
-def _enter(job: Job, config: AzureConfig, folder: Path) -> None:
+def _enter(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> None:
     """Write the receipt, which names the run that is going to be.
 
     Raises:
         ConfigurationError: the folder holds a run that is under way.
     """
     before = run_folder.read_receipt(folder) if (folder / run_folder.RECEIPT).exists() else None
-    if before is not None and before.backend == config.name:
-        status = AzureRun(folder, config).status()
+    if before is not None:
+        is_ours = before.backend == config.name
+        status = AzureRun(folder, config).status() if is_ours else before.status
         if not status.is_final:
             raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
-    run_id = f"{config.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
-    checkpoints = before.service.get("checkpoints") if before is not None else None
+    run_id = _new_id(config)
+    kept = before.service.get("checkpoints") if before is not None else None
     receipt = run_folder.Receipt(
         backend=config.name,
         id=run_id,
@@ -84,14 +117,19 @@ def _enter(job: Job, config: AzureConfig, folder: Path) -> None:
         status=Status.preparing,
         created=before.created if before is not None else run_folder.now(),
         backend_settings=_settings(config),
+        versions=versions(),
         service={
             **dataclasses.asdict(checks.find_workspace(config.workspace)),
-            "checkpoints": checkpoints or f"{CHECKPOINTS}/{run_id}",
+            "checkpoints": kept or f"{CHECKPOINTS}/{run_id}",
             SUBMITTER: this_process(),
+            **({FORCE: "true"} if force else {}),
         },
     )
-    log.separate(folder)
     run_folder.write_receipt(folder, receipt)
+
+
+def _new_id(config: AzureConfig) -> str:
+    return f"{config.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
 
 
 def _leave(folder: Path) -> None:
@@ -118,7 +156,7 @@ class PerhapsStarted(ServiceError):  # noqa: N818 - it is an outcome, like Inter
 def _send(job: Job, run: AzureRun) -> None:
     config, folder = run.config, run.folder
     receipt = run_folder.read_receipt(folder)
-    request = plan.request(job, config)
+    request = plan.request(job, config, force=FORCE in receipt.service)
     place = checks.WorkspaceName(**_part(receipt.service, checks.WorkspaceName))
     workspace = open_workspace(place)
     say(f"workspace {workspace.name}: {workspace.location}, resource group {workspace.resource_group}")
@@ -137,16 +175,17 @@ def _send(job: Job, run: AzureRun) -> None:
         )
         say(f"experiment {experiment.name}: {experiment.get_portal_url()}")
         say(upload.describe(store))
-        kept = len(request.data_files) - len(unsent)
-        if kept:
+        known = len(request.data_files) - len(unsent)
+        if known:
             where = f"{request.data_folder}/, with the same size and MD5"
-            say(f"data: {kept} of {len(request.data_files)} files are already in {where}")
-        checkpoints = receipt.service["checkpoints"]
-        mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: checkpoints}
-        _, _, target = side_by_side(
+            say(f"data: {known} of {len(request.data_files)} files are already in {where}")
+        kept = receipt.service["checkpoints"]
+        mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: kept}
+        _, _, _, target = side_by_side(
             partial(upload.send, store, request.data_folder, unsent),
             # What is mounted has to be there.
-            partial(upload.send_text, store, f"{checkpoints}/job.json", job.to_json()),
+            partial(upload.send_content, store, f"{kept}/job.json", job.to_json().encode()),
+            partial(checkpoints.send, store, kept, folder),
             _nothing if is_ready else partial(cluster.ensure, workspace, target, config),
         )
         _done.setdefault(_data_key(place, store, request, config), time.monotonic())

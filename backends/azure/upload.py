@@ -65,7 +65,7 @@ def missing(store: Any, folder: str, files: tuple[DataFile, ...]) -> tuple[DataF
     Raises:
         BackendError: the datastore does not say what it has.
     """
-    there = _blobs(store, folder)
+    there = blobs(store, folder)
     return tuple(file for file in files if there.get(f"{folder}/{file.name}") != _describe(file.source))
 
 
@@ -85,21 +85,22 @@ def send(store: Any, folder: str, files: tuple[DataFile, ...]) -> None:
     side_by_side(
         *(partial(_send, store, name, file.source.read_bytes, blob, size) for file, (name, blob) in sent)
     )
-    there = _blobs(store, folder)
+    there = blobs(store, folder)
     wrong = [name for name, blob in ours.items() if there.get(name) != blob]
     if wrong:
         message = f"the container does not hold what was sent: {', '.join(wrong)}"
         raise BackendError(message, "look at the datastore in the studio, and start again")
 
 
-def send_text(store: Any, name: str, text: str) -> None:
-    """Write a small text as a blob. Raises ServiceError."""
-    content = text.encode()
+def send_content(store: Any, name: str, content: bytes) -> None:
+    """Write a blob. Raises ServiceError."""
     blob = Blob(len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())
     _send(store, name, lambda: content, blob, blob.bytes)
 
 
-def _blobs(store: Any, folder: str) -> dict[str, Blob]:
+def blobs(store: Any, folder: str) -> dict[str, Blob]:
+    """Return what a folder of the datastore holds, by name. Raises ServiceError."""
+
     def list_them() -> dict[str, Blob]:
         container = store.blob_service.get_container_client(store.container_name)
         return {

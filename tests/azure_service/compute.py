@@ -29,8 +29,8 @@ class Behaviour:
 
     Slowness counts looks at a cluster or its operation, so that no test depends on a clock. A full cluster
     gives no node to anybody, and says `allocation_error` where that is set. A low-priority node is taken
-    away at the first line of its job's log in which `preempt_at` is found, once; the job then fails, or
-    `restarts`.
+    away at the first line of its job's log in which `preempt_at` is found, as often as `preemptions` says;
+    the job then fails, or `restarts`.
     """
 
     polls_to_create: int = 1
@@ -40,6 +40,7 @@ class Behaviour:
     allocation_error: str | None = None
     quota_cores: int | None = None
     preempt_at: str | None = None
+    preemptions: int = 1
     restarts: bool = False
 
 

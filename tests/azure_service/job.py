@@ -221,7 +221,9 @@ class Jobs:
             cluster.busy.pop(run.run_id)
             cluster.preempted += 1
             behaviour = self.clusters.behaviour
-            behaviour.preempt_at = None  # one node is lost, not all that follow
+            behaviour.preemptions -= 1
+            if not behaviour.preemptions:  # so many nodes are lost, not all that follow
+                behaviour.preempt_at = None
         if behaviour.restarts:
             return True
         text = (

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from . import __doc__ as what_they_are
-from . import azure_cost, epoch, inference, memory, start_up, time_to_accuracy
+from . import azure_cost, checkpoint_cost, epoch, inference, memory, start_up, time_to_accuracy
 from .machine import description
 
 BENCHMARKS = {
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "start-up": start_up,
     "inference": inference,
     "memory": memory,
+    "checkpoint": checkpoint_cost,
     "azure": azure_cost,
 }
 
