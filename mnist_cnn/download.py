@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from mnist_cnn.atomic import mode_of_new_files
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, storage_error
+from mnist_cnn.redaction import without_secrets
 
 if TYPE_CHECKING:
     from requests import Response
@@ -192,9 +193,10 @@ def _download(source: Source, folder: Path, files: list[SourceFile], retries: in
         try:
             downloads.fetch(file.name, downloader=_downloader(file))
         except RequestException as error:
-            raise DataError(f"{url} cannot be downloaded: {_reason(error)}", by_hand) from error
+            message = f"{url} cannot be downloaded: {_reason(error)}"
+            raise DataError(message, by_hand) from without_secrets(error)
         except (ValueError, _Refused) as error:
-            raise DataError(f"{url}: {error}", by_hand) from error
+            raise DataError(f"{url}: {error}", by_hand) from without_secrets(error)
         except OSError as error:
             message = storage_error(error, str(folder / file.name)).message
             hint = (

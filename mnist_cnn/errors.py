@@ -9,13 +9,16 @@
     └── Interrupted        130   Ctrl-C, or detached from a run that goes on
 
 An error has one line that says what happened and one that says what to do. A foreign exception is
-translated where it is understood, with `raise ... from`, so that the cause is kept.
+translated where it is understood, with `raise ... from`, so that the cause is kept. Whatever an error is made
+of, it shows no password, key or token: it may come to be printed, logged, saved in a notebook or sent.
 """
 
 from __future__ import annotations
 
 import errno
 from typing import ClassVar
+
+from mnist_cnn.redaction import redact
 
 
 class MnistCnnError(Exception):
@@ -24,9 +27,9 @@ class MnistCnnError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = redact(message)
+        self.hint = redact(hint)
+        super().__init__(self.message)
 
 
 class ConfigurationError(MnistCnnError):

@@ -1,25 +1,56 @@
-"""What gives access is taken out of a text before anybody else reads it."""
+"""What gives access is taken out of a text, or of an exception, before anybody else reads it."""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
+from urllib.parse import quote, quote_plus
 
-_NAMES = r"[\w-]*(?:pass(?:word|wd)|secret|token|account_?key|shared_?key|credential)"
+_KEYS = r"(?:access|account|api|private|secret|shared|storage)[_-]?key"
+_NAMES = rf"[\w-]*(?:pass(?:word|wd|phrase)|secret|token|credential|{_KEYS})"
+_VALUE = r"[^\s&\"',;}]+"
+_QUOTED = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
 _PATTERNS = (
-    re.compile(r"(?i)\b(sig=|bearer\s+|sharedkey\s+[^:\s]+:)[^\s&\"',;}]+"),
-    re.compile(rf"(?i)({_NAMES}[\"']?\s*[:=]\s*[\"']?)[^\s&\"',;}}]+"),
+    re.compile(rf"(?i)\b(sig(?:=|%3D)|bearer\s+|sharedkey(?:lite)?\s+[^:\s]+:){_VALUE}"),
+    re.compile(rf"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:\w+\s+)?{_VALUE}"),
+    re.compile(rf"(?i)({_NAMES}[\"']?\s*[:=]\s*)(?:{_QUOTED}|{_VALUE})"),
+    re.compile(r"(://)[^\s/@\"']+(?=@)"),  # who logs in to the host of a URL, and the password
+    re.compile(r"()\beyJ[\w-]+\.[\w-]+\.[\w-]+"),  # an access token (RFC 7519), whatever stands before it
+    re.compile(r"()(?<![\w+/])[\w+/]{86}=="),  # the 64 bytes of a storage account's key
 )
 _SECRET_VARIABLE = re.compile(rf"(?i){_NAMES}$")
 _SHORTEST = 8
 """Characters: a shorter value of a variable is no secret, and is found in innocent words."""
 
 
+class Redacted(Exception):  # noqa: N818 - it stands for any exception
+    """A foreign exception as it may be shown: its kind and its words, without what gives access."""
+
+
 def redact(text: str) -> str:
     """Replace signatures, tokens, keys and passwords by ***, and values of variables that hold such."""
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST and _SECRET_VARIABLE.search(name):
-            text = text.replace(value, "***")
+            for written in sorted(_ways_to_write(value), key=len, reverse=True):
+                text = text.replace(written, "***")
     for pattern in _PATTERNS:
         text = pattern.sub(r"\1***", text)
     return text
+
+
+def without_secrets(error: BaseException) -> Redacted:
+    """Return what may be shown of an exception and of those that led to it, to be raised `from`."""
+    shown = Redacted(redact(f"{type(error).__name__}: {error}")).with_traceback(error.__traceback__)
+    inner = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if inner is not None:
+        shown.__cause__ = without_secrets(inner)
+    return shown
+
+
+def _ways_to_write(value: str) -> set[str]:
+    """Return a value as it stands in a text, in Python, JSON, a URL, and in base64."""
+    content = os.fsencode(value)
+    in_base64 = base64.b64encode(content).decode()
+    return {value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(content), quote_plus(content), in_base64}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure.config import has_gpu
@@ -161,11 +163,7 @@ def delete(workspace: Any, config: AzureConfig) -> Iterator[str]:
             f"{name} is a {target.type}, not a cluster ({KIND}); it is left alone", "see the studio"
         )
     yield f"deleting the cluster {name}, for {WAIT_SECONDS // 60} minutes at most"
-    try:
-        call(f"delete the cluster {name}", target.delete)
-    except ServiceError as error:
-        if not isinstance(error.__cause__, KeyError):  # the SDK's, where the service says that it is gone
-            raise
+    call(f"delete the cluster {name}", partial(_delete, target))
     deadline = time.monotonic() + WAIT_SECONDS
     pause = FIRST_POLL_SECONDS
     while (target := find(workspace, name)) is not None:
@@ -176,6 +174,11 @@ def delete(workspace: Any, config: AzureConfig) -> Iterator[str]:
         time.sleep(pause)
         pause = min(POLL_SECONDS, 2 * pause)
     yield f"the cluster {name} is deleted"
+
+
+def _delete(target: Any) -> None:
+    with suppress(KeyError):  # the SDK's, where the service says that it is gone
+        target.delete()
 
 
 def _create(workspace: Any, config: AzureConfig) -> Any:

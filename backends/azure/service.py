@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.together import in_this_context, stop_if_nobody_waits
 from mnist_cnn.errors import BackendError, storage_error
-from mnist_cnn.redaction import redact
+from mnist_cnn.redaction import redact, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,7 +105,7 @@ def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
         message = f"cannot {what}: no answer from the service in {seconds:.0f} seconds"
         raise ServiceError(message, "look at the network and try again", is_given_up=True)
     if "error" in outcome:
-        raise translate(what, outcome["error"]) from outcome["error"]
+        raise translate(what, outcome["error"]) from without_secrets(outcome["error"])
     value: T = outcome["value"]
     return value
 
