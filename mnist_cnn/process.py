@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import MnistCnnError, RunCancelled, TrainingError, storage_error
+from mnist_cnn.redaction import redact
 from mnist_cnn.train import train
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def main(arguments: list[str]) -> int:
         run_folder.write_progress(folder, progress)
 
     try:
-        run_folder.await_entry(folder, os.getpid())
         with worded_failures():
+            run_folder.await_entry(folder, os.getpid())
             job = run_folder.read_job(folder)
             train(job, folder, device=device, force=FORCE in arguments, on_progress=tell)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
@@ -62,10 +63,6 @@ def main(arguments: list[str]) -> int:
         return _fail(folder, RunCancelled("the run was cancelled"))
     except MnistCnnError as error:
         return _fail(folder, error)
-    except Exception as error:  # noqa: BLE001 - a bug, which the receipt must tell all the same
-        traceback.print_exc()
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        return _fail(folder, MnistCnnError(f"a bug: {what}", "please report it, with the run's log.txt"))
     return 0
 
 
@@ -93,9 +90,15 @@ def _fail(folder: Path, error: MnistCnnError) -> int:
 
 @contextmanager
 def worded_failures() -> Iterator[None]:
-    """Translate what a training can meet outside this package's own errors."""
+    """Translate what a training can meet outside this package's own errors.
+
+    What nobody foresaw is a bug, and told as one: its traceback is printed, without secrets, for an exception
+    of somebody else's code may quote anything, the environment with the node's access token too.
+    """
     try:
         yield
+    except MnistCnnError:
+        raise
     except OSError as error:
         raise storage_error(error, str(error.filename or "the run folder")) from error
     except MemoryError as error:
@@ -105,7 +108,9 @@ def worded_failures() -> Iterator[None]:
         if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which need not be imported yet
             hint = "lower train.batch_size or the network's size"
             raise TrainingError("the device's memory does not suffice for this training", hint) from error
-        raise
+        sys.stderr.write(redact(traceback.format_exc()))
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise MnistCnnError(f"a bug: {what}", "please report it, with the run's log.txt") from error
 
 
 def _cancel(_signal_number: int, _frame: object) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
-from planted import Planted, files_under
+from planted import CRASHING_NETWORK, Planted, files_under
 from processes import SMALL, run_command
 
 from mnist_cnn.errors import ConfigurationError, DataError, MnistCnnError
@@ -85,6 +85,17 @@ def test_an_error_shows_no_secret_by_itself_nor_by_what_led_to_it() -> None:
     assert "OSError: password=***" in shown
     texts = (shown, error.message, error.hint, str(error), repr(error), repr(error.args))
     assert not [text for text in texts if planted.found_in(text.encode())]
+
+
+@pytest.mark.usefixtures("secrets_around")
+def test_a_network_that_quotes_the_environment_leaves_no_secret_of_it_in_the_run(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(CRASHING_NETWORK)
+    ended = run_command(*SMALL, "model.file=net.py", "run_dir=run", cwd=tmp_path)
+    assert ended.code == MnistCnnError.exit_code
+    assert "the environment is" in ended.err
+    written = [*files_under(tmp_path), ("what was printed", (ended.out + ended.err).encode())]
+    assert b"RuntimeError" in (tmp_path / "run" / "log.txt").read_bytes()
+    assert not Planted(PLANTED).leaks(written)
 
 
 @pytest.mark.usefixtures("secrets_around")
