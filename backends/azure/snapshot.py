@@ -22,7 +22,10 @@ MAX_FILES, MAX_BYTES = 2_000, 300_000_000
 MODIFIED = 1_700_000_000
 """When every file and folder was modified, in seconds since the epoch: a fixed time, for the client counts
 what has another one as changed and sends it again."""
-ALLOWED = {".py", ".yaml", ".toml"}
+PACKAGE_FILES = ("**/*.py", "datasets/sources.toml")
+BACKEND_FILES = ("**/*.py",)
+CONF_FILES = ("config.yaml", "*/*.yaml")
+"""What is sent of each of the three folders: code, the table of data sets, the choices in their groups."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +46,12 @@ def files() -> tuple[SnapshotFile, ...]:
     package = Path(mnist_cnn.__file__).parent
     backend_folder = Path(backends.__file__).parent
     found = {ENTRY: backend_folder / "azure" / ENTRY}
-    for root, prefix in (
-        (package, "mnist_cnn"),
-        (backend_folder, "mnist_cnn/backends"),
-        (CONF_DIR, "mnist_cnn/conf"),
+    for root, prefix, allowed in (
+        (package, "mnist_cnn", PACKAGE_FILES),
+        (backend_folder, "mnist_cnn/backends", BACKEND_FILES),
+        (CONF_DIR, "mnist_cnn/conf", CONF_FILES),
     ):
-        for path in _allowed(root):
+        for path in _found(root, allowed):
             found.setdefault(f"{prefix}/{path.relative_to(root).as_posix()}", path)
     snapshot = tuple(SnapshotFile(name, path, path.stat().st_size) for name, path in sorted(found.items()))
     size = sum(file.bytes for file in snapshot)
@@ -74,12 +77,12 @@ def write(folder: Path) -> None:
         raise BackendError(f"cannot copy the code to {folder}: {reason}", "look at that disk") from error
 
 
-def _allowed(root: Path) -> list[Path]:
-    """Return what may be sent of a folder: source and configuration, not what Python or an editor left."""
+def _found(root: Path, allowed: tuple[str, ...]) -> list[Path]:
+    """Return the files of a folder that may be sent, and not what Python or an editor left among them."""
     return [
         path
-        for path in root.rglob("*")
-        if path.suffix in ALLOWED
-        and path.is_file()
+        for pattern in allowed
+        for path in root.glob(pattern)
+        if path.is_file()
         and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(root).parts)
     ]
