@@ -168,6 +168,7 @@ def open_workspace(name: WorkspaceName) -> Any:
     checks.sdk()
     credentials = checks.credentials()
     _hush_the_sdk()
+    _keep_git_to_ourselves()
 
     def open_it() -> Any:
         from azureml.core import Workspace
@@ -192,6 +193,16 @@ def _hush_the_sdk() -> None:
     for noisy in ("azureml", "azure", "msrest", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     logging.getLogger().addFilter(lambda record: "azureml" not in record.pathname)
+
+
+def _keep_git_to_ourselves() -> None:
+    """Keep the SDK from sending the address of the git repository in which the temporary folder may lie.
+
+    That address may hold a password, and the repository is not where the code comes from.
+    """
+    from azureml._base_sdk_common.tracking import global_tracking_info_registry
+
+    global_tracking_info_registry.providers.clear()
 
 
 def _login(credentials: checks.Credentials) -> Any:
