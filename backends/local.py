@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import secrets
@@ -20,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from mnist_cnn import atomic, run_folder
+from mnist_cnn import atomic, bounded, run_folder
 from mnist_cnn.backend import ModelRef, Plan, Status
 from mnist_cnn.conditions import versions
 from mnist_cnn.config import BackendConfig, Config, RegisterConfig, key
@@ -45,6 +46,8 @@ POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
 """How long a cancelled process may take to end by itself before it is killed."""
 LOCK_SECONDS = 60.0
+LONGEST_LINE = 1024**2
+"""Characters of the log after which a line is told, ended or not."""
 SAME_PROCESS_SECONDS = 2.0
 """By how much a process's start may seem to move, as it is told relative to a clock that is set right."""
 LOCK = ".lock"
@@ -196,16 +199,16 @@ class LocalRun:
         """Yield log.txt line by line; with `follow`, until the run has ended."""
         path = self.folder / run_folder.LOG
         try:
-            file = path.open(encoding="utf-8", errors="replace")
+            file = io.TextIOWrapper(bounded.open_file(path), encoding="utf-8", errors="replace")
         except OSError as error:
             raise BackendError(f"cannot read {path}: {error.strerror}", "the run left no log") from error
         with file:
             unfinished = ""
             while True:
                 ended = not follow or self.status().is_final
-                for text in file:
+                while text := file.readline(LONGEST_LINE):
                     unfinished += text
-                    if unfinished.endswith("\n"):
+                    if unfinished.endswith("\n") or len(unfinished) >= LONGEST_LINE:
                         yield unfinished.removesuffix("\n")
                         unfinished = ""
                 if ended:
@@ -353,7 +356,7 @@ class LocalRegistry:
         for folder in home.iterdir():
             if folder.name.isdecimal() and (folder / REGISTERED).is_file():
                 try:
-                    about = json.loads((folder / REGISTERED).read_text(encoding="utf-8"))
+                    about = json.loads(bounded.read_text(folder / REGISTERED, bounded.SETTINGS_BYTES))
                     yield int(folder.name), str(about["run"])
                 except (ValueError, KeyError, TypeError) as error:
                     hint = "mend or remove that version, or register under another name"

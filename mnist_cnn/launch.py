@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cnn import compose, run_folder
+from mnist_cnn import bounded, compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
 from mnist_cnn.checkpoint import Checkpoints, changed_hint
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from mnist_cnn.backend import Backend, Run
     from mnist_cnn.config import Config, TrainConfig
     from mnist_cnn.data import DataSetInfo
+
+SOURCE_BYTES = 512 * 1024
+"""The most that a network file may have: job.json, which holds it, may have some more."""
 
 
 def make_job(*overrides: str) -> Job:
@@ -256,11 +259,12 @@ def _job(config: Config, info: DataSetInfo) -> Job:
     if model.file is not None:
         path = Path(model.file)
         try:
-            model = dataclasses.replace(model, file=path.name, source=path.read_text(encoding="utf-8"))
+            source = bounded.read_text(path, SOURCE_BYTES)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             message = f"model.file={model.file} cannot be read: {reason}"
             raise ConfigurationError(message, "name a Python file that defines build()") from error
+        model = dataclasses.replace(model, file=path.name, source=source)
     check_network(model, info.height, info.width)
     folder = str(Path(config.data.dir).resolve()) if config.data.dir is not None else None
     return Job(

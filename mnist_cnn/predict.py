@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import processor
+from mnist_cnn import bounded, processor
 from mnist_cnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.onnx"
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # no EPS: Pillow starts Ghostscript for it
+MODEL_BYTES = 2**31 - 1  # what Protobuf, of which ONNX is made, can hold
+PICTURE_BYTES = 256 * 1024**2  # of a file, packed or not; some formats are read whole
 ENOUGH_PIXELS = 1_000_000  # a larger picture is reduced first: its digit has pixels to spare
 INK_BOX = 20 / 28  # http://yann.lecun.com/exdb/mnist: a 20x20 box in a 28x28 field
 LEAST_CONTRAST = 8.0  # grey levels of 255 between ink and background; less is paper or noise
@@ -136,7 +138,7 @@ def load_predictor(folder_or_model: Path) -> Predictor:
     if folder_or_model.is_dir() and not path.exists():
         raise DataError(f"{folder_or_model} holds no {MODEL_FILE}", MODEL_HINT)
     try:
-        model = path.read_bytes()
+        model = bounded.read_bytes(path, MODEL_BYTES)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", MODEL_HINT) from error
     try:
@@ -215,7 +217,11 @@ def _read_grey(path: Path) -> NDArray[np.float32]:
     import numpy as np
     from PIL import Image, ImageOps
 
-    with _reading(path), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+    with (
+        _reading(path),
+        bounded.open_file(path, PICTURE_BYTES) as file,
+        Image.open(file, formats=FORMATS) as image,
+    ):
         if not image.width or not image.height:
             raise DataError(f"{path} has no pixels: it is {image.width}x{image.height}", PICTURE_HINT)
         upright = ImageOps.exif_transpose(image)

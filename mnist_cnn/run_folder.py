@@ -14,6 +14,7 @@ Knows the files' places and forms, but starts and ends no run.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -25,12 +26,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mnist_cnn import atomic
+from mnist_cnn import atomic, bounded
 from mnist_cnn.backend import Status
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
 from mnist_cnn.job import Job
-from mnist_cnn.result import EpochRow, Progress, Result, describe_content
+from mnist_cnn.result import EpochRow, Progress, Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -223,7 +224,8 @@ def all_runs(runs_dir: str) -> list[Path]:
 
 def read_job(folder: Path, *, may_be_changed: bool = False) -> Job:
     """Read job.json. Raises ConfigurationError where it is none, BackendError where there is none."""
-    return Job.from_json(_read(folder / JOB), str(folder / JOB), may_be_changed=may_be_changed)
+    text = _read(folder / JOB, bounded.SETTINGS_BYTES)
+    return Job.from_json(text, str(folder / JOB), may_be_changed=may_be_changed)
 
 
 def write_job(folder: Path, job: Job) -> None:
@@ -233,7 +235,7 @@ def write_job(folder: Path, job: Job) -> None:
 
 def read_receipt(folder: Path) -> Receipt:
     """Read run.json. Raises BackendError where there is none."""
-    return Receipt.from_json(_read(folder / RECEIPT), str(folder / RECEIPT))
+    return Receipt.from_json(_read(folder / RECEIPT, bounded.SETTINGS_BYTES), str(folder / RECEIPT))
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
@@ -321,7 +323,7 @@ def ended(folder: Path, status: Status, error: MnistCnnError | None = None) -> N
 def read_result(folder: Path) -> Result | None:
     """Read result.json; None where the run has not written it. Raises BackendError where it is none."""
     path = folder / RESULT
-    return Result.from_json(_read(path), str(path)) if path.is_file() else None
+    return Result.from_json(_read(path, bounded.HISTORY_BYTES), str(path)) if path.is_file() else None
 
 
 def write_history(folder: Path, rows: Iterable[EpochRow]) -> None:
@@ -336,7 +338,7 @@ def read_history(folder: Path) -> tuple[EpochRow, ...]:
     if not path.is_file():
         return ()
     try:
-        return tuple(EpochRow(**json.loads(line)) for line in _read(path).splitlines())
+        return tuple(EpochRow(**json.loads(line)) for line in _read(path, bounded.HISTORY_BYTES).splitlines())
     except (ValueError, TypeError, RecursionError) as error:
         raise BackendError(f"{path} is no history: {error!r}", "the file was changed by hand") from error
 
@@ -349,7 +351,7 @@ def write_progress(folder: Path, progress: Progress) -> None:
 def read_progress(folder: Path) -> Progress | None:
     """Read progress.json; None where there is none, as after the end, or where it is damaged."""
     try:
-        progress = Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+        progress = Progress(**json.loads(bounded.read_text(folder / PROGRESS, bounded.SETTINGS_BYTES)))
         status, *numbers = dataclasses.astuple(progress)
         is_sound = Status(status) in UNDER_WAY and all(math.isfinite(number) for number in numbers)
     except (OSError, ValueError, TypeError, RecursionError):
@@ -380,9 +382,14 @@ def verify(folder: Path, result: Result) -> None:
         hint = "the run's files were changed; copy them from where they are whole, or run the job again"
         if not path.is_file():
             raise BackendError(f"{path} is missing", hint)
-        content = path.read_bytes()
-        if describe_content(content) != entry:
-            raise BackendError(f"{path} is not the file that the training wrote: {len(content)} bytes", hint)
+        length = path.stat().st_size
+        if length != entry.bytes or _sha256(path) != entry.sha256:
+            raise BackendError(f"{path} is not the file that the training wrote: {length} bytes", hint)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _new_name() -> str:
@@ -397,9 +404,9 @@ def _holds_receipt(folder: Path) -> bool:
     return True
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, most: int) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return bounded.read_text(path, most)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BackendError(f"cannot read {path}: {reason}", "`list` shows the runs that there are") from error

@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn import bounded
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def workspace_file(place: str | None) -> Path:
     start = Path(place or ".").expanduser().absolute()
     if not start.exists():
         raise ConfigurationError(f"backend.workspace={place}: there is no {start}", WORKSPACE_HINT)
-    path = start if start.is_file() else _look_upwards(start)
+    path = _look_upwards(start) if start.is_dir() else start
     if path is None:
         said = f"backend.workspace={place}" if place else "backend=azure"
         raise ConfigurationError(f"{said}: no config.json in {start} or above it", WORKSPACE_HINT)
@@ -94,7 +95,7 @@ def find_workspace(place: str | None) -> WorkspaceName:
     """
     path, hint = workspace_file(place), WORKSPACE_HINT
     try:
-        mapping: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+        mapping: Any = json.loads(bounded.read_text(path, bounded.SETTINGS_BYTES, "utf-8-sig"))
         scope = mapping.get("Scope")
         pieces = scope.split("/") if scope else []
         found = WorkspaceName(
@@ -154,6 +155,7 @@ def _azure_cli_is_logged_in(environment: Mapping[str, str]) -> bool:
     if shutil.which("az", path=environment.get("PATH")) is None:
         return False
     try:
-        return bool(json.loads(profile.read_text(encoding="utf-8-sig")).get("subscriptions"))
+        text = bounded.read_text(profile, bounded.SETTINGS_BYTES, "utf-8-sig")
+        return bool(json.loads(text).get("subscriptions"))
     except (OSError, ValueError, AttributeError):
         return False

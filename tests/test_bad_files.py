@@ -1,0 +1,108 @@
+"""Promises of every file that is read: whatever lies in its place, the end is soon, and a worded error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from faults.readers import answer, draw_digit
+from faults.trial import limited
+from processes import run_command
+
+from mnist_cnn.backends.azure import checks
+from mnist_cnn.errors import ConfigurationError
+
+SECONDS = 60.0
+"""How long a command may take at most: it answers in less than two, and a pipe makes it wait for ever."""
+
+
+@pytest.fixture
+def home(tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the run `runs/good`, its copy `runs/bad`, and a picture."""
+    for name in ("good", "bad"):
+        shutil.copytree(small_run, tmp_path / "runs" / name, ignore=shutil.ignore_patterns("checkpoints"))
+    draw_digit(tmp_path / "digit.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(code: int, *arguments: str) -> str:
+    """Run a command that must be refused with this exit code, in words and in time; return the words."""
+    with limited(SECONDS):
+        ended, _, said = answer(*arguments)
+    assert ended == code, said
+    assert "Traceback" not in said
+    assert said.startswith("error: ")
+    return said
+
+
+def put_in_place(what: str, path: Path) -> None:
+    """Replace a file by something that is none."""
+    path.unlink(missing_ok=True)
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "loop":
+        path.symlink_to(path.name)
+    else:
+        path.symlink_to("/dev/zero")
+
+
+no_file = pytest.mark.parametrize("what", ["pipe", "folder", "loop", "device"])
+
+
+@no_file
+def test_what_is_no_file_in_place_of_a_receipt_does_not_hide_other_runs(home: Path, what: str) -> None:
+    put_in_place(what, home / "runs" / "bad" / "run.json")
+    listed = run_command("list", "--json", cwd=home, timeout=SECONDS)  # a process that an alarm cannot wake
+    assert [row["run"] for row in listed.json()] == ["good"]
+    refused(2, "status", "bad")
+
+
+@no_file
+def test_what_is_no_file_in_place_of_a_model_is_worded(home: Path, what: str) -> None:
+    put_in_place(what, home / "runs" / "bad" / "model.onnx")
+    assert "runs/bad" in refused(3, "predict", "bad", "digit.png")
+
+
+@no_file
+def test_what_is_no_file_in_place_of_a_picture_is_worded(home: Path, what: str) -> None:
+    put_in_place(what, home / "digit.png")
+    assert "digit.png" in refused(3, "predict", "good", "digit.png")
+
+
+@no_file
+def test_what_is_no_file_in_place_of_a_log_is_worded(home: Path, what: str) -> None:
+    put_in_place(what, home / "runs" / "bad" / "log.txt")
+    assert "bad/log.txt" in refused(4, "follow", "bad")
+
+
+@no_file
+def test_what_is_no_file_in_place_of_a_network_is_worded(home: Path, what: str) -> None:
+    put_in_place(what, home / "network.py")
+    assert "network.py" in refused(2, "plan", "model.file=network.py")
+
+
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_what_is_no_file_is_no_workspace_and_none_above_it_is_taken_for_it(tmp_path: Path, what: str) -> None:
+    known = '{"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}'
+    (tmp_path / "config.json").write_text(known)
+    put_in_place(what, tmp_path / "chosen.json")
+    with pytest.raises(ConfigurationError, match=r"cannot read .*chosen\.json: it is not a file"):
+        checks.find_workspace(str(tmp_path / "chosen.json"))
+
+
+@pytest.mark.parametrize(("name", "code"), [("run.json", 4), ("job.json", 4), ("result.json", 4)])
+def test_a_file_of_a_run_that_is_far_too_long_is_not_read(home: Path, name: str, code: int) -> None:
+    path = home / "runs" / "bad" / name
+    if name == "job.json":
+        receipt = home / "runs" / "bad" / "run.json"
+        receipt.write_text(receipt.read_text().replace("completed", "failed"))
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    verb = "resume" if name == "job.json" else "follow"
+    assert "at most were expected" in refused(code, verb, "bad")
