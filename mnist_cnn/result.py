@@ -8,12 +8,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from typing import Any, Self
 
 from mnist_cnn.errors import BackendError
 
 SCHEMA = 1
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "dict[str, str]": dict,
+}
+LARGEST = {"int": 2**53, "float": 1e100}
+"""What no number here comes near. JSON's have no bound, and what counts with them has: Python's float."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +66,20 @@ class FileEntry:
     sha256: str
 
 
+def check_fields(record: EpochRow | Progress | FileEntry | Result) -> None:
+    """Raise TypeError or ValueError where a value that was read is not of its field's type, or not finite."""
+    for field in dataclasses.fields(record):
+        value, kind = getattr(record, field.name), str(field.type)
+        if kind not in KINDS:
+            continue
+        if not isinstance(value, KINDS[kind]) or isinstance(value, bool):
+            message = f"{field.name} is no {kind}: {value!r}"
+            raise TypeError(message)
+        if kind in LARGEST and not abs(value) <= LARGEST[kind]:  # nor is NaN
+            message = f"{field.name} is not finite or far too large: {value!r}"
+            raise ValueError(message)
+
+
 def describe_content(content: bytes) -> FileEntry:
     """Describe a file by its content."""
     return FileEntry(len(content), hashlib.sha256(content).hexdigest())
@@ -96,11 +117,8 @@ class Result:
 
     def check_types(self) -> None:
         """Raise TypeError or ValueError where a value is not what this class writes."""
-        rows = [number for row in self.history for number in dataclasses.astuple(row)]
-        numbers = [self.accuracy, self.loss, self.seconds_per_epoch, self.training_seconds, *rows]
-        if not all(math.isfinite(number) for number in numbers):
-            message = "a number is not finite"
-            raise ValueError(message)
+        for record in (self, *self.history, *self.files.values()):
+            check_fields(record)
         for name in self.files:
             if "/" in name or "\\" in name or name in ("", ".", ".."):
                 message = f"{name!r} is no file's name"

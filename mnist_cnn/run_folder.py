@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
 import secrets
 import shutil
@@ -31,7 +30,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
 from mnist_cnn.job import Job
-from mnist_cnn.result import EpochRow, Progress, Result
+from mnist_cnn.result import LARGEST, EpochRow, Progress, Result, check_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -97,9 +96,13 @@ class Receipt:
             ("versions", dict),
             ("service", dict),
         ):
-            if not isinstance(getattr(self, name), kinds):
-                message = f"{name} is {getattr(self, name)!r}"
+            value = getattr(self, name)
+            if not isinstance(value, kinds):
+                message = f"{name} is {value!r}"
                 raise TypeError(message)
+            if isinstance(value, int) and abs(value) > LARGEST["int"]:
+                message = f"{name} is far too large"
+                raise ValueError(message)
 
     @classmethod
     def from_json(cls, text: str, name: str = RECEIPT) -> Self:
@@ -338,7 +341,11 @@ def read_history(folder: Path) -> tuple[EpochRow, ...]:
     if not path.is_file():
         return ()
     try:
-        return tuple(EpochRow(**json.loads(line)) for line in _read(path, bounded.HISTORY_BYTES).splitlines())
+        lines = _read(path, bounded.HISTORY_BYTES).splitlines()
+        rows = tuple(EpochRow(**json.loads(line)) for line in lines)
+        for row in rows:
+            check_fields(row)
+        return rows
     except (ValueError, TypeError, RecursionError) as error:
         raise BackendError(f"{path} is no history: {error!r}", "the file was changed by hand") from error
 
@@ -352,8 +359,8 @@ def read_progress(folder: Path) -> Progress | None:
     """Read progress.json; None where there is none, as after the end, or where it is damaged."""
     try:
         progress = Progress(**json.loads(bounded.read_text(folder / PROGRESS, bounded.SETTINGS_BYTES)))
-        status, *numbers = dataclasses.astuple(progress)
-        is_sound = Status(status) in UNDER_WAY and all(math.isfinite(number) for number in numbers)
+        check_fields(progress)
+        is_sound = Status(progress.status) in UNDER_WAY
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     return progress if is_sound else None

@@ -412,6 +412,8 @@ def test_an_interrupt_while_a_run_is_started_leaves_no_trainer_behind(tmp_path: 
 
 DAMAGED_PROGRESS = (
     '{"status": "bogus"}',
+    '{"status": "running", "step": "1"}',
+    '{"status": "running", "loss": 1' + 400 * "0" + "}",
     '{"status": "running", "loss": "x"}',
     '{"status": "running", "step": NaN}',
 )
@@ -423,7 +425,14 @@ def test_a_damaged_progress_file_is_no_progress(tmp_path: Path, damage: str) -> 
     assert run_folder.read_progress(tmp_path) is None
 
 
-DAMAGED_RESULT = ('"accuracy": "x"', '"loss": NaN', '"files": {"../x": {"bytes": 1, "sha256": ""}}')
+DAMAGED_RESULT = (
+    '"accuracy": "x"',
+    '"loss": NaN',
+    '"loss": 1' + 400 * "0",
+    '"versions": []',
+    '"files": {"../x": {"bytes": 1, "sha256": ""}}',
+    '"files": {"x": {"bytes": "1", "sha256": ""}}',
+)
 
 
 @pytest.mark.parametrize("damage", DAMAGED_RESULT)
@@ -433,3 +442,26 @@ def test_a_damaged_result_is_worded(tmp_path: Path, small_run: Path, damage: str
     (tmp_path / "run" / "result.json").write_text(json.dumps(result))
     with pytest.raises(BackendError, match=r"run/result\.json is not a result"):
         launch.attach_to(tmp_path / "run").wait()
+
+
+ROW = (
+    '{"epoch": 1, "loss": 1, "accuracy": 1, "val_loss": 1, "val_accuracy": 1, '
+    '"learning_rate": 1, "seconds": %s}'
+)
+
+
+@pytest.mark.parametrize("damage", ["null", '"1"', "[]", "NaN", "1" + 400 * "0"])
+def test_a_damaged_history_is_worded(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(ROW % "1.5")
+    assert len(run_folder.read_history(tmp_path)) == 1
+    (tmp_path / "metrics.jsonl").write_text(ROW % damage)
+    with pytest.raises(BackendError, match=r"metrics\.jsonl is no history"):
+        run_folder.read_history(tmp_path)
+
+
+def test_a_receipt_with_a_number_beyond_reason_is_worded(tmp_path: Path, small_run: Path) -> None:
+    copy_run(small_run, tmp_path / "run")
+    receipt = json.loads((small_run / "run.json").read_text()) | {"status": "running"}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(receipt | {"process_started": 10**400}))
+    with pytest.raises(BackendError, match=r"run\.json is no receipt: ValueError\('process_started"):
+        launch.attach_to(tmp_path / "run").status()

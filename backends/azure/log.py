@@ -15,7 +15,7 @@ from mnist_cnn import run_folder
 from mnist_cnn.backends.azure.entry import EPOCH, FAILURE, PROGRESS
 from mnist_cnn.backends.azure.service import ServiceError, call, say
 from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, MnistCnnError, storage_error
-from mnist_cnn.result import EpochRow, Progress
+from mnist_cnn.result import EpochRow, Progress, check_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -95,6 +95,7 @@ def history(folder: Path) -> list[EpochRow]:
     for told in _all(folder, EPOCH):
         with contextlib.suppress(ValueError, TypeError):
             row = EpochRow(**json.loads(told))
+            check_fields(row)
             rows[row.epoch] = row
     return [rows[epoch] for epoch in sorted(rows)]
 
