@@ -33,6 +33,7 @@ from mnist_cnn.errors import (
     RunCancelled,
     storage_error,
 )
+from mnist_cnn.result import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     import psutil
 
     from mnist_cnn.job import Job
-    from mnist_cnn.result import Progress, Result
+    from mnist_cnn.result import Result
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
@@ -107,14 +108,19 @@ class LocalBackend:
         """Start the trainer on the folder's job; it goes on where the folder holds checkpoints of it."""
         try:
             with run_folder.held(folder):  # of two that resume, one is the first
-                run_folder.write_receipt(folder, self._receipt(job, folder))
+                is_new = not (folder / run_folder.RECEIPT).exists()
+                receipt = self._receipt(job, folder)
                 run_folder.clear_leftovers(folder)
-                process = self._start(folder)
+                # Its place is what the receipt of a run takes that ends on a full disk.
+                run_folder.write_progress(folder, Progress("preparing"))
+                run_folder.write_receipt(folder, receipt)
                 try:
-                    run_folder.enter(folder, process.pid)
+                    process = self._start(folder)
+                    self._enter(folder, process)
                 except BaseException:
-                    process.kill()
-                    process.wait()
+                    if is_new and not run_folder.read_receipt(folder).status.is_final:
+                        # It never began, and would read as just being started.
+                        (folder / run_folder.RECEIPT).unlink()
                     raise
         except OSError as error:
             raise storage_error(error, str(folder)) from error
@@ -162,6 +168,16 @@ class LocalBackend:
                 worded = BackendError(message, "look whether that program is there and may be run")
                 run_folder.ended(folder, Status.failed, worded)
                 raise worded from error
+
+    @staticmethod
+    def _enter(folder: Path, process: subprocess.Popen[bytes]) -> None:
+        """Enter the trainer into the receipt, or leave none behind that nobody knows."""
+        try:
+            run_folder.enter(folder, process.pid)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
 
     def attach(self, folder: Path) -> LocalRun:
         """Find a run again from its folder."""
@@ -299,20 +315,23 @@ class LocalRun:
 
     def _failure(self, status: Status) -> MnistCnnError:
         receipt = run_folder.read_receipt(self.folder)
-        log = f"the log is {self.folder / run_folder.LOG}"
+        log, go_on = f"the log is {self.folder / run_folder.LOG}", f"go on with it: resume {self.folder}"
         if status is Status.cancelled:
-            return RunCancelled("the run was cancelled", f"go on with it: resume {self.folder}")
+            return RunCancelled("the run was cancelled", go_on)
         ended_with = self._process.returncode if self._process is not None else None
         if status is Status.lost and ended_with in ERRORS_BY_EXIT_CODE:  # the disk did not take its receipt
             said = [words for line in self.logs() if (words := run_folder.trainer_line(line))]
-            return ERRORS_BY_EXIT_CODE[ended_with](
-                said[-1] if said else "the run failed", f"free the disk; {log}"
-            )
+            unwritten = f"cannot write {self.folder}: the disk took neither receipt nor log of the run's end"
+            message = said[-1] if said and said[-1].startswith("cannot write") else unwritten
+            return ERRORS_BY_EXIT_CODE[ended_with](message, f"free the disk, then {go_on}; {log}")
         if status is Status.lost:
-            message = "the training process ended without a word: it was killed, or memory ran out"
-            return BackendError(message, f"go on with it: resume {self.folder}; {log}")
+            message = (
+                "the training process ended without a word: it was killed, or memory or the disk ran out"
+            )
+            return BackendError(message, f"{go_on}; {log}")
         error = ERRORS_BY_EXIT_CODE.get(receipt.exit_code or 0, MnistCnnError)
-        return error(receipt.error or "the run failed", "; ".join(filter(None, (receipt.hint, log))))
+        then = f"then {go_on}" if error is BackendError else None
+        return error(receipt.error or "the run failed", "; ".join(filter(None, (receipt.hint, then, log))))
 
 
 class LocalRegistry:

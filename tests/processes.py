@@ -13,6 +13,16 @@ from typing import Any
 
 SMALL = ("data.train_limit=1000", "data.test_limit=500", "train.epochs=2", "train.batch_size=25")
 """Overrides of a job on real images that takes seconds and still learns."""
+TINY = (
+    "data.train_limit=200",
+    "data.test_limit=100",
+    "train.epochs=1",
+    "train.batch_size=25",
+    "train.optimizer=sgd",
+    "model.filters=[4,4]",
+    "model.dense_units=8",
+)
+"""Overrides of a job that learns next to nothing and leaves small files."""
 
 
 @dataclasses.dataclass(frozen=True)
