@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import random
 import secrets
 import shutil
@@ -24,7 +23,7 @@ from mnist_cnn import atomic
 from mnist_cnn.conditions import Conditions
 from mnist_cnn.errors import ConfigurationError, MnistCnnError
 from mnist_cnn.job import Job
-from mnist_cnn.result import EpochRow
+from mnist_cnn.result import EpochRow, check_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,17 +181,21 @@ def generators() -> dict[str, Any]:
     """Return the state of Python's and NumPy's global random generators, as JSON holds it."""
     import numpy as np
 
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the one that a network of one's own may use
-    return {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}  # type: ignore[union-attr]
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - which a network of one's own may use
+    return {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), *rest]}
 
 
 def set_generators(state: dict[str, Any]) -> None:
     """Put Python's and NumPy's global random generators into a state that `generators` gave."""
     import numpy as np
 
+    _into(random, np.random, state)
+
+
+def _into(of_python: Any, of_numpy: Any, state: dict[str, Any]) -> None:
     version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys), gauss))
-    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002 - as above
+    of_python.setstate((version, tuple(keys), gauss))
+    of_numpy.set_state(tuple(state["numpy"]))
 
 
 def _stem(checkpoint: Checkpoint) -> str:
@@ -220,15 +223,18 @@ def _parse(content: bytes) -> Checkpoint:
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         about = json.loads(stored[_ABOUT].tobytes())
         arrays = tuple(stored[name] for name in sorted(stored.files) if name != _ABOUT)
-    history = tuple(EpochRow(**row) for row in about["history"])
-    if about["schema"] != SCHEMA or not all(math.isfinite(row.loss) for row in history):
-        message = f"schema {about['schema']}, or a loss that is no number"
+    if about["schema"] != SCHEMA:
+        message = f"it is of schema {about['schema']}"
         raise ValueError(message)
-    return Checkpoint(
+    found = Checkpoint(
         job=Job.from_json(about["job"]),
         conditions=Conditions(**about["conditions"]),
-        history=history,
+        history=tuple(EpochRow(**row) for row in about["history"]),
         arrays=arrays,
         generators=about["generators"],
         changes=tuple(about["changes"]),
     )
+    for record in (found.conditions, *found.history):
+        check_fields(record)
+    _into(random.Random(), np.random.RandomState(), found.generators)  # noqa: S311 - to see that they fit
+    return found

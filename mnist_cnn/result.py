@@ -18,6 +18,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "float": (int, float),
     "str": str,
     "dict[str, str]": dict,
+    "tuple[str, ...]": tuple,
 }
 LARGEST = {"int": 2**53, "float": 1e100}
 """What no number here comes near. JSON's have no bound, and what counts with them has: Python's float."""
@@ -66,14 +67,17 @@ class FileEntry:
     sha256: str
 
 
-def check_fields(record: EpochRow | Progress | FileEntry | Result) -> None:
-    """Raise TypeError or ValueError where a value that was read is not of its field's type, or not finite."""
+def check_fields(record: Any) -> None:
+    """Raise TypeError or ValueError where a value of a dataclass that was read is not as its field says."""
     for field in dataclasses.fields(record):
         value, kind = getattr(record, field.name), str(field.type)
         if kind not in KINDS:
             continue
         if not isinstance(value, KINDS[kind]) or isinstance(value, bool):
             message = f"{field.name} is no {kind}: {value!r}"
+            raise TypeError(message)
+        if kind == "tuple[str, ...]" and not all(isinstance(item, str) for item in value):
+            message = f"{field.name} is not of texts: {value!r}"
             raise TypeError(message)
         if kind in LARGEST and not abs(value) <= LARGEST[kind]:  # nor is NaN
             message = f"{field.name} is not finite or far too large: {value!r}"

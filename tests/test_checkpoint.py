@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import random
 import subprocess
@@ -108,12 +109,29 @@ def test_one_without_its_checksum_does_not_exist(tmp_path: Path, caplog: pytest.
 
 
 @pytest.mark.parametrize(
-    "odd", ["pickle", "no about", "other schema", "about is a list", "half a row", "text"]
+    "odd",
+    [
+        "pickle",
+        "no about",
+        "other schema",
+        "about is a list",
+        "half a row",
+        "text",
+        "threads are text",
+        "a loss is no number",
+        "a seed is missing",
+    ],
 )
 def test_one_whose_checksum_fits_but_that_no_training_wrote_is_passed_over(tmp_path: Path, odd: str) -> None:
     kept = Checkpoints(tmp_path)
     kept.save(a_checkpoint(1))
     path = tmp_path / "epoch-000002.npz"
+    row = dataclasses.asdict(a_checkpoint(1).history[0])
+
+    def about(**changed: Any) -> bytes:
+        with np.load(tmp_path / "epoch-000001.npz") as stored:
+            return json.dumps({**json.loads(stored["about"].tobytes()), **changed}).encode()
+
     contents: dict[str, Any] = {
         "pickle": {"0000": np.array([{"a": 1}], dtype=object), "about": b"{}"},
         "no about": {"0000": np.zeros(3)},
@@ -121,8 +139,11 @@ def test_one_whose_checksum_fits_but_that_no_training_wrote_is_passed_over(tmp_p
         "about is a list": {"about": b"[1, 2]"},
         "half a row": {"about": b'{"schema": 1, "history": [{"epoch": 1}]}'},
         "text": {"about": np.array("{}")},
+        "threads are text": {"about": about(conditions={**dataclasses.asdict(HERE), "threads": "two"})},
+        "a loss is no number": {"about": about(history=[{**row, "loss": float("nan")}])},
+        "a seed is missing": {"about": about(generators={"python": [3, [1], None], "numpy": ["MT19937"]})},
     }
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value
         for name, value in contents[odd].items()
     }

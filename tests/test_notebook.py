@@ -123,6 +123,9 @@ class ToldRun:
     def aftermath(self) -> Iterator[str]:
         yield from ()
 
+    def bring_checkpoints(self) -> None:
+        raise NotImplementedError
+
     def register(self, register: RegisterConfig) -> ModelRef:
         raise AssertionError(register)
 
