@@ -39,7 +39,7 @@ class Desk:
         number = self.recording.next_number()
         fault = self.faults.for_request(request, number)
         kind = fault.kind if fault else None
-        template, bug = self._template(request), ""
+        template, bug = self.template(request), ""
         response: Response | None = None
         if fault is not None and kind == "status":
             response = refused(request, Refusal(fault.status, "ServiceError", "a fault, as ordered"))
@@ -71,7 +71,8 @@ class Desk:
         )
         return shown, fault
 
-    def _template(self, request: Request) -> str:
+    def template(self, request: Request) -> str:
+        """Return the template of the row that answers a request; of a blob, its container."""
         if request.host == self.blobs.tenancy.blob_host:
             container = request.path.split("/")[1]
             return f"(blob) /{container.removesuffix('-' + self.blobs.tenancy.workspace_id)}"

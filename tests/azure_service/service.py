@@ -80,10 +80,10 @@ class AzureService:
         self.rooms.runs.log_files = self.jobs.log_files
         execution = Execution(self.rooms, self.jobs.start)
         router = Router(self.tenancy, [*self.rooms.routes(), *execution.routes()])
-        desk = Desk(router, self.rooms.identity, self.blobs, self.faults, self.requests)
+        self.desk = Desk(router, self.rooms.identity, self.blobs, self.faults, self.requests)
         self._write_configuration()
         for proxy in (self.proxy, nodes_proxy):
-            proxy.start(desk.answer)
+            proxy.start(self.desk.answer)
             started.callback(proxy.stop)
         started.callback(self.jobs.stop)
 

@@ -57,6 +57,11 @@ class Snapshots:
     def files(self, snapshot: str) -> list[str]:
         return sorted(self._files[snapshot])
 
+    def forget_the_latest(self) -> None:
+        """Let the next client send all of its files, as the first one had to."""
+        with self._lock:
+            self._latest = {"id": NO_SNAPSHOT, "root": {}}
+
     def unpack(self, snapshot: str, folder: Path) -> None:
         """Write a snapshot's files into a folder."""
         for name, file in self._files[snapshot].items():

@@ -1,0 +1,135 @@
+"""Which cases are finished and how they ended: a line of JSON for each, never changed, only added to.
+
+A line also says which code was tried, so that a case counts only for the code that it was run with. Knows
+nothing of what a case is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import re
+import threading
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """How a case ended: in one of its matrix's outcomes, and with which promises broken."""
+
+    case: str
+    outcome: str
+    broken: tuple[str, ...] = ()
+    seconds: float = 0.0
+    code: str = ""
+    said: str = ""
+    """The command's last words, where a promise was broken."""
+
+
+class Ledger:
+    """The finished cases of a file, or of this process alone where there is no file."""
+
+    def __init__(self, path: Path | None, code: str, *, any_code: bool = False) -> None:
+        self.code = code
+        self._path = path
+        self._lock = threading.Lock()
+        self._entries: dict[str, Entry] = {}
+        self._notes: dict[str, Any] = {}
+        text = path.read_text(encoding="utf-8") if path is not None and path.exists() else ""
+        for line in text.splitlines():
+            row = _read(line)
+            if row is None or not (any_code or row["code"] == code):
+                continue
+            if "note" in row:
+                self._notes[row["note"]] = row["value"]
+            else:
+                self._entries[row["case"]] = Entry(**{**row, "broken": tuple(row["broken"])})
+
+    def __contains__(self, case: str) -> bool:
+        return case in self._entries
+
+    def add(self, entry: Entry) -> None:
+        """Enter a finished case."""
+        entry = dataclasses.replace(entry, code=self.code)
+        with self._lock:
+            self._entries[entry.case] = entry
+            self._write(dataclasses.asdict(entry))
+
+    def take_down(self, note: str, value: Any) -> None:
+        """Keep what all cases need to know, as JSON holds it, so that it need not be found out again."""
+        with self._lock:
+            self._notes[note] = value
+            self._write({"note": note, "value": value, "code": self.code})
+
+    def note(self, note: str) -> Any:
+        """Return what was taken down; None where nothing was."""
+        return self._notes.get(note)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def entries(self, cases: Iterable[str]) -> list[Entry]:
+        """Return what is known of these cases, in their order."""
+        with self._lock:
+            return [self._entries[case] for case in cases if case in self._entries]
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    """Return a line's entry; None for one that was cut as its process was killed."""
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return row
+
+
+def digest(*folders: Path) -> str:
+    """Return a name for the code in some folders, which is another one when any of it is changed."""
+    found = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                found.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:12]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One of `count` parts of a matrix; a case belongs to the same one, whichever other cases there are."""
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise argparse.ArgumentTypeError(f"{text} is no shard; the second of four is 2/4")
+        return cls(int(found[1]), int(found[2]))
+
+    def __contains__(self, case: str) -> bool:
+        return zlib.crc32(case.encode()) % self.count == self.number - 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what every matrix asks."""
+    whole = Shard()
+    parser.add_argument("--shard", type=Shard.parse, default=whole, metavar="I/N", help="run one of N parts")
+    parser.add_argument("--ledger", type=Path, metavar="FILE", help="enter finished cases; skip those in it")
+    parser.add_argument(
+        "--any-code", action="store_true", help="let cases of the ledger count that other code was run with"
+    )
+    parser.add_argument("--only", type=re.compile, metavar="EXPRESSION", help="run only cases that it fits")
+
+
+def is_asked(case: str, chosen: argparse.Namespace) -> bool:
+    """Tell whether a case is among those that the arguments ask for."""
+    return case in chosen.shard and (chosen.only is None or chosen.only.search(case) is not None)
