@@ -286,7 +286,7 @@ def _see_through(start: Callable[[], Run], config: Config, command: Command, *, 
         print(f"run {run.folder}", file=stream, flush=True)
         result = _follow_through(run, stream, asks=not ends_with_us)
         if is_own and config.register.name is not None:
-            model = run.register(config.register)
+            model = _register_at_the_end(run, result, config, stream)
     except KeyboardInterrupt:
         if run is None:
             raise
@@ -301,9 +301,18 @@ def _see_through(start: Callable[[], Run], config: Config, command: Command, *, 
         registered = dataclasses.asdict(model) if model else None
         print_json({"run": str(run.folder), "result": json.loads(result.to_json()), "registered": registered})
     else:
-        _say_completed(run, result, model)
+        _say_completed(run, result, model, stream)
     _say_aftermath(run)
     return 0
+
+
+def _register_at_the_end(run: Run, result: Result, config: Config, stream: TextIO) -> ModelRef:
+    """Register a completed run's model; where that is refused, say all the same that the result is there."""
+    try:
+        return run.register(config.register)
+    except MnistCnnError:
+        _say_completed(run, result, None, stream, str(config.register.name))
+        raise
 
 
 def _follow_through(run: Run, stream: TextIO, *, asks: bool) -> Result:
@@ -368,20 +377,24 @@ def _next_command(run: Run, status: Status) -> str:
     return f"go on with it: {program()} resume {run.folder}"
 
 
-def _say_completed(run: Run, result: Result, model: ModelRef | None) -> None:
+def _say_completed(
+    run: Run, result: Result, model: ModelRef | None, stream: TextIO, name: str = "mnist-cnn"
+) -> None:
+    """Say where the result is, and what can be done with it; `name` is what to register it as."""
     from mnist_cnn.listening import describe_seconds
 
+    say = partial(print, file=stream, flush=True)
     epochs = f"{len(result.history)} epoch{'s' if len(result.history) > 1 else ''}"
     seconds = describe_seconds(sum(row.seconds for row in result.history))
-    print(f"completed: test accuracy {_percent(result.accuracy)} after {epochs} in {seconds}")
+    say(f"completed: test accuracy {_percent(result.accuracy)} after {epochs} in {seconds}")
     for change in result.changes:
-        print(f"the weights cannot be compared with another run's: {change}")
-    print(f"model and pictures are in {run.folder}: {', '.join(result.files)}")
+        say(f"the weights cannot be compared with another run's: {change}")
+    say(f"model and pictures are in {run.folder}: {', '.join(result.files)}")
     if model is not None:
-        print(_registered(model))
-    print(f"try it:      {program()} predict {run.folder} IMAGE.png")
+        say(_registered(model))
+    say(f"try it:      {program()} predict {run.folder} IMAGE.png")
     if model is None:
-        print(f"register it: {program()} register {run.folder} register.name=mnist-cnn")
+        say(f"register it: {program()} register {run.folder} register.name={name}")
 
 
 def _registered(model: ModelRef) -> str:
