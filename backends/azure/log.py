@@ -112,6 +112,11 @@ def failure(folder: Path) -> MnistCnnError | None:
         return None
 
 
+def has_begun(folder: Path) -> bool:
+    """Tell whether the trainer has said where it stands; what fails before is the node, not the training."""
+    return _last(folder, PROGRESS) is not None
+
+
 class Reader:
     """Reads log.txt as it grows, in whole lines."""
 

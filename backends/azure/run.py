@@ -503,5 +503,6 @@ class AzureRun:
         preempted = "preempt" in said.lower() or "pre-empt" in said.lower()
         if preempted:
             return NodeTakenAway(f"the node was taken away: {said}", f"go on with it: resume {self.folder}")
-        kind = TrainingError if "JobFailed" in str(error) else BackendError
+        has_failed_itself = "JobFailed" in str(error) and log.has_begun(self.folder)
+        kind = TrainingError if has_failed_itself else BackendError
         return kind(f"the run failed in the service: {said}", f"start it again: resume {self.folder}")
