@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn import interrupts
-from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError
+from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError
 
 if TYPE_CHECKING:
     from mnist_cnn.backend import ModelRef, Run, Status
@@ -180,9 +180,16 @@ def _follow(command: Command) -> int:
 def _cancel(command: Command) -> int:
     command.take_only("runs_dir", "backend")
     run = command.run()
-    before = run.status()
-    run.cancel()
-    status = run.status()
+    try:
+        before = run.status()
+        run.cancel()
+        status = run.status()
+    except BackendError as error:
+        if str(run.folder) in error.hint:  # it says what becomes of the run
+            raise
+        end_it = f"end it: {program()} cancel {run.folder}"
+        hint = f"{error.hint}; then {end_it}" if error.hint else end_it
+        raise BackendError(f"{error.message}; {run.folder} may go on", hint) from error
     if command.as_json:
         print_json({"run": run.folder.name, "status": status.value})
     elif before.is_final:
