@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import logging
+import os
 import random
 import secrets
 import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mnist_cnn import atomic
+from mnist_cnn import atomic, bounded
 from mnist_cnn.conditions import Conditions
-from mnist_cnn.errors import ConfigurationError, MnistCnnError
+from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow, check_fields
 
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 KEPT = 2
 """How many of the newest are kept: if one is damaged, the one before it serves."""
 SCHEMA = 1
+CHECKSUM_BYTES = 64
 _ABOUT = "about"
-_DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError)
-"""What reading a damaged checkpoint raises, besides what is this package's own."""
 
 log = logging.getLogger("mnist_cnn")
 
@@ -203,24 +202,31 @@ def _stem(checkpoint: Checkpoint) -> str:
 
 
 def _read(path: Path) -> Checkpoint | None:
-    """Read a checkpoint that is what its checksum says and what this version writes, else return None."""
+    """Read a checkpoint that is what its checksum says and what this version writes, else return None.
+
+    A checksum tells that the file is as it was written, not who wrote it: nothing in it is unpickled, and
+    nothing is unpacked that is larger than the file.
+    """
     try:
-        content = path.read_bytes()
-        if path.with_suffix(".sha256").read_text(encoding="utf-8") != hashlib.sha256(content).hexdigest():
-            return None
-        return _parse(content)
-    except (*_DAMAGES, zipfile.BadZipFile, MnistCnnError):
+        checksum = bounded.read_text(path.with_suffix(".sha256"), CHECKSUM_BYTES)
+        with bounded.open_file(path) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
+                return None
+            return _parse(file)
+    except Exception:  # noqa: BLE001 - what numpy and zipfile raise depends on where the bytes are wrong
         return None
 
 
-def _parse(content: bytes) -> Checkpoint:
+def _parse(file: BinaryIO) -> Checkpoint:
     import numpy as np
 
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > len(content):
+    size = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > size:
             message = "it is compressed, which no checkpoint is"
             raise ValueError(message)
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as stored:
         about = json.loads(stored[_ABOUT].tobytes())
         arrays = tuple(stored[name] for name in sorted(stored.files) if name != _ABOUT)
     if about["schema"] != SCHEMA:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import random
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from faults.trial import limited
 
 from mnist_cnn import checkpoint, launch
 from mnist_cnn.checkpoint import Checkpoint, Checkpoints, MountedCheckpoints
@@ -152,6 +154,18 @@ def test_one_whose_checksum_fits_but_that_no_training_wrote_is_passed_over(tmp_p
     found = kept.newest()
     assert found is not None
     assert len(found.history) == 1
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder"])
+def test_what_is_no_file_is_passed_over(tmp_path: Path, what: str) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(a_checkpoint(1))
+    for name in ("epoch-000002.npz", "epoch-000003.npz", "epoch-000003.sha256"):
+        os.mkfifo(tmp_path / name) if what == "pipe" else (tmp_path / name).mkdir()
+    (tmp_path / "epoch-000002.sha256").write_text("0" * 64)
+    with limited(60):
+        found = kept.newest()
+    assert found is not None
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
