@@ -20,6 +20,9 @@ from typing import ClassVar
 
 from mnist_cnn.redaction import redact
 
+LONGEST = 2000
+"""Characters of a message or a hint, of which a path alone may take some hundreds."""
+
 
 class MnistCnnError(Exception):
     """What happened (`message`) and what to do about it (`hint`), each one line."""
@@ -27,9 +30,16 @@ class MnistCnnError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = redact(message)
-        self.hint = redact(hint)
+        self.message = _shortened(redact(message))
+        self.hint = _shortened(redact(hint))
         super().__init__(self.message)
+
+
+def _shortened(words: str) -> str:
+    """Leave out the middle of what is longer than a person reads: a damaged file may hold any value."""
+    if len(words) <= LONGEST:
+        return words
+    return f"{words[: LONGEST // 2]} ... {words[-LONGEST // 4 :]}"
 
 
 class ConfigurationError(MnistCnnError):

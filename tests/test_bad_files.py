@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from mnist_cnn.errors import ConfigurationError
 
 SECONDS = 60.0
 """How long a command may take at most: it answers in less than two, and a pipe makes it wait for ever."""
+LENIENT = "register.min_accuracy=0"
 
 
 @pytest.fixture
@@ -106,3 +108,11 @@ def test_a_file_of_a_run_that_is_far_too_long_is_not_read(home: Path, name: str,
         file.truncate(2**40)
     verb = "resume" if name == "job.json" else "follow"
     assert "at most were expected" in refused(code, verb, "bad")
+
+
+def test_a_damaged_file_does_not_fill_the_screen(home: Path) -> None:
+    receipt = home / "runs" / "bad" / "run.json"
+    receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"status": "x" * 1_000_000}))
+    said = refused(4, "status", "bad")
+    assert "bad/run.json is no receipt" in said
+    assert len(said) < 5_000

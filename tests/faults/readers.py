@@ -29,7 +29,7 @@ Files = Mapping[str, bytes]
 """What is read: the names of files and their contents."""
 
 ACCEPTED = "accepted"
-LONGEST_MESSAGE = 4_000
+LONGEST_MESSAGE = 2_000
 
 
 class Fault(Exception):  # noqa: N818 - what is looked for
