@@ -116,3 +116,13 @@ def test_a_damaged_file_does_not_fill_the_screen(home: Path) -> None:
     said = refused(4, "status", "bad")
     assert "bad/run.json is no receipt" in said
     assert len(said) < 5_000
+
+
+@pytest.mark.parametrize("code", [None, 0, 77])
+def test_a_failed_run_whose_receipt_has_no_known_exit_code_ends_in_a_documented_one(
+    home: Path, code: int | None
+) -> None:
+    receipt = home / "runs" / "bad" / "run.json"
+    changed = {"status": "failed", "exit_code": code, "error": "no"}
+    receipt.write_text(json.dumps(json.loads(receipt.read_text()) | changed))
+    assert "error: no" in refused(4, "follow", "bad")
