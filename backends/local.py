@@ -378,7 +378,7 @@ class LocalRegistry:
                 try:
                     about = json.loads(bounded.read_text(folder / REGISTERED, bounded.SETTINGS_BYTES))
                     yield int(folder.name), str(about["run"])
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     hint = "mend or remove that version, or register under another name"
                     raise BackendError(f"{folder / REGISTERED} is damaged: {error!r}", hint) from error
 

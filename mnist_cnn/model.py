@@ -133,7 +133,7 @@ def _check_source(config: ModelConfig) -> None:
     hint = f"it defines a function {BUILD}(config, input_shape, num_classes) that returns a keras.Model"
     try:
         tree = ast.parse(config.source or "", filename=str(config.file))
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two of deep nesting
         raise ConfigurationError(f"model.file={config.file} is no Python: {error}", hint) from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == BUILD for node in tree.body):
         raise ConfigurationError(f"model.file={config.file} defines no function {BUILD}", hint)

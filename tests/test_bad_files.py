@@ -126,3 +126,15 @@ def test_a_failed_run_whose_receipt_has_no_known_exit_code_ends_in_a_documented_
     changed = {"status": "failed", "exit_code": code, "error": "no"}
     receipt.write_text(json.dumps(json.loads(receipt.read_text()) | changed))
     assert "error: no" in refused(4, "follow", "bad")
+
+
+@pytest.mark.parametrize("source", ["(" * 150 + ")" * 150, "-" * 200_000 + "1", "x" + ".a" * 200_000])
+def test_a_network_that_is_nested_too_deep_is_no_python(home: Path, source: str) -> None:
+    (home / "network.py").write_text(source)
+    assert "network.py" in refused(2, "plan", "model.file=network.py")
+
+
+def test_a_workspace_that_is_nested_too_deep_is_worded(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a":' * 100_000)
+    with pytest.raises(ConfigurationError, match="is no workspace's"):
+        checks.find_workspace(str(tmp_path))

@@ -105,7 +105,7 @@ def find_workspace(place: str | None) -> WorkspaceName:
         )
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}", hint) from error
-    except (ValueError, AttributeError, IndexError, TypeError) as error:
+    except (ValueError, AttributeError, IndexError, TypeError, RecursionError) as error:
         raise ConfigurationError(
             f"{path} is no workspace's config.json: it is not JSON of that form", hint
         ) from error
@@ -157,5 +157,5 @@ def _azure_cli_is_logged_in(environment: Mapping[str, str]) -> bool:
     try:
         text = bounded.read_text(profile, bounded.SETTINGS_BYTES, "utf-8-sig")
         return bool(json.loads(text).get("subscriptions"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
