@@ -52,6 +52,7 @@ LONGEST_LINE = 1024**2
 SAME_PROCESS_SECONDS = 2.0
 """By how much a process's start may seem to move, as it is told relative to a clock that is set right."""
 LOCK = ".lock"
+MODELS = ("model.keras", "model.onnx")
 REGISTERED = "model.json"
 """Written last into a version's folder: one without it was never finished."""
 
@@ -392,7 +393,7 @@ class LocalRegistry:
 
     @staticmethod
     def _fill(folder: Path, name: str, version: int, run: Path, result: Result) -> None:
-        for file in ("model.keras", "model.onnx"):
+        for file in MODELS:
             if file in result.files:
                 with atomic.replacing(folder / file) as temporary:
                     shutil.copyfile(run / file, temporary)
@@ -406,5 +407,8 @@ class LocalRegistry:
             "weights_sha256": result.weights_sha256,
             "versions": result.versions,
             "changes": result.changes,
+            "files": {
+                file: dataclasses.asdict(result.files[file]) for file in MODELS if file in result.files
+            },
         }
         atomic.write_text(folder / REGISTERED, json.dumps(about, indent=2) + "\n")

@@ -7,6 +7,8 @@ is trained nor what a run folder holds besides; never loads TensorFlow, Keras or
 
 from __future__ import annotations
 
+import json
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MODEL_FILE = "model.onnx"
+RECORDS = ("result.json", "model.json")  # of a run, and of a registered model
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # no EPS: Pillow starts Ghostscript for it
 MODEL_BYTES = 2**31 - 1  # what Protobuf, of which ONNX is made, can hold
 PICTURE_BYTES = 256 * 1024**2  # of a file, packed or not; some formats are read whole
@@ -37,6 +40,7 @@ BATCH = 32  # images of one call of ONNX Runtime: their activations stay in the 
 MOST_THREADS = 4  # of one call: more do not help a network this small
 
 PICTURE_HINT = "give a PNG or JPEG picture of one digit"
+RECORD_HINT = "the folder's files were changed; copy them from where they are whole, or run the job again"
 MODEL_HINT = "name a finished run's folder, a registered model's folder, or an .onnx file that training wrote"
 
 
@@ -130,7 +134,8 @@ def load_predictor(folder_or_model: Path) -> Predictor:
     """Open a model: a run's or a registered model's folder that holds `model.onnx`, or an .onnx file.
 
     Raises:
-        DataError: there is no such file, or it is no ONNX model of an image classifier.
+        DataError: there is no such file, it is not the one that its folder's record describes, or it is no
+            ONNX model of an image classifier.
     """
     import numpy as np
 
@@ -141,6 +146,8 @@ def load_predictor(folder_or_model: Path) -> Predictor:
         model = bounded.read_bytes(path, MODEL_BYTES)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", MODEL_HINT) from error
+    if folder_or_model.is_dir():
+        _check_recorded(folder_or_model, model)
     try:
         session = _open_session(model, threads=min(MOST_THREADS, processor.count()))
     except Exception as error:  # see _open_session
@@ -149,8 +156,29 @@ def load_predictor(folder_or_model: Path) -> Predictor:
         ) from error
     height, width, channels_first = _input_shape(path, session)
     predictor = Predictor(height, width, _number_of_classes(path, session), channels_first, session, model)
-    _check_probabilities(path, predictor(np.zeros((1, height, width), np.uint8)))
+    _check_probabilities(path, predictor(np.zeros((1, height, width), np.uint8)), predictor.classes)
     return predictor
+
+
+def _check_recorded(folder: Path, model: bytes) -> None:
+    """Refuse a model that is not the one that was written: with a weight changed, it still predicts.
+
+    What a run or a registered model is of files stands in its record, with lengths and checksums.
+    """
+    from mnist_cnn.result import FileEntry, describe_content
+
+    for record in (folder / name for name in RECORDS):
+        if not record.exists():
+            continue
+        try:
+            files = json.loads(bounded.read_text(record, bounded.HISTORY_BYTES)).get("files", {})
+            is_as_written = MODEL_FILE not in files or FileEntry(**files[MODEL_FILE]) == describe_content(
+                model
+            )
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise DataError(f"{record} is damaged: {error!r}", RECORD_HINT) from error
+        if not is_as_written:
+            raise DataError(f"{folder / MODEL_FILE} is not the file that the training wrote", RECORD_HINT)
 
 
 def prepare(path: Path, height: int, width: int) -> NDArray[np.uint8]:
@@ -439,7 +467,10 @@ def _open_session(model: bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal: an error is raised as well
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # Without the fallback, which is to the same provider, prints, and tries again.
+    return onnxruntime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"], enable_fallback=False
+    )
 
 
 def _run(session: Any, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -471,6 +502,8 @@ def _input_shape(path: Path, session: Any) -> tuple[int, int, bool]:
     batch, *sizes = inputs[0].shape
     if isinstance(batch, int) or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise refusal
+    if math.prod(sizes) > ENOUGH_PIXELS:
+        raise refusal
     if sizes[2] == 1:
         return sizes[0], sizes[1], False
     if sizes[0] == 1:
@@ -491,10 +524,14 @@ def _number_of_classes(path: Path, session: Any) -> int:
     )
 
 
-def _check_probabilities(path: Path, values: NDArray[np.float32]) -> None:
-    """Refuse a model whose output for one image, (1, classes), is no distribution (logits, NaN)."""
+def _check_probabilities(path: Path, values: NDArray[np.float32], classes: int) -> None:
+    """Refuse a model whose output for one image is not (1, classes), or no distribution (logits, NaN)."""
     import numpy as np
 
+    if values.shape != (1, classes):
+        raise DataError(
+            f"{path} is no classifier: it gives {values.shape} for one image, not {(1, classes)}", MODEL_HINT
+        )
     if not (values.min() >= 0 and np.isclose(values.sum(), 1, atol=1e-3)):
         raise DataError(
             f"{path} gives no probabilities: for a black image they add up to {values.sum():.4g}",

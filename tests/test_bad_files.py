@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 from faults.readers import answer, draw_digit
 from faults.trial import limited
 from processes import run_command
 
+import mnist_cnn
+from mnist_cnn import backends
 from mnist_cnn.backends.azure import checks
-from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.errors import ConfigurationError, DataError
+from mnist_cnn.predict import load_predictor
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 SECONDS = 60.0
 """How long a command may take at most: it answers in less than two, and a pipe makes it wait for ever."""
@@ -138,3 +147,72 @@ def test_a_workspace_that_is_nested_too_deep_is_worded(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a":' * 100_000)
     with pytest.raises(ConfigurationError, match="is no workspace's"):
         checks.find_workspace(str(tmp_path))
+
+
+def test_a_model_with_a_weight_changed_is_not_taken_for_the_runs(home: Path) -> None:
+    answer("register", "bad", "register.name=m", LENIENT)
+    for folder in (home / "runs" / "bad", home / "models" / "m" / "1"):
+        model = folder / "model.onnx"
+        content = bytearray(model.read_bytes())
+        content[len(content) // 2] ^= 64
+        model.write_bytes(content)
+        said = refused(3, "predict", str(folder), "digit.png")
+        assert "model.onnx is not the file that the training wrote" in said
+        model.rename(home / "other.onnx")
+        load_predictor(home / "other.onnx")  # which is a model for all that
+
+
+def test_a_record_that_is_damaged_does_not_let_a_model_through(home: Path) -> None:
+    (home / "runs" / "bad" / "result.json").write_text("{")
+    assert "result.json is damaged" in refused(3, "predict", "bad", "digit.png")
+
+
+@pytest.mark.parametrize("size", [2**20, 2**31, 2**62])
+def test_a_model_of_enormous_images_is_refused(tmp_path: Path, small_run: Path, size: int) -> None:
+    model = onnx.load(str(small_run / "model.onnx"))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = size
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    with pytest.raises(DataError):
+        load_predictor(tmp_path)
+
+
+def test_a_model_that_cannot_be_loaded_prints_nothing(
+    tmp_path: Path, small_run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = (small_run / "model.onnx").read_bytes()
+    name = content.index(b"conv2d")
+    (tmp_path / "model.onnx").write_bytes(content[:name] + b"\xff" + content[name + 1 :])
+    with pytest.raises(DataError):
+        load_predictor(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_model_is_loaded_by_keras_but_in_safe_mode() -> None:
+    package = Path(mnist_cnn.__file__).parent
+    sources = [*package.rglob("*.py"), *Path(backends.__file__).parent.rglob("*.py")]
+    assert len(sources) > 40
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            assert called not in ("enable_unsafe_deserialization", "deserialize_keras_object"), path
+            if called in ("load_model", "model_from_json"):
+                given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                assert given.get("safe_mode") == "True", path
+
+
+def test_no_verb_runs_the_code_that_a_keras_file_brings(home: Path, keras: ModuleType) -> None:
+    def leave_a_mark(images: object) -> object:
+        Path("mark").touch()
+        return images
+
+    model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Lambda(leave_a_mark)])
+    (home / "mark").unlink()  # for building it calls it
+    model.save(home / "runs" / "bad" / "model.keras")
+    assert "model.keras is not the file" in refused(4, "register", "bad", "register.name=m", LENIENT)
+    for verb in (["list"], ["status", "bad"], ["follow", "bad"], ["predict", "bad", "digit.png"]):
+        assert answer(*verb)[0] == 0
+    with pytest.raises(ValueError, match="Lambda"):
+        keras.saving.load_model(home / "runs" / "bad" / "model.keras", safe_mode=True)
+    assert not (home / "mark").exists()
