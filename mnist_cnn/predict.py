@@ -253,9 +253,17 @@ def _read_grey(path: Path) -> NDArray[np.float32]:
         if not image.width or not image.height:
             raise DataError(f"{path} has no pixels: it is {image.width}x{image.height}", PICTURE_HINT)
         upright = ImageOps.exif_transpose(image)
-        grey = _flatten(upright.convert("RGBA")) if upright.has_transparency_data else _to_grey(upright)
-        factor = int(np.ceil(np.sqrt(grey.width * grey.height / ENOUGH_PIXELS)))
-        return np.asarray(grey.reduce(factor) if factor > 1 else grey, np.float32)
+        if upright.has_transparency_data:
+            return np.asarray(_flatten(_reduced(upright.convert("RGBA"))), np.float32)
+        return np.asarray(_reduced(_to_grey(upright)), np.float32)
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """Reduce a picture of more than `ENOUGH_PIXELS`: what follows takes many times the memory of a pixel."""
+    import numpy as np
+
+    factor = int(np.ceil(np.sqrt(image.width * image.height / ENOUGH_PIXELS)))
+    return image.reduce(factor) if factor > 1 else image
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
@@ -265,6 +273,7 @@ def _to_grey(image: Image.Image) -> Image.Image:
 
     if image.mode[0] not in "IF":
         return image.convert("L")
+    image = _reduced(image.convert("I") if image.mode.startswith("I;") else image)
     deep = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
     span = float(np.ptp(deep)) or 1.0
     return Image.fromarray(((deep - deep.min()) * (255 / span)).round().astype(np.uint8))

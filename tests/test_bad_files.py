@@ -6,6 +6,8 @@ import ast
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ import onnx
 import pytest
 from faults.readers import answer, draw_digit
 from faults.trial import limited
+from PIL import Image
 from processes import run_command
 
 import mnist_cnn
@@ -119,6 +122,9 @@ def test_a_file_of_a_run_that_is_far_too_long_is_not_read(home: Path, name: str,
     assert "at most were expected" in refused(code, verb, "bad")
 
 
+# Words
+
+
 def test_a_damaged_file_does_not_fill_the_screen(home: Path) -> None:
     receipt = home / "runs" / "bad" / "run.json"
     receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"status": "x" * 1_000_000}))
@@ -147,6 +153,9 @@ def test_a_workspace_that_is_nested_too_deep_is_worded(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a":' * 100_000)
     with pytest.raises(ConfigurationError, match="is no workspace's"):
         checks.find_workspace(str(tmp_path))
+
+
+# Models
 
 
 def test_a_model_with_a_weight_changed_is_not_taken_for_the_runs(home: Path) -> None:
@@ -216,3 +225,31 @@ def test_no_verb_runs_the_code_that_a_keras_file_brings(home: Path, keras: Modul
     with pytest.raises(ValueError, match="Lambda"):
         keras.saving.load_model(home / "runs" / "bad" / "model.keras", safe_mode=True)
     assert not (home / "mark").exists()
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
+def test_a_large_picture_takes_a_stated_amount_of_memory(tmp_path: Path, mode: str) -> None:
+    image = Image.new(mode, (9_400, 9_400))  # 88 million pixels; from 89 on Pillow itself refuses
+    image.paste(
+        {"RGBA": (255, 255, 255, 255), "LA": (255, 255), "I;16": 60_000}[mode], (4_000, 900, 5_400, 8_000)
+    )
+    image.save(tmp_path / "large.png", compress_level=1)
+    command = [sys.executable, "-P", "-c", PREPARE, str(tmp_path / "large.png")]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert grown < 1_200
+
+
+PREPARE = """
+import resource, sys
+from pathlib import Path
+import numpy, PIL.Image
+from mnist_cnn.predict import prepare
+unit = 2**20 if sys.platform == "darwin" else 2**10
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+assert prepare(Path(sys.argv[1]), 28, 28).any()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit - before)
+"""
+"""By how many MiB the process grows."""
