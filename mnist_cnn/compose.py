@@ -6,15 +6,18 @@ Nothing is written, no data are read and TensorFlow is not imported: what can be
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn import bounded
 from mnist_cnn.backends import absolute_name, backend_class, is_outside
 from mnist_cnn.config import (
     CONF_DIR,
+    BackendConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -36,9 +39,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hydra.core.override_parser.types import Override
+    from yaml import Node
 
 SECTIONS: tuple[type[Section], ...] = (RunConfig, DataConfig, ModelConfig, TrainConfig, RegisterConfig)
 GROUPS = ("data", "model", "train", "backend")
+MOST_SETTINGS = 10_000
+MOST_SETTINGS_BYTES = 64 * 1024
+"""What one file of settings may have; those here have some lines."""
 
 
 def load(
@@ -62,9 +69,12 @@ def load(
         is_option = backend[0] in options("backend", config_dirs)  # which may set keys outside its group
         values = compose([f"backend={backend[0]}", *overrides] if is_option else overrides, config_dirs)
         values["backend"] = {**backend[1], **_given("backend", values, overrides), "name": backend[0]}
-    if values["model"].get("source") is not None:
+    for section in (DataConfig, ModelConfig, TrainConfig, RegisterConfig, BackendConfig):
+        values.setdefault(section.GROUP, {})  # a file that is chosen may set nothing of its group
+    if isinstance(values["model"], dict) and values["model"].get("source") is not None:
         raise ConfigurationError("model.source is read from model.file", "set model.file=FILE.py")
-    backend_section = backend_class(str(values["backend"]["name"])).CONFIG
+    chosen = values["backend"] if isinstance(values["backend"], dict) else {}
+    backend_section = backend_class(str(chosen.get("name", BackendConfig.name))).CONFIG
     known = [
         full_key(section, name)
         for section in (*SECTIONS, backend_section, *sections_within(backend_section))
@@ -116,6 +126,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
             raise ConfigurationError(
                 f"--config-dir {folder}: there is no such folder", "it is laid out like conf/"
             )
+        _check_settings_files(Path(folder))
     outside = None
     lines = [f"hydra.searchpath=[{','.join(_quoted_uri(folder) for folder in config_dirs)}]"]
     for override in _parse(overrides):
@@ -135,6 +146,9 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         mark = getattr(error, "problem_mark", None)  # where a YAML file is broken
         message = f"{mark.name}, line {mark.line + 1}: {message}" if mark else message
         raise ConfigurationError(message, "--help lists every key and group") from error
+    except RecursionError as error:
+        message = "the settings are nested too deep, or their defaults name themselves"
+        raise ConfigurationError(message, "look at the files of --config-dir") from error
     if outside is not None:
         values["backend"] = {**_given("backend", values, overrides), "name": outside}
     return {str(name): value for name, value in values.items()}
@@ -192,6 +206,40 @@ def options(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
     """Return the names that a group can be set to, sorted."""
     folders = (CONF_DIR, *map(Path, config_dirs))
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def _check_settings_files(folder: Path) -> None:
+    """Refuse files of settings that would keep Hydra busy for ever; all else that is wrong it says itself.
+
+    Aliases (`*name`) of aliases stand for exponentially many values, which OmegaConf writes out.
+    """
+    import yaml
+
+    for path in sorted(path for group in ("", *GROUPS) for path in (folder / group).glob("*.yaml")):
+        try:
+            root = yaml.compose(bounded.read_text(path, MOST_SETTINGS_BYTES))
+            is_too_large = root is not None and _written_out(root, {}) > MOST_SETTINGS
+        except (UnicodeDecodeError, ValueError, yaml.YAMLError):
+            continue
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise ConfigurationError(f"{path}: {error.strerror}", "settings are some lines") from error
+            continue
+        except RecursionError as error:
+            raise ConfigurationError(f"{path} is nested too deep", "settings are some lines") from error
+        if is_too_large:
+            message = f"{path}: with its aliases written out it has more than {MOST_SETTINGS} values"
+            raise ConfigurationError(message, "write the values themselves")
+
+
+def _written_out(node: Node, known: dict[int, int]) -> int:
+    """Return how many values a node of YAML is, more than there may be where it is within itself."""
+    if id(node) not in known:
+        known[id(node)] = MOST_SETTINGS + 1
+        parts = node.value if isinstance(node.value, list) else []
+        inner = [part for entry in parts for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in inner)
+    return known[id(node)]
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

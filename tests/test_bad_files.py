@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import os
 import shutil
@@ -253,3 +254,36 @@ assert prepare(Path(sys.argv[1]), 28, 28).any()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit - before)
 """
 """By how many MiB the process grows."""
+
+
+# Settings
+
+ALIASES = "a: &a [x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(9 * [f'*{before}'])}]\n" for before, name in itertools.pairwise("abcdefgh")
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [ALIASES, "a: &a [*a]", "a: " + "[" * 5_000, "defaults: [chosen]", "epochs: 3\n#" + "x" * 100_000],
+    ids=["aliases", "an alias of itself", "nested", "defaults of itself", "long"],
+)
+def test_settings_that_would_keep_hydra_busy_for_ever_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "chosen.yaml").write_text(text)
+    refused(2, "plan", f"--config-dir={tmp_path}", "train=chosen")
+
+
+@pytest.mark.parametrize("group", ["data", "model", "train", "backend"])
+@pytest.mark.parametrize("value", [None, "3", "null", "[]"])
+def test_settings_that_set_nothing_of_their_group_or_no_keys_are_no_bug(
+    tmp_path: Path, group: str, value: str | None
+) -> None:
+    (tmp_path / group).mkdir()
+    setting = "seed: 3" if value is None else f"{group}: {value}"
+    (tmp_path / group / "chosen.yaml").write_text(f"# @package _global_\n{setting}\n")
+    asked = ("--cfg", "job", f"--config-dir={tmp_path}", f"{group}=chosen")
+    if value is None:
+        assert "seed: 3" in answer(*asked)[1]
+    else:
+        assert f"{group} has keys of its own" in refused(2, *asked)
