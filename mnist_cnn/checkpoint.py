@@ -229,8 +229,8 @@ def _parse(file: BinaryIO) -> Checkpoint:
     with np.load(file, allow_pickle=False) as stored:
         about = json.loads(stored[_ABOUT].tobytes())
         arrays = tuple(stored[name] for name in sorted(stored.files) if name != _ABOUT)
-    if about["schema"] != SCHEMA:
-        message = f"it is of schema {about['schema']}"
+    if about["schema"] != SCHEMA or not all(isinstance(array, np.ndarray) for array in arrays):
+        message = f"it is of schema {about['schema']}, or has a member that is no array"  # but bytes
         raise ValueError(message)
     found = Checkpoint(
         job=Job.from_json(about["job"]),

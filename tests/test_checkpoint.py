@@ -156,6 +156,19 @@ def test_one_whose_checksum_fits_but_that_no_training_wrote_is_passed_over(tmp_p
     assert len(found.history) == 1
 
 
+def test_one_with_a_member_that_is_no_array_is_passed_over(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(a_checkpoint(1))
+    kept.save(a_checkpoint(2))
+    newest = tmp_path / "epoch-000002.npz"
+    with zipfile.ZipFile(newest, "a") as members:
+        members.writestr("0003", b"bytes")
+    newest.with_suffix(".sha256").write_text(hashlib.sha256(newest.read_bytes()).hexdigest())
+    found = kept.newest()
+    assert found is not None
+    assert len(found.history) == 1
+
+
 @pytest.mark.parametrize("what", ["pipe", "folder"])
 def test_what_is_no_file_is_passed_over(tmp_path: Path, what: str) -> None:
     kept = Checkpoints(tmp_path)
