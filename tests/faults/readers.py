@@ -391,12 +391,9 @@ class Checkpoints:
         elif way == 4:
             members[name] = as_npy(random.choice(ODD_ARRAYS()))
         elif way == 5:
-            header = as_npy(np.zeros(1, np.float32)).replace(
-                b"(1,), }", b"(1" + b"0" * random.choice((9, 12, 15)) + b",), }"
-            )
-            members[name] = header
+            members[name] = npy_of_zeros(10 ** random.choice((9, 12, 15)))
         elif way == 6:
-            members[name] = as_npy(np.zeros(2**25, np.float32))
+            members[name] = npy_of_zeros(2**26)
         else:
             text = mutations.damaged_json(json.dumps(about).encode(), random)
             members["about.npy"] = as_npy(np.array(text.decode("utf-8", "replace").rstrip("\0")))
@@ -405,8 +402,20 @@ class Checkpoints:
         packing = zipfile.ZIP_DEFLATED if way == 6 else packing
         with zipfile.ZipFile(content, "w", packing) as new:
             for member, value in members.items():
-                new.writestr(zipfile.ZipInfo(member), value, packing)
+                about_it = zipfile.ZipInfo(member)
+                about_it.compress_type = packing
+                with new.open(about_it, "w") as file:
+                    file.write(value)
+                    for _ in range(256 if way == 6 and member == name else 0):  # a bomb
+                        file.write(bytes(2**20))
         return content.getvalue()
+
+
+def npy_of_zeros(count: int) -> bytes:
+    """Return the header of so many float32, and one of them."""
+    import numpy as np
+
+    return as_npy(np.zeros(1, np.float32)).replace(b"(1,), }", b"(%d,), }" % count)
 
 
 def as_npy(array: Any) -> bytes:
@@ -848,17 +857,17 @@ def of_run(name: str, status: str | None = None) -> Callable[[Path, Path], Reade
 KINDS: dict[str, Kind] = {
     "IDX": Kind(Idx, 1, 16),
     "data.dir": Kind(DataFolder, 0.1, 16),
-    "run.json": Kind(of_run("run.json"), 0.05, 64),
-    "job.json": Kind(of_run("job.json", "failed"), 0.03, 64),
-    "result.json": Kind(of_run("result.json"), 0.03, 64),
-    "metrics.jsonl": Kind(of_run("metrics.jsonl"), 0.03, 64),
-    "progress.json": Kind(of_run("progress.json", "running"), 0.03, 64),
-    "model.json": Kind(Registered, 0.02, 64),
-    "checkpoint": Kind(Checkpoints, 0.1, 64),
-    "model.onnx": Kind(Onnx, 0.2, 256),
-    "model.keras": Kind(KerasModel, 0.01, 64),
-    "picture": Kind(Picture, 0.1, 1024),
+    "run.json": Kind(of_run("run.json"), 0.03, 64),
+    "job.json": Kind(of_run("job.json", "failed"), 0.02, 64),
+    "result.json": Kind(of_run("result.json"), 0.02, 64),
+    "metrics.jsonl": Kind(of_run("metrics.jsonl"), 0.01, 64),
+    "progress.json": Kind(of_run("progress.json", "running"), 0.01, 64),
+    "model.json": Kind(Registered, 0.01, 64),
+    "checkpoint": Kind(Checkpoints, 0.05, 256),
+    "model.onnx": Kind(Onnx, 0.1, 256),
+    "model.keras": Kind(KerasModel, 0.005, 64),
+    "picture": Kind(Picture, 0.05, 1200),
     "config.json": Kind(Workspace, 0.1, 16),
-    "conf/*.yaml": Kind(Settings, 0.03, 128),
-    "model.file": Kind(Network, 0.02, 128),
+    "conf/*.yaml": Kind(Settings, 0.01, 128),
+    "model.file": Kind(Network, 0.005, 128),
 }
