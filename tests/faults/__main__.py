@@ -11,7 +11,7 @@ from types import ModuleType
 
 from . import __doc__ as what_they_are
 
-MATRICES = {"requests": "every_request", "files": "files"}
+MATRICES = {"requests": "every_request", "files": "files", "kills": "kills"}
 """By the name of each: the module beside this one that has its `add_arguments` and `run`."""
 
 

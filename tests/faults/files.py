@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import trial
+from .ledger import Shard
 from .readers import KINDS
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="decides every input (default: %(default)s)"
     )
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="every Nth input, from the Ith on")
+    shard = Shard()
+    parser.add_argument(
+        "--shard", type=Shard.parse, default=shard, metavar="I/N", help="every Nth input, from the Ith on"
+    )
     parser.add_argument(
         "--kind", action="append", choices=list(KINDS), metavar="KIND", help="this kind alone"
     )
@@ -57,13 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Try every kind; print a table and the faults. Returns 1 where there are some."""
-    first, shards = map(int, chosen.shard.split("/"))
     outcomes = []
     with tempfile.TemporaryDirectory() as home:
         sound = tiny_run(Path(home) / "run")
         for kind in chosen.kind or KINDS:
             count = max(1, round(chosen.inputs * KINDS[kind].share))
-            indices = [chosen.only] if chosen.only is not None else list(range(first - 1, count, shards))
+            indices = (
+                [chosen.only]
+                if chosen.only is not None
+                else list(range(chosen.shard.number - 1, count, chosen.shard.count))
+            )
             outcomes.append(trial.try_out(kind, indices, chosen.seed, sound, chosen.kept.absolute()))
             print(row(outcomes[-1]), file=sys.stderr, flush=True)
     print(table(outcomes))
