@@ -21,10 +21,11 @@ PREFIX = ".writing-"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path in the same folder, with the same suffix; rename it to `path` at the end.
 
-    Where the body raises, nothing is left and `path` is as it was.
+    Where the body raises, nothing is left and `path` is as it was. What is `durable` is on the disk when this
+    returns, so that it outlives a loss of power; that takes milliseconds.
 
     Raises:
         BackendError: the file cannot be written (full disk, no permission).
@@ -38,19 +39,30 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(mode_of_new_files())
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            _sync(temporary)
         temporary.replace(path)
+        if durable:
+            _sync(path.parent)  # which holds the name
     except OSError as error:
         raise storage_error(error, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Write UTF-8 `text` to `path`, atomically. Raises as `replacing` does."""
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, written to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def mode_of_new_files() -> int:

@@ -352,7 +352,7 @@ def read_history(folder: Path) -> tuple[EpochRow, ...]:
 
 def write_progress(folder: Path, progress: Progress) -> None:
     """Write progress.json. Raises BackendError where it cannot be written."""
-    atomic.write_text(folder / PROGRESS, json.dumps(dataclasses.asdict(progress)))
+    atomic.write_text(folder / PROGRESS, json.dumps(dataclasses.asdict(progress)), durable=False)
 
 
 def read_progress(folder: Path) -> Progress | None:
