@@ -49,8 +49,11 @@ GRACE_SECONDS = 10.0
 LOCK_SECONDS = 60.0
 LONGEST_LINE = 1024**2
 """Characters of the log after which a line is told, ended or not."""
+START_SECONDS = 10.0
+"""How long another may hold a run's folder to start it; it takes a moment, in which no Ctrl-C is heard."""
 SAME_PROCESS_SECONDS = 2.0
 """By how much a process's start may seem to move, as it is told relative to a clock that is set right."""
+TRAINER = "mnist_cnn.process"
 LOCK = ".lock"
 MODELS = ("model.keras", "model.onnx")
 REGISTERED = "model.json"
@@ -89,7 +92,7 @@ class LocalBackend:
     def command(self, folder: Path) -> list[str]:
         """Return the command line that trains the job in a run folder."""
         # -P: the trainer is the package that runs here, whatever the current folder holds.
-        command = [sys.executable, "-P", "-m", "mnist_cnn.process", str(folder), self.config.device.value]
+        command = [sys.executable, "-P", "-m", TRAINER, str(folder), self.config.device.value]
         return [*command, "--force"] if self.force else command
 
     def plan(self, job: Job) -> Plan:
@@ -108,7 +111,7 @@ class LocalBackend:
     def submit(self, job: Job, folder: Path) -> LocalRun:
         """Start the trainer on the folder's job; it goes on where the folder holds checkpoints of it."""
         try:
-            with run_folder.held(folder):  # of two that resume, one is the first
+            with run_folder.held(folder, START_SECONDS):  # of two that resume, one is the first
                 is_new = not (folder / run_folder.RECEIPT).exists()
                 receipt = self._receipt(job, folder)
                 run_folder.clear_leftovers(folder)
@@ -259,6 +262,7 @@ class LocalRun:
             return
         try:
             trainer.terminate()
+            trainer.resume()  # one that is stopped hears nothing
             trainer.wait(GRACE_SECONDS)
         except psutil.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.errors import MnistCnnError, RunCancelled, TrainingError, storage_error
+from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError, storage_error
 from mnist_cnn.redaction import redact
 from mnist_cnn.train import train
 
@@ -53,8 +53,14 @@ def main(arguments: list[str]) -> int:
         run_folder.write_progress(folder, progress)
 
     try:
+        run_folder.await_entry(folder, os.getpid())
+    except BackendError as error:  # the receipt is for whom it names to write
+        log.error("%s", error.message)  # noqa: TRY400 - a worded error needs no traceback
+        return error.exit_code
+    except KeyboardInterrupt:
+        return RunCancelled.exit_code
+    try:
         with worded_failures():
-            run_folder.await_entry(folder, os.getpid())
             job = run_folder.read_job(folder)
             train(job, folder, device=device, force=FORCE in arguments, on_progress=tell)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
@@ -114,6 +120,7 @@ def worded_failures() -> Iterator[None]:
 
 
 def _cancel(_signal_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would disturb what ends the run
     _cancelled.set()
     raise KeyboardInterrupt  # no Exception, for the libraries that trace and export catch those
 
