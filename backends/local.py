@@ -138,7 +138,7 @@ class LocalBackend:
             id=f"{folder.resolve().name}-{secrets.token_hex(4)}",
             job_digest=job.digest,
             status=Status.preparing,
-            created=run_folder.now(),
+            created=run_folder.created_now(folder),
             backend_settings=values,
             versions=versions(),
         )
@@ -201,7 +201,7 @@ class LocalRun:
         receipt = run_folder.read_receipt(self.folder)
         if receipt.status.is_final:
             return receipt.status
-        if receipt.pid is None and run_folder.is_fresh(receipt):
+        if receipt.pid is None and run_folder.is_fresh(self.folder):
             return receipt.status  # its trainer is just being started
         if self._trainer() is not None:
             progress = run_folder.read_progress(self.folder)
@@ -316,7 +316,22 @@ class LocalRun:
             age = abs(receipt.process_started - process.create_time())
         except (psutil.NoSuchProcess, ValueError):
             return None
-        return process if alive and age < SAME_PROCESS_SECONDS else None
+        is_same = age < SAME_PROCESS_SECONDS or self._is_named_by(process)
+        return process if alive and is_same else None
+
+    def _is_named_by(self, process: psutil.Process) -> bool:
+        """Tell by its command line whether a process trains this run: when it started is told by a clock.
+
+        Linux counts a start from boot, and says of boot when it was by the clock as it is set now.
+        """
+        import psutil
+
+        try:
+            words, place = process.cmdline(), Path(process.cwd())
+        except psutil.Error:
+            return False
+        folder = self.folder.resolve()
+        return TRAINER in words and any((place / word).resolve() == folder for word in words)
 
     def _failure(self, status: Status) -> MnistCnnError:
         receipt = run_folder.read_receipt(self.folder)

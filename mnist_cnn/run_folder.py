@@ -20,8 +20,8 @@ import re
 import secrets
 import shutil
 import time
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -126,6 +126,21 @@ class Receipt:
 def now() -> str:
     """Return the time as receipts hold it: UTC, ISO 8601, with microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def created_now(folder: Path) -> str:
+    """Return when a run that begins now was created, for its receipt.
+
+    Where the clock was set back since the newest run beside it was created, this is just after that one: so
+    `latest` is the run that was started last.
+    """
+    with suppress(
+        MnistCnnError, OverflowError
+    ):  # a folder that cannot be listed, a run removed, a date of 9999
+        others = [read_receipt(other).created for other in all_runs(str(folder.parent))]
+        newest = max(map(datetime.fromisoformat, others), default=datetime.min.replace(tzinfo=UTC))
+        return max(datetime.now(UTC), newest + timedelta(microseconds=1)).isoformat(timespec="microseconds")
+    return now()
 
 
 def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
@@ -266,9 +281,12 @@ def age(receipt: Receipt) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(receipt.created)).total_seconds()
 
 
-def is_fresh(receipt: Receipt) -> bool:
-    """Tell whether a receipt was made so shortly ago that its trainer may not be entered yet."""
-    return -1 <= age(receipt) < ENTRY_SECONDS
+def is_fresh(folder: Path) -> bool:
+    """Tell whether the receipt was written so shortly ago that the run's trainer may not be entered yet."""
+    try:
+        return abs(time.time() - (folder / RECEIPT).stat().st_mtime) < ENTRY_SECONDS
+    except OSError:
+        return False
 
 
 @contextmanager
