@@ -1,6 +1,6 @@
 try:
-    from mnist_cnn.cli import main
+    from mnist_cnn.cli import main_and_exit
 except KeyboardInterrupt:  # before there is anybody to word it
     raise SystemExit(130) from None
 
-raise SystemExit(main())
+main_and_exit()

@@ -10,10 +10,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, RunCancelled
-from mnist_cnn.interrupts import Terminated
+from mnist_cnn.interrupts import Terminated, ignored
+from mnist_cnn.output import write_no_more
 from mnist_cnn.redaction import redact
 from mnist_cnn.verbs import VERBS, Command, print_json, program
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _report(Interrupted("interrupted", "nothing was started"), as_json=as_json)
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
-        _write_no_more(sys.stdout)
+        write_no_more(sys.stdout)
         return 0
     except OSError as error:
         what = error.filename or "the output or the current folder"
@@ -74,8 +75,10 @@ def _answer(arguments: Sequence[str]) -> int:
 
 
 def main_and_exit() -> NoReturn:
-    """Run as the installed command `mnist-cnn`."""
-    raise SystemExit(main())
+    """Run as a process: `mnist-cnn`, or `python -m mnist_cnn`."""
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said, and Python's end takes a moment
+    raise SystemExit(code)
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -123,6 +126,12 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def _report(error: MnistCnnError, *, as_json: bool) -> int:
     """Say how the command ended, as far as anything can be written, and return the exit code."""
+    with ignored():
+        _say(error, as_json=as_json)
+    return error.exit_code
+
+
+def _say(error: MnistCnnError, *, as_json: bool) -> None:
     try:
         if os.environ.get("MNIST_CNN_DEBUG") == "1":
             sys.stderr.write(redact("".join(traceback.format_exception(error))))
@@ -135,9 +144,8 @@ def _report(error: MnistCnnError, *, as_json: bool) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:
-        _write_no_more(sys.stdout)
-        _write_no_more(sys.stderr)
-    return error.exit_code
+        write_no_more(sys.stdout)
+        write_no_more(sys.stderr)
 
 
 def _make_streams_usable() -> None:
@@ -148,11 +156,6 @@ def _make_streams_usable() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - stays open
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _write_no_more(stream: TextIO) -> None:
-    """Let what is left in a stream's buffer go nowhere, so that Python's end does not stumble over it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_override(argument: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -39,7 +40,42 @@ def deferred() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
     if came:
-        raise KeyboardInterrupt
+        signal.raise_signal(came[0])
+
+
+@contextmanager
+def heard_once() -> Iterator[None]:
+    """Hear the first Ctrl-C or SIGTERM in the body, and none after it until this process ends.
+
+    What the first one begins to end is so brought to its end, however many come after it, and whenever.
+
+    Raises:
+        KeyboardInterrupt: at the first.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in ENDING}
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal is_heard
+        is_heard = True
+        for ending in ENDING:
+            signal.signal(ending, signal.SIG_IGN)
+        handler = before[number]
+        if callable(handler):
+            handler(number, frame)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    is_heard = False
+    for number in (number for number in ENDING if before[number] is not signal.SIG_IGN):
+        signal.signal(number, hear)
+    try:
+        yield
+    finally:
+        if not is_heard:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from mnist_cnn import compose, interrupts, launch
+from mnist_cnn import compose, interrupts, launch, output
 from mnist_cnn.backends import backend_class
 from mnist_cnn.display import follow
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError
@@ -62,6 +62,12 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
         ConfigurationError, DataError: one of the jobs is not as it must be; none was started then.
     """
     trials = _trials(overrides, config_dirs)
+    ends_with_us = launch.ends_with_its_command(trials[0].config)
+    with interrupts.heard_once() if ends_with_us else contextlib.nullcontext():
+        return _run(trials, program, ends_with_us=ends_with_us, as_json=as_json)
+
+
+def _run(trials: list[Trial], program: str, *, ends_with_us: bool, as_json: bool) -> int:
     stream = sys.stderr if as_json else sys.stdout
     waiting, under_way = list(trials), list[Trial]()
     places = backend_class(trials[0].config.backend.name)(trials[0].config).parallel_runs or len(trials)
@@ -69,7 +75,7 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
         while waiting or under_way:
             while waiting and len(under_way) < places:
                 trial = waiting.pop(0)
-                print(f"[{trials.index(trial) + 1}/{len(trials)}] {trial.settings}", file=stream, flush=True)
+                _say(f"[{trials.index(trial) + 1}/{len(trials)}] {trial.settings}", stream)
                 under_way.append(trial)
                 _start(trial)
                 if trial.run is None and places > 1:  # those behind it would not be taken either
@@ -79,10 +85,10 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
             for trial in [trial for trial in under_way if _has_ended(trial, places)]:
                 under_way.remove(trial)
                 _register(trial)
-                print(f"{trial.settings}: {trial.outcome}", file=stream, flush=True)
+                _say(f"{trial.settings}: {trial.outcome}", stream)
             time.sleep(LOOK_SECONDS if under_way else 0)
     except KeyboardInterrupt:
-        if launch.ends_with_its_command(trials[0].config):
+        if ends_with_us:
             with interrupts.ignored():
                 for trial in under_way:
                     _cancel(trial)
@@ -95,6 +101,11 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
     _print(trials, as_json=as_json)
     _say_aftermath(trials)
     return next((trial.error.exit_code for trial in trials if trial.error is not None), 0)
+
+
+def _say(line: str, stream: TextIO) -> None:
+    with output.dispensable(stream):
+        print(line, file=stream, flush=True)
 
 
 def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]:
@@ -130,7 +141,8 @@ def _watch(trial: Trial, stream: TextIO | None = None) -> None:
     try:
         if trial.run is not None:
             if stream is not None:
-                follow(trial.run, stream)
+                with output.dispensable(stream):
+                    follow(trial.run, stream)
             trial.result = trial.run.wait()
     except MnistCnnError as error:
         trial.error = error

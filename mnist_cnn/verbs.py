@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mnist_cnn import interrupts
+from mnist_cnn import interrupts, output
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError
 
 if TYPE_CHECKING:
@@ -280,30 +280,34 @@ def _see_through(start: Callable[[], Run], config: Config, command: Command, *, 
     """Follow a run to its end, register it where that is asked for, and say how it ended.
 
     Ctrl-C ends a run that this command starts (`is_own`) and that ends with its command; from any other it
-    only turns away, where the run goes on without its command after asking.
+    only turns away, where the run goes on without its command after asking. A run that this command starts is
+    seen through also where nobody reads what it says.
     """
     from mnist_cnn import launch
 
     ends_with_us = launch.ends_with_its_command(config)
+    is_ended_by_us = is_own and ends_with_us
     stream = sys.stderr if command.as_json else sys.stdout
     run = model = None
-    try:
-        with interrupts.deferred() if ends_with_us else contextlib.nullcontext():
-            run = start()
-        print(f"run {run.folder}", file=stream, flush=True)
-        result = _follow_through(run, stream, asks=not ends_with_us)
-        if is_own and config.register.name is not None:
-            model = _register_at_the_end(run, result, config, stream)
-    except KeyboardInterrupt:
-        if run is None:
-            raise
-        interrupt = _interrupt(run, is_own=is_own and ends_with_us)
-        _say_aftermath(run)
-        raise interrupt from None
-    except MnistCnnError:
-        if run is not None:
+    with interrupts.heard_once() if is_ended_by_us else contextlib.nullcontext():
+        try:
+            with interrupts.deferred() if ends_with_us else contextlib.nullcontext():
+                run = start()
+            with output.dispensable(stream) if is_own else contextlib.nullcontext():
+                print(f"run {run.folder}", file=stream, flush=True)
+            result = _follow_through(run, stream, is_own=is_own, asks=not ends_with_us)
+            if is_own and config.register.name is not None:
+                model = _register_at_the_end(run, result, config, stream)
+        except KeyboardInterrupt:
+            if run is None:
+                raise
+            interrupt = _interrupt(run, is_own=is_ended_by_us)
             _say_aftermath(run)
-        raise
+            raise interrupt from None
+        except MnistCnnError:
+            if run is not None:
+                _say_aftermath(run)
+            raise
     if command.as_json:
         registered = dataclasses.asdict(model) if model else None
         print_json({"run": str(run.folder), "result": json.loads(result.to_json()), "registered": registered})
@@ -322,7 +326,7 @@ def _register_at_the_end(run: Run, result: Result, config: Config, stream: TextI
         raise
 
 
-def _follow_through(run: Run, stream: TextIO, *, asks: bool) -> Result:
+def _follow_through(run: Run, stream: TextIO, *, is_own: bool, asks: bool) -> Result:
     """Show a run to its end and return its result; `asks` what Ctrl-C is to do where that does not end it.
 
     Raises:
@@ -334,7 +338,8 @@ def _follow_through(run: Run, stream: TextIO, *, asks: bool) -> Result:
     listener = Listener(run)
     while True:
         try:
-            follow(run, stream, listener)
+            with output.dispensable(stream) if is_own else contextlib.nullcontext():
+                follow(run, stream, listener)
             return run.wait()
         except KeyboardInterrupt as interrupt:
             is_asked = asks and not isinstance(interrupt, interrupts.Terminated)
@@ -371,7 +376,8 @@ def _interrupt(run: Run, *, is_own: bool) -> Interrupted:
     """End an interrupted command's own run; return what to say of it."""
     if not is_own:
         return Interrupted(f"{run.folder} goes on", f"watch it again: {program()} follow {run.folder}")
-    print("\nending the run; its last checkpoint is kept", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # where the terminal is gone
+        print("\nending the run; its last checkpoint is kept", file=sys.stderr, flush=True)
     with interrupts.ignored():
         run.cancel()
     status = run.status()
@@ -432,11 +438,12 @@ def _percent(accuracy: float | None) -> str:
 
 
 def _age(row: dict[str, Any]) -> str:
-    from datetime import UTC, datetime
+    from datetime import UTC, datetime, timedelta
 
     import humanize
 
-    return humanize.naturaldelta(datetime.now(UTC) - datetime.fromisoformat(row["created"]))
+    age = datetime.now(UTC) - datetime.fromisoformat(row["created"])
+    return humanize.naturaldelta(max(age, timedelta()))  # a clock may have been set back
 
 
 def print_json(value: object) -> None:

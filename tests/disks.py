@@ -109,11 +109,11 @@ class Disk:
             _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
 
-    def fill(self) -> None:
-        """Leave no room."""
+    def fill(self, left: int = 0) -> None:
+        """Leave no more room than so many bytes."""
         room = os.statvfs(self.seen)
         with (self.seen / FILLER).open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize))
+            os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - left))
 
     def make_room(self) -> None:
         (self.seen / FILLER).unlink(missing_ok=True)
