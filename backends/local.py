@@ -349,8 +349,11 @@ class LocalRun:
                 "the training process ended without a word: it was killed, or memory or the disk ran out"
             )
             return BackendError(message, f"{go_on}; {log}")
-        known = {**ERRORS_BY_EXIT_CODE, MnistCnnError.exit_code: MnistCnnError}  # a bug is told again as one
-        error = known.get(receipt.exit_code or 0, BackendError)
+        known: dict[int, type[MnistCnnError]] = {
+            **ERRORS_BY_EXIT_CODE,
+            MnistCnnError.exit_code: MnistCnnError,
+        }
+        error = known.get(receipt.exit_code or 0, BackendError)  # a bug is told again as one
         then = f"then {go_on}" if error is BackendError else None
         return error(receipt.error or "the run failed", "; ".join(filter(None, (receipt.hint, then, log))))
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 SETTINGS_BYTES = 4 * 1024**2
 """The most that a file of settings may have: a job with its network, a receipt, a workspace's config.json."""
@@ -19,7 +19,7 @@ HISTORY_BYTES = 32 * 1024**2
 """The most that a file with a history may have: 100,000 epochs, the most that there can be, take 30 MB."""
 
 
-def open_file(path: Path, most: int | None = None) -> BinaryIO:
+def open_file(path: Path, most: int | None = None) -> BufferedReader:
     """Open a regular file, of at most `most` bytes, to read its bytes.
 
     Raises:

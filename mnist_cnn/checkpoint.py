@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import atomic, bounded
 from mnist_cnn.conditions import Conditions
@@ -27,6 +27,7 @@ from mnist_cnn.result import EpochRow, check_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
     from numpy.typing import NDArray
 
@@ -217,7 +218,7 @@ def _read(path: Path) -> Checkpoint | None:
         return None
 
 
-def _parse(file: BinaryIO) -> Checkpoint:
+def _parse(file: BufferedReader) -> Checkpoint:
     import numpy as np
 
     size = file.seek(0, os.SEEK_END)

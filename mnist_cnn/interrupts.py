@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,8 @@ def heard_once() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in ENDING}
+    before: dict[int, Any] = {ending: signal.getsignal(ending) for ending in ENDING}
+    is_heard = False
 
     def hear(number: int, frame: FrameType | None) -> None:
         nonlocal is_heard
@@ -67,15 +68,14 @@ def heard_once() -> Iterator[None]:
             handler(number, frame)
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    is_heard = False
     for number in (number for number in ENDING if before[number] is not signal.SIG_IGN):
         signal.signal(number, hear)
     try:
         yield
     finally:
         if not is_heard:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for ending, handler in before.items():
+                signal.signal(ending, handler)
 
 
 @contextmanager
