@@ -12,6 +12,7 @@ import json
 import math
 import os
 import random
+import re
 import socket
 import stat
 import struct
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import pooch.core
 import pytest
+from disks import small_disk
 
 from mnist_cnn import data, download
 from mnist_cnn.config import DataConfig
@@ -350,6 +352,22 @@ def test_a_full_disk_is_a_storage_error_and_leaves_no_file(source: Source, tmp_p
     assert errors.startswith("BackendError: cannot write ")
     assert "MNIST_CNN_CACHE" in errors
     assert FIRST not in contents(tmp_path)
+
+
+def test_a_cache_on_a_disk_that_is_full_is_filled_when_there_is_room(source: Source, tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        fetching = [sys.executable, "-P", "-c", FETCH, json.dumps(asdict(source)), str(disk.folder / "cache")]
+        (disk.seen / "cache").mkdir()
+        disk.fill()
+        with disk.start(*fetching) as process:
+            _, errors = process.communicate(timeout=60)
+        assert re.match(r"BackendError: cannot write \S+/cache/\S+: No space left on device; ", errors)
+        assert "look at " in errors
+        assert contents(disk.seen / "cache") == {}
+        disk.make_room()
+        with disk.start(*fetching) as process:
+            assert process.communicate(timeout=60) == ("", "")
+        assert contents(disk.seen / "cache") == FILES
 
 
 def test_two_processes_that_download_at_once_both_end_well(
