@@ -111,6 +111,7 @@ class Disk:
 
     def fill(self, left: int = 0) -> None:
         """Leave no more room than so many bytes."""
+        self.make_room()
         room = os.statvfs(self.seen)
         with (self.seen / FILLER).open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - left))

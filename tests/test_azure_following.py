@@ -19,6 +19,7 @@ if sys.version_info[:2] != (3, 11):
 
 from azure_commands import ENDLESS, TINY, calls, chosen, refused, start, train, wait_for_line
 from azure_service import Fault
+from disks import small_disk
 
 import mnist_cnn
 from mnist_cnn import backends, run_folder
@@ -87,6 +88,33 @@ def test_a_command_killed_at_any_moment_after_the_submission_loses_nothing(
     assert calls(azure, "POST", "/models") == 1
     assert ("registered before" in registered.out) == bool(before)
     assert [run.run_id for run in azure.runs.all() if run.run_id == run_id] == [run_id]
+
+
+def test_what_a_full_disk_here_does_not_take_is_brought_when_there_is_room(
+    azure: AzureService, tmp_path: Path
+) -> None:
+    """The disk is full as the run is on its way, while it trains, and as its model is brought."""
+    full = "No space left on device"
+    with small_disk(tmp_path, "32m") as disk:
+        submit = (*chosen(azure), *TINY, "run_dir=run")
+        ended = disk.run(*submit, fill_at="command:run.json:2:0")
+        unwritten = f"error: cannot write run/run.json: {full}; run has started and goes on"
+        refused(ended, BackendError.exit_code, unwritten, "free some space there", "follow run")
+        disk.fill()
+        ended = disk.run("follow", "run")
+        refused(ended, BackendError.exit_code, "error: cannot write run/", full, "free some space there")
+        disk.fill(100_000)
+        ended = disk.run("follow", "run")
+        unwritten = f"error: cannot write run: {full}\n"
+        refused(ended, BackendError.exit_code, unwritten, "free some space there", "follow run")
+        assert not (disk.seen / "run" / "result.json").exists()
+        disk.make_room()
+        followed = disk.run("follow", "run", "--json")
+        assert followed.code == 0, followed.err
+        result = run_folder.read_result(disk.seen / "run")
+        assert result is not None
+        run_folder.verify(disk.seen / "run", result)
+    assert calls(azure, "POST", "snapshotrun") == 1
 
 
 def test_two_processes_may_follow_one_run(azure: AzureService, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import run_folder
 from mnist_cnn.backends.azure.entry import EPOCH, FAILURE, PROGRESS
 from mnist_cnn.backends.azure.service import ServiceError, call, say
-from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, MnistCnnError, storage_error
+from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, storage_error
 from mnist_cnn.result import EpochRow, Progress, check_fields
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
     except Timeout:  # which is an OSError too
         return None
     except OSError as error:
-        raise storage_error(error, str(folder / run_folder.LOG)) from error
+        worded = storage_error(error, str(folder / run_folder.LOG))
+        raise BackendError(worded.message, f"{worded.hint}; the run goes on: follow {folder}") from error
     return bool(piece)
 
 

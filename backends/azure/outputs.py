@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 from functools import partial
@@ -22,6 +24,8 @@ PLACE = ".bringing-"
 SLOWEST = 50_000
 """Bytes per second below which a download is given up."""
 LEAST_SECONDS = 300.0
+LEAST_ROOM = 65_536
+"""Bytes that a result.json has room in, and what else is written at a run's end."""
 
 
 class NoResult(BackendError):  # noqa: N818 - it is an outcome that ends a run
@@ -55,10 +59,18 @@ def _bring_files(run: Any, names: list[str], folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=PLACE, dir=folder, ignore_cleanup_errors=True) as place:
             _bring(run, names, Path(place), folder)
     except OSError as error:
-        raise storage_error(error, str(folder)) from error
+        worded = storage_error(error, str(folder))
+        raise BackendError(worded.message, f"{worded.hint}; then bring it: follow {folder}") from error
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Raise OSError where the disk has not so many bytes; the SDK would try again for minutes."""
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _bring(run: Any, names: list[str], place: Path, folder: Path) -> None:
+    _check_room(place, LEAST_ROOM)
     _download(run, run_folder.RESULT, place, LEAST_SECONDS)
     try:
         result = run_folder.read_result(place)
@@ -69,6 +81,7 @@ def _bring(run: Any, names: list[str], place: Path, folder: Path) -> None:
     for name, entry in result.files.items():
         say(f"bringing {name}, {entry.bytes:,} bytes")
     size = sum(entry.bytes for entry in result.files.values())  # they share the way here, and so its time
+    _check_room(place, size + LEAST_ROOM)
     seconds = LEAST_SECONDS + size / SLOWEST
     side_by_side(*(partial(_download, run, name, place, seconds) for name in result.files))
     try:

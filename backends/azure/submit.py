@@ -22,7 +22,7 @@ from mnist_cnn.backends.azure.run import RETRIES, SUBMITTER, AzureRun, find_run,
 from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
 from mnist_cnn.backends.azure.together import in_this_context, side_by_side
 from mnist_cnn.conditions import versions
-from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, RunCancelled
+from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, RunCancelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +83,8 @@ def _submit_entered(job: Job, run: AzureRun) -> None:
     folder = run.folder
     try:
         _send(job, run)
+    except Started:
+        raise
     except PerhapsStarted as error:
         hint = f"see later: status {folder}; end it: cancel {folder}"
         raise ServiceError(f"{error.message}; whether {folder} started is not known", hint) from error
@@ -93,7 +95,8 @@ def _submit_entered(job: Job, run: AzureRun) -> None:
     except KeyboardInterrupt:
         raise _interrupted(folder) from None
     finally:
-        _leave(folder)
+        with suppress(BackendError):  # on a full disk; this process is known to have ended then
+            _leave(folder)
 
 
 def _enter(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> None:
@@ -153,6 +156,10 @@ class PerhapsStarted(ServiceError):  # noqa: N818 - it is an outcome, like Inter
     """The submission failed, and whether the run started all the same could not be found out."""
 
 
+class Started(BackendError):  # noqa: N818 - it is an outcome, as above
+    """The run has started, but the disk here does not take what the service said of it."""
+
+
 def _send(job: Job, run: AzureRun) -> None:
     config, folder = run.config, run.folder
     receipt = run_folder.read_receipt(folder)
@@ -196,7 +203,11 @@ def _send(job: Job, run: AzureRun) -> None:
         with interrupts.deferred():  # once it is on its way the run has to be known
             started = _start(experiment, configuration, receipt.id)
             url = started.get_portal_url()
-            run_folder.write_receipt(folder, dataclasses.replace(receipt, status=Status.queued, url=url))
+            try:
+                run_folder.write_receipt(folder, dataclasses.replace(receipt, status=Status.queued, url=url))
+            except BackendError as error:
+                go_on = f"{error.hint}; then watch it: follow {folder}; end it: cancel {folder}"
+                raise Started(f"{error.message}; {folder} has started and goes on", go_on) from error
             say(f"run {started.id}: {url}")
     run.take(started)
     try:
