@@ -37,13 +37,13 @@ def fill():
         os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - int(left)))
 
 
-def replacing(path, really=atomic.replacing):
+def replacing(path, *, really=atomic.replacing, **how):
     global count
     if path.name == name:
         count = int(count) - 1
         if count == 0:
             fill()
-    return really(path)
+    return really(path, **how)
 
 
 def emit(self, record, really=logging.StreamHandler.emit):
