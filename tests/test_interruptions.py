@@ -155,7 +155,7 @@ def test_from_the_first_signal_that_is_heard_to_the_end_of_the_process_no_other_
     assert (code, out) == (0, f"begun\n{kind}\nended\n")
 
 
-@pytest.mark.parametrize("moment", ["cpu_feature_guard", "x_test", "test loss"])
+@pytest.mark.parametrize("moment", ["\n", "x_test", "test loss"], ids=["imports", "builds", "saves"])
 def test_a_trainer_that_is_told_to_end_twice_at_any_moment_says_so_and_can_be_gone_on_with(
     tmp_path: Path, whole: Path, moment: str
 ) -> None:
