@@ -105,7 +105,8 @@ class Disk:
 
     def remount(self, options: str) -> None:
         """Change the file system's options: `ro`, `rw`, `nr_inodes=N`."""
-        with self.start("mount", "-o", f"remount,{options}", str(self.folder)) as process:
+        # With its source named, mount leaves the other options alone; a user may not give them all again.
+        with self.start("mount", "-o", f"remount,{options}", "small", str(self.folder)) as process:
             _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
 
