@@ -252,10 +252,11 @@ def _read_grey(path: Path) -> NDArray[np.float32]:
     ):
         if not image.width or not image.height:
             raise DataError(f"{path} has no pixels: it is {image.width}x{image.height}", PICTURE_HINT)
-        upright = ImageOps.exif_transpose(image)
-        if upright.has_transparency_data:
-            return np.asarray(_flatten(_reduced(upright.convert("RGBA"))), np.float32)
-        return np.asarray(_reduced(_to_grey(upright)), np.float32)
+        ImageOps.exif_transpose(image, in_place=True)  # a copy of the largest takes a third of a gigabyte
+        if image.has_transparency_data:
+            coloured = image if image.mode == "RGBA" else image.convert("RGBA")
+            return np.asarray(_flatten(_reduced(coloured)), np.float32)
+        return np.asarray(_reduced(_to_grey(image)), np.float32)
 
 
 def _reduced(image: Image.Image) -> Image.Image:
