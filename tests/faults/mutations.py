@@ -155,7 +155,7 @@ def _other_value(value: Any, random: Random) -> Any:
 def _odd(value: Any, random: Random) -> Any:
     """Return a value that does not belong here: of another type, or far out, or a little different."""
     if random.random() < 0.2:
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and abs(value) < 1e9:
             return random.choice((-value, value + 1, value * 1e300, str(value), [value], value * 10**300))
         if isinstance(value, str):
             return random.choice((value[:-1], value + "x", value.upper(), [value], value + "\0"))

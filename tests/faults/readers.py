@@ -381,7 +381,7 @@ class Checkpoints:
             members = {name: old.read(name) for name in old.namelist()}
         name = random.choice(sorted(members))
         about = json.loads(np.load(io.BytesIO(members["about.npy"])).tobytes())
-        way = random.randrange(9)
+        way = random.choice((0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, *7 * (7,)))
         if way == 0:
             del members[name]
         elif way == 1:
@@ -562,6 +562,7 @@ class KerasModel:
         self.folder = folder
         self.run = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
         os.chdir(folder)
+        compose_once()
 
     def draw(self, random: Random) -> Files:
         return {"model.keras": mutations.damaged(self.run["model.keras"], random)}
