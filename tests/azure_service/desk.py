@@ -13,6 +13,8 @@ from .recording import UNIMPLEMENTED, Exchange
 from .refusals import Refusal, refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .blobs import BlobStore
     from .faults import Fault, Faults
     from .identity import Identity
@@ -32,17 +34,22 @@ class Desk:
         self.blobs = blobs
         self.faults = faults
         self.recording = recording
+        self.listeners: list[Callable[[Request], None]] = []
+        """Are told of every request as it came, with its headers and its body."""
 
     def answer(self, request: Request) -> tuple[Response | None, Fault | None]:
         """Answer a request, with the fault that strikes it; None is no answer at all."""
         started = time.monotonic()
         number = self.recording.next_number()
+        for listener in self.listeners:
+            listener(request)
         fault = self.faults.for_request(request, number)
         kind = fault.kind if fault else None
         template, bug = self.template(request), ""
         response: Response | None = None
         if fault is not None and kind == "status":
-            response = refused(request, Refusal(fault.status, "ServiceError", "a fault, as ordered"))
+            text = "a fault, as ordered" + (_echo(request) if fault.echoes else "")
+            response = refused(request, Refusal(fault.status, "ServiceError", text))
             response = Response(response.status, response.body, (*response.headers, *fault.headers))
         elif kind != "drop":
             response, bug = self._respond(request)
@@ -96,6 +103,11 @@ class Desk:
         except Exception as error:  # noqa: BLE001 - a bug here must fail the check, not hang the client
             bug = f"a bug in answering {request.method} {request.path}: {traceback.format_exc()}"
             return answer({"error": {"code": "Bug", "message": repr(error)}}, 501), bug
+
+
+def _echo(request: Request) -> str:
+    headers = ", ".join(f"{name}: {text}" for name, text in request.headers.items())
+    return f": {request.method} https://{request.host}{request.target} {headers} {request.body[:2000]!r}"
 
 
 def _json(body: bytes) -> object:

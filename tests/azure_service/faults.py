@@ -27,7 +27,8 @@ class Fault:
 
     `path` is a regular expression, searched for in host and decoded path ("host/path"). Of the requests
     that fit, those from `occurrence` (1 is the first) on fail, `times` of them (0: all that follow).
-    `number`, where given, is the request's number since the start instead.
+    `number`, where given, is the request's number since the start instead. An error that `echoes` repeats
+    the request with its address, headers and body, as the words of some servers and proxies do.
     """
 
     method: str = ".*"
@@ -39,6 +40,7 @@ class Fault:
     status: int = 500
     seconds: float = 1.0
     headers: tuple[tuple[str, str], ...] = ()
+    echoes: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

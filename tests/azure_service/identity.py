@@ -25,7 +25,8 @@ class Identity:
         self.tenancy = tenancy
         self.refuse_with: tuple[str, str] | None = None
         self._key = secrets.token_bytes(32)
-        self._revoked: set[str] = set()
+        self.issued: list[str] = []
+        """Every token that was given out."""
 
     def routes(self) -> list[Route]:
         return [
@@ -101,7 +102,8 @@ class Identity:
             **claims,
         }
         text = ".".join(_base64(json.dumps(part)) for part in ({"typ": "JWT", "alg": "HS256"}, body))
-        return f"{text}.{self._signature(text)}"
+        self.issued.append(f"{text}.{self._signature(text)}")
+        return self.issued[-1]
 
     def require_token(self, request: Request) -> None:
         """Let a request in only with a token of this service.

@@ -6,6 +6,7 @@ The data plane, Resource Manager, model management and the blob store each have 
 from __future__ import annotations
 
 import datetime as dt
+from xml.sax.saxutils import escape
 
 from .messages import Json, Request, Response, answer
 from .tenancy import BLOB_SUFFIX, LOCATION, MANAGEMENT
@@ -24,7 +25,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is the right answer, not an 
 def refused(request: Request, refusal: Refusal) -> Response:
     """Word a refusal as the part of Azure does to which the request went."""
     if request.host.endswith(BLOB_SUFFIX):
-        text = f"<Error><Code>{refusal.code}</Code><Message>{refusal.message}</Message></Error>"
+        text = f"<Error><Code>{refusal.code}</Code><Message>{escape(refusal.message)}</Message></Error>"
         kind = ("Content-Type", "application/xml")
         return Response(refusal.status, text.encode(), (kind, ("x-ms-error-code", refusal.code)))
     if request.path.startswith("/modelmanagement/"):
