@@ -53,6 +53,9 @@ SUBMISSION_SECONDS = 3600.0
 BRING_SECONDS = 1800.0
 """How long one process waits for another that is bringing the same result."""
 CANCEL_SECONDS = 300.0
+CANCEL_AGAIN_SECONDS = 10.0
+"""After that the service is asked again, where its word for a run is not `CANCELLING`."""
+CANCELLING = "CancelRequested"
 SUBMITTER, RETRIES = "submitter", "retries"
 """The receipt's entries, under `service`, of the process that is submitting the run, and of how often it was
 submitted again because its node had been taken away."""
@@ -197,14 +200,17 @@ class AzureRun:
             hint = f"cancel it in the studio: {run_folder.read_receipt(self.folder).url}"
             raise BackendError("the service does not say how this run is cancelled", hint)
         say(f"cancelling the run, for {CANCEL_SECONDS / 60:.0f} minutes at most")
-        call_again("cancel the run", run.cancel)
-        deadline = time.monotonic() + CANCEL_SECONDS
+        asked, deadline = -CANCEL_AGAIN_SECONDS, time.monotonic() + CANCEL_SECONDS
         while not self._settled().is_final:
             if time.monotonic() > deadline:
                 message = (
                     f"the run is still {self._state} {CANCEL_SECONDS / 60:.0f} minutes after its cancellation"
                 )
-                raise BackendError(message, f"look again: status {self.folder}")
+                hint = f"look again: status {self.folder}; end it: cancel {self.folder}"
+                raise BackendError(message, hint)
+            if self._state != CANCELLING and time.monotonic() - asked > CANCEL_AGAIN_SECONDS:
+                call_again("cancel the run", run.cancel)  # the SDK does not look at what the service answers
+                asked = time.monotonic()
             time.sleep(POLL_SECONDS)
             self._looked = 0.0
 
