@@ -140,6 +140,11 @@ class Stage:
         """Return the kind of a request as it comes in."""
         return Kind.of(request.method, self.service.desk.template(request), request.path)
 
+    def count(self, played: Played, kind: Kind) -> int:
+        """Return how many requests of a kind there were."""
+        made = (Kind.of(e.method, e.template, e.path) for e in played.exchanges)
+        return sum(one == kind for one in made)
+
     def refused_at_first(self, played: Played) -> list[Kind]:
         """Return the kinds whose first request was refused: it asked for what is not there yet."""
         first: dict[Kind, int] = {}
