@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
@@ -251,9 +251,8 @@ def test_no_verb_runs_the_code_that_a_keras_file_brings(home: Path, keras: Modul
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
 def test_a_large_picture_takes_a_stated_amount_of_memory(tmp_path: Path, mode: str) -> None:
     image = Image.new(mode, (9_400, 9_400))  # 88 million pixels; from 89 on Pillow itself refuses
-    image.paste(
-        {"RGBA": (255, 255, 255, 255), "LA": (255, 255), "I;16": 60_000}[mode], (4_000, 900, 5_400, 8_000)
-    )
+    colours: dict[str, Any] = {"RGBA": (255, 255, 255, 255), "LA": (255, 255), "I;16": 60_000}
+    image.paste(colours[mode], (4_000, 900, 5_400, 8_000))
     image.save(tmp_path / "large.png", compress_level=1)
     command = [sys.executable, "-P", "-c", PREPARE, str(tmp_path / "large.png")]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])

@@ -56,6 +56,8 @@ CANCEL_SECONDS = 300.0
 CANCEL_AGAIN_SECONDS = 10.0
 """After that the service is asked again, where its word for a run is not `CANCELLING`."""
 CANCELLING = "CancelRequested"
+SAME_PROCESS_SECONDS = 2.0
+"""By how much a process's start may seem to move, as it is told relative to a clock that is set right."""
 SUBMITTER, RETRIES = "submitter", "retries"
 """The receipt's entries, under `service`, of the process that is submitting the run, and of how often it was
 submitted again because its node had been taken away."""
@@ -403,7 +405,7 @@ class AzureRun:
             return run_folder.age(receipt) < SUBMISSION_SECONDS
         pid, _, started = process.partition(" ")
         try:
-            return str(psutil.Process(int(pid)).create_time()) == started
+            return abs(psutil.Process(int(pid)).create_time() - float(started)) < SAME_PROCESS_SECONDS
         except (psutil.NoSuchProcess, ValueError):
             return False
 

@@ -118,7 +118,7 @@ def _enter(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> None:
         id=run_id,
         job_digest=job.digest,
         status=Status.preparing,
-        created=before.created if before is not None else run_folder.now(),
+        created=before.created if before is not None else run_folder.created_now(folder),
         backend_settings=_settings(config),
         versions=versions(),
         service={

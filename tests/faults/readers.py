@@ -238,7 +238,7 @@ class RunFile:
         from mnist_cnn.backends.local import LocalBackend
 
         # A training is no part of reading a file: what `resume` starts here ends at once.
-        LocalBackend.command = lambda _self, _folder: ["true"]  # type: ignore[method-assign]
+        LocalBackend.command = lambda self, folder: ["true"]  # type: ignore[method-assign]
         compose_once()
         self.name = name
         self.folder = folder
@@ -271,8 +271,8 @@ class RunFile:
     def _read_directly(self, run: Path) -> None:
         """Read by the functions that a notebook or another program would call."""
         from mnist_cnn import run_folder
-        from mnist_cnn.display import describe_progress
         from mnist_cnn.errors import MnistCnnError
+        from mnist_cnn.listening import describe_progress
         from mnist_cnn.notebook import describe_history
 
         for read in (
@@ -509,17 +509,18 @@ class Onnx:
         import onnx
 
         model = onnx.ModelProto.FromString(content)
-        messages = list(parts(model))
+        messages: list[Any] = list(parts(model))
         words = [
             *self.WORDS,
             *{name for node in model.graph.node for name in (*node.input, *node.output, node.op_type)},
         ]
         for _ in range(random.choice((1, 1, 2, 3))):
             message = random.choice(messages)
-            filled = message.ListFields()
+            filled: list[tuple[Any, Any]] = message.ListFields()
             if filled:
                 with contextlib.suppress(ValueError, TypeError):  # what does not fit is left as it is
-                    self._change(message, *random.choice(filled), sorted(words), random)
+                    field, value = random.choice(filled)
+                    self._change(message, field, value, sorted(words), random)
         return bytes(model.SerializeToString())
 
     def _change(self, message: Any, field: Any, value: Any, words: list[str], random: Random) -> None:
@@ -646,7 +647,7 @@ class Picture:
         image.paste(
             {"RGB": (255, 255, 255), "RGBA": (9, 9, 9, 255), "LA": (0, 255)}.get(mode, 1), (10, 10, 900, 900)
         )
-        options = {"compress_level": 1} if kind == "PNG" else {"compression": "tiff_lzw"}
+        options: dict[str, Any] = {"compress_level": 1} if kind == "PNG" else {"compression": "tiff_lzw"}
         file = io.BytesIO()
         image.save(file, kind, **options)
         content = file.getvalue()
