@@ -19,6 +19,7 @@ import pytest
 from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import backend_class
+from mnist_cnn.checkpoint import Checkpoints
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class BackendContract:
         with pytest.raises(BackendError, match="not completed"):
             self._register(run, home, "failed")
 
-    def test_a_cancelled_run_is_not_a_success(
+    def test_a_cancelled_run_is_no_success_and_its_checkpoints_can_be_gone_on_from_elsewhere(
         self, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]
     ) -> None:
         run = launch.submit(*overrides, *small_job, LONG, f"run_dir={home / 'cancelled'}")
@@ -201,6 +202,11 @@ class BackendContract:
         run.cancel()  # again, which changes nothing
         assert run.status() is Status.cancelled
         assert run_folder.read_result(run.folder) is None
+        run.bring_checkpoints()
+        found = Checkpoints(run.folder / run_folder.CHECKPOINTS).newest()
+        assert found is not None
+        assert found.job.digest == run_folder.read_job(run.folder).digest
+        assert found.history[0].epoch == 1
 
     def test_an_unknown_run_is_a_worded_error(self, home: Path, overrides: tuple[str, ...]) -> None:
         with pytest.raises(MnistCnnError, match="nowhere"):
