@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from importlib.metadata import version
 
-from mnist_cnn import processor
+from mnist_cnn import __version__, processor
 
 RECORDED_PACKAGES = ("keras", "numpy", "tensorflow")
 
@@ -44,8 +44,8 @@ class Conditions:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that compute, as they are installed here."""
-    return {package: version(package) for package in RECORDED_PACKAGES}
+    """Return the versions of what computes, as it is installed here; this package need not be."""
+    return {"mnist_cnn": __version__, **{package: version(package) for package in RECORDED_PACKAGES}}
 
 
 def changed_versions(then: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Everything that can be checked without starting anything is checked before a fol
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from mnist_cnn.job import Job
 from mnist_cnn.model import check_network, convolutions, is_normalised
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mnist_cnn.backend import Backend, Run
     from mnist_cnn.config import Config, TrainConfig
@@ -109,9 +110,18 @@ def resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) 
     """Start an interrupted run again, in its folder, from its newest checkpoint; here or at another place.
 
     Raises:
+        ConfigurationError, BackendError: as `prepare_resume`, or the place does not take it.
+    """
+    return prepare_resume(run, overrides, config_dirs)()
+
+
+def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Callable[[], Run]:
+    """Check that an interrupted run can go on and bring its checkpoints; return what starts it.
+
+    Raises:
         ConfigurationError: there is no such run, it is running or completed, or its job or the packages have
             changed since, and `force=true` is not among the overrides.
-        BackendError: the place where it ran does not give its checkpoints, or this one does not take it.
+        BackendError: the place where it ran does not give its checkpoints.
     """
     folder = find(run, overrides, config_dirs)
     config = config_to_resume(folder, overrides, config_dirs)
@@ -128,10 +138,12 @@ def resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) 
     backend.check(job)
     if moves:
         before.bring_checkpoints()
-        if not receipt.status.is_final:  # what its own place tells of it, another does not know
-            run_folder.ended(folder, status)
+        with run_folder.held(folder):
+            now = run_folder.read_receipt(folder)
+            if now == receipt and not now.status.is_final:  # what its own place tells, another does not know
+                run_folder.ended(folder, status)
     _check_unchanged(folder, job, receipt, force=config.run.force)
-    return backend.submit(job, folder)
+    return partial(backend.submit, job, folder)
 
 
 def config_to_resume(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:

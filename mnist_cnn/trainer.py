@@ -111,8 +111,10 @@ class Trainer:
             ConfigurationError: they are the arrays of another network or optimizer.
         """
         variables = self._variables()
-        described = [(array.shape, array.dtype) for array in arrays]
-        if described != [(tuple(v.shape), v.numpy().dtype) for v in variables]:
+        states = [variable.numpy() for variable in variables]
+        if len(arrays) == len(states):
+            arrays = [_as_it_was(array, state.dtype) for array, state in zip(arrays, states, strict=True)]
+        if [(a.shape, a.dtype) for a in arrays] != [(state.shape, state.dtype) for state in states]:
             message = "the checkpoint's arrays are those of another network or optimizer"
             raise ConfigurationError(message, "start a new run")
         for variable, array in zip(variables, arrays, strict=True):
@@ -242,6 +244,12 @@ class Trainer:
         shape = self.arrays.x_train.shape[1:]
         job = self.job
         return build_model(job.model, shape, job.data.num_classes, job.data.format, policy)
+
+
+def _as_it_was(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Return a checkpoint's array in its dtype: NumPy's files know no bfloat16, and give it back as bytes."""
+    is_bytes = array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize
+    return array.view(dtype) if is_bytes else array
 
 
 def optimizer(config: TrainConfig, steps: int) -> Any:

@@ -103,10 +103,9 @@ def _resume(command: Command) -> int:
     from mnist_cnn import launch
 
     command.take_only("runs_dir", "backend", "register", "force")
-    word = command.run_word()
     config = launch.config_to_resume(command.folder(), command.overrides, command.config_dirs)
-    resume = partial(launch.resume, word, command.overrides, command.config_dirs)
-    return _see_through(resume, config, command)
+    start = launch.prepare_resume(command.run_word(), command.overrides, command.config_dirs)
+    return _see_through(start, config, command)
 
 
 def _plan(command: Command) -> int:

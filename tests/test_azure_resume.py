@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from azure_service import Fault
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
+from mnist_cnn.backends.azure import log
+from mnist_cnn.backends.azure.entry import EPOCH
 from mnist_cnn.checkpoint import Checkpoints
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
 
@@ -97,6 +100,21 @@ def test_a_node_that_is_lost_for_good_is_followed_by_another_submission_and_the_
     assert [row.epoch for row in run_folder.read_history(tmp_path / "run")] == [1, 2, 3]
 
 
+def test_a_service_that_is_away_as_the_run_is_started_again_does_not_end_it(
+    low: AzureService, tmp_path: Path
+) -> None:
+    before = len(low.runs.all())
+    low.clusters.behave(preempt_at="x_train")
+    low.faults.add(Fault("POST", "snapshotrun$", occurrence=2, status=500))
+    ended = train(low, tmp_path, *LOW, "run_dir=run")
+    assert ended.code == 0, ended.err
+    assert "trying on for" in ended.err
+    assert "the run is started again, 1 of 3" in ended.err
+    assert "2 of 3" not in ended.err
+    assert calls(low, "POST", "snapshotrun") == 3
+    assert [run.status for run in low.runs.all()[before:]] == ["Failed", "Completed"]
+
+
 def test_no_more_submissions_follow_than_were_asked_for(low: AzureService, tmp_path: Path) -> None:
     low.clusters.behave(preempt_at="x_train", preemptions=2)
     ended = train(low, tmp_path, *JOB, *LOW, "backend.retries=1", "run_dir=run")
@@ -126,6 +144,13 @@ def test_a_lost_node_of_a_run_that_nobody_follows_waits_for_who_follows_it(
     status = run_command("status", "run", "--json", cwd=tmp_path)
     assert status.json()["status"] == "queued"
     assert "whoever follows the run starts it again" in status.err
+    receipt = run_folder.read_receipt(tmp_path / "run")
+    elsewhere = dataclasses.replace(receipt, versions={**receipt.versions, "keras": "3.14.9"})
+    run_folder.write_receipt(tmp_path / "run", elsewhere)
+    ended = run_command("follow", "run", cwd=tmp_path)
+    refused(ended, BackendError.exit_code, "this machine has keras", "(was 3.14.9)", "resume run")
+    assert run_folder.read_receipt(tmp_path / "run") == elsewhere
+    run_folder.write_receipt(tmp_path / "run", receipt)
     both = [
         subprocess.Popen(command("follow", "run"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -191,3 +216,27 @@ def test_a_run_begun_on_the_cluster_is_finished_here_to_the_same_weights(
     found = Checkpoints(folder / "checkpoints").newest()
     assert found is not None
     assert len(found.history) == 3
+
+
+def test_what_has_changed_is_marked_on_the_cluster_too(
+    azure: AzureService, whole: Path, tmp_path: Path
+) -> None:
+    folder = interrupted_copy(whole, tmp_path / "run")
+    job = json.loads((folder / "job.json").read_text())
+    job["train"]["learning_rate"] = 0.5
+    (folder / "job.json").write_text(json.dumps(job))
+    model = ("register.name=forced", "register.min_accuracy=0")
+    ended = run_command("resume", "run", "force=true", *chosen(azure), *model, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    change = "since epoch 3: train.learning_rate=0.5 (was 1.0)"
+    assert result_of(folder).changes == (change,)
+    assert change in ended.out
+    assert "going on with force=true although this has changed" in log_of(folder)
+    assert change in json.dumps(azure.rooms.models.all())
+
+
+def test_epochs_that_were_trained_at_another_place_stay_in_the_history(whole: Path, tmp_path: Path) -> None:
+    rows = run_folder.read_history(whole)
+    run_folder.write_history(tmp_path, rows[:2])
+    (tmp_path / "log.txt").write_text(f"{EPOCH}{json.dumps(dataclasses.asdict(rows[2]))}\n")
+    assert tuple(log.history(tmp_path)) == rows

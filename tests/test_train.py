@@ -288,7 +288,7 @@ def test_the_run_folder_holds_what_the_design_says(small_run: Path) -> None:
         "weights_sha256", "precision", "device", "processor", "threads", "versions", "files", "changes",
     }  # fmt: skip
     assert result["job_digest"] == run_folder.read_job(small_run).digest
-    assert set(result["versions"]) == {"keras", "numpy", "tensorflow"}
+    assert set(result["versions"]) == {"keras", "mnist_cnn", "numpy", "tensorflow"}
 
 
 @pytest.mark.usefixtures("keras")

@@ -62,7 +62,8 @@ def bring(store: Any, place: str, folder: Path) -> None:
         with atomic.replacing(path) as temporary:
             temporary.write_bytes(_content(store, name, seconds))
         atomic.write_text(
-            path.with_suffix(".sha256"), _content(store, _checksum(name), CALL_SECONDS).decode()
+            path.with_suffix(".sha256"),
+            _content(store, _checksum(name), CALL_SECONDS).decode(errors="replace"),
         )
 
 

@@ -77,7 +77,7 @@ def separate(folder: Path, why: str | None = None) -> None:
     Raises:
         BackendError: the disk does not take it.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     path = folder / run_folder.LOG
     try:
@@ -86,13 +86,18 @@ def separate(folder: Path, why: str | None = None) -> None:
                 with path.open("ab") as file:
                     file.write(f"==== {why} ====\n".encode() if why else b"")
                     file.write(NEXT_LOG)
+    except Timeout as error:  # which is an OSError too
+        raise BackendError(f"{path} is held by another process", "try again when it has ended") from error
     except OSError as error:
         raise storage_error(error, str(path)) from error
 
 
 def history(folder: Path) -> list[EpochRow]:
-    """Return the rows that the log holds, by epoch; of an epoch that was trained twice the later one."""
-    rows = {}
+    """Return the rows of metrics.jsonl and of the log; of an epoch that was trained twice the later one.
+
+    Those of epochs that were trained at another place are in no log of a node.
+    """
+    rows = {row.epoch: row for row in run_folder.read_history(folder)}
     for told in _all(folder, EPOCH):
         with contextlib.suppress(ValueError, TypeError):
             row = EpochRow(**json.loads(told))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import ModelRef
+from mnist_cnn.backends.azure.plan import MAX_TAG
 from mnist_cnn.backends.azure.service import ServiceError, call, call_again
 from mnist_cnn.errors import BackendError
 
@@ -39,6 +40,8 @@ def register(workspace: Any, run: Any, config: RegisterConfig, result: Result) -
         "accuracy": f"{result.accuracy:.6f}",
         "weights_sha256": result.weights_sha256,
     }
+    if result.changes:
+        tags["changes"] = "; ".join(result.changes)[:MAX_TAG]
     failure: ServiceError | None = None
     try:
         call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import threading
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Status
 from mnist_cnn.backends.azure import checkpoints, checks, cluster, log, outputs, register, upload
-from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
+from mnist_cnn.backends.azure.service import RETRIED, ServiceError, call, call_again, open_workspace, say
 from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled, TrainingError
 from mnist_cnn.result import Progress, Result
 
@@ -58,9 +59,9 @@ CANCEL_AGAIN_SECONDS = 10.0
 CANCELLING = "CancelRequested"
 SAME_PROCESS_SECONDS = 2.0
 """By how much a process's start may seem to move, as it is told relative to a clock that is set right."""
-SUBMITTER, RETRIES = "submitter", "retries"
-"""The receipt's entries, under `service`, of the process that is submitting the run, and of how often it was
-submitted again because its node had been taken away."""
+SUBMITTER, RETRIES, CANCELLED = "submitter", "retries", "cancelled"
+"""The receipt's entries, under `service`: the process that is submitting the run, how often it was submitted
+again because its node had been taken away, and that somebody has cancelled it."""
 ENDING_SECONDS = 1800.0
 """How long a run may take beyond its maximum duration to be ended by the service."""
 
@@ -88,11 +89,17 @@ class NodeTakenAway(BackendError):  # noqa: N818 - it is an outcome that ends a 
     """The service has ended the run because it took its node away."""
 
 
+def is_passing(error: BackendError) -> bool:
+    """Tell whether what failed may succeed in a while: the service was busy or away."""
+    return isinstance(error, ServiceError) and (error.status is None or error.status in RETRIED)
+
+
 class AzureRun:
     """A run on a cluster; every look at it writes what is new into the run folder.
 
     A run that the service has completed is `finalizing` until its result is here; one whose node was taken
-    away is `queued` until whoever follows it has submitted it again, which `submit_again` does.
+    away is `queued` until whoever follows it has submitted it again, which `submit_again` does. Another
+    process may do that at any moment: what was learned of one run of the service is not entered for another.
     """
 
     def __init__(
@@ -106,13 +113,15 @@ class AzureRun:
         self.folder = folder
         self.config = config
         self._submit_again = submit_again
-        self._service = run_folder.read_receipt(folder).service
+        run_folder.read_receipt(folder)  # which has to be one
         self._answered = time.monotonic() if is_known else None
         self._lock = threading.RLock()
+        self._told_lost = ""
         self._forget()
 
     def _forget(self) -> None:
         """Forget all that the service has said: the receipt may name another run of it now."""
+        self._seen_id = ""
         self._state = self._told = ""
         self._status = Status.queued
         self._over_since: float | None = None
@@ -188,12 +197,13 @@ class AzureRun:
         """Have the service end the run; return when it has ended, or raise after five minutes."""
         if self._settled().is_final:
             return
-        if self._taken_away is not None:  # and nothing of it runs
-            with run_folder.held(self.folder):
-                if run_folder.read_receipt(self.folder).id == self._run().id:
-                    run_folder.ended(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
-                    return
-            self._forget()
+        with run_folder.held(self.folder):  # from here on nobody submits it again
+            receipt = run_folder.read_receipt(self.folder)
+            marked = dataclasses.replace(receipt, service=receipt.service | {CANCELLED: "true"})
+            run_folder.write_receipt(self.folder, marked)
+        self._looked = 0.0
+        if self._settled().is_final:  # its node had been taken away: nothing of it runs
+            return
         run = self._run()
         if not getattr(run, "_run_dto", {}).get("cancel_uri"):
             # The SDK would only write "canceled" into the run's history, and the job would run on.
@@ -245,9 +255,10 @@ class AzureRun:
             yield f"look: {cluster.command('show', self.config)}"
 
     def _workspace(self) -> Any:
+        service = run_folder.read_receipt(self.folder).service
         try:
             name = checks.WorkspaceName(
-                self._service["subscription_id"], self._service["resource_group"], self._service["name"]
+                service["subscription_id"], service["resource_group"], service["name"]
             )
         except KeyError as error:
             raise BackendError(
@@ -293,15 +304,17 @@ class AzureRun:
     def _look(self) -> None:
         """Ask the service where the run stands, and bring its log here."""
         before = self._state
+        is_being_submitted = self._is_being_submitted()  # asked first, for that may end meanwhile
         workspace = self._workspace()  # where that is gone, the run is not
         try:
             run = self._run(workspace)
         except ServiceError as error:
             if error.status != 404:  # noqa: PLR2004
                 raise
-            self._status = Status.preparing if self._is_being_submitted() else Status.lost
+            self._status = Status.preparing if is_being_submitted else Status.lost
             self._state, self._looked = "not known to the service", time.monotonic()
             return
+        self._seen_id, self._taken_away = run.id, None
         details = self._details(run)
         self._state = str(details.get("status"))
         if self._state not in STATUSES and self._state != before:
@@ -346,35 +359,70 @@ class AzureRun:
             self._status = Status.finalizing
             self._can_be_brought = True
         elif status is Status.cancelled:
-            hint = f"go on with it: resume {self.folder}"
-            run_folder.ended(self.folder, status, RunCancelled("the run was cancelled", hint))
+            self._end_cancelled()
         else:
-            failure = self._failure(details)
-            if isinstance(failure, NodeTakenAway) and self._submit_again is not None and self._retries_left():
-                self._status = Status.queued
-                if self._taken_away is None:
-                    say(f"{failure.message}; whoever follows the run starts it again")
-                self._taken_away = failure
-            else:
-                self._enter_failure(failure)
+            self._over_by_failure(self._failure(details))
 
-    def _retries_left(self) -> int:
-        return self.config.retries - retries(run_folder.read_receipt(self.folder))
+    def _over_by_failure(self, failure: MnistCnnError) -> None:
+        receipt = run_folder.read_receipt(self.folder)
+        if not isinstance(failure, NodeTakenAway):
+            self._enter_failure(failure)
+        elif CANCELLED in receipt.service:
+            self._end_cancelled()
+        elif self._submit_again is None or retries(receipt) >= self.config.retries:
+            self._enter_failure(failure)
+        else:
+            self._status = Status.queued
+            self._taken_away = failure
+            if self._told_lost != self._seen_id:
+                self._told_lost = self._seen_id
+                say(f"{failure.message}; whoever follows the run starts it again")
+
+    def _end_cancelled(self) -> None:
+        hint = f"go on with it: resume {self.folder}"
+        self._end(Status.cancelled, RunCancelled("the run was cancelled", hint))
+
+    def _end(self, status: Status, error: MnistCnnError) -> None:
+        """Enter the end of the run that was seen, unless the receipt names another by now."""
+        with run_folder.held(self.folder):
+            if run_folder.read_receipt(self.folder).id == self._seen_id:
+                run_folder.ended(self.folder, status, error)
 
     def _start_again(self) -> None:
         """Have a run whose node was taken away submitted again; it goes on from its last checkpoint.
 
+        Python's end waits for the submission, also where a Ctrl-C ends the waiting for it. Where the service
+        is away just now, the run stays as it is, to be started again later.
+
         Raises:
-            BackendError: the service does not take it.
+            BackendError: the service or this machine does not do it.
         """
-        assert self._taken_away is not None  # noqa: S101 - whoever calls this has looked
-        assert self._submit_again is not None  # noqa: S101 - else it would have failed
-        number = self.config.retries - self._retries_left() + 1
-        why = f"{self._taken_away.message}; the run is started again, {number} of {self.config.retries}"
-        lost_id = self._run().id
-        self._forget()
-        say(why)
-        self._submit_again(self, lost_id, why)
+        lost, submit_again = self._taken_away, self._submit_again
+        assert lost is not None  # noqa: S101 - whoever calls this has looked
+        assert submit_again is not None  # noqa: S101 - else it would have failed
+        outcome: list[BaseException] = []
+
+        def start() -> None:
+            try:
+                submit_again(self, lost_id, lost.message)
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                outcome.append(error)
+
+        lost_id = self._seen_id
+        thread = threading.Thread(target=start, daemon=False)
+        thread.start()
+        thread.join()
+        with self._lock:
+            self._forget()
+        if not outcome:
+            self._answered = time.monotonic()
+            return
+        error = outcome[0]
+        away = time.monotonic() - (self._answered or 0.0)
+        if not (isinstance(error, BackendError) and is_passing(error)) or away > AWAY_SECONDS:
+            raise error
+        say(f"{error.message}; trying on for {AWAY_SECONDS - away:.0f} seconds")
+        time.sleep(SLOW_POLL_SECONDS)
 
     def _enter_failure(self, failure: MnistCnnError) -> None:
         """Enter that the run failed, unless its training had succeeded before and its result is whole.
@@ -383,7 +431,7 @@ class AzureRun:
         be brought now, the run stays `finalizing`.
         """
         if log.failure(self.folder) is not None:
-            run_folder.ended(self.folder, Status.failed, failure)
+            self._end(Status.failed, failure)
             return
         self._status = Status.finalizing
         self._failed = failure
@@ -402,7 +450,8 @@ class AzureRun:
         if not host:
             return False
         if host != socket.gethostname():
-            return run_folder.age(receipt) < SUBMISSION_SECONDS
+            written = (self.folder / run_folder.RECEIPT).stat().st_mtime
+            return time.time() - written < SUBMISSION_SECONDS
         pid, _, started = process.partition(" ")
         try:
             return abs(psutil.Process(int(pid)).create_time() - float(started)) < SAME_PROCESS_SECONDS
@@ -478,7 +527,7 @@ class AzureRun:
             BackendError: that cannot be done now.
         """
         with self._lock, run_folder.held(self.folder, BRING_SECONDS):
-            if self._has_ended():
+            if self._has_ended() or run_folder.read_receipt(self.folder).id != self._seen_id:
                 return
             try:
                 outputs.bring(self._run(), self.folder)

@@ -18,10 +18,19 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import interrupts, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checkpoints, checks, cluster, log, plan, snapshot, upload
-from mnist_cnn.backends.azure.run import RETRIES, SUBMITTER, AzureRun, find_run, retries, this_process
+from mnist_cnn.backends.azure.run import (
+    CANCELLED,
+    RETRIES,
+    SUBMITTER,
+    AzureRun,
+    find_run,
+    is_passing,
+    retries,
+    this_process,
+)
 from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
 from mnist_cnn.backends.azure.together import in_this_context, side_by_side
-from mnist_cnn.conditions import versions
+from mnist_cnn.conditions import changed_versions, versions
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, RunCancelled
 
 if TYPE_CHECKING:
@@ -51,37 +60,82 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
         BackendError: the service does not take it; where the run may have started all the same, the error
             says so and the receipt finds it again.
     """
+    before = run_folder.read_receipt(folder) if (folder / run_folder.RECEIPT).exists() else None
+    if before is not None:
+        is_ours = before.backend == config.name
+        status = AzureRun(folder, config, submit_again).status() if is_ours else before.status
+        _refuse_one_under_way(folder, status)
     with run_folder.held(folder):  # of two that resume, one is the first
+        if before is not None:
+            now = run_folder.read_receipt(folder)
+            _refuse_one_under_way(folder, status if now.id == before.id and is_ours else now.status)
         _enter(job, config, folder, force=force)
-    log.separate(folder)
     run = AzureRun(folder, config, submit_again, is_known=True)
     _submit_entered(job, run)
     return run
 
 
 def submit_again(run: AzureRun, lost_id: str, why: str) -> None:
-    """Submit a run whose node was taken away once more, unless somebody else has; `lost_id` is what it was.
+    """Submit a run whose node was taken away once more, unless somebody else has, or has cancelled it.
+
+    `lost_id` is what it was in the service. Where that is busy or away, the receipt is as it was.
 
     Raises:
-        BackendError: as `submit`.
+        BackendError: as `submit`, or this machine is not as that which began the run.
     """
+    job = run_folder.read_job(run.folder)
+    before = run_folder.read_receipt(run.folder)
+    _check_machine(run, job, before)
     with run_folder.held(run.folder):  # of two that follow, one is the first
-        receipt = run_folder.read_receipt(run.folder)
-        if receipt.id != lost_id:
+        before = run_folder.read_receipt(run.folder)
+        if before.id != lost_id or CANCELLED in before.service:
             return
-        service = receipt.service | {RETRIES: str(retries(receipt) + 1), SUBMITTER: this_process()}
+        number = retries(before) + 1
+        service = before.service | {RETRIES: str(number), SUBMITTER: this_process()}
         again = dataclasses.replace(
-            receipt, id=_new_id(run.config), status=Status.preparing, url=None, service=service
+            before, id=_new_id(run.config), status=Status.preparing, url=None, service=service
         )
         run_folder.write_receipt(run.folder, again)
-    log.separate(run.folder, why)
-    _submit_entered(run_folder.read_job(run.folder), run)
+    why = f"{why}; the run is started again, {number} of {run.config.retries}"
+    say(why)
+    try:
+        _submit_entered(job, run, why)
+    except BackendError as error:
+        with run_folder.held(run.folder):
+            now = run_folder.read_receipt(run.folder)
+            if is_passing(error) and now.id == again.id and now.status is Status.failed:  # it never started
+                run_folder.write_receipt(run.folder, before)
+        raise
 
 
-def _submit_entered(job: Job, run: AzureRun) -> None:
+def _check_machine(run: AzureRun, job: Job, receipt: run_folder.Receipt) -> None:
+    """Check that a run could go on from this machine, before anything of it is changed.
+
+    Raises:
+        BackendError: it has other packages, or not what a submission needs.
+    """
+    hint = f"follow it where it was started, or go on from here: resume {run.folder}"
+    changed = changed_versions(receipt.versions, versions()) if receipt.versions else ()
+    if changed:
+        raise BackendError(f"its node was taken away, and this machine has {', '.join(changed)}", hint)
+    try:
+        plan.request(job, run.config)
+        checks.all_of(run.config)
+    except MnistCnnError as error:
+        message = f"its node was taken away, and it cannot be started again from here: {error.message}"
+        raise BackendError(message, error.hint or hint) from error
+
+
+def _refuse_one_under_way(folder: Path, status: Status) -> None:
+    if not status.is_final:
+        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
+
+
+def _submit_entered(job: Job, run: AzureRun, why: str | None = None) -> None:
     """Send a job whose run is named in the receipt. Raises as `submit` does."""
     folder = run.folder
     try:
+        log.separate(folder, why)
         _send(job, run)
     except Started:
         raise
@@ -100,17 +154,8 @@ def _submit_entered(job: Job, run: AzureRun) -> None:
 
 
 def _enter(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> None:
-    """Write the receipt, which names the run that is going to be.
-
-    Raises:
-        ConfigurationError: the folder holds a run that is under way.
-    """
+    """Write the receipt, which names the run that is going to be."""
     before = run_folder.read_receipt(folder) if (folder / run_folder.RECEIPT).exists() else None
-    if before is not None:
-        is_ours = before.backend == config.name
-        status = AzureRun(folder, config).status() if is_ours else before.status
-        if not status.is_final:
-            raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
     run_id = _new_id(config)
     kept = before.service.get("checkpoints") if before is not None else None
     receipt = run_folder.Receipt(
