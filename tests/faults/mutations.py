@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import struct
@@ -146,7 +147,7 @@ def _other_value(value: Any, random: Random) -> Any:
     elif random.random() < 0.1 and isinstance(value, dict):
         value[random.choice((*keys, "", "x", "schema", "self", "\ud800"))] = _odd(None, random)
     elif random.random() < 0.1:
-        value[at] = value[random.choice(keys)]
+        value[at] = copy.deepcopy(value[random.choice(keys)])
     else:
         value[at] = _odd(value[at], random)
     return value
@@ -163,7 +164,7 @@ def _odd(value: Any, random: Random) -> Any:
         for _ in range(random.choice((1, 10, 200))):
             deep = [deep]
         return deep
-    return random.choice(ODD_VALUES)
+    return copy.deepcopy(random.choice(ODD_VALUES))  # which is changed in its turn
 
 
 def _twice(content: bytes, random: Random) -> bytes:
