@@ -9,7 +9,8 @@ import re
 from urllib.parse import quote, quote_plus
 
 _KEYS = r"(?:access|account|api|private|secret|shared|storage)[_-]?key"
-_NAMES = rf"[\w-]*(?:pass(?:word|wd|phrase)|secret|token|credential|{_KEYS})"
+# From a word's beginning alone, here and below: tried from each character of a long word it takes forever.
+_NAMES = rf"(?<![\w-])[\w-]*(?:pass(?:word|wd|phrase)|secret|token|credential|{_KEYS})"
 _VALUE = r"[^\s&\"',;}]+"
 _QUOTED = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
 _PATTERNS = (
@@ -17,7 +18,8 @@ _PATTERNS = (
     re.compile(rf"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:\w+\s+)?{_VALUE}"),
     re.compile(rf"(?i)({_NAMES}[\"']?\s*[:=]\s*)(?:{_QUOTED}|{_VALUE})"),
     re.compile(r"(://)[^\s/@\"']+(?=@)"),  # who logs in to the host of a URL, and the password
-    re.compile(r"()\beyJ[\w-]+\.[\w-]+\.[\w-]+"),  # an access token (RFC 7519), whatever stands before it
+    # An access token (RFC 7519), whatever stands before it in its word.
+    re.compile(r"(?<![\w-])(?=[\w-]+\.[\w-]+\.[\w-])((?:[\w-]*?-)??)eyJ[\w-]+\.[\w-]+\.[\w-]+"),
     re.compile(r"()(?<![\w+/])[\w+/]{86}=="),  # the 64 bytes of a storage account's key
 )
 _SECRET_VARIABLE = re.compile(rf"(?i){_NAMES}$")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import traceback
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -48,6 +50,7 @@ QUOTED = {
     "quoted value": f"{{'client_secret': 'something {TOKEN}'}}",
     "key": f"aws_secret_access_key = {TOKEN}",
     "header": f"Proxy-Authorization: Basic {TOKEN}",
+    "access token": f"it came with x-eyJ{TOKEN}-eyJ.{TOKEN}.{TOKEN}",
 }
 
 
@@ -71,6 +74,18 @@ def test_a_secret_is_taken_out_however_it_is_quoted(text: str, monkeypatch: pyte
 )
 def test_what_is_no_secret_is_left_as_it_is(text: str) -> None:
     assert redact(text) == text
+
+
+REDACT_LONG = """
+from mnist_cnn.redaction import redact
+for word in ("a", "-", "eyJ-", "eyJa.", "token", "password ", "password='", "bearer ", "sharedkey x", "://a"):
+    redact(word * (1_000_000 // len(word)))
+"""
+"""What a damaged file or a service's answer may hold; a time that grows with its square would be hours."""
+
+
+def test_a_million_characters_are_redacted_in_no_time_to_speak_of() -> None:
+    subprocess.run([sys.executable, "-P", "-c", REDACT_LONG], timeout=120, check=True)
 
 
 def test_an_error_shows_no_secret_by_itself_nor_by_what_led_to_it() -> None:
