@@ -104,8 +104,7 @@ def _run(trials: list[Trial], program: str, *, ends_with_us: bool, as_json: bool
 
 
 def _say(line: str, stream: TextIO) -> None:
-    with output.dispensable(stream):
-        print(line, file=stream, flush=True)
+    print(line, file=output.dispensable(stream), flush=True)
 
 
 def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]:
@@ -141,8 +140,7 @@ def _watch(trial: Trial, stream: TextIO | None = None) -> None:
     try:
         if trial.run is not None:
             if stream is not None:
-                with output.dispensable(stream):
-                    follow(trial.run, stream)
+                follow(trial.run, output.dispensable(stream))
             trial.result = trial.run.wait()
     except MnistCnnError as error:
         trial.error = error

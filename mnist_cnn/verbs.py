@@ -287,14 +287,15 @@ def _see_through(start: Callable[[], Run], config: Config, command: Command, *, 
     ends_with_us = launch.ends_with_its_command(config)
     is_ended_by_us = is_own and ends_with_us
     stream = sys.stderr if command.as_json else sys.stdout
+    if is_own:
+        stream = output.dispensable(stream)
     run = model = None
     with interrupts.heard_once() if is_ended_by_us else contextlib.nullcontext():
         try:
             with interrupts.deferred() if ends_with_us else contextlib.nullcontext():
                 run = start()
-            with output.dispensable(stream) if is_own else contextlib.nullcontext():
-                print(f"run {run.folder}", file=stream, flush=True)
-            result = _follow_through(run, stream, is_own=is_own, asks=not ends_with_us)
+            print(f"run {run.folder}", file=stream, flush=True)
+            result = _follow_through(run, stream, asks=not ends_with_us)
             if is_own and config.register.name is not None:
                 model = _register_at_the_end(run, result, config, stream)
         except KeyboardInterrupt:
@@ -325,7 +326,7 @@ def _register_at_the_end(run: Run, result: Result, config: Config, stream: TextI
         raise
 
 
-def _follow_through(run: Run, stream: TextIO, *, is_own: bool, asks: bool) -> Result:
+def _follow_through(run: Run, stream: TextIO, *, asks: bool) -> Result:
     """Show a run to its end and return its result; `asks` what Ctrl-C is to do where that does not end it.
 
     Raises:
@@ -337,8 +338,7 @@ def _follow_through(run: Run, stream: TextIO, *, is_own: bool, asks: bool) -> Re
     listener = Listener(run)
     while True:
         try:
-            with output.dispensable(stream) if is_own else contextlib.nullcontext():
-                follow(run, stream, listener)
+            follow(run, stream, listener)
             return run.wait()
         except KeyboardInterrupt as interrupt:
             is_asked = asks and not isinstance(interrupt, interrupts.Terminated)
