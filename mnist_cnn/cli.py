@@ -16,7 +16,7 @@ from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, Mnis
 from mnist_cnn.interrupts import Terminated, ignored
 from mnist_cnn.output import write_no_more
 from mnist_cnn.redaction import redact
-from mnist_cnn.verbs import VERBS, Command, print_json, program
+from mnist_cnn.verbs import MERELY_READ, VERBS, Command, print_json, program
 
 HYDRA_FLAGS = ("--info", "-i", "--shell-completion", "-sc", "--hydra-help")
 
@@ -29,12 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _make_streams_usable()
     try:
         code = _answer(arguments)
-        sys.stdout.flush()  # here, where an error is heard, and not when Python ends
+        _flush()  # here, where an error is heard, and not when Python ends
     except MnistCnnError as error:
         return _report(error, as_json=as_json)
     except KeyboardInterrupt:
         return _report(Interrupted("interrupted", "nothing was started"), as_json=as_json)
-    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+    except BrokenPipeError:  # whoever read the answer has gone, as `head` does
         write_no_more(sys.stdout)
         return 0
     except OSError as error:
@@ -71,7 +71,21 @@ def _answer(arguments: Sequence[str]) -> int:
         return 0
     if command.is_multirun and command.verb != "train":
         raise ConfigurationError(f"{command.verb} does not take --multirun", "only train does")
-    return VERBS[command.verb](command)
+    try:
+        return VERBS[command.verb](command)
+    except BrokenPipeError as error:
+        if command.verb in MERELY_READ:
+            raise
+        hint = f"look at what became of it: {program()} list"
+        raise BackendError(f"{command.verb} was not brought to its end: nobody reads it", hint) from error
+
+
+def _flush() -> None:
+    """Write what is still to be written; where nobody reads it any more, the exit code says how it ended."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        write_no_more(sys.stdout)
 
 
 def main_and_exit() -> NoReturn:

@@ -95,8 +95,8 @@ def _run(trials: list[Trial], program: str, *, ends_with_us: bool, as_json: bool
         _print(trials, as_json=as_json)
         _say_aftermath(trials)
         completed = sum(trial.result is not None for trial in trials)
-        print(f"interrupted; {completed} of {len(trials)} completed", file=sys.stderr)
-        print(f"the runs are kept: {program} list", file=sys.stderr)
+        _say(f"interrupted; {completed} of {len(trials)} completed", sys.stderr)
+        _say(f"the runs are kept: {program} list", sys.stderr)
         return Interrupted.exit_code
     _print(trials, as_json=as_json)
     _say_aftermath(trials)
@@ -179,7 +179,7 @@ def _say_aftermath(trials: Sequence[Trial]) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         for run in runs.values():
             for line in run.aftermath():
-                print(line, file=sys.stderr, flush=True)
+                _say(line, sys.stderr)
 
 
 def _print(trials: Sequence[Trial], *, as_json: bool) -> None:

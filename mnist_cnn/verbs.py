@@ -191,10 +191,10 @@ def _cancel(command: Command) -> int:
         raise BackendError(f"{error.message}; {run.folder} may go on", hint) from error
     if command.as_json:
         print_json({"run": run.folder.name, "status": status.value})
-    elif before.is_final:
-        print(f"{run.folder} had ended already: {status.value}")
     else:
-        print(f"{run.folder} is {status.value}\n{_next_command(run, status)}")
+        said = f"is {status.value}\n{_next_command(run, status)}"
+        said = f"had ended already: {status.value}" if before.is_final else said
+        print(f"{run.folder} {said}", file=output.dispensable(sys.stdout))
     _say_aftermath(run)
     return 0
 
@@ -212,7 +212,7 @@ def _register(command: Command) -> int:
     if command.as_json:
         print_json(dataclasses.asdict(model))
     else:
-        print(_registered(model))
+        print(_registered(model), file=output.dispensable(sys.stdout))
     return 0
 
 
@@ -253,9 +253,10 @@ def _cluster(command: Command) -> int:
         hint = f"name one that has: {program()} cluster {command.words[0]} backend=azure"
         raise ConfigurationError(f"backend={config.backend.name} has no cluster", hint)
     lines = []
+    stream = output.dispensable(sys.stderr if command.as_json else sys.stdout)
     for line in backend.cluster(command.words[0]):
         lines.append(line)
-        print(line, file=sys.stderr if command.as_json else sys.stdout, flush=True)
+        print(line, file=stream, flush=True)
     if command.as_json:
         print_json(lines)
     return 0
@@ -273,6 +274,9 @@ VERBS: dict[str, Callable[[Command], int]] = {
     "predict": _predict,
     "cluster": _cluster,
 }
+
+MERELY_READ = ("plan", "list", "status", "follow", "predict")
+"""The verbs that have done what they were asked for when nobody reads their answer any more."""
 
 
 def _see_through(start: Callable[[], Run], config: Config, command: Command, *, is_own: bool = True) -> int:
@@ -368,7 +372,7 @@ def _say_aftermath(run: Run) -> None:
     """Say what the place costs now, where it costs anything; Ctrl-C goes without."""
     with contextlib.suppress(KeyboardInterrupt):
         for line in run.aftermath():
-            print(line, file=sys.stderr, flush=True)
+            print(line, file=output.dispensable(sys.stderr), flush=True)
 
 
 def _interrupt(run: Run, *, is_own: bool) -> Interrupted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import subprocess
@@ -147,6 +148,21 @@ def test_a_minute_without_network_does_not_end_the_following(azure: AzureService
     _, err = process.communicate(timeout=120)
     assert process.returncode == RunCancelled.exit_code
     assert "the run goes on; trying on for" in err
+
+
+def test_a_run_whose_output_nobody_reads_any_more_is_sent_and_seen_through(
+    azure: AzureService, tmp_path: Path
+) -> None:
+    """The reader goes before anything is submitted."""
+    line = shlex.join(command(*chosen(azure), *TINY, "run_dir=run"))
+    piped = f"{{ {line}; echo $? > code; }} 2>&1 | head -n 1"
+    ended = subprocess.run(
+        ["/bin/sh", "-c", piped], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert ended.stdout.startswith("workspace ")
+    assert len(ended.stdout.splitlines()) == 1
+    assert (tmp_path / "code").read_text(encoding="utf-8") == "0\n"
+    assert run_folder.read_receipt(tmp_path / "run").status is Status.completed
 
 
 def test_ctrl_c_asks_whether_to_follow_to_detach_or_to_cancel(azure: AzureService, tmp_path: Path) -> None:

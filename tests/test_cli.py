@@ -336,6 +336,47 @@ def test_a_reader_that_goes_away_is_no_error(home: Path, unbuffered: str) -> Non
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+def test_what_nobody_reads_is_no_success_of_a_verb_that_does_something(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(_: verbs.Command) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setitem(verbs.VERBS, "register", cut_off)
+    assert refusal(ask("register"), 4)[0] == "register was not brought to its end: nobody reads it"
+
+
+COSTLY_BACKEND = """
+from mnist_cnn.backends.local import LocalBackend, LocalRun
+LocalRun.aftermath = lambda self: iter(["it has nodes, which cost"])
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [("backend.device=gpu run_dir=run", 4), ("cancel done", 0)])
+def test_what_a_place_costs_changes_no_exit_code_where_nobody_reads_it(
+    tmp_path: Path, small_run: Path, words: str, code: int
+) -> None:
+    (tmp_path / "own.py").write_text(COSTLY_BACKEND, encoding="utf-8")
+    (tmp_path / "done").mkdir()
+    receipt = json.loads((small_run / "run.json").read_text(encoding="utf-8"))
+    receipt["backend"] = f"{tmp_path}/own.py:LocalBackend"
+    (tmp_path / "done" / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
+    reader, writer = os.pipe()
+    os.close(reader)
+    backend = () if "done" in words else ("backend=own.py:LocalBackend", *SMALL)
+    ended = subprocess.run(
+        command(*words.split(), *backend),
+        cwd=tmp_path,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONUNBUFFERED": "1"},
+        stdout=writer,
+        stderr=writer,
+        timeout=120,
+        check=False,
+    )
+    os.close(writer)
+    assert ended.returncode == code
+
+
 def test_plan_says_what_would_happen_and_writes_nothing(ask: Ask, home: Path) -> None:
     plain = ask("plan", "seed=3", "register.name=digits", "data.validation=100")
     said = ask("plan", "--json", "seed=3", "register.name=digits", "data.validation=100").json()

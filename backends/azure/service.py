@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.together import in_this_context, stop_if_nobody_waits
 from mnist_cnn.errors import BackendError, storage_error
+from mnist_cnn.output import dispensable
 from mnist_cnn.redaction import redact, without_secrets
 
 if TYPE_CHECKING:
@@ -70,10 +71,9 @@ class ServiceError(BackendError):
 
 
 def say(line: str) -> None:
-    """Tell a person what is going on; on stderr, for stdout may have to be JSON."""
+    """Tell a person what is going on, if one reads it; on stderr, for stdout may have to be JSON."""
     stop_if_nobody_waits()
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    print(line, file=dispensable(sys.stderr), flush=True)
 
 
 def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
