@@ -266,8 +266,8 @@ class AzureRun:
             ) from error
         return open_workspace(name)
 
-    def _run(self, workspace: Any = None, *, again: bool = False) -> Any:
-        run_id = run_folder.read_receipt(self.folder).id
+    def _run(self, workspace: Any = None, run_id: str | None = None, *, again: bool = False) -> Any:
+        run_id = run_id or run_folder.read_receipt(self.folder).id
         if self._found is None or self._found.id != run_id or again:
             workspace = workspace or self._workspace()
             self._found = call("find the run", lambda: find_run(workspace, run_id))
@@ -304,10 +304,11 @@ class AzureRun:
     def _look(self) -> None:
         """Ask the service where the run stands, and bring its log here."""
         before = self._state
-        is_being_submitted = self._is_being_submitted()  # asked first, for that may end meanwhile
+        receipt = run_folder.read_receipt(self.folder)  # once, for another may write it meanwhile
+        is_being_submitted = self._is_being_submitted(receipt)
         workspace = self._workspace()  # where that is gone, the run is not
         try:
-            run = self._run(workspace)
+            run = self._run(workspace, receipt.id)
         except ServiceError as error:
             if error.status != 404:  # noqa: PLR2004
                 raise
@@ -441,11 +442,10 @@ class AzureRun:
         except BackendError as error:
             say(error.message)
 
-    def _is_being_submitted(self) -> bool:
+    def _is_being_submitted(self, receipt: run_folder.Receipt) -> bool:
         """Tell, of a run that the service does not know, whether somebody is submitting it."""
         import psutil
 
-        receipt = run_folder.read_receipt(self.folder)
         host, _, process = receipt.service.get(SUBMITTER, "").partition(" ")
         if not host:
             return False
