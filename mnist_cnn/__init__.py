@@ -18,12 +18,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn.version import __version__
+
 if TYPE_CHECKING:
     from mnist_cnn.display import follow
     from mnist_cnn.launch import attach, make_job, plan, submit
     from mnist_cnn.predict import load_predictor
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "attach", "follow", "load_predictor", "make_job", "plan", "submit"]
 
 _HOME_OF = {

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 from importlib.metadata import version
 
-from mnist_cnn import __version__, processor
+from mnist_cnn import processor
+from mnist_cnn.version import __version__
 
 RECORDED_PACKAGES = ("keras", "numpy", "tensorflow")
 

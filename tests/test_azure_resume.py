@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from copies import interrupted_copy
 from processes import command, run_command
 
 if sys.version_info[:2] != (3, 11):
@@ -60,16 +60,6 @@ def result_of(folder: Path) -> Result:
 
 def log_of(folder: Path) -> str:
     return (folder / "log.txt").read_text()
-
-
-def interrupted_copy(whole: Path, folder: Path) -> Path:
-    """Copy the undisturbed run as if it had been killed after its second epoch."""
-    shutil.copytree(whole, folder)
-    for name in ("result.json", "checkpoints/epoch-000003.npz", "checkpoints/epoch-000003.sha256"):
-        (folder / name).unlink()
-    receipt = dataclasses.replace(run_folder.read_receipt(folder), status=Status.running)
-    run_folder.write_receipt(folder, receipt)
-    return folder
 
 
 def test_a_node_that_the_service_replaces_costs_no_epoch_and_no_bit(
@@ -181,7 +171,7 @@ def test_a_lost_node_of_a_run_that_is_then_cancelled_is_followed_by_none(
 def test_a_run_begun_here_is_finished_on_the_cluster_to_the_same_weights(
     azure: AzureService, whole: Path, tmp_path: Path
 ) -> None:
-    folder = interrupted_copy(whole, tmp_path / "run")
+    folder = interrupted_copy(whole, tmp_path / "run", after=2)
     azure.faults.add(Fault("PUT", r"epoch-000002[^/]*\.sha256$", status=403))
     lacking = run_command("resume", "run", *chosen(azure), "register.name=null", cwd=tmp_path)
     refused(lacking, BackendError.exit_code, "cannot send", "resume run")
@@ -222,7 +212,7 @@ def test_a_run_begun_on_the_cluster_is_finished_here_to_the_same_weights(
 def test_what_has_changed_is_marked_on_the_cluster_too(
     azure: AzureService, whole: Path, tmp_path: Path
 ) -> None:
-    folder = interrupted_copy(whole, tmp_path / "run")
+    folder = interrupted_copy(whole, tmp_path / "run", after=2)
     job = json.loads((folder / "job.json").read_text())
     job["train"]["learning_rate"] = 0.5
     (folder / "job.json").write_text(json.dumps(job))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from copies import interrupted_copy
 from processes import SMALL, run_command
 
 from mnist_cnn import checkpoint, launch, run_folder
@@ -36,16 +36,6 @@ def build(config, input_shape, num_classes):
 """A network that draws from Keras' global seed, which is none of its variables."""
 
 
-def interrupted_copy(run: Path, folder: Path) -> Path:
-    """Copy a completed run of two epochs as if it had been killed after its first."""
-    shutil.copytree(run, folder)
-    for name in ("result.json", "checkpoints/epoch-000002.npz", "checkpoints/epoch-000002.sha256"):
-        (folder / name).unlink()
-    receipt = dataclasses.replace(run_folder.read_receipt(folder), status=Status.running)
-    run_folder.write_receipt(folder, receipt)
-    return folder
-
-
 def result_of(folder: Path) -> Result:
     result = run_folder.read_result(folder)
     assert result is not None
@@ -62,7 +52,7 @@ def change_job(folder: Path, **train: object) -> None:
 def test_a_changed_job_is_refused_naming_the_change_and_goes_on_by_force_with_a_mark(
     tmp_path: Path, small_run: Path
 ) -> None:
-    folder = interrupted_copy(small_run, tmp_path / "run")
+    folder = interrupted_copy(small_run, tmp_path / "run", after=1)
     change_job(folder, learning_rate=0.5)
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     refused = run_command("resume", "run", cwd=tmp_path)
@@ -83,7 +73,7 @@ def test_a_changed_job_is_refused_naming_the_change_and_goes_on_by_force_with_a_
 
 
 def test_other_packages_are_refused_before_anything_starts(tmp_path: Path, small_run: Path) -> None:
-    folder = interrupted_copy(small_run, tmp_path / "run")
+    folder = interrupted_copy(small_run, tmp_path / "run", after=1)
     receipt = run_folder.read_receipt(folder)
     older = {**receipt.versions, "keras": "3.14.9"}
     run_folder.write_receipt(folder, dataclasses.replace(receipt, versions=older))
@@ -95,7 +85,7 @@ def test_other_packages_are_refused_before_anything_starts(tmp_path: Path, small
 def test_another_machine_is_refused_by_the_trainer_and_goes_on_by_force_with_a_mark(
     tmp_path: Path, small_run: Path
 ) -> None:
-    folder = interrupted_copy(small_run, tmp_path / "run")
+    folder = interrupted_copy(small_run, tmp_path / "run", after=1)
     kept = Checkpoints(folder / "checkpoints")
     found = kept.newest()
     assert found is not None
@@ -112,13 +102,9 @@ def test_another_machine_is_refused_by_the_trainer_and_goes_on_by_force_with_a_m
 
 
 def test_a_damaged_checkpoint_costs_an_epoch_and_no_bit(tmp_path: Path, small_run: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(small_run, folder)
-    (folder / "result.json").unlink()
+    folder = interrupted_copy(small_run, tmp_path / "run", after=2)
     newest = folder / "checkpoints" / "epoch-000002.npz"
     newest.write_bytes(newest.read_bytes()[:-1])
-    receipt = dataclasses.replace(run_folder.read_receipt(folder), status=Status.running)
-    run_folder.write_receipt(folder, receipt)
     result = launch.resume(str(folder), ()).wait()
     log = (folder / "log.txt").read_text()
     assert "checkpoint epoch-000002.npz is damaged and passed over" in log
@@ -128,7 +114,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_no_bit(tmp_path: Path, small_ru
 
 
 def test_without_any_sound_checkpoint_it_begins_anew(tmp_path: Path, small_run: Path) -> None:
-    folder = interrupted_copy(small_run, tmp_path / "run")
+    folder = interrupted_copy(small_run, tmp_path / "run", after=1)
     (folder / "checkpoints" / "epoch-000001.npz").write_bytes(b"")
     result = launch.resume(str(folder), ()).wait()
     assert result.weights_sha256 == result_of(small_run).weights_sha256
@@ -149,7 +135,7 @@ def test_a_network_that_draws_from_the_global_seed_resumes_to_the_same_weights(t
     job = (*SMALL, "data.train_limit=200", "model.file=noisy.py")
     whole = run_command(*job, "run_dir=whole", cwd=tmp_path)
     assert whole.code == 0, whole.err
-    folder = interrupted_copy(tmp_path / "whole", tmp_path / "parts")
+    folder = interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=1)
     result = launch.resume(str(folder), ()).wait()
     assert result.history[1].loss == result_of(tmp_path / "whole").history[1].loss
     assert result.weights_sha256 == result_of(tmp_path / "whole").weights_sha256
