@@ -12,7 +12,14 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, RunCancelled
+from mnist_cnn.errors import (
+    BackendError,
+    ConfigurationError,
+    Interrupted,
+    MnistCnnError,
+    RunCancelled,
+    unforeseen,
+)
 from mnist_cnn.interrupts import Terminated, ignored
 from mnist_cnn.output import write_no_more
 from mnist_cnn.redaction import redact
@@ -37,14 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the answer has gone, as `head` does
         write_no_more(sys.stdout)
         return 0
-    except OSError as error:
-        what = error.filename or "the output or the current folder"
-        hint = "look whether it is there, and whether it may be read and written"
-        return _report(BackendError(f"{what}: {error.strerror or error}", hint), as_json=as_json)
-    except Exception as error:  # noqa: BLE001 - the last resort: a bug
-        sys.stderr.write(redact(traceback.format_exc()))
-        what = " ".join(f"a bug: {type(error).__name__}: {error}".split())
-        return _report(MnistCnnError(what, "please report it with the traceback"), as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - the last resort
+        if not isinstance(error, OSError):
+            sys.stderr.write(redact(traceback.format_exc()))
+        return _report(unforeseen(error), as_json=as_json)
     return code
 
 

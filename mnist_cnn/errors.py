@@ -82,3 +82,13 @@ def storage_error(error: OSError, what: str, elsewhere: str = "runs_dir=FOLDER")
     else:
         hint = f"look at that folder and its disk, or choose another with {elsewhere}"
     return BackendError(f"cannot write {what}: {reason}", hint)
+
+
+def unforeseen(error: Exception) -> MnistCnnError:
+    """Word an exception that nobody has translated: a file or a stream that failed, or a bug."""
+    if isinstance(error, OSError):
+        what = error.filename or "the output or the current folder"
+        hint = "look whether it is there, and whether it may be read and written"
+        return BackendError(f"{what}: {error.strerror or error}", hint)
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return MnistCnnError(f"a bug: {what}", "please report it with the traceback")

@@ -8,16 +8,18 @@ import json
 import sys
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, TextIO
 
 from mnist_cnn import compose, interrupts, launch, output
 from mnist_cnn.backends import backend_class
 from mnist_cnn.display import follow
-from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError
+from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, unforeseen
+from mnist_cnn.redaction import redact
 from mnist_cnn.tables import print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mnist_cnn.backend import ModelRef, Run
     from mnist_cnn.config import Config
@@ -123,27 +125,34 @@ def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]
     return trials
 
 
-def _start(trial: Trial) -> None:
-    ends_with_us = launch.ends_with_its_command(trial.config)
+@contextlib.contextmanager
+def _failing_alone(trial: Trial) -> Iterator[None]:
+    """Keep what ends a trial for the table, whatever it is: it ends no other, and is no success."""
     try:
-        with interrupts.deferred() if ends_with_us else contextlib.nullcontext():
-            trial.run = launch.start(trial.config, trial.job)
-    except Interrupted as error:  # the whole sweep is meant
-        trial.error = error
-        raise KeyboardInterrupt from error
+        yield
     except MnistCnnError as error:
         trial.error = error
+    except Exception as error:  # noqa: BLE001 - in a thread nobody else hears it
+        if not isinstance(error, OSError):
+            _say(redact(traceback.format_exc()), sys.stderr)
+        trial.error = unforeseen(error)
+
+
+def _start(trial: Trial) -> None:
+    ends_with_us = launch.ends_with_its_command(trial.config)
+    with _failing_alone(trial), interrupts.deferred() if ends_with_us else contextlib.nullcontext():
+        trial.run = launch.start(trial.config, trial.job)
+    if isinstance(trial.error, Interrupted):  # the whole sweep is meant
+        raise KeyboardInterrupt from trial.error
 
 
 def _watch(trial: Trial, stream: TextIO | None = None) -> None:
     """Wait for the end of a trial's run, and show it to a stream."""
-    try:
+    with _failing_alone(trial):
         if trial.run is not None:
             if stream is not None:
                 follow(trial.run, output.dispensable(stream))
             trial.result = trial.run.wait()
-    except MnistCnnError as error:
-        trial.error = error
 
 
 def _has_ended(trial: Trial, places: int) -> bool:
@@ -157,20 +166,16 @@ def _has_ended(trial: Trial, places: int) -> bool:
 def _register(trial: Trial) -> None:
     if trial.result is None or trial.run is None:
         return
-    try:
+    with _failing_alone(trial):
         if trial.config.register.name is not None:
             trial.model = trial.run.register(trial.config.register)
-    except MnistCnnError as error:
-        trial.error = error
 
 
 def _cancel(trial: Trial) -> None:
-    try:
+    with _failing_alone(trial):
         if trial.run is not None:
             trial.run.cancel()
             trial.result = trial.run.wait()
-    except MnistCnnError as error:
-        trial.error = error
 
 
 def _say_aftermath(trials: Sequence[Trial]) -> None:

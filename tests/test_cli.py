@@ -532,6 +532,46 @@ def test_a_sweep_ends_with_a_table_best_first_and_the_first_failures_exit_code(h
     assert len(list((home / "runs").iterdir())) == 3
 
 
+BACKEND_WITH_A_BUG = """
+from mnist_cnn.backends.local import LocalBackend, LocalRun
+
+
+class Run(LocalRun):
+    def logs(self, *, follow=False):
+        return iter(())
+
+    def wait(self):
+        raise {error}
+
+
+class Own(LocalBackend):
+    parallel_runs = {places}
+
+    def submit(self, job, folder):
+        return Run(folder)
+"""
+"""No trainer is started: a trial ends in what nobody foresaw."""
+
+
+@pytest.mark.parametrize("places", [1, 2])
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        ("RuntimeError('password=planted')", 1, "a bug: RuntimeError: password=***"),
+        ("OSError(5, 'Input/output error', 'run.json')", 4, "run.json: Input/output error"),
+    ],
+)
+def test_whatever_ends_a_trial_ends_no_other_and_is_no_success(
+    home: Path, places: int, error: str, code: int, said: str
+) -> None:
+    (home / "own.py").write_text(BACKEND_WITH_A_BUG.format(error=error, places=places), encoding="utf-8")
+    ended = run_command("--multirun", "backend=own.py:Own", "seed=1,2", "--json", cwd=home)
+    assert ended.code == code, ended.err
+    assert [trial["outcome"] for trial in ended.json()] == [said, said]
+    assert ("Traceback" in ended.err) == (code == 1)
+    assert "planted" not in ended.out + ended.err
+
+
 def test_a_command_is_frozen_once_read() -> None:
     read = cli.parse(["status", "a=b/c", "latest", "--json", "-m", "--config-dir=x", "-cd", "y", "./k=v"])
     assert read == verbs.Command("status", ("latest", "./k=v"), ("a=b/c",), ("x", "y"), True, True)  # noqa: FBT003
