@@ -330,7 +330,8 @@ def ended(folder: Path, status: Status, error: MnistCnnError | None = None) -> N
     Raises:
         BackendError: there is no receipt, or it cannot be written.
     """
-    (folder / PROGRESS).unlink(missing_ok=True)  # first, for on a full disk it frees the room for the receipt
+    with suppress(OSError):  # what is told counts more
+        (folder / PROGRESS).unlink(missing_ok=True)  # first, for on a full disk it makes room for the receipt
     end = dataclasses.replace(
         read_receipt(folder),
         status=status,

@@ -419,6 +419,14 @@ DAMAGED_PROGRESS = (
 )
 
 
+def test_a_progress_file_that_cannot_be_removed_does_not_hide_how_the_run_ended(tmp_path: Path) -> None:
+    receipt = run_folder.Receipt("local", "run", "", Status.running, run_folder.now())
+    run_folder.write_receipt(tmp_path, receipt)
+    (tmp_path / "progress.json").mkdir()
+    run_folder.ended(tmp_path, Status.failed, BackendError("the disk is full"))
+    assert run_folder.read_receipt(tmp_path).error == "the disk is full"
+
+
 @pytest.mark.parametrize("damage", [*DAMAGED_PROGRESS, "[" * 100_000])
 def test_a_damaged_progress_file_is_no_progress(tmp_path: Path, damage: str) -> None:
     (tmp_path / "progress.json").write_text(damage)
