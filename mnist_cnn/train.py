@@ -18,6 +18,7 @@ from mnist_cnn.conditions import Conditions
 from mnist_cnn.config import Format, Loss
 from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.model import weights_sha256
+from mnist_cnn.redaction import redact
 from mnist_cnn.result import EpochRow, FileEntry, Progress, Result, describe_content
 from mnist_cnn.trainer import Trainer, compiled, evaluate
 
@@ -172,7 +173,7 @@ def _save_model(job: Job, model: keras.Model, folder: Path) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - a network of one's own may have what ONNX has not
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        log.warning("no model.onnx, so `predict` will not work: %s", what)
+        log.warning("no model.onnx, so `predict` will not work: %s", redact(what))
 
 
 def save_h5(model: keras.Model, path: Path) -> None:

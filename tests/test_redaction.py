@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from planted import CRASHING_NETWORK, Planted, files_under
-from processes import SMALL, run_command
+from processes import SMALL, TINY, run_command
 
 from mnist_cnn.errors import ConfigurationError, DataError, MnistCnnError
 from mnist_cnn.redaction import redact, without_secrets
@@ -110,6 +110,31 @@ def test_a_network_that_quotes_the_environment_leaves_no_secret_of_it_in_the_run
     assert "the environment is" in ended.err
     written = [*files_under(tmp_path), ("what was printed", (ended.out + ended.err).encode())]
     assert b"RuntimeError" in (tmp_path / "run" / "log.txt").read_bytes()
+    assert not Planted(PLANTED).leaks(written)
+
+
+NETWORK_WITHOUT_ONNX = """
+import os
+import keras
+from keras import layers
+
+def export(*_, **__):
+    raise RuntimeError(dict(os.environ))
+
+def build(config, input_shape, num_classes):
+    keras.Model.export = export
+    outputs = layers.Dense(num_classes, activation="softmax")
+    return keras.Sequential([keras.Input(input_shape), layers.Flatten(), outputs])
+"""
+
+
+@pytest.mark.usefixtures("secrets_around")
+def test_a_network_that_cannot_be_exported_leaves_no_secret_in_the_log(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NETWORK_WITHOUT_ONNX)
+    ended = run_command(*TINY, "model.file=net.py", "run_dir=run", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert "no model.onnx, so `predict` will not work: RuntimeError: {" in ended.out
+    written = [*files_under(tmp_path), ("what was printed", (ended.out + ended.err).encode())]
     assert not Planted(PLANTED).leaks(written)
 
 
