@@ -392,8 +392,11 @@ def trainer_line(line: str) -> str | None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed trainer may have left: half-written files and where it stood."""
-    for leftover in (*folder.rglob(f"{atomic.PREFIX}*"), folder / PROGRESS):
+    """Remove what an earlier trainer may have left: half-written files, where it stood, and its result.
+
+    That would make the run complete, whatever becomes of the trainer that is started now.
+    """
+    for leftover in (*folder.rglob(f"{atomic.PREFIX}*"), folder / PROGRESS, folder / RESULT):
         leftover.unlink(missing_ok=True)
 
 

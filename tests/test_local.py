@@ -318,6 +318,18 @@ def test_a_run_killed_after_its_last_checkpoint_gets_its_whole_history(
     assert not (tmp_path / "run" / ".writing-model.keras").exists()
 
 
+def test_a_result_from_before_a_run_went_on_is_not_taken_for_its_own(tmp_path: Path, small_run: Path) -> None:
+    """One that was cancelled when its result was written goes on; then its trainer is killed."""
+    copy_run(small_run, tmp_path / "run")
+    receipt = json.loads((small_run / "run.json").read_text()) | {"status": "cancelled"}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(receipt))
+    run = launch.resume(str(tmp_path / "run"), ())
+    trainer_of(run.folder).kill()
+    with pytest.raises(BackendError, match="ended without a word"):
+        run.wait()
+    assert launch.attach_to(run.folder).status() is Status.lost
+
+
 def test_a_trainer_that_cannot_be_started_is_a_worded_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
