@@ -253,7 +253,11 @@ class LocalRun:
         raise self._failure(status)
 
     def cancel(self) -> None:
-        """Ask the process to end, then kill it; return when it is gone."""
+        """Ask the process to end, then kill it; return when it is gone.
+
+        Raises:
+            BackendError: it is another user's, or does not end though it was killed.
+        """
         import psutil
 
         while not self.status().is_final and (trainer := self._trainer()) is None:
@@ -263,11 +267,13 @@ class LocalRun:
         try:
             trainer.terminate()
             trainer.resume()  # one that is stopped hears nothing
-            trainer.wait(GRACE_SECONDS)
-        except psutil.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(trainer.pid, signal.SIGKILL)
-            trainer.wait()
+            if not self._has_gone_in(GRACE_SECONDS):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(trainer.pid, signal.SIGKILL)
+                if not self._has_gone_in(GRACE_SECONDS):
+                    message = f"process {trainer.pid} was killed and does not end: the system holds it"
+                    hint = "look whether its disk answers"
+                    raise BackendError(message, f"{hint}; then end it again: cancel {self.folder}")
         except psutil.NoSuchProcess:
             pass  # it ended by itself meanwhile
         except psutil.AccessDenied as error:
@@ -277,6 +283,13 @@ class LocalRun:
             self._process.wait()
         if self.status() is Status.lost:  # killed, or ended before it could say so
             run_folder.ended(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
+
+    def _has_gone_in(self, seconds: float) -> bool:
+        """Wait for the trainer to end; one that its parent only has to hear of has ended."""
+        deadline = time.monotonic() + seconds
+        while (is_there := self._trainer() is not None) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        return not is_there
 
     def bring_checkpoints(self) -> None:
         """Do nothing: they are in the run folder."""

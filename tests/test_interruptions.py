@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import shlex
 import shutil
@@ -187,6 +188,33 @@ def test_a_trainer_that_stands_still_can_be_cancelled(tmp_path: Path) -> None:
     assert time.monotonic() - began < local.GRACE_SECONDS  # it was woken, and not killed
     assert run.status() is Status.cancelled
     assert not trainer.is_running()
+
+
+def test_a_run_whose_command_stands_still_can_be_cancelled(tmp_path: Path, started: Start) -> None:
+    """As after Ctrl-Z: nobody hears that the trainer has ended, so that the system keeps its number."""
+    process = started(*command(*TINY, LONG, "run_dir=run"))
+    wait_for_line(tmp_path / "run", "\n")
+    process.send_signal(signal.SIGSTOP)
+    cancelled = run_command("cancel", "run", cwd=tmp_path, timeout=60)
+    assert (cancelled.code, cancelled.out.splitlines()[0]) == (0, "run is cancelled")
+    process.send_signal(signal.SIGCONT)
+    assert end_of(process)[0] == RunCancelled.exit_code
+
+
+def test_a_trainer_that_the_system_does_not_let_end_is_worded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that does not answer, which cannot be had here: the signals are left out."""
+    run = launch.submit(*TINY, LONG, f"run_dir={tmp_path / 'run'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "GRACE_SECONDS", 0.2)
+        patch.setattr(psutil.Process, "terminate", lambda self: None)
+        patch.setattr(os, "killpg", lambda pid, number: None)
+        with pytest.raises(BackendError, match="was killed and does not end") as raised:
+            run.cancel()
+    assert f"cancel {run.folder}" in raised.value.hint
+    run.cancel()
+    assert run.status() is Status.cancelled
 
 
 # Terminals and output
