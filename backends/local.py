@@ -14,6 +14,7 @@ import secrets
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -139,6 +140,7 @@ class LocalBackend:
             job_digest=job.digest,
             status=Status.preparing,
             created=run_folder.created_now(folder),
+            host=socket.gethostname(),
             backend_settings=values,
             versions=versions(),
         )
@@ -146,7 +148,7 @@ class LocalBackend:
             return receipt
         before = run_folder.read_receipt(folder)
         is_ours = before.backend == receipt.backend
-        if not (LocalRun(folder).status() if is_ours else before.status).is_final:
+        if not (self.attach(folder).status() if is_ours else before.status).is_final:
             raise ConfigurationError(f"{folder} is being trained already", f"watch it: follow {folder}")
         return dataclasses.replace(receipt, id=before.id, created=before.created)
 
@@ -184,17 +186,24 @@ class LocalBackend:
             raise
 
     def attach(self, folder: Path) -> LocalRun:
-        """Find a run again from its folder."""
+        """Find a run again from its folder; `force` gives up a trainer on another machine."""
         run_folder.read_receipt(folder)
-        return LocalRun(folder)
+        return LocalRun(folder, looks_elsewhere=not self.force)
 
 
 class LocalRun:
-    """A trainer's process, known from its run folder; `process` only to the one who started it."""
+    """A trainer's process, known from its run folder; `process` only to the one who started it.
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes] | None = None) -> None:
+    The folder may be one that several machines share, or several containers. Of a trainer on another all that
+    is known is what it last told, which counts as long as this `looks_elsewhere`.
+    """
+
+    def __init__(
+        self, folder: Path, process: subprocess.Popen[bytes] | None = None, *, looks_elsewhere: bool = True
+    ) -> None:
         self.folder = folder
         self._process = process
+        self._looks_elsewhere = looks_elsewhere
 
     def status(self) -> Status:
         """Return what the receipt says, or that the process is gone without having said how it ended."""
@@ -203,7 +212,7 @@ class LocalRun:
             return receipt.status
         if receipt.pid is None and run_folder.is_fresh(self.folder):
             return receipt.status  # its trainer is just being started
-        if self._trainer() is not None:
+        if self._trainer() is not None or self._elsewhere() is not None:
             progress = run_folder.read_progress(self.folder)
             return Status(progress.status) if progress else receipt.status
         receipt = run_folder.read_receipt(self.folder)  # it may have ended between the two looks
@@ -256,14 +265,19 @@ class LocalRun:
         """Ask the process to end, then kill it; return when it is gone.
 
         Raises:
-            BackendError: it is another user's, or does not end though it was killed.
+            BackendError: it is another user's or on another machine, or does not end though it was killed.
         """
         import psutil
 
         while not self.status().is_final and (trainer := self._trainer()) is None:
+            if (host := self._elsewhere()) is not None:
+                gone = f"if that machine is gone, go on here: resume {self.folder} force=true"
+                hint = f"end it there: cancel {self.folder}; {gone}"
+                raise BackendError(f"{self.folder} is trained on {host}, not on this machine", hint)
             time.sleep(POLL_SECONDS)  # it is just being started
         if self.status().is_final or trainer is None:
             return
+        self._looks_elsewhere = False  # for it is here, whatever this machine was called
         try:
             trainer.terminate()
             trainer.resume()  # one that is stopped hears nothing
@@ -329,8 +343,14 @@ class LocalRun:
             age = abs(receipt.process_started - process.create_time())
         except (psutil.NoSuchProcess, ValueError):
             return None
-        is_same = age < SAME_PROCESS_SECONDS or self._is_named_by(process)
-        return process if alive and is_same else None
+        is_same = age < SAME_PROCESS_SECONDS and run_folder.elsewhere(receipt) is None
+        return process if alive and (is_same or self._is_named_by(process)) else None
+
+    def _elsewhere(self) -> str | None:
+        """Return the other machine that a run which is under way is trained on, or None."""
+        if self._process is not None or not self._looks_elsewhere:
+            return None
+        return run_folder.elsewhere(run_folder.read_receipt(self.folder))
 
     def _is_named_by(self, process: psutil.Process) -> bool:
         """Tell by its command line whether a process trains this run: when it started is told by a clock.

@@ -19,6 +19,7 @@ import json
 import re
 import secrets
 import shutil
+import socket
 import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -53,9 +54,9 @@ _TRAINER_LINE = re.compile(r"\d\d:\d\d:\d\d mnist_cnn (.*)")
 class Receipt:
     """run.json. `created` is UTC in ISO 8601; `process_started` is in seconds since the epoch.
 
-    `pid` is the trainer's process, as soon as that is started. `error` and `hint` are one line each, of a run
-    that failed; `backend_settings` are the values of `backend.*`, `versions` those of the packages that it
-    began with. `service` has what a backend must know besides to find its run again.
+    `pid` is the trainer's process, as soon as that is started, on the machine `host`. `error` and `hint` are
+    one line each, of a run that failed; `backend_settings` are the values of `backend.*`, `versions` those of
+    the packages that it began with. `service` has what a backend must know besides to find its run again.
     """
 
     backend: str
@@ -66,6 +67,7 @@ class Receipt:
     url: str | None = None
     pid: int | None = None
     process_started: float | None = None
+    host: str | None = None
     exit_code: int | None = None
     error: str | None = None
     hint: str | None = None
@@ -89,6 +91,7 @@ class Receipt:
             ("url", str | None),
             ("pid", int | None),
             ("process_started", float | int | None),
+            ("host", str | None),
             ("exit_code", int | None),
             ("error", str | None),
             ("hint", str | None),
@@ -274,6 +277,11 @@ def enter(folder: Path, pid: int) -> None:
     except psutil.NoSuchProcess:
         started = None  # it has ended already, and reads as lost
     write_receipt(folder, dataclasses.replace(read_receipt(folder), pid=pid, process_started=started))
+
+
+def elsewhere(receipt: Receipt) -> str | None:
+    """Return the other machine on which the process is that a receipt names, or None."""
+    return receipt.host if receipt.host != socket.gethostname() else None
 
 
 def age(receipt: Receipt) -> float:

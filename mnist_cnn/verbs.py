@@ -147,6 +147,7 @@ def _list(command: Command) -> int:
 
 
 def _status(command: Command) -> int:
+    from mnist_cnn import run_folder
     from mnist_cnn.listening import describe_progress
 
     command.take_only("runs_dir", "backend")
@@ -159,6 +160,9 @@ def _status(command: Command) -> int:
         print_json({**described, "folder": str(run.folder), "progress": now})
         return 0
     print(f"{described['run']} is {status.value} ({described['backend']}, {_age(described)} old)")
+    host = run_folder.elsewhere(run_folder.read_receipt(run.folder))
+    if host is not None and not status.is_final:
+        print(f"this is what was last told of it on {host}")
     if progress is not None:
         print(describe_progress(progress))
     if described["accuracy"] is not None:

@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.backends import local
 from mnist_cnn.config import RegisterConfig
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, RunCancelled
+from mnist_cnn.result import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -341,6 +343,45 @@ def test_a_trainer_that_nobody_entered_leaves_the_receipt_to_whom_it_names(
     finally:
         signal.signal(signal.SIGTERM, term)
     assert run_folder.read_receipt(tmp_path) == receipt
+
+
+# Machines
+
+
+def test_a_run_that_another_machine_trains_is_as_it_last_told_and_goes_on_here_by_force_alone(
+    tmp_path: Path,
+) -> None:
+    """In a folder that both share. The other machine is made up: it stands in the receipt alone."""
+    run = started_run(tmp_path)
+    trainer_of(run.folder).kill()
+    with pytest.raises(BackendError, match="ended without a word"):
+        run.wait()
+    receipt = dataclasses.replace(run_folder.read_receipt(run.folder), host="the-other", pid=1)
+    run_folder.write_receipt(run.folder, receipt)
+    run_folder.write_progress(run.folder, Progress("running", 1, 2))
+    status = run_command("status", "run", cwd=tmp_path).out
+    assert status.startswith("run is running (local")
+    assert "this is what was last told of it on the-other\n" in status
+    cancelled = run_command("cancel", "run", cwd=tmp_path)
+    assert cancelled.code == BackendError.exit_code
+    assert cancelled.err.startswith("error: run is trained on the-other, not on this machine\nend it there: ")
+    assert "resume run force=true" in cancelled.err
+    with pytest.raises(ConfigurationError, match="run is running"):
+        launch.resume(str(run.folder), ())
+    assert run_folder.read_receipt(run.folder) == receipt
+    resumed = launch.resume(str(run.folder), ("force=true",))
+    assert run_folder.read_receipt(run.folder).host == socket.gethostname()
+    resumed.cancel()
+    assert resumed.status() is Status.cancelled
+
+
+def test_a_trainer_is_found_again_although_its_machine_has_another_name_now(tmp_path: Path) -> None:
+    run = started_run(tmp_path)
+    receipt = dataclasses.replace(run_folder.read_receipt(run.folder), host="as-it-was")
+    run_folder.write_receipt(run.folder, receipt)
+    launch.attach_to(run.folder).cancel()
+    with pytest.raises(RunCancelled):
+        run.wait()
 
 
 # Clocks
