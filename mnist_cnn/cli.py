@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MnistCnnError as error:
         return _report(error, as_json=as_json)
     except KeyboardInterrupt:
-        return _report(Interrupted("interrupted", "nothing was started"), as_json=as_json)
+        return _report(Interrupted("interrupted"), as_json=as_json)
     except BrokenPipeError:  # whoever read the answer has gone, as `head` does
         write_no_more(sys.stdout)
         return 0

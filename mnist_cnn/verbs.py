@@ -183,14 +183,16 @@ def _follow(command: Command) -> int:
 def _cancel(command: Command) -> int:
     command.take_only("runs_dir", "backend")
     run = command.run()
+    end_it = f"end it: {program()} cancel {run.folder}"
     try:
         before = run.status()
         run.cancel()
         status = run.status()
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {run.folder} may go on", end_it) from None
     except BackendError as error:
         if str(run.folder) in error.hint:  # it says what becomes of the run
             raise
-        end_it = f"end it: {program()} cancel {run.folder}"
         hint = f"{error.hint}; then {end_it}" if error.hint else end_it
         raise BackendError(f"{error.message}; {run.folder} may go on", hint) from error
     if command.as_json:
@@ -308,7 +310,7 @@ def _see_through(start: Callable[[], Run], config: Config, command: Command, *, 
                 model = _register_at_the_end(run, result, config, stream)
         except KeyboardInterrupt:
             if run is None:
-                raise
+                raise Interrupted("interrupted", "nothing was started" if is_own else "") from None
             interrupt = _interrupt(run, is_own=is_ended_by_us)
             _say_aftermath(run)
             raise interrupt from None

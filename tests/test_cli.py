@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from processes import SMALL, Ended, command, run_command
 import mnist_cnn
 from mnist_cnn import cli, compose, verbs
 from mnist_cnn import help as help_page
-from mnist_cnn.backends.local import LocalBackend, LocalConfig
+from mnist_cnn.backends.local import LocalBackend, LocalConfig, LocalRun
 from mnist_cnn.config import (
     DataConfig,
     ModelConfig,
@@ -263,6 +264,22 @@ def test_a_bug_exits_1_and_an_interrupt_130(ask: Ask, monkeypatch: pytest.Monkey
     ended = ask("list")
     assert ended.code == 130
     assert ended.err.splitlines()[0] == "interrupted"
+
+
+def test_what_was_interrupted_is_said_as_it_is(
+    ask: Ask, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalBackend, "submit", interrupted)
+    assert ask().err == "interrupted\nnothing was started\n"
+    goes_on = f"interrupted; {run_folder} may go on\nend it: python -m mnist_cnn cancel {run_folder}\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalRun, "status", interrupted)
+        assert ask("cancel", str(run_folder)).err == goes_on
+    monkeypatch.setattr(verbs, "_say_completed", interrupted)  # when the result is there
+    assert ask("follow", str(run_folder)).err == "interrupted\n"
 
 
 def test_debugging_shows_the_traceback_of_a_refusal(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
