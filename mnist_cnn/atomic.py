@@ -5,6 +5,7 @@ Knows nothing of what is in them.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 PREFIX = ".writing-"
 """How the name of a file begins that is still being written."""
+CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""What file systems answer that sync no folder, as some of networks do (fsync(2))."""
 
 
 @contextmanager
@@ -43,7 +46,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             _sync(temporary)
         temporary.replace(path)
         if durable:
-            _sync(path.parent)  # which holds the name
+            _sync_names(path.parent)
     except OSError as error:
         raise storage_error(error, str(path)) from error
     finally:
@@ -63,6 +66,15 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync_names(folder: Path) -> None:
+    """Have a folder's names written to the disk, where its file system lets a folder be synced."""
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
 
 
 def mode_of_new_files() -> int:

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 from contract import LONG, BackendContract
 from processes import SMALL, command, hear_interrupts, run_command
 
-from mnist_cnn import backends, launch, process, run_folder
+from mnist_cnn import atomic, backends, launch, process, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import local
 from mnist_cnn.config import RegisterConfig
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
 from mnist_cnn.result import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class TestLocalBackend(BackendContract):
@@ -485,3 +490,21 @@ def test_a_receipt_with_a_number_beyond_reason_is_worded(tmp_path: Path, small_r
     (tmp_path / "run" / "run.json").write_text(json.dumps(receipt | {"process_started": 10**400}))
     with pytest.raises(BackendError, match=r"run\.json is no receipt: ValueError\('process_started"):
         launch.attach_to(tmp_path / "run").status()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_file_system_that_syncs_no_folder_costs_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It is made up: those that can be had here sync their folders. A disk that fails is heard."""
+
+    def fsync(handle: int, *, really: Callable[[int], None] = os.fsync) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        really(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    fails = pytest.raises(BackendError, match="Input/output error")
+    with fails if number == errno.EIO else contextlib.nullcontext():
+        atomic.write_text(tmp_path / "file", "whole")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
