@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
 """How long a cancelled process may take to end by itself before it is killed."""
-LOCK_SECONDS = 60.0
 LONGEST_LINE = 1024**2
 """Characters of the log after which a line is told, ended or not."""
 START_SECONDS = 10.0
@@ -55,7 +54,6 @@ START_SECONDS = 10.0
 SAME_PROCESS_SECONDS = 2.0
 """By how much a process's start may seem to move, as it is told relative to a clock that is set right."""
 TRAINER = "mnist_cnn.process"
-LOCK = ".lock"
 MODELS = ("model.keras", "model.onnx")
 REGISTERED = "model.json"
 """Written last into a version's folder: one without it was never finished."""
@@ -94,7 +92,7 @@ class LocalBackend:
         """Return the command line that trains the job in a run folder."""
         # -P: the trainer is the package that runs here, whatever the current folder holds.
         command = [sys.executable, "-P", "-m", TRAINER, str(folder), self.config.device.value]
-        return [*command, "--force"] if self.force else command
+        return [*command, run_folder.FORCE] if self.force else command
 
     def plan(self, job: Job) -> Plan:
         """Say which process would train where."""
@@ -409,7 +407,7 @@ class LocalRegistry:
         run_id = run_folder.read_receipt(run).id
         try:
             home.mkdir(parents=True, exist_ok=True)
-            with FileLock(home / LOCK, timeout=LOCK_SECONDS):
+            with FileLock(home / run_folder.LOCK, timeout=run_folder.LOCK_SECONDS):
                 for version, registered_run in self._versions(home):
                     if registered_run == run_id:
                         return ModelRef(name, version, str(home / str(version)), is_new=False)

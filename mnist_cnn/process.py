@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from mnist_cnn.result import Progress
 
-FORCE = "--force"
-"""Stands on the command line of a trainer that goes on also where job or machine have changed."""
-
 log = logging.getLogger("mnist_cnn")
 _cancelled = threading.Event()
 
@@ -40,7 +37,7 @@ def main(arguments: list[str]) -> int:
     Everything printed goes to where this process's output goes. Returns the exit code, which the
     receipt has too, with the error's two lines.
     """
-    words = [word for word in arguments if word != FORCE]
+    words = [word for word in arguments if word != run_folder.FORCE]
     folder = Path(words[0])
     device = words[1] if len(words) > 1 else "auto"
     print_log()
@@ -62,7 +59,7 @@ def main(arguments: list[str]) -> int:
     try:
         with worded_failures():
             job = run_folder.read_job(folder)
-            train(job, folder, device=device, force=FORCE in arguments, on_progress=tell)
+            train(job, folder, device=device, force=run_folder.FORCE in arguments, on_progress=tell)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
             run_folder.ended(folder, Status.completed)
     except KeyboardInterrupt:

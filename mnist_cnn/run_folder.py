@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
 LATEST, LOCK = "latest", ".lock"
+FORCE = "--force"
+"""Stands on the command line of a trainer that goes on also where job or machine have changed."""
 LOCK_SECONDS = 60.0
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
 RECEIPT_SCHEMA = 1

@@ -307,7 +307,7 @@ def test_a_registry_that_another_holds_is_worded(
     holder = started(sys.executable, "-P", "-c", HOLD, str(tmp_path / "m"))
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    monkeypatch.setattr(local, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(run_folder, "LOCK_SECONDS", 0.2)
     register = RegisterConfig(name="m", min_accuracy=0.0, dir=str(tmp_path))
     with pytest.raises(BackendError, match="m is held by another registration"):
         launch.attach_to(whole).register(register)
