@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from mnist_cnn import compose
+from mnist_cnn.backends.azure.config import AzureConfig
 from mnist_cnn.backends.local import Device, LocalConfig
-from mnist_cnn.config import Config, DataConfig, Format, ModelConfig, RegisterConfig, RunConfig, TrainConfig
+from mnist_cnn.config import (
+    CONF_DIR,
+    BackendConfig,
+    Config,
+    DataConfig,
+    Format,
+    ModelConfig,
+    RegisterConfig,
+    RunConfig,
+    TrainConfig,
+)
 from mnist_cnn.errors import ConfigurationError
 
 BACKEND_OF_ONES_OWN = """
@@ -144,6 +157,12 @@ def test_a_refusal_says_what_was_written_and_what_there_is(override: str, messag
     error = refusal(override)
     assert error.message == message
     assert hint in error.hint
+
+
+@pytest.mark.parametrize(("name", "section"), [("azure", AzureConfig), ("local", LocalConfig)])
+def test_the_file_of_a_backend_names_each_of_its_keys(name: str, section: type[BackendConfig]) -> None:
+    written = OmegaConf.load(CONF_DIR / "backend" / f"{name}.yaml")
+    assert set(written.get("backend", written)) == {field.name for field in dataclasses.fields(section)}
 
 
 def test_a_folder_of_ones_own_adds_an_option_to_a_group(more_options: str) -> None:
