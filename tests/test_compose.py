@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -161,7 +162,7 @@ def test_a_refusal_says_what_was_written_and_what_there_is(override: str, messag
 
 @pytest.mark.parametrize(("name", "section"), [("azure", AzureConfig), ("local", LocalConfig)])
 def test_the_file_of_a_backend_names_each_of_its_keys(name: str, section: type[BackendConfig]) -> None:
-    written = OmegaConf.load(CONF_DIR / "backend" / f"{name}.yaml")
+    written: Any = OmegaConf.load(CONF_DIR / "backend" / f"{name}.yaml")
     assert set(written.get("backend", written)) == {field.name for field in dataclasses.fields(section)}
 
 
