@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -170,3 +172,32 @@ def test_pauses_grow_while_nothing_changes_and_are_short_when_something_does(wat
     run.status = "Running"
     watcher.look(run, 1, every=azure_run.SLOW_POLL_SECONDS)
     assert len(watcher.look(run, 6, every=0.1)) == 1  # within 0.6 seconds
+
+
+def test_a_pool_that_the_sdk_leaves_to_pythons_end_prints_no_traceback() -> None:
+    """The pool is one of Python's own, with the pipe gone that its removal writes to, as at Python's end."""
+    code = """
+import gc
+from multiprocessing.pool import ThreadPool
+from mnist_cnn.backends.azure import service
+
+class Other:
+    def __del__(self):
+        raise ValueError("what somebody else's removal raises")
+
+service._hush_the_sdk()
+pool = ThreadPool(1)
+pool._change_notifier._writer.close()
+other = Other()
+del pool, other
+gc.collect()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-P", "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "Pool.__del__" not in ended.stderr
+    assert "what somebody else's removal raises" in ended.stderr

@@ -189,7 +189,17 @@ def open_workspace(name: WorkspaceName) -> Any:
 
 
 def _hush_the_sdk() -> None:
-    """Keep the SDK's warnings from the terminal; some of them it logs as nobody, on the root logger."""
+    """Keep the SDK's warnings from the terminal; some of them it logs as nobody, on the root logger.
+
+    It also leaves pools of threads to Python's end, which may print a traceback of their removal.
+    """
+    tell = sys.unraisablehook
+
+    def tell_what_is_not_the_sdks(unraisable: sys.UnraisableHookArgs) -> None:
+        if getattr(unraisable.object, "__qualname__", None) != "Pool.__del__":
+            tell(unraisable)
+
+    sys.unraisablehook = tell_what_is_not_the_sdks
     for noisy in ("azureml", "azure", "msrest", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     logging.getLogger().addFilter(lambda record: "azureml" not in record.pathname)
