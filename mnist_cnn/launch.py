@@ -131,7 +131,11 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     before = attach_to(folder) if moves else backend.attach(folder)
     status = before.status()
     if not status.is_final:
-        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
+        host = run_folder.elsewhere(receipt)
+        on, gone = (
+            (f" on {host}", f"; if that machine is gone: resume {folder} force=true") if host else ("", "")
+        )
+        raise ConfigurationError(f"{folder} is {status.value}{on}", f"watch it: follow {folder}{gone}")
     if status is Status.completed:
         raise ConfigurationError(f"{folder} is completed", "there is nothing to go on with; start a new run")
     job = run_folder.read_job(folder, may_be_changed=True)

@@ -366,7 +366,7 @@ def test_a_run_that_another_machine_trains_is_as_it_last_told_and_goes_on_here_b
     assert cancelled.code == BackendError.exit_code
     assert cancelled.err.startswith("error: run is trained on the-other, not on this machine\nend it there: ")
     assert "resume run force=true" in cancelled.err
-    with pytest.raises(ConfigurationError, match="run is running"):
+    with pytest.raises(ConfigurationError, match="run is running on the-other"):
         launch.resume(str(run.folder), ())
     assert run_folder.read_receipt(run.folder) == receipt
     resumed = launch.resume(str(run.folder), ("force=true",))
