@@ -92,6 +92,8 @@ def test_what_nobody_waits_for_any_more_says_nothing_and_calls_nothing(
 class FakeRun:
     """A run of the SDK that counts what it is asked."""
 
+    id = "id"
+
     def __init__(self, status: str, logs: dict[str, str] = LOGS) -> None:
         self.status = status
         self.asked: list[str] = []
@@ -112,7 +114,7 @@ class Watcher:
     def __init__(self, folder: Path, config: AzureConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         self.followed = azure_run.AzureRun(folder, config)
         self.now = 1.0
-        monkeypatch.setattr(self.followed, "_workspace", lambda: None)
+        monkeypatch.setattr(self.followed, "workspace", lambda: None)
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
     def look(self, run: FakeRun, times: int, every: float = 2.0) -> list[str]:
@@ -131,7 +133,7 @@ def watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watcher:
     assert isinstance(config, AzureConfig)
     receipt = run_folder.Receipt("azure", "id", "digest", Status.queued, run_folder.now())
     run_folder.write_receipt(tmp_path, receipt)
-    monkeypatch.setattr(log, "fetch", lambda _folder, _files: False)
+    monkeypatch.setattr(log, "fetch", lambda _folder, _run_id, _files: False)
     return Watcher(tmp_path, config, monkeypatch)
 
 
@@ -160,7 +162,7 @@ def test_the_addresses_of_the_logs_are_asked_for_again_after_a_while(watcher: Wa
 def test_a_log_that_cannot_be_had_is_looked_for_again(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "fetch", lambda _folder, _files: None)
+    monkeypatch.setattr(log, "fetch", lambda _folder, _run_id, _files: None)
     assert watcher.look(FakeRun("Running"), 2) == ["details"] * 2
 
 

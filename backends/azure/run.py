@@ -230,7 +230,7 @@ class AzureRun:
         """Bring the checkpoints that the run's nodes left on the datastore into its folder."""
         place = run_folder.read_receipt(self.folder).service.get("checkpoints")
         if place is not None:
-            checkpoints.bring(upload.default_datastore(self._workspace()), place, self.folder)
+            checkpoints.bring(upload.default_datastore(self.workspace()), place, self.folder)
 
     def register(self, register_config: RegisterConfig) -> ModelRef:
         """Register the run's model in the workspace."""
@@ -239,13 +239,13 @@ class AzureRun:
             raise BackendError(f"{self.folder} is {status.value}, not completed", "finish the run first")
         result = self.wait()
         with run_folder.held(self.folder):  # of two that register at once, one finds the other's version
-            return register.register(self._workspace(), self._run(), register_config, result)
+            return register.register(self.workspace(), self._run(), register_config, result)
 
     def aftermath(self) -> Iterator[str]:
         """Say whether the cluster still has nodes, what ends them and when they end by themselves."""
         name = self.config.cluster
         try:
-            target = cluster.find(self._workspace(), name)
+            target = cluster.find(self.workspace(), name)
             if target is None:
                 yield f"the cluster {name} is gone, and costs nothing"
             else:
@@ -254,7 +254,8 @@ class AzureRun:
             yield f"whether the cluster {name} still has nodes is not known: {error.message}"
             yield f"look: {cluster.command('show', self.config)}"
 
-    def _workspace(self) -> Any:
+    def workspace(self) -> Any:
+        """Return the workspace that the receipt names; logs in where this process has not."""
         service = run_folder.read_receipt(self.folder).service
         try:
             name = checks.WorkspaceName(
@@ -269,7 +270,7 @@ class AzureRun:
     def _run(self, workspace: Any = None, run_id: str | None = None, *, again: bool = False) -> Any:
         run_id = run_id or run_folder.read_receipt(self.folder).id
         if self._found is None or self._found.id != run_id or again:
-            workspace = workspace or self._workspace()
+            workspace = workspace or self.workspace()
             self._found = call("find the run", lambda: find_run(workspace, run_id))
         return self._found
 
@@ -306,7 +307,7 @@ class AzureRun:
         before = self._state
         receipt = run_folder.read_receipt(self.folder)  # once, for another may write it meanwhile
         is_being_submitted = self._is_being_submitted(receipt)
-        workspace = self._workspace()  # where that is gone, the run is not
+        workspace = self.workspace()  # where that is gone, the run is not
         try:
             run = self._run(workspace, receipt.id)
         except ServiceError as error:

@@ -19,8 +19,10 @@ from mnist_cnn import interrupts, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checkpoints, checks, cluster, log, plan, snapshot, upload
 from mnist_cnn.backends.azure.run import (
+    AWAY_SECONDS,
     CANCELLED,
     RETRIES,
+    SLOW_POLL_SECONDS,
     SUBMITTER,
     AzureRun,
     find_run,
@@ -101,11 +103,35 @@ def submit_again(run: AzureRun, lost_id: str, why: str) -> None:
     try:
         _submit_entered(job, run, why)
     except BackendError as error:
-        with run_folder.held(run.folder):
-            now = run_folder.read_receipt(run.folder)
-            if is_passing(error) and now.id == again.id and now.status is Status.failed:  # it never started
-                run_folder.write_receipt(run.folder, before)
+        has_ended = run_folder.read_receipt(run.folder).status is Status.failed
+        if isinstance(error, PerhapsStarted) and _has_started(run, again.id):
+            return
+        if is_passing(error) and (has_ended or isinstance(error, PerhapsStarted)):
+            with run_folder.held(run.folder):
+                if run_folder.read_receipt(run.folder).id == again.id:  # which never started
+                    run_folder.write_receipt(run.folder, before)
         raise
+
+
+def _has_started(run: AzureRun, run_id: str) -> bool:
+    """Find out whether a run has started, for as long as the service may be away.
+
+    Raises:
+        ServiceError: it is away for longer, or does not tell.
+    """
+    workspace, asked_since = run.workspace(), time.monotonic()
+    while True:
+        try:
+            run.take(call("look for the run", lambda: find_run(workspace, run_id)))
+        except ServiceError as error:
+            if error.status == 404:  # noqa: PLR2004
+                return False
+            if not is_passing(error) or time.monotonic() - asked_since > AWAY_SECONDS:
+                raise
+            say(f"{error.message}; trying on for {AWAY_SECONDS:.0f} seconds at most")
+            time.sleep(SLOW_POLL_SECONDS)
+        else:
+            return True
 
 
 def _check_machine(run: AzureRun, job: Job, receipt: run_folder.Receipt) -> None:
@@ -141,7 +167,7 @@ def _submit_entered(job: Job, run: AzureRun, why: str | None = None) -> None:
         raise
     except PerhapsStarted as error:
         hint = f"see later: status {folder}; end it: cancel {folder}"
-        raise ServiceError(f"{error.message}; whether {folder} started is not known", hint) from error
+        raise PerhapsStarted(f"{error.message}; whether {folder} started is not known", hint) from error
     except MnistCnnError as error:
         error.hint = "; ".join(filter(None, (error.hint, f"then start the run: resume {folder}")))
         run_folder.ended(folder, Status.failed, error)
