@@ -90,22 +90,6 @@ def test_a_node_that_is_lost_for_good_is_followed_by_another_submission_and_the_
     assert [row.epoch for row in run_folder.read_history(tmp_path / "run")] == [1, 2, 3]
 
 
-def test_a_service_that_is_away_as_the_run_is_started_again_does_not_end_it(
-    low: AzureService, tmp_path: Path
-) -> None:
-    before = len(low.runs.all())
-    low.clusters.behave(preempt_at="x_train")
-    process = start(low, tmp_path, *LOW, "run_dir=run")
-    wait_for_line(tmp_path / "run", "the run is started again, 1 of 3", process)
-    with low.proxy.unplugged():
-        assert process.stderr is not None
-        said = next(line for line in process.stderr if "; trying on for" in line and "goes on" not in line)
-    _, err = process.communicate(timeout=180)
-    assert process.returncode == 0, said + err
-    assert "the run is started again, 2 of 3" not in err
-    assert [run.status for run in low.runs.all()[before:]] == ["Failed", "Completed"]
-
-
 def test_no_more_submissions_follow_than_were_asked_for(low: AzureService, tmp_path: Path) -> None:
     low.clusters.behave(preempt_at="x_train", preemptions=2)
     ended = train(low, tmp_path, *JOB, *LOW, "backend.retries=1", "run_dir=run")

@@ -1,20 +1,21 @@
-"""Steps side by side, and how often a run is looked at. Needs no service and no SDK."""
+"""Steps side by side, how often a run is looked at, and its second start. Needs no service and no SDK."""
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mnist_cnn import compose, run_folder
+from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import log, service
+from mnist_cnn.backends.azure import checks, log, service, submit
 from mnist_cnn.backends.azure import run as azure_run
 from mnist_cnn.backends.azure.config import AzureConfig
 from mnist_cnn.backends.azure.together import side_by_side
@@ -203,3 +204,84 @@ gc.collect()
     )
     assert "Pool.__del__" not in ended.stderr
     assert "what somebody else's removal raises" in ended.stderr
+
+
+class Absent(Exception):  # noqa: N818 - as the SDK tells it
+    status_code = 404
+
+
+class Lost:
+    """A run folder whose run was lost with its node; `answers` are what the service says, one by one.
+
+    The service is made up: what a real one that is away does takes minutes.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = compose.load(["backend=azure"]).backend
+        assert isinstance(config, AzureConfig)
+        run_folder.write_job(folder, launch.make_job())
+        receipt = run_folder.Receipt("azure", "lost", "digest", Status.queued, run_folder.now())
+        run_folder.write_receipt(folder, receipt)
+        self.before = run_folder.read_receipt(folder)
+        self.run = azure_run.AzureRun(folder, config, submit.submit_again)
+        self.answers: list[Exception | None] = []
+        monkeypatch.setattr(self.run, "workspace", lambda: None)
+        monkeypatch.setattr(submit, "_send", lambda _job, _run: self._answer())
+        monkeypatch.setattr(submit, "find_run", lambda _workspace, _run_id: self._answer())
+        monkeypatch.setattr(checks, "all_of", lambda _config: None)
+        monkeypatch.setattr(submit, "SLOW_POLL_SECONDS", 0.0)
+
+    def start_again(self, *answers: Exception | None) -> run_folder.Receipt:
+        self.answers = list(answers)
+        submit.submit_again(self.run, "lost", "why")
+        return self.receipt()
+
+    def receipt(self) -> run_folder.Receipt:
+        return run_folder.read_receipt(self.run.folder)
+
+    def _answer(self) -> None:
+        answer = self.answers.pop(0)
+        if answer is not None:
+            raise answer
+
+
+@pytest.fixture
+def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lost:
+    return Lost(tmp_path, monkeypatch)
+
+
+def test_a_second_start_that_the_service_is_too_busy_for_leaves_the_run_as_it_was(lost: Lost) -> None:
+    with pytest.raises(service.ServiceError, match="busy"):
+        lost.start_again(service.ServiceError("busy", status=503))
+    assert lost.receipt() == lost.before
+
+
+def test_a_second_start_that_the_service_refuses_is_the_end_of_the_run(lost: Lost) -> None:
+    with pytest.raises(service.ServiceError, match="no"):
+        lost.start_again(service.ServiceError("no", status=403))
+    assert (lost.receipt().status, lost.receipt().error) == (Status.failed, "no")
+    assert lost.receipt().id != "lost"
+
+
+def test_whether_a_second_start_has_begun_is_found_out_when_the_service_is_back(lost: Lost) -> None:
+    receipt = lost.start_again(submit.PerhapsStarted("no answer"), ConnectionError("away"), None)
+    assert (receipt.status, receipt.service["retries"]) == (Status.preparing, "1")
+    assert receipt.id != "lost"
+
+
+def test_a_second_start_that_has_not_begun_leaves_the_run_as_it_was(lost: Lost) -> None:
+    with pytest.raises(submit.PerhapsStarted):
+        lost.start_again(
+            submit.PerhapsStarted("no answer"),
+            ConnectionError("away"),
+            Absent("no such run"),
+        )
+    assert lost.receipt() == lost.before
+
+
+@pytest.mark.parametrize("changed", [{"id": "another"}, {"service": {"cancelled": "true"}}])
+def test_a_run_that_another_started_again_or_cancelled_is_not_started(
+    lost: Lost, changed: dict[str, Any]
+) -> None:
+    run_folder.write_receipt(lost.run.folder, dataclasses.replace(lost.before, **changed))
+    assert lost.start_again() == dataclasses.replace(lost.before, **changed)
