@@ -140,7 +140,8 @@ def _check_machine(run: AzureRun, job: Job, receipt: run_folder.Receipt) -> None
     Raises:
         BackendError: it has other packages, or not what a submission needs.
     """
-    hint = f"follow it where it was started, or go on from here: resume {run.folder}"
+    go_on = f"cancel {run.folder}, then resume {run.folder} force=true"
+    hint = f"follow it where it was started; or from here: {go_on}"
     changed = changed_versions(receipt.versions, versions()) if receipt.versions else ()
     if changed:
         raise BackendError(f"its node was taken away, and this machine has {', '.join(changed)}", hint)
