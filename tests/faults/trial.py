@@ -155,6 +155,8 @@ def _warm_up(reader: object, kind: str) -> None:
         try:
             with limited(HANG_SECONDS):
                 reader.look(reader.draw(drawn(kind, -1, index)))  # type: ignore[attr-defined]
+        except KeyboardInterrupt:
+            raise
         except BaseException:  # noqa: BLE001, S110 - it is met again, and told of then
             pass
 
