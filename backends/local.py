@@ -294,7 +294,12 @@ class LocalRun:
         if self._process is not None:
             self._process.wait()
         if self.status() is Status.lost:  # killed, or ended before it could say so
-            run_folder.ended(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
+            self._enter_cancelled()
+
+    def _enter_cancelled(self) -> None:
+        with run_folder.held(self.folder):
+            if self.status() is Status.lost:  # still: nobody has resumed it meanwhile
+                run_folder.ended(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
 
     def _has_gone_in(self, seconds: float) -> bool:
         """Wait for the trainer to end; one that its parent only has to hear of has ended."""

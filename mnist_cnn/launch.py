@@ -262,7 +262,8 @@ def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, for
         raise ConfigurationError(
             f"{folder} cannot go on as it began: {', '.join(changes)}", changed_hint(str(folder))
         )
-    run_folder.write_job(folder, job)  # with the digest that fits it, where it was changed by hand
+    with run_folder.held(folder):  # whoever starts it now removes what is half-written
+        run_folder.write_job(folder, job)  # with the digest that fits it, where it was changed by hand
 
 
 def _refuse_force(config: Config) -> None:

@@ -24,6 +24,7 @@ import pexpect
 import psutil
 import pytest
 from contract import LONG
+from copies import interrupted_copy
 from processes import TINY, command, hear_interrupts, run_command
 
 from mnist_cnn import launch, process, run_folder
@@ -35,6 +36,8 @@ from mnist_cnn.result import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from mnist_cnn.job import Job
 
     Start = Callable[..., subprocess.Popen[str]]
 
@@ -299,6 +302,40 @@ def test_a_lock_is_waited_for_while_its_holder_lives_and_is_free_once_it_is_kill
     holder.wait()
     with run_folder.held(tmp_path, 0):
         pass
+
+
+def test_what_a_resume_writes_is_not_cleared_by_another_that_starts_the_run_just_then(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = interrupted_copy(whole, tmp_path / "run", after=1)
+    write_job = run_folder.write_job
+
+    def while_another_comes(folder: Path, job: Job) -> None:
+        with pytest.raises(BackendError, match="is held by another"), run_folder.held(folder, 0):
+            run_folder.clear_leftovers(folder)
+        write_job(folder, job)
+
+    monkeypatch.setattr(run_folder, "write_job", while_another_comes)
+    launch.prepare_resume(str(folder), ())
+    assert run_folder.read_job(folder) == run_folder.read_job(whole)
+
+
+def test_a_cancelled_run_that_another_resumes_just_then_is_not_entered_as_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = launch.submit(*TINY, LONG, f"run_dir={tmp_path / 'run'}")
+    trainer_of(run.folder)
+
+    @contextlib.contextmanager
+    def after_another(folder: Path) -> Iterator[None]:
+        started = dataclasses.replace(run_folder.read_receipt(folder), status=Status.preparing, pid=None)
+        run_folder.write_receipt(folder, started)
+        yield
+
+    monkeypatch.setattr(psutil.Process, "terminate", psutil.Process.kill)  # so that it cannot say it itself
+    monkeypatch.setattr(run_folder, "held", after_another)
+    run.cancel()
+    assert run_folder.read_receipt(run.folder).status is Status.preparing
 
 
 def test_a_registry_that_another_holds_is_worded(
