@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import pytest
 from faults.files import tiny_run
-from faults.readers import KINDS, answer, draw_digit
+from faults.readers import KINDS
+from faults.readers.given_files import draw_digit
+from faults.readers.reader import answer
 from faults.trial import limited, try_out
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -22,10 +22,12 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from .readers import KINDS, Files
+from .readers import KINDS
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+    from .readers.reader import Files
 
 HANG_SECONDS = 30.0
 """How long one input may take; the slowest, a picture of 90 million pixels, takes three."""
