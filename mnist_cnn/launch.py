@@ -128,7 +128,8 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     backend = backend_class(config.backend.name)(config)
     receipt = run_folder.read_receipt(folder)
     moves = config.backend.name != receipt.backend
-    before = attach_to(folder) if moves else backend.attach(folder)
+    force = ("force=true",) if config.run.force else ()
+    before = attach_to(folder, force) if moves else backend.attach(folder)
     status = before.status()
     if not status.is_final:
         host = run_folder.elsewhere(receipt)

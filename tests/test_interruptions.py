@@ -413,6 +413,19 @@ def test_a_run_that_another_machine_trains_is_as_it_last_told_and_goes_on_here_b
     assert resumed.status() is Status.cancelled
 
 
+def test_a_run_of_another_machine_goes_on_at_another_place_by_force_alone(
+    tmp_path: Path, whole: Path
+) -> None:
+    folder = interrupted_copy(whole, tmp_path / "run", after=1)
+    run_folder.write_receipt(folder, dataclasses.replace(run_folder.read_receipt(folder), host="the-other"))
+    own = tmp_path / "own.py"
+    own.write_text("from mnist_cnn.backends.local import LocalBackend as Own", encoding="utf-8")
+    place = f"backend={own}:Own"
+    with pytest.raises(ConfigurationError, match="run is running on the-other"):
+        launch.resume(str(folder), (place,))
+    assert launch.resume(str(folder), (place, "force=true")).wait().weights_sha256 == weights_of(whole)
+
+
 def test_a_trainer_is_found_again_although_its_machine_has_another_name_now(tmp_path: Path) -> None:
     run = started_run(tmp_path)
     receipt = dataclasses.replace(run_folder.read_receipt(run.folder), host="as-it-was")
