@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import atomic, bounded
 from mnist_cnn.conditions import Conditions
-from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.errors import ConfigurationError, storage_error
 from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow, check_fields
 
@@ -97,9 +97,12 @@ class Checkpoints:
         Raises:
             BackendError: it cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write(self.folder / f"{_stem(checkpoint)}.npz", checkpoint)
-        self._prune()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write(self.folder / f"{_stem(checkpoint)}.npz", checkpoint)
+            self._prune()
+        except OSError as error:
+            raise storage_error(error, str(self.folder)) from error
 
     def newest(self) -> Checkpoint | None:
         """Return the newest sound checkpoint, or None; damaged ones are passed over, with a warning."""
@@ -144,17 +147,22 @@ class MountedCheckpoints(Checkpoints):
             BackendError: this machine's disk does not take it.
         """
         name = f"{_stem(checkpoint)}-{secrets.token_hex(8)}.npz"
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as here:
-            written = Path(here) / name
-            write(written, checkpoint)
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                for file in (written, written.with_suffix(".sha256")):
-                    shutil.copyfile(file, self.folder / file.name)
-                self._prune()
-            except OSError as error:
-                reason = error.strerror or str(error)
-                log.warning("no checkpoint of epoch %d: the store says %s", len(checkpoint.history), reason)
+        try:
+            with tempfile.TemporaryDirectory(prefix="checkpoint-") as here:
+                written = Path(here) / name
+                write(written, checkpoint)
+                self._copy(written, len(checkpoint.history))
+        except OSError as error:
+            raise storage_error(error, tempfile.gettempdir(), "TMPDIR=FOLDER") from error
+
+    def _copy(self, written: Path, epoch: int) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for file in (written, written.with_suffix(".sha256")):
+                shutil.copyfile(file, self.folder / file.name)
+            self._prune()
+        except OSError as error:
+            log.warning("no checkpoint of epoch %d: the store says %s", epoch, error.strerror or error)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:

@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,6 +210,12 @@ def test_one_that_cannot_be_written_is_a_worded_error_and_leaves_what_was_there(
     assert not names(tmp_path, ".writing*")
 
 
+def test_a_folder_that_cannot_be_made_is_a_worded_error(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("a file, where a folder should be")
+    with pytest.raises(BackendError, match="/c: File exists"):
+        Checkpoints(tmp_path / "c").save(a_checkpoint(1))
+
+
 class TestMounted:
     def test_every_one_has_a_name_of_its_own_and_nothing_is_renamed_or_rewritten(
         self, tmp_path: Path
@@ -249,6 +256,14 @@ class TestMounted:
         with caplog.at_level(logging.WARNING, "mnist_cnn"):
             MountedCheckpoints(tmp_path / "store").save(a_checkpoint(1))
         assert "no checkpoint of epoch 1: the store says" in caplog.text
+
+    def test_a_disk_of_the_nodes_own_that_takes_none_is_a_worded_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        with pytest.raises(BackendError, match="/gone: No such file") as raised:
+            MountedCheckpoints(tmp_path / "store").save(a_checkpoint(1))
+        assert "TMPDIR=FOLDER" in raised.value.hint
 
 
 def test_the_generators_of_python_and_numpy_go_on_where_they_were(tmp_path: Path) -> None:
