@@ -60,13 +60,21 @@ class Run(Protocol):
     folder: Path
 
     def status(self) -> Status:
-        """Return where the run stands now."""
+        """Return where the run stands now.
+
+        Raises:
+            BackendError: the place does not answer, or the disk here does not take what it says.
+        """
 
     def progress(self) -> Progress | None:
         """Return where the training stands within its epoch, or None where that is not known."""
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
-        """Yield the lines that the trainer printed; with `follow`, until the run has ended."""
+        """Yield the lines that the trainer printed; with `follow`, until the run has ended.
+
+        Raises:
+            BackendError: it cannot be followed any longer, and goes on.
+        """
 
     def wait(self) -> Result:
         """Wait for the run's end and return its result, the same at each call.
@@ -74,10 +82,16 @@ class Run(Protocol):
         Raises:
             TrainingError, DataError, BackendError, ConfigurationError: the run failed so.
             RunCancelled: the run was cancelled.
+            BackendError: it cannot be waited for any longer, and goes on.
+            MnistCnnError: a bug of the trainer.
         """
 
     def cancel(self) -> None:
-        """End the run and return when it has ended; nothing happens where it had ended before."""
+        """End the run and return when it has ended; nothing happens where it had ended before.
+
+        Raises:
+            BackendError: it cannot be ended from here, or does not end.
+        """
 
     def bring_checkpoints(self) -> None:
         """Bring the ended run's checkpoints into its folder, for another place to go on from.
@@ -129,6 +143,7 @@ class Backend(Protocol):
         Where the folder, or this place, has checkpoints of the run, it goes on from the newest.
 
         Raises:
+            ConfigurationError: the folder holds a run that is under way.
             BackendError: this place does not take it.
         """
 

@@ -41,7 +41,11 @@ def make_job(*overrides: str) -> Job:
 
 
 def plan(*overrides: str) -> Plan:
-    """Say what `submit` would do with these overrides; nothing is written, sent or downloaded."""
+    """Say what `submit` would do with these overrides; nothing is written, sent or downloaded.
+
+    Raises:
+        ConfigurationError, DataError: why it would be refused.
+    """
     return plan_of(compose.load(overrides))
 
 
@@ -61,10 +65,11 @@ def submit(*job_or_overrides: Job | str) -> Run:
 
 
 def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
-    """Return a run by its folder, its name under `runs_dir` or `latest`.
+    """Return a run by its folder, its name under `runs_dir`, the beginning of one or `latest`.
 
     Raises:
         ConfigurationError: there is no such run.
+        BackendError: its receipt is damaged.
     """
     return attach_to(find(run, overrides), overrides)
 
@@ -93,7 +98,7 @@ def start(config: Config, job: Job) -> Run:
     """Make the run folder and hand the job to its backend; where that never took it, nothing is left.
 
     Raises:
-        ConfigurationError, BackendError: the folder cannot be made, or the job is not taken.
+        ConfigurationError, DataError, BackendError: the folder cannot be made, or the job is not taken.
     """
     _refuse_force(config)
     backend = backend_class(config.backend.name)(config)
@@ -110,7 +115,7 @@ def resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) 
     """Start an interrupted run again, in its folder, from its newest checkpoint; here or at another place.
 
     Raises:
-        ConfigurationError, BackendError: as `prepare_resume`, or the place does not take it.
+        ConfigurationError, DataError, BackendError: as `prepare_resume`, or the place does not take it.
     """
     return prepare_resume(run, overrides, config_dirs)()
 
@@ -121,6 +126,7 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     Raises:
         ConfigurationError: there is no such run, it is running or completed, or its job or the packages have
             changed since, and `force=true` is not among the overrides.
+        DataError: the data are not here any more.
         BackendError: the place where it ran does not give its checkpoints.
     """
     folder = find(run, overrides, config_dirs)

@@ -246,7 +246,7 @@ def all_runs(runs_dir: str) -> list[Path]:
 
 
 def read_job(folder: Path, *, may_be_changed: bool = False) -> Job:
-    """Read job.json. Raises ConfigurationError where it is none, BackendError where there is none."""
+    """Read job.json. Raises ConfigurationError where it is no job, BackendError where it cannot be read."""
     text = _read(folder / JOB, bounded.SETTINGS_BYTES)
     return Job.from_json(text, str(folder / JOB), may_be_changed=may_be_changed)
 

@@ -57,7 +57,8 @@ def train(  # noqa: PLR0913 - all but the first two are there for who runs it el
         DataError: the data are not what the job says.
         BackendError: the device is not there, or the folder cannot be written.
         ConfigurationError: the network cannot be built, or the training cannot go on as it began.
-        TrainingError: the loss is no number, or memory ran out.
+        TrainingError: the loss or a weight is no number.
+        MemoryError, OSError, TensorFlow's errors: what `process.worded_failures` words.
     """
     on_progress(Progress("preparing"))
     with ThreadPoolExecutor(max_workers=1) as pool:

@@ -83,6 +83,7 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
     Raises:
         ConfigurationError: the job cannot be sent so.
         DataError: the data files are not there.
+        BackendError: the code cannot be read.
     """
     return Request(
         experiment=config.experiment,

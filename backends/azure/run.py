@@ -142,7 +142,8 @@ class AzureRun:
         """Return where the run stands now; asks the service at most once in a pause.
 
         Raises:
-            ServiceError: it does not answer, and has not done so for ten minutes or ever.
+            ServiceError: it refuses, or does not answer, and has not done so for ten minutes or ever.
+            BackendError: the disk here does not take what it says.
         """
         with self._lock:
             if not self._has_ended() and (time.monotonic() - self._looked >= self._pause or not self._looked):
