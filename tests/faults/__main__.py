@@ -19,7 +19,11 @@ def main(arguments: list[str]) -> int:
     """Run the named matrix. Returns the exit code."""
     modules = loaded()
     chosen = parser(modules).parse_args(arguments)
-    code: int = modules[chosen.matrix].run(chosen)
+    try:
+        code: int = modules[chosen.matrix].run(chosen)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return code
 
 

@@ -33,7 +33,7 @@ from mnist_cnn.config import CONF_DIR
 from . import kinds, ledger, verdict
 from .stage import SCENARIOS, Stage
 
-WORKERS = 3
+WORKERS = 5
 """More than there are processors: most of a case's time is waiting."""
 RECORDED = "recorded"
 ATTEMPTS = 3
@@ -58,9 +58,7 @@ def run(chosen: argparse.Namespace) -> int:
     with stages(chosen.workers) as on:
         weights, observed = recorded(on[:2], finished)
         cases = {str(case): case for case in kinds.cases(observed)}
-        asked = [
-            name for name in cases if name in chosen.shard and (not chosen.only or chosen.only.search(name))
-        ]
+        asked = [name for name in cases if ledger.is_asked(name, chosen)]
         if chosen.list:
             print("\n".join(asked))
             return 0
@@ -86,6 +84,7 @@ def stages(count: int) -> Iterator[list[Stage]]:
             folder = Path(started.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
             service = started.enter_context(AzureService(folder / "service"))
             made.append(Stage(service, folder / "stage"))
+            started.callback(made[-1].close)
         yield made
 
 

@@ -120,7 +120,7 @@ class Shard:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what every matrix asks."""
+    """Declare what a matrix asks that has a ledger."""
     whole = Shard()
     parser.add_argument("--shard", type=Shard.parse, default=whole, metavar="I/N", help="run one of N parts")
     parser.add_argument("--ledger", type=Path, metavar="FILE", help="enter finished cases; skip those in it")
@@ -132,4 +132,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def is_asked(case: str, chosen: argparse.Namespace) -> bool:
     """Tell whether a case is among those that the arguments ask for."""
-    return case in chosen.shard and (chosen.only is None or chosen.only.search(case) is not None)
+    return case in chosen.shard and (not chosen.only or chosen.only.search(case) is not None)

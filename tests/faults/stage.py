@@ -77,6 +77,8 @@ class Stage:
         self.folder = folder
         self._numbers = itertools.count(1)
         self._is_warm = False
+        self._is_closed = False
+        self._process: subprocess.Popen[bytes] | None = None
         self._data_sent: dict[str, bytes] = {}
         self._before: set[str] = set()
         self._data = few_images(folder / "images")
@@ -105,20 +107,35 @@ class Stage:
         return played
 
     def run(self, played: Played, *arguments: str) -> Ended:
-        """Run a command where the scenario is played. Raises subprocess.TimeoutExpired."""
+        """Run a command where the scenario is played.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not ended after `CASE_SECONDS`.
+            RuntimeError: the stage is closed.
+        """
+        if self._is_closed:
+            raise RuntimeError("the stage is closed")
         environment = {**os.environ, **self.service.environment, "HOME": str(self._user(played))}
-        ended = subprocess.run(
+        with subprocess.Popen(
             command(*arguments),
             cwd=played.home,
             env=environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CASE_SECONDS,
-            check=False,
-        )
-        return Ended(
-            ended.returncode, *(text.decode(errors="replace") for text in (ended.stdout, ended.stderr))
-        )
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            self._process = process
+            try:
+                said = process.communicate(timeout=CASE_SECONDS)
+            finally:
+                process.kill()
+        return Ended(process.returncode, *(text.decode(errors="replace") for text in said))
+
+    def close(self) -> None:
+        """End the command that is being played; no other is begun."""
+        self._is_closed = True
+        if self._process is not None:
+            self._process.kill()
 
     def clear(self, played: Played) -> None:
         """End what a scenario has left under way, and forget its files."""
