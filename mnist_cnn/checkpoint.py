@@ -90,6 +90,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._damaged: set[str] = set()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint and remove those older than the newest two.
@@ -99,7 +100,9 @@ class Checkpoints:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write(self.folder / f"{_stem(checkpoint)}.npz", checkpoint)
+            path = self.folder / f"{_stem(checkpoint)}.npz"
+            write(path, checkpoint)
+            self._damaged.discard(path.name)
             self._prune()
         except OSError as error:
             raise storage_error(error, str(self.folder)) from error
@@ -114,10 +117,11 @@ class Checkpoints:
 
     def _sound(self) -> Iterator[tuple[Path, Checkpoint]]:
         for path in self._finished():
-            checkpoint = _read(path)
+            checkpoint = read(path)
             if checkpoint is not None:
                 yield path, checkpoint
             else:
+                self._damaged.add(path.name)
                 log.warning("checkpoint %s is damaged and passed over", path.name)
 
     def _finished(self) -> list[Path]:
@@ -126,7 +130,7 @@ class Checkpoints:
         return sorted((path for path in found if path.is_file()), reverse=True)
 
     def _prune(self) -> None:
-        kept = self._finished()[:KEPT]
+        kept = [path for path in self._finished() if path.name not in self._damaged][:KEPT]
         for old in self.folder.glob("epoch-*.npz"):
             if kept and old.name < kept[-1].name:
                 old.with_suffix(".sha256").unlink(missing_ok=True)
@@ -210,7 +214,7 @@ def _stem(checkpoint: Checkpoint) -> str:
     return f"epoch-{len(checkpoint.history):06d}"
 
 
-def _read(path: Path) -> Checkpoint | None:
+def read(path: Path) -> Checkpoint | None:
     """Read a checkpoint that is what its checksum says and what this version writes, else return None.
 
     A checksum tells that the file is as it was written, not who wrote it: nothing in it is unpickled, and

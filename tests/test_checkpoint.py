@@ -210,6 +210,25 @@ def test_one_that_cannot_be_written_is_a_worded_error_and_leaves_what_was_there(
     assert not names(tmp_path, ".writing*")
 
 
+def test_a_training_that_begins_anew_keeps_its_own_beside_damaged_ones_of_later_epochs(
+    tmp_path: Path,
+) -> None:
+    for epochs in (8, 9):
+        Checkpoints(tmp_path).save(a_checkpoint(epochs))
+        (tmp_path / f"epoch-00000{epochs}.sha256").write_text("0" * 64)
+    anew = Checkpoints(tmp_path)
+    assert anew.newest() is None
+    for epochs in (1, 2, 3):
+        anew.save(a_checkpoint(epochs))
+    assert names(tmp_path) == [f"epoch-00000{n}.npz" for n in (2, 3, 8, 9)]
+    found = Checkpoints(tmp_path).newest()
+    assert found is not None
+    assert len(found.history) == 3
+    for epochs in (8, 9):
+        anew.save(a_checkpoint(epochs))
+    assert names(tmp_path) == ["epoch-000008.npz", "epoch-000009.npz"]
+
+
 def test_a_folder_that_cannot_be_made_is_a_worded_error(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("a file, where a folder should be")
     with pytest.raises(BackendError, match="/c: File exists"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import atomic, run_folder
 from mnist_cnn.backends.azure import upload
 from mnist_cnn.backends.azure.service import CALL_SECONDS, call_again, say
-from mnist_cnn.checkpoint import KEPT, Checkpoints
+from mnist_cnn.checkpoint import KEPT, Checkpoints, read
 from mnist_cnn.errors import storage_error
 
 if TYPE_CHECKING:
@@ -41,21 +41,24 @@ def send(store: Any, place: str, folder: Path) -> None:
 
 
 def bring(store: Any, place: str, folder: Path) -> None:
-    """Bring the newest checkpoints of a run into its folder.
+    """Bring the newest sound checkpoints of a run into its folder, and what is newer than they.
 
     Raises:
         BackendError: the datastore does not give them, or the disk here does not take them.
     """
     there = upload.blobs(store, place)
-    newest = _finished(there)[:KEPT]
-    if not newest:
+    finished = _finished(there)
+    if not finished:
         say(f"the datastore has no checkpoint of this run in {place}/")
     target = folder / run_folder.CHECKPOINTS
     try:
         target.mkdir(exist_ok=True)
     except OSError as error:
         raise storage_error(error, str(target)) from error
-    for name in reversed(newest):
+    sound = 0
+    for name in finished:
+        if sound == KEPT:
+            break
         say(f"checkpoint: bringing {name}, {there[name].bytes:,} bytes")
         seconds = CALL_SECONDS + there[name].bytes / upload.SLOWEST
         path = target / PurePosixPath(name).name
@@ -65,6 +68,7 @@ def bring(store: Any, place: str, folder: Path) -> None:
             path.with_suffix(".sha256"),
             _content(store, _checksum(name), CALL_SECONDS).decode(errors="replace"),
         )
+        sound += read(path) is not None
 
 
 def _finished(there: Mapping[str, upload.Blob]) -> list[str]:
