@@ -6,6 +6,7 @@ Everything that can be checked without starting anything is checked before a fol
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -185,15 +186,23 @@ def ends_with_its_command(config: Config) -> bool:
     return backend_class(config.backend.name).ends_with_its_command
 
 
-def statuses(folders: Sequence[Path]) -> list[Status]:
-    """Return where runs stand; where a backend is not installed here, what the receipts say."""
+def statuses(folders: Sequence[Path]) -> dict[Path, Status]:
+    """Return where runs stand, but for those that are removed meanwhile.
+
+    Where a backend is not installed here, that is what the receipts say.
+    """
     backends: dict[str, Backend | None] = {}
-    return [_status(folder, backends) for folder in folders]
+    found = {}
+    for folder in folders:
+        with suppress(BackendError):
+            found[folder] = _status(folder, backends)
+    return found
 
 
 def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
     """Return where a run stands, by one backend for all runs of its name."""
     receipt = run_folder.read_receipt(folder)
+    backend = None
     try:
         if receipt.backend not in backends:
             backends[receipt.backend] = None

@@ -36,6 +36,7 @@ class Trial:
     settings: str
     config: Config
     job: Job
+    is_begun: bool = False
     run: Run | None = None
     watcher: threading.Thread | None = None
     result: Result | None = None
@@ -51,7 +52,9 @@ class Trial:
             return f"registered as {self.model.name} version {self.model.version}"
         if self.result is not None:
             return "completed"
-        return "not started" if self.run is None else "goes on"
+        if self.run is not None:
+            return "goes on"
+        return "perhaps started" if self.is_begun else "not started"
 
 
 def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str, *, as_json: bool) -> int:
@@ -140,6 +143,7 @@ def _failing_alone(trial: Trial) -> Iterator[None]:
 
 def _start(trial: Trial) -> None:
     ends_with_us = launch.ends_with_its_command(trial.config)
+    trial.is_begun = not ends_with_us
     with _failing_alone(trial), interrupts.deferred() if ends_with_us else contextlib.nullcontext():
         trial.run = launch.start(trial.config, trial.job)
     if isinstance(trial.error, Interrupted):  # the whole sweep is meant

@@ -128,8 +128,10 @@ def _list(command: Command) -> int:
     command.take_only("runs_dir")
     runs_dir = compose.runs_dir(command.overrides, command.config_dirs)
     folders = run_folder.all_runs(runs_dir)
-    statuses = zip(folders, launch.statuses(folders), strict=True)
-    rows = [{**_describe(folder), "status": status.value} for folder, status in statuses]
+    rows = []
+    for folder, status in launch.statuses(folders).items():
+        with contextlib.suppress(BackendError):  # it was removed meanwhile
+            rows.append({**_describe(folder), "status": status.value})
     rows.sort(key=lambda row: str(row["created"]), reverse=True)
     if command.as_json:
         print_json(rows)
@@ -310,7 +312,10 @@ def _see_through(start: Callable[[], Run], config: Config, command: Command, *, 
                 model = _register_at_the_end(run, result, config, stream)
         except KeyboardInterrupt:
             if run is None:
-                raise Interrupted("interrupted", "nothing was started" if is_own else "") from None
+                perhaps = (
+                    "nothing was started" if ends_with_us else f"see whether it started: {program()} list"
+                )
+                raise Interrupted("interrupted", perhaps if is_own else "") from None
             interrupt = _interrupt(run, is_own=is_ended_by_us)
             _say_aftermath(run)
             raise interrupt from None

@@ -274,6 +274,10 @@ def test_what_was_interrupted_is_said_as_it_is(
 
     monkeypatch.setattr(LocalBackend, "submit", interrupted)
     assert ask().err == "interrupted\nnothing was started\n"
+    with monkeypatch.context() as patch:  # as where a run goes on without its command
+        patch.setattr(LocalBackend, "ends_with_its_command", False)
+        assert ask().err == "interrupted\nsee whether it started: python -m mnist_cnn list\n"
+        assert "perhaps started" in ask("--multirun", "seed=1,2").out
     goes_on = f"interrupted; {run_folder} may go on\nend it: python -m mnist_cnn cancel {run_folder}\n"
     with monkeypatch.context() as patch:
         patch.setattr(LocalRun, "status", interrupted)
