@@ -148,7 +148,8 @@ class LocalBackend:
         is_ours = before.backend == receipt.backend
         if not (self.attach(folder).status() if is_ours else before.status).is_final:
             raise ConfigurationError(f"{folder} is being trained already", f"watch it: follow {folder}")
-        return dataclasses.replace(receipt, id=before.id, created=before.created)
+        # Whoever still watches it at another place must see that this is another.
+        return dataclasses.replace(receipt, id=before.id if is_ours else receipt.id, created=before.created)
 
     def _start(self, folder: Path) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -224,12 +225,7 @@ class LocalRun:
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """Yield log.txt line by line; with `follow`, until the run has ended."""
-        path = self.folder / run_folder.LOG
-        try:
-            file = io.TextIOWrapper(bounded.open_file(path), encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise BackendError(f"cannot read {path}: {error.strerror}", "the run left no log") from error
-        with file:
+        with self._open_log(follow=follow) as file:
             unfinished = ""
             while True:
                 ended = not follow or self.status().is_final
@@ -244,12 +240,20 @@ class LocalRun:
             if unfinished:
                 yield unfinished
 
+    def _open_log(self, *, follow: bool) -> io.TextIOWrapper:
+        path = self.folder / run_folder.LOG
+        while follow and not path.exists() and not self.status().is_final:
+            time.sleep(POLL_SECONDS)  # it is just being started
+        try:
+            return io.TextIOWrapper(bounded.open_file(path), encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise BackendError(f"cannot read {path}: {error.strerror}", "the run left no log") from error
+
     def wait(self) -> Result:
         """Wait for the end; return the result or raise what the receipt says."""
         while not (status := self.status()).is_final:
             time.sleep(POLL_SECONDS)
-        if self._process is not None:
-            self._process.wait()
+        self._await_own_process()
         if status is Status.completed:
             result = run_folder.read_result(self.folder)
             if result is None:
@@ -267,6 +271,7 @@ class LocalRun:
         """
         import psutil
 
+        trainer: psutil.Process | None = None
         while not self.status().is_final and (trainer := self._trainer()) is None:
             if (host := self._elsewhere()) is not None:
                 gone = f"if that machine is gone, go on here: resume {self.folder} force=true"
@@ -279,10 +284,10 @@ class LocalRun:
         try:
             trainer.terminate()
             trainer.resume()  # one that is stopped hears nothing
-            if not self._has_gone_in(GRACE_SECONDS):
+            if not self._has_gone_in(GRACE_SECONDS, trainer.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(trainer.pid, signal.SIGKILL)
-                if not self._has_gone_in(GRACE_SECONDS):
+                if not self._has_gone_in(GRACE_SECONDS, trainer.pid):
                     message = f"process {trainer.pid} was killed and does not end: the system holds it"
                     hint = "look whether its disk answers"
                     raise BackendError(message, f"{hint}; then end it again: cancel {self.folder}")
@@ -291,8 +296,7 @@ class LocalRun:
         except psutil.AccessDenied as error:
             message = f"{self.folder} is another user's: process {trainer.pid} cannot be ended"
             raise BackendError(message, "ask whoever started it") from error
-        if self._process is not None:
-            self._process.wait()
+        self._await_own_process()
         if self.status() is Status.lost:  # killed, or ended before it could say so
             self._enter_cancelled()
 
@@ -301,10 +305,12 @@ class LocalRun:
             if self.status() is Status.lost:  # still: nobody has resumed it meanwhile
                 run_folder.ended(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
 
-    def _has_gone_in(self, seconds: float) -> bool:
-        """Wait for the trainer to end; one that its parent only has to hear of has ended."""
+    def _has_gone_in(self, seconds: float, pid: int) -> bool:
+        """Wait for a trainer to end; one that its parent only has to hear of has ended."""
         deadline = time.monotonic() + seconds
-        while (is_there := self._trainer() is not None) and time.monotonic() < deadline:
+        while is_there := (trainer := self._trainer()) is not None and trainer.pid == pid:
+            if time.monotonic() > deadline:
+                break
             time.sleep(POLL_SECONDS)
         return not is_there
 
@@ -336,7 +342,8 @@ class LocalRun:
         import psutil
 
         receipt = run_folder.read_receipt(self.folder)
-        if self._process is not None and self._process.poll() is not None:
+        own = self._own_process(receipt)
+        if own is not None and own.poll() is not None:
             return None
         if receipt.pid is None or receipt.process_started is None:
             return None
@@ -351,9 +358,22 @@ class LocalRun:
 
     def _elsewhere(self) -> str | None:
         """Return the other machine that a run which is under way is trained on, or None."""
-        if self._process is not None or not self._looks_elsewhere:
+        receipt = run_folder.read_receipt(self.folder)
+        if self._own_process(receipt) is not None or not self._looks_elsewhere:
             return None
-        return run_folder.elsewhere(run_folder.read_receipt(self.folder))
+        return run_folder.elsewhere(receipt)
+
+    def _await_own_process(self) -> None:
+        own = self._own_process(run_folder.read_receipt(self.folder))
+        if own is not None:
+            own.wait()
+
+    def _own_process(self, receipt: run_folder.Receipt) -> subprocess.Popen[bytes] | None:
+        """Return the trainer that this started, unless the run is another's by now."""
+        if self._process is None:
+            return None
+        self._process.poll()  # so that one that has ended is gone, whoever's the run is
+        return self._process if self._process.pid == receipt.pid else None
 
     def _is_named_by(self, process: psutil.Process) -> bool:
         """Tell by its command line whether a process trains this run: when it started is told by a clock.
@@ -374,7 +394,8 @@ class LocalRun:
         log, go_on = f"the log is {self.folder / run_folder.LOG}", f"go on with it: resume {self.folder}"
         if status is Status.cancelled:
             return RunCancelled("the run was cancelled", go_on)
-        ended_with = self._process.returncode if self._process is not None else None
+        own = self._own_process(receipt)
+        ended_with = own.returncode if own is not None else None
         if status is Status.lost and ended_with in ERRORS_BY_EXIT_CODE:  # the disk did not take its receipt
             said = [words for line in self.logs() if (words := run_folder.trainer_line(line))]
             unwritten = f"cannot write {self.folder}: the disk took neither receipt nor log of the run's end"

@@ -47,10 +47,12 @@ def main(arguments: list[str]) -> int:
     def tell(progress: Progress) -> None:
         if _cancelled.is_set():  # a library has caught what the signal raised
             raise KeyboardInterrupt
+        run_folder.check_names(folder, entry)
         run_folder.write_progress(folder, progress)
 
     try:
         run_folder.await_entry(folder, os.getpid())
+        entry = run_folder.read_receipt(folder)
     except BackendError as error:  # the receipt is for whom it names to write
         log.error("%s", error.message)  # noqa: TRY400 - a worded error needs no traceback
         return error.exit_code
@@ -61,11 +63,12 @@ def main(arguments: list[str]) -> int:
             job = run_folder.read_job(folder)
             train(job, folder, device=device, force=run_folder.FORCE in arguments, on_progress=tell)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
+            run_folder.check_names(folder, entry)
             run_folder.ended(folder, Status.completed)
     except KeyboardInterrupt:
-        return _fail(folder, RunCancelled("the run was cancelled"))
+        return _fail(folder, entry, RunCancelled("the run was cancelled"))
     except MnistCnnError as error:
-        return _fail(folder, error)
+        return _fail(folder, entry, error)
     return 0
 
 
@@ -78,11 +81,15 @@ def print_log() -> None:
     log.propagate = False
 
 
-def _fail(folder: Path, error: MnistCnnError) -> int:
-    """Enter an error into log and receipt; return its exit code, also where the disk takes neither."""
+def _fail(folder: Path, entry: run_folder.Receipt, error: MnistCnnError) -> int:
+    """Enter an error into log and receipt; return its exit code, also where the disk takes neither.
+
+    Where the receipt is not this process's `entry` any more, it is another's to write.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         log.error("%s", error.message)
+        run_folder.check_names(folder, entry)
         run_folder.ended(
             folder, Status.cancelled if isinstance(error, RunCancelled) else Status.failed, error
         )

@@ -313,6 +313,9 @@ def held(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise BackendError(f"{folder} is held by another process", "try again when it has ended") from error
+    except NotImplementedError as error:
+        message = f"the file system of {folder} has no locks"
+        raise BackendError(message, "choose another with runs_dir=FOLDER") from error
     except OSError as error:
         raise storage_error(error, str(folder)) from error
     try:
@@ -332,6 +335,17 @@ def await_entry(folder: Path, pid: int) -> None:
         if time.monotonic() > deadline:
             raise BackendError(f"{folder} does not name this process as its trainer", "start the run again")
         time.sleep(0.01)
+
+
+def check_names(folder: Path, entry: Receipt) -> None:
+    """Check that the receipt still names the process that it named in `entry`.
+
+    Raises:
+        BackendError: it names another, which goes on with the run, or there is no receipt any more.
+    """
+    now = read_receipt(folder)
+    if (now.pid, now.host, now.process_started) != (entry.pid, entry.host, entry.process_started):
+        raise BackendError(f"{folder} is trained by another process now", f"watch it: follow {folder}")
 
 
 def ended(folder: Path, status: Status, error: MnistCnnError | None = None) -> None:

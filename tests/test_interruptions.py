@@ -386,6 +386,40 @@ def test_a_trainer_that_nobody_entered_leaves_the_receipt_to_whom_it_names(
 # Machines
 
 
+def test_a_trainer_whose_run_another_has_taken_over_leaves_it_alone(tmp_path: Path) -> None:
+    """As one whose machine stood still for an hour, while the run was resumed on another by force."""
+    run = launch.submit(*TINY, LONG, f"run_dir={tmp_path / 'run'}")
+    wait_for_line(run.folder, "x_test")
+    trainer = trainer_of(run.folder)
+    trainer.suspend()
+    taken_over = dataclasses.replace(run_folder.read_receipt(run.folder), host="the-other", pid=1)
+    run_folder.write_receipt(run.folder, taken_over)
+    trainer.resume()
+    wait_until(lambda: not run.status().is_final and not psutil.pid_exists(trainer.pid))
+    assert run_folder.read_receipt(run.folder) == taken_over
+    assert "is trained by another process now" in (run.folder / "log.txt").read_text(encoding="utf-8")
+    assert not run.status().is_final  # for it is the other's
+
+
+def test_who_cancels_a_trainer_waits_for_none_that_is_started_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = launch.submit(*TINY, LONG, f"run_dir={tmp_path / 'run'}")
+    cancelled, this = trainer_of(submitted.folder), psutil.Process()
+
+    def kill_and_resume(trainer: psutil.Process) -> None:
+        trainer.kill()
+        receipt = run_folder.read_receipt(submitted.folder)
+        resumed = dataclasses.replace(receipt, pid=this.pid, process_started=this.create_time())
+        run_folder.write_receipt(submitted.folder, resumed)
+
+    monkeypatch.setattr(psutil.Process, "terminate", kill_and_resume)
+    began = time.monotonic()
+    launch.attach_to(submitted.folder).cancel()
+    assert time.monotonic() - began < local.GRACE_SECONDS
+    wait_until(lambda: not submitted.status().is_final and not psutil.pid_exists(cancelled.pid))
+
+
 def test_a_run_that_another_machine_trains_is_as_it_last_told_and_goes_on_here_by_force_alone(
     tmp_path: Path,
 ) -> None:
