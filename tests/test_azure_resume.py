@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,6 +153,27 @@ def test_a_lost_node_of_a_run_that_is_then_cancelled_is_followed_by_none(
     assert calls(low, "POST", "snapshotrun") == 1
 
 
+def test_a_run_that_is_cancelled_while_it_is_submitted_does_not_start(
+    azure: AzureService, tmp_path: Path
+) -> None:
+    azure.clusters.behave(never_created=True)
+    process = start(azure, tmp_path, "backend.cluster=slow", "run_dir=run")
+    azure.requests.wait_for("PUT", "computes", timeout=120)
+    cancel = subprocess.Popen(command("cancel", "run"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while "cancelled" not in run_folder.read_receipt(tmp_path / "run").service:
+        assert cancel.poll() is None, cancel.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    azure.clusters.behave(never_created=False)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == RunCancelled.exit_code, said
+    assert "the run was cancelled before it started" in said
+    assert (cancel.communicate(timeout=60)[1], cancel.returncode)[1] == 0
+    assert run_folder.read_receipt(tmp_path / "run").status is Status.cancelled
+    assert calls(azure, "POST", "snapshotrun") == 0
+
+
 def test_a_run_begun_here_is_finished_on_the_cluster_to_the_same_weights(
     azure: AzureService, whole: Path, tmp_path: Path
 ) -> None:
@@ -179,9 +201,11 @@ def test_a_run_begun_on_the_cluster_is_finished_here_to_the_same_weights(
     azure.faults.add(Fault("GET", r"epoch-00000\d[^/]*\.npz$", status=403))
     unreachable = run_command("resume", "run", "backend=local", cwd=tmp_path)
     refused(unreachable, BackendError.exit_code, "cannot read mnist-cnn-checkpoints/")
+    before = run_folder.read_receipt(tmp_path / "run")
     resumed = run_command("resume", "run", "backend=local", cwd=tmp_path)
     assert resumed.code == 0, resumed.err
     folder = tmp_path / "run"
+    assert run_folder.read_receipt(folder).id != before.id  # for whoever still follows it there
     assert "going on after epoch" in log_of(folder)
     receipt = run_folder.read_receipt(folder)
     assert (receipt.backend, receipt.status) == ("local", Status.completed)

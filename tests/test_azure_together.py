@@ -15,10 +15,12 @@ import pytest
 
 from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import checks, log, service, submit
+from mnist_cnn.backends.azure import checks, log, outputs, service, submit
 from mnist_cnn.backends.azure import run as azure_run
 from mnist_cnn.backends.azure.config import AzureConfig
 from mnist_cnn.backends.azure.together import side_by_side
+from mnist_cnn.config import RegisterConfig
+from mnist_cnn.errors import BackendError, RunCancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,8 +97,9 @@ class FakeRun:
 
     id = "id"
 
-    def __init__(self, status: str, logs: dict[str, str] = LOGS) -> None:
+    def __init__(self, status: str, logs: dict[str, str] = LOGS, why: str = "why") -> None:
         self.status = status
+        self.why = why
         self.asked: list[str] = []
         self.logs = logs
 
@@ -106,7 +109,7 @@ class FakeRun:
 
     def get_details(self) -> dict[str, object]:
         self.asked.append("details")
-        return {"status": self.status, "logFiles": self.logs, "error": {"message": "why"}}
+        return {"status": self.status, "logFiles": self.logs, "error": {"message": self.why}}
 
 
 class Watcher:
@@ -165,6 +168,48 @@ def test_a_log_that_cannot_be_had_is_looked_for_again(
 ) -> None:
     monkeypatch.setattr(log, "fetch", lambda _folder, _run_id, _files: None)
     assert watcher.look(FakeRun("Running"), 2) == ["details"] * 2
+
+
+def test_what_was_learned_of_one_run_is_not_entered_for_the_one_that_follows_it(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has entered that it failed, and resumed it."""
+
+    def bring(*_: object) -> None:
+        raise outputs.NoResult("it has no result")
+
+    monkeypatch.setattr(outputs, "bring", bring)
+    folder = watcher.followed.folder
+    watcher.look(FakeRun("Completed"), 1)
+    run_folder.write_receipt(folder, dataclasses.replace(run_folder.read_receipt(folder), id="next"))
+    following = FakeRun("Running")
+    following.id = "next"
+    monkeypatch.setattr(azure_run, "find_run", lambda _workspace, _run_id: following)
+    watcher.look(following, 1)
+    register = RegisterConfig(name="m")
+    with pytest.raises(BackendError, match="is running, not completed"):
+        watcher.followed.register(register)
+
+
+def test_a_second_start_that_the_service_refuses_for_ten_minutes_is_given_up(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service still says where the run stands."""
+    asked = []
+
+    def busy(*_: object) -> None:
+        asked.append(watcher.now)
+        raise service.ServiceError("busy", status=503)
+
+    def sleep(seconds: float) -> None:
+        watcher.now += seconds
+
+    monkeypatch.setattr(watcher.followed, "_submit_again", busy)
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(azure_run, "find_run", lambda _workspace, _run_id: FakeRun("Failed", why="preempted"))
+    with pytest.raises(service.ServiceError, match="busy"):
+        watcher.followed.wait()
+    assert azure_run.AWAY_SECONDS < asked[-1] - asked[0] < 1.2 * azure_run.AWAY_SECONDS
 
 
 def test_pauses_grow_while_nothing_changes_and_are_short_when_something_does(watcher: Watcher) -> None:
@@ -250,10 +295,50 @@ def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lost:
     return Lost(tmp_path, monkeypatch)
 
 
-def test_a_second_start_that_the_service_is_too_busy_for_leaves_the_run_as_it_was(lost: Lost) -> None:
+def test_a_second_start_that_the_service_is_too_busy_for_leaves_the_run_as_it_was(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At no moment it reads as failed, or as one that nobody submits."""
+    written, write = [], run_folder.write_receipt
+
+    def note(folder: Path, receipt: run_folder.Receipt) -> None:
+        written.append((receipt.id == "lost", receipt.status, azure_run.SUBMITTER in receipt.service))
+        write(folder, receipt)
+
+    monkeypatch.setattr(run_folder, "write_receipt", note)
     with pytest.raises(service.ServiceError, match="busy"):
         lost.start_again(service.ServiceError("busy", status=503))
     assert lost.receipt() == lost.before
+    assert written == [(False, Status.preparing, True), (True, Status.queued, False)]
+
+
+def test_a_cancellation_that_comes_during_a_second_start_is_kept_where_that_fails(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled_and_busy(*_: object) -> None:
+        now = lost.receipt()
+        marked = dataclasses.replace(now, service=now.service | {azure_run.CANCELLED: "true"})
+        run_folder.write_receipt(lost.run.folder, marked)
+        raise service.ServiceError("busy", status=503)
+
+    monkeypatch.setattr(submit, "_send", cancelled_and_busy)
+    with pytest.raises(service.ServiceError, match="busy"):
+        lost.start_again()
+    assert lost.receipt() == dataclasses.replace(lost.before, service={azure_run.CANCELLED: "true"})
+
+
+def test_a_second_start_that_hears_of_its_cancellation_is_cancelled(lost: Lost) -> None:
+    with pytest.raises(RunCancelled):
+        lost.start_again(RunCancelled("the run was cancelled before it started"))
+    assert lost.receipt().status is Status.cancelled
+
+
+def test_a_second_start_that_may_yet_be_carried_out_is_not_made_again(lost: Lost) -> None:
+    error = azure_run.PerhapsStarted("no answer", is_given_up=True)
+    with pytest.raises(azure_run.PerhapsStarted) as raised:
+        lost.start_again(error, Absent("no such run"))
+    assert not azure_run.is_passing(raised.value)
+    assert lost.receipt().id != "lost"
 
 
 def test_a_second_start_that_the_service_refuses_is_the_end_of_the_run(lost: Lost) -> None:
@@ -264,15 +349,15 @@ def test_a_second_start_that_the_service_refuses_is_the_end_of_the_run(lost: Los
 
 
 def test_whether_a_second_start_has_begun_is_found_out_when_the_service_is_back(lost: Lost) -> None:
-    receipt = lost.start_again(submit.PerhapsStarted("no answer"), ConnectionError("away"), None)
+    receipt = lost.start_again(azure_run.PerhapsStarted("no answer"), ConnectionError("away"), None)
     assert (receipt.status, receipt.service["retries"]) == (Status.preparing, "1")
     assert receipt.id != "lost"
 
 
 def test_a_second_start_that_has_not_begun_leaves_the_run_as_it_was(lost: Lost) -> None:
-    with pytest.raises(submit.PerhapsStarted):
+    with pytest.raises(azure_run.PerhapsStarted):
         lost.start_again(
-            submit.PerhapsStarted("no answer"),
+            azure_run.PerhapsStarted("no answer"),
             ConnectionError("away"),
             Absent("no such run"),
         )

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import run_folder
+from mnist_cnn import atomic, run_folder
 from mnist_cnn.backends.azure.service import ServiceError, call_again, say
 from mnist_cnn.backends.azure.together import side_by_side
 from mnist_cnn.errors import BackendError, storage_error
@@ -89,7 +89,8 @@ def _bring(run: Any, names: list[str], place: Path, folder: Path) -> None:
     except BackendError as error:
         raise NotWhole(error.message, f"bring it again: follow {folder}") from error
     for name in (*result.files, run_folder.RESULT):
-        (place / name).replace(folder / name)
+        with atomic.replacing(folder / name) as temporary:  # on the disk, before the receipt says completed
+            (place / name).replace(temporary)
 
 
 def _check(result: Result, names: list[str], folder: Path) -> None:

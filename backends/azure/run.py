@@ -56,7 +56,7 @@ BRING_SECONDS = 1800.0
 CANCEL_SECONDS = 300.0
 CANCEL_AGAIN_SECONDS = 10.0
 """After that the service is asked again, where its word for a run is not `CANCELLING`."""
-CANCELLING = "CancelRequested"
+CANCELLING, UNKNOWN = "CancelRequested", "not known to the service"
 SAME_PROCESS_SECONDS = 2.0
 """By how much a process's start may seem to move, as it is told relative to a clock that is set right."""
 SUBMITTER, RETRIES, CANCELLED = "submitter", "retries", "cancelled"
@@ -89,8 +89,17 @@ class NodeTakenAway(BackendError):  # noqa: N818 - it is an outcome that ends a 
     """The service has ended the run because it took its node away."""
 
 
-def is_passing(error: BackendError) -> bool:
-    """Tell whether what failed may succeed in a while: the service was busy or away."""
+class PerhapsStarted(ServiceError):  # noqa: N818 - as above
+    """The submission failed, and whether the run started all the same could not be found out."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether what failed may succeed in a while: the service was busy or away.
+
+    A submission that nobody waits for any more may yet be carried out, and is not made again.
+    """
+    if isinstance(error, PerhapsStarted) and error.is_given_up:
+        return False
     return isinstance(error, ServiceError) and (error.status is None or error.status in RETRIED)
 
 
@@ -117,6 +126,7 @@ class AzureRun:
         self._answered = time.monotonic() if is_known else None
         self._lock = threading.RLock()
         self._told_lost = ""
+        self._not_started_since: float | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -176,11 +186,13 @@ class AzureRun:
 
     def wait(self) -> Result:
         """Wait for the end, bring the result here; return it, or raise how the run ended."""
-        for status in self._until_the_end():
-            if status is Status.lost:
-                hint = f"start it again: resume {self.folder}"
-                raise BackendError("the run never reached the service", hint)
         receipt = run_folder.read_receipt(self.folder)
+        while not self._has_ended():  # another may have resumed it since it was seen to end
+            for status in self._until_the_end():
+                if status is Status.lost:
+                    hint = f"start it again: resume {self.folder}"
+                    raise BackendError("the run never reached the service", hint)
+            receipt = run_folder.read_receipt(self.folder)
         log_hint = f"the log is {self.folder / run_folder.LOG}"
         if receipt.status is Status.completed:
             result = run_folder.read_result(self.folder)
@@ -203,7 +215,7 @@ class AzureRun:
             marked = dataclasses.replace(receipt, service=receipt.service | {CANCELLED: "true"})
             run_folder.write_receipt(self.folder, marked)
         self._looked = 0.0
-        if self._settled().is_final:  # its node had been taken away: nothing of it runs
+        if self._submitted().is_final:  # its node had been taken away, or its submission heard of it in time
             return
         run = self._run()
         if not getattr(run, "_run_dto", {}).get("cancel_uri"):
@@ -226,6 +238,21 @@ class AzureRun:
                 asked = time.monotonic()
             time.sleep(POLL_SECONDS)
             self._looked = 0.0
+
+    def _submitted(self) -> Status:
+        """Return where the run stands, after whoever is submitting it has done so, or left it.
+
+        Raises:
+            BackendError: that takes more than five minutes.
+        """
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while not (status := self._settled()).is_final and self._state == UNKNOWN:
+            if time.monotonic() > deadline:
+                hint = f"it will not start; look again: status {self.folder}"
+                raise BackendError("the run is still being submitted, and marked as cancelled", hint)
+            time.sleep(POLL_SECONDS)
+            self._looked = 0.0
+        return status
 
     def bring_checkpoints(self) -> None:
         """Bring the checkpoints that the run's nodes left on the datastore into its folder."""
@@ -305,8 +332,10 @@ class AzureRun:
 
     def _look(self) -> None:
         """Ask the service where the run stands, and bring its log here."""
-        before = self._state
         receipt = run_folder.read_receipt(self.folder)  # once, for another may write it meanwhile
+        if self._seen_id not in {"", receipt.id}:
+            self._forget()
+        before = self._state
         is_being_submitted = self._is_being_submitted(receipt)
         workspace = self.workspace()  # where that is gone, the run is not
         try:
@@ -315,7 +344,7 @@ class AzureRun:
             if error.status != 404:  # noqa: PLR2004
                 raise
             self._status = Status.preparing if is_being_submitted else Status.lost
-            self._state, self._looked = "not known to the service", time.monotonic()
+            self._state, self._looked = UNKNOWN, time.monotonic()
             return
         self._seen_id, self._taken_away = run.id, None
         details = self._details(run)
@@ -400,9 +429,10 @@ class AzureRun:
         Raises:
             BackendError: the service or this machine does not do it.
         """
-        lost, submit_again = self._taken_away, self._submit_again
-        assert lost is not None  # noqa: S101 - whoever calls this has looked
-        assert submit_again is not None  # noqa: S101 - else it would have failed
+        with self._lock:
+            lost, lost_id, submit_again = self._taken_away, self._seen_id, self._submit_again
+        if lost is None or submit_again is None:  # another look has found it otherwise
+            return
         outcome: list[BaseException] = []
 
         def start() -> None:
@@ -411,20 +441,20 @@ class AzureRun:
             except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
                 outcome.append(error)
 
-        lost_id = self._seen_id
         thread = threading.Thread(target=start, daemon=False)
         thread.start()
         thread.join()
         with self._lock:
             self._forget()
         if not outcome:
-            self._answered = time.monotonic()
+            self._answered, self._not_started_since = time.monotonic(), None
             return
         error = outcome[0]
-        away = time.monotonic() - (self._answered or 0.0)
-        if not (isinstance(error, BackendError) and is_passing(error)) or away > AWAY_SECONDS:
+        self._not_started_since = self._not_started_since or time.monotonic()
+        away = time.monotonic() - self._not_started_since
+        if not is_passing(error) or away > AWAY_SECONDS:
             raise error
-        say(f"{error.message}; trying on for {AWAY_SECONDS - away:.0f} seconds")
+        say(f"{error}; trying on for {AWAY_SECONDS - away:.0f} seconds")
         time.sleep(SLOW_POLL_SECONDS)
 
     def _enter_failure(self, failure: MnistCnnError) -> None:
@@ -488,9 +518,11 @@ class AzureRun:
             now = time.monotonic()
             self._tell(status, start_seconds, max_seconds)
             yield status
-            if status.is_final:
+            if status is Status.lost or self._has_ended():
                 return
-            if self._can_be_brought:
+            if status.is_final:  # another has resumed it since
+                self._looked = 0.0
+            elif self._can_be_brought:
                 self._bring()
             elif self._taken_away is not None:
                 self._start_again()

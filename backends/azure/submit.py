@@ -25,6 +25,7 @@ from mnist_cnn.backends.azure.run import (
     SLOW_POLL_SECONDS,
     SUBMITTER,
     AzureRun,
+    PerhapsStarted,
     find_run,
     is_passing,
     retries,
@@ -36,7 +37,7 @@ from mnist_cnn.conditions import changed_versions, versions
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, RunCancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.job import Job
@@ -70,10 +71,15 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
     with run_folder.held(folder):  # of two that resume, one is the first
         if before is not None:
             now = run_folder.read_receipt(folder)
-            _refuse_one_under_way(folder, status if now.id == before.id and is_ours else now.status)
+            is_same = (now.id, now.backend) == (before.id, config.name)
+            _refuse_one_under_way(folder, status if is_same else now.status)
         _enter(job, config, folder, force=force)
     run = AzureRun(folder, config, submit_again, is_known=True)
-    _submit_entered(job, run)
+    run_id = run_folder.read_receipt(folder).id
+    try:
+        _submit_entered(job, run)
+    finally:
+        _leave(folder, run_id)
     return run
 
 
@@ -103,14 +109,19 @@ def submit_again(run: AzureRun, lost_id: str, why: str) -> None:
     try:
         _submit_entered(job, run, why)
     except BackendError as error:
-        has_ended = run_folder.read_receipt(run.folder).status is Status.failed
         if isinstance(error, PerhapsStarted) and _has_started(run, again.id):
             return
-        if is_passing(error) and (has_ended or isinstance(error, PerhapsStarted)):
-            with run_folder.held(run.folder):
-                if run_folder.read_receipt(run.folder).id == again.id:  # which never started
-                    run_folder.write_receipt(run.folder, before)
+        if is_passing(error):  # for it never started
+            _amend(run.folder, again.id, lambda now: _as_before(before, now))
         raise
+    finally:
+        _leave(run.folder, again.id)
+
+
+def _as_before(before: run_folder.Receipt, now: run_folder.Receipt) -> run_folder.Receipt:
+    """Return the receipt from before a second start, with the mark of a cancellation that came meanwhile."""
+    mark = {name: value for name, value in now.service.items() if name == CANCELLED}
+    return dataclasses.replace(before, service=before.service | mark)
 
 
 def _has_started(run: AzureRun, run_id: str) -> bool:
@@ -161,6 +172,7 @@ def _refuse_one_under_way(folder: Path, status: Status) -> None:
 def _submit_entered(job: Job, run: AzureRun, why: str | None = None) -> None:
     """Send a job whose run is named in the receipt. Raises as `submit` does."""
     folder = run.folder
+    run_id = run_folder.read_receipt(folder).id
     try:
         log.separate(folder, why)
         _send(job, run)
@@ -168,16 +180,39 @@ def _submit_entered(job: Job, run: AzureRun, why: str | None = None) -> None:
         raise
     except PerhapsStarted as error:
         hint = f"see later: status {folder}; end it: cancel {folder}"
-        raise PerhapsStarted(f"{error.message}; whether {folder} started is not known", hint) from error
+        message = f"{error.message}; whether {folder} started is not known"
+        raise PerhapsStarted(message, hint, is_given_up=error.is_given_up) from error
+    except RunCancelled as error:
+        _end(folder, run_id, error)
+        raise
     except MnistCnnError as error:
+        if why is not None and is_passing(error):  # it is as it was before, in a moment
+            raise
         error.hint = "; ".join(filter(None, (error.hint, f"then start the run: resume {folder}")))
-        run_folder.ended(folder, Status.failed, error)
+        _end(folder, run_id, error)
         raise
     except KeyboardInterrupt:
-        raise _interrupted(folder) from None
-    finally:
-        with suppress(BackendError):  # on a full disk; this process is known to have ended then
-            _leave(folder)
+        raise _interrupted(folder, run_id) from None
+
+
+def _end(folder: Path, run_id: str, error: MnistCnnError) -> None:
+    """Enter that a run did not start, and why; unless the receipt names another by now."""
+    status = Status.cancelled if isinstance(error, RunCancelled) else Status.failed
+    with run_folder.held(folder):
+        if run_folder.read_receipt(folder).id == run_id:
+            run_folder.ended(folder, status, error)
+
+
+def _amend(
+    folder: Path, run_id: str, change: Callable[[run_folder.Receipt], run_folder.Receipt]
+) -> run_folder.Receipt:
+    """Change the receipt, unless it names another run by now; return it."""
+    with run_folder.held(folder):
+        now = run_folder.read_receipt(folder)
+        if now.id == run_id:
+            now = change(now)
+            run_folder.write_receipt(folder, now)
+        return now
 
 
 def _enter(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> None:
@@ -207,28 +242,28 @@ def _new_id(config: AzureConfig) -> str:
     return f"{config.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
 
 
-def _leave(folder: Path) -> None:
+def _leave(folder: Path, run_id: str) -> None:
     """Take the submitter from the receipt: nobody is submitting the run any more."""
-    receipt = run_folder.read_receipt(folder)
-    service = {name: value for name, value in receipt.service.items() if name != SUBMITTER}
-    run_folder.write_receipt(folder, dataclasses.replace(receipt, service=service))
+
+    def without_submitter(receipt: run_folder.Receipt) -> run_folder.Receipt:
+        service = {name: value for name, value in receipt.service.items() if name != SUBMITTER}
+        return dataclasses.replace(receipt, service=service)
+
+    with suppress(BackendError):  # on a full disk; this process is known to have ended then
+        _amend(folder, run_id, without_submitter)
 
 
-def _interrupted(folder: Path) -> Interrupted:
+def _interrupted(folder: Path, run_id: str) -> Interrupted:
     """Enter Ctrl-C during a submission; return what to say of it."""
     if run_folder.read_receipt(folder).url is not None:
         hint = f"watch it: follow {folder}; end it: cancel {folder}"
         return Interrupted(f"interrupted; {folder} has started and goes on", hint)
     error = RunCancelled("interrupted before the run was submitted", f"start it: resume {folder}")
-    run_folder.ended(folder, Status.cancelled, error)
+    _end(folder, run_id, error)
     return Interrupted(f"interrupted before {folder} was submitted", error.hint)
 
 
-class PerhapsStarted(ServiceError):  # noqa: N818 - it is an outcome, like Interrupted
-    """The submission failed, and whether the run started all the same could not be found out."""
-
-
-class Started(BackendError):  # noqa: N818 - it is an outcome, as above
+class Started(BackendError):  # noqa: N818 - it is an outcome, like Interrupted
     """The run has started, but the disk here does not take what the service said of it."""
 
 
@@ -272,11 +307,13 @@ def _send(job: Job, run: AzureRun) -> None:
             cluster.await_ready(target, config)
             _done[nodes] = time.monotonic()
         configuration = _configuration(request, config, store, mounts, Path(code))
+        if CANCELLED in run_folder.read_receipt(folder).service:
+            raise RunCancelled("the run was cancelled before it started", f"start it: resume {folder}")
         with interrupts.deferred():  # once it is on its way the run has to be known
             started = _start(experiment, configuration, receipt.id)
             url = started.get_portal_url()
             try:
-                run_folder.write_receipt(folder, dataclasses.replace(receipt, status=Status.queued, url=url))
+                _amend(folder, receipt.id, lambda now: _queued(now, url))
             except BackendError as error:
                 go_on = f"{error.hint}; then watch it: follow {folder}; end it: cancel {folder}"
                 raise Started(f"{error.message}; {folder} has started and goes on", go_on) from error
@@ -286,6 +323,12 @@ def _send(job: Job, run: AzureRun) -> None:
         call("tag the run", lambda: started.set_tags(request.tags))
     except ServiceError as error:
         say(f"{error.message}; the run goes on without its tags")
+
+
+def _queued(receipt: run_folder.Receipt, url: str) -> run_folder.Receipt:
+    """Return the receipt of a run that has started; of one that has ended already, its page is news alone."""
+    status = receipt.status if receipt.status.is_final else Status.queued
+    return dataclasses.replace(receipt, status=status, url=url)
 
 
 def _import_the_estimator() -> None:
@@ -348,7 +391,7 @@ def _start(experiment: Any, configuration: Any, run_id: str) -> Any:
         except ServiceError as absent:
             if absent.status == 404 and not error.is_given_up:  # noqa: PLR2004
                 raise error from error.__cause__
-            raise PerhapsStarted(error.message) from error
+            raise PerhapsStarted(error.message, is_given_up=error.is_given_up) from error
         say(f"{error.message}, but the run has started")
         return run
 
