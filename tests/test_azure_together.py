@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import signal
 import subprocess
 import sys
@@ -331,6 +332,14 @@ def test_a_second_start_that_hears_of_its_cancellation_is_cancelled(lost: Lost) 
     with pytest.raises(RunCancelled):
         lost.start_again(RunCancelled("the run was cancelled before it started"))
     assert lost.receipt().status is Status.cancelled
+
+
+def test_a_second_start_for_which_this_machine_has_no_room_is_the_end_of_the_run_and_worded(
+    lost: Lost,
+) -> None:
+    with pytest.raises(BackendError, match="cannot write /full: No space left on device"):
+        lost.start_again(OSError(errno.ENOSPC, "No space left on device", "/full"))
+    assert lost.receipt().status is Status.failed
 
 
 def test_a_second_start_that_may_yet_be_carried_out_is_not_made_again(lost: Lost) -> None:

@@ -34,7 +34,14 @@ from mnist_cnn.backends.azure.run import (
 from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
 from mnist_cnn.backends.azure.together import in_this_context, side_by_side
 from mnist_cnn.conditions import changed_versions, versions
-from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, RunCancelled
+from mnist_cnn.errors import (
+    BackendError,
+    ConfigurationError,
+    Interrupted,
+    MnistCnnError,
+    RunCancelled,
+    storage_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,11 +80,10 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
             now = run_folder.read_receipt(folder)
             is_same = (now.id, now.backend) == (before.id, config.name)
             _refuse_one_under_way(folder, status if is_same else now.status)
-        _enter(job, config, folder, force=force)
+        run_id = _enter(job, config, folder, force=force)
     run = AzureRun(folder, config, submit_again, is_known=True)
-    run_id = run_folder.read_receipt(folder).id
     try:
-        _submit_entered(job, run)
+        _submit_entered(job, run, run_id)
     finally:
         _leave(folder, run_id)
     return run
@@ -107,7 +113,7 @@ def submit_again(run: AzureRun, lost_id: str, why: str) -> None:
     why = f"{why}; the run is started again, {number} of {run.config.retries}"
     say(why)
     try:
-        _submit_entered(job, run, why)
+        _submit_entered(job, run, again.id, why)
     except BackendError as error:
         if isinstance(error, PerhapsStarted) and _has_started(run, again.id):
             return
@@ -169,10 +175,9 @@ def _refuse_one_under_way(folder: Path, status: Status) -> None:
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
 
 
-def _submit_entered(job: Job, run: AzureRun, why: str | None = None) -> None:
+def _submit_entered(job: Job, run: AzureRun, run_id: str, why: str | None = None) -> None:
     """Send a job whose run is named in the receipt. Raises as `submit` does."""
     folder = run.folder
-    run_id = run_folder.read_receipt(folder).id
     try:
         log.separate(folder, why)
         _send(job, run)
@@ -188,11 +193,19 @@ def _submit_entered(job: Job, run: AzureRun, why: str | None = None) -> None:
     except MnistCnnError as error:
         if why is not None and is_passing(error):  # it is as it was before, in a moment
             raise
-        error.hint = "; ".join(filter(None, (error.hint, f"then start the run: resume {folder}")))
-        _end(folder, run_id, error)
+        _end_unstarted(folder, run_id, error)
         raise
+    except OSError as error:  # of the temporary folder, or a data file that is gone
+        worded = storage_error(error, str(error.filename or tempfile.gettempdir()), "TMPDIR=FOLDER")
+        _end_unstarted(folder, run_id, worded)
+        raise worded from error
     except KeyboardInterrupt:
         raise _interrupted(folder, run_id) from None
+
+
+def _end_unstarted(folder: Path, run_id: str, error: MnistCnnError) -> None:
+    error.hint = "; ".join(filter(None, (error.hint, f"then start the run: resume {folder}")))
+    _end(folder, run_id, error)
 
 
 def _end(folder: Path, run_id: str, error: MnistCnnError) -> None:
@@ -203,20 +216,16 @@ def _end(folder: Path, run_id: str, error: MnistCnnError) -> None:
             run_folder.ended(folder, status, error)
 
 
-def _amend(
-    folder: Path, run_id: str, change: Callable[[run_folder.Receipt], run_folder.Receipt]
-) -> run_folder.Receipt:
-    """Change the receipt, unless it names another run by now; return it."""
+def _amend(folder: Path, run_id: str, change: Callable[[run_folder.Receipt], run_folder.Receipt]) -> None:
+    """Change the receipt, unless it names another run by now."""
     with run_folder.held(folder):
         now = run_folder.read_receipt(folder)
         if now.id == run_id:
-            now = change(now)
-            run_folder.write_receipt(folder, now)
-        return now
+            run_folder.write_receipt(folder, change(now))
 
 
-def _enter(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> None:
-    """Write the receipt, which names the run that is going to be."""
+def _enter(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> str:
+    """Write the receipt, which names the run that is going to be; return its id."""
     before = run_folder.read_receipt(folder) if (folder / run_folder.RECEIPT).exists() else None
     run_id = _new_id(config)
     kept = before.service.get("checkpoints") if before is not None else None
@@ -236,6 +245,7 @@ def _enter(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> None:
         },
     )
     run_folder.write_receipt(folder, receipt)
+    return run_id
 
 
 def _new_id(config: AzureConfig) -> str:
