@@ -248,7 +248,7 @@ class AzureRun:
         deadline = time.monotonic() + CANCEL_SECONDS
         while not (status := self._settled()).is_final and self._state == UNKNOWN:
             if time.monotonic() > deadline:
-                hint = f"it will not start; look again: status {self.folder}"
+                hint = f"look again: status {self.folder}; end it: cancel {self.folder}"
                 raise BackendError("the run is still being submitted, and marked as cancelled", hint)
             time.sleep(POLL_SECONDS)
             self._looked = 0.0
