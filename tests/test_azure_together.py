@@ -16,7 +16,7 @@ import pytest
 
 from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import checks, log, outputs, service, submit
+from mnist_cnn.backends.azure import checks, failures, log, outputs, service, submit, submitter
 from mnist_cnn.backends.azure import run as azure_run
 from mnist_cnn.backends.azure.config import AzureConfig
 from mnist_cnn.backends.azure.together import side_by_side
@@ -303,7 +303,7 @@ def test_a_second_start_that_the_service_is_too_busy_for_leaves_the_run_as_it_wa
     written, write = [], run_folder.write_receipt
 
     def note(folder: Path, receipt: run_folder.Receipt) -> None:
-        written.append((receipt.id == "lost", receipt.status, azure_run.SUBMITTER in receipt.service))
+        written.append((receipt.id == "lost", receipt.status, submitter.SUBMITTER in receipt.service))
         write(folder, receipt)
 
     monkeypatch.setattr(run_folder, "write_receipt", note)
@@ -343,10 +343,10 @@ def test_a_second_start_for_which_this_machine_has_no_room_is_the_end_of_the_run
 
 
 def test_a_second_start_that_may_yet_be_carried_out_is_not_made_again(lost: Lost) -> None:
-    error = azure_run.PerhapsStarted("no answer", is_given_up=True)
-    with pytest.raises(azure_run.PerhapsStarted) as raised:
+    error = failures.PerhapsStarted("no answer", is_given_up=True)
+    with pytest.raises(failures.PerhapsStarted) as raised:
         lost.start_again(error, Absent("no such run"))
-    assert not azure_run.is_passing(raised.value)
+    assert not failures.is_passing(raised.value)
     assert lost.receipt().id != "lost"
 
 
@@ -358,15 +358,15 @@ def test_a_second_start_that_the_service_refuses_is_the_end_of_the_run(lost: Los
 
 
 def test_whether_a_second_start_has_begun_is_found_out_when_the_service_is_back(lost: Lost) -> None:
-    receipt = lost.start_again(azure_run.PerhapsStarted("no answer"), ConnectionError("away"), None)
+    receipt = lost.start_again(failures.PerhapsStarted("no answer"), ConnectionError("away"), None)
     assert (receipt.status, receipt.service["retries"]) == (Status.preparing, "1")
     assert receipt.id != "lost"
 
 
 def test_a_second_start_that_has_not_begun_leaves_the_run_as_it_was(lost: Lost) -> None:
-    with pytest.raises(azure_run.PerhapsStarted):
+    with pytest.raises(failures.PerhapsStarted):
         lost.start_again(
-            azure_run.PerhapsStarted("no answer"),
+            failures.PerhapsStarted("no answer"),
             ConnectionError("away"),
             Absent("no such run"),
         )

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Status
-from mnist_cnn.backends.azure import checkpoints, checks, cluster, log, outputs, register, upload
-from mnist_cnn.backends.azure.service import RETRIED, ServiceError, call, call_again, open_workspace, say
-from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled, TrainingError
+from mnist_cnn.backends.azure import (
+    checkpoints,
+    checks,
+    cluster,
+    failures,
+    log,
+    outputs,
+    register,
+    submitter,
+    upload,
+)
+from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
+from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled
 from mnist_cnn.result import Progress, Result
 
 if TYPE_CHECKING:
@@ -49,19 +57,15 @@ AWAY_SECONDS = 600.0
 """How long the service may be away while a run is followed."""
 LOG_SECONDS = 60.0
 """How long an ended run's details and log are asked for, where the service refuses them."""
-SUBMISSION_SECONDS = 3600.0
-"""After that a run that another machine began to submit, and that the service does not know, is lost."""
 BRING_SECONDS = 1800.0
 """How long one process waits for another that is bringing the same result."""
 CANCEL_SECONDS = 300.0
 CANCEL_AGAIN_SECONDS = 10.0
 """After that the service is asked again, where its word for a run is not `CANCELLING`."""
 CANCELLING, UNKNOWN = "CancelRequested", "not known to the service"
-SAME_PROCESS_SECONDS = 2.0
-"""By how much a process's start may seem to move, as it is told relative to a clock that is set right."""
-SUBMITTER, RETRIES, CANCELLED = "submitter", "retries", "cancelled"
-"""The receipt's entries, under `service`: the process that is submitting the run, how often it was submitted
-again because its node had been taken away, and that somebody has cancelled it."""
+RETRIES, CANCELLED = "retries", "cancelled"
+"""The receipt's entries, under `service`: how often the run was submitted again because its node had been
+taken away, and that somebody has cancelled it."""
 ENDING_SECONDS = 1800.0
 """How long a run may take beyond its maximum duration to be ended by the service."""
 
@@ -73,34 +77,9 @@ def find_run(workspace: Any, run_id: str) -> Any:
     return Run.get(workspace, run_id)
 
 
-def this_process() -> str:
-    """Name this process, on this machine, for others to see whether it is still there."""
-    import psutil
-
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time()}"
-
-
 def retries(receipt: run_folder.Receipt) -> int:
     """Return how often a run was submitted again since somebody started or resumed it."""
     return int(receipt.service.get(RETRIES, "0"))
-
-
-class NodeTakenAway(BackendError):  # noqa: N818 - it is an outcome that ends a run
-    """The service has ended the run because it took its node away."""
-
-
-class PerhapsStarted(ServiceError):  # noqa: N818 - as above
-    """The submission failed, and whether the run started all the same could not be found out."""
-
-
-def is_passing(error: BaseException) -> bool:
-    """Tell whether what failed may succeed in a while: the service was busy or away.
-
-    A submission that nobody waits for any more may yet be carried out, and is not made again.
-    """
-    if isinstance(error, PerhapsStarted) and error.is_given_up:
-        return False
-    return isinstance(error, ServiceError) and (error.status is None or error.status in RETRIED)
 
 
 class AzureRun:
@@ -137,7 +116,7 @@ class AzureRun:
         self._over_since: float | None = None
         self._can_be_brought = False
         self._failed: MnistCnnError | None = None
-        self._taken_away: NodeTakenAway | None = None
+        self._taken_away: failures.NodeTakenAway | None = None
         self._looked = 0.0
         self._pause = POLL_SECONDS
         self._found: Any = None
@@ -336,7 +315,7 @@ class AzureRun:
         if self._seen_id not in {"", receipt.id}:
             self._forget()
         before = self._state
-        is_being_submitted = self._is_being_submitted(receipt)
+        is_being_submitted = submitter.is_at_work(self.folder, receipt)
         workspace = self.workspace()  # where that is gone, the run is not
         try:
             run = self._run(workspace, receipt.id)
@@ -393,11 +372,11 @@ class AzureRun:
         elif status is Status.cancelled:
             self._end_cancelled()
         else:
-            self._over_by_failure(self._failure(details))
+            self._over_by_failure(failures.of_run(self.folder, details))
 
     def _over_by_failure(self, failure: MnistCnnError) -> None:
         receipt = run_folder.read_receipt(self.folder)
-        if not isinstance(failure, NodeTakenAway):
+        if not isinstance(failure, failures.NodeTakenAway):
             self._enter_failure(failure)
         elif CANCELLED in receipt.service:
             self._end_cancelled()
@@ -452,7 +431,7 @@ class AzureRun:
         error = outcome[0]
         self._not_started_since = self._not_started_since or time.monotonic()
         away = time.monotonic() - self._not_started_since
-        if not is_passing(error) or away > AWAY_SECONDS:
+        if not failures.is_passing(error) or away > AWAY_SECONDS:
             raise error
         say(f"{error}; trying on for {AWAY_SECONDS - away:.0f} seconds")
         time.sleep(SLOW_POLL_SECONDS)
@@ -473,22 +452,6 @@ class AzureRun:
             self._bring()
         except BackendError as error:
             say(error.message)
-
-    def _is_being_submitted(self, receipt: run_folder.Receipt) -> bool:
-        """Tell, of a run that the service does not know, whether somebody is submitting it."""
-        import psutil
-
-        host, _, process = receipt.service.get(SUBMITTER, "").partition(" ")
-        if not host:
-            return False
-        if host != socket.gethostname():
-            written = (self.folder / run_folder.RECEIPT).stat().st_mtime
-            return time.time() - written < SUBMISSION_SECONDS
-        pid, _, started = process.partition(" ")
-        try:
-            return abs(psutil.Process(int(pid)).create_time() - float(started)) < SAME_PROCESS_SECONDS
-        except (psutil.NoSuchProcess, ValueError):
-            return False
 
     def _refresh(self) -> None:
         """Bring the log here where that is possible; what is here already can be read without."""
@@ -582,18 +545,3 @@ class AzureRun:
                 if self._failed is not None:
                     say(f"{self._failed.message}; but its training had ended, and its result is whole")
                 run_folder.ended(self.folder, Status.completed)
-
-    def _failure(self, details: dict[str, Any]) -> MnistCnnError:
-        """Word a failed run: as the trainer did in the log, else as the service does."""
-        told = log.failure(self.folder)
-        if told is not None:
-            return told
-        envelope = details.get("error") or {}
-        error = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
-        said = " ".join(str(error.get("message") or "the service gives no reason").split())[:500]
-        preempted = "preempt" in said.lower() or "pre-empt" in said.lower()
-        if preempted:
-            return NodeTakenAway(f"the node was taken away: {said}", f"go on with it: resume {self.folder}")
-        has_failed_itself = "JobFailed" in str(error) and log.has_begun(self.folder)
-        kind = TrainingError if has_failed_itself else BackendError
-        return kind(f"the run failed in the service: {said}", f"start it again: resume {self.folder}")

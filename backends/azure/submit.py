@@ -18,20 +18,18 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import interrupts, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checkpoints, checks, cluster, log, plan, snapshot, upload
+from mnist_cnn.backends.azure.failures import PerhapsStarted, is_passing
 from mnist_cnn.backends.azure.run import (
     AWAY_SECONDS,
     CANCELLED,
     RETRIES,
     SLOW_POLL_SECONDS,
-    SUBMITTER,
     AzureRun,
-    PerhapsStarted,
     find_run,
-    is_passing,
     retries,
-    this_process,
 )
 from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
+from mnist_cnn.backends.azure.submitter import SUBMITTER, this_process
 from mnist_cnn.backends.azure.together import in_this_context, side_by_side
 from mnist_cnn.conditions import changed_versions, versions
 from mnist_cnn.errors import (
