@@ -213,6 +213,25 @@ def test_a_second_start_that_the_service_refuses_for_ten_minutes_is_given_up(
     assert azure_run.AWAY_SECONDS < asked[-1] - asked[0] < 1.2 * azure_run.AWAY_SECONDS
 
 
+def test_a_run_that_the_service_queues_again_waits_for_a_node_anew(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node was taken away after it had trained for long, and it takes long until there is another."""
+    config = dataclasses.replace(watcher.followed.config, start_seconds=3000, max_duration=60)
+    watcher.followed.config = config
+    run = FakeRun("Queued", {})
+    ends = {"Queued": 2800.0, "Running": 5600.0, "Paused": 8400.0, "NotResponding": 11200.0, "Canceled": 1e9}
+
+    def sleep(_: float) -> None:
+        watcher.now += 20.0
+        run.status = next(status for status, end in ends.items() if watcher.now < end)
+
+    watcher.followed.take(run)
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(RunCancelled):
+        watcher.followed.wait()
+
+
 def test_pauses_grow_while_nothing_changes_and_are_short_when_something_does(watcher: Watcher) -> None:
     run = FakeRun("Queued", {})
     seconds = 100

@@ -467,8 +467,8 @@ class AzureRun:
             BackendError: no answer for ten minutes, no node in time, no end in time, or a result that cannot
                 be brought now; the run goes on.
         """
-        started = time.monotonic()
-        self._answered = self._answered or started
+        self._answered = self._answered or time.monotonic()
+        waiting_since: float | None = None
         running_since: float | None = None
         go_on = f"watch it again: follow {self.folder}; end it: cancel {self.folder}"
         start_seconds = self.config.start_seconds
@@ -489,15 +489,16 @@ class AzureRun:
                 self._bring()
             elif self._taken_away is not None:
                 self._start_again()
-                started, running_since = time.monotonic(), None
+                waiting_since = running_since = None
             elif status in (Status.queued, Status.preparing):
-                if now - started > start_seconds:
+                waiting_since, running_since = waiting_since or now, None
+                if now - waiting_since > start_seconds:
                     message = (
                         f"the run is still {status.value} after {start_seconds} seconds: no node took it"
                     )
                     raise BackendError(f"{message}; it goes on waiting", go_on)
             else:
-                running_since = running_since or now
+                waiting_since, running_since = None, running_since or now
                 if now - running_since > max_seconds:
                     raise BackendError(f"the run has not ended after {max_seconds:.0f} seconds", go_on)
             time.sleep(POLL_SECONDS / 4)
