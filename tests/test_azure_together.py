@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -269,6 +270,30 @@ gc.collect()
     )
     assert "Pool.__del__" not in ended.stderr
     assert "what somebody else's removal raises" in ended.stderr
+
+
+OLD = time.time() - submitter.SUBMISSION_SECONDS - 60
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_at_work"),
+    [
+        (submitter.this_process(), True),
+        (submitter.this_process().replace(f" {os.getpid()} ", " 4194305 "), False),  # beyond Linux' largest
+        (f"another-machine 1 {OLD} {time.time()}", True),
+        (f"another-machine 1 {OLD} {OLD}", False),
+        ("damaged", False),
+        ("", False),
+    ],
+    ids=["there", "gone", "elsewhere", "elsewhere-long-ago", "damaged", "none"],
+)
+def test_a_run_is_being_submitted_as_long_as_its_submitter_is_there_or_may_be(
+    entry: str, *, is_at_work: bool
+) -> None:
+    """Of another machine's only the time is known; writing into the receipt does not prolong it."""
+    service = {submitter.SUBMITTER: entry}
+    receipt = run_folder.Receipt("azure", "id", "digest", Status.preparing, "now", service=service)
+    assert submitter.is_at_work(receipt) is is_at_work
 
 
 class Absent(Exception):  # noqa: N818 - as the SDK tells it

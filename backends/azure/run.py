@@ -315,7 +315,7 @@ class AzureRun:
         if self._seen_id not in {"", receipt.id}:
             self._forget()
         before = self._state
-        is_being_submitted = submitter.is_at_work(self.folder, receipt)
+        is_being_submitted = submitter.is_at_work(receipt)
         workspace = self.workspace()  # where that is gone, the run is not
         try:
             run = self._run(workspace, receipt.id)

@@ -7,10 +7,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from mnist_cnn import run_folder
-
 if TYPE_CHECKING:
-    from pathlib import Path
+    from mnist_cnn import run_folder
 
 SUBMITTER = "submitter"
 """The receipt's entry, under `service`, that names the process, as long as it is submitting the run."""
@@ -21,24 +19,20 @@ SAME_PROCESS_SECONDS = 2.0
 
 
 def this_process() -> str:
-    """Name this process: host, process id and start in seconds since 1970."""
+    """Name this process: host, process id, its start and now, both in seconds since 1970."""
     import psutil
 
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time()}"
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time()} {time.time()}"
 
 
-def is_at_work(folder: Path, receipt: run_folder.Receipt) -> bool:
+def is_at_work(receipt: run_folder.Receipt) -> bool:
     """Tell, of a run that the service does not know, whether somebody is submitting it."""
     import psutil
 
-    host, _, process = receipt.service.get(SUBMITTER, "").partition(" ")
-    if not host:
-        return False
-    if host != socket.gethostname():
-        written = (folder / run_folder.RECEIPT).stat().st_mtime
-        return time.time() - written < SUBMISSION_SECONDS
-    pid, _, started = process.partition(" ")
     try:
+        host, pid, started, since = receipt.service.get(SUBMITTER, "").split(" ")
+        if host != socket.gethostname():
+            return time.time() - float(since) < SUBMISSION_SECONDS
         return abs(psutil.Process(int(pid)).create_time() - float(started)) < SAME_PROCESS_SECONDS
     except (psutil.NoSuchProcess, ValueError):
         return False
