@@ -34,7 +34,7 @@ from mnist_cnn.job import Job
 from mnist_cnn.result import LARGEST, EpochRow, Progress, Result, check_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
@@ -364,6 +364,29 @@ def ended(folder: Path, status: Status, error: MnistCnnError | None = None) -> N
         hint=error.hint if error else None,
     )
     write_receipt(folder, end)
+
+
+def amend(folder: Path, run_id: str, change: Callable[[Receipt], Receipt]) -> None:
+    """Change the receipt of the run with that id; where it names another by now, nothing happens.
+
+    Raises:
+        BackendError: it cannot be written, or another process holds it.
+    """
+    with held(folder):
+        now = read_receipt(folder)
+        if now.id == run_id:
+            write_receipt(folder, change(now))
+
+
+def enter_end(folder: Path, run_id: str, status: Status, error: MnistCnnError) -> None:
+    """Enter the end of the run with that id, as `ended` does; of another that is named by now, nothing.
+
+    Raises:
+        BackendError: as `amend`.
+    """
+    with held(folder):
+        if read_receipt(folder).id == run_id:
+            ended(folder, status, error)
 
 
 def read_result(folder: Path) -> Result | None:

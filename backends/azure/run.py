@@ -391,13 +391,8 @@ class AzureRun:
 
     def _end_cancelled(self) -> None:
         hint = f"go on with it: resume {self.folder}"
-        self._end(Status.cancelled, RunCancelled("the run was cancelled", hint))
-
-    def _end(self, status: Status, error: MnistCnnError) -> None:
-        """Enter the end of the run that was seen, unless the receipt names another by now."""
-        with run_folder.held(self.folder):
-            if run_folder.read_receipt(self.folder).id == self._seen_id:
-                run_folder.ended(self.folder, status, error)
+        error = RunCancelled("the run was cancelled", hint)
+        run_folder.enter_end(self.folder, self._seen_id, Status.cancelled, error)
 
     def _start_again(self) -> None:
         """Have a run whose node was taken away submitted again; it goes on from its last checkpoint.
@@ -443,7 +438,7 @@ class AzureRun:
         be brought now, the run stays `finalizing`.
         """
         if log.failure(self.folder) is not None:
-            self._end(Status.failed, failure)
+            run_folder.enter_end(self.folder, self._seen_id, Status.failed, failure)
             return
         self._status = Status.finalizing
         self._failed = failure

@@ -42,7 +42,7 @@ from mnist_cnn.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.job import Job
@@ -116,7 +116,7 @@ def submit_again(run: AzureRun, lost_id: str, why: str) -> None:
         if isinstance(error, PerhapsStarted) and _has_started(run, again.id):
             return
         if is_passing(error):  # for it never started
-            _amend(run.folder, again.id, lambda now: _as_before(before, now))
+            run_folder.amend(run.folder, again.id, lambda now: _as_before(before, now))
         raise
     finally:
         _leave(run.folder, again.id)
@@ -186,7 +186,7 @@ def _submit_entered(job: Job, run: AzureRun, run_id: str, why: str | None = None
         message = f"{error.message}; whether {folder} started is not known"
         raise PerhapsStarted(message, hint, is_given_up=error.is_given_up) from error
     except RunCancelled as error:
-        _end(folder, run_id, error)
+        run_folder.enter_end(folder, run_id, Status.cancelled, error)
         raise
     except MnistCnnError as error:
         if why is not None and is_passing(error):  # it is as it was before, in a moment
@@ -203,23 +203,7 @@ def _submit_entered(job: Job, run: AzureRun, run_id: str, why: str | None = None
 
 def _end_unstarted(folder: Path, run_id: str, error: MnistCnnError) -> None:
     error.hint = "; ".join(filter(None, (error.hint, f"then start the run: resume {folder}")))
-    _end(folder, run_id, error)
-
-
-def _end(folder: Path, run_id: str, error: MnistCnnError) -> None:
-    """Enter that a run did not start, and why; unless the receipt names another by now."""
-    status = Status.cancelled if isinstance(error, RunCancelled) else Status.failed
-    with run_folder.held(folder):
-        if run_folder.read_receipt(folder).id == run_id:
-            run_folder.ended(folder, status, error)
-
-
-def _amend(folder: Path, run_id: str, change: Callable[[run_folder.Receipt], run_folder.Receipt]) -> None:
-    """Change the receipt, unless it names another run by now."""
-    with run_folder.held(folder):
-        now = run_folder.read_receipt(folder)
-        if now.id == run_id:
-            run_folder.write_receipt(folder, change(now))
+    run_folder.enter_end(folder, run_id, Status.failed, error)
 
 
 def _enter(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> str:
@@ -258,7 +242,7 @@ def _leave(folder: Path, run_id: str) -> None:
         return dataclasses.replace(receipt, service=service)
 
     with suppress(BackendError):  # on a full disk; this process is known to have ended then
-        _amend(folder, run_id, without_submitter)
+        run_folder.amend(folder, run_id, without_submitter)
 
 
 def _interrupted(folder: Path, run_id: str) -> Interrupted:
@@ -267,7 +251,7 @@ def _interrupted(folder: Path, run_id: str) -> Interrupted:
         hint = f"watch it: follow {folder}; end it: cancel {folder}"
         return Interrupted(f"interrupted; {folder} has started and goes on", hint)
     error = RunCancelled("interrupted before the run was submitted", f"start it: resume {folder}")
-    _end(folder, run_id, error)
+    run_folder.enter_end(folder, run_id, Status.cancelled, error)
     return Interrupted(f"interrupted before {folder} was submitted", error.hint)
 
 
@@ -321,7 +305,7 @@ def _send(job: Job, run: AzureRun) -> None:
             started = _start(experiment, configuration, receipt.id)
             url = started.get_portal_url()
             try:
-                _amend(folder, receipt.id, lambda now: _queued(now, url))
+                run_folder.amend(folder, receipt.id, lambda now: _queued(now, url))
             except BackendError as error:
                 go_on = f"{error.hint}; then watch it: follow {folder}; end it: cancel {folder}"
                 raise Started(f"{error.message}; {folder} has started and goes on", go_on) from error
