@@ -174,6 +174,33 @@ def test_a_run_that_is_cancelled_while_it_is_submitted_does_not_start(
     assert calls(azure, "POST", "snapshotrun") == 0
 
 
+def test_a_submission_that_another_takes_for_dead_starts_nothing(azure: AzureService, tmp_path: Path) -> None:
+    """The clock was set while the cluster was made, and with it all that is said of processes' starts."""
+    folder = tmp_path / "run"
+    azure.clusters.behave(never_created=True)
+    first = start(azure, tmp_path, "backend.cluster=slower", "run_dir=run")
+    azure.requests.wait_for("PUT", "computes", timeout=120)
+    receipt = run_folder.read_receipt(folder)
+    host, pid, started, since = receipt.service["submitter"].split(" ")
+    moved = receipt.service | {"submitter": f"{host} {pid} {float(started) + 10} {since}"}
+    run_folder.write_receipt(folder, dataclasses.replace(receipt, service=moved))
+    second = subprocess.Popen(
+        command("resume", "run", "register.name=null"), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while run_folder.read_receipt(folder).id == receipt.id:
+        assert second.poll() is None, second.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    azure.clusters.behave(never_created=False)
+    said = first.communicate(timeout=120)[1]
+    assert first.returncode == BackendError.exit_code, said
+    assert "was started again by another process meanwhile" in said
+    said = second.communicate(timeout=120)[1]
+    assert second.returncode == 0, said
+    assert calls(azure, "POST", "snapshotrun") == 1
+
+
 def test_a_run_begun_here_is_finished_on_the_cluster_to_the_same_weights(
     azure: AzureService, whole: Path, tmp_path: Path
 ) -> None:

@@ -16,6 +16,14 @@ class NodeTakenAway(BackendError):  # noqa: N818 - it is an outcome that ends a 
     """The service has ended the run because it took its node away."""
 
 
+class Started(BackendError):  # noqa: N818 - as above
+    """The run has started, but the disk here does not take what the service said of it."""
+
+
+class TakenOver(BackendError):  # noqa: N818 - as above
+    """Another process submits the run, so that this one does not."""
+
+
 class PerhapsStarted(ServiceError):  # noqa: N818 - as above
     """The submission failed, and whether the run started all the same could not be found out."""
 

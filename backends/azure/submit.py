@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import interrupts, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checkpoints, checks, cluster, log, plan, snapshot, upload
-from mnist_cnn.backends.azure.failures import PerhapsStarted, is_passing
+from mnist_cnn.backends.azure.failures import PerhapsStarted, Started, TakenOver, is_passing
 from mnist_cnn.backends.azure.run import (
     AWAY_SECONDS,
     CANCELLED,
@@ -65,8 +65,9 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
 
     Raises:
         ConfigurationError: the folder holds a run that is under way.
-        BackendError: the service does not take it; where the run may have started all the same, the error
-            says so and the receipt finds it again.
+        BackendError: the service does not take it.
+        Started, PerhapsStarted: the run has started or may have, and the receipt finds it again.
+        TakenOver: another process has submitted it instead.
     """
     before = run_folder.read_receipt(folder) if (folder / run_folder.RECEIPT).exists() else None
     if before is not None:
@@ -179,7 +180,7 @@ def _submit_entered(job: Job, run: AzureRun, run_id: str, why: str | None = None
     try:
         log.separate(folder, why)
         _send(job, run)
-    except Started:
+    except (Started, TakenOver):
         raise
     except PerhapsStarted as error:
         hint = f"see later: status {folder}; end it: cancel {folder}"
@@ -255,10 +256,6 @@ def _interrupted(folder: Path, run_id: str) -> Interrupted:
     return Interrupted(f"interrupted before {folder} was submitted", error.hint)
 
 
-class Started(BackendError):  # noqa: N818 - it is an outcome, like Interrupted
-    """The run has started, but the disk here does not take what the service said of it."""
-
-
 def _send(job: Job, run: AzureRun) -> None:
     config, folder = run.config, run.folder
     receipt = run_folder.read_receipt(folder)
@@ -299,8 +296,7 @@ def _send(job: Job, run: AzureRun) -> None:
             cluster.await_ready(target, config)
             _done[nodes] = time.monotonic()
         configuration = _configuration(request, config, store, mounts, Path(code))
-        if CANCELLED in run_folder.read_receipt(folder).service:
-            raise RunCancelled("the run was cancelled before it started", f"start it: resume {folder}")
+        _check_is_still_wanted(folder, receipt.id)
         with interrupts.deferred():  # once it is on its way the run has to be known
             started = _start(experiment, configuration, receipt.id)
             url = started.get_portal_url()
@@ -315,6 +311,21 @@ def _send(job: Job, run: AzureRun) -> None:
         call("tag the run", lambda: started.set_tags(request.tags))
     except ServiceError as error:
         say(f"{error.message}; the run goes on without its tags")
+
+
+def _check_is_still_wanted(folder: Path, run_id: str) -> None:
+    """Check, after the minutes that a cluster takes, that the run is to be started by this process.
+
+    Raises:
+        RunCancelled: somebody has cancelled it.
+        TakenOver: somebody took this process for dead, and submits the run.
+    """
+    now = run_folder.read_receipt(folder)
+    if now.id != run_id:
+        message = f"{folder} was started again by another process meanwhile"
+        raise TakenOver(message, f"watch it: follow {folder}")
+    if CANCELLED in now.service:
+        raise RunCancelled("the run was cancelled before it started", f"start it: resume {folder}")
 
 
 def _queued(receipt: run_folder.Receipt, url: str) -> run_folder.Receipt:
