@@ -64,6 +64,7 @@ class Run(Protocol):
 
         Raises:
             BackendError: the place does not answer, or the disk here does not take what it says.
+            ConfigurationError: this side lacks what it takes to ask the place.
         """
 
     def progress(self) -> Progress | None:

@@ -109,6 +109,9 @@ class FakeRun:
         self.asked.append("status")
         return self.status
 
+    def get_portal_url(self) -> str:
+        return "https://somewhere/run"
+
     def get_details(self) -> dict[str, object]:
         self.asked.append("details")
         return {"status": self.status, "logFiles": self.logs, "error": {"message": self.why}}
@@ -209,8 +212,9 @@ def test_a_second_start_that_the_service_refuses_for_ten_minutes_is_given_up(
     monkeypatch.setattr(watcher.followed, "_submit_again", busy)
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(azure_run, "find_run", lambda _workspace, _run_id: FakeRun("Failed", why="preempted"))
-    with pytest.raises(service.ServiceError, match="busy"):
+    with pytest.raises(BackendError, match="busy; the run waits to be started again") as given_up:
         watcher.followed.wait()
+    assert f"follow {watcher.followed.folder}" in given_up.value.hint
     assert azure_run.AWAY_SECONDS < asked[-1] - asked[0] < 1.2 * azure_run.AWAY_SECONDS
 
 
@@ -317,7 +321,9 @@ class Lost:
         self.answers: list[Exception | None] = []
         monkeypatch.setattr(self.run, "workspace", lambda: None)
         monkeypatch.setattr(submit, "_send", lambda _job, _run: self._answer())
-        monkeypatch.setattr(submit, "find_run", lambda _workspace, _run_id: self._answer())
+        monkeypatch.setattr(
+            submit, "find_run", lambda _workspace, _run_id: self._answer() or FakeRun("Queued")
+        )
         monkeypatch.setattr(checks, "all_of", lambda _config: None)
         monkeypatch.setattr(submit, "SLOW_POLL_SECONDS", 0.0)
 
@@ -403,8 +409,8 @@ def test_a_second_start_that_the_service_refuses_is_the_end_of_the_run(lost: Los
 
 def test_whether_a_second_start_has_begun_is_found_out_when_the_service_is_back(lost: Lost) -> None:
     receipt = lost.start_again(failures.PerhapsStarted("no answer"), ConnectionError("away"), None)
-    assert (receipt.status, receipt.service["retries"]) == (Status.preparing, "1")
-    assert receipt.id != "lost"
+    assert (receipt.status, receipt.service["retries"]) == (Status.queued, "1")
+    assert (receipt.id != "lost", receipt.url) == (True, "https://somewhere/run")
 
 
 def test_a_second_start_that_has_not_begun_leaves_the_run_as_it_was(lost: Lost) -> None:

@@ -201,7 +201,7 @@ class AzureRun:
             # The SDK would only write "canceled" into the run's history, and the job would run on.
             run = self._run(again=True)
         if not getattr(run, "_run_dto", {}).get("cancel_uri"):
-            hint = f"cancel it in the studio: {run_folder.read_receipt(self.folder).url}"
+            hint = f"cancel it in the studio: {run.get_portal_url()}"
             raise BackendError("the service does not say how this run is cancelled", hint)
         say(f"cancelling the run, for {CANCEL_SECONDS / 60:.0f} minutes at most")
         asked, deadline = -CANCEL_AGAIN_SECONDS, time.monotonic() + CANCEL_SECONDS
@@ -235,9 +235,10 @@ class AzureRun:
 
     def bring_checkpoints(self) -> None:
         """Bring the checkpoints that the run's nodes left on the datastore into its folder."""
-        place = run_folder.read_receipt(self.folder).service.get("checkpoints")
-        if place is not None:
-            checkpoints.bring(upload.default_datastore(self.workspace()), place, self.folder)
+        with run_folder.held(self.folder, BRING_SECONDS):  # a trainer that starts removes what is half there
+            place = run_folder.read_receipt(self.folder).service.get("checkpoints")
+            if place is not None:
+                checkpoints.bring(upload.default_datastore(self.workspace()), place, self.folder)
 
     def register(self, register_config: RegisterConfig) -> ModelRef:
         """Register the run's model in the workspace."""
@@ -398,7 +399,8 @@ class AzureRun:
         """Have a run whose node was taken away submitted again; it goes on from its last checkpoint.
 
         Python's end waits for the submission, also where a Ctrl-C ends the waiting for it. Where the service
-        is away just now, the run stays as it is, to be started again later.
+        is away just now, or Python ends before the SDK has sent its files, which it does in threads, the run
+        stays as it is, to be started again later.
 
         Raises:
             BackendError: the service or this machine does not do it.
@@ -426,8 +428,11 @@ class AzureRun:
         error = outcome[0]
         self._not_started_since = self._not_started_since or time.monotonic()
         away = time.monotonic() - self._not_started_since
-        if not failures.is_passing(error) or away > AWAY_SECONDS:
+        if not failures.is_passing(error):
             raise error
+        if away > AWAY_SECONDS:
+            hint = f"start it again: follow {self.folder}; end it: cancel {self.folder}"
+            raise BackendError(f"{error}; the run waits to be started again", hint) from error
         say(f"{error}; trying on for {AWAY_SECONDS - away:.0f} seconds")
         time.sleep(SLOW_POLL_SECONDS)
 
@@ -452,7 +457,7 @@ class AzureRun:
         """Bring the log here where that is possible; what is here already can be read without."""
         try:
             self.status()
-        except BackendError as error:
+        except MnistCnnError as error:
             say(error.message)
 
     def _until_the_end(self) -> Iterator[Status]:

@@ -114,7 +114,8 @@ def submit_again(run: AzureRun, lost_id: str, why: str) -> None:
     try:
         _submit_entered(job, run, again.id, why)
     except BackendError as error:
-        if isinstance(error, PerhapsStarted) and _has_started(run, again.id):
+        if isinstance(error, PerhapsStarted) and (url := _page_of_started(run, again.id)) is not None:
+            run_folder.amend(run.folder, again.id, lambda now: _queued(now, url))
             return
         if is_passing(error):  # for it never started
             run_folder.amend(run.folder, again.id, lambda now: _as_before(before, now))
@@ -129,8 +130,8 @@ def _as_before(before: run_folder.Receipt, now: run_folder.Receipt) -> run_folde
     return dataclasses.replace(before, service=before.service | mark)
 
 
-def _has_started(run: AzureRun, run_id: str) -> bool:
-    """Find out whether a run has started, for as long as the service may be away.
+def _page_of_started(run: AzureRun, run_id: str) -> str | None:
+    """Return the page of a run that has started, None of one that has not; the service may be away a while.
 
     Raises:
         ServiceError: it is away for longer, or does not tell.
@@ -138,16 +139,16 @@ def _has_started(run: AzureRun, run_id: str) -> bool:
     workspace, asked_since = run.workspace(), time.monotonic()
     while True:
         try:
-            run.take(call("look for the run", lambda: find_run(workspace, run_id)))
+            found = call("look for the run", lambda: find_run(workspace, run_id))
         except ServiceError as error:
             if error.status == 404:  # noqa: PLR2004
-                return False
+                return None
             if not is_passing(error) or time.monotonic() - asked_since > AWAY_SECONDS:
                 raise
             say(f"{error.message}; trying on for {AWAY_SECONDS:.0f} seconds at most")
             time.sleep(SLOW_POLL_SECONDS)
         else:
-            return True
+            return str(found.get_portal_url())
 
 
 def _check_machine(run: AzureRun, job: Job, receipt: run_folder.Receipt) -> None:
@@ -378,7 +379,7 @@ def _costs_are_told(run: AzureRun) -> Iterator[None]:
     """Say what the cluster costs, where its run does not start."""
     try:
         yield
-    except (MnistCnnError, KeyboardInterrupt):
+    except (MnistCnnError, OSError, KeyboardInterrupt):
         for line in run.aftermath():
             say(line)
         raise
