@@ -86,6 +86,18 @@ def test_a_damaged_file_is_not_brought(brought: tuple[Path, Path]) -> None:
     assert [path.name for path in here.iterdir()] == ["run.json"]
 
 
+def test_a_result_that_the_disk_here_does_not_take_can_be_brought_later(brought: tuple[Path, Path]) -> None:
+    there, here = brought
+    (here / "model.keras").mkdir()
+    with pytest.raises(BackendError, match=r"cannot write .*model\.keras: Is a directory") as refused:
+        outputs.bring(FakeRun(there), here)
+    assert refused.value.hint.endswith(f"then bring it: follow {here}")
+    assert not (here / "result.json").exists()
+    (here / "model.keras").rmdir()
+    outputs.bring(FakeRun(there), here)
+    assert (here / "result.json").is_file()
+
+
 def test_a_log_is_read_whole_lines_at_a_time(tmp_path: Path) -> None:
     reader = log.Reader(tmp_path)
     assert list(reader.new_lines()) == []

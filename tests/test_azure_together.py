@@ -423,6 +423,42 @@ def test_a_second_start_that_has_not_begun_leaves_the_run_as_it_was(lost: Lost) 
     assert lost.receipt() == lost.before
 
 
+class FakeExperiment:
+    """An experiment of the SDK whose service ends a submission with `status`, and starts the run late."""
+
+    workspace = None
+
+    def __init__(self, status: int, looks_until_there: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.status = status
+        self.looks_left = looks_until_there
+        monkeypatch.setattr(submit, "find_run", self.find)
+        monkeypatch.setattr(submit, "LATE_SECONDS", 0.3)
+
+    def submit(self, *_: object, **__: object) -> None:
+        error = ConnectionError("no answer")
+        error.status_code = self.status  # type: ignore[attr-defined]
+        raise error
+
+    def find(self, _workspace: object, run_id: str) -> FakeRun:
+        self.looks_left -= 1
+        if self.looks_left >= 0:
+            raise Absent(run_id)
+        return FakeRun("Queued")
+
+
+def test_a_run_that_starts_after_its_submission_has_failed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = FakeExperiment(504, 2, monkeypatch)
+    assert submit.start(late, None, "id").id == "id"
+    never = FakeExperiment(504, 1000, monkeypatch)
+    with pytest.raises(service.ServiceError, match="cannot submit the run: HTTP 504"):
+        submit.start(never, None, "id")
+    assert never.looks_left < 1000 - 3
+    refused = FakeExperiment(403, 1000, monkeypatch)
+    with pytest.raises(service.ServiceError, match="cannot submit the run: HTTP 403"):
+        submit.start(refused, None, "id")
+    assert refused.looks_left == 1000 - 1
+
+
 @pytest.mark.parametrize("changed", [{"id": "another"}, {"service": {"cancelled": "true"}}])
 def test_a_run_that_another_started_again_or_cancelled_is_not_started(
     lost: Lost, changed: dict[str, Any]

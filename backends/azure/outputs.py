@@ -88,9 +88,14 @@ def _bring(run: Any, names: list[str], place: Path, folder: Path) -> None:
         run_folder.verify(place, result)
     except BackendError as error:
         raise NotWhole(error.message, f"bring it again: follow {folder}") from error
-    for name in (*result.files, run_folder.RESULT):
-        with atomic.replacing(folder / name) as temporary:  # on the disk, before the receipt says completed
-            (place / name).replace(temporary)
+    try:
+        for name in (*result.files, run_folder.RESULT):
+            with atomic.replacing(
+                folder / name
+            ) as temporary:  # on the disk, before the receipt says completed
+                (place / name).replace(temporary)
+    except BackendError as error:
+        raise BackendError(error.message, f"{error.hint}; then bring it: follow {folder}") from error
 
 
 def _check(result: Result, names: list[str], folder: Path) -> None:

@@ -52,6 +52,8 @@ CHECKPOINTS = "mnist-cnn-checkpoints"
 SHARED_SECONDS = 60.0
 """How long an upload and a look at the cluster hold for the next run that the same process submits."""
 SUBMIT_SECONDS = 600.0
+LATE_SECONDS = 30.0
+"""How long a run is looked for whose submission was not answered."""
 FORCE = "force"
 """The receipt's entry, under `service`, of a run that goes on also where job or machine have changed."""
 
@@ -299,7 +301,7 @@ def _send(job: Job, run: AzureRun) -> None:
         configuration = _configuration(request, config, store, mounts, Path(code))
         _check_is_still_wanted(folder, receipt.id)
         with interrupts.deferred():  # once it is on its way the run has to be known
-            started = _start(experiment, configuration, receipt.id)
+            started = start(experiment, configuration, receipt.id)
             url = started.get_portal_url()
             try:
                 run_folder.amend(folder, receipt.id, lambda now: _queued(now, url))
@@ -385,19 +387,37 @@ def _costs_are_told(run: AzureRun) -> Iterator[None]:
         raise
 
 
-def _start(experiment: Any, configuration: Any, run_id: str) -> Any:
+def start(experiment: Any, configuration: Any, run_id: str) -> Any:
     """Start the run; where that fails, see whether it has started all the same."""
     try:
         return call("submit the run", lambda: experiment.submit(configuration, run_id=run_id), SUBMIT_SECONDS)
     except ServiceError as error:
-        try:
-            run = call_again("look for the run", lambda: find_run(experiment.workspace, run_id))
-        except ServiceError as absent:
-            if absent.status == 404 and not error.is_given_up:  # noqa: PLR2004
-                raise error from error.__cause__
-            raise PerhapsStarted(error.message, is_given_up=error.is_given_up) from error
-        say(f"{error.message}, but the run has started")
+        run = _look_for(experiment.workspace, run_id, error)
+        if run is None:
+            raise error from error.__cause__
+        say("the run has started")
         return run
+
+
+def _look_for(workspace: Any, run_id: str, error: ServiceError) -> Any | None:
+    """Return a run whose submission failed; None where it has not started.
+
+    Where the service was busy or away, it may still be carrying out what it did not answer.
+
+    Raises:
+        PerhapsStarted: that could not be found out.
+    """
+    until = time.monotonic() + (LATE_SECONDS if is_passing(error) else 0.0)
+    say(f"{error.message}; looking whether the run has started all the same")
+    while True:
+        try:
+            return call_again("look for the run", lambda: find_run(workspace, run_id))
+        except ServiceError as absent:
+            if absent.status != 404 or error.is_given_up:  # noqa: PLR2004
+                raise PerhapsStarted(error.message, is_given_up=error.is_given_up) from error
+        if time.monotonic() > until:
+            return None
+        time.sleep(LATE_SECONDS / 6)
 
 
 def _configuration(
