@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from mnist_cnn import atomic, bounded, run_folder
+from mnist_cnn import atomic, bounded, locks, run_folder
 from mnist_cnn.backend import ModelRef, Plan, Status
 from mnist_cnn.conditions import versions
 from mnist_cnn.config import BackendConfig, Config, RegisterConfig, key
@@ -427,13 +427,11 @@ class LocalRegistry:
         Raises:
             BackendError: the registry cannot be written, or somebody else holds it for a minute.
         """
-        from filelock import FileLock, Timeout
-
         home = self.folder / name
         run_id = run_folder.read_receipt(run).id
         try:
             home.mkdir(parents=True, exist_ok=True)
-            with FileLock(home / run_folder.LOCK, timeout=run_folder.LOCK_SECONDS):
+            with locks.hold(home / run_folder.LOCK, locks.SECONDS, "register.dir=FOLDER"):
                 for version, registered_run in self._versions(home):
                     if registered_run == run_id:
                         return ModelRef(name, version, str(home / str(version)), is_new=False)
@@ -443,9 +441,6 @@ class LocalRegistry:
                 except BaseException:
                     shutil.rmtree(home / str(version))
                     raise
-        except Timeout as error:
-            hint = "try again when the other registration has ended"
-            raise BackendError(f"{home} is held by another registration", hint) from error
         except OSError as error:
             raise storage_error(error, f"the registry {home}", "register.dir=FOLDER") from error
         return ModelRef(name, version, str(home / str(version)), is_new=True)

@@ -21,12 +21,12 @@ import secrets
 import shutil
 import socket
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mnist_cnn import atomic, bounded
+from mnist_cnn import atomic, bounded, locks
 from mnist_cnn.backend import Status
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
@@ -34,14 +34,14 @@ from mnist_cnn.job import Job
 from mnist_cnn.result import LARGEST, EpochRow, Progress, Result, check_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
 LATEST, LOCK = "latest", ".lock"
 FORCE = "--force"
 """Stands on the command line of a trainer that goes on also where job or machine have changed."""
-LOCK_SECONDS = 60.0
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
 RECEIPT_SCHEMA = 1
 ENTRY_SECONDS = 10.0
@@ -299,29 +299,9 @@ def is_fresh(folder: Path) -> bool:
         return False
 
 
-@contextmanager
-def held(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Hold the run folder's lock, for what one process may do at a time; wait for it for `seconds`.
-
-    Raises:
-        BackendError: another process holds it all that time, or the folder cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / LOCK, timeout=seconds)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise BackendError(f"{folder} is held by another process", "try again when it has ended") from error
-    except NotImplementedError as error:
-        message = f"the file system of {folder} has no locks"
-        raise BackendError(message, "choose another with runs_dir=FOLDER") from error
-    except OSError as error:
-        raise storage_error(error, str(folder)) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def held(folder: Path, seconds: float = locks.SECONDS) -> AbstractContextManager[None]:
+    """Hold the run folder's lock, for what one process may do at a time. Raises as `locks.hold` does."""
+    return locks.hold(folder / LOCK, seconds)
 
 
 def await_entry(folder: Path, pid: int) -> None:

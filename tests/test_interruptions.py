@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
 import pexpect
 import psutil
 import pytest
@@ -27,7 +28,7 @@ from contract import LONG
 from copies import interrupted_copy
 from processes import TINY, command, hear_interrupts, run_command
 
-from mnist_cnn import launch, process, run_folder
+from mnist_cnn import launch, locks, process, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import local
 from mnist_cnn.config import RegisterConfig
@@ -304,6 +305,18 @@ def test_a_lock_is_waited_for_while_its_holder_lives_and_is_free_once_it_is_kill
         pass
 
 
+def test_a_file_system_without_locks_is_worded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is made up: there is no such file system here."""
+
+    def without(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(filelock.FileLock, "_acquire", without)
+    with pytest.raises(BackendError, match="has no locks") as raised, locks.hold(tmp_path / "l", 1.0, "x=Y"):
+        pass
+    assert "x=Y" in raised.value.hint
+
+
 def test_what_a_resume_writes_is_not_cleared_by_another_that_starts_the_run_just_then(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,9 +358,9 @@ def test_a_registry_that_another_holds_is_worded(
     holder = started(sys.executable, "-P", "-c", HOLD, str(tmp_path / "m"))
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    monkeypatch.setattr(run_folder, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "SECONDS", 0.2)
     register = RegisterConfig(name="m", min_accuracy=0.0, dir=str(tmp_path))
-    with pytest.raises(BackendError, match="m is held by another registration"):
+    with pytest.raises(BackendError, match="m is held by another process"):
         launch.attach_to(whole).register(register)
     holder.kill()
     holder.wait()

@@ -11,7 +11,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from mnist_cnn import run_folder
+from mnist_cnn import locks, run_folder
 from mnist_cnn.backends.azure.entry import EPOCH, FAILURE, PROGRESS
 from mnist_cnn.backends.azure.service import ServiceError, call, say
 from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, storage_error
@@ -26,7 +26,7 @@ NEXT_LOG = b"==== the run was started again ====\n"
 OVERLAP = 512
 """Bytes that are fetched again, to see that the log is still the same one."""
 TIMEOUT_SECONDS = 30.0
-LOCK, LOCK_SECONDS = ".log.lock", 60.0
+LOCK = ".log.lock"
 
 
 def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
@@ -39,13 +39,11 @@ def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
     Raises:
         BackendError: the disk here does not take it.
     """
-    from filelock import FileLock, Timeout
-
     if not is_among(files):
         return False
     name = min(name for name in files if STREAMED.fullmatch(name))
     try:
-        with FileLock(folder / LOCK, timeout=LOCK_SECONDS):
+        with locks.hold(folder / LOCK):
             if run_folder.read_receipt(folder).id != run_id:
                 return None
             piece = call("read the node's log", lambda: _piece(folder, files[name]), 2 * TIMEOUT_SECONDS)
@@ -56,7 +54,7 @@ def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
     except ServiceError as error:
         say(f"{error.message}; the run goes on")
         return None
-    except Timeout:  # which is an OSError too
+    except locks.Held:
         return None
     except OSError as error:
         worded = storage_error(error, str(folder / run_folder.LOG))
@@ -77,17 +75,13 @@ def separate(folder: Path, why: str | None = None) -> None:
     Raises:
         BackendError: the disk does not take it.
     """
-    from filelock import FileLock, Timeout
-
     path = folder / run_folder.LOG
     try:
-        with FileLock(folder / LOCK, timeout=LOCK_SECONDS):
+        with locks.hold(folder / LOCK):
             if path.is_file() and path.stat().st_size:
                 with path.open("ab") as file:
                     file.write(f"==== {why} ====\n".encode() if why else b"")
                     file.write(NEXT_LOG)
-    except Timeout as error:  # which is an OSError too
-        raise BackendError(f"{path} is held by another process", "try again when it has ended") from error
     except OSError as error:
         raise storage_error(error, str(path)) from error
 
