@@ -29,7 +29,6 @@ from mnist_cnn.config import BackendConfig, Config, RegisterConfig, key
 from mnist_cnn.errors import (
     ERRORS_BY_EXIT_CODE,
     BackendError,
-    ConfigurationError,
     MnistCnnError,
     RunCancelled,
     storage_error,
@@ -146,8 +145,7 @@ class LocalBackend:
             return receipt
         before = run_folder.read_receipt(folder)
         is_ours = before.backend == receipt.backend
-        if not (self.attach(folder).status() if is_ours else before.status).is_final:
-            raise ConfigurationError(f"{folder} is being trained already", f"watch it: follow {folder}")
+        run_folder.check_can_go_on(folder, self.attach(folder).status() if is_ours else before.status)
         # Whoever still watches it at another place must see that this is another.
         return dataclasses.replace(receipt, id=before.id if is_ours else receipt.id, created=before.created)
 

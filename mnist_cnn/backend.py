@@ -144,7 +144,7 @@ class Backend(Protocol):
         Where the folder, or this place, has checkpoints of the run, it goes on from the newest.
 
         Raises:
-            ConfigurationError: the folder holds a run that is under way.
+            ConfigurationError: the folder holds a run that is under way or completed.
             BackendError: this place does not take it.
         """
 

@@ -144,8 +144,7 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
             (f" on {host}", f"; if that machine is gone: resume {folder} force=true") if host else ("", "")
         )
         raise ConfigurationError(f"{folder} is {status.value}{on}", f"watch it: follow {folder}{gone}")
-    if status is Status.completed:
-        raise ConfigurationError(f"{folder} is completed", "there is nothing to go on with; start a new run")
+    run_folder.check_can_go_on(folder, status)
     job = run_folder.read_job(folder, may_be_changed=True)
     backend.check(job)
     if moves:

@@ -304,6 +304,18 @@ def held(folder: Path, seconds: float = locks.SECONDS) -> AbstractContextManager
     return locks.hold(folder / LOCK, seconds)
 
 
+def check_can_go_on(folder: Path, status: Status) -> None:
+    """Check that a run which stands there may be started again.
+
+    Raises:
+        ConfigurationError: it is under way, or completed.
+    """
+    if status is Status.completed:
+        raise ConfigurationError(f"{folder} is completed", "there is nothing to go on with; start a new run")
+    if not status.is_final:
+        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
+
+
 def await_entry(folder: Path, pid: int) -> None:
     """Wait until the receipt names the trainer's process; from then on only that process writes it.
 

@@ -333,6 +333,17 @@ def test_what_a_resume_writes_is_not_cleared_by_another_that_starts_the_run_just
     assert run_folder.read_job(folder) == run_folder.read_job(whole)
 
 
+def test_a_run_that_another_completes_before_it_is_started_again_is_left_alone(
+    tmp_path: Path, whole: Path
+) -> None:
+    folder = interrupted_copy(whole, tmp_path / "run", after=1)
+    start = launch.prepare_resume(str(folder), ())
+    shutil.copytree(whole, folder, dirs_exist_ok=True)
+    with pytest.raises(ConfigurationError, match="run is completed"):
+        start()
+    assert launch.attach(str(folder)).wait() == run_folder.read_result(whole)
+
+
 def test_a_cancelled_run_that_another_resumes_just_then_is_not_entered_as_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,6 @@ from mnist_cnn.backends.azure.together import in_this_context, side_by_side
 from mnist_cnn.conditions import changed_versions, versions
 from mnist_cnn.errors import (
     BackendError,
-    ConfigurationError,
     Interrupted,
     MnistCnnError,
     RunCancelled,
@@ -66,7 +65,7 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
     With `force` it goes on also where job or machine have changed.
 
     Raises:
-        ConfigurationError: the folder holds a run that is under way.
+        ConfigurationError: the folder holds a run that is under way or completed.
         BackendError: the service does not take it.
         Started, PerhapsStarted: the run has started or may have, and the receipt finds it again.
         TakenOver: another process has submitted it instead.
@@ -75,12 +74,12 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
     if before is not None:
         is_ours = before.backend == config.name
         status = AzureRun(folder, config, submit_again).status() if is_ours else before.status
-        _refuse_one_under_way(folder, status)
+        run_folder.check_can_go_on(folder, status)
     with run_folder.held(folder):  # of two that resume, one is the first
         if before is not None:
             now = run_folder.read_receipt(folder)
             is_same = (now.id, now.backend) == (before.id, config.name)
-            _refuse_one_under_way(folder, status if is_same else now.status)
+            run_folder.check_can_go_on(folder, status if is_same else now.status)
         run_id = _enter(job, config, folder, force=force)
     run = AzureRun(folder, config, submit_again, is_known=True)
     try:
@@ -170,11 +169,6 @@ def _check_machine(run: AzureRun, job: Job, receipt: run_folder.Receipt) -> None
     except MnistCnnError as error:
         message = f"its node was taken away, and it cannot be started again from here: {error.message}"
         raise BackendError(message, error.hint or hint) from error
-
-
-def _refuse_one_under_way(folder: Path, status: Status) -> None:
-    if not status.is_final:
-        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
 
 
 def _submit_entered(job: Job, run: AzureRun, run_id: str, why: str | None = None) -> None:
