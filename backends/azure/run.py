@@ -104,7 +104,7 @@ class AzureRun:
         run_folder.read_receipt(folder)  # which has to be one
         self._answered = time.monotonic() if is_known else None
         self._lock = threading.RLock()
-        self._told_lost = ""
+        self._told_taken = ""
         self._not_started_since: float | None = None
         self._forget()
 
@@ -117,7 +117,7 @@ class AzureRun:
         self._can_be_brought = False
         self._failed: MnistCnnError | None = None
         self._taken_away: failures.NodeTakenAway | None = None
-        self._looked = 0.0
+        self._looked: float | None = None  # when the service was asked last; None has it asked at once
         self._pause = POLL_SECONDS
         self._found: Any = None
         self._logs: dict[str, str] = {}
@@ -135,7 +135,8 @@ class AzureRun:
             BackendError: the disk here does not take what it says.
         """
         with self._lock:
-            if not self._has_ended() and (time.monotonic() - self._looked >= self._pause or not self._looked):
+            is_due = self._looked is None or time.monotonic() - self._looked >= self._pause
+            if is_due and not self._has_ended():
                 self._look_through_absences()
             return run_folder.read_receipt(self.folder).status if self._has_ended() else self._status
 
@@ -193,7 +194,7 @@ class AzureRun:
             receipt = run_folder.read_receipt(self.folder)
             marked = dataclasses.replace(receipt, service=receipt.service | {CANCELLED: "true"})
             run_folder.write_receipt(self.folder, marked)
-        self._looked = 0.0
+        self._looked = None
         if self._submitted().is_final:  # its node had been taken away, or its submission heard of it in time
             return
         run = self._run()
@@ -216,7 +217,7 @@ class AzureRun:
                 call_again("cancel the run", run.cancel)  # the SDK does not look at what the service answers
                 asked = time.monotonic()
             time.sleep(POLL_SECONDS)
-            self._looked = 0.0
+            self._looked = None
 
     def _submitted(self) -> Status:
         """Return where the run stands, after whoever is submitting it has done so, or left it.
@@ -230,7 +231,7 @@ class AzureRun:
                 hint = f"look again: status {self.folder}; end it: cancel {self.folder}"
                 raise BackendError("the run is still being submitted, and marked as cancelled", hint)
             time.sleep(POLL_SECONDS)
-            self._looked = 0.0
+            self._looked = None
         return status
 
     def bring_checkpoints(self) -> None:
@@ -386,8 +387,8 @@ class AzureRun:
         else:
             self._status = Status.queued
             self._taken_away = failure
-            if self._told_lost != self._seen_id:
-                self._told_lost = self._seen_id
+            if self._told_taken != self._seen_id:
+                self._told_taken = self._seen_id
                 say(f"{failure.message}; whoever follows the run starts it again")
 
     def _end_cancelled(self) -> None:
@@ -406,14 +407,14 @@ class AzureRun:
             BackendError: the service or this machine does not do it.
         """
         with self._lock:
-            lost, lost_id, submit_again = self._taken_away, self._seen_id, self._submit_again
-        if lost is None or submit_again is None:  # another look has found it otherwise
+            taken, taken_id, submit_again = self._taken_away, self._seen_id, self._submit_again
+        if taken is None or submit_again is None:  # another look has found it otherwise
             return
         outcome: list[BaseException] = []
 
         def start() -> None:
             try:
-                submit_again(self, lost_id, lost.message)
+                submit_again(self, taken_id, taken.message)
             except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
                 outcome.append(error)
 
@@ -484,7 +485,7 @@ class AzureRun:
             if status is Status.lost or self._has_ended():
                 return
             if status.is_final:  # another has resumed it since
-                self._looked = 0.0
+                self._looked = None
             elif self._can_be_brought:
                 self._bring()
             elif self._taken_away is not None:

@@ -89,10 +89,10 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
     return run
 
 
-def submit_again(run: AzureRun, lost_id: str, why: str) -> None:
+def submit_again(run: AzureRun, taken_id: str, why: str) -> None:
     """Submit a run whose node was taken away once more, unless somebody else has, or has cancelled it.
 
-    `lost_id` is what it was in the service. Where that is busy or away, the receipt is as it was.
+    `taken_id` is what it was in the service. Where that is busy or away, the receipt is as it was.
 
     Raises:
         BackendError: as `submit`, or this machine is not as that which began the run.
@@ -102,7 +102,7 @@ def submit_again(run: AzureRun, lost_id: str, why: str) -> None:
     _check_machine(run, job, before)
     with run_folder.held(run.folder):  # of two that follow, one is the first
         before = run_folder.read_receipt(run.folder)
-        if before.id != lost_id or CANCELLED in before.service:
+        if before.id != taken_id or CANCELLED in before.service:
             return
         number = retries(before) + 1
         service = before.service | {RETRIES: str(number), SUBMITTER: this_process()}
