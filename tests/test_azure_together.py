@@ -321,9 +321,7 @@ class Lost:
         self.answers: list[Exception | None] = []
         monkeypatch.setattr(self.run, "workspace", lambda: None)
         monkeypatch.setattr(submit, "_send", lambda _job, _run: self._answer())
-        monkeypatch.setattr(
-            submit, "find_run", lambda _workspace, _run_id: self._answer() or FakeRun("Queued")
-        )
+        monkeypatch.setattr(submit, "find_run", lambda _workspace, _run_id: self._find())
         monkeypatch.setattr(checks, "all_of", lambda _config: None)
         monkeypatch.setattr(submit, "SLOW_POLL_SECONDS", 0.0)
 
@@ -334,6 +332,10 @@ class Lost:
 
     def receipt(self) -> run_folder.Receipt:
         return run_folder.read_receipt(self.run.folder)
+
+    def _find(self) -> FakeRun:
+        self._answer()
+        return FakeRun("Queued")
 
     def _answer(self) -> None:
         answer = self.answers.pop(0)
