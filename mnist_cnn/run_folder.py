@@ -358,16 +358,18 @@ def ended(folder: Path, status: Status, error: MnistCnnError | None = None) -> N
     write_receipt(folder, end)
 
 
-def amend(folder: Path, run_id: str, change: Callable[[Receipt], Receipt]) -> None:
-    """Change the receipt of the run with that id; where it names another by now, nothing happens.
+def amend(folder: Path, run_id: str, change: Callable[[Receipt], Receipt]) -> bool:
+    """Change the receipt of the run with that id, and return True; do nothing where it names another by now.
 
     Raises:
         BackendError: it cannot be written, or another process holds it.
     """
     with held(folder):
         now = read_receipt(folder)
-        if now.id == run_id:
+        is_named = now.id == run_id
+        if is_named:
             write_receipt(folder, change(now))
+    return is_named
 
 
 def enter_end(folder: Path, run_id: str, status: Status, error: MnistCnnError) -> None:

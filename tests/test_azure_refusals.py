@@ -46,7 +46,7 @@ def test_a_run_that_started_although_its_submission_failed_is_not_lost(
     azure.faults.add(Fault("PATCH", "/runs/", status=403))
     ended = train(azure, tmp_path)
     assert ended.code == 0, ended.err
-    assert "the run has started" in ended.err
+    assert "\nthe run has started\n" in ended.err
 
 
 @pytest.mark.parametrize(

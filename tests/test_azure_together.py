@@ -109,6 +109,9 @@ class FakeRun:
         self.asked.append("status")
         return self.status
 
+    def cancel(self) -> None:
+        self.asked.append("cancel")
+
     def get_portal_url(self) -> str:
         return "https://somewhere/run"
 
@@ -320,8 +323,8 @@ class Lost:
         self.run = azure_run.AzureRun(folder, config, submit.submit_again)
         self.answers: list[Exception | None] = []
         monkeypatch.setattr(self.run, "workspace", lambda: None)
-        monkeypatch.setattr(submit, "_send", lambda _job, _run: self._answer())
-        monkeypatch.setattr(submit, "find_run", lambda _workspace, _run_id: self._find())
+        monkeypatch.setattr(submit, "_send", lambda _job, _run, _run_id: self._answer())
+        monkeypatch.setattr(submit, "find_run", lambda _workspace, run_id: self._find(run_id))
         monkeypatch.setattr(checks, "all_of", lambda _config: None)
         monkeypatch.setattr(submit, "SLOW_POLL_SECONDS", 0.0)
 
@@ -333,9 +336,11 @@ class Lost:
     def receipt(self) -> run_folder.Receipt:
         return run_folder.read_receipt(self.run.folder)
 
-    def _find(self) -> FakeRun:
+    def _find(self, run_id: str) -> FakeRun:
         self._answer()
-        return FakeRun("Queued")
+        found = FakeRun("Queued")
+        found.id = run_id
+        return found
 
     def _answer(self) -> None:
         answer = self.answers.pop(0)
@@ -430,13 +435,15 @@ class FakeExperiment:
 
     workspace = None
 
-    def __init__(self, status: int, looks_until_there: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, status: int | None, looks_until_there: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.status = status
         self.looks_left = looks_until_there
         monkeypatch.setattr(submit, "find_run", self.find)
         monkeypatch.setattr(submit, "LATE_SECONDS", 0.3)
 
     def submit(self, *_: object, **__: object) -> None:
+        if self.status is None:
+            threading.Event().wait(5)
         error = ConnectionError("no answer")
         error.status_code = self.status  # type: ignore[attr-defined]
         raise error
@@ -459,6 +466,31 @@ def test_a_run_that_starts_after_its_submission_has_failed_is_found(monkeypatch:
     with pytest.raises(service.ServiceError, match="cannot submit the run: HTTP 403"):
         submit.start(refused, None, "id")
     assert refused.looks_left == 1000 - 1
+
+
+def test_a_run_that_starts_after_its_submission_was_given_up_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(submit, "SUBMIT_SECONDS", 0.1)
+    assert submit.start(FakeExperiment(None, 2, monkeypatch), None, "id").id == "id"
+    with pytest.raises(failures.PerhapsStarted) as raised:
+        submit.start(FakeExperiment(None, 1000, monkeypatch), None, "id")
+    assert raised.value.is_given_up
+
+
+def test_a_run_that_has_started_and_is_in_no_receipt_any_more_is_cancelled(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = FakeRun("Queued")
+    monkeypatch.setattr(submit, "find_run", lambda _workspace, _run_id: started)
+    with pytest.raises(failures.TakenOver, match="was started again by another process"):
+        submit.enter_start(lost.run, started)
+    assert started.asked == ["cancel"]
+    monkeypatch.setattr(started, "cancel", failing(service.ServiceError("refused", status=403)))
+    with pytest.raises(failures.TakenOver, match="refused") as raised:
+        submit.enter_start(lost.run, started)
+    assert raised.value.hint == "cancel id in the studio: https://somewhere/run"
+    assert lost.receipt() == lost.before
 
 
 @pytest.mark.parametrize("changed", [{"id": "another"}, {"service": {"cancelled": "true"}}])

@@ -56,8 +56,8 @@ def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
         return None
     except locks.Held:
         return None
-    except OSError as error:
-        worded = storage_error(error, str(folder / run_folder.LOG))
+    except (BackendError, OSError) as error:
+        worded = storage_error(error, str(folder / run_folder.LOG)) if isinstance(error, OSError) else error
         raise BackendError(worded.message, f"{worded.hint}; the run goes on: follow {folder}") from error
     return bool(piece)
 

@@ -115,8 +115,8 @@ def submit_again(run: AzureRun, taken_id: str, why: str) -> None:
     try:
         _submit_entered(job, run, again.id, why)
     except BackendError as error:
-        if isinstance(error, PerhapsStarted) and (url := _page_of_started(run, again.id)) is not None:
-            run_folder.amend(run.folder, again.id, lambda now: _queued(now, url))
+        if isinstance(error, PerhapsStarted) and (started := _started(run, again.id)) is not None:
+            enter_start(run, started)
             return
         if is_passing(error):  # for it never started
             run_folder.amend(run.folder, again.id, lambda now: _as_before(before, now))
@@ -131,25 +131,25 @@ def _as_before(before: run_folder.Receipt, now: run_folder.Receipt) -> run_folde
     return dataclasses.replace(before, service=before.service | mark)
 
 
-def _page_of_started(run: AzureRun, run_id: str) -> str | None:
-    """Return the page of a run that has started, None of one that has not; the service may be away a while.
+def _started(run: AzureRun, run_id: str) -> Any | None:
+    """Return the SDK's run where it has started, else None; the service may be away for a while.
 
     Raises:
-        ServiceError: it is away for longer, or does not tell.
+        PerhapsStarted: it is away for longer, or does not tell.
     """
     workspace, asked_since = run.workspace(), time.monotonic()
     while True:
         try:
-            found = call("look for the run", lambda: find_run(workspace, run_id))
+            return call("look for the run", lambda: find_run(workspace, run_id))
         except ServiceError as error:
             if error.status == 404:  # noqa: PLR2004
                 return None
             if not is_passing(error) or time.monotonic() - asked_since > AWAY_SECONDS:
-                raise
+                hint = f"see later: status {run.folder}; end it: cancel {run.folder}"
+                message = f"{error.message}; whether {run.folder} started is not known"
+                raise PerhapsStarted(message, hint, is_given_up=True) from error
             say(f"{error.message}; trying on for {AWAY_SECONDS:.0f} seconds at most")
             time.sleep(SLOW_POLL_SECONDS)
-        else:
-            return str(found.get_portal_url())
 
 
 def _check_machine(run: AzureRun, job: Job, receipt: run_folder.Receipt) -> None:
@@ -176,7 +176,7 @@ def _submit_entered(job: Job, run: AzureRun, run_id: str, why: str | None = None
     folder = run.folder
     try:
         log.separate(folder, why)
-        _send(job, run)
+        _send(job, run, run_id)
     except (Started, TakenOver):
         raise
     except PerhapsStarted as error:
@@ -253,7 +253,7 @@ def _interrupted(folder: Path, run_id: str) -> Interrupted:
     return Interrupted(f"interrupted before {folder} was submitted", error.hint)
 
 
-def _send(job: Job, run: AzureRun) -> None:
+def _send(job: Job, run: AzureRun, run_id: str) -> None:
     config, folder = run.config, run.folder
     receipt = run_folder.read_receipt(folder)
     request = plan.request(job, config, force=FORCE in receipt.service)
@@ -293,16 +293,11 @@ def _send(job: Job, run: AzureRun) -> None:
             cluster.await_ready(target, config)
             _done[nodes] = time.monotonic()
         configuration = _configuration(request, config, store, mounts, Path(code))
-        _check_is_still_wanted(folder, receipt.id)
+        _check_is_still_wanted(folder, run_id)
         with interrupts.deferred():  # once it is on its way the run has to be known
-            started = start(experiment, configuration, receipt.id)
-            url = started.get_portal_url()
-            try:
-                run_folder.amend(folder, receipt.id, lambda now: _queued(now, url))
-            except BackendError as error:
-                go_on = f"{error.hint}; then watch it: follow {folder}; end it: cancel {folder}"
-                raise Started(f"{error.message}; {folder} has started and goes on", go_on) from error
-            say(f"run {started.id}: {url}")
+            started = start(experiment, configuration, run_id)
+            enter_start(run, started)
+            say(f"run {started.id}: {started.get_portal_url()}")
     run.take(started)
     try:
         call("tag the run", lambda: started.set_tags(request.tags))
@@ -323,6 +318,30 @@ def _check_is_still_wanted(folder: Path, run_id: str) -> None:
         raise TakenOver(message, f"watch it: follow {folder}")
     if CANCELLED in now.service:
         raise RunCancelled("the run was cancelled before it started", f"start it: resume {folder}")
+
+
+def enter_start(run: AzureRun, started: Any) -> None:
+    """Enter that the SDK's run has started; end it where the receipt names another by now.
+
+    Raises:
+        Started: the disk here does not take it.
+        TakenOver: it was ended, or is to be ended as the error says.
+    """
+    folder, url = run.folder, started.get_portal_url()
+    try:
+        if run_folder.amend(folder, started.id, lambda now: _queued(now, url)):
+            return
+    except BackendError as error:
+        go_on = f"{error.hint}; then watch it: follow {folder}; end it: cancel {folder}"
+        raise Started(f"{error.message}; {folder} has started and goes on", go_on) from error
+    message = f"{folder} was started again by another process meanwhile"
+    try:
+        # As it comes from its submission, the SDK's run does not know how it is cancelled.
+        call_again("cancel the run", lambda: find_run(run.workspace(), started.id).cancel())
+    except ServiceError as error:
+        hint = f"cancel {started.id} in the studio: {url}"
+        raise TakenOver(f"{message}, and {error.message}", hint) from error
+    raise TakenOver(message, f"watch it: follow {folder}")
 
 
 def _queued(receipt: run_folder.Receipt, url: str) -> run_folder.Receipt:
@@ -407,8 +426,10 @@ def _look_for(workspace: Any, run_id: str, error: ServiceError) -> Any | None:
         try:
             return call_again("look for the run", lambda: find_run(workspace, run_id))
         except ServiceError as absent:
-            if absent.status != 404 or error.is_given_up:  # noqa: PLR2004
+            if absent.status != 404:  # noqa: PLR2004
                 raise PerhapsStarted(error.message, is_given_up=error.is_given_up) from error
+        if time.monotonic() > until and error.is_given_up:
+            raise PerhapsStarted(error.message, is_given_up=True) from error
         if time.monotonic() > until:
             return None
         time.sleep(LATE_SECONDS / 6)
