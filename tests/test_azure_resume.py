@@ -208,6 +208,8 @@ def test_a_run_begun_here_is_finished_on_the_cluster_to_the_same_weights(
     azure.faults.add(Fault("PUT", r"epoch-000002[^/]*\.sha256$", status=403))
     lacking = run_command("resume", "run", *chosen(azure), "register.name=null", cwd=tmp_path)
     refused(lacking, BackendError.exit_code, "cannot send", "resume run")
+    sent = [e.path for e in azure.requests.exchanges() if e.method == "PUT" and "epoch-000002" in e.path]
+    assert list(dict.fromkeys(Path(path).suffix for path in sent)) == [".npz", ".sha256"]
     resumed = run_command("resume", "run", "register.name=null", cwd=tmp_path)
     assert resumed.code == 0, resumed.err
     assert "checkpoint: sending" in resumed.err

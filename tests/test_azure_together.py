@@ -20,9 +20,10 @@ from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checks, failures, log, outputs, service, submit, submitter
 from mnist_cnn.backends.azure import run as azure_run
 from mnist_cnn.backends.azure.config import AzureConfig
+from mnist_cnn.backends.azure.entry import PROGRESS
 from mnist_cnn.backends.azure.together import side_by_side
 from mnist_cnn.config import RegisterConfig
-from mnist_cnn.errors import BackendError, RunCancelled
+from mnist_cnn.errors import BackendError, RunCancelled, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,6 +238,60 @@ def test_a_run_that_the_service_queues_again_waits_for_a_node_anew(
     watcher.followed.take(run)
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(RunCancelled):
+        watcher.followed.wait()
+
+
+def test_a_service_that_is_away_for_ten_minutes_ends_the_following_and_not_the_run(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> None:
+        raise service.ServiceError("cannot ask for the run's state: away")
+
+    def sleep(seconds: float) -> None:
+        watcher.now += seconds
+
+    watcher.look(FakeRun("Running"), 1)
+    began = watcher.now
+    monkeypatch.setattr(watcher.followed, "workspace", away)
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(BackendError, match="away; the run goes on") as raised:
+        watcher.followed.wait()
+    assert f"follow {watcher.followed.folder}" in raised.value.hint
+    assert azure_run.AWAY_SECONDS < watcher.now - began < 1.1 * azure_run.AWAY_SECONDS
+    assert not run_folder.read_receipt(watcher.followed.folder).status.is_final
+
+
+BEGUN = f"{PROGRESS}{{}}\n"
+FAILED_ITSELF = {"error": {"error": {"code": "UserError", "message": "JobFailed: exit code 1"}}}
+
+
+@pytest.mark.parametrize(
+    ("logged", "details", "expected"),
+    [
+        ("", {"error": {"error": {"message": "The node was Preempted."}}}, failures.NodeTakenAway),
+        ("", FAILED_ITSELF, BackendError),
+        (BEGUN, FAILED_ITSELF, TrainingError),
+        (
+            BEGUN,
+            {"error": {"error": {"message": "the disk of the node died"}}},
+            BackendError,
+        ),
+        ("", {"error": None}, BackendError),
+    ],
+    ids=["taken-away", "before-the-training", "in-the-training", "node", "no-reason"],
+)
+def test_a_run_that_fails_without_a_word_of_the_trainer_is_told_by_what_the_service_says(
+    tmp_path: Path, logged: str, details: dict[str, Any], expected: type[Exception]
+) -> None:
+    (tmp_path / "log.txt").write_text(logged)
+    error = failures.of_run(tmp_path, details)
+    assert type(error) is expected
+    assert f"resume {tmp_path}" in error.hint
+
+
+def test_a_cancellation_that_nobody_here_asked_for_says_who_may_have(watcher: Watcher) -> None:
+    watcher.look(FakeRun("Canceled"), 1)
+    with pytest.raises(RunCancelled, match="in its studio, or because its 120 minutes"):
         watcher.followed.wait()
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.result import EpochRow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mnist_cnn.job import Job
 
 HERE = Conditions("float32", "cpu", "x86_64 avx2", 2, {"keras": "3.15.0", "numpy": "2.3.0"})
@@ -246,6 +249,25 @@ class TestMounted:
         after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         assert len(after) == 4
         assert {name: after[name] for name in before} == before
+
+    def test_its_checksum_is_copied_last_and_the_store_is_asked_for_no_renaming(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        copied: list[str] = []
+        copyfile = shutil.copyfile
+
+        def copy(source: Path, target: Path) -> None:
+            copied.append(target.suffix)
+            copyfile(source, target)
+
+        def refuse(path: Path, target: Path, *, replace: Callable[[Path, Path], Path] = Path.replace) -> Path:
+            assert not target.is_relative_to(tmp_path)
+            return replace(path, target)
+
+        monkeypatch.setattr(shutil, "copyfile", copy)
+        monkeypatch.setattr(Path, "replace", refuse)
+        MountedCheckpoints(tmp_path).save(a_checkpoint(1))
+        assert copied == [".npz", ".sha256"]
 
     def test_the_newest_two_are_kept_and_the_newest_sound_one_is_found(self, tmp_path: Path) -> None:
         kept = MountedCheckpoints(tmp_path)

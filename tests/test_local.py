@@ -508,3 +508,25 @@ def test_a_file_system_that_syncs_no_folder_costs_no_file(
     with fails if number == errno.EIO else contextlib.nullcontext():
         atomic.write_text(tmp_path / "file", "whole")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize(
+    ("durable", "order"), [(True, ["file synced", "renamed", "folder synced"]), (False, ["renamed"])]
+)
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool, order: list[str]
+) -> None:
+    done: list[str] = []
+    replace = Path.replace
+
+    def fsync(handle: int) -> None:
+        done.append("folder synced" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file synced")
+
+    def rename(path: Path, target: Path) -> Path:
+        done.append("renamed")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", rename)
+    atomic.write_text(tmp_path / "file", "whole", durable=durable)
+    assert done == order

@@ -34,6 +34,17 @@ def build(config, input_shape, num_classes):
     return keras.Sequential([keras.Input(input_shape), layers.Flatten(), Noise(), out])
 """
 """A network that draws from Keras' global seed, which is none of its variables."""
+DRAWN = """
+def drawn(x):
+    return (np.random.normal(size=x.shape) + random.random()).astype(np.float32)
+
+
+def noise(x):
+    return tf.numpy_function(drawn, [x], tf.float32)
+
+
+"""
+"""What makes it draw from the global generators of Python and NumPy instead."""
 
 
 def result_of(folder: Path) -> Result:
@@ -138,6 +149,26 @@ def test_a_network_that_draws_from_the_global_seed_resumes_to_the_same_weights(t
     folder = interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=1)
     result = launch.resume(str(folder), ()).wait()
     assert result.history[1].loss == result_of(tmp_path / "whole").history[1].loss
+    assert result.weights_sha256 == result_of(tmp_path / "whole").weights_sha256
+
+
+def test_a_network_that_draws_from_pythons_and_numpys_generators_resumes_to_the_same_weights(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "noisy.py").write_text(
+        NOISY.replace("x + keras.random.normal(keras.ops.shape(x))", "x + tf.reshape(noise(x), tf.shape(x))")
+        .replace(
+            "import keras\n",
+            "import random\n\nimport keras\nimport numpy as np\nimport tensorflow as tf\n",
+            1,
+        )
+        .replace("class Noise", DRAWN + "class Noise")
+    )
+    job = (*SMALL, "data.train_limit=200", "model.file=noisy.py")
+    whole = run_command(*job, "run_dir=whole", cwd=tmp_path)
+    assert whole.code == 0, whole.err
+    folder = interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=1)
+    result = launch.resume(str(folder), ()).wait()
     assert result.weights_sha256 == result_of(tmp_path / "whole").weights_sha256
 
 

@@ -1,7 +1,7 @@
 """A run's checkpoints between its folder here and the datastore, where its nodes keep them.
 
-On the datastore none is ever rewritten: a name has the checksum of its content in it, and the checksum's own
-file comes last. One without that file does not exist.
+On the datastore none that exists is ever rewritten: a name has the checksum of its content in it, and the
+checksum's own file comes last. One without that file does not exist, and may be sent again.
 """
 
 from __future__ import annotations

@@ -393,7 +393,14 @@ class AzureRun:
 
     def _end_cancelled(self) -> None:
         hint = f"go on with it: resume {self.folder}"
-        error = RunCancelled("the run was cancelled", hint)
+        if CANCELLED in run_folder.read_receipt(self.folder).service:
+            error = RunCancelled("the run was cancelled", hint)
+        else:  # why it did, the service does not tell the SDK
+            minutes = f"its {self.config.max_duration} minutes (backend.max_duration) were over"
+            error = RunCancelled(
+                f"the service cancelled the run: somebody asked it to in its studio, or because {minutes}",
+                hint,
+            )
         run_folder.enter_end(self.folder, self._seen_id, Status.cancelled, error)
 
     def _start_again(self) -> None:

@@ -77,7 +77,9 @@ class Survived:
         """Word it, a line for each place."""
         lines = [f"{place.value:<22} {self.kills[place]:>5} kills" for place in Place]
         ended = f"{self.runs - len(self.differing)} of {self.runs} runs ended in the undisturbed weights"
-        return "\n".join([*lines, f"{'all':<22} {self.kills.total():>5} kills; {ended}", *self.differing])
+        damaged = f"{self.damaged} checkpoints were found damaged"
+        all_of_them = f"{'all':<22} {self.kills.total():>5} kills; {ended}; {damaged}"
+        return "\n".join([*lines, all_of_them, *self.differing])
 
 
 def survive(home: Path, kills: int, seed: int, tell: Callable[[str], None] = lambda _: None) -> Survived:
@@ -183,4 +185,4 @@ def run(chosen: argparse.Namespace) -> int:
     print(f"\n{survived.table()}")
     for place in survived.never_hit:
         print(f"no kill fell where a trainer was {place.value}")
-    return 1 if survived.differing or survived.never_hit else 0
+    return 1 if survived.differing or survived.damaged or survived.never_hit else 0

@@ -70,6 +70,9 @@ class Checkpoints:
         like = [(array.shape, array.dtype) for array in self.arrays]
         if [(array.shape, array.dtype) for array in found.arrays] != like:
             return "left to the trainer, which refuses its arrays"
+        content, checksum = (self.folder / self.newer).read_bytes(), self.newer.replace(".npz", ".sha256")
+        if (self.folder / checksum).read_text() != hashlib.sha256(content).hexdigest():
+            raise Fault("one is taken whose checksum does not fit")
         return ACCEPTED
 
     def _repacked(self, random: Random) -> bytes:
