@@ -99,6 +99,7 @@ def test_a_failure_on_the_node_is_the_runs_error_in_the_service_too(
     assert "no network today" in ended.err
     run = azure.runs.wait_for(run_folder.read_receipt(tmp_path / "run").id, "Failed")
     assert "no network today" in json.dumps(run.document["error"])
+    assert calls(azure, "POST", "snapshotrun") == 1  # for it would fail again
 
 
 def test_no_secret_is_in_a_run_folder(azure: AzureService, tmp_path: Path) -> None:

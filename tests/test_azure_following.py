@@ -231,6 +231,13 @@ def test_an_interrupted_command_detaches_and_the_run_can_be_cancelled(
     assert process.returncode == 130
     assert "goes on" in err
     assert "Traceback" not in err
+    follower = subprocess.Popen(command("follow", "run"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert follower.stderr is not None
+    assert "watch it in the studio" in follower.stderr.readline()
+    follower.terminate()
+    _, err = follower.communicate(timeout=60)
+    assert follower.returncode == 130
+    assert "goes on" in err
     status = run_command("status", "run", "--json", cwd=tmp_path)
     assert status.json()["status"] == "running"
     cancelled = run_command("cancel", "run", cwd=tmp_path)

@@ -14,4 +14,5 @@ def test_killed_at_random_moments_a_training_ends_in_the_same_weights(tmp_path: 
     survived = survive(tmp_path, KILLS, seed=1)
     assert survived.differing == ()
     assert survived.kills.total() == KILLS
+    assert survived.damaged == 0
     assert survived.never_hit == (), survived.table()
