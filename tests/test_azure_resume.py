@@ -28,6 +28,8 @@ from mnist_cnn.checkpoint import Checkpoints
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from azure_service import AzureService
 
     from mnist_cnn.result import Result
@@ -51,6 +53,17 @@ def low(azure: AzureService) -> AzureService:
     if "lowcluster" not in azure.clusters:
         azure.clusters.add("lowcluster", vmPriority="LowPriority")
     return azure
+
+
+def wait_for_receipt(
+    folder: Path, is_so: Callable[[run_folder.Receipt], bool], writer: subprocess.Popen[str]
+) -> None:
+    """Wait until a process, which goes on, has written into a run's receipt what is asked."""
+    deadline = time.monotonic() + 60
+    while not is_so(run_folder.read_receipt(folder)):
+        assert writer.poll() is None, writer.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def result_of(folder: Path) -> Result:
@@ -160,16 +173,13 @@ def test_a_run_that_is_cancelled_while_it_is_submitted_does_not_start(
     process = start(azure, tmp_path, "backend.cluster=slow", "run_dir=run")
     azure.requests.wait_for("PUT", "computes", timeout=120)
     cancel = subprocess.Popen(command("cancel", "run"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while "cancelled" not in run_folder.read_receipt(tmp_path / "run").service:
-        assert cancel.poll() is None, cancel.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_receipt(tmp_path / "run", lambda receipt: "cancelled" in receipt.service, cancel)
     azure.clusters.behave(never_created=False)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == RunCancelled.exit_code, said
     assert "the run was cancelled before it started" in said
-    assert (cancel.communicate(timeout=60)[1], cancel.returncode)[1] == 0
+    said = cancel.communicate(timeout=60)[1]
+    assert cancel.returncode == 0, said
     assert run_folder.read_receipt(tmp_path / "run").status is Status.cancelled
     assert calls(azure, "POST", "snapshotrun") == 0
 
@@ -187,11 +197,7 @@ def test_a_submission_that_another_takes_for_dead_starts_nothing(azure: AzureSer
     second = subprocess.Popen(
         command("resume", "run", "register.name=null"), cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while run_folder.read_receipt(folder).id == receipt.id:
-        assert second.poll() is None, second.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_receipt(folder, lambda now: now.id != receipt.id, second)
     azure.clusters.behave(never_created=False)
     said = first.communicate(timeout=120)[1]
     assert first.returncode == BackendError.exit_code, said

@@ -90,9 +90,7 @@ def _bring(run: Any, names: list[str], place: Path, folder: Path) -> None:
         raise NotWhole(error.message, f"bring it again: follow {folder}") from error
     try:
         for name in (*result.files, run_folder.RESULT):
-            with atomic.replacing(
-                folder / name
-            ) as temporary:  # on the disk, before the receipt says completed
+            with atomic.replacing(folder / name) as temporary:  # on the disk, before "completed" is entered
                 (place / name).replace(temporary)
     except BackendError as error:
         raise BackendError(error.message, f"{error.hint}; then bring it: follow {folder}") from error
