@@ -22,9 +22,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from mnist_cnn import atomic, bounded, locks, run_folder
+from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Plan, Status
-from mnist_cnn.conditions import versions
 from mnist_cnn.config import BackendConfig, Config, RegisterConfig, key
 from mnist_cnn.errors import (
     ERRORS_BY_EXIT_CODE,
@@ -33,7 +32,9 @@ from mnist_cnn.errors import (
     RunCancelled,
     storage_error,
 )
+from mnist_cnn.files import atomic, locks, safe_read
 from mnist_cnn.result import Progress
+from mnist_cnn.training.runtime import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,7 @@ START_SECONDS = 10.0
 """How long another may hold a run's folder to start it; it takes a moment, in which no Ctrl-C is heard."""
 SAME_PROCESS_SECONDS = 2.0
 """By how much a process's start may seem to move, as it is told relative to a clock that is set right."""
-TRAINER = "mnist_cnn.process"
+TRAINER = "mnist_cnn.training.worker"
 MODELS = ("model.keras", "model.onnx")
 REGISTERED = "model.json"
 """Written last into a version's folder: one without it was never finished."""
@@ -74,7 +75,7 @@ class LocalConfig(BackendConfig):
 
 
 class LocalBackend:
-    """Starts `python -m mnist_cnn.process FOLDER` in a session of its own, with its output in log.txt."""
+    """Start `python -m mnist_cnn.training.worker FOLDER` in its own session; its output goes to log.txt."""
 
     CONFIG: ClassVar[type[BackendConfig]] = LocalConfig
     parallel_runs: int | None = 1
@@ -243,7 +244,7 @@ class LocalRun:
         while follow and not path.exists() and not self.status().is_final:
             time.sleep(POLL_SECONDS)  # it is just being started
         try:
-            return io.TextIOWrapper(bounded.open_file(path), encoding="utf-8", errors="replace")
+            return io.TextIOWrapper(safe_read.open_file(path), encoding="utf-8", errors="replace")
         except OSError as error:
             raise BackendError(f"cannot read {path}: {error.strerror}", "the run left no log") from error
 
@@ -449,7 +450,7 @@ class LocalRegistry:
         for folder in home.iterdir():
             if folder.name.isdecimal() and (folder / REGISTERED).is_file():
                 try:
-                    about = json.loads(bounded.read_text(folder / REGISTERED, bounded.SETTINGS_BYTES))
+                    about = json.loads(safe_read.read_text(folder / REGISTERED, safe_read.SETTINGS_BYTES))
                     yield int(folder.name), str(about["run"])
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
                     hint = "mend or remove that version, or register under another name"

@@ -15,32 +15,25 @@ What is named here is imported when it is first used, so that importing the pack
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.version import __version__
 
 if TYPE_CHECKING:
-    from mnist_cnn.display import follow
+    from mnist_cnn.cli.display import follow
     from mnist_cnn.launch import attach, make_job, plan, submit
-    from mnist_cnn.predict import load_predictor
+    from mnist_cnn.prediction.predictor import load_predictor
 
 __all__ = ["__version__", "attach", "follow", "load_predictor", "make_job", "plan", "submit"]
 
 _HOME_OF = {
     "attach": "mnist_cnn.launch",
-    "follow": "mnist_cnn.display",
-    "load_predictor": "mnist_cnn.predict",
+    "follow": "mnist_cnn.cli.display",
+    "load_predictor": "mnist_cnn.prediction.predictor",
     "make_job": "mnist_cnn.launch",
     "plan": "mnist_cnn.launch",
     "submit": "mnist_cnn.launch",
 }
-
-# In a checkout backends/ stands beside this package, in an installed one inside it; everywhere its
-# import name is mnist_cnn.backends.
-_checkout = Path(__file__).resolve().parent.parent
-if not (Path(__file__).parent / "backends").is_dir() and (_checkout / "backends" / "__init__.py").is_file():
-    __path__.append(str(_checkout))
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,5 @@
 try:
-    from mnist_cnn.cli import main_and_exit
+    from mnist_cnn.cli.main import main_and_exit
 except KeyboardInterrupt:  # before there is anybody to word it
     raise SystemExit(130) from None
 

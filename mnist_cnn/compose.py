@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import bounded
 from mnist_cnn.backends import absolute_name, backend_class, is_outside
 from mnist_cnn.config import (
     CONF_DIR,
@@ -34,6 +33,7 @@ from mnist_cnn.config import (
     written,
 )
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.files import safe_read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -217,7 +217,7 @@ def _check_settings_files(folder: Path) -> None:
 
     for path in sorted(path for group in ("", *GROUPS) for path in (folder / group).glob("*.yaml")):
         try:
-            root = yaml.compose(bounded.read_text(path, MOST_SETTINGS_BYTES))
+            root = yaml.compose(safe_read.read_text(path, MOST_SETTINGS_BYTES))
             is_too_large = root is not None and _written_out(root, {}) > MOST_SETTINGS
         except (UnicodeDecodeError, ValueError, yaml.YAMLError):
             continue

@@ -19,15 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONF_DIR = next(
-    (
-        folder
-        for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf")
-        if folder.is_dir()
-    ),
-    Path(__file__).parent / "conf",
-)
-"""The packaged configuration: inside an installed package, beside it in a checkout."""
+CONF_DIR = Path(__file__).parent / "conf"
+"""The packaged configuration; in a checkout a symbolic link to the top-level `conf/`."""
 
 
 KEYS_HINT = "--help lists every key"

@@ -11,22 +11,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cnn import bounded, compose, run_folder
+from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
-from mnist_cnn.checkpoint import Checkpoints, changed_hint
-from mnist_cnn.conditions import changed_versions, versions
 from mnist_cnn.config import Schedule
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
+from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.model import check_network, convolutions, is_normalised
+from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
+from mnist_cnn.training.model import check_network, convolutions, is_normalised
+from mnist_cnn.training.runtime import changed_versions, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mnist_cnn.backend import Backend, Run
     from mnist_cnn.config import Config, TrainConfig
-    from mnist_cnn.data import DataSetInfo
+    from mnist_cnn.data.datasets import DataSetInfo
 
 SOURCE_BYTES = 512 * 1024
 """The most that a network file may have: job.json, which holds it, may have some more."""
@@ -77,9 +78,9 @@ def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
 
 def job_of(config: Config) -> Job:
     """Make a configuration's job. Raises as `make_job` does."""
-    from mnist_cnn import data
+    from mnist_cnn.data import datasets
 
-    info = data.inspect(config.data)
+    info = datasets.inspect(config.data)
     if info is None:
         message = f"the data set {config.data.name} is not here"
         raise ConfigurationError(message, "set data.dir=FOLDER to a folder that holds it")
@@ -219,12 +220,12 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
 
 def plan_of(config: Config) -> Plan:
     """Say what would be trained, where and into which folder."""
-    from mnist_cnn import data
+    from mnist_cnn.data import datasets
 
     _refuse_force(config)
     if config.run.run_dir is not None:
         run_folder.check_free(Path(config.run.run_dir))
-    info = data.inspect(config.data, download=False)
+    info = datasets.inspect(config.data, download=False)
     if info is None:
         described = f"{config.data.name}, not here yet: downloaded when a run starts"
         job_lines: tuple[tuple[str, str], ...] = (("job", "its digest is known when the data are here"),)
@@ -291,7 +292,7 @@ def _job(config: Config, info: DataSetInfo) -> Job:
     if model.file is not None:
         path = Path(model.file)
         try:
-            source = bounded.read_text(path, SOURCE_BYTES)
+            source = safe_read.read_text(path, SOURCE_BYTES)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             message = f"model.file={model.file} cannot be read: {reason}"

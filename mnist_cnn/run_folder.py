@@ -26,10 +26,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mnist_cnn import atomic, bounded, locks
 from mnist_cnn.backend import Status
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
+from mnist_cnn.files import atomic, locks, safe_read
 from mnist_cnn.job import Job
 from mnist_cnn.result import LARGEST, EpochRow, Progress, Result, check_fields
 
@@ -247,7 +247,7 @@ def all_runs(runs_dir: str) -> list[Path]:
 
 def read_job(folder: Path, *, may_be_changed: bool = False) -> Job:
     """Read job.json. Raises ConfigurationError where it is no job, BackendError where it cannot be read."""
-    text = _read(folder / JOB, bounded.SETTINGS_BYTES)
+    text = _read(folder / JOB, safe_read.SETTINGS_BYTES)
     return Job.from_json(text, str(folder / JOB), may_be_changed=may_be_changed)
 
 
@@ -258,7 +258,7 @@ def write_job(folder: Path, job: Job) -> None:
 
 def read_receipt(folder: Path) -> Receipt:
     """Read run.json. Raises BackendError where there is none."""
-    return Receipt.from_json(_read(folder / RECEIPT, bounded.SETTINGS_BYTES), str(folder / RECEIPT))
+    return Receipt.from_json(_read(folder / RECEIPT, safe_read.SETTINGS_BYTES), str(folder / RECEIPT))
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
@@ -386,7 +386,7 @@ def enter_end(folder: Path, run_id: str, status: Status, error: MnistCnnError) -
 def read_result(folder: Path) -> Result | None:
     """Read result.json; None where the run has not written it. Raises BackendError where it is none."""
     path = folder / RESULT
-    return Result.from_json(_read(path, bounded.HISTORY_BYTES), str(path)) if path.is_file() else None
+    return Result.from_json(_read(path, safe_read.HISTORY_BYTES), str(path)) if path.is_file() else None
 
 
 def write_history(folder: Path, rows: Iterable[EpochRow]) -> None:
@@ -401,7 +401,7 @@ def read_history(folder: Path) -> tuple[EpochRow, ...]:
     if not path.is_file():
         return ()
     try:
-        lines = _read(path, bounded.HISTORY_BYTES).splitlines()
+        lines = _read(path, safe_read.HISTORY_BYTES).splitlines()
         rows = tuple(EpochRow(**json.loads(line)) for line in lines)
         for row in rows:
             check_fields(row)
@@ -418,7 +418,7 @@ def write_progress(folder: Path, progress: Progress) -> None:
 def read_progress(folder: Path) -> Progress | None:
     """Read progress.json; None where there is none, as after the end, or where it is damaged."""
     try:
-        progress = Progress(**json.loads(bounded.read_text(folder / PROGRESS, bounded.SETTINGS_BYTES)))
+        progress = Progress(**json.loads(safe_read.read_text(folder / PROGRESS, safe_read.SETTINGS_BYTES)))
         check_fields(progress)
         is_sound = Status(progress.status) in UNDER_WAY
     except (OSError, ValueError, TypeError, RecursionError):
@@ -476,7 +476,7 @@ def _holds_receipt(folder: Path) -> bool:
 
 def _read(path: Path, most: int) -> str:
     try:
-        return bounded.read_text(path, most)
+        return safe_read.read_text(path, most)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BackendError(f"cannot read {path}: {reason}", "`list` shows the runs that there are") from error

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from processes import SMALL, Ended, command, run_command
+from helpers.processes import SMALL, Ended, command, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-    from azure_service import AzureService
+    from loopback import AzureService
 
 __all__ = ["SMALL", "Ended", "command", "run_command"]
 
@@ -31,7 +31,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def azure_started() -> Iterator[AzureService]:
     """The loopback service of the whole session; what it stores is gone with it."""
-    from azure_service import AzureService
+    from loopback import AzureService
 
     with (
         tempfile.TemporaryDirectory(prefix="azure-service-") as folder,
@@ -52,19 +52,19 @@ def azure_environment(azure_started: AzureService) -> Iterator[AzureService]:
 
 @pytest.fixture
 def azure(azure_environment: AzureService) -> Iterator[AzureService]:
-    """The service with a clean slate (no fault, clusters that behave, no record), refereed after."""
-    from azure_service import Behaviour
+    """The service without faults or records, checked against the documents afterwards."""
+    from loopback import Behaviour
 
-    _referee(azure_environment)
+    _check_against_documents(azure_environment)
     yield azure_environment
     for run in azure_environment.runs.all():  # whatever a failed test left under way
         azure_environment.runs.cancel(run.run_id)
     azure_environment.faults.clear()
     azure_environment.clusters.behaviour = Behaviour()
-    _referee(azure_environment)
+    _check_against_documents(azure_environment)
 
 
-def _referee(service: AzureService) -> None:
+def _check_against_documents(service: AzureService) -> None:
     """Hold what was recorded against the documents, and forget it."""
     try:
         service.check()

@@ -10,11 +10,12 @@ import hashlib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import atomic, run_folder
+from mnist_cnn import run_folder
 from mnist_cnn.backends.azure import upload
 from mnist_cnn.backends.azure.service import CALL_SECONDS, call_again, say
-from mnist_cnn.checkpoint import KEPT, Checkpoints, read
 from mnist_cnn.errors import storage_error
+from mnist_cnn.files import atomic
+from mnist_cnn.training.checkpoint import KEPT, Checkpoints, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,8 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import bounded
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.files import safe_read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +95,7 @@ def find_workspace(place: str | None) -> WorkspaceName:
     """
     path, hint = workspace_file(place), WORKSPACE_HINT
     try:
-        mapping: Any = json.loads(bounded.read_text(path, bounded.SETTINGS_BYTES, "utf-8-sig"))
+        mapping: Any = json.loads(safe_read.read_text(path, safe_read.SETTINGS_BYTES, "utf-8-sig"))
         scope = mapping.get("Scope")
         pieces = scope.split("/") if scope else []
         found = WorkspaceName(
@@ -155,7 +155,7 @@ def _azure_cli_is_logged_in(environment: Mapping[str, str]) -> bool:
     if shutil.which("az", path=environment.get("PATH")) is None:
         return False
     try:
-        text = bounded.read_text(profile, bounded.SETTINGS_BYTES, "utf-8-sig")
+        text = safe_read.read_text(profile, safe_read.SETTINGS_BYTES, "utf-8-sig")
         return bool(json.loads(text).get("subscriptions"))
     except (OSError, ValueError, AttributeError, RecursionError):
         return False

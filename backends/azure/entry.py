@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int | str:
 
     import mnist_cnn
     from mnist_cnn.errors import MnistCnnError
-    from mnist_cnn.process import print_log
+    from mnist_cnn.training.worker import print_log
 
     if HERE not in Path(mnist_cnn.__file__).resolve().parents:
         return f"mnist_cnn is {mnist_cnn.__file__}, not the snapshot's in {HERE}"
@@ -61,9 +61,9 @@ def main(arguments: list[str] | None = None) -> int | str:
 
 def _train(options: argparse.Namespace, metrics: Metrics) -> Result:
     from mnist_cnn.backends.azure.plan import decode
-    from mnist_cnn.checkpoint import MountedCheckpoints
-    from mnist_cnn.process import worded_failures
-    from mnist_cnn.train import train
+    from mnist_cnn.training.checkpoint import MountedCheckpoints
+    from mnist_cnn.training.train import train
+    from mnist_cnn.training.worker import worded_failures
 
     job = decode(options.job)
     job = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=str(options.data_folder)))
@@ -142,7 +142,7 @@ def _tell_epoch(row: EpochRow, metrics: Metrics) -> None:
 
 
 def _tell_failure(error: MnistCnnError) -> None:
-    from mnist_cnn.train import log
+    from mnist_cnn.training.train import log
 
     log.error("%s", error.message)
     told = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}

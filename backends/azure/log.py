@@ -11,10 +11,11 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from mnist_cnn import locks, run_folder
+from mnist_cnn import run_folder
 from mnist_cnn.backends.azure.entry import EPOCH, FAILURE, PROGRESS
 from mnist_cnn.backends.azure.service import ServiceError, call, say
 from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, storage_error
+from mnist_cnn.files import locks
 from mnist_cnn.result import EpochRow, Progress, check_fields
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import atomic, run_folder
+from mnist_cnn import run_folder
+from mnist_cnn.backends.azure.parallel import side_by_side
 from mnist_cnn.backends.azure.service import ServiceError, call_again, say
-from mnist_cnn.backends.azure.together import side_by_side
 from mnist_cnn.errors import BackendError, storage_error
+from mnist_cnn.files import atomic
 
 if TYPE_CHECKING:
     from mnist_cnn.result import Result

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mnist_cnn
-from mnist_cnn import data
 from mnist_cnn.backends.azure import checks, snapshot
-from mnist_cnn.download import named
+from mnist_cnn.data import datasets
+from mnist_cnn.data.download import named
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.job import Job
 
@@ -107,10 +107,10 @@ def data_folder(config: DataConfig) -> str:
 
 def data_files(config: DataConfig) -> tuple[DataFile, ...]:
     """Return the four files under their official names, gzipped or raw as they are here."""
-    stems = (stems[0] for stems in data.STEMS)
+    stems = (stems[0] for stems in datasets.STEMS)
     return tuple(
         DataFile(f"{stem}{'.gz' if path.suffix == '.gz' else ''}", path, path.stat().st_size)
-        for stem, path in zip(stems, data.files(config), strict=True)
+        for stem, path in zip(stems, datasets.files(config), strict=True)
     )
 
 

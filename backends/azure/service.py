@@ -16,10 +16,10 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnist_cnn.backends.azure import checks
-from mnist_cnn.backends.azure.together import in_this_context, stop_if_nobody_waits
+from mnist_cnn.backends.azure.parallel import in_this_context, stop_if_nobody_waits
 from mnist_cnn.errors import BackendError, storage_error
-from mnist_cnn.output import dispensable
 from mnist_cnn.redaction import redact, without_secrets
+from mnist_cnn.terminal.output import dispensable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -22,7 +22,7 @@ MAX_FILES, MAX_BYTES = 2_000, 300_000_000
 MODIFIED = 1_700_000_000
 """When every file and folder was modified, in seconds since the epoch: a fixed time, for the client counts
 what has another one as changed and sends it again."""
-PACKAGE_FILES = ("**/*.py", "datasets/sources.toml")
+PACKAGE_FILES = ("**/*.py", "data/sources.toml")
 BACKEND_FILES = ("**/*.py",)
 CONF_FILES = ("config.yaml", "*/*.yaml")
 """What is sent of each of the three folders: code, the table of data sets, the choices in their groups."""

@@ -15,10 +15,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import interrupts, run_folder
+from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checkpoints, checks, cluster, log, plan, snapshot, upload
 from mnist_cnn.backends.azure.failures import PerhapsStarted, Started, TakenOver, is_passing
+from mnist_cnn.backends.azure.parallel import in_this_context, side_by_side
 from mnist_cnn.backends.azure.run import (
     AWAY_SECONDS,
     CANCELLED,
@@ -30,8 +31,6 @@ from mnist_cnn.backends.azure.run import (
 )
 from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
 from mnist_cnn.backends.azure.submitter import SUBMITTER, this_process
-from mnist_cnn.backends.azure.together import in_this_context, side_by_side
-from mnist_cnn.conditions import changed_versions, versions
 from mnist_cnn.errors import (
     BackendError,
     Interrupted,
@@ -39,6 +38,8 @@ from mnist_cnn.errors import (
     RunCancelled,
     storage_error,
 )
+from mnist_cnn.terminal import signals
+from mnist_cnn.training.runtime import changed_versions, versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -294,7 +295,7 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
             _done[nodes] = time.monotonic()
         configuration = _configuration(request, config, store, mounts, Path(code))
         _check_is_still_wanted(folder, run_id)
-        with interrupts.deferred():  # once it is on its way the run has to be known
+        with signals.deferred():  # once it is on its way the run has to be known
             started = start(experiment, configuration, run_id)
             enter_start(run, started)
             say(f"run {started.id}: {started.get_portal_url()}")

@@ -13,8 +13,8 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn.backends.azure.parallel import side_by_side
 from mnist_cnn.backends.azure.service import CALL_SECONDS, call_again, say
-from mnist_cnn.backends.azure.together import side_by_side
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:

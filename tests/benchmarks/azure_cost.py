@@ -29,9 +29,9 @@ from .machine import command, environment
 from .report import say, table
 
 if TYPE_CHECKING:
-    from azure_service import AzureService
-    from azure_service.faults import Fault
-    from azure_service.messages import Request, Response
+    from loopback import AzureService
+    from loopback.faults import Fault
+    from loopback.messages import Request, Response
 
 ROUNDS = 3
 ROUND = "how often all of it is done (default: %(default)s)"
@@ -155,8 +155,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> list[Costs]:
     """Run the rounds."""
-    sys.path.append(str(Path(__file__).parent.parent))  # where `azure_service` is
-    from azure_service import AzureService
+    sys.path.append(str(Path(__file__).parent.parent / "azure"))  # where `loopback` is
+    from loopback import AzureService
 
     overrides = (*JOB, *arguments.overrides)
     costs: dict[str, list[Cost]] = {"first": [], "second": []}

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mnist_cnn
-from mnist_cnn import checkpoint, data
-from mnist_cnn.checkpoint import Checkpoint, Checkpoints, MountedCheckpoints
-from mnist_cnn.conditions import Conditions
+from mnist_cnn.data import datasets
+from mnist_cnn.training import checkpoint
+from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints, MountedCheckpoints
+from mnist_cnn.training.runtime import Conditions
 
 from .report import Kind, Report, take_turns
 
@@ -38,11 +39,11 @@ def run(arguments: argparse.Namespace) -> list[Report]:
     """Measure, in this process."""
     import tensorflow as tf
 
-    from mnist_cnn.trainer import Trainer
+    from mnist_cnn.training.epoch import Trainer
 
     tf.config.experimental.enable_op_determinism()
     job = mnist_cnn.make_job("train=tutorial", f"data.train_limit={arguments.images}")
-    trainer = Trainer(job, data.load(job.data))
+    trainer = Trainer(job, datasets.load(job.data))
     conditions = Conditions.here(trainer.precision.value, "cpu", None)
     rows = [trainer.run_epoch(1, lambda progress: None)]  # whose time has what is allocated once in it
     numbers = itertools.count(2)

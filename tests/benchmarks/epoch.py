@@ -12,7 +12,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mnist_cnn import processor
+from mnist_cnn import cpu
 
 from .machine import printed, script
 from .report import Kind, Report, take_turns
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> list[Report]:
     else:
         missing[TORCH] = "not installed"
     words[FLOAT32] = script("ours.py", *size, "train.precision=float32")
-    if processor.computes_bfloat16():
+    if cpu.computes_bfloat16():
         words[BFLOAT16] = script("ours.py", *size, "train.precision=bfloat16")
     else:
         missing[BFLOAT16] = "not applicable: this processor does not compute it"

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mnist_cnn import processor
+from mnist_cnn import cpu
 
 PACKAGES = ("mnist-cnn", "tensorflow", "keras", "numpy", "onnxruntime", "hydra-core", "torch")
 SMALL = ("data.train_limit=1000", "data.test_limit=500", "train.epochs=1")
@@ -28,8 +28,8 @@ def description() -> dict[str, Any]:
     """Describe the machine, as far as it decides how long something takes."""
     return {
         "processor": _processor_name(),
-        "features": processor.description(),
-        "count": processor.count(),
+        "features": cpu.description(),
+        "count": cpu.count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3, 1),
         "system": platform.platform(),
         "python": platform.python_version(),

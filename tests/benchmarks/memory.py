@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnist_cnn import processor
+from mnist_cnn import cpu
 
 from .machine import command, environment, script
 from .report import Kind, Measure, Report, take_turns
@@ -22,7 +22,9 @@ ROUNDS = 1
 ROUND = "how often each process runs (default: %(default)s)"
 KERAS = "plain Keras"
 SIZE = Kind("peak in MiB", "times that of", digits=0)
-READING = "from mnist_cnn import data, config; data.load(config.DataConfig())"
+READING = (
+    "from mnist_cnn import config; from mnist_cnn.data import datasets; datasets.load(config.DataConfig())"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace) -> list[Report]:
             KERAS: process(script("plain_keras.py", str(arguments.epochs), str(arguments.images))),
         }
         missing = {}
-        if processor.computes_bfloat16():
+        if cpu.computes_bfloat16():
             contestants["mnist_cnn, bfloat16"] = trained("bfloat16")
         else:
             missing["mnist_cnn, bfloat16"] = "not applicable: this processor does not compute it"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import mnist_cnn
 from mnist_cnn import run_folder
-from mnist_cnn.train import train
+from mnist_cnn.training.train import train
 
 if TYPE_CHECKING:
     from mnist_cnn.result import EpochRow, Progress

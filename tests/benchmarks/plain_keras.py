@@ -18,8 +18,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from mnist_cnn import data
 from mnist_cnn.config import DataConfig
+from mnist_cnn.data import datasets
 
 
 class Clock(keras.callbacks.Callback):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class Clock(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 epochs, images = map(int, sys.argv[1:])
-arrays = data.load(DataConfig(train_limit=images))
+arrays = datasets.load(DataConfig(train_limit=images))
 x_train, x_test = (pixels.astype("float32") / 255 for pixels in (arrays.x_train, arrays.x_test))
 y_train, y_test = (keras.utils.to_categorical(labels, 10) for labels in (arrays.y_train, arrays.y_test))
 model = keras.Sequential(

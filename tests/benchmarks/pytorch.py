@@ -23,8 +23,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from mnist_cnn import data
 from mnist_cnn.config import DataConfig
+from mnist_cnn.data import datasets
 
 MEAN, DEVIATION = 0.1307, 0.3081  # of the training set's pixels, as the example has them
 
@@ -91,7 +91,7 @@ def test(model: Net, loader: Any) -> float:
 
 epochs, train_limit = map(int, sys.argv[1:])
 torch.manual_seed(0)
-arrays = data.load(DataConfig(train_limit=train_limit))
+arrays = datasets.load(DataConfig(train_limit=train_limit))
 train_loader = DataLoader(Digits(arrays.x_train, arrays.y_train), batch_size=128, shuffle=True)
 test_loader = DataLoader(Digits(arrays.x_test, arrays.y_test), batch_size=1000)
 network = Net()

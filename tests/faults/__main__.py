@@ -29,9 +29,10 @@ def main(arguments: list[str]) -> int:
 
 def loaded() -> dict[str, ModuleType]:
     """Import all matrices, which find the loopback service and the tests' modules by their own names."""
-    tests = str(Path(__file__).parent.parent)
-    if tests not in sys.path:
-        sys.path.append(tests)
+    tests = Path(__file__).parent.parent
+    for folder in (str(tests), str(tests / "azure")):
+        if folder not in sys.path:
+            sys.path.append(folder)
     return {name: importlib.import_module(f".{module}", __package__) for name, module in MATRICES.items()}
 
 

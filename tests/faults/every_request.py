@@ -23,15 +23,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from azure_service import AzureService
 from benchmarks.report import table
+from loopback import AzureService
 
 import mnist_cnn
 from mnist_cnn import backends
 from mnist_cnn.config import CONF_DIR
 
-from . import kinds, ledger, verdict
-from .stage import SCENARIOS, Stage
+from . import kinds, ledger, outcome
+from .scenario import SCENARIOS, Stage
 
 WORKERS = 5
 """More than there are processors: most of a case's time is waiting."""
@@ -133,7 +133,7 @@ def record_one(stage: Stage, scenario: str) -> tuple[kinds.Observed, list[str]]:
     played = stage.play(scenario, watch)
     result = played.result
     found = [result.weights_sha256] if result is not None else []
-    said = verdict.judge(stage, played, *(found or [""]))
+    said = outcome.judge(stage, played, *(found or [""]))
     stage.clear(played)
     if said.broken:
         raise RuntimeError(f"nothing fails, and yet {'; '.join(said.broken)}:\n{played.printed()}")
@@ -171,11 +171,11 @@ def run_case(stage: Stage, case: kinds.Case, weights: str) -> ledger.Entry:
     strike = case.strike
     for _attempt in range(ATTEMPTS):
         played = stage.play(case.scenario, strike.fault(case.way, stage))
-        said = verdict.judge(stage, played, weights, must_succeed=case.way == "delay")
+        said = outcome.judge(stage, played, weights, must_succeed=case.way == "delay")
         words = played.printed()[-3000:] if said.broken else ""
         count = stage.count(played, strike.kind)
         stage.clear(played)
-        if said.outcome != verdict.NOT_STRUCK:
+        if said.outcome != outcome.NOT_STRUCK:
             break
         if not strike.is_late and count:  # as often as time allows, which is less often on a faster machine
             strike = dataclasses.replace(strike, occurrence=count)
@@ -184,7 +184,7 @@ def run_case(stage: Stage, case: kinds.Case, weights: str) -> ledger.Entry:
 
 def report(cases: Sequence[kinds.Case], entries: Sequence[ledger.Entry]) -> str:
     """Return how many cases ended in what: by way, by kind of request, and each that needs a word."""
-    heads = ["cases", *verdict.OUTCOMES]
+    heads = ["cases", *outcome.OUTCOMES]
     parts = []
     for title, named in (
         ("by way", [case.way for case in cases]),
@@ -195,14 +195,14 @@ def report(cases: Sequence[kinds.Case], entries: Sequence[ledger.Entry]) -> str:
             counted.setdefault(name, collections.Counter())[entry.outcome] += 1
         counted["all"] = sum(counted.values(), collections.Counter())
         rows = [
-            [name, str(count.total()), *(str(count[outcome] or "") for outcome in verdict.OUTCOMES)]
+            [name, str(count.total()), *(str(count[kind] or "") for kind in outcome.OUTCOMES)]
             for name, count in counted.items()
         ]
         parts.append(table([title, *heads], rows))
-    shown = [entry for entry in entries if entry.outcome in (verdict.NOT_STRUCK, verdict.BROKEN)]
+    shown = [entry for entry in entries if entry.outcome in (outcome.NOT_STRUCK, outcome.BROKEN)]
     parts += [f"{entry.outcome}: {entry.case}: {'; '.join(entry.broken)}".rstrip(": ") for entry in shown]
     slowest = max((entry.seconds for entry in entries), default=0)
-    parts.append(f"{verdict.ABOUT}\nthe longest case took {slowest:.0f} seconds")
+    parts.append(f"{outcome.ABOUT}\nthe longest case took {slowest:.0f} seconds")
     return "\n\n".join(parts)
 
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from mnist_cnn import atomic, launch, run_folder
+from mnist_cnn import launch, run_folder
 from mnist_cnn.errors import BackendError
+from mnist_cnn.files import atomic
 
 if TYPE_CHECKING:
     from mnist_cnn.backend import Run

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from azure_service.faults import Fault
-from azure_service.recording import UNIMPLEMENTED
+from loopback.faults import Fault
+from loopback.recording import UNIMPLEMENTED
 
 if TYPE_CHECKING:
-    from azure_service.messages import Request
+    from loopback.messages import Request
 
 DELAY_SECONDS = 30.0
 WAYS: dict[str, dict[str, Any]] = {

@@ -23,9 +23,10 @@ class Checkpoints:
 
         import numpy as np
 
-        from mnist_cnn import checkpoint, launch
-        from mnist_cnn.conditions import Conditions
+        from mnist_cnn import launch
         from mnist_cnn.result import EpochRow
+        from mnist_cnn.training import checkpoint
+        from mnist_cnn.training.runtime import Conditions
 
         logging.getLogger("mnist_cnn").addHandler(logging.NullHandler())
         self.kept = checkpoint.Checkpoints(folder)

@@ -20,8 +20,8 @@ class Idx:
         return {f"rank-{rank}": mutations.damaged_idx(random, rank)}
 
     def look(self, files: Files) -> str:
+        from mnist_cnn.data.idx import read_idx
         from mnist_cnn.errors import DataError
-        from mnist_cnn.idx import read_idx
 
         ((name, content),) = files.items()
         rank = int(name[-1])
@@ -72,8 +72,8 @@ class DataFolder:
         return files
 
     def look(self, files: Files) -> str:
-        from mnist_cnn import data
         from mnist_cnn.config import DataConfig
+        from mnist_cnn.data import datasets
         from mnist_cnn.errors import MnistCnnError
 
         for name in self.RANKS:
@@ -82,7 +82,7 @@ class DataFolder:
         wanted = self._wanted(files)
         config = DataConfig(dir=str(self.folder), num_classes=self.CLASSES)
         try:
-            found = data.load(config)
+            found = datasets.load(config)
         except MnistCnnError as error:
             if wanted is not None:
                 raise Fault("a sound data set is refused") from error

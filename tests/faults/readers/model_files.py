@@ -46,7 +46,7 @@ class Onnx:
         import numpy as np
 
         from mnist_cnn.errors import MnistCnnError
-        from mnist_cnn.predict import load_predictor
+        from mnist_cnn.prediction.predictor import load_predictor
 
         (self.folder / "result.json").unlink(missing_ok=True)
         put(self.folder, files)

@@ -48,11 +48,11 @@ def refused(error: Exception) -> str:
 
 def answer(*arguments: str) -> tuple[int, str, str]:
     """Run the command in this process; return its exit code and what it said."""
-    from mnist_cnn import cli
+    from mnist_cnn.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(list(arguments))
+        code = main(list(arguments))
     return code, out.getvalue(), err.getvalue()
 
 

@@ -65,9 +65,9 @@ class RunFile:
     def _read_directly(self, run: Path) -> None:
         """Read by the functions that a notebook or another program would call."""
         from mnist_cnn import run_folder
+        from mnist_cnn.cli.notebook import describe_history
         from mnist_cnn.errors import MnistCnnError
-        from mnist_cnn.listening import describe_progress
-        from mnist_cnn.notebook import describe_history
+        from mnist_cnn.terminal.log_stream import describe_progress
 
         for read in (
             run_folder.read_job,

@@ -1,0 +1,1 @@
+"""The command line: arguments, commands, sweeps, help, tables and the live display."""

@@ -1,0 +1,1 @@
+"""From pictures of digits to predictions, with ONNX Runtime."""

@@ -1,0 +1,140 @@
+"""The storage account: signed URLs for clients, blobs for the other handlers, requests handed to Azurite."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime as dt
+import hashlib
+import hmac
+import http.client
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
+
+from .messages import Request, Response
+
+if TYPE_CHECKING:
+    from .tenancy import Tenancy
+
+VERSION = "2019-12-12"
+PROTOCOLS = "https,http"
+"""Azurite itself is spoken to without TLS, which ends at the proxy."""
+HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+MAX_PAGES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Blob:
+    """A row of a container's listing."""
+
+    name: str
+    size: int
+    etag: str
+
+
+class BlobStore:
+    """The account's blobs. Container names and blob names are as on the wire."""
+
+    def __init__(self, tenancy: Tenancy, port: int) -> None:
+        self.tenancy = tenancy
+        self._port = port
+
+    def forward(self, request: Request) -> Response:
+        """Hand a client's request to Azurite as it is, its Host header too, which names the account."""
+        return self._send(request.method, request.target, request.headers, request.body)
+
+    def create_container(self, container: str) -> None:
+        self._call("PUT", f"/{container}", {"restype": "container"}, expect=(201, 409))
+
+    def put(self, container: str, name: str, content: bytes) -> None:
+        headers = {"x-ms-blob-type": "BlockBlob"}
+        self._call("PUT", f"/{container}/{quote(name)}", {}, content, headers, expect=(201,))
+
+    def get(self, container: str, name: str) -> bytes:
+        return self._call("GET", f"/{container}/{quote(name)}", {}, expect=(200,)).body
+
+    def exists(self, container: str, name: str) -> bool:
+        return self._call("HEAD", f"/{container}/{quote(name)}", {}, expect=(200, 404)).status == 200
+
+    def delete(self, container: str, name: str) -> None:
+        self._call("DELETE", f"/{container}/{quote(name)}", {}, expect=(202, 404))
+
+    def listing(self, container: str, prefix: str = "") -> list[Blob]:
+        """Return all blobs whose name starts with `prefix`."""
+        query = {"restype": "container", "comp": "list", "prefix": prefix}
+        blobs: list[Blob] = []
+        for _page in range(MAX_PAGES):
+            root = ET.fromstring(self._call("GET", f"/{container}", query, expect=(200,)).body)  # noqa: S314 - Azurite's
+            for row in root.iterfind("Blobs/Blob"):
+                text = {child.tag: child.text or "" for child in row.iterfind("Properties/*")}
+                name = row.findtext("Name") or ""
+                blobs.append(Blob(name, int(text["Content-Length"]), text["Etag"]))
+            marker = root.findtext("NextMarker")
+            if not marker:
+                break
+            query["marker"] = marker
+        return blobs
+
+    def signed_url(self, container: str, name: str, permissions: str = "r") -> str:
+        """Return a URL that opens one blob for a day (`permissions`: r, rw, ...)."""
+        resource = f"/blob/{self.tenancy.account}/{container}/{name}"
+        start, end = _times()
+        fields = [permissions, start, end, resource, "", "", PROTOCOLS, VERSION, "b", "", "", "", "", "", ""]
+        query = {"sp": permissions, "st": start, "se": end, "spr": PROTOCOLS, "sv": VERSION, "sr": "b"}
+        signed = urlencode({**query, "sig": self._sign("\n".join(fields))})
+        return f"https://{self.tenancy.blob_host}/{container}/{quote(name)}?{signed}"
+
+    def _call(  # noqa: PLR0913 - a request has that many parts
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        expect: tuple[int, ...],
+    ) -> Response:
+        start, end = _times()
+        account = {"sp": "rwdlac", "ss": "b", "srt": "sco", "st": start, "se": end, "spr": PROTOCOLS}
+        fields = [self.tenancy.account, *account.values(), VERSION]
+        fields.insert(-2, "")  # no range of addresses
+        signature = self._sign("\n".join(fields) + "\n")
+        target = path + "?" + urlencode({**query, **account, "sv": VERSION, "sig": signature})
+        response = self._send(method, target, headers or {}, body)
+        if response.status not in expect:
+            raise RuntimeError(
+                f"Azurite answers {response.status} to {method} {path}: {response.body[:500]!r}"
+            )
+        return response
+
+    def _send(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Response:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
+        try:
+            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            kept = {name: text for name, text in headers.items() if name.lower() not in HOP_BY_HOP}
+            kept.setdefault("Host", self.tenancy.blob_host)
+            for name, text in kept.items():
+                connection.putheader(name, text)
+            if body or method in {"PUT", "POST"}:
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body or None)
+            reply = connection.getresponse()
+            content = reply.read()
+            back = tuple((name, text) for name, text in reply.getheaders() if name.lower() not in HOP_BY_HOP)
+            length = reply.getheader("Content-Length") if method == "HEAD" else None
+            return Response(reply.status, content, back, int(length) if length else None)
+        finally:
+            connection.close()
+
+    def _sign(self, text: str) -> str:
+        key = base64.b64decode(self.tenancy.account_key)
+        return base64.b64encode(hmac.new(key, text.encode(), hashlib.sha256).digest()).decode()
+
+
+def _times() -> tuple[str, str]:
+    """A signature holds from a little ago until tomorrow."""
+    now = dt.datetime.now(dt.UTC)
+    start, end = now - dt.timedelta(minutes=15), now + dt.timedelta(days=1)
+    return start.strftime("%Y-%m-%dT%H:%M:%SZ"), end.strftime("%Y-%m-%dT%H:%M:%SZ")

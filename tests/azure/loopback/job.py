@@ -1,0 +1,250 @@
+"""A run's way: image, queue, node, process, end. One thread for each run that is under way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import rules
+from .mounts import Mount, MountError, WriteThrough
+from .nodes import Node, job_environment
+from .process import Process
+from .refusals import data_plane_error
+
+if TYPE_CHECKING:
+    from .compute import Cluster
+    from .handlers import Handlers
+    from .history import Run
+    from .messages import Json
+
+ORIGIN = "ExperimentRun"
+USER_LOG = "user_logs/std_log.txt"
+IMAGE_LOG = "azureml-logs/20_image_build_log.txt"
+LOG_FOLDERS = ("user_logs/", "system_logs/", "azureml-logs/", "logs/")
+MAX_STARTS = 5
+"""How often a job is started at most, where its nodes are taken away again and again."""
+
+
+class Failed(Exception):  # noqa: N818 - how a run ends
+    """A run cannot go on; `inner` is Azure's word for why."""
+
+    def __init__(self, message: str, inner: str = "UserError") -> None:
+        super().__init__(message)
+        self.message = message
+        self.inner = inner
+
+
+class Cancelled(Exception):  # noqa: N818 - how a run ends
+    """Somebody cancelled the run."""
+
+
+class Jobs:
+    """Executes runs."""
+
+    def __init__(self, handlers: Handlers, node: Node) -> None:
+        self.handlers = handlers
+        self.node = node
+        self.runs = handlers.runs
+        self.clusters = handlers.clusters
+        self.artifacts = handlers.artifacts
+        self.images: list[str] = []
+        """The digest of each environment for which an image was built."""
+        self._closing = False
+        self._threads: list[threading.Thread] = []
+
+    def start(self, run: Run) -> None:
+        thread = threading.Thread(target=self._execute, args=(run,), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def stop(self) -> None:
+        """Cancel what is under way."""
+        with self.runs.changed:
+            self._closing = True
+            self.runs.changed.notify_all()
+        for thread in self._threads:
+            thread.join(30)
+
+    def log_files(self, run: Run) -> dict[str, str]:
+        """Return the run's logs by name, each with a URL."""
+        paths = self.artifacts.paths(ORIGIN, run.container)
+        logs = [path for path in paths if path.startswith(LOG_FOLDERS)]
+        return {path: self.artifacts.url(ORIGIN, run.container, path) for path in logs}
+
+    def _execute(self, run: Run) -> None:
+        definition = run.definition or {}
+        deadline = definition.get("maxRunDurationSeconds")
+        cluster = self.clusters[definition["target"]]
+        try:
+            self._prepare(run, definition["environment"])
+            for start in range(1, MAX_STARTS + 1):
+                self._await_nodes(run, cluster)
+                try:
+                    taken_away = self._run_once(run, cluster, start, deadline)
+                finally:
+                    self.clusters.release(cluster, run.run_id)
+                if not taken_away:
+                    break
+            self.runs.advance(run, "Completed")
+        except Cancelled:
+            self.runs.advance(run, "Canceled")
+        except Failed as failure:
+            self._fail(run, failure)
+        except Exception as error:
+            self._fail(run, Failed(f"the loopback service itself failed: {error!r}", "ServiceError"))
+            raise
+
+    def _fail(self, run: Run, failure: Failed) -> None:
+        said = run.document.get("error")  # what the script itself reported, if anything
+        self.runs.advance(
+            run, "Failed", said or data_plane_error("UserError", failure.message, failure.inner)
+        )
+
+    def _prepare(self, run: Run, environment: Json) -> None:
+        """Build the environment's image, unless it is there."""
+        self.runs.advance(run, "Preparing")
+        digest = hashlib.sha256(json.dumps(environment.get("python"), sort_keys=True).encode()).hexdigest()
+        if digest not in self.images:
+            problem = rules.environment_problem(environment)
+            text = problem or "Successfully built the image"
+            self.artifacts.write(ORIGIN, run.container, IMAGE_LOG, f"{text}\n".encode())
+            if problem:
+                raise Failed(
+                    f"Image build failed. For more details, check log file {IMAGE_LOG}. {problem}",
+                    "ImageBuildFailure",
+                )
+            self.images.append(digest)
+
+    def _await_nodes(self, run: Run, cluster: Cluster) -> None:
+        self.runs.advance(run, "Queued")
+        with self.runs.changed:
+            cluster.waiting.append(run.run_id)
+            self.runs.changed.wait_for(
+                lambda: (
+                    self._is_unwanted(run)
+                    or cluster.state != "Succeeded"
+                    or self.clusters.has_node_for(cluster, run.run_id)
+                )
+            )
+            cluster.waiting.remove(run.run_id)
+            self.runs.changed.notify_all()
+            if self._is_unwanted(run):
+                raise Cancelled
+            if cluster.state != "Succeeded":
+                raise Failed(f"The compute target {cluster.name} was deleted.", "ComputeTargetNotFound")
+            cluster.busy[run.run_id] = 1
+            if cluster.idle_until:
+                cluster.idle_until.pop()
+
+    def _run_once(self, run: Run, cluster: Cluster, start: int, deadline: float | None) -> bool:
+        """Run the script to its end. Returns whether the node was taken away and the job starts again."""
+        definition = run.definition or {}
+        place = self.node.folder / f"{run.run_id}-{start}"
+        code, home = place / "code", place / "home"
+        for path in (code, home):
+            path.mkdir(parents=True)
+        self.handlers.snapshots.unpack(definition["snapshotId"], code)
+        mounts = self._mount(definition, place / "mounts")
+        given = {f"$AZUREML_DATAREFERENCE_{mount.name}": str(mount.path) for mount in mounts}
+        arguments = [given.get(str(token), str(token)) for token in definition.get("arguments") or []]
+        command = [
+            str(self.node.python),
+            "-P",
+            "-u",
+            str(Path(__file__).with_name("node.py")),
+            definition["script"],
+        ]
+        environment = job_environment(self.node, self.handlers, run, home)
+        environment |= {name.removeprefix("$"): path for name, path in given.items()}
+        preempt_at = self.clusters.behaviour.preempt_at if cluster.is_low_priority else None
+        self.runs.advance(run, "Running")
+        process = Process([*command, *arguments], code, environment, self._log_writer(run), preempt_at)
+        written = WriteThrough(mounts)
+        try:
+            ended = self._await_end(run, cluster, process, deadline)
+        finally:
+            process.kill()
+            written.stop()
+            shutil.rmtree(place, ignore_errors=True)
+        if process.killed_at_line:
+            return self._taken_away(run, cluster)
+        self.runs.advance(run, "Finalizing")
+        if ended:
+            tail = process.log().strip().rpartition("\n")[2]
+            text = f"Submitted script failed with a non-zero exit code; exit code {ended}. {tail}"
+            raise Failed(f"AzureMLCompute job failed. JobFailed: {text}", "JobFailed")
+        return False
+
+    def _await_end(self, run: Run, cluster: Cluster, process: Process, deadline: float | None) -> int:
+        """Wait for the process; end it where the run is cancelled, or its time or cluster is gone."""
+        ended = threading.Event()
+
+        def tell() -> None:
+            process.wait()
+            with self.runs.changed:
+                ended.set()
+                self.runs.changed.notify_all()
+
+        threading.Thread(target=tell, daemon=True).start()
+        started = time.monotonic()
+        with self.runs.changed:
+            over = self.runs.changed.wait_for(
+                lambda: ended.is_set() or self._is_unwanted(run) or cluster.state == "Deleting", deadline
+            )
+            unwanted, deleted = self._is_unwanted(run), cluster.state == "Deleting"
+        if ended.is_set():
+            return process.wait(60)
+        process.terminate()
+        process.wait(60)
+        if not over:
+            self.runs.advance(run, "CancelRequested")
+            run.document["cancelationReason"] = (
+                f"The run exceeded {deadline} s; it ran {time.monotonic() - started:.0f} s."
+            )
+        if deleted and not unwanted:
+            raise Failed(f"The compute target {cluster.name} was deleted.", "ComputeTargetNotFound")
+        raise Cancelled
+
+    def _taken_away(self, run: Run, cluster: Cluster) -> bool:
+        """A node is gone. Returns whether its job starts again.
+
+        Raises:
+            Failed: it does not.
+        """
+        with self.runs.changed:
+            cluster.busy.pop(run.run_id)
+            cluster.preempted += 1
+            behaviour = self.clusters.behaviour
+            behaviour.preemptions -= 1
+            if not behaviour.preemptions:  # so many nodes are lost, not all that follow
+                behaviour.preempt_at = None
+        if behaviour.restarts:
+            return True
+        text = (
+            "AzureMLCompute job failed. PreemptionError: Nodes of this job got pre-empted."
+            " Reason: Received pre-emption warning signal"
+        )
+        raise Failed(text, "PreemptionError")
+
+    def _mount(self, definition: Json, folder: Path) -> list[Mount]:
+        mounts = []
+        for name, reference in (definition.get("dataReferences") or {}).items():
+            try:
+                mount = Mount(self.handlers.blobs, name, reference, folder)
+                mount.materialise()
+            except MountError as error:
+                raise Failed(str(error), "DataReferenceError") from error
+            mounts.append(mount)
+        return mounts
+
+    def _log_writer(self, run: Run) -> Callable[[bytes], None]:
+        return lambda content: self.artifacts.write(ORIGIN, run.container, USER_LOG, content)
+
+    def _is_unwanted(self, run: Run) -> bool:
+        return self._closing or run.status in {"CancelRequested", "Canceled"}

@@ -1,0 +1,129 @@
+"""Whichever request fails: twelve cases of the matrix that `tox -e faults` runs, and how that one counts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if sys.version_info[:2] != (3, 11):
+    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
+
+from faults import kinds, outcome
+from faults.__main__ import loaded, parser
+from faults.every_request import record_one, report, run_case
+from faults.kinds import FIRST, LAST, Case, Kind, Observed, Seen, Strike
+from faults.ledger import Entry, Ledger, Shard
+from faults.scenario import AGAIN, CANCEL, Stage
+from faults.scenario import FIRST as FIRST_RUN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loopback import AzureService
+
+RUNS = "/history/v1.0<WS>/experiments/{experiment}/runs/{run}"
+MODELS = "/modelmanagement/v1.0<WS>/models"
+SUBMISSION = Kind("POST", "/execution/v1.0<WS>/experiments/{experiment}/snapshotrun")
+CANCELLATION = Kind("POST", "/execution/v1.0<WS>/experiments/{experiment}/runId/{run}/cancel")
+NODES_LOOK = Kind("GET", "/history/v1.0<WS>/experimentids/{experiment_id}/runs/{run}")
+CREATION = Kind("PUT", "<WS>/computes/{compute}")
+TWELVE = [
+    Case(AGAIN, Strike(SUBMISSION, FIRST), "lost answer"),
+    Case(AGAIN, Strike(SUBMISSION, FIRST), "403"),
+    Case(AGAIN, Strike(Kind("PATCH", RUNS), FIRST), "403"),
+    Case(AGAIN, Strike(NODES_LOOK, FIRST), "403"),
+    Case(AGAIN, Strike(Kind("GET", f"{RUNS}/details"), LAST, is_late=True), "delay"),
+    Case(AGAIN, Strike(Kind("GET", "(blob) outputs"), FIRST, is_late=True), "cut"),
+    Case(AGAIN, Strike(Kind("PUT", "(blob) outputs"), FIRST), "dropped"),
+    Case(AGAIN, Strike(Kind("POST", MODELS), FIRST, is_late=True), "lost answer"),
+    Case(AGAIN, Strike(Kind("GET", MODELS), LAST, 2, is_late=True), "403"),
+    Case(FIRST_RUN, Strike(CREATION, FIRST), "lost answer"),
+    Case(FIRST_RUN, Strike(Kind("PUT", "(blob) data set"), LAST, 4), "429"),
+    Case(CANCEL, Strike(CANCELLATION, FIRST), "403"),
+]
+
+
+@pytest.fixture(scope="module")
+def stage(azure_started: AzureService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    from loopback import Behaviour
+
+    yield Stage(azure_started, tmp_path_factory.mktemp("stage"))
+    azure_started.clusters.behaviour = Behaviour()
+    azure_started.requests.clear()
+
+
+@pytest.fixture(scope="module")
+def weights(stage: Stage) -> str:
+    """What the run ends in when nothing fails."""
+    _, found = record_one(stage, AGAIN)
+    return found[0]
+
+
+@pytest.mark.parametrize("case", TWELVE, ids=str)
+def test_a_request_that_fails_ends_in_the_right_result_or_in_a_word_about_what_to_do(
+    stage: Stage, weights: str, case: Case
+) -> None:
+    entry = run_case(stage, case, weights)
+    assert not entry.broken, f"{entry.broken}\n{entry.said}"
+    assert entry.outcome != outcome.NOT_STRUCK
+
+
+def test_each_kind_fails_at_its_first_and_its_last_request_in_every_way() -> None:
+    look, log, found = Kind("GET", "/run"), Kind("GET", "/log"), Kind("GET", "/cluster")
+    fast = [Seen(look), Seen(log), Seen(log), Seen(look, is_late=True), Seen(found)]
+    slow = [Seen(look), *fast]
+    observed = {
+        AGAIN: [Observed(slow), Observed(fast)],
+        FIRST_RUN: [Observed.from_json(Observed(fast, [found]).as_json())],
+    }
+    cases = list(kinds.cases(observed))
+    assert len({str(case) for case in cases}) == len(cases)
+    places = {(case.scenario, case.strike) for case in cases}
+    assert places == {
+        (AGAIN, Strike(look, FIRST)),
+        (AGAIN, Strike(look, LAST, is_late=True)),
+        (AGAIN, Strike(log, FIRST)),
+        (AGAIN, Strike(log, LAST, 2)),
+        (AGAIN, Strike(found, FIRST)),
+        (FIRST_RUN, Strike(found, FIRST)),
+    }
+    assert len(cases) == len(places) * len(kinds.WAYS)
+
+
+def test_a_finished_case_is_not_run_again_unless_the_code_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "ledger.jsonl"
+    Ledger(path, "this").add(Entry("a", outcome.RIGHT, seconds=1.0))
+    Ledger(path, "this").add(Entry("b", outcome.BROKEN, ("a traceback",)))
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"case": "c", "outc')  # killed as it was written
+    again = Ledger(path, "this")
+    assert [name for name in "abc" if name in again] == ["a", "b"]
+    assert [entry.broken for entry in again.entries("ab")] == [(), ("a traceback",)]
+    assert "a" not in Ledger(path, "other")
+    assert "a" in Ledger(path, "other", any_code=True)
+
+
+def test_shards_share_all_cases_and_none_twice() -> None:
+    names = [f"case {number}" for number in range(100)]
+    parts = [{name for name in names if name in Shard.parse(f"{part}/3")} for part in (1, 2, 3)]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 100
+    for refused in (["requests", "--shard", "4/3"], ["requests", "--shard", "0/3"], ["never"]):
+        with pytest.raises(SystemExit) as ended:
+            parser(loaded()).parse_args(refused)
+        assert ended.value.code == 2
+
+
+def test_the_tables_hide_no_case() -> None:
+    entries = [
+        Entry(str(TWELVE[0]), outcome.RIGHT),
+        Entry(str(TWELVE[1]), outcome.BROKEN, ("a traceback",)),
+        Entry(str(TWELVE[3]), outcome.NOT_STRUCK),
+    ]
+    text = report([TWELVE[0], TWELVE[1], TWELVE[3]], entries)
+    assert f"{TWELVE[1]}: a traceback" in text
+    assert f"not struck: {TWELVE[3]}" in text
+    assert text.count("\nall") == 2

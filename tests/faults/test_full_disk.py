@@ -1,0 +1,188 @@
+"""A disk that is full, or may not be written: worded, nothing lost, gone on with when there is room.
+
+The disk is a real one that really is full; only the moment at which it fills up is arranged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from helpers.disks import FILES, Disk, small_disk
+from helpers.processes import TINY, Ended
+from PIL import Image
+
+from mnist_cnn.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+JOB = (*TINY, "train.epochs=2", "save_h5=true")
+HALF = 8192
+"""Bytes left of a larger file's room: its writing begins and cannot be ended."""
+WRITES_OF_THE_TRAINER = (
+    ("progress.json", 1, 0),
+    ("epoch-000001.npz", 1, HALF),
+    ("metrics.jsonl", 2, 0),
+    ("epoch-000002.npz", 1, HALF),
+    ("epoch-000002.sha256", 1, 0),
+    ("metrics.jsonl", 1, 0),  # the history of the checkpoint from which the run goes on
+    ("model.keras", 1, HALF),
+    ("keras-tf-mnist.h5", 1, HALF),
+    ("model.onnx", 1, HALF),
+    ("history.png", 1, HALF),
+    ("confusion.png", 1, HALF),
+    ("mistakes.png", 1, HALF),
+    ("result.json", 1, 0),
+)
+"""FILE, COUNT and LEFT, in the order in which a run that is gone on with each time comes to them."""
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
+    with small_disk(tmp_path_factory.mktemp("small-disk")) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def room(disk: Disk) -> Iterator[None]:
+    """Make room and let the disk be written again after each test."""
+    yield
+    disk.remount(f"rw,nr_inodes={FILES}")
+    disk.make_room()
+
+
+@pytest.fixture(scope="module")
+def whole(disk: Disk) -> dict[str, Any]:
+    """The result of the job where nothing is in its way."""
+    ended = disk.run(*JOB, "run_dir=whole", "--json")
+    assert ended.code == 0, ended.err
+    result: dict[str, Any] = ended.json()["result"]
+    return result
+
+
+def assert_worded(ended: Ended, unwritten: str) -> None:
+    """Hold that a command said what could not be written, why, and what to do; and nothing else."""
+    assert ended.code == BackendError.exit_code, ended.out + ended.err
+    what, hint = ended.err.splitlines()
+    assert re.fullmatch(rf"error: cannot write .*\b{re.escape(unwritten)}: No space left on device", what)
+    assert hint.startswith("free some space there, or choose another disk with ")
+    assert "completed" not in ended.out
+
+
+def checkpoints(run: Path) -> set[str]:
+    """The names of the checkpoints that are whole."""
+    return {path.stem for path in run.glob("checkpoints/*.sha256")}
+
+
+def test_a_disk_that_is_full_at_each_write_of_a_run_in_turn_costs_nothing_but_going_on(
+    disk: Disk, whole: dict[str, Any]
+) -> None:
+    run, verb = disk.seen / "run", [*JOB, "run_dir=run"]
+    for name, count, left in WRITES_OF_THE_TRAINER:
+        before = checkpoints(run)
+        ended = disk.run(*verb, fill_at=f"trainer:{name}:{count}:{left}")
+        assert_worded(ended, name)
+        assert "go on with it: resume run" in ended.err
+        receipt = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        assert (receipt["status"], receipt["exit_code"]) == ("failed", BackendError.exit_code)
+        assert name in receipt["error"]
+        assert checkpoints(run) >= before
+        assert not list(run.rglob(".writing-*"))
+        assert not (run / "result.json").exists()
+        disk.make_room()
+        verb = ["resume", "run"]
+    # That it is completed needs the receipt no more: the result is there.
+    ended = disk.run("resume", "run", "--json", fill_at="trainer:run.json:1:0")
+    assert ended.code == 0, ended.err
+    assert disk.run("status", "run", "--json").json()["status"] == "completed"
+    result = ended.json()["result"]
+    assert result["weights_sha256"] == whole["weights_sha256"]
+    assert [row["loss"] for row in result["history"]] == [row["loss"] for row in whole["history"]]
+    assert "Traceback" not in (run / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("job.json", 1), ("run.json", 1), ("progress.json", 1), ("run.json", 2)]
+)
+def test_a_run_that_a_full_disk_lets_not_begin_leaves_nothing(disk: Disk, name: str, count: int) -> None:
+    assert_worded(disk.run(*JOB, "run_dir=new", fill_at=f"command:{name}:{count}:0"), name)
+    assert not (disk.seen / "new").exists()
+
+
+def test_a_line_that_the_log_has_no_room_for_costs_no_run(disk: Disk, whole: dict[str, Any]) -> None:
+    ended = disk.run(*JOB, "run_dir=silent", "--json", fill_at="line:epoch 1/:0:0")
+    assert ended.code == 0, ended.err
+    assert ended.json()["result"]["weights_sha256"] == whole["weights_sha256"]
+    log = (disk.seen / "silent" / "log.txt").read_text(encoding="utf-8")
+    assert "epoch 2/2" in log
+    assert "epoch 1/2" not in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.usefixtures("whole")
+@pytest.mark.parametrize("name", ["model.keras", "model.onnx", "model.json"])
+def test_a_model_that_the_registrys_disk_does_not_take_has_no_version(disk: Disk, name: str) -> None:
+    settings = ("register.name=m", "register.min_accuracy=0")
+    ended = disk.run("register", "whole", *settings, fill_at=f"command:{name}:1:0")
+    assert_worded(ended, name)
+    assert [path.name for path in (disk.seen / "models" / "m").iterdir()] == [".lock"]
+    disk.make_room()
+    assert "version 1" in disk.run("register", "whole", *settings).out
+    for path in (disk.seen / "models" / "m").glob("1/*"):
+        path.unlink()
+    (disk.seen / "models" / "m" / "1").rmdir()
+
+
+def test_a_run_folder_that_cannot_be_made_is_worded(disk: Disk) -> None:
+    """Here it is not bytes that the disk lacks, but a place for one more file."""
+    used = os.statvfs(disk.seen)
+    disk.remount(f"nr_inodes={used.f_files - used.f_ffree}")
+    assert_worded(disk.run(*JOB, "run_dir=new"), "new")
+    assert not (disk.seen / "new").exists()
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_run_on_a_disk_that_is_read_only_can_be_looked_at_and_registered_elsewhere(
+    disk: Disk, tmp_path: Path
+) -> None:
+    stroke = Image.new("L", (28, 28))
+    stroke.paste(255, (13, 4, 16, 24))
+    stroke.save(tmp_path / "one.png")
+    disk.remount("ro")
+    for words in (
+        ["status", "whole"],
+        ["follow", "whole"],
+        ["predict", "whole", f"{tmp_path}/one.png"],
+        ["cancel", "whole"],
+    ):
+        ended = disk.run(*words)
+        assert (ended.code, ended.err) == (0, ""), words
+    listed = disk.run("list", "runs_dir=.", "--json").json()
+    assert "completed" in [row["status"] for row in listed if row["run"] == "whole"]
+    settings = ("register.name=m", "register.min_accuracy=0", f"register.dir={tmp_path}/models")
+    assert "version 1" in disk.run("register", "whole", *settings).out
+
+
+@pytest.mark.usefixtures("whole")
+def test_what_would_write_to_a_disk_that_is_read_only_is_refused_and_changes_nothing(disk: Disk) -> None:
+    shutil.copytree(disk.seen / "whole", disk.seen / "lost")
+    receipt = json.loads((disk.seen / "lost" / "run.json").read_text(encoding="utf-8")) | {
+        "status": "running"
+    }
+    (disk.seen / "lost" / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
+    (disk.seen / "lost" / "result.json").unlink()
+    disk.remount("ro")
+    settings = ("register.name=m", "register.min_accuracy=0")
+    for words in ([*JOB, "run_dir=new"], ["resume", "lost"], ["register", "whole", *settings]):
+        ended = disk.run(*words)
+        assert ended.code == BackendError.exit_code, words
+        what, hint = ended.err.splitlines()
+        assert re.fullmatch("error: cannot write .*(new|lost|models/m).*: Read-only file system", what)
+        assert hint.startswith("choose a folder that you may write to with r")
+    assert disk.run("status", "lost", "--json").json()["status"] == "lost"

@@ -1,0 +1,97 @@
+"""The package as it is installed: what is tested is the wheel, and importing it costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import metadata, version
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mnist_cnn
+from mnist_cnn import backends, config
+
+HEAVY = {
+    *("azureml", "h5py", "hydra", "keras", "matplotlib", "numpy", "omegaconf", "onnx", "onnxruntime", "PIL"),
+    *("pooch", "psutil", "requests", "rich", "tensorflow", "tqdm"),
+}
+"""Packages that take their time, so that only what uses them may import them."""
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return which heavy packages a piece of code loads, in a process of its own."""
+    report = f"{code}\nimport sys\nprint('\\nLOADED', *({HEAVY} & sys.modules.keys()))"
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", report], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(ended.stdout.splitlines()[-1].split()[1:])
+
+
+def command(*arguments: str) -> str:
+    """Return the code that runs a command, which must end in 0, or in 2 where it is a refusal."""
+    return f"from mnist_cnn.cli.main import main; assert main({list(arguments)!r}) in (0, 2)"
+
+
+def test_the_installed_wheel_is_tested_and_not_the_checkout() -> None:
+    assert "site-packages" in Path(mnist_cnn.__file__).parts
+    assert "site-packages" in Path(backends.__file__).parts
+    assert Path(mnist_cnn.__file__).parent / "conf" == config.CONF_DIR
+
+
+def test_the_package_says_its_version_once() -> None:
+    assert mnist_cnn.__version__ == version("mnist-cnn")
+
+
+def test_data_licence_and_types_are_packaged() -> None:
+    root = files("mnist_cnn")
+    assert (root / "py.typed").is_file()
+    assert "CC BY-SA 3.0" in (root / "data" / "mnist" / "LICENSE.md").read_text()
+    assert len([file for file in (root / "data" / "mnist").iterdir() if file.name.endswith(".gz")]) == 4
+    assert "tensorflow[and-cuda]>=2.21; extra == 'gpu'" in [
+        requirement.replace('"', "'") for requirement in metadata("mnist-cnn").get_all("Requires-Dist") or []
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import mnist_cnn", set()),
+        ("import mnist_cnn.training.train", set()),
+        ("import mnist_cnn.launch", set()),
+        ("import mnist_cnn.prediction.predictor", set()),
+        (command("--version"), set()),
+        (command("--help"), {"hydra", "omegaconf"}),
+        (command("list"), {"hydra", "omegaconf"}),
+        (command("plan"), {"hydra", "omegaconf"}),
+        (command("status", "latest"), {"hydra", "omegaconf"}),
+        (command("train.epochs=0"), {"hydra", "omegaconf"}),
+        (command("train.epoch=1"), {"hydra", "omegaconf"}),
+    ],
+)
+def test_nothing_loads_what_it_does_not_use(code: str, allowed: set[str]) -> None:
+    assert loaded_by(code) <= allowed
+
+
+def test_a_run_is_looked_at_without_what_trained_it(small_run: Path) -> None:
+    settings = ("--json", f"runs_dir={small_run.parent}")
+    assert loaded_by(command("status", str(small_run))) == {"hydra", "omegaconf"}
+    assert loaded_by(command("list", *settings)) == {"hydra", "omegaconf"}
+
+
+def test_predicting_loads_no_tensorflow(small_run: Path, tmp_path: Path) -> None:
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[4:24, 13:16] = 255
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    code = command("predict", str(small_run), str(tmp_path / "one.png"))
+    assert loaded_by(code) == {"hydra", "numpy", "omegaconf", "onnxruntime", "PIL"}
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    for name in mnist_cnn.__all__:
+        assert getattr(mnist_cnn, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        mnist_cnn.nothing  # noqa: B018 - looking it up is the test

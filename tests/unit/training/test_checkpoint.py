@@ -1,0 +1,367 @@
+"""Checkpoints: whole or not there, the newest two, damaged ones passed over, and what may be gone on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from faults.trial import limited
+
+from mnist_cnn import launch
+from mnist_cnn.errors import BackendError, ConfigurationError
+from mnist_cnn.result import EpochRow
+from mnist_cnn.training import checkpoint
+from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints, MountedCheckpoints
+from mnist_cnn.training.runtime import Conditions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mnist_cnn.job import Job
+
+HERE = Conditions("float32", "cpu", "x86_64 avx2", 2, {"keras": "3.15.0", "numpy": "2.3.0"})
+
+
+def a_job(*overrides: str) -> Job:
+    return launch.make_job("train.epochs=9", *overrides)
+
+
+def a_checkpoint(epochs: int, *overrides: str, fill: float = 0.0) -> Checkpoint:
+    rows = tuple(EpochRow(epoch, 1.0, 0.5, 1.0, 0.5, 1.0, 2.0) for epoch in range(1, epochs + 1))
+    arrays: tuple[Any, ...] = (
+        np.full((2, 3), epochs + fill, np.float32),
+        np.array([7, epochs], np.uint32),
+        np.array(epochs, np.int64),
+    )
+    return Checkpoint(a_job(*overrides), HERE, rows, arrays, checkpoint.generators())
+
+
+def names(folder: Path, pattern: str = "*.npz") -> list[str]:
+    return sorted(path.name for path in folder.glob(pattern))
+
+
+def test_the_newest_two_are_kept_and_read_back_exactly(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path / "c")
+    for epochs in (1, 2, 3):
+        kept.save(a_checkpoint(epochs))
+    assert names(tmp_path / "c") == ["epoch-000002.npz", "epoch-000003.npz"]
+    assert names(tmp_path / "c", "*") == sorted(
+        f"epoch-00000{n}.{s}" for n in (2, 3) for s in ("npz", "sha256")
+    )
+    found, saved = kept.newest(), a_checkpoint(3)
+    assert found is not None
+    assert (found.job, found.conditions, found.history) == (saved.job, HERE, saved.history)
+    for array, expected in zip(found.arrays, saved.arrays, strict=True):
+        assert array.dtype == expected.dtype
+        assert np.array_equal(array, expected)
+
+
+def test_where_there_is_none_there_is_none(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "none").newest() is None
+    assert MountedCheckpoints(tmp_path / "none").newest() is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other checksum", "binary checksum", "folder"])
+def test_a_damaged_one_is_passed_over_with_a_warning_for_the_one_before_it(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(a_checkpoint(1))
+    kept.save(a_checkpoint(2))
+    newest = tmp_path / "epoch-000002.npz"
+    content = bytearray(newest.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content)
+    elif damage == "cut":
+        newest.write_bytes(content[:-10])
+    elif damage == "empty":
+        newest.write_bytes(b"")
+    elif damage == "other checksum":
+        newest.with_suffix(".sha256").write_text("0" * 64)
+    elif damage == "binary checksum":
+        newest.with_suffix(".sha256").write_bytes(b"\xff\x00")
+    else:
+        newest.with_suffix(".sha256").unlink()
+        newest.with_suffix(".sha256").mkdir()
+    with caplog.at_level(logging.WARNING, "mnist_cnn"):
+        found = kept.newest()
+    assert found is not None
+    assert len(found.history) == 1
+    assert "epoch-000002.npz is damaged and passed over" in caplog.text
+
+
+def test_one_without_its_checksum_does_not_exist(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(a_checkpoint(1))
+    (tmp_path / "epoch-000002.npz").write_bytes(b"half")
+    with caplog.at_level(logging.WARNING, "mnist_cnn"):
+        found = kept.newest()
+    assert found is not None
+    assert len(found.history) == 1
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "pickle",
+        "no about",
+        "other schema",
+        "about is a list",
+        "half a row",
+        "text",
+        "threads are text",
+        "a loss is no number",
+        "a seed is missing",
+    ],
+)
+def test_one_whose_checksum_fits_but_that_no_training_wrote_is_passed_over(tmp_path: Path, odd: str) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(a_checkpoint(1))
+    path = tmp_path / "epoch-000002.npz"
+    row = dataclasses.asdict(a_checkpoint(1).history[0])
+
+    def about(**changed: Any) -> bytes:
+        with np.load(tmp_path / "epoch-000001.npz") as stored:
+            return json.dumps({**json.loads(stored["about"].tobytes()), **changed}).encode()
+
+    contents: dict[str, Any] = {
+        "pickle": {"0000": np.array([{"a": 1}], dtype=object), "about": b"{}"},
+        "no about": {"0000": np.zeros(3)},
+        "other schema": {"about": b'{"schema": 2, "history": []}'},
+        "about is a list": {"about": b"[1, 2]"},
+        "half a row": {"about": b'{"schema": 1, "history": [{"epoch": 1}]}'},
+        "text": {"about": np.array("{}")},
+        "threads are text": {"about": about(conditions={**dataclasses.asdict(HERE), "threads": "two"})},
+        "a loss is no number": {"about": about(history=[{**row, "loss": float("nan")}])},
+        "a seed is missing": {"about": about(generators={"python": [3, [1], None], "numpy": ["MT19937"]})},
+    }
+    arrays: dict[str, Any] = {
+        name: np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value
+        for name, value in contents[odd].items()
+    }
+    np.savez(path, **arrays)
+    path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    found = kept.newest()
+    assert found is not None
+    assert len(found.history) == 1
+
+
+def test_one_with_a_member_that_is_no_array_is_passed_over(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(a_checkpoint(1))
+    kept.save(a_checkpoint(2))
+    newest = tmp_path / "epoch-000002.npz"
+    with zipfile.ZipFile(newest, "a") as members:
+        members.writestr("0003", b"bytes")
+    newest.with_suffix(".sha256").write_text(hashlib.sha256(newest.read_bytes()).hexdigest())
+    found = kept.newest()
+    assert found is not None
+    assert len(found.history) == 1
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder"])
+def test_what_is_no_file_is_passed_over(tmp_path: Path, what: str) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(a_checkpoint(1))
+    for name in ("epoch-000002.npz", "epoch-000003.npz", "epoch-000003.sha256"):
+        os.mkfifo(tmp_path / name) if what == "pipe" else (tmp_path / name).mkdir()
+    (tmp_path / "epoch-000002.sha256").write_text("0" * 64)
+    with limited(60):
+        found = kept.newest()
+    assert found is not None
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "epoch-000002.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("about.npy", bytes(200_000_000))
+    path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from mnist_cnn.training.checkpoint import Checkpoints\n"
+        "kept = Checkpoints(Path(sys.argv[1])); import numpy\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert kept.newest() is None\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert int(ended.stdout) < 50_000  # KiB
+
+
+def test_one_that_cannot_be_written_is_a_worded_error_and_leaves_what_was_there(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(a_checkpoint(1))
+    (tmp_path / "epoch-000002.npz").mkdir()
+    with pytest.raises(BackendError, match=r"cannot write .*epoch-000002\.npz"):
+        kept.save(a_checkpoint(2))
+    assert names(tmp_path, "*.sha256") == ["epoch-000001.sha256"]
+    assert not names(tmp_path, ".writing*")
+
+
+def test_a_training_that_begins_anew_keeps_its_own_beside_damaged_ones_of_later_epochs(
+    tmp_path: Path,
+) -> None:
+    for epochs in (8, 9):
+        Checkpoints(tmp_path).save(a_checkpoint(epochs))
+        (tmp_path / f"epoch-00000{epochs}.sha256").write_text("0" * 64)
+    anew = Checkpoints(tmp_path)
+    assert anew.newest() is None
+    for epochs in (1, 2, 3):
+        anew.save(a_checkpoint(epochs))
+    assert names(tmp_path) == [f"epoch-00000{n}.npz" for n in (2, 3, 8, 9)]
+    found = Checkpoints(tmp_path).newest()
+    assert found is not None
+    assert len(found.history) == 3
+    for epochs in (8, 9):
+        anew.save(a_checkpoint(epochs))
+    assert names(tmp_path) == ["epoch-000008.npz", "epoch-000009.npz"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_worded_error(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("a file, where a folder should be")
+    with pytest.raises(BackendError, match="/c: File exists"):
+        Checkpoints(tmp_path / "c").save(a_checkpoint(1))
+
+
+class TestMounted:
+    def test_every_one_has_a_name_of_its_own_and_nothing_is_renamed_or_rewritten(
+        self, tmp_path: Path
+    ) -> None:
+        kept = MountedCheckpoints(tmp_path)
+        kept.save(a_checkpoint(2))
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        kept.save(a_checkpoint(2, fill=0.5))
+        after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        assert len(after) == 4
+        assert {name: after[name] for name in before} == before
+
+    def test_its_checksum_is_copied_last_and_the_store_is_asked_for_no_renaming(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        copied: list[str] = []
+        copyfile = shutil.copyfile
+
+        def copy(source: Path, target: Path) -> None:
+            copied.append(target.suffix)
+            copyfile(source, target)
+
+        def refuse(path: Path, target: Path, *, replace: Callable[[Path, Path], Path] = Path.replace) -> Path:
+            assert not target.is_relative_to(tmp_path)
+            return replace(path, target)
+
+        monkeypatch.setattr(shutil, "copyfile", copy)
+        monkeypatch.setattr(Path, "replace", refuse)
+        MountedCheckpoints(tmp_path).save(a_checkpoint(1))
+        assert copied == [".npz", ".sha256"]
+
+    def test_the_newest_two_are_kept_and_the_newest_sound_one_is_found(self, tmp_path: Path) -> None:
+        kept = MountedCheckpoints(tmp_path)
+        for epochs in (1, 2, 3, 4):
+            kept.save(a_checkpoint(epochs))
+        assert [name[:12] for name in names(tmp_path)] == ["epoch-000003", "epoch-000004"]
+        assert len(names(tmp_path, "*.sha256")) == 2
+        path = tmp_path / names(tmp_path)[-1]
+        path.write_bytes(path.read_bytes()[:-1])
+        found = kept.newest()
+        assert found is not None
+        assert len(found.history) == 3
+
+    def test_one_whose_copy_was_cut_off_does_not_exist(self, tmp_path: Path) -> None:
+        kept = MountedCheckpoints(tmp_path)
+        kept.save(a_checkpoint(1))
+        kept.save(a_checkpoint(2))
+        (tmp_path / names(tmp_path, "*.sha256")[-1]).unlink()
+        found = kept.newest()
+        assert found is not None
+        assert len(found.history) == 1
+
+    def test_a_store_that_takes_none_does_not_end_the_training(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "store").write_text("a file, where a folder should be")
+        with caplog.at_level(logging.WARNING, "mnist_cnn"):
+            MountedCheckpoints(tmp_path / "store").save(a_checkpoint(1))
+        assert "no checkpoint of epoch 1: the store says" in caplog.text
+
+    def test_a_disk_of_the_nodes_own_that_takes_none_is_a_worded_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        with pytest.raises(BackendError, match="/gone: No such file") as raised:
+            MountedCheckpoints(tmp_path / "store").save(a_checkpoint(1))
+        assert "TMPDIR=FOLDER" in raised.value.hint
+
+
+def test_the_generators_of_python_and_numpy_go_on_where_they_were(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(a_checkpoint(1))
+    drawn = random.random(), np.random.normal()  # noqa: S311, NPY002 - the global ones are meant
+    found = kept.newest()
+    assert found is not None
+    checkpoint.set_generators(found.generators)
+    assert (random.random(), np.random.normal()) == drawn  # noqa: S311, NPY002
+
+
+class TestCheck:
+    def test_an_unchanged_one_is_gone_on_from(self) -> None:
+        found = a_checkpoint(2)
+        other = a_job("train.checkpoint_every=5", "save_h5=true")  # which decide no weight
+        assert found.check(other, HERE, force=False) is found
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            ({"precision": "bfloat16"}, "precision bfloat16 (was float32)"),
+            ({"device": "A100"}, "device A100 (was cpu)"),
+            ({"processor": "aarch64 sve"}, "processor aarch64 sve (was x86_64 avx2)"),
+            ({"threads": 4}, "threads 4 (was 2)"),
+            ({"versions": {"keras": "3.16.0", "numpy": "2.3.0"}}, "keras 3.16.0 (was 3.15.0)"),
+        ],
+    )
+    def test_changed_conditions_are_refused_and_named(self, changed: dict[str, Any], said: str) -> None:
+        now = dataclasses.replace(HERE, **changed)
+        with pytest.raises(ConfigurationError) as refused:
+            a_checkpoint(2).check(a_job(), now, force=False)
+        assert refused.value.message == f"the run cannot go on as it began: {said}"
+        assert "force=true" in refused.value.hint
+        forced = a_checkpoint(2).check(a_job(), now, force=True)
+        assert forced.changes == (f"since epoch 3: {said}",)
+
+    def test_a_changed_job_is_refused_and_what_has_changed_is_named(self) -> None:
+        job = a_job("train.learning_rate=0.5", "model.filters=[8,16]", "seed=3")
+        with pytest.raises(ConfigurationError) as refused:
+            a_checkpoint(2).check(job, HERE, force=False)
+        for said in (
+            "train.learning_rate=0.5 (was 1.0)",
+            "model.filters=[8,16] (was [32,64])",
+            "seed=3 (was 0)",
+        ):
+            assert said in refused.value.message
+
+    def test_changes_that_were_forced_before_are_not_forgotten(self) -> None:
+        first = a_checkpoint(2).check(a_job("seed=1"), HERE, force=True)
+        later = dataclasses.replace(first, job=a_job("seed=1"), history=a_checkpoint(4).history)
+        assert later.check(a_job("seed=1"), HERE, force=False).changes == first.changes
+        again = later.check(a_job("seed=2"), HERE, force=True)
+        assert again.changes == ("since epoch 3: seed=1 (was 0)", "since epoch 5: seed=2 (was 1)")
+
+    def test_a_job_that_ends_before_the_checkpoint_is_refused_also_by_force(self) -> None:
+        with pytest.raises(ConfigurationError, match="is after epoch 4, the job has 3"):
+            a_checkpoint(4).check(a_job("train.epochs=3"), HERE, force=True)

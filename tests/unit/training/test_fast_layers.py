@@ -1,0 +1,163 @@
+"""The layers of a network in training compute what Keras' own compute."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_cnn.config import Format, ModelConfig
+from mnist_cnn.training.model import build_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
+
+
+@pytest.mark.usefixtures("keras")
+@pytest.mark.parametrize("rate", [0.25, 0.5, 1 / 256, 255 / 256])
+def test_dropped_units_have_the_share_of_the_rate_and_the_others_are_scaled(rate: float) -> None:
+    from mnist_cnn.training.fast_layers import ByteDropout
+
+    layer = ByteDropout(rate, seed=3)
+    units = np.ones((1000, 1003), np.float32)
+    dropped = np.asarray(layer(units, training=True))
+    assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / (1 - rate))}
+    share = (dropped == 0).mean()
+    deviation = np.sqrt(rate * (1 - rate) / units.size)
+    assert abs(share - rate) < 5 * deviation
+    assert abs((dropped[:, 1:] == 0) & (dropped[:, :-1] == 0)).mean() == pytest.approx(rate**2, abs=0.002)
+    again = np.asarray(layer(units, training=True))
+    assert not np.array_equal(again, dropped)
+    assert np.array_equal(np.asarray(ByteDropout(rate, seed=3)(units, training=True)), dropped)
+    assert np.array_equal(np.asarray(layer(units, training=False)), units)
+
+
+@pytest.mark.usefixtures("keras")
+def test_gradients_pass_through_the_units_that_are_kept_alone() -> None:
+    import tensorflow as tf
+
+    from mnist_cnn.training.fast_layers import ByteDropout
+
+    units = tf.random.stateless_normal((40, 50), (1, 2))
+    with tf.GradientTape() as tape:
+        tape.watch(units)
+        dropped = ByteDropout(0.25)(units, training=True)
+    gradients = tape.gradient(dropped, units).numpy()
+    np.testing.assert_allclose(gradients, np.where(dropped.numpy() == 0, 0, 1 / 0.75), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3, 6), (1, 1, 1, 6)])
+@pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-4), ("mixed_bfloat16", 0.05)])
+@pytest.mark.parametrize("trainable", [True, False])
+def test_fused_batch_normalisation_is_keras_own(
+    keras: ModuleType,
+    shape: tuple[int, ...],
+    policy: str,
+    tolerance: float,
+    trainable: bool,  # noqa: FBT001 - what is tested
+) -> None:
+    """Outputs, gradients and moving statistics, over some steps, in training and in evaluation."""
+    import tensorflow as tf
+
+    from mnist_cnn.training.fast_layers import FusedBatchNormalization
+
+    kinds = (keras.layers.BatchNormalization, FusedBatchNormalization)
+    layers = [kind(momentum=0.9, dtype=policy, trainable=trainable) for kind in kinds]
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        images = tf.constant(rng.normal(3, 2, shape).astype(np.float32))
+        weights = tf.constant(rng.normal(size=shape).astype(np.float32))
+        outcomes = []
+        for layer in layers:
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                outputs = layer(images, training=True)
+                loss = tf.reduce_sum(tf.cast(outputs, tf.float32) * weights)
+            gradients = tape.gradient(loss, [images])
+            outcomes.append([outputs, *gradients, *layer.weights, layer(images, training=False)])
+        for theirs, ours in zip(*outcomes, strict=True):
+            expected = tf.cast(tf.convert_to_tensor(theirs), tf.float32)
+            np.testing.assert_allclose(
+                tf.cast(tf.convert_to_tensor(ours), tf.float32), expected, rtol=10 * tolerance, atol=tolerance
+            )
+    assert (np.asarray(layers[1].moving_mean) == 0).all() == (not trainable)
+
+
+def kinds(model: Any) -> list[str]:
+    return [type(layer).__name__ for layer in model.layers]
+
+
+def test_a_network_in_training_is_the_same_network(keras: ModuleType) -> None:
+    from mnist_cnn.training.fast_layers import for_training
+
+    config = ModelConfig(filters=(4, 6), batch_norm=True, dense_units=5, dense_dropout=0.3)
+    plain = build_model(config, (12, 12, 1), 3, Format.channels_last, "float32")
+    trained = for_training(plain)
+    assert kinds(trained) == [
+        "Conv2D", "Conv2D", "MaxPooling2D", "FusedBatchNormalization", "ReLU", "ByteDropout", "Flatten",
+        "Dense", "Dropout", "Dense",
+    ]  # fmt: skip
+    images = np.random.default_rng(0).random((7, 12, 12, 1), np.float32)
+    assert np.array_equal(plain(images), trained(images))
+    assert [weight.shape for weight in plain.weights] == [weight.shape for weight in trained.weights]
+    first = build_model(config, (1, 12, 12), 3, Format.channels_first, "float32")
+    assert "FusedBatchNormalization" not in kinds(for_training(first))
+    keras.config.set_image_data_format("channels_last")
+
+
+def test_a_network_of_ones_own_gives_float32_probabilities_in_mixed_precision(keras: ModuleType) -> None:
+    from mnist_cnn.training.fast_layers import for_training
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        image = keras.Input((8, 8, 1))
+        inner = keras.Sequential([keras.layers.Flatten(), keras.layers.Dropout(0.5)])
+        outputs = keras.layers.Dense(3, activation="softmax")(inner(image))
+        model = keras.Model(image, outputs)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    trained = for_training(model)
+    assert trained(np.ones((2, 8, 8, 1), np.float32)).dtype == "float32"
+    assert kinds(trained.layers[1]) == ["Flatten", "ByteDropout"]
+
+
+def test_a_network_may_end_in_an_operation_that_is_no_layer(keras: ModuleType) -> None:
+    from mnist_cnn.training.fast_layers import for_training
+
+    image = keras.Input((8, 8, 1))
+    dropped = keras.layers.Dropout(0.5)(keras.layers.Flatten()(image))
+    model = keras.Model(image, keras.ops.softmax(keras.layers.Dense(3)(dropped)))
+    trained = for_training(model)
+    assert "ByteDropout" in kinds(trained)
+    images = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
+    assert np.array_equal(trained(images), model(images))
+
+
+def test_what_has_a_class_of_its_own_is_trained_as_it_is(keras: ModuleType) -> None:
+    from mnist_cnn.training.fast_layers import for_training
+
+    class Bare(keras.Model):  # type: ignore[misc, name-defined]
+        def call(self, images: Any) -> Any:
+            return images
+
+    class Doubled(keras.Sequential):  # type: ignore[misc, name-defined]
+        def call(self, images: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: FBT001
+            return 2 * super().call(images, training=training, mask=mask)
+
+    bare = Bare()
+    assert for_training(bare) is bare
+    doubled = Doubled([keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+    assert for_training(doubled) is doubled
+    outer = keras.Sequential([keras.Input((3,)), doubled, keras.layers.Dropout(0.25)])
+    trained = for_training(outer)
+    assert trained.layers[0] is doubled
+    assert kinds(trained) == ["Doubled", "ByteDropout"]
+
+
+def test_a_rate_that_bytes_do_not_have_is_left_to_keras(keras: ModuleType) -> None:
+    from mnist_cnn.training.fast_layers import for_training
+
+    rates = (0.3, 1.0, 0.5)
+    plain = keras.Sequential([keras.Input((3,)), *(keras.layers.Dropout(rate) for rate in rates)])
+    assert kinds(for_training(plain)) == ["Dropout", "Dropout", "ByteDropout"]

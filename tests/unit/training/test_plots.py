@@ -1,0 +1,220 @@
+"""Promises of pictures: whatever a training leaves, there is a legible PNG of it, the same every time."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_cnn.errors import BackendError
+from mnist_cnn.result import EpochRow
+from mnist_cnn.training import plots
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WHITE = 255
+
+
+def rows(epochs: int) -> list[EpochRow]:
+    return [
+        EpochRow(e, 0.3 / e, 1 - 0.1 / e, 0.1 / e + 0.001 * e, 1 - 0.04 / e, 1.0, 2.5)
+        for e in range(1, epochs + 1)
+    ]
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    """Read a PNG whole, and see that it shows something."""
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        shown = np.asarray(image.convert("RGB"))
+    assert min(shown.shape[:2]) > 200
+    assert np.ptp(shown) > 100
+    return shown
+
+
+def has_colour(shown: NDArray[np.uint8], colour: str) -> bool:
+    rgb = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    return bool((np.abs(shown.astype(int) - rgb).max(axis=2) < 12).any())
+
+
+def probabilities(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return softmax-like rows that say `predicted`, with a confidence that falls from row to row."""
+    table = np.full((len(labels), 10), 0.01, np.float32)
+    table[np.arange(len(labels)), predicted] = np.linspace(0.9, 0.5, len(labels))
+    return table
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 12, 300])
+@pytest.mark.parametrize("held_out", ["test", "validation"])
+def test_curves_of_any_length_are_drawn(tmp_path: Path, epochs: int, held_out: str) -> None:
+    plots.history(rows(epochs), tmp_path / "history.png", held_out=held_out)
+    shown = pixels(tmp_path / "history.png")
+    assert has_colour(shown, plots.TRAINING)
+    assert has_colour(shown, plots.HELD_OUT)
+
+
+def test_a_history_that_diverged_is_drawn(tmp_path: Path) -> None:
+    diverged = [*rows(2), EpochRow(3, math.nan, 0.1, math.inf, 0.1, 1.0, 2.5)]
+    plots.history(diverged, tmp_path / "history.png", held_out="test")
+    assert has_colour(pixels(tmp_path / "history.png"), plots.TRAINING)
+
+
+def test_an_empty_history_is_drawn(tmp_path: Path) -> None:
+    plots.history([], tmp_path / "history.png", held_out="test")
+    pixels(tmp_path / "history.png")
+
+
+def test_the_best_and_the_last_value_are_told_apart(tmp_path: Path) -> None:
+    same_last = [*rows(3), EpochRow(4, 0.3, 0.9, 5.0, 0.2, 1.0, 2.5)]
+    other_best = [EpochRow(1, 0.3, 0.9, 0.01, 0.99, 1.0, 2.5), *same_last[1:]]
+    plots.history(same_last, tmp_path / "one.png", held_out="test")
+    plots.history(other_best, tmp_path / "other.png", held_out="test")
+    title = slice(0, 45)  # the line above the curves, where the best value is written
+    assert not np.array_equal(pixels(tmp_path / "one.png")[title], pixels(tmp_path / "other.png")[title])
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 20, 21, 256])
+def test_a_confusion_matrix_of_any_size_is_drawn(tmp_path: Path, num_classes: int) -> None:
+    labels = np.random.default_rng(0).integers(0, num_classes, 1000)
+    predicted = np.where(np.arange(1000) % 7, labels, (labels + 1) % num_classes)
+    plots.confusion(labels, predicted, num_classes, tmp_path / "confusion.png")
+    assert max(pixels(tmp_path / "confusion.png").shape) < 2000
+
+
+def test_a_single_mistake_among_thousands_is_seen(tmp_path: Path) -> None:
+    labels = np.arange(10_000) % 10
+    predicted = labels.copy()
+    plots.confusion(labels, predicted, 10, tmp_path / "none.png")
+    predicted[0] = 7
+    plots.confusion(labels, predicted, 10, tmp_path / "one.png")
+
+    def reddish(path: Path) -> int:
+        shown = pixels(path).astype(int)
+        return int((shown[..., 0] - shown[..., 2] > 60).sum())
+
+    assert reddish(tmp_path / "none.png") == 0
+    assert reddish(tmp_path / "one.png") > 1000
+
+
+@pytest.mark.parametrize("labels", [[], [3], [3, 3, 5]])
+def test_absent_classes_do_no_harm(tmp_path: Path, labels: list[int]) -> None:
+    truth = np.array(labels, np.uint8)
+    plots.confusion(truth, np.full_like(truth, 9), 10, tmp_path / "confusion.png")
+    pixels(tmp_path / "confusion.png")
+
+
+def test_labels_in_bytes_do_not_overflow(tmp_path: Path) -> None:
+    labels = np.arange(256, dtype=np.uint8)
+    plots.confusion(labels, labels, 256, tmp_path / "bytes.png")
+    plots.confusion(labels.astype(np.int64), labels.astype(np.int64), 256, tmp_path / "words.png")
+    assert (tmp_path / "bytes.png").read_bytes() == (tmp_path / "words.png").read_bytes()
+
+
+@pytest.mark.parametrize("wrong", [1, 5, 6, 24, 25, 100])
+def test_no_more_than_25_mistakes_are_drawn(tmp_path: Path, wrong: int) -> None:
+    labels = np.arange(120) % 10
+    predicted = np.where(np.arange(120) < wrong, (labels + 1) % 10, labels)
+    images = np.zeros((120, 28, 28), np.uint8)  # black tiles on white
+    plots.mistakes(images, labels, probabilities(labels, predicted), tmp_path / "mistakes.png")
+    black = (pixels(tmp_path / "mistakes.png") == 0).all(axis=2)
+    tile_rows = np.flatnonzero(np.diff(black.mean(axis=1) > 0.1, prepend=False, append=False)).size // 2
+    tile_area = black.sum() / min(wrong, 25)
+    assert tile_rows == math.ceil(min(wrong, 25) / 5)
+    assert 130**2 < tile_area < 200**2
+
+
+def test_the_most_confident_mistake_comes_first(tmp_path: Path) -> None:
+    labels = np.zeros(30, np.int64)
+    predicted = np.ones(30, np.int64)
+    images = np.zeros((30, 28, 28), np.uint8)
+    images[29] = 200
+    confidence = probabilities(labels, predicted)
+    confidence[29, 1] = 0.99
+    plots.mistakes(images, labels, confidence, tmp_path / "mistakes.png")
+    grey = (pixels(tmp_path / "mistakes.png") == 200).all(axis=2)
+    places = np.argwhere(grey)
+    assert len(places) > 130**2
+    assert places[:, 1].max() < grey.shape[1] / 5
+    assert places[:, 0].max() < grey.shape[0] / 4
+
+
+@pytest.mark.parametrize("number", [0, 1, 10])
+def test_without_mistakes_the_picture_says_so(tmp_path: Path, number: int) -> None:
+    labels = np.arange(number)
+    images = np.zeros((number, 28, 28), np.uint8)
+    plots.mistakes(images, labels, probabilities(labels, labels), tmp_path / "mistakes.png")
+    assert has_colour(pixels(tmp_path / "mistakes.png"), plots.RIGHT)
+
+
+def draw_all(folder: Path) -> list[bytes]:
+    labels = np.arange(100) % 10
+    predicted = np.where(np.arange(100) % 9, labels, (labels + 3) % 10)
+    images = np.random.default_rng(0).integers(0, 256, (100, 28, 28)).astype(np.uint8)
+    plots.history(rows(5), folder / "history.png", held_out="test")
+    plots.confusion(labels, predicted, 10, folder / "confusion.png")
+    plots.mistakes(images, labels, probabilities(labels, predicted), folder / "mistakes.png")
+    return [(folder / f"{name}.png").read_bytes() for name in ("history", "confusion", "mistakes")]
+
+
+def test_equal_input_gives_equal_bytes_in_whatever_style_the_user_likes(tmp_path: Path) -> None:
+    import matplotlib as mpl
+
+    first = draw_all(tmp_path)
+    with mpl.rc_context({"font.size": 20, "axes.facecolor": "black", "savefig.bbox": "tight"}):
+        assert draw_all(tmp_path) == first
+        assert mpl.rcParams["font.size"] == 20
+    assert all(b"tEXt" not in content for content in first)
+
+
+def test_nothing_is_left_beside_the_pictures(tmp_path: Path) -> None:
+    draw_all(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "confusion.png",
+        "history.png",
+        "mistakes.png",
+    ]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="cannot write"):
+        plots.history(rows(1), tmp_path / "gone" / "history.png", held_out="test")
+
+
+def test_the_level_of_matplotlibs_logger_is_left_alone(tmp_path: Path) -> None:
+    before = logging.getLogger("matplotlib").level
+    draw_all(tmp_path)
+    assert logging.getLogger("matplotlib").level == before
+
+
+def test_drawing_is_silent_without_a_home_and_never_loads_pyplot(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from mnist_cnn import pictures
+assert not {"matplotlib", "numpy"} & set(sys.modules)
+pictures.history([], Path("history.png"), held_out="test")
+assert "matplotlib.pyplot" not in sys.modules
+assert "tensorflow" not in sys.modules
+"""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("MPL", "XDG_"))},
+        "HOME": os.devnull,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
