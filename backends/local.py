@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Plan, Status
-from mnist_cnn.config import BackendConfig, Config, RegisterConfig, key
+from mnist_cnn.config import BackendConfig, Config, RegisterConfig, setting
 from mnist_cnn.errors import (
     ERRORS_BY_EXIT_CODE,
     BackendError,
@@ -71,7 +71,7 @@ class Device(StrEnum):
 class LocalConfig(BackendConfig):
     """The keys of `backend=local`."""
 
-    device: Device = key(Device.auto, "what trains: auto is a GPU where there is one; gpu insists on it")
+    device: Device = setting(Device.auto, "what trains: auto is a GPU where there is one; gpu insists on it")
 
 
 class LocalBackend:
@@ -313,7 +313,7 @@ class LocalRun:
             time.sleep(POLL_SECONDS)
         return not is_there
 
-    def bring_checkpoints(self) -> None:
+    def download_checkpoints(self) -> None:
         """Do nothing: they are in the run folder."""
 
     def register(self, register: RegisterConfig) -> ModelRef:
@@ -332,7 +332,7 @@ class LocalRun:
         run_folder.verify(self.folder, result)
         return LocalRegistry(Path(register.dir)).add(str(register.name), self.folder, result)
 
-    def aftermath(self) -> Iterator[str]:
+    def cost_report(self) -> Iterator[str]:
         """Yield nothing: this machine costs what it costs."""
         yield from ()
 

@@ -94,7 +94,7 @@ class Run(Protocol):
             BackendError: it cannot be ended from here, or does not end.
         """
 
-    def bring_checkpoints(self) -> None:
+    def download_checkpoints(self) -> None:
         """Bring the ended run's checkpoints into its folder, for another place to go on from.
 
         Raises:
@@ -110,7 +110,7 @@ class Run(Protocol):
             BackendError: the run is not completed, or below `register.min_accuracy`.
         """
 
-    def aftermath(self) -> Iterator[str]:
+    def cost_report(self) -> Iterator[str]:
         """Yield lines on what the place costs now and how to end that; none where it costs nothing."""
 
 

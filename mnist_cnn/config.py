@@ -66,41 +66,41 @@ class Precision(StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Key:
+class Setting:
     """What `--help` says of a configuration key, and the values that it takes (bounds included)."""
 
     meaning: str
     unit: str = ""
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
+    ge: float | None = None
+    le: float | None = None
+    gt: float | None = None
+    lt: float | None = None
     group: bool = False
 
     def bounds(self) -> str:
-        """Word the bounds, or return an empty string where there are none."""
-        least = f"from {self.least}" if self.least is not None else ""
-        above = f"above {self.above}" if self.above is not None else ""
-        most = f"to {self.most}" if self.most is not None else ""
-        below = f"below {self.below}" if self.below is not None else ""
-        if least and not (most or below):
-            least = f"{self.least} or more"
-        return " ".join(part for part in (least or above, most or below) if part)
+        """Return the bounds in words, or an empty string if there are none."""
+        lower = f"from {self.ge}" if self.ge is not None else ""
+        above = f"above {self.gt}" if self.gt is not None else ""
+        upper = f"to {self.le}" if self.le is not None else ""
+        below = f"below {self.lt}" if self.lt is not None else ""
+        if lower and not (upper or below):
+            lower = f"{self.ge} or more"
+        return " ".join(part for part in (lower or above, upper or below) if part)
 
     def allows(self, value: float) -> bool:
-        """Tell whether a number is finite and within the bounds."""
+        """Return whether a number is finite and within the bounds."""
         return (
             (isinstance(value, int) or math.isfinite(value))
-            and (self.least is None or value >= self.least)
-            and (self.most is None or value <= self.most)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
+            and (self.ge is None or value >= self.ge)
+            and (self.le is None or value <= self.le)
+            and (self.gt is None or value > self.gt)
+            and (self.lt is None or value < self.lt)
         )
 
 
-def key(default: T, meaning: str, **bounds: Any) -> T:
-    """Declare a configuration key: a dataclass field that carries its `Key`."""
-    field: T = dataclasses.field(default=default, metadata={"key": Key(meaning, **bounds)})
+def setting(default: T, meaning: str, **bounds: Any) -> T:
+    """Declare a configuration key: a dataclass field that carries its `Setting`."""
+    field: T = dataclasses.field(default=default, metadata={"setting": Setting(meaning, **bounds)})
     return field
 
 
@@ -133,18 +133,18 @@ class DataConfig(Section):
     """Which images and labels are trained and tested on."""
 
     GROUP: ClassVar[str] = "data"
-    name: str = key("mnist", "the data set: packaged (mnist) or downloaded on first use", group=True)
-    dir: str | None = key(None, "folder with four IDX files, gzipped or raw, in place of the named set")
-    digest: str | None = key(None, "SHA-256 of the arrays that is expected; other data are refused")
-    train_limit: int | None = key(
-        None, "use the first N training images; null is all", unit="images", least=1
+    name: str = setting("mnist", "the data set: packaged (mnist) or downloaded on first use", group=True)
+    dir: str | None = setting(None, "folder with four IDX files, gzipped or raw, in place of the named set")
+    digest: str | None = setting(None, "SHA-256 of the arrays that is expected; other data are refused")
+    train_limit: int | None = setting(
+        None, "use the first N training images; null is all", unit="images", ge=1
     )
-    test_limit: int | None = key(None, "use the first N test images; null is all", unit="images", least=1)
-    validation: int = key(
-        0, "last N training images kept for val_* in place of the test set", unit="images", least=0
+    test_limit: int | None = setting(None, "use the first N test images; null is all", unit="images", ge=1)
+    validation: int = setting(
+        0, "last N training images kept for val_* in place of the test set", unit="images", ge=0
     )
-    format: Format = key(Format.channels_last, "where the image arrays have their channel axis")
-    num_classes: int = key(10, "labels run from 0 to this less one", unit="classes", least=2, most=256)
+    format: Format = setting(Format.channels_last, "where the image arrays have their channel axis")
+    num_classes: int = setting(10, "labels run from 0 to this less one", unit="classes", ge=2, le=256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,27 +152,27 @@ class ModelConfig(Section):
     """The network: convolutions with max poolings among them, dropout, a dense layer, dropout, softmax."""
 
     GROUP: ClassVar[str] = "model"
-    filters: tuple[int, ...] = key((32, 64), "filters of each convolution, in order", least=1, most=4096)
-    kernel_size: int = key(3, "side of each convolution's kernel", unit="pixels", least=1, most=64)
-    stem_kernel_size: int | None = key(
-        None, "that of the first convolution, the stem; null is kernel_size", unit="pixels", least=1, most=64
+    filters: tuple[int, ...] = setting((32, 64), "filters of each convolution, in order", ge=1, le=4096)
+    kernel_size: int = setting(3, "side of each convolution's kernel", unit="pixels", ge=1, le=64)
+    stem_kernel_size: int | None = setting(
+        None, "that of the first convolution, the stem; null is kernel_size", unit="pixels", ge=1, le=64
     )
-    stem_stride: int = key(1, "stride of the first convolution", unit="pixels", least=1, most=64)
-    batch_norm: bool = key(
+    stem_stride: int = setting(1, "stride of the first convolution", unit="pixels", ge=1, le=64)
+    batch_norm: bool = setting(
         default=False, meaning="batch normalisation before the ReLU of each convolution but the first"
     )
-    batch_norm_momentum: float = key(
-        0.9, "share that its moving statistics keep at each step", least=0, below=1
+    batch_norm_momentum: float = setting(
+        0.9, "share that its moving statistics keep at each step", ge=0, lt=1
     )
-    pool_size: int = key(2, "side of a max pooling's window", unit="pixels", least=1, most=64)
-    pool_after: tuple[int, ...] = key(
-        (), "the convolutions, from 1, that a pooling follows; none is after the last", least=1, most=16
+    pool_size: int = setting(2, "side of a max pooling's window", unit="pixels", ge=1, le=64)
+    pool_after: tuple[int, ...] = setting(
+        (), "the convolutions, from 1, that a pooling follows; none is after the last", ge=1, le=16
     )
-    conv_dropout: float = key(0.25, "dropout rate after the last convolution", least=0, below=1)
-    dense_units: int = key(128, "units of the hidden dense layer; 0 is no such layer", least=0, most=65536)
-    dense_dropout: float = key(0.5, "dropout rate after the dense layer", least=0, below=1)
-    file: str | None = key(None, "a Python file whose build() makes the network in place of all this")
-    source: str | None = key(None, "the text of model.file; filled in when the job is made")
+    conv_dropout: float = setting(0.25, "dropout rate after the last convolution", ge=0, lt=1)
+    dense_units: int = setting(128, "units of the hidden dense layer; 0 is no such layer", ge=0, le=65536)
+    dense_dropout: float = setting(0.5, "dropout rate after the dense layer", ge=0, lt=1)
+    file: str | None = setting(None, "a Python file whose build() makes the network in place of all this")
+    source: str | None = setting(None, "the text of model.file; filled in when the job is made")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,39 +191,39 @@ class TrainConfig(Section):
     """How the network is trained."""
 
     GROUP: ClassVar[str] = "train"
-    epochs: int = key(12, "passes over the training set", unit="epochs", least=1, most=100_000)
-    batch_size: int = key(128, "images per step", unit="images", least=1, most=65_536)
-    optimizer: Optimizer = key(Optimizer.adadelta, "the optimizer")
-    learning_rate: float = key(1.0, "the optimizer's learning rate", above=0, most=1000)
-    schedule: Schedule = key(
+    epochs: int = setting(12, "passes over the training set", unit="epochs", ge=1, le=100_000)
+    batch_size: int = setting(128, "images per step", unit="images", ge=1, le=65_536)
+    optimizer: Optimizer = setting(Optimizer.adadelta, "the optimizer")
+    learning_rate: float = setting(1.0, "the optimizer's learning rate", gt=0, le=1000)
+    schedule: Schedule = setting(
         Schedule.constant, "the learning rate's course; one_cycle rises to it and falls to almost nothing"
     )
-    warmup: float = key(0.3, "share of the steps in which one_cycle rises", least=0, most=1)
-    loss: Loss = key(Loss.categorical_crossentropy, "the loss; decides between one-hot and sparse labels")
-    label_smoothing: float = key(0.0, "share of the target given to all classes alike", least=0, below=1)
-    rotation: float = key(
-        0.0, "images are turned by up to this, at random, to either side", unit="degrees", least=0, most=180
+    warmup: float = setting(0.3, "share of the steps in which one_cycle rises", ge=0, le=1)
+    loss: Loss = setting(Loss.categorical_crossentropy, "the loss; decides between one-hot and sparse labels")
+    label_smoothing: float = setting(0.0, "share of the target given to all classes alike", ge=0, lt=1)
+    rotation: float = setting(
+        0.0, "images are turned by up to this, at random, to either side", unit="degrees", ge=0, le=180
     )
-    zoom: float = key(0.0, "images are enlarged or reduced by up to this share", least=0, below=1)
-    shear: float = key(
-        0.0, "images are slanted by up to this, sideways per height", unit="pixels per pixel", least=0, most=2
+    zoom: float = setting(0.0, "images are enlarged or reduced by up to this share", ge=0, lt=1)
+    shear: float = setting(
+        0.0, "images are slanted by up to this, sideways per height", unit="pixels per pixel", ge=0, le=2
     )
-    shift: float = key(0.0, "images are moved by up to this along each axis", unit="pixels", least=0, most=64)
-    clean_epochs: int = key(
-        0, "last epochs, in which images are left as they are", unit="epochs", least=0, most=100_000
+    shift: float = setting(0.0, "images are moved by up to this along each axis", unit="pixels", ge=0, le=64)
+    unaugmented_epochs: int = setting(
+        0, "last epochs, in which images are left as they are", unit="epochs", ge=0, le=100_000
     )
-    precision: Precision = key(
+    precision: Precision = setting(
         Precision.float32, "arithmetic of training; auto is bfloat16 where it is native"
     )
-    checkpoint_every: int = key(
+    checkpoint_every: int = setting(
         1,
         "a checkpoint is written after so many epochs, and after the last",
         unit="epochs",
-        least=1,
-        most=100_000,
+        ge=1,
+        le=100_000,
     )
-    threads: int | None = key(
-        None, "threads of one operation; null is TensorFlow's choice", unit="threads", least=1, most=1024
+    threads: int | None = setting(
+        None, "threads of one operation; null is TensorFlow's choice", unit="threads", ge=1, le=1024
     )
 
 
@@ -232,9 +232,9 @@ class RegisterConfig(Section):
     """Whether and where a finished run's model is registered."""
 
     GROUP: ClassVar[str] = "register"
-    name: str | None = key(None, "the model's name in the registry; null registers nothing")
-    min_accuracy: float = key(0.95, "a model below this test accuracy is refused", least=0, most=1)
-    dir: str = key("models", "folder of the local registry")
+    name: str | None = setting(None, "the model's name in the registry; null registers nothing")
+    min_accuracy: float = setting(0.95, "a model below this test accuracy is refused", ge=0, le=1)
+    dir: str = setting("models", "folder of the local registry")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -250,18 +250,18 @@ class BackendConfig(Section):
     """What every backend's section has; each backend adds keys of its own."""
 
     GROUP: ClassVar[str] = "backend"
-    name: str = key("local", "where the job runs", group=True)
+    name: str = setting("local", "where the job runs", group=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig(Section):
     """The keys that belong to no group."""
 
-    seed: int = key(0, "decides initial weights, order of images and dropout", least=0, most=2**32 - 1)
-    run_dir: str | None = key(None, "the run's folder; null makes a new one under runs_dir")
-    runs_dir: str = key("runs", "folder under which run folders are made and found")
-    save_h5: bool = key(default=False, meaning="also write the tutorial's keras-tf-mnist.h5")
-    force: bool = key(
+    seed: int = setting(0, "decides initial weights, order of images and dropout", ge=0, le=2**32 - 1)
+    run_dir: str | None = setting(None, "the run's folder; null makes a new one under runs_dir")
+    runs_dir: str = setting("runs", "folder under which run folders are made and found")
+    save_h5: bool = setting(default=False, meaning="also write the tutorial's keras-tf-mnist.h5")
+    force: bool = setting(
         default=False, meaning="resume also where job or machine have changed; the result is marked"
     )
 
@@ -278,11 +278,11 @@ class Config:
     backend: BackendConfig
 
 
-def keys_of(section: type[Any]) -> Iterator[tuple[str, Key]]:
+def keys_of(section: type[Any]) -> Iterator[tuple[str, Setting]]:
     """Yield each configuration key of a section's class, in its order."""
     for field in dataclasses.fields(section):
-        if "key" in field.metadata:
-            yield field.name, field.metadata["key"]
+        if "setting" in field.metadata:
+            yield field.name, field.metadata["setting"]
 
 
 def sections_within(section: type[Section]) -> Iterator[type[Section]]:

@@ -149,7 +149,7 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     job = run_folder.read_job(folder, may_be_changed=True)
     backend.check(job)
     if moves:
-        before.bring_checkpoints()
+        before.download_checkpoints()
         with run_folder.held(folder):
             now = run_folder.read_receipt(folder)
             if now == receipt and not now.status.is_final:  # what its own place tells, another does not know
@@ -345,8 +345,8 @@ def _describe_training(train: TrainConfig) -> str:
         for name in ("rotation", "zoom", "shear", "shift")
         if (value := getattr(train, name))
     ]
-    if changes and train.clean_epochs:
-        changes.append(f"but not in the last {_epochs(train.clean_epochs)}")
+    if changes and train.unaugmented_epochs:
+        changes.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
     smoothing = [f"label smoothing {train.label_smoothing:g}"] if train.label_smoothing else []
     how = f"{_epochs(train.epochs)} in batches of {train.batch_size}"
     return ", ".join(

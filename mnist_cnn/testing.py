@@ -202,7 +202,7 @@ class BackendContract:
         run.cancel()  # again, which changes nothing
         assert run.status() is Status.cancelled
         assert run_folder.read_result(run.folder) is None
-        run.bring_checkpoints()
+        run.download_checkpoints()
         found = Checkpoints(run.folder / run_folder.CHECKPOINTS).newest()
         assert found is not None
         assert found.job.digest == run_folder.read_job(run.folder).digest

@@ -59,9 +59,9 @@ class AzureBackend:
     def attach(self, folder: Path) -> AzureRun:
         """Find a run again from its folder alone."""
         from mnist_cnn.backends.azure.run import AzureRun
-        from mnist_cnn.backends.azure.submit import submit_again
+        from mnist_cnn.backends.azure.submit import resubmit
 
-        return AzureRun(folder, self.config, submit_again)
+        return AzureRun(folder, self.config, resubmit)
 
     def cluster(self, action: str) -> Iterator[str]:
         """Show or delete the cluster; yield lines for people."""

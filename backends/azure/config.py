@@ -12,7 +12,7 @@ import re
 from enum import StrEnum
 from typing import ClassVar
 
-from mnist_cnn.config import BackendConfig, Section, key, written
+from mnist_cnn.config import BackendConfig, Section, setting, written
 from mnist_cnn.errors import ConfigurationError
 
 # Microsoft's pages disagree on compute names; this is what all of them accept.
@@ -39,7 +39,7 @@ class AzureDataConfig(Section):
     """The keys of `backend.data`."""
 
     GROUP: ClassVar[str] = "backend.data"
-    overwrite: bool = key(
+    overwrite: bool = setting(
         default=False, meaning="send the data files also where the datastore has the same ones"
     )
 
@@ -48,35 +48,36 @@ class AzureDataConfig(Section):
 class AzureConfig(BackendConfig):
     """The keys of `backend=azure`."""
 
-    workspace: str | None = key(
+    workspace: str | None = setting(
         None, "the workspace's config.json or its folder; null looks for it as the SDK does"
     )
-    experiment: str = key("mnist-cnn", f"the experiment's name: {EXPERIMENT_NAME_RULE}")
-    cluster: str = key("traincluster", f"the cluster's name: {CLUSTER_NAME_RULE}")
-    vm_size: str = key("STANDARD_D2_V2", "size of a new cluster's nodes")
-    priority: Priority = key(Priority.dedicated, "a new cluster's nodes: lowpriority ones can be taken away")
-    min_nodes: int = key(
-        0, "nodes that stay, and cost, while the cluster has nothing to do", unit="nodes", least=0, most=100
+    experiment: str = setting("mnist-cnn", f"the experiment's name: {EXPERIMENT_NAME_RULE}")
+    cluster: str = setting("traincluster", f"the cluster's name: {CLUSTER_NAME_RULE}")
+    vm_size: str = setting("STANDARD_D2_V2", "size of a new cluster's nodes")
+    priority: Priority = setting(
+        Priority.dedicated, "a new cluster's nodes: lowpriority ones can be taken away"
     )
-    max_nodes: int = key(1, "nodes that the cluster has at most", unit="nodes", least=1, most=100)
-    idle_seconds: int = key(
-        1800, "how long a node without a job stays", unit="seconds", least=60, most=7 * 24 * 3600
+    min_nodes: int = setting(
+        0, "nodes that stay, and cost, while the cluster has nothing to do", unit="nodes", ge=0, le=100
     )
-    node_count: int = key(1, "nodes that train one job; more than one is not supported yet", unit="nodes")
-    use_gpu: bool = key(default=False, meaning="train on the nodes' GPU, with TensorFlow's CUDA packages")
-    max_duration: int = key(
-        120, "the service ends a run that takes longer", unit="minutes", least=1, most=21 * 24 * 60
+    max_nodes: int = setting(1, "nodes that the cluster has at most", unit="nodes", ge=1, le=100)
+    idle_seconds: int = setting(
+        1800, "how long a node without a job stays", unit="seconds", ge=60, le=7 * 24 * 3600
     )
-    retries: int = key(
+    use_gpu: bool = setting(default=False, meaning="train on the nodes' GPU, with TensorFlow's CUDA packages")
+    max_duration: int = setting(
+        120, "the service ends a run that takes longer", unit="minutes", ge=1, le=21 * 24 * 60
+    )
+    preemption_retries: int = setting(
         3,
         "how often a run whose node was taken away is started again, while it is followed",
-        least=0,
-        most=100,
+        ge=0,
+        le=100,
     )
-    start_seconds: int = key(
-        3600, "how long a run may wait for a node while it is followed", unit="seconds", least=1, most=604_800
+    queue_timeout: int = setting(
+        3600, "how long a run may wait for a node while it is followed", unit="seconds", ge=1, le=604_800
     )
-    data: AzureDataConfig = key(AzureDataConfig(), "how the data files are sent")
+    data: AzureDataConfig = setting(AzureDataConfig(), "how the data files are sent")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,9 +92,6 @@ class AzureConfig(BackendConfig):
         if self.min_nodes > self.max_nodes:
             message = f"backend.min_nodes={self.min_nodes} is above backend.max_nodes={self.max_nodes}"
             raise ConfigurationError(message, "lower the one or raise the other")
-        if self.node_count != 1:
-            message = f"backend.node_count={self.node_count}: a job trains on one node today"
-            raise ConfigurationError(message, "leave out backend.node_count")
         if self.use_gpu and not has_gpu(self.vm_size):
             message = f"backend.use_gpu=true, but nodes of backend.vm_size={self.vm_size} have no GPU"
             raise ConfigurationError(message, "name a size of the N series: backend.vm_size=STANDARD_NC6S_V3")

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class NodeTakenAway(BackendError):  # noqa: N818 - it is an outcome that ends a run
+class Preempted(BackendError):  # noqa: N818 - it is an outcome that ends a run
     """The service has ended the run because it took its node away."""
 
 
-class Started(BackendError):  # noqa: N818 - as above
+class StartedButUnrecorded(BackendError):  # noqa: N818 - as above
     """The run has started, but the disk here does not take what the service said of it."""
 
 
-class TakenOver(BackendError):  # noqa: N818 - as above
+class Superseded(BackendError):  # noqa: N818 - as above
     """Another process submits the run, so that this one does not."""
 
 
-class PerhapsStarted(ServiceError):  # noqa: N818 - as above
+class SubmissionUnknown(ServiceError):  # noqa: N818 - as above
     """The submission failed, and whether the run started all the same could not be found out."""
 
 
@@ -33,7 +33,7 @@ def is_passing(error: BaseException) -> bool:
 
     A submission that nobody waits for any more may yet be carried out, and is not made again.
     """
-    if isinstance(error, PerhapsStarted) and error.is_given_up:
+    if isinstance(error, SubmissionUnknown) and error.is_given_up:
         return False
     return isinstance(error, ServiceError) and (error.status is None or error.status in RETRIED)
 
@@ -48,7 +48,7 @@ def of_run(folder: Path, details: dict[str, Any]) -> MnistCnnError:
     said = " ".join(str(error.get("message") or "the service gives no reason").split())[:500]
     preempted = "preempt" in said.lower() or "pre-empt" in said.lower()
     if preempted:
-        return NodeTakenAway(f"the node was taken away: {said}", f"go on with it: resume {folder}")
+        return Preempted(f"the node was taken away: {said}", f"go on with it: resume {folder}")
     has_failed_itself = "JobFailed" in str(error) and log.has_begun(folder)
     kind = TrainingError if has_failed_itself else BackendError
     return kind(f"the run failed in the service: {said}", f"start it again: resume {folder}")

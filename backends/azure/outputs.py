@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
-from mnist_cnn.backends.azure.parallel import side_by_side
+from mnist_cnn.backends.azure.parallel import run_parallel
 from mnist_cnn.backends.azure.service import ServiceError, call_again, say
 from mnist_cnn.errors import BackendError, storage_error
 from mnist_cnn.files import atomic
@@ -47,7 +47,7 @@ def bring(run: Any, folder: Path) -> None:
     """
     names = call_again("list the run's files", run.get_file_names)
     say(f"files: {', '.join(sorted(name for name in names if name.startswith(OUTPUTS))) or 'none'}")
-    side_by_side(partial(_bring_files, run, names, folder), partial(_show_metrics, run))
+    run_parallel(partial(_bring_files, run, names, folder), partial(_show_metrics, run))
 
 
 def _bring_files(run: Any, names: list[str], folder: Path) -> None:
@@ -84,7 +84,7 @@ def _bring(run: Any, names: list[str], place: Path, folder: Path) -> None:
     size = sum(entry.bytes for entry in result.files.values())  # they share the way here, and so its time
     _check_room(place, size + LEAST_ROOM)
     seconds = LEAST_SECONDS + size / SLOWEST
-    side_by_side(*(partial(_download, run, name, place, seconds) for name in result.files))
+    run_parallel(*(partial(_download, run, name, place, seconds) for name in result.files))
     try:
         run_folder.verify(place, result)
     except BackendError as error:

@@ -13,15 +13,15 @@ _groups: contextvars.ContextVar[tuple[threading.Event, ...]] = contextvars.Conte
 """For each group of steps that this thread works for, whether nobody waits for it any more."""
 
 
-class NobodyWaits(BaseException):
+class Cancelled(BaseException):
     """Ends a step whose group was given up; nobody hears of it."""
 
 
-def side_by_side(*acts: Callable[[], object]) -> list[Any]:
+def run_parallel(*acts: Callable[[], object]) -> list[Any]:
     """Do all of this at the same time; return what each returned, in their order, when all have ended.
 
     Each has a thread that does not keep the command from ending. Where the waiting is interrupted, as by
-    Ctrl-C, none of them goes on: `stop_if_nobody_waits` ends it before its next step.
+    Ctrl-C, none of them goes on: `stop_if_cancelled` ends it before its next step.
 
     Raises:
         Exception: the first one in the order of `acts`, whichever came first.
@@ -57,7 +57,7 @@ def in_this_context(act: Callable[..., object], *arguments: object) -> threading
     return thread
 
 
-def stop_if_nobody_waits() -> None:
-    """End the calling step where its group was given up. Raises NobodyWaits."""
+def stop_if_cancelled() -> None:
+    """End the calling step where its group was given up. Raises Cancelled."""
     if any(is_given_up.is_set() for is_given_up in _groups.get()):
-        raise NobodyWaits
+        raise Cancelled

@@ -188,7 +188,10 @@ def describe(asked: Request, config: AzureConfig) -> tuple[tuple[str, str], ...]
         ("environment", _under(f"{asked.environment.name}: {python}", asked.environment.packages)),
         ("arguments", " ".join(asked.arguments)),
         ("duration", f"{config.max_duration} minutes at most"),
-        ("retries", f"{config.retries}, where its node is taken away and the service gives it no other"),
+        (
+            "retries",
+            f"{config.preemption_retries}, where its node is taken away and the service gives it no other",
+        ),
     ]
     return tuple(lines)
 

@@ -57,7 +57,7 @@ AWAY_SECONDS = 600.0
 """How long the service may be away while a run is followed."""
 LOG_SECONDS = 60.0
 """How long an ended run's details and log are asked for, where the service refuses them."""
-BRING_SECONDS = 1800.0
+DOWNLOAD_SECONDS = 1800.0
 """How long one process waits for another that is bringing the same result."""
 CANCEL_SECONDS = 300.0
 CANCEL_AGAIN_SECONDS = 10.0
@@ -86,7 +86,7 @@ class AzureRun:
     """A run on a cluster; every look at it writes what is new into the run folder.
 
     A run that the service has completed is `finalizing` until its result is here; one whose node was taken
-    away is `queued` until whoever follows it has submitted it again, which `submit_again` does. Another
+    away is `queued` until whoever follows it has submitted it again, which `resubmit` does. Another
     process may do that at any moment: what was learned of one run of the service is not entered for another.
     """
 
@@ -94,17 +94,17 @@ class AzureRun:
         self,
         folder: Path,
         config: AzureConfig,
-        submit_again: Callable[[AzureRun, str, str], None] | None = None,
+        resubmit: Callable[[AzureRun, str, str], None] | None = None,
         *,
         is_known: bool = False,
     ) -> None:
         self.folder = folder
         self.config = config
-        self._submit_again = submit_again
+        self._resubmit_with = resubmit
         run_folder.read_receipt(folder)  # which has to be one
         self._answered = time.monotonic() if is_known else None
         self._lock = threading.RLock()
-        self._told_taken = ""
+        self._reported_preemption = ""
         self._not_started_since: float | None = None
         self._forget()
 
@@ -113,17 +113,17 @@ class AzureRun:
         self._seen_id = ""
         self._state = self._told = ""
         self._status = Status.queued
-        self._over_since: float | None = None
-        self._can_be_brought = False
+        self._terminal_since: float | None = None
+        self._has_result_to_download = False
         self._failed: MnistCnnError | None = None
-        self._taken_away: failures.NodeTakenAway | None = None
+        self._preempted: failures.Preempted | None = None
         self._looked: float | None = None  # when the service was asked last; None has it asked at once
         self._pause = POLL_SECONDS
         self._found: Any = None
         self._logs: dict[str, str] = {}
         self._listed = 0.0
 
-    def take(self, run: Any) -> None:
+    def adopt(self, run: Any) -> None:
         """Take the SDK's run, from whoever has just submitted it, instead of asking for it."""
         self._found = run
 
@@ -137,7 +137,7 @@ class AzureRun:
         with self._lock:
             is_due = self._looked is None or time.monotonic() - self._looked >= self._pause
             if is_due and not self._has_ended():
-                self._look_through_absences()
+                self._poll_through_outages()
             return run_folder.read_receipt(self.folder).status if self._has_ended() else self._status
 
     def progress(self) -> Progress | None:
@@ -154,7 +154,7 @@ class AzureRun:
         """
         read = log.Reader(self.folder)
         if not follow:
-            self._refresh()
+            self._refresh_if_possible()
             yield from read.new_lines(is_last=True)
             return
         receipt = run_folder.read_receipt(self.folder)
@@ -188,7 +188,7 @@ class AzureRun:
 
     def cancel(self) -> None:
         """Have the service end the run; return when it has ended, or raise after five minutes."""
-        if self._settled().is_final:
+        if self._refresh().is_final:
             return
         with run_folder.held(self.folder):  # from here on nobody submits it again
             receipt = run_folder.read_receipt(self.folder)
@@ -206,7 +206,7 @@ class AzureRun:
             raise BackendError("the service does not say how this run is cancelled", hint)
         say(f"cancelling the run, for {CANCEL_SECONDS / 60:.0f} minutes at most")
         asked, deadline = -CANCEL_AGAIN_SECONDS, time.monotonic() + CANCEL_SECONDS
-        while not self._settled().is_final:
+        while not self._refresh().is_final:
             if time.monotonic() > deadline:
                 message = (
                     f"the run is still {self._state} {CANCEL_SECONDS / 60:.0f} minutes after its cancellation"
@@ -226,7 +226,7 @@ class AzureRun:
             BackendError: that takes more than five minutes.
         """
         deadline = time.monotonic() + CANCEL_SECONDS
-        while not (status := self._settled()).is_final and self._state == UNKNOWN:
+        while not (status := self._refresh()).is_final and self._state == UNKNOWN:
             if time.monotonic() > deadline:
                 hint = f"look again: status {self.folder}; end it: cancel {self.folder}"
                 raise BackendError("the run is still being submitted, and marked as cancelled", hint)
@@ -234,23 +234,25 @@ class AzureRun:
             self._looked = None
         return status
 
-    def bring_checkpoints(self) -> None:
+    def download_checkpoints(self) -> None:
         """Bring the checkpoints that the run's nodes left on the datastore into its folder."""
-        with run_folder.held(self.folder, BRING_SECONDS):  # a trainer that starts removes what is half there
+        with run_folder.held(
+            self.folder, DOWNLOAD_SECONDS
+        ):  # a trainer that starts removes what is half there
             place = run_folder.read_receipt(self.folder).service.get("checkpoints")
             if place is not None:
                 checkpoints.bring(upload.default_datastore(self.workspace()), place, self.folder)
 
     def register(self, register_config: RegisterConfig) -> ModelRef:
         """Register the run's model in the workspace."""
-        status = self._settled()
+        status = self._refresh()
         if status is not Status.completed:
             raise BackendError(f"{self.folder} is {status.value}, not completed", "finish the run first")
         result = self.wait()
         with run_folder.held(self.folder):  # of two that register at once, one finds the other's version
             return register.register(self.workspace(), self._run(), register_config, result)
 
-    def aftermath(self) -> Iterator[str]:
+    def cost_report(self) -> Iterator[str]:
         """Say whether the cluster still has nodes, what ends them and when they end by themselves."""
         name = self.config.cluster
         try:
@@ -288,19 +290,19 @@ class AzureRun:
         status = run_folder.read_receipt(self.folder).status
         return status.is_final and status is not Status.lost
 
-    def _settled(self) -> Status:
+    def _refresh(self) -> Status:
         """Return where the run stands; of one that the service has completed, after its result is here."""
         status = self.status()
-        if self._can_be_brought and not status.is_final:
-            self._bring()
+        if self._has_result_to_download and not status.is_final:
+            self._download_result()
             status = self.status()
         return status
 
-    def _look_through_absences(self) -> None:
+    def _poll_through_outages(self) -> None:
         """Look; where the service is away for a while, the run stands where it stood last."""
         now = time.monotonic()
         try:
-            self._look()
+            self._poll()
             self._answered = time.monotonic()
         except ServiceError as error:
             is_refusal = error.status in (400, 401, 404)
@@ -311,7 +313,7 @@ class AzureRun:
             self._looked = time.monotonic()
             self._pause = min(SLOW_POLL_SECONDS, 2 * self._pause)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Ask the service where the run stands, and bring its log here."""
         receipt = run_folder.read_receipt(self.folder)  # once, for another may write it meanwhile
         if self._seen_id not in {"", receipt.id}:
@@ -327,7 +329,7 @@ class AzureRun:
             self._status = Status.preparing if is_being_submitted else Status.lost
             self._state, self._looked = UNKNOWN, time.monotonic()
             return
-        self._seen_id, self._taken_away = run.id, None
+        self._seen_id, self._preempted = run.id, None
         details = self._details(run)
         self._state = str(details.get("status"))
         if self._state not in STATUSES and self._state != before:
@@ -340,7 +342,7 @@ class AzureRun:
         self._pause = min(SLOW_POLL_SECONDS, POLL_GROWTH * self._pause) if is_slow else POLL_SECONDS
         self._looked = time.monotonic()
         if self._status.is_final:
-            self._over(self._status, details, is_told_all=news is not None)
+            self._on_terminal(self._status, details, is_told_all=news is not None)
 
     def _details(self, run: Any) -> dict[str, Any]:
         """Ask for the run's state, its logs' addresses and its error; for its state alone where that will do.
@@ -363,32 +365,32 @@ class AzureRun:
         self._logs, self._listed = details.get("logFiles", {}), time.monotonic()
         return details
 
-    def _over(self, status: Status, details: dict[str, Any], *, is_told_all: bool) -> None:
+    def _on_terminal(self, status: Status, details: dict[str, Any], *, is_told_all: bool) -> None:
         """Take down how the service ended the run, as soon as it has told all of it."""
-        self._over_since = self._over_since or time.monotonic()
-        if not is_told_all and time.monotonic() - self._over_since < LOG_SECONDS:
+        self._terminal_since = self._terminal_since or time.monotonic()
+        if not is_told_all and time.monotonic() - self._terminal_since < LOG_SECONDS:
             self._status = Status.finalizing
         elif status is Status.completed:
             self._status = Status.finalizing
-            self._can_be_brought = True
+            self._has_result_to_download = True
         elif status is Status.cancelled:
             self._end_cancelled()
         else:
-            self._over_by_failure(failures.of_run(self.folder, details))
+            self._on_failure(failures.of_run(self.folder, details))
 
-    def _over_by_failure(self, failure: MnistCnnError) -> None:
+    def _on_failure(self, failure: MnistCnnError) -> None:
         receipt = run_folder.read_receipt(self.folder)
-        if not isinstance(failure, failures.NodeTakenAway):
-            self._enter_failure(failure)
+        if not isinstance(failure, failures.Preempted):
+            self._record_failure(failure)
         elif CANCELLED in receipt.service:
             self._end_cancelled()
-        elif self._submit_again is None or retries(receipt) >= self.config.retries:
-            self._enter_failure(failure)
+        elif self._resubmit_with is None or retries(receipt) >= self.config.preemption_retries:
+            self._record_failure(failure)
         else:
             self._status = Status.queued
-            self._taken_away = failure
-            if self._told_taken != self._seen_id:
-                self._told_taken = self._seen_id
+            self._preempted = failure
+            if self._reported_preemption != self._seen_id:
+                self._reported_preemption = self._seen_id
                 say(f"{failure.message}; whoever follows the run starts it again")
 
     def _end_cancelled(self) -> None:
@@ -403,7 +405,7 @@ class AzureRun:
             )
         run_folder.enter_end(self.folder, self._seen_id, Status.cancelled, error)
 
-    def _start_again(self) -> None:
+    def _resubmit(self) -> None:
         """Have a run whose node was taken away submitted again; it goes on from its last checkpoint.
 
         Python's end waits for the submission, also where a Ctrl-C ends the waiting for it. Where the service
@@ -414,14 +416,14 @@ class AzureRun:
             BackendError: the service or this machine does not do it.
         """
         with self._lock:
-            taken, taken_id, submit_again = self._taken_away, self._seen_id, self._submit_again
-        if taken is None or submit_again is None:  # another look has found it otherwise
+            taken, taken_id, resubmit = self._preempted, self._seen_id, self._resubmit_with
+        if taken is None or resubmit is None:  # another look has found it otherwise
             return
         outcome: list[BaseException] = []
 
         def start() -> None:
             try:
-                submit_again(self, taken_id, taken.message)
+                resubmit(self, taken_id, taken.message)
             except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
                 outcome.append(error)
 
@@ -444,7 +446,7 @@ class AzureRun:
         say(f"{error}; trying on for {AWAY_SECONDS - away:.0f} seconds")
         time.sleep(SLOW_POLL_SECONDS)
 
-    def _enter_failure(self, failure: MnistCnnError) -> None:
+    def _record_failure(self, failure: MnistCnnError) -> None:
         """Enter that the run failed, unless its training had succeeded before and its result is whole.
 
         The service fails a run too whose last metrics it could not take. Where the result is there but cannot
@@ -455,13 +457,13 @@ class AzureRun:
             return
         self._status = Status.finalizing
         self._failed = failure
-        self._can_be_brought = True
+        self._has_result_to_download = True
         try:
-            self._bring()
+            self._download_result()
         except BackendError as error:
             say(error.message)
 
-    def _refresh(self) -> None:
+    def _refresh_if_possible(self) -> None:
         """Bring the log here where that is possible; what is here already can be read without."""
         try:
             self.status()
@@ -479,7 +481,7 @@ class AzureRun:
         waiting_since: float | None = None
         running_since: float | None = None
         go_on = f"watch it again: follow {self.folder}; end it: cancel {self.folder}"
-        start_seconds = self.config.start_seconds
+        queue_timeout = self.config.queue_timeout
         max_seconds = self.config.max_duration * 60 + ENDING_SECONDS
         while True:
             try:
@@ -487,22 +489,22 @@ class AzureRun:
             except ServiceError as error:
                 raise BackendError(f"{error.message}; the run goes on", go_on) from error
             now = time.monotonic()
-            self._tell(status, start_seconds, max_seconds)
+            self._report_state(status, queue_timeout, max_seconds)
             yield status
             if status is Status.lost or self._has_ended():
                 return
             if status.is_final:  # another has resumed it since
                 self._looked = None
-            elif self._can_be_brought:
-                self._bring()
-            elif self._taken_away is not None:
-                self._start_again()
+            elif self._has_result_to_download:
+                self._download_result()
+            elif self._preempted is not None:
+                self._resubmit()
                 waiting_since = running_since = None
             elif status in (Status.queued, Status.preparing):
                 waiting_since, running_since = waiting_since or now, None
-                if now - waiting_since > start_seconds:
+                if now - waiting_since > queue_timeout:
                     message = (
-                        f"the run is still {status.value} after {start_seconds} seconds: no node took it"
+                        f"the run is still {status.value} after {queue_timeout} seconds: no node took it"
                     )
                     raise BackendError(f"{message}; it goes on waiting", go_on)
             else:
@@ -511,7 +513,7 @@ class AzureRun:
                     raise BackendError(f"the run has not ended after {max_seconds:.0f} seconds", go_on)
             time.sleep(POLL_SECONDS / 4)
 
-    def _tell(self, status: Status, start_seconds: float, max_seconds: float) -> None:
+    def _report_state(self, status: Status, queue_timeout: float, max_seconds: float) -> None:
         """Say where the run stands, where that is news, and how long that is waited for."""
         if self._state == self._told:
             return
@@ -519,20 +521,20 @@ class AzureRun:
 
         self._told = self._state
         limit = {
-            Status.queued: start_seconds,
-            Status.preparing: start_seconds,
+            Status.queued: queue_timeout,
+            Status.preparing: queue_timeout,
             Status.running: max_seconds,
         }.get(status)
         waits = "" if limit is None else f"; waiting for {precisedelta(limit)} at most"
         say(f"{self.folder.name} is {status.value} ({self._state}){waits}")
 
-    def _bring(self) -> None:
+    def _download_result(self) -> None:
         """Bring an ended run's result here, once, and enter the end.
 
         Raises:
             BackendError: that cannot be done now.
         """
-        with self._lock, run_folder.held(self.folder, BRING_SECONDS):
+        with self._lock, run_folder.held(self.folder, DOWNLOAD_SECONDS):
             if self._has_ended() or run_folder.read_receipt(self.folder).id != self._seen_id:
                 return
             try:

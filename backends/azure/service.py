@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnist_cnn.backends.azure import checks
-from mnist_cnn.backends.azure.parallel import in_this_context, stop_if_nobody_waits
+from mnist_cnn.backends.azure.parallel import in_this_context, stop_if_cancelled
 from mnist_cnn.errors import BackendError, storage_error
 from mnist_cnn.redaction import redact, without_secrets
 from mnist_cnn.terminal.output import dispensable
@@ -72,7 +72,7 @@ class ServiceError(BackendError):
 
 def say(line: str) -> None:
     """Tell a person what is going on, if one reads it; on stderr, for stdout may have to be JSON."""
-    stop_if_nobody_waits()
+    stop_if_cancelled()
     print(line, file=dispensable(sys.stderr), flush=True)
 
 
@@ -86,7 +86,7 @@ def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
         ServiceError: it failed, or did not end in time.
         BackendError: the disk here does not take what it brings.
     """
-    stop_if_nobody_waits()
+    stop_if_cancelled()
     outcome: dict[str, Any] = {}
 
     def attempt() -> None:

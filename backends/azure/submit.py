@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checkpoints, checks, cluster, log, plan, snapshot, upload
-from mnist_cnn.backends.azure.failures import PerhapsStarted, Started, TakenOver, is_passing
-from mnist_cnn.backends.azure.parallel import in_this_context, side_by_side
+from mnist_cnn.backends.azure.failures import StartedButUnrecorded, SubmissionUnknown, Superseded, is_passing
+from mnist_cnn.backends.azure.parallel import in_this_context, run_parallel
 from mnist_cnn.backends.azure.run import (
     AWAY_SECONDS,
     CANCELLED,
@@ -68,29 +68,29 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
     Raises:
         ConfigurationError: the folder holds a run that is under way or completed.
         BackendError: the service does not take it.
-        Started, PerhapsStarted: the run has started or may have, and the receipt finds it again.
-        TakenOver: another process has submitted it instead.
+        StartedButUnrecorded, SubmissionUnknown: the run has or may have started; the receipt finds it.
+        Superseded: another process has submitted it instead.
     """
     before = run_folder.read_receipt(folder) if (folder / run_folder.RECEIPT).exists() else None
     if before is not None:
         is_ours = before.backend == config.name
-        status = AzureRun(folder, config, submit_again).status() if is_ours else before.status
+        status = AzureRun(folder, config, resubmit).status() if is_ours else before.status
         run_folder.check_can_go_on(folder, status)
     with run_folder.held(folder):  # of two that resume, one is the first
         if before is not None:
             now = run_folder.read_receipt(folder)
             is_same = (now.id, now.backend) == (before.id, config.name)
             run_folder.check_can_go_on(folder, status if is_same else now.status)
-        run_id = _enter(job, config, folder, force=force)
-    run = AzureRun(folder, config, submit_again, is_known=True)
+        run_id = _write_receipt(job, config, folder, force=force)
+    run = AzureRun(folder, config, resubmit, is_known=True)
     try:
         _submit_entered(job, run, run_id)
     finally:
-        _leave(folder, run_id)
+        _clear_submitter(folder, run_id)
     return run
 
 
-def submit_again(run: AzureRun, taken_id: str, why: str) -> None:
+def resubmit(run: AzureRun, taken_id: str, why: str) -> None:
     """Submit a run whose node was taken away once more, unless somebody else has, or has cancelled it.
 
     `taken_id` is what it was in the service. Where that is busy or away, the receipt is as it was.
@@ -111,19 +111,19 @@ def submit_again(run: AzureRun, taken_id: str, why: str) -> None:
             before, id=_new_id(run.config), status=Status.preparing, url=None, service=service
         )
         run_folder.write_receipt(run.folder, again)
-    why = f"{why}; the run is started again, {number} of {run.config.retries}"
+    why = f"{why}; the run is started again, {number} of {run.config.preemption_retries}"
     say(why)
     try:
         _submit_entered(job, run, again.id, why)
     except BackendError as error:
-        if isinstance(error, PerhapsStarted) and (started := _started(run, again.id)) is not None:
+        if isinstance(error, SubmissionUnknown) and (started := _started(run, again.id)) is not None:
             enter_start(run, started)
             return
         if is_passing(error):  # for it never started
             run_folder.amend(run.folder, again.id, lambda now: _as_before(before, now))
         raise
     finally:
-        _leave(run.folder, again.id)
+        _clear_submitter(run.folder, again.id)
 
 
 def _as_before(before: run_folder.Receipt, now: run_folder.Receipt) -> run_folder.Receipt:
@@ -136,7 +136,7 @@ def _started(run: AzureRun, run_id: str) -> Any | None:
     """Return the SDK's run where it has started, else None; the service may be away for a while.
 
     Raises:
-        PerhapsStarted: it is away for longer, or does not tell.
+        SubmissionUnknown: it is away for longer, or does not tell.
     """
     workspace, asked_since = run.workspace(), time.monotonic()
     while True:
@@ -148,7 +148,7 @@ def _started(run: AzureRun, run_id: str) -> Any | None:
             if not is_passing(error) or time.monotonic() - asked_since > AWAY_SECONDS:
                 hint = f"see later: status {run.folder}; end it: cancel {run.folder}"
                 message = f"{error.message}; whether {run.folder} started is not known"
-                raise PerhapsStarted(message, hint, is_given_up=True) from error
+                raise SubmissionUnknown(message, hint, is_given_up=True) from error
             say(f"{error.message}; trying on for {AWAY_SECONDS:.0f} seconds at most")
             time.sleep(SLOW_POLL_SECONDS)
 
@@ -178,12 +178,12 @@ def _submit_entered(job: Job, run: AzureRun, run_id: str, why: str | None = None
     try:
         log.separate(folder, why)
         _send(job, run, run_id)
-    except (Started, TakenOver):
+    except (StartedButUnrecorded, Superseded):
         raise
-    except PerhapsStarted as error:
+    except SubmissionUnknown as error:
         hint = f"see later: status {folder}; end it: cancel {folder}"
         message = f"{error.message}; whether {folder} started is not known"
-        raise PerhapsStarted(message, hint, is_given_up=error.is_given_up) from error
+        raise SubmissionUnknown(message, hint, is_given_up=error.is_given_up) from error
     except RunCancelled as error:
         run_folder.enter_end(folder, run_id, Status.cancelled, error)
         raise
@@ -205,7 +205,7 @@ def _end_unstarted(folder: Path, run_id: str, error: MnistCnnError) -> None:
     run_folder.enter_end(folder, run_id, Status.failed, error)
 
 
-def _enter(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> str:
+def _write_receipt(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> str:
     """Write the receipt, which names the run that is going to be; return its id."""
     before = run_folder.read_receipt(folder) if (folder / run_folder.RECEIPT).exists() else None
     run_id = _new_id(config)
@@ -233,7 +233,7 @@ def _new_id(config: AzureConfig) -> str:
     return f"{config.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
 
 
-def _leave(folder: Path, run_id: str) -> None:
+def _clear_submitter(folder: Path, run_id: str) -> None:
     """Take the submitter from the receipt: nobody is submitting the run any more."""
 
     def without_submitter(receipt: run_folder.Receipt) -> run_folder.Receipt:
@@ -268,9 +268,9 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
     code_folder = tempfile.TemporaryDirectory(prefix="mnist-cnn-", ignore_cleanup_errors=True)
     with _costs_are_told(run), code_folder as code:
         # First all that only looks: where any of it is refused, nothing was sent and no cluster made.
-        experiment, (store, unsent), target, _ = side_by_side(
+        experiment, (store, unsent), target, _ = run_parallel(
             partial(_open_experiment, workspace, request.experiment),
-            partial(_look_at_the_data, workspace, place, request, config),
+            partial(_find_missing_data, workspace, place, request, config),
             _nothing if is_ready else partial(cluster.find, workspace, config.cluster),
             partial(snapshot.write, Path(code)),
         )
@@ -282,7 +282,7 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
             say(f"data: {known} of {len(request.data_files)} files are already in {where}")
         kept = receipt.service["checkpoints"]
         mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: kept}
-        _, _, _, target = side_by_side(
+        _, _, _, target = run_parallel(
             partial(upload.send, store, request.data_folder, unsent),
             # What is mounted has to be there.
             partial(upload.send_content, store, f"{kept}/job.json", job.to_json().encode()),
@@ -299,7 +299,7 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
             started = start(experiment, configuration, run_id)
             enter_start(run, started)
             say(f"run {started.id}: {started.get_portal_url()}")
-    run.take(started)
+    run.adopt(started)
     try:
         call("tag the run", lambda: started.set_tags(request.tags))
     except ServiceError as error:
@@ -311,12 +311,12 @@ def _check_is_still_wanted(folder: Path, run_id: str) -> None:
 
     Raises:
         RunCancelled: somebody has cancelled it.
-        TakenOver: somebody took this process for dead, and submits the run.
+        Superseded: somebody took this process for dead, and submits the run.
     """
     now = run_folder.read_receipt(folder)
     if now.id != run_id:
         message = f"{folder} was started again by another process meanwhile"
-        raise TakenOver(message, f"watch it: follow {folder}")
+        raise Superseded(message, f"watch it: follow {folder}")
     if CANCELLED in now.service:
         raise RunCancelled("the run was cancelled before it started", f"start it: resume {folder}")
 
@@ -325,8 +325,8 @@ def enter_start(run: AzureRun, started: Any) -> None:
     """Enter that the SDK's run has started; end it where the receipt names another by now.
 
     Raises:
-        Started: the disk here does not take it.
-        TakenOver: it was ended, or is to be ended as the error says.
+        StartedButUnrecorded: the disk here does not take it.
+        Superseded: it was ended, or is to be ended as the error says.
     """
     folder, url = run.folder, started.get_portal_url()
     try:
@@ -334,15 +334,15 @@ def enter_start(run: AzureRun, started: Any) -> None:
             return
     except BackendError as error:
         go_on = f"{error.hint}; then watch it: follow {folder}; end it: cancel {folder}"
-        raise Started(f"{error.message}; {folder} has started and goes on", go_on) from error
+        raise StartedButUnrecorded(f"{error.message}; {folder} has started and goes on", go_on) from error
     message = f"{folder} was started again by another process meanwhile"
     try:
         # As it comes from its submission, the SDK's run does not know how it is cancelled.
         call_again("cancel the run", lambda: find_run(run.workspace(), started.id).cancel())
     except ServiceError as error:
         hint = f"cancel {started.id} in the studio: {url}"
-        raise TakenOver(f"{message}, and {error.message}", hint) from error
-    raise TakenOver(message, f"watch it: follow {folder}")
+        raise Superseded(f"{message}, and {error.message}", hint) from error
+    raise Superseded(message, f"watch it: follow {folder}")
 
 
 def _queued(receipt: run_folder.Receipt, url: str) -> run_folder.Receipt:
@@ -366,7 +366,7 @@ def _open_experiment(workspace: Any, name: str) -> Any:
     return call_again(f"open the experiment {name}", open_it)
 
 
-def _look_at_the_data(
+def _find_missing_data(
     workspace: Any, place: checks.WorkspaceName, request: plan.Request, config: AzureConfig
 ) -> tuple[Any, tuple[plan.DataFile, ...]]:
     """Return the datastore, and the data files that are to be sent there."""
@@ -396,7 +396,7 @@ def _costs_are_told(run: AzureRun) -> Iterator[None]:
     try:
         yield
     except (MnistCnnError, OSError, KeyboardInterrupt):
-        for line in run.aftermath():
+        for line in run.cost_report():
             say(line)
         raise
 
@@ -406,20 +406,20 @@ def start(experiment: Any, configuration: Any, run_id: str) -> Any:
     try:
         return call("submit the run", lambda: experiment.submit(configuration, run_id=run_id), SUBMIT_SECONDS)
     except ServiceError as error:
-        run = _look_for(experiment.workspace, run_id, error)
+        run = _search_for_run(experiment.workspace, run_id, error)
         if run is None:
             raise error from error.__cause__
         say("the run has started")
         return run
 
 
-def _look_for(workspace: Any, run_id: str, error: ServiceError) -> Any | None:
+def _search_for_run(workspace: Any, run_id: str, error: ServiceError) -> Any | None:
     """Return a run whose submission failed; None where it has not started.
 
     Where the service was busy or away, it may still be carrying out what it did not answer.
 
     Raises:
-        PerhapsStarted: that could not be found out.
+        SubmissionUnknown: that could not be found out.
     """
     until = time.monotonic() + (LATE_SECONDS if is_passing(error) else 0.0)
     say(f"{error.message}; looking whether the run has started all the same")
@@ -428,9 +428,9 @@ def _look_for(workspace: Any, run_id: str, error: ServiceError) -> Any | None:
             return call_again("look for the run", lambda: find_run(workspace, run_id))
         except ServiceError as absent:
             if absent.status != 404:  # noqa: PLR2004
-                raise PerhapsStarted(error.message, is_given_up=error.is_given_up) from error
+                raise SubmissionUnknown(error.message, is_given_up=error.is_given_up) from error
         if time.monotonic() > until and error.is_given_up:
-            raise PerhapsStarted(error.message, is_given_up=True) from error
+            raise SubmissionUnknown(error.message, is_given_up=True) from error
         if time.monotonic() > until:
             return None
         time.sleep(LATE_SECONDS / 6)

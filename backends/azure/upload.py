@@ -13,7 +13,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.parallel import side_by_side
+from mnist_cnn.backends.azure.parallel import run_parallel
 from mnist_cnn.backends.azure.service import CALL_SECONDS, call_again, say
 from mnist_cnn.errors import BackendError
 
@@ -82,7 +82,7 @@ def send(store: Any, folder: str, files: tuple[DataFile, ...]) -> None:
         say(f"data: sending {name}, {blob.bytes:,} bytes ({number} of {len(files)})")
     size = sum(blob.bytes for blob in ours.values())  # they share the way there, and so its time
     sent = zip(files, ours.items(), strict=True)
-    side_by_side(
+    run_parallel(
         *(partial(_send, store, name, file.source.read_bytes, blob, size) for file, (name, blob) in sent)
     )
     there = blobs(store, folder)

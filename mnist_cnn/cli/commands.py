@@ -76,7 +76,7 @@ class Command:
         if self.words:
             from mnist_cnn.config import did_you_mean
 
-            others = [verb for verb in VERBS if verb != self.verb]
+            others = [verb for verb in COMMANDS if verb != self.verb]
             hint = did_you_mean(self.words[0], others, "settings are written KEY=VALUE; see --help")
             raise ConfigurationError(f"{self.verb} does not take the word {self.words[0]}", hint)
 
@@ -271,7 +271,7 @@ def _cluster(command: Command) -> int:
     return 0
 
 
-VERBS: dict[str, Callable[[Command], int]] = {
+COMMANDS: dict[str, Callable[[Command], int]] = {
     "train": _train,
     "plan": _plan,
     "list": _list,
@@ -349,12 +349,12 @@ def _follow_through(run: Run, stream: TextIO, *, asks: bool) -> Result:
         KeyboardInterrupt: Ctrl-C, and the answer is to turn away.
     """
     from mnist_cnn.cli.display import follow
-    from mnist_cnn.terminal.log_stream import Listener
+    from mnist_cnn.terminal.log_stream import LogStream
 
-    listener = Listener(run)
+    log_stream = LogStream(run)
     while True:
         try:
-            follow(run, stream, listener)
+            follow(run, stream, log_stream)
             return run.wait()
         except KeyboardInterrupt as interrupt:
             is_asked = asks and not isinstance(interrupt, signals.Terminated)
@@ -383,7 +383,7 @@ def _ask_what_to_do() -> str:
 def _say_aftermath(run: Run) -> None:
     """Say what the place costs now, where it costs anything; Ctrl-C goes without."""
     with contextlib.suppress(KeyboardInterrupt):
-        for line in run.aftermath():
+        for line in run.cost_report():
             print(line, file=output.dispensable(sys.stderr), flush=True)
 
 

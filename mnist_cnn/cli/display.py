@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from mnist_cnn.run_folder import trainer_line
-from mnist_cnn.terminal.log_stream import Listener, describe_progress
+from mnist_cnn.terminal.log_stream import LogStream, describe_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,12 +25,12 @@ PLAIN_SECONDS = 10.0
 """How often a line says where the training stands where there is no terminal."""
 
 
-def follow(run: Run, stream: TextIO | None = None, listener: Listener | None = None) -> None:
+def follow(run: Run, stream: TextIO | None = None, log_stream: LogStream | None = None) -> None:
     """Show what the trainer says and where it stands until the run has ended.
 
     In a notebook this is shown in its cell, with the history; in a terminal there is one live line under
     what was said; elsewhere, and on a `stream` that is no terminal, there are plain lines. With the
-    `listener` of a following that was interrupted it goes on from there.
+    `log_stream` of a following that was interrupted it goes on from there.
     """
     from mnist_cnn.cli import notebook
 
@@ -43,12 +43,12 @@ def follow(run: Run, stream: TextIO | None = None, listener: Listener | None = N
     stream = stream or sys.stdout
     console = Console(file=stream, highlight=False, soft_wrap=True, markup=False)
     if console.is_terminal:
-        _follow_live(run, console, listener or Listener(run))
+        _follow_live(run, console, log_stream or LogStream(run))
     else:
-        _follow_plainly(run, stream, listener or Listener(run))
+        _follow_plainly(run, stream, log_stream or LogStream(run))
 
 
-def _follow_live(run: Run, console: Console, listener: Listener) -> None:
+def _follow_live(run: Run, console: Console, log_stream: LogStream) -> None:
     from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as Bar
     from rich.table import Column
@@ -61,7 +61,7 @@ def _follow_live(run: Run, console: Console, listener: Listener) -> None:
         columns.insert(1, BarColumn(bar_width=24))
     with Bar(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task("starting", total=None)
-        for line in _said(listener):
+        for line in _said(log_stream):
             if line is not None:
                 console.print(line)
             progress = run.progress()
@@ -71,9 +71,9 @@ def _follow_live(run: Run, console: Console, listener: Listener) -> None:
                 bar.update(task, description=describe_progress(progress), completed=done, total=total)
 
 
-def _follow_plainly(run: Run, stream: TextIO, listener: Listener) -> None:
+def _follow_plainly(run: Run, stream: TextIO, log_stream: LogStream) -> None:
     last_said = time.monotonic()
-    for line in _said(listener):
+    for line in _said(log_stream):
         progress = run.progress()
         if line is not None:
             stream.write(f"{line}\n")
@@ -85,7 +85,7 @@ def _follow_plainly(run: Run, stream: TextIO, listener: Listener) -> None:
         last_said = time.monotonic()
 
 
-def _said(listener: Listener) -> Iterator[str | None]:
+def _said(log_stream: LogStream) -> Iterator[str | None]:
     """Yield what the trainer says as it says it, and None now and then while it is silent."""
-    for line in listener:
+    for line in log_stream:
         yield None if line is None else trainer_line(line)

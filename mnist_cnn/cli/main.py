@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mnist_cnn.cli.commands import MERELY_READ, VERBS, Command, print_json, program
+from mnist_cnn.cli.commands import COMMANDS, MERELY_READ, Command, print_json, program
 from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
@@ -75,7 +75,7 @@ def _answer(arguments: Sequence[str]) -> int:
     if command.is_multirun and command.verb != "train":
         raise ConfigurationError(f"{command.verb} does not take --multirun", "only train does")
     try:
-        return VERBS[command.verb](command)
+        return COMMANDS[command.verb](command)
     except BrokenPipeError as error:
         if command.verb in MERELY_READ:
             raise
@@ -130,7 +130,7 @@ def parse(arguments: Sequence[str]) -> Command:
             overrides.append(argument)
         else:
             words.append(argument)
-    verb = words.pop(0) if words and words[0] in VERBS else "train"
+    verb = words.pop(0) if words and words[0] in COMMANDS else "train"
     return Command(
         verb="config" if shows_config else verb,
         words=tuple(words),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError, MnistCnnError
-from mnist_cnn.terminal.log_stream import Listener, describe_progress, describe_seconds
+from mnist_cnn.terminal.log_stream import LogStream, describe_progress, describe_seconds
 from mnist_cnn.training import plots
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def follow(run: Run) -> None:
     try:
         cell.update()
         updated = time.monotonic()
-        for line in Listener(run):
+        for line in LogStream(run):
             if line is not None:
                 cell.hear(line)
             if time.monotonic() - updated >= UPDATE_SECONDS:

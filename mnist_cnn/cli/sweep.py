@@ -188,7 +188,7 @@ def _say_aftermath(trials: Sequence[Trial]) -> None:
     runs = {trial.config.backend: trial.run for trial in trials if trial.run is not None}
     with contextlib.suppress(KeyboardInterrupt):
         for run in runs.values():
-            for line in run.aftermath():
+            for line in run.cost_report():
                 _say(line, sys.stderr)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.2
 
 
-class Listener:
+class LogStream:
     """The lines of a run's log until its end. Where iterating is interrupted, the next goes on from there."""
 
     def __init__(self, run: Run) -> None:

@@ -19,14 +19,14 @@ def is_asked(config: TrainConfig) -> bool:
     return any((config.rotation, config.zoom, config.shear, config.shift))
 
 
-def distort(images: Any, config: TrainConfig, seed: Any, strength: Any) -> Any:
-    """Change each image at random, within the bounds of the configuration times `strength`, in [0, 1].
+def distort(images: Any, config: TrainConfig, seed: Any, augment_scale: Any) -> Any:
+    """Change each image at random, within the bounds of the configuration times `augment_scale`, in [0, 1].
 
     `images` are float32 (B, H, W, 1); where an image is moved away from there is 0. What is drawn is a pure
-    function of `seed`, int64 (2,). At strength 0 the images are what they were.
+    function of `seed`, int64 (2,). At augment_scale 0 the images are what they were.
     """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
-    draws = tf.random.stateless_uniform([5, count], seed, -strength, strength)  # (5, B)
+    draws = tf.random.stateless_uniform([5, count], seed, -augment_scale, augment_scale)  # (5, B)
     angle = draws[0] * (math.pi / 180 * config.rotation)
     zoom = 1 + draws[1] * config.zoom
     shear = draws[2] * config.shear

@@ -23,7 +23,7 @@ from mnist_cnn.errors import ConfigurationError, storage_error
 from mnist_cnn.files import atomic, safe_read
 from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow, check_fields
-from mnist_cnn.training.runtime import Conditions
+from mnist_cnn.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,31 +45,31 @@ class Checkpoint:
     """State after `len(history)` epochs of a job.
 
     `arrays` are those of all variables in their order: weights, optimizer state, random seeds. `generators`
-    is the state of Python's and NumPy's global random generators. `changes` are those of job or conditions
+    is the state of Python's and NumPy's global random generators. `changes` are those of job or runtime
     that `force=true` has passed over before.
     """
 
     job: Job
-    conditions: Conditions
+    runtime: Runtime
     history: tuple[EpochRow, ...]
     arrays: tuple[NDArray[Any], ...]
     generators: dict[str, Any]
     changes: tuple[str, ...] = ()
 
-    def changes_to(self, job: Job, conditions: Conditions) -> tuple[str, ...]:
+    def changes_to(self, job: Job, runtime: Runtime) -> tuple[str, ...]:
         """Word what is different now and decides the weights; nothing where the training may go on."""
-        return (*self.job.changes_to(job), *self.conditions.changes_to(conditions))
+        return (*self.job.changes_to(job), *self.runtime.changes_to(runtime))
 
-    def check(self, job: Job, conditions: Conditions, *, force: bool) -> Checkpoint:
+    def check(self, job: Job, runtime: Runtime, *, force: bool) -> Checkpoint:
         """Return this checkpoint to go on from; `force` passes over what has changed, and notes it.
 
         Raises:
-            ConfigurationError: job or conditions have changed, or the job is shorter than this.
+            ConfigurationError: job or runtime have changed, or the job is shorter than this.
         """
         if len(self.history) > job.train.epochs:
             message = f"the checkpoint is after epoch {len(self.history)}, the job has {job.train.epochs}"
             raise ConfigurationError(message, "start a new run")
-        changes = self.changes_to(job, conditions)
+        changes = self.changes_to(job, runtime)
         if not changes:
             return self
         what = ", ".join(changes)
@@ -176,7 +176,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     about = {
         "schema": SCHEMA,
         "job": checkpoint.job.to_json(),
-        "conditions": dataclasses.asdict(checkpoint.conditions),
+        "runtime": dataclasses.asdict(checkpoint.runtime),
         "history": [dataclasses.asdict(row) for row in checkpoint.history],
         "generators": checkpoint.generators,
         "changes": checkpoint.changes,
@@ -247,13 +247,13 @@ def _parse(file: BufferedReader) -> Checkpoint:
         raise ValueError(message)
     found = Checkpoint(
         job=Job.from_json(about["job"]),
-        conditions=Conditions(**about["conditions"]),
+        runtime=Runtime(**about.get("runtime", about.get("conditions"))),
         history=tuple(EpochRow(**row) for row in about["history"]),
         arrays=arrays,
         generators=about["generators"],
         changes=tuple(about["changes"]),
     )
-    for record in (found.conditions, *found.history):
+    for record in (found.runtime, *found.history):
         check_fields(record)
     _into(random.Random(), np.random.RandomState(), found.generators)  # noqa: S311 - to see that they fit
     return found

@@ -72,15 +72,15 @@ class Trainer:
 
         started = time.perf_counter()
         order = tf.constant(permutation(self.job.seed, epoch, len(self.arrays.x_train)))  # (N,) int32
-        is_clean = epoch > self.job.train.epochs - self.job.train.clean_epochs
-        strength = tf.constant(0.0 if is_clean else 1.0)  # of the augmentation
+        is_clean = epoch > self.job.train.epochs - self.job.train.unaugmented_epochs
+        augment_scale = tf.constant(0.0 if is_clean else 1.0)  # of the augmentation
         self.loss_sum.assign(0.0)
         self.correct.assign(0)
         step = 0
         while step < self.steps:
             chunk_started = time.perf_counter()
             stop = min(step + self.chunk, self.steps)
-            self.run_steps(order, tf.constant(step), tf.constant(stop), strength)
+            self.run_steps(order, tf.constant(step), tf.constant(stop), augment_scale)
             progress = self._progress(epoch, stop, started)
             seconds = time.perf_counter() - chunk_started
             self.chunk = max(1, min(self.steps, round(self.chunk * min(4.0, PROGRESS_SECONDS / seconds))))
@@ -135,8 +135,11 @@ class Trainer:
         import tensorflow as tf
 
         whole = tf.TensorSpec((), tf.int32)
-        order, strength = tf.TensorSpec((len(self.arrays.x_train),), tf.int32), tf.TensorSpec((), tf.float32)
-        graph = self.run_steps.get_concrete_function(order, whole, whole, strength).graph
+        order, augment_scale = (
+            tf.TensorSpec((len(self.arrays.x_train),), tf.int32),
+            tf.TensorSpec((), tf.float32),
+        )
+        graph = self.run_steps.get_concrete_function(order, whole, whole, augment_scale).graph
         definition = graph.as_graph_def()
         nodes = [*definition.node, *(node for f in definition.library.function for node in f.node_def)]
         drawn = sorted({node.op for node in nodes} & UNSAVED_DRAWS)
@@ -148,7 +151,7 @@ class Trainer:
             )
         return graph
 
-    def _run_steps(self, order: Any, first: Any, stop: Any, strength: Any) -> None:
+    def _run_steps(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
         """Train on steps `first` to `stop` of the epoch; a `tf.function`, traced once."""
         import tensorflow as tf
 
@@ -157,7 +160,7 @@ class Trainer:
         def train_step(step: Any) -> tuple[Any]:
             rows = order[step * self.batch : (step + 1) * self.batch]  # (B,), less in the last step
             images = scale(tf.gather(self.images, rows))  # (B, 28, 28, 1) float32
-            images = self._augmented(images, strength)
+            images = self._augmented(images, augment_scale)
             labels = tf.cast(tf.gather(self.labels, rows), tf.int32)  # (B,)
             targets = labels
             if self.job.train.loss is Loss.categorical_crossentropy or self.job.train.label_smoothing:
@@ -174,7 +177,7 @@ class Trainer:
 
         tf.while_loop(lambda step: step < stop, train_step, (first,), parallel_iterations=1)
 
-    def _augmented(self, images: Any, strength: Any) -> Any:
+    def _augmented(self, images: Any, augment_scale: Any) -> Any:
         """Change images, float32 of either format, as the job asks, by its seed and the step."""
         import tensorflow as tf
 
@@ -186,7 +189,7 @@ class Trainer:
         is_last = self.job.data.format is Format.channels_last
         height, width = images.shape[1:3] if is_last else images.shape[2:4]
         flat = tf.reshape(images, (-1, height, width, 1))
-        return tf.reshape(augmentation.distort(flat, self.job.train, seed, strength), tf.shape(images))
+        return tf.reshape(augmentation.distort(flat, self.job.train, seed, augment_scale), tf.shape(images))
 
     def _progress(self, epoch: int, stop: int, started: float) -> Progress:
         total = len(self.arrays.x_train)

@@ -15,7 +15,7 @@ RECORDED_PACKAGES = ("keras", "numpy", "tensorflow")
 
 
 @dataclasses.dataclass(frozen=True)
-class Conditions:
+class Runtime:
     """Equal jobs end in equal weights where these five are equal; elsewhere nothing can be compared.
 
     `precision` is what `auto` came to, `device` is cpu or a GPU's name, `processor` names its architecture
@@ -29,11 +29,11 @@ class Conditions:
     versions: dict[str, str]
 
     @classmethod
-    def here(cls, precision: str, device: str, threads: int | None) -> Conditions:
+    def here(cls, precision: str, device: str, threads: int | None) -> Runtime:
         """Return those of this process; no `threads` are TensorFlow's choice, one for each processor."""
         return cls(precision, device, cpu.description(), threads or cpu.count(), versions())
 
-    def changes_to(self, now: Conditions) -> tuple[str, ...]:
+    def changes_to(self, now: Runtime) -> tuple[str, ...]:
         """Word what is different now: "tensorflow 2.22.0 (was 2.21.0)"."""
         then = dataclasses.asdict(self)
         changed = tuple(

@@ -23,7 +23,7 @@ from mnist_cnn.training import checkpoint, plots
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
 from mnist_cnn.training.epoch import Trainer, compiled, evaluate
 from mnist_cnn.training.model import weights_sha256
-from mnist_cnn.training.runtime import Conditions
+from mnist_cnn.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,16 +72,16 @@ def train(  # noqa: PLR0913 - all but the first two are there for who runs it el
 
     started = time.perf_counter()
     trainer = Trainer(job, arrays)
-    conditions = Conditions.here(trainer.precision.value, device_kind, job.train.threads)
+    runtime = Runtime.here(trainer.precision.value, device_kind, job.train.threads)
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
-    history, changes = _go_on(trainer, conditions, checkpoints, force=force)
+    history, changes = _go_on(trainer, runtime, checkpoints, force=force)
     run_folder.write_history(folder, history)
     for epoch in range(len(history) + 1, job.train.epochs + 1):
         row = trainer.run_epoch(epoch, on_progress)
         history.append(row)
         if epoch % job.train.checkpoint_every == 0 or epoch == job.train.epochs:
             state, generators = trainer.state(), checkpoint.generators()
-            checkpoints.save(Checkpoint(job, conditions, tuple(history), state, generators, changes))
+            checkpoints.save(Checkpoint(job, runtime, tuple(history), state, generators, changes))
         run_folder.write_history(folder, history)
         log.info("%s", describe_epoch(row, job))
         on_epoch(row)
@@ -103,7 +103,7 @@ def train(  # noqa: PLR0913 - all but the first two are there for who runs it el
         weights_sha256=weights_sha256(model),
         files=_files(folder),
         changes=changes,
-        **dataclasses.asdict(conditions),
+        **dataclasses.asdict(runtime),
     )
     atomic.write_text(folder / run_folder.RESULT, result.to_json())
     log.info("weights %s", result.weights_sha256)
@@ -120,13 +120,13 @@ def describe_epoch(row: EpochRow, job: Job) -> str:
 
 
 def _go_on(
-    trainer: Trainer, conditions: Conditions, checkpoints: Checkpoints, *, force: bool
+    trainer: Trainer, runtime: Runtime, checkpoints: Checkpoints, *, force: bool
 ) -> tuple[list[EpochRow], tuple[str, ...]]:
     """Take over the newest sound checkpoint; return its history, and what has changed within the run."""
     found = checkpoints.newest()
     if found is None:
         return [], ()
-    found = found.check(trainer.job, conditions, force=force)
+    found = found.check(trainer.job, runtime, force=force)
     trainer.restore(found.arrays)
     checkpoint.set_generators(found.generators)
     log.info("going on after epoch %d of %d", len(found.history), trainer.job.train.epochs)

@@ -52,7 +52,7 @@ def test_a_cluster_that_never_gives_a_node_ends_the_wait_and_not_the_run(
     azure: AzureService, tmp_path: Path
 ) -> None:
     azure.clusters.behave(full=True)
-    ended = train(azure, tmp_path, "backend.start_seconds=4", "run_dir=run")
+    ended = train(azure, tmp_path, "backend.queue_timeout=4", "run_dir=run")
     refused(ended, BackendError.exit_code, "no node took it", "follow run", "cancel run")
     cancelled = run_command("cancel", "run", cwd=tmp_path)
     assert cancelled.code == 0, cancelled.err
@@ -326,7 +326,7 @@ def test_a_state_that_is_not_known_counts_as_running(azure: AzureService, tmp_pa
 
 def test_of_two_that_resume_at_once_one_does(azure: AzureService, tmp_path: Path) -> None:
     azure.clusters.behave(full=True)
-    first = train(azure, tmp_path, "backend.start_seconds=1", "run_dir=run")
+    first = train(azure, tmp_path, "backend.queue_timeout=1", "run_dir=run")
     refused(first, BackendError.exit_code, "no node took it")
     assert run_command("cancel", "run", cwd=tmp_path).code == 0
     azure.clusters.behave(full=False)

@@ -21,7 +21,7 @@ from mnist_cnn.backends.azure import checks, failures, log, outputs, service, su
 from mnist_cnn.backends.azure import run as azure_run
 from mnist_cnn.backends.azure.config import AzureConfig
 from mnist_cnn.backends.azure.entry import PROGRESS
-from mnist_cnn.backends.azure.parallel import side_by_side
+from mnist_cnn.backends.azure.parallel import run_parallel
 from mnist_cnn.config import RegisterConfig
 from mnist_cnn.errors import BackendError, RunCancelled, TrainingError
 
@@ -48,7 +48,7 @@ def test_steps_are_made_at_the_same_time_and_their_values_keep_their_order() -> 
         both_are_there.wait(SECONDS)
         return value
 
-    assert side_by_side(lambda: meet(1), lambda: meet(2), lambda: None) == [1, 2, None]
+    assert run_parallel(lambda: meet(1), lambda: meet(2), lambda: None) == [1, 2, None]
 
 
 def test_of_several_errors_the_first_in_order_is_raised_whichever_came_first_and_all_have_ended() -> None:
@@ -61,10 +61,10 @@ def test_of_several_errors_the_first_in_order_is_raised_whichever_came_first_and
             second_failed.set()
 
     with pytest.raises(KeyError, match="first"):
-        side_by_side(failing(KeyError("first"), after=second_failed), second)
+        run_parallel(failing(KeyError("first"), after=second_failed), second)
     ended = []
     with pytest.raises(ValueError, match="fails"):
-        side_by_side(failing(ValueError("fails")), lambda: ended.append(service.call("end", lambda: "it")))
+        run_parallel(failing(ValueError("fails")), lambda: ended.append(service.call("end", lambda: "it")))
     assert ended == ["it"]
 
 
@@ -79,14 +79,14 @@ def test_what_nobody_waits_for_any_more_says_nothing_and_calls_nothing(
         try:
             signal.pthread_kill(main, signal.SIGINT)
             service.call("look", lambda: is_interrupted.wait(SECONDS))
-            side_by_side(
+            run_parallel(
                 lambda: service.say("making it"), lambda: service.call("make it", lambda: made.append(1))
             )
         finally:
             ended.set()
 
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(look_and_make)
+        run_parallel(look_and_make)
     is_interrupted.set()
     assert ended.wait(SECONDS)
     assert made == []
@@ -132,7 +132,7 @@ class Watcher:
 
     def look(self, run: FakeRun, times: int, every: float = 2.0) -> list[str]:
         """Ask for the status so many times, a number of seconds apart; return what the run was asked."""
-        self.followed.take(run)
+        self.followed.adopt(run)
         run.asked.clear()
         for _ in range(times):
             self.now += every
@@ -226,7 +226,7 @@ def test_a_run_that_the_service_queues_again_waits_for_a_node_anew(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its node was taken away after it had trained for long, and it takes long until there is another."""
-    config = dataclasses.replace(watcher.followed.config, start_seconds=3000, max_duration=60)
+    config = dataclasses.replace(watcher.followed.config, queue_timeout=3000, max_duration=60)
     watcher.followed.config = config
     run = FakeRun("Queued", {})
     ends = {"Queued": 2800.0, "Running": 5600.0, "Paused": 8400.0, "NotResponding": 11200.0, "Canceled": 1e9}
@@ -235,7 +235,7 @@ def test_a_run_that_the_service_queues_again_waits_for_a_node_anew(
         watcher.now += 20.0
         run.status = next(status for status, end in ends.items() if watcher.now < end)
 
-    watcher.followed.take(run)
+    watcher.followed.adopt(run)
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(RunCancelled):
         watcher.followed.wait()
@@ -268,7 +268,7 @@ FAILED_ITSELF = {"error": {"error": {"code": "UserError", "message": "JobFailed:
 @pytest.mark.parametrize(
     ("logged", "details", "expected"),
     [
-        ("", {"error": {"error": {"message": "The node was Preempted."}}}, failures.NodeTakenAway),
+        ("", {"error": {"error": {"message": "The node was Preempted."}}}, failures.Preempted),
         ("", FAILED_ITSELF, BackendError),
         (BEGUN, FAILED_ITSELF, TrainingError),
         (
@@ -375,7 +375,7 @@ class Lost:
         receipt = run_folder.Receipt("azure", "lost", "digest", Status.queued, run_folder.now())
         run_folder.write_receipt(folder, receipt)
         self.before = run_folder.read_receipt(folder)
-        self.run = azure_run.AzureRun(folder, config, submit.submit_again)
+        self.run = azure_run.AzureRun(folder, config, submit.resubmit)
         self.answers: list[Exception | None] = []
         monkeypatch.setattr(self.run, "workspace", lambda: None)
         monkeypatch.setattr(submit, "_send", lambda _job, _run, _run_id: self._answer())
@@ -385,7 +385,7 @@ class Lost:
 
     def start_again(self, *answers: Exception | None) -> run_folder.Receipt:
         self.answers = list(answers)
-        submit.submit_again(self.run, "lost", "why")
+        submit.resubmit(self.run, "lost", "why")
         return self.receipt()
 
     def receipt(self) -> run_folder.Receipt:
@@ -455,8 +455,8 @@ def test_a_second_start_for_which_this_machine_has_no_room_is_the_end_of_the_run
 
 
 def test_a_second_start_that_may_yet_be_carried_out_is_not_made_again(lost: Lost) -> None:
-    error = failures.PerhapsStarted("no answer", is_given_up=True)
-    with pytest.raises(failures.PerhapsStarted) as raised:
+    error = failures.SubmissionUnknown("no answer", is_given_up=True)
+    with pytest.raises(failures.SubmissionUnknown) as raised:
         lost.start_again(error, Absent("no such run"))
     assert not failures.is_passing(raised.value)
     assert lost.receipt().id != "lost"
@@ -470,15 +470,15 @@ def test_a_second_start_that_the_service_refuses_is_the_end_of_the_run(lost: Los
 
 
 def test_whether_a_second_start_has_begun_is_found_out_when_the_service_is_back(lost: Lost) -> None:
-    receipt = lost.start_again(failures.PerhapsStarted("no answer"), ConnectionError("away"), None)
+    receipt = lost.start_again(failures.SubmissionUnknown("no answer"), ConnectionError("away"), None)
     assert (receipt.status, receipt.service["retries"]) == (Status.queued, "1")
     assert (receipt.id != "lost", receipt.url) == (True, "https://somewhere/run")
 
 
 def test_a_second_start_that_has_not_begun_leaves_the_run_as_it_was(lost: Lost) -> None:
-    with pytest.raises(failures.PerhapsStarted):
+    with pytest.raises(failures.SubmissionUnknown):
         lost.start_again(
-            failures.PerhapsStarted("no answer"),
+            failures.SubmissionUnknown("no answer"),
             ConnectionError("away"),
             Absent("no such run"),
         )
@@ -528,7 +528,7 @@ def test_a_run_that_starts_after_its_submission_was_given_up_is_found(
 ) -> None:
     monkeypatch.setattr(submit, "SUBMIT_SECONDS", 0.1)
     assert submit.start(FakeExperiment(None, 2, monkeypatch), None, "id").id == "id"
-    with pytest.raises(failures.PerhapsStarted) as raised:
+    with pytest.raises(failures.SubmissionUnknown) as raised:
         submit.start(FakeExperiment(None, 1000, monkeypatch), None, "id")
     assert raised.value.is_given_up
 
@@ -538,11 +538,11 @@ def test_a_run_that_has_started_and_is_in_no_receipt_any_more_is_cancelled(
 ) -> None:
     started = FakeRun("Queued")
     monkeypatch.setattr(submit, "find_run", lambda _workspace, _run_id: started)
-    with pytest.raises(failures.TakenOver, match="was started again by another process"):
+    with pytest.raises(failures.Superseded, match="was started again by another process"):
         submit.enter_start(lost.run, started)
     assert started.asked == ["cancel"]
     monkeypatch.setattr(started, "cancel", failing(service.ServiceError("refused", status=403)))
-    with pytest.raises(failures.TakenOver, match="refused") as raised:
+    with pytest.raises(failures.Superseded, match="refused") as raised:
         submit.enter_start(lost.run, started)
     assert raised.value.hint == "cancel id in the studio: https://somewhere/run"
     assert lost.receipt() == lost.before

@@ -184,7 +184,6 @@ def test_data_sets_that_differ_never_share_a_folder_of_the_datastore(tmp_path: P
         "backend.vm_size='D2 V2'",
         "backend.min_nodes=2",
         "backend.max_nodes=101",
-        "backend.node_count=2",
         "backend.use_gpu=true",
         "backend.priority=spot",
         "backend.max_duration=0",

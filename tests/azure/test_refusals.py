@@ -357,7 +357,7 @@ def test_a_submission_of_which_nothing_is_known_is_found_again_later(
 
 def test_a_sweep_on_a_cluster_without_nodes_ends_in_its_time(azure: AzureService, tmp_path: Path) -> None:
     azure.clusters.behave(full=True)
-    ended = train(azure, tmp_path, "--multirun", "seed=1,2", "backend.start_seconds=4")
+    ended = train(azure, tmp_path, "--multirun", "seed=1,2", "backend.queue_timeout=4")
     refused(ended, BackendError.exit_code, "waiting for 4 seconds at most")
     assert ended.out.count("no node took it") >= 2
     for run in (tmp_path / "runs").iterdir():

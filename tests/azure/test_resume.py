@@ -106,7 +106,7 @@ def test_a_node_that_is_lost_for_good_is_followed_by_another_submission_and_the_
 
 def test_no_more_submissions_follow_than_were_asked_for(low: AzureService, tmp_path: Path) -> None:
     low.clusters.behave(preempt_at="x_train", preemptions=2)
-    ended = train(low, tmp_path, *JOB, *LOW, "backend.retries=1", "run_dir=run")
+    ended = train(low, tmp_path, *JOB, *LOW, "backend.preemption_retries=1", "run_dir=run")
     refused(ended, BackendError.exit_code, "the node was taken away", "resume run")
     assert calls(low, "POST", "snapshotrun") == 2
     assert run_folder.read_receipt(tmp_path / "run").status is Status.failed

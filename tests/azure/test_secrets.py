@@ -230,7 +230,7 @@ def flow(azure_environment: AzureService, tmp_path_factory: pytest.TempPathFacto
     is_over = threading.Event()
     watcher = threading.Thread(target=made.watch_titles, args=(is_over,), daemon=True)
     watcher.start()
-    azure.desk.listeners.append(made.take_down)
+    azure.server.listeners.append(made.take_down)
     try:
         before = {run.run_id for run in azure.runs.all()}
         _go_through(made)
@@ -240,7 +240,7 @@ def flow(azure_environment: AzureService, tmp_path_factory: pytest.TempPathFacto
         made.planted.add({f"access token {number}": text for number, text in enumerate(tokens)})
         yield made
     finally:
-        azure.desk.listeners.remove(made.take_down)
+        azure.server.listeners.remove(made.take_down)
         is_over.set()
         watcher.join()
         for run in azure.runs.all():

@@ -17,7 +17,7 @@ import mnist_cnn
 from mnist_cnn.data import datasets
 from mnist_cnn.training import checkpoint
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints, MountedCheckpoints
-from mnist_cnn.training.runtime import Conditions
+from mnist_cnn.training.runtime import Runtime
 
 from .report import Kind, Report, take_turns
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> list[Report]:
     tf.config.experimental.enable_op_determinism()
     job = mnist_cnn.make_job("train=tutorial", f"data.train_limit={arguments.images}")
     trainer = Trainer(job, datasets.load(job.data))
-    conditions = Conditions.here(trainer.precision.value, "cpu", None)
+    runtime = Runtime.here(trainer.precision.value, "cpu", None)
     rows = [trainer.run_epoch(1, lambda progress: None)]  # whose time has what is allocated once in it
     numbers = itertools.count(2)
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> list[Report]:
 
     def save(where: Checkpoints) -> None:
         history = tuple(rows)
-        where.save(Checkpoint(job, conditions, history, trainer.state(), checkpoint.generators()))
+        where.save(Checkpoint(job, runtime, history, trainer.state(), checkpoint.generators()))
 
     with tempfile.TemporaryDirectory(dir=".") as name:
         here, mounted = Checkpoints(Path(name) / "here"), MountedCheckpoints(Path(name) / "mounted")

@@ -155,7 +155,7 @@ class Stage:
 
     def kind(self, request: Request) -> Kind:
         """Return the kind of a request as it comes in."""
-        return Kind.of(request.method, self.service.desk.template(request), request.path)
+        return Kind.of(request.method, self.service.server.template(request), request.path)
 
     def count(self, played: Played, kind: Kind) -> int:
         """Return how many requests of a kind there were."""
@@ -207,7 +207,7 @@ class Stage:
             self.service.blobs.put(self.service.tenancy.container, name, content)
 
     def _submit_what_no_node_takes(self, played: Played) -> None:
-        ended = self.run(played, *self._train(played), "backend.start_seconds=1")
+        ended = self.run(played, *self._train(played), "backend.queue_timeout=1")
         if "no node took it" not in ended.err:
             raise RuntimeError(f"a run was to wait for a node:\n{ended.err}")
 

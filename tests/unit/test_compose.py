@@ -27,11 +27,11 @@ from mnist_cnn.errors import ConfigurationError
 
 BACKEND_OF_ONES_OWN = """
 import dataclasses
-from mnist_cnn.config import BackendConfig, key
+from mnist_cnn.config import BackendConfig, setting
 
 @dataclasses.dataclass(frozen=True)
 class OwnConfig(BackendConfig):
-    queue: str = key("short", "where it waits")
+    queue: str = setting("short", "where it waits")
 
 class Own:
     CONFIG = OwnConfig

@@ -88,16 +88,16 @@ def test_a_number_is_taken_at_its_bound_and_refused_beyond(section: type[Section
     def given_as(number: float) -> Any:
         return [number] if is_list else number
 
-    taken = [bound for bound in (spec.least, spec.most) if bound is not None]
-    beyond = [bound for bound in (spec.above, spec.below) if bound is not None]
-    if spec.above is not None:
-        taken.append(spec.above + step)
-    if spec.below is not None:
-        taken.append(spec.below - step)
-    if spec.least is not None:
-        beyond.append(spec.least - step)
-    if spec.most is not None:
-        beyond.append(spec.most + step)
+    taken = [bound for bound in (spec.ge, spec.le) if bound is not None]
+    beyond = [bound for bound in (spec.gt, spec.lt) if bound is not None]
+    if spec.gt is not None:
+        taken.append(spec.gt + step)
+    if spec.lt is not None:
+        taken.append(spec.lt - step)
+    if spec.ge is not None:
+        beyond.append(spec.ge - step)
+    if spec.le is not None:
+        beyond.append(spec.le + step)
     for number in taken:
         section_made = read_section(section, {name: given_as(number)})
         assert getattr(section_made, name) == ((number,) if is_list else number)
@@ -119,7 +119,7 @@ def test_a_number_too_large_for_a_float_is_refused_as_any_other(number: int) -> 
     for section, name in BOUNDED:
         value = [number] if name == "filters" else number
         bounds = dict(keys_of(section))[name]
-        if number > 0 and bounds.most is None and bounds.below is None:
+        if number > 0 and bounds.le is None and bounds.lt is None:
             assert getattr(read_section(section, {name: value}), name) == number
         else:
             assert refusal(section, name, value).message.startswith(f"{named(section, name)}=")
@@ -285,7 +285,7 @@ OTHER: dict[str, Any] = {
     "train.zoom": 0.1,
     "train.shear": 0.1,
     "train.shift": 1.0,
-    "train.clean_epochs": 5,
+    "train.unaugmented_epochs": 5,
     "train.loss": "sparse_categorical_crossentropy",
     "train.precision": "bfloat16",
     "train.threads": 5,

@@ -41,8 +41,8 @@ class Server:
         """Answer a request, with the fault that strikes it; None is no answer at all."""
         started = time.monotonic()
         number = self.recording.next_number()
-        for listener in self.listeners:
-            listener(request)
+        for log_stream in self.listeners:
+            log_stream(request)
         fault = self.faults.for_request(request, number)
         kind = fault.kind if fault else None
         template, bug = self.template(request), ""

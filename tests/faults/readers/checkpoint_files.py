@@ -26,17 +26,17 @@ class Checkpoints:
         from mnist_cnn import launch
         from mnist_cnn.result import EpochRow
         from mnist_cnn.training import checkpoint
-        from mnist_cnn.training.runtime import Conditions
+        from mnist_cnn.training.runtime import Runtime
 
         logging.getLogger("mnist_cnn").addHandler(logging.NullHandler())
         self.kept = checkpoint.Checkpoints(folder)
         self.folder = folder
-        job, conditions = launch.make_job(), Conditions.here("float32", "cpu", None)
+        job, runtime = launch.make_job(), Runtime.here("float32", "cpu", None)
         self.arrays = (np.arange(6, dtype=np.float32).reshape(2, 3), np.array([7, 8], np.uint32))
         for epochs in (1, 2):
             rows = tuple(EpochRow(epoch, 0.1, 0.9, 0.1, 0.9, 1.0, 1.0) for epoch in range(1, epochs + 1))
             state = checkpoint.generators()
-            self.kept.save(checkpoint.Checkpoint(job, conditions, rows, self.arrays, state))
+            self.kept.save(checkpoint.Checkpoint(job, runtime, rows, self.arrays, state))
         self.sound = {file.name: file.read_bytes() for file in folder.iterdir()}
         self.newer = max(name for name in self.sound if name.endswith(".npz"))
 

@@ -17,7 +17,7 @@ from .reader import Fault, Files, Reader, answer, asked, compose_once, put, put_
 class RunFile:
     """A file of JSON of the run folder, under every verb that looks at it."""
 
-    VERBS = (
+    COMMANDS = (
         ("list", "--json"),
         ("list",),
         ("status", "latest"),
@@ -50,7 +50,7 @@ class RunFile:
         os.chdir(folder)
 
     def draw(self, random: Random) -> Files:
-        verb = json.dumps(random.choice(self.VERBS)).encode()
+        verb = json.dumps(random.choice(self.COMMANDS)).encode()
         return {self.name: mutations.damaged_json(self.sound[self.name], random), "verb": verb}
 
     def look(self, files: Files) -> str:
@@ -94,7 +94,7 @@ class Registered(RunFile):
         self.sound = {file.name: file.read_bytes() for file in (folder / "models/m/1").iterdir()}
 
     def draw(self, random: Random) -> Files:
-        verb = random.choice((self.VERBS[6], ("predict", "models/m/1", "digit.png")))
+        verb = random.choice((self.COMMANDS[6], ("predict", "models/m/1", "digit.png")))
         content = mutations.damaged_json(self.sound["model.json"], random)
         return {"model.json": content, "verb": json.dumps(verb).encode()}
 

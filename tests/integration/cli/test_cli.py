@@ -257,12 +257,12 @@ def test_a_bug_exits_1_and_an_interrupt_130(ask: Ask, monkeypatch: pytest.Monkey
 
         return verb
 
-    monkeypatch.setitem(commands.VERBS, "list", raising(RuntimeError("two\nlines")))
+    monkeypatch.setitem(commands.COMMANDS, "list", raising(RuntimeError("two\nlines")))
     ended = ask("list")
     assert ended.code == 1
     assert "Traceback" in ended.err
     assert ended.err.splitlines()[-2] == "error: a bug: RuntimeError: two lines"
-    monkeypatch.setitem(commands.VERBS, "list", raising(KeyboardInterrupt()))
+    monkeypatch.setitem(commands.COMMANDS, "list", raising(KeyboardInterrupt()))
     ended = ask("list")
     assert ended.code == 130
     assert ended.err.splitlines()[0] == "interrupted"
@@ -315,7 +315,7 @@ def test_help_names_every_group_option_verb_flag_and_exit_code(ask: Ask) -> None
     assert text == ask("plan", "--help").out
     for group in ("data", "model", "train"):
         assert f"  {group}=NAME, one of: {', '.join(compose.options(group))}\n" in text
-    for verb in commands.VERBS:
+    for verb in commands.COMMANDS:
         assert re.search(rf"^  {verb} ", help_page.VERB_LINES, re.MULTILINE)
     assert all(part in text for part in (help_page.VERB_LINES, help_page.FLAGS, help_page.EXIT_CODES))
 
@@ -365,13 +365,13 @@ def test_what_nobody_reads_is_no_success_of_a_verb_that_does_something(
     def cut_off(_: commands.Command) -> int:
         raise BrokenPipeError
 
-    monkeypatch.setitem(commands.VERBS, "register", cut_off)
+    monkeypatch.setitem(commands.COMMANDS, "register", cut_off)
     assert refusal(ask("register"), 4)[0] == "register was not brought to its end: nobody reads it"
 
 
 COSTLY_BACKEND = """
 from mnist_cnn.backends.local import LocalBackend, LocalRun
-LocalRun.aftermath = lambda self: iter(["it has nodes, which cost"])
+LocalRun.cost_report = lambda self: iter(["it has nodes, which cost"])
 """
 
 

@@ -121,10 +121,10 @@ class ToldRun:
     def cancel(self) -> None:
         raise AssertionError
 
-    def aftermath(self) -> Iterator[str]:
+    def cost_report(self) -> Iterator[str]:
         yield from ()
 
-    def bring_checkpoints(self) -> None:
+    def download_checkpoints(self) -> None:
         raise NotImplementedError
 
     def register(self, register: RegisterConfig) -> ModelRef:

@@ -37,7 +37,7 @@ small = ("data.train_limit=400", "data.test_limit=50", "train.batch_size=32", "t
 hashes = {}
 for recipe in sys.argv[1:]:
     for precision in ("float32", "bfloat16"):
-        settings = (f"train={recipe}", f"train.precision={precision}", "train.clean_epochs=1")
+        settings = (f"train={recipe}", f"train.precision={precision}", "train.unaugmented_epochs=1")
         job = launch.make_job(*settings, *small)
         trainer = Trainer(job, data.load(job.data))
         for epoch in (1, 2):
@@ -79,7 +79,7 @@ def test_a_recipe_resumed_in_its_augmented_part_ends_in_the_same_weights(
 ) -> None:
     """The schedule, the augmentation and the moving statistics go on where they were."""
     settings = (
-        "train=balanced", "train.clean_epochs=0", "train.epochs=3", "data.train_limit=2000",
+        "train=balanced", "train.unaugmented_epochs=0", "train.epochs=3", "data.train_limit=2000",
         "data.test_limit=200",
     )  # fmt: skip
     whole = run_command(*settings, "run_dir=whole", cwd=tmp_path)

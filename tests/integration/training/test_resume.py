@@ -101,8 +101,8 @@ def test_another_machine_is_refused_by_the_trainer_and_goes_on_by_force_with_a_m
     kept = Checkpoints(folder / "checkpoints")
     found = kept.newest()
     assert found is not None
-    elsewhere = dataclasses.replace(found.conditions, processor="aarch64 sve", threads=64)
-    kept.save(dataclasses.replace(found, conditions=elsewhere))
+    elsewhere = dataclasses.replace(found.runtime, processor="aarch64 sve", threads=64)
+    kept.save(dataclasses.replace(found, runtime=elsewhere))
     refused = run_command("resume", "run", cwd=tmp_path)
     assert refused.code == ConfigurationError.exit_code
     assert "(was aarch64 sve)" in refused.err
@@ -196,8 +196,8 @@ def test_a_checkpoint_of_this_job_holds_all_that_a_result_names(small_run: Path)
     found = Checkpoints(small_run / "checkpoints").newest()
     assert found is not None
     result = result_of(small_run)
-    named = {field.name: getattr(result, field.name) for field in dataclasses.fields(found.conditions)}
-    assert dataclasses.asdict(found.conditions) == named
+    named = {field.name: getattr(result, field.name) for field in dataclasses.fields(found.runtime)}
+    assert dataclasses.asdict(found.runtime) == named
     assert found.history == result.history
     assert found.job == run_folder.read_job(small_run)
     assert found.generators.keys() == checkpoint.generators().keys()

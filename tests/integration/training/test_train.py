@@ -99,7 +99,7 @@ def test_the_networks_that_are_refused_are_those_that_keras_cannot_build(  # noq
 
 
 def test_each_epoch_has_an_order_of_its_own_that_depends_on_seed_and_epoch_alone() -> None:
-    orders = [epoch.permutation(seed, epoch, 1000) for seed, epoch in ((0, 1), (0, 2), (1, 1))]
+    orders = [epoch.permutation(seed, number, 1000) for seed, number in ((0, 1), (0, 2), (1, 1))]
     assert np.array_equal(epoch.permutation(0, 1, 1000), orders[0])
     assert all(sorted(order) == list(range(1000)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
@@ -169,7 +169,7 @@ def weights_after(*settings: str) -> str:
 def test_images_are_changed_but_in_the_clean_epochs() -> None:
     plain = weights_after("train.epochs=2")
     changed = {
-        f"{clean}": weights_after("train.epochs=2", "train.shift=2", f"train.clean_epochs={clean}")
+        f"{clean}": weights_after("train.epochs=2", "train.shift=2", f"train.unaugmented_epochs={clean}")
         for clean in (0, 1, 2)
     }
     assert changed["2"] == plain

@@ -455,7 +455,7 @@ def test_predicting_loads_neither_tensorflow_nor_matplotlib_and_prints_nothing(t
     program = f"""
 import sys
 from pathlib import Path
-import mnist_cnn.predict as predict
+import mnist_cnn.prediction.predictor as predict
 early = {{"numpy", "PIL", "onnxruntime"}} & set(sys.modules)
 assert not early, early
 predict.load_predictor(Path({str(model)!r})).predict_files([Path({str(picture)!r})])

@@ -20,14 +20,14 @@ pytestmark = [
 ]
 
 
-def distorted(images: Any, seed: int = 0, strength: float = 1.0, **settings: Any) -> NDArray[np.float32]:
+def distorted(images: Any, seed: int = 0, augment_scale: float = 1.0, **settings: Any) -> NDArray[np.float32]:
     import tensorflow as tf
 
     from mnist_cnn.training import augmentation
 
     key = tf.constant([7, seed], tf.int64)
     result: NDArray[np.float32] = augmentation.distort(
-        tf.constant(images), TrainConfig(**settings), key, tf.constant(strength)
+        tf.constant(images), TrainConfig(**settings), key, tf.constant(augment_scale)
     ).numpy()
     return result
 
@@ -52,7 +52,7 @@ ALL: dict[str, Any] = {"rotation": 30.0, "zoom": 0.3, "shear": 0.3, "shift": 3.0
 
 def test_at_no_strength_the_images_are_what_they_were() -> None:
     images = np.random.default_rng(0).random((20, 28, 27, 1), np.float32)
-    assert np.array_equal(distorted(images, strength=0.0, **ALL), images)
+    assert np.array_equal(distorted(images, augment_scale=0.0, **ALL), images)
 
 
 def test_what_is_drawn_depends_on_the_seed_alone() -> None:

@@ -25,14 +25,14 @@ from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.result import EpochRow
 from mnist_cnn.training import checkpoint
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints, MountedCheckpoints
-from mnist_cnn.training.runtime import Conditions
+from mnist_cnn.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mnist_cnn.job import Job
 
-HERE = Conditions("float32", "cpu", "x86_64 avx2", 2, {"keras": "3.15.0", "numpy": "2.3.0"})
+HERE = Runtime("float32", "cpu", "x86_64 avx2", 2, {"keras": "3.15.0", "numpy": "2.3.0"})
 
 
 def a_job(*overrides: str) -> Job:
@@ -63,7 +63,7 @@ def test_the_newest_two_are_kept_and_read_back_exactly(tmp_path: Path) -> None:
     )
     found, saved = kept.newest(), a_checkpoint(3)
     assert found is not None
-    assert (found.job, found.conditions, found.history) == (saved.job, HERE, saved.history)
+    assert (found.job, found.runtime, found.history) == (saved.job, HERE, saved.history)
     for array, expected in zip(found.arrays, saved.arrays, strict=True):
         assert array.dtype == expected.dtype
         assert np.array_equal(array, expected)
@@ -146,7 +146,7 @@ def test_one_whose_checksum_fits_but_that_no_training_wrote_is_passed_over(tmp_p
         "about is a list": {"about": b"[1, 2]"},
         "half a row": {"about": b'{"schema": 1, "history": [{"epoch": 1}]}'},
         "text": {"about": np.array("{}")},
-        "threads are text": {"about": about(conditions={**dataclasses.asdict(HERE), "threads": "two"})},
+        "threads are text": {"about": about(runtime={**dataclasses.asdict(HERE), "threads": "two"})},
         "a loss is no number": {"about": about(history=[{**row, "loss": float("nan")}])},
         "a seed is missing": {"about": about(generators={"python": [3, [1], None], "numpy": ["MT19937"]})},
     }

@@ -199,9 +199,9 @@ def test_drawing_is_silent_without_a_home_and_never_loads_pyplot(tmp_path: Path)
     program = """
 import sys
 from pathlib import Path
-from mnist_cnn import pictures
+from mnist_cnn.training import plots
 assert not {"matplotlib", "numpy"} & set(sys.modules)
-pictures.history([], Path("history.png"), held_out="test")
+plots.history([], Path("history.png"), held_out="test")
 assert "matplotlib.pyplot" not in sys.modules
 assert "tensorflow" not in sys.modules
 """
