@@ -18,13 +18,13 @@ import sys
 import time
 from pathlib import Path
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "clusters.md"
 LEAST_ACCURACY = 0.98
 
 
 def commands() -> list[list[str]]:
     """Return the command lines of the README's tutorial."""
-    section = README.read_text(encoding="utf-8").partition("### The tutorial, cell by cell")[2]
+    section = PAGE.read_text(encoding="utf-8").partition("## The tutorial, cell by cell")[2]
     block = re.search(r"```\n(.*?)```", section, flags=re.DOTALL)
     assert block is not None
     return [shlex.split(line) for line in block.group(1).splitlines()]

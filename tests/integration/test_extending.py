@@ -1,4 +1,4 @@
-"""What the README says of extending, done as it says: its own code blocks, from outside the package."""
+"""The examples of docs/extending.md work as they stand there, from outside the package."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from helpers.processes import SMALL, run_command
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "extending.md"
 
 
-def file_in_readme(name: str) -> str:
-    """Return the README's code block that opens with a comment naming this file."""
-    blocks: list[str] = re.findall(r"```(?:python|yaml)\n(.*?)```", README.read_text(), flags=re.DOTALL)
+def file_in_docs(name: str) -> str:
+    """Return the code block that opens with a comment naming this file."""
+    blocks: list[str] = re.findall(r"```(?:python|yaml)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     found = [block for block in blocks if block.startswith(f"# {name}\n")]
-    assert len(found) == 1, f"the README has {len(found)} blocks for {name}"
+    assert len(found) == 1, f"docs/extending.md has {len(found)} blocks for {name}"
     return found[0]
 
 
 def test_a_third_backend_is_one_file(tmp_path: Path) -> None:
-    (tmp_path / "nice_backend.py").write_text(file_in_readme("nice_backend.py"))
+    (tmp_path / "nice_backend.py").write_text(file_in_docs("nice_backend.py"))
     chosen = ("backend=nice_backend.py:NiceBackend", "backend.niceness=7")
     planned = run_command("plan", *chosen, cwd=tmp_path)
     assert "nice -n 7 " in planned.out
@@ -39,7 +39,7 @@ def test_a_third_backend_is_one_file(tmp_path: Path) -> None:
 
 def test_a_network_of_ones_own_is_one_file_and_travels_in_the_job(tmp_path: Path) -> None:
     network = tmp_path / "residual.py"
-    network.write_text(file_in_readme("residual.py"))
+    network.write_text(file_in_docs("residual.py"))
     trained = run_command(*SMALL, "model.file=residual.py", "run_dir=run", cwd=tmp_path)
     assert trained.code == 0, trained.out + trained.err
     job = json.loads((tmp_path / "run" / "job.json").read_text())
@@ -80,7 +80,7 @@ def test_a_network_of_another_shape_is_a_worded_failure(tmp_path: Path) -> None:
 
 def test_an_option_of_a_group_is_one_file_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "my_conf" / "train").mkdir(parents=True)
-    (tmp_path / "my_conf" / "train" / "gentle.yaml").write_text(file_in_readme("my_conf/train/gentle.yaml"))
+    (tmp_path / "my_conf" / "train" / "gentle.yaml").write_text(file_in_docs("my_conf/train/gentle.yaml"))
     planned = run_command("plan", "--config-dir", "my_conf", "train=gentle", cwd=tmp_path)
     assert planned.code == 0, planned.err
     assert "5 epochs in batches of 64, adam, learning rate 0.001" in planned.out

@@ -1,0 +1,72 @@
+"""Every command, code block and link in the documentation works."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mnist_cnn import compose
+from mnist_cnn.cli.commands import COMMANDS
+from mnist_cnn.cli.main import parse
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+
+LINES = sorted(
+    {
+        line.partition("  #")[0].strip()
+        for text in TEXTS.values()
+        for block in re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+        for line in block.replace("&&", "\n").splitlines()
+    }
+)
+# Those that need a file of the page are run by tests/integration/test_extending.py.
+COMMAND_LINES = [
+    line
+    for line in LINES
+    if line.startswith("python -m mnist_cnn") and not re.search(r"\.py\b|my_conf|--help", line)
+]
+RUN_COMMANDS = [name for name in COMMANDS if name not in ("train", "plan", "list", "cluster")]
+BLOCKS = [
+    pytest.param(block, id=f"{page}-{number}")
+    for page, text in TEXTS.items()
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL), 1)
+]
+
+
+def test_the_pages_show_commands() -> None:
+    assert len(COMMAND_LINES) > 20
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_every_command_line_is_accepted(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(line)[3:]
+    command = parse(arguments)
+    assert bool(command.words) == (arguments[0] in (*RUN_COMMANDS, "cluster"))
+    for overrides in compose.expand(command.overrides):
+        compose.load(overrides)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_code_block_is_python(block: str) -> None:
+    ast.parse(block)
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_link_leads_to_a_file(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", TEXTS[page])
+    local = [link for link in links if not link.startswith("http")]
+    missing = [link for link in local if not ((ROOT / page).parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_module_that_is_named_as_a_command_exists(page: str) -> None:
+    modules = re.findall(r"python -m (tests\.[a-z_.]+)", TEXTS[page])
+    assert [name for name in modules if not (ROOT / name.replace(".", "/") / "__main__.py").exists()] == []
