@@ -133,7 +133,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def created_now(folder: Path) -> str:
+def creation_time(folder: Path) -> str:
     """Return when a run that begins now was created, for its receipt.
 
     Where the clock was set back since the newest run beside it was created, this is just after that one: so
@@ -266,7 +266,7 @@ def write_receipt(folder: Path, receipt: Receipt) -> None:
     atomic.write_text(folder / RECEIPT, receipt.to_json())
 
 
-def enter(folder: Path, pid: int) -> None:
+def record_trainer(folder: Path, pid: int) -> None:
     """Enter the trainer's process into the receipt; done by whoever started it.
 
     Raises:
@@ -281,7 +281,7 @@ def enter(folder: Path, pid: int) -> None:
     write_receipt(folder, dataclasses.replace(read_receipt(folder), pid=pid, process_started=started))
 
 
-def elsewhere(receipt: Receipt) -> str | None:
+def other_host(receipt: Receipt) -> str | None:
     """Return the other machine on which the process is that a receipt names, or None."""
     return receipt.host if receipt.host != socket.gethostname() else None
 
@@ -291,7 +291,7 @@ def age(receipt: Receipt) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(receipt.created)).total_seconds()
 
 
-def is_fresh(folder: Path) -> bool:
+def was_just_started(folder: Path) -> bool:
     """Tell whether the receipt was written so shortly ago that the run's trainer may not be entered yet."""
     try:
         return abs(time.time() - (folder / RECEIPT).stat().st_mtime) < ENTRY_SECONDS
@@ -299,12 +299,12 @@ def is_fresh(folder: Path) -> bool:
         return False
 
 
-def held(folder: Path, seconds: float = locks.SECONDS) -> AbstractContextManager[None]:
+def lock(folder: Path, seconds: float = locks.SECONDS) -> AbstractContextManager[None]:
     """Hold the run folder's lock, for what one process may do at a time. Raises as `locks.hold` does."""
     return locks.hold(folder / LOCK, seconds)
 
 
-def check_can_go_on(folder: Path, status: Status) -> None:
+def check_resumable(folder: Path, status: Status) -> None:
     """Check that a run which stands there may be started again.
 
     Raises:
@@ -316,7 +316,7 @@ def check_can_go_on(folder: Path, status: Status) -> None:
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
 
 
-def await_entry(folder: Path, pid: int) -> None:
+def await_registration(folder: Path, pid: int) -> None:
     """Wait until the receipt names the trainer's process; from then on only that process writes it.
 
     Raises:
@@ -329,7 +329,7 @@ def await_entry(folder: Path, pid: int) -> None:
         time.sleep(0.01)
 
 
-def check_names(folder: Path, entry: Receipt) -> None:
+def check_still_ours(folder: Path, entry: Receipt) -> None:
     """Check that the receipt still names the process that it named in `entry`.
 
     Raises:
@@ -340,7 +340,7 @@ def check_names(folder: Path, entry: Receipt) -> None:
         raise BackendError(f"{folder} is trained by another process now", f"watch it: follow {folder}")
 
 
-def ended(folder: Path, status: Status, error: MnistCnnError | None = None) -> None:
+def record_end(folder: Path, status: Status, error: MnistCnnError | None = None) -> None:
     """Enter the run's end into its receipt, and remove what was true only of a running one.
 
     Raises:
@@ -358,13 +358,13 @@ def ended(folder: Path, status: Status, error: MnistCnnError | None = None) -> N
     write_receipt(folder, end)
 
 
-def amend(folder: Path, run_id: str, change: Callable[[Receipt], Receipt]) -> bool:
+def update_receipt(folder: Path, run_id: str, change: Callable[[Receipt], Receipt]) -> bool:
     """Change the receipt of the run with that id, and return True; do nothing where it names another by now.
 
     Raises:
         BackendError: it cannot be written, or another process holds it.
     """
-    with held(folder):
+    with lock(folder):
         now = read_receipt(folder)
         is_named = now.id == run_id
         if is_named:
@@ -372,15 +372,15 @@ def amend(folder: Path, run_id: str, change: Callable[[Receipt], Receipt]) -> bo
     return is_named
 
 
-def enter_end(folder: Path, run_id: str, status: Status, error: MnistCnnError) -> None:
-    """Enter the end of the run with that id, as `ended` does; of another that is named by now, nothing.
+def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnError) -> None:
+    """Enter the end of the run with that id, as `record_end` does; of another that is named by now, nothing.
 
     Raises:
-        BackendError: as `amend`.
+        BackendError: as `update_receipt`.
     """
-    with held(folder):
+    with lock(folder):
         if read_receipt(folder).id == run_id:
-            ended(folder, status, error)
+            record_end(folder, status, error)
 
 
 def read_result(folder: Path) -> Result | None:

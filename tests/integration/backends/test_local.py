@@ -238,7 +238,7 @@ def test_a_cancellation_that_a_library_catches_is_heard_at_the_next_step(
 
     monkeypatch.setattr(worker, "train", catching)
     monkeypatch.setattr(worker, "print_log", lambda: None)
-    monkeypatch.setattr(run_folder, "await_entry", lambda folder, pid: None)
+    monkeypatch.setattr(run_folder, "await_registration", lambda folder, pid: None)
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert worker.main([str(tmp_path / "run")]) == RunCancelled.exit_code
@@ -442,7 +442,7 @@ def test_a_progress_file_that_cannot_be_removed_does_not_hide_how_the_run_ended(
     receipt = run_folder.Receipt("local", "run", "", Status.running, run_folder.now())
     run_folder.write_receipt(tmp_path, receipt)
     (tmp_path / "progress.json").mkdir()
-    run_folder.ended(tmp_path, Status.failed, BackendError("the disk is full"))
+    run_folder.record_end(tmp_path, Status.failed, BackendError("the disk is full"))
     assert run_folder.read_receipt(tmp_path).error == "the disk is full"
 
 
