@@ -1,16 +1,26 @@
-"""The schema of conf/: what may be configured, with meanings, units and bounds.
+"""The schema of conf/: every configuration key, with its meaning, unit and bounds.
 
-The frozen dataclasses here are the truth; the YAML files only choose values. Knows OmegaConf, which
-turns plain mappings (from YAML or JSON) into these classes, but neither Hydra nor TensorFlow.
+These frozen dataclasses define the keys; the YAML files only choose values. msgspec checks each value
+when a section is made. This module imports neither Hydra nor TensorFlow.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from mnist_cnn.errors import ConfigurationError
 
@@ -24,6 +34,16 @@ CONF_DIR = Path(__file__).parent / "conf"
 
 
 KEYS_HINT = "--help lists every key"
+TRUTH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
+"""What YAML 1.1 takes for true or false, and Hydra's override parser for text."""
+
+RENAMED: dict[str, str | None] = {
+    "train.clean_epochs": "train.unaugmented_epochs",
+    "backend.retries": "backend.preemption_retries",
+    "backend.start_seconds": "backend.queue_timeout",
+    "backend.node_count": None,
+}
+"""The keys of version 0.1.0 that have another name now, or None if they were removed."""
 
 
 class Format(StrEnum):
@@ -87,16 +107,6 @@ class Setting:
             lower = f"{self.ge} or more"
         return " ".join(part for part in (lower or above, upper or below) if part)
 
-    def allows(self, value: float) -> bool:
-        """Return whether a number is finite and within the bounds."""
-        return (
-            (isinstance(value, int) or math.isfinite(value))
-            and (self.ge is None or value >= self.ge)
-            and (self.le is None or value <= self.le)
-            and (self.gt is None or value > self.gt)
-            and (self.lt is None or value < self.lt)
-        )
-
 
 def setting(default: T, meaning: str, **bounds: Any) -> T:
     """Declare a configuration key: a dataclass field that carries its `Setting`."""
@@ -114,18 +124,14 @@ class Section:
     GROUP: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
         for name, spec in keys_of(type(self)):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                value = tuple(value)
+            if not _is_section(kinds[name]):
+                try:
+                    value = _converted(getattr(self, name), kinds[name], spec)
+                except (ValueError, RecursionError) as error:
+                    raise refused(type(self), name, getattr(self, name)) from error
                 object.__setattr__(self, name, value)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if isinstance(value, tuple) and not all(type(number) is int for number in value):
-                raise refused(type(self), name, value)
-            for number in numbers:
-                is_out_of_bounds = isinstance(number, int | float) and not spec.allows(number)
-                if number == "" or is_out_of_bounds:
-                    raise refused(type(self), name, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,10 +292,8 @@ def keys_of(section: type[Any]) -> Iterator[tuple[str, Setting]]:
 
 
 def sections_within(section: type[Section]) -> Iterator[type[Section]]:
-    """Yield the sections that are a section's own keys: `backend.data` within `backend`."""
-    for kind in get_type_hints(section).values():
-        if isinstance(kind, type) and issubclass(kind, Section):
-            yield kind
+    """Yield the sections within a section: `backend.data` within `backend`."""
+    return filter(_is_section, get_type_hints(section).values())
 
 
 def full_key(section: type[Section], name: str) -> str:
@@ -298,26 +302,23 @@ def full_key(section: type[Section], name: str) -> str:
 
 
 def allowed(section: type[Section], name: str) -> str:
-    """Word the values that a key takes: "a whole number from 1 to 100000, or null"."""
+    """Describe the values that a key takes: "a whole number from 1 to 100000, or null"."""
     spec = dict(keys_of(section))[name]
-    kinds = get_type_hints(section)[name]
-    members = [kind for kind in (get_args(kinds) or (kinds,)) if kind not in (type(None), Ellipsis)]
-    optional = type(None) in get_args(kinds)
-    kind = members[0]
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        text = "one of " + ", ".join(str(member.value) for member in kind)
+    kind = get_type_hints(section)[name]
+    member = _members(kind)[0]
+    texts = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text that is not empty",
+        tuple[int, ...]: "a list of whole numbers",
+    }
+    if isinstance(member, type) and issubclass(member, Enum):
+        text = "one of " + ", ".join(str(choice.value) for choice in member)
     else:
-        words = {
-            bool: "true or false",
-            int: "a whole number",
-            float: "a number",
-            str: "text that is not empty",
-        }
-        text = words.get(kind, str(kind))
-        if getattr(kinds, "__origin__", None) is tuple:
-            text = "a list of whole numbers"
+        text = texts.get(member, str(member))
     bounds = spec.bounds()
-    return f"{text}{' ' + bounds if bounds else ''}{', or null' if optional else ''}"
+    return f"{text}{' ' + bounds if bounds else ''}{', or null' if type(None) in get_args(kind) else ''}"
 
 
 def refused(section: type[Section], name: str, value: object) -> ConfigurationError:
@@ -342,45 +343,99 @@ def written(value: object) -> str:
 
 
 def read_section(section: type[S], values: Mapping[str, Any]) -> S:
-    """Make a section from plain values, as YAML or JSON give them, converting and checking each.
+    """Make a section from plain values, as YAML or JSON give them.
 
     Raises:
-        ConfigurationError: an unknown key, a wrong type, a value out of bounds.
+        ConfigurationError: an unknown key, a wrong type, or a value out of bounds.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     known = dict(keys_of(section))
     if not isinstance(values, dict):
         message = f"{section.GROUP}={written(values)}: {section.GROUP} has keys of its own"
         raise ConfigurationError(message, KEYS_HINT)
     for name in values:
         if name not in known:
-            chosen_by_group = {other for other, spec in known.items() if spec.group}
-            near = did_you_mean(str(name), [*set(known) - chosen_by_group], "", section.GROUP)
-            raise ConfigurationError(f"unknown key {full_key(section, str(name))}", near or KEYS_HINT)
-    schema = OmegaConf.structured(section)
-    OmegaConf.set_readonly(schema, value=False)
-    read: dict[str, Any] = {}
-    for name, value in values.items():
-        kind = get_type_hints(section)[name]
-        if isinstance(kind, type) and issubclass(kind, Section):
-            read[name] = read_section(kind, value)
-            continue
-        if isinstance(value, bool) and kind is not bool:
-            raise refused(section, name, value)
-        if isinstance(value, str) and str in (kind, *get_args(kind)):
-            read[name] = value  # as it is: to OmegaConf, "${" and "???" would mean something
-            continue
-        if "${" in str(value) or "???" in str(value):
-            raise refused(section, name, value)
-        try:
-            OmegaConf.update(schema, name, value)
-            plain: Any = OmegaConf.to_container(schema)
-            read[name] = plain[name]
-        except (OmegaConfBaseException, OverflowError) as error:
-            raise refused(section, name, value) from error
-    return section(**read)
+            raise _not_a_key(section, str(name))
+    kinds = get_type_hints(section)
+    nested = {name for name in values if _is_section(kinds[name])}
+    return section(
+        **{
+            name: read_section(kinds[name], value) if name in nested else value
+            for name, value in values.items()
+        }
+    )
+
+
+def _not_a_key(section: type[Section], name: str) -> ConfigurationError:
+    key = full_key(section, name)
+    keys = [full_key(section, other) for other, _ in keys_of(section)]
+    if key in RENAMED:
+        new_name = RENAMED[key]
+        if new_name is None:
+            return ConfigurationError(f"{key} was removed", "leave it out")
+        if new_name in keys:
+            return ConfigurationError(f"{key} was renamed", f"use {new_name}")
+    chosen_by_group = {other for other, spec in keys_of(section) if spec.group}
+    near = did_you_mean(name, {other for other, _ in keys_of(section)} - chosen_by_group, "", section.GROUP)
+    return ConfigurationError(f"unknown key {key}", near or KEYS_HINT)
+
+
+def _converted(value: object, kind: Any, spec: Setting) -> object:
+    """Return a value as a key's type; raise ValueError or RecursionError if it does not fit.
+
+    A text may spell a number or a truth value; a key that takes text takes a number as text.
+    """
+    import msgspec
+
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        value = [_spelled(item) for item in value]
+    elif {int, float} & {*_members(kind)}:
+        value = _spelled(value)
+    elif kind is bool and isinstance(value, str):
+        value = TRUTH_WORDS.get(value, value)
+    elif str in _members(kind) and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    return msgspec.convert(value, _bounded(kind, spec), strict=kind is not bool)
+
+
+def _spelled(value: object) -> object:
+    """Return the number that a text spells in JSON."""
+    import msgspec
+
+    return msgspec.json.decode(value) if isinstance(value, str) and value != "null" else value
+
+
+def _bounded(kind: Any, spec: Setting) -> Any:
+    """Return a key's type with its bounds, for msgspec."""
+    from msgspec import Meta
+
+    if kind is str:
+        return Annotated[str, Meta(min_length=1)]
+    if kind in (int, float):
+        limits: dict[str, Any] = {
+            bound: getattr(spec, bound)
+            for bound in ("ge", "le", "gt", "lt")
+            if getattr(spec, bound) is not None
+        }
+        if kind is float and "gt" not in limits:  # infinity and NaN are out of bounds
+            limits.setdefault("ge", -sys.float_info.max)
+        if kind is float and "lt" not in limits:
+            limits.setdefault("le", sys.float_info.max)
+        return Annotated[kind, Meta(**limits)]
+    if get_origin(kind) is tuple:
+        return tuple[_bounded(get_args(kind)[0], spec), ...]  # type: ignore[misc]
+    if type(None) in get_args(kind):
+        return Union[*(_bounded(member, spec) for member in _members(kind)), None]
+    return kind
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """Return the types that a union, or a type alone, consists of, without None."""
+    members = get_args(kind) if type(None) in get_args(kind) else (kind,)
+    return tuple(member for member in members if member is not type(None))
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def unknown_key(name: str, known: Collection[str]) -> ConfigurationError:

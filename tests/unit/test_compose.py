@@ -160,6 +160,35 @@ def test_a_refusal_says_what_was_written_and_what_there_is(override: str, messag
     assert hint in error.hint
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("train.clean_epochs", "use train.unaugmented_epochs"),
+        ("backend.retries", "use backend.preemption_retries"),
+        ("backend.start_seconds", "use backend.queue_timeout"),
+    ],
+)
+def test_a_renamed_key_is_refused_with_its_new_name(key: str, hint: str) -> None:
+    error = refusal("backend=azure", f"{key}=1")
+    assert (error.message, error.hint) == (f"{key} was renamed", hint)
+
+
+def test_a_removed_key_is_refused() -> None:
+    error = refusal("backend=azure", "backend.node_count=1")
+    assert (error.message, error.hint) == ("backend.node_count was removed", "leave it out")
+
+
+def test_a_backend_without_the_new_key_does_not_suggest_it() -> None:
+    assert refusal("backend.retries=1").message == "unknown key backend.retries"
+
+
+def test_a_renamed_key_in_a_yaml_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "mine.yaml").write_text("clean_epochs: 1\n", encoding="utf-8")
+    error = refusal("train=mine", config_dirs=(str(tmp_path),))
+    assert (error.message, error.hint) == ("train.clean_epochs was renamed", "use train.unaugmented_epochs")
+
+
 @pytest.mark.parametrize(("name", "section"), [("azure", AzureConfig), ("local", LocalConfig)])
 def test_the_file_of_a_backend_names_each_of_its_keys(name: str, section: type[BackendConfig]) -> None:
     written: Any = OmegaConf.load(CONF_DIR / "backend" / f"{name}.yaml")
