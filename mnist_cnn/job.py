@@ -10,13 +10,12 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Self
 
+from mnist_cnn import migrations, records
 from mnist_cnn.config import DataConfig, ModelConfig, RunConfig, TrainConfig, read_section, written
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-SCHEMA = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +30,15 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hex, of all that decides the trained weights, as canonical JSON.
+        """SHA-256, in hex, of what decides the trained weights, as canonical JSON.
 
-        Where the data lie, what a model file is called and which files are written, and when, do not count.
+        Not in it: where the data lie, the name of the model file, and which files are written when.
         """
-        text = json.dumps(self._decisive(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(self._decisive())
+
+    def has_digest(self, digest: str) -> bool:
+        """Return whether a recorded digest is this job's; version 0.1.0 computed another one."""
+        return digest in (self.digest, _digest(migrations.downgrade_job(self._decisive())))
 
     def changes_to(self, now: Job) -> tuple[str, ...]:
         """Word what decides the weights and is different now: "train.epochs=20 (was 12)"."""
@@ -57,7 +59,7 @@ class Job:
 
     def as_mapping(self) -> dict[str, Any]:
         """Return the job as JSON holds it, without its digest."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+        return {"schema": migrations.SCHEMA, **dataclasses.asdict(self)}
 
     def to_json(self) -> str:
         """Return job.json's text: the job and its digest."""
@@ -71,31 +73,37 @@ class Job:
             ConfigurationError: not JSON, another schema, a bad value, or, unless the job `may_be_changed`,
                 a digest that does not fit.
         """
-        hint = "it is no job of this version of mnist_cnn, or it was changed by hand; start a new run"
+        hint = "another version wrote it, or it was changed by hand; start a new run"
         try:
-            mapping = json.loads(text)
-            schema, digest = mapping.pop("schema"), mapping.pop("digest")
-            job = cls._from_mapping(mapping) if schema == SCHEMA else None
+            file = records.convert(_JobFile, migrations.upgrade_job(records.decode(text)))
+            run = read_section(RunConfig, {"seed": file.seed, "save_h5": file.save_h5})
+            data, model = read_section(DataConfig, file.data), read_section(ModelConfig, file.model)
+            train = read_section(TrainConfig, file.train)
         except ConfigurationError as error:
             raise ConfigurationError(f"{name}: {error.message}", hint) from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ConfigurationError(f"{name} is not a job: {error!r}", hint) from error
-        if job is None:
-            raise ConfigurationError(f"{name}: it is not of schema {SCHEMA}", hint)
-        if job.digest != digest and not may_be_changed:
-            raise ConfigurationError(f"{name}: its digest does not fit what it says", hint)
+        except ValueError as error:
+            raise ConfigurationError(f"{name} is not a job: {error}", hint) from error
+        job = cls(data, model, train, run.seed, run.save_h5)
+        if not may_be_changed and not job.has_digest(file.digest):
+            raise ConfigurationError(f"{name}: its digest does not fit its content", hint)
         return job
 
-    @classmethod
-    def _from_mapping(cls, mapping: dict[str, Any]) -> Self:
-        settings = read_section(RunConfig, {"seed": mapping["seed"], "save_h5": mapping["save_h5"]})
-        return cls(
-            data=read_section(DataConfig, mapping["data"]),
-            model=read_section(ModelConfig, mapping["model"]),
-            train=read_section(TrainConfig, mapping["train"]),
-            seed=settings.seed,
-            save_h5=settings.save_h5,
-        )
+
+@dataclasses.dataclass(frozen=True)
+class _JobFile:
+    """job.json; its values are checked as those of the configuration are."""
+
+    data: Any
+    model: Any
+    train: Any
+    seed: Any
+    save_h5: Any
+    digest: str
+
+
+def _digest(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _leaves(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

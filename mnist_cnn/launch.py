@@ -271,7 +271,7 @@ def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, for
     if kept is not None:
         changes = kept.job.changes_to(job)
     else:
-        changes = () if job.digest == receipt.job_digest else ("the job",)
+        changes = () if job.has_digest(receipt.job_digest) else ("the job",)
     if receipt.versions:
         changes += changed_versions(receipt.versions, versions())
     if changes and not force:

@@ -26,12 +26,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from mnist_cnn import migrations, records
 from mnist_cnn.backend import Status
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
 from mnist_cnn.files import atomic, locks, safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.result import LARGEST, EpochRow, Progress, Result, check_fields
+from mnist_cnn.result import EpochRow, Progress, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,7 +44,6 @@ LATEST, LOCK = "latest", ".lock"
 FORCE = "--force"
 """Stands on the command line of a trainer that goes on also where job or machine have changed."""
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
-RECEIPT_SCHEMA = 1
 ENTRY_SECONDS = 10.0
 """How long a trainer may stay unnamed in the receipt: it is started and entered in far less."""
 
@@ -67,10 +67,10 @@ class Receipt:
     status: Status
     created: str
     url: str | None = None
-    pid: int | None = None
-    process_started: float | None = None
+    pid: records.Count | None = None
+    process_started: records.Number | None = None
     host: str | None = None
-    exit_code: int | None = None
+    exit_code: records.Count | None = None
     error: str | None = None
     hint: str | None = None
     backend_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -79,53 +79,23 @@ class Receipt:
 
     def to_json(self) -> str:
         """Return run.json's text."""
-        return json.dumps({"schema": RECEIPT_SCHEMA, **dataclasses.asdict(self)}, indent=2) + "\n"
-
-    def check_types(self) -> None:
-        """Raise TypeError or ValueError where a value is not of its field's type."""
-        if datetime.fromisoformat(self.created).tzinfo is None:
-            message = f"created has no time zone: {self.created}"
-            raise ValueError(message)
-        for name, kinds in (
-            ("backend", str),
-            ("id", str),
-            ("job_digest", str),
-            ("url", str | None),
-            ("pid", int | None),
-            ("process_started", float | int | None),
-            ("host", str | None),
-            ("exit_code", int | None),
-            ("error", str | None),
-            ("hint", str | None),
-            ("backend_settings", dict),
-            ("versions", dict),
-            ("service", dict),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, kinds):
-                message = f"{name} is {value!r}"
-                raise TypeError(message)
-            if isinstance(value, int) and abs(value) > LARGEST["int"]:
-                message = f"{name} is far too large"
-                raise ValueError(message)
+        return json.dumps({"schema": migrations.SCHEMA, **dataclasses.asdict(self)}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str = RECEIPT) -> Self:
-        """Read run.json's text; `name` says in an error which file it is.
+        """Read run.json's text; an error names the file `name`.
 
         Raises:
-            BackendError: not JSON, another schema, or no receipt.
+            BackendError: not JSON, of an unknown schema, or not a receipt.
         """
         try:
-            mapping: dict[str, Any] = json.loads(text)
-            if mapping.pop("schema") != RECEIPT_SCHEMA:
-                raise BackendError(f"{name} is not of schema {RECEIPT_SCHEMA}", "another version wrote it")
-            receipt = cls(**{**mapping, "status": Status(mapping["status"])})
-            receipt.check_types()
+            receipt = records.convert(cls, migrations.upgrade_receipt(records.decode(text)))
+            if datetime.fromisoformat(receipt.created).tzinfo is None:
+                raise ValueError(f"created has no time zone: {receipt.created}")  # noqa: TRY301 - as above
             return receipt
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            hint = "the folder is no run of this version, or it was changed by hand"
-            raise BackendError(f"{name} is no receipt: {error!r}", hint) from error
+        except ValueError as error:
+            hint = "the folder isn't a run of this version, or run.json was changed by hand"
+            raise BackendError(f"{name} isn't a receipt: {error}", hint) from error
 
 
 def now() -> str:
@@ -402,12 +372,9 @@ def read_history(folder: Path) -> tuple[EpochRow, ...]:
         return ()
     try:
         lines = _read(path, safe_read.HISTORY_BYTES).splitlines()
-        rows = tuple(EpochRow(**json.loads(line)) for line in lines)
-        for row in rows:
-            check_fields(row)
-        return rows
-    except (ValueError, TypeError, RecursionError) as error:
-        raise BackendError(f"{path} is no history: {error!r}", "the file was changed by hand") from error
+        return tuple(records.read(EpochRow, line) for line in lines)
+    except ValueError as error:
+        raise BackendError(f"{path} isn't a history: {error}", "the file was changed by hand") from error
 
 
 def write_progress(folder: Path, progress: Progress) -> None:
@@ -418,10 +385,10 @@ def write_progress(folder: Path, progress: Progress) -> None:
 def read_progress(folder: Path) -> Progress | None:
     """Read progress.json; None where there is none, as after the end, or where it is damaged."""
     try:
-        progress = Progress(**json.loads(safe_read.read_text(folder / PROGRESS, safe_read.SETTINGS_BYTES)))
-        check_fields(progress)
+        text = safe_read.read_text(folder / PROGRESS, safe_read.SETTINGS_BYTES)
+        progress = records.read(Progress, text)
         is_sound = Status(progress.status) in UNDER_WAY
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError):
         return None
     return progress if is_sound else None
 

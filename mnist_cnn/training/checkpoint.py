@@ -19,11 +19,12 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn import migrations, records
 from mnist_cnn.errors import ConfigurationError, storage_error
 from mnist_cnn.files import atomic, safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.result import EpochRow, check_fields
-from mnist_cnn.training.runtime import Runtime
+from mnist_cnn.result import EpochRow  # noqa: TC001 - msgspec looks it up
+from mnist_cnn.training.runtime import Runtime  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 KEPT = 2
 """How many of the newest are kept: if one is damaged, the one before it serves."""
-SCHEMA = 1
 CHECKSUM_BYTES = 64
 _ABOUT = "about"
 
@@ -78,6 +78,17 @@ class Checkpoint:
         log.warning("going on with force=true although this has changed: %s", what)
         since = f"since epoch {len(self.history) + 1}: {what}"
         return dataclasses.replace(self, changes=(*self.changes, since))
+
+
+@dataclasses.dataclass(frozen=True)
+class _About:
+    """What a checkpoint's file holds besides its arrays; `job` is job.json's text."""
+
+    job: str
+    runtime: Runtime
+    history: tuple[EpochRow, ...]
+    generators: dict[str, Any]
+    changes: tuple[str, ...]
 
 
 def changed_hint(run: str = "RUN") -> str:
@@ -173,17 +184,17 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, and its checksum last. Raises BackendError where that cannot be done."""
     import numpy as np
 
-    about = {
-        "schema": SCHEMA,
-        "job": checkpoint.job.to_json(),
-        "runtime": dataclasses.asdict(checkpoint.runtime),
-        "history": [dataclasses.asdict(row) for row in checkpoint.history],
-        "generators": checkpoint.generators,
-        "changes": checkpoint.changes,
-    }
+    about = _About(
+        checkpoint.job.to_json(),
+        checkpoint.runtime,
+        checkpoint.history,
+        checkpoint.generators,
+        checkpoint.changes,
+    )
+    described = {"schema": migrations.SCHEMA, **dataclasses.asdict(about)}
     with atomic.replacing(path) as temporary:
         arrays: dict[str, Any] = {f"{i:04d}": array for i, array in enumerate(checkpoint.arrays)}
-        arrays[_ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        arrays[_ABOUT] = np.frombuffer(json.dumps(described).encode(), np.uint8)
         np.savez(temporary, **arrays)
         sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
     atomic.write_text(path.with_suffix(".sha256"), sha256)
@@ -201,10 +212,10 @@ def set_generators(state: dict[str, Any]) -> None:
     """Put Python's and NumPy's global random generators into a state that `generators` gave."""
     import numpy as np
 
-    _into(random, np.random, state)
+    _restore(random, np.random, state)
 
 
-def _into(of_python: Any, of_numpy: Any, state: dict[str, Any]) -> None:
+def _restore(of_python: Any, of_numpy: Any, state: dict[str, Any]) -> None:
     version, keys, gauss = state["python"]
     of_python.setstate((version, tuple(keys), gauss))
     of_numpy.set_state(tuple(state["numpy"]))
@@ -240,20 +251,11 @@ def _parse(file: BufferedReader) -> Checkpoint:
             raise ValueError(message)
     file.seek(0)
     with np.load(file, allow_pickle=False) as stored:
-        about = json.loads(stored[_ABOUT].tobytes())
+        content = records.decode(stored[_ABOUT].tobytes())
         arrays = tuple(stored[name] for name in sorted(stored.files) if name != _ABOUT)
-    if about["schema"] != SCHEMA or not all(isinstance(array, np.ndarray) for array in arrays):
-        message = f"it is of schema {about['schema']}, or has a member that is no array"  # but bytes
-        raise ValueError(message)
-    found = Checkpoint(
-        job=Job.from_json(about["job"]),
-        runtime=Runtime(**about.get("runtime", about.get("conditions"))),
-        history=tuple(EpochRow(**row) for row in about["history"]),
-        arrays=arrays,
-        generators=about["generators"],
-        changes=tuple(about["changes"]),
-    )
-    for record in (found.runtime, *found.history):
-        check_fields(record)
-    _into(random.Random(), np.random.RandomState(), found.generators)  # noqa: S311 - to see that they fit
-    return found
+    if not all(isinstance(array, np.ndarray) for array in arrays):
+        raise ValueError("it has a member that isn't an array")
+    about = records.convert(_About, migrations.upgrade_checkpoint(content))
+    _restore(random.Random(), np.random.RandomState(), about.generators)  # noqa: S311 - a trial
+    job = Job.from_json(about.job)
+    return Checkpoint(job, about.runtime, about.history, arrays, about.generators, about.changes)

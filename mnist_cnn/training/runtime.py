@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from importlib.metadata import version
 
-from mnist_cnn import cpu
+from mnist_cnn import cpu, records
 from mnist_cnn.version import __version__
 
 RECORDED_PACKAGES = ("keras", "numpy", "tensorflow")
@@ -25,7 +25,7 @@ class Runtime:
     precision: str
     device: str
     processor: str
-    threads: int
+    threads: records.Count
     versions: dict[str, str]
 
     @classmethod

@@ -145,7 +145,7 @@ def test_a_damaged_file_does_not_fill_the_screen(home: Path) -> None:
     receipt = home / "runs" / "bad" / "run.json"
     receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"status": "x" * 1_000_000}))
     said = refused(4, "status", "bad")
-    assert "bad/run.json is no receipt" in said
+    assert "bad/run.json isn't a receipt" in said
     assert len(said) < 5_000
 
 

@@ -373,10 +373,10 @@ def without(name: str) -> str:
         (changed(train="epochs"), "train=epochs: train has keys of its own"),
         (changed(train={"epochs": 0}), "train.epochs=0: allowed is a whole number"),
         (changed(train={"epoch": 1}), "unknown key train.epoch"),
-        (changed(schema=2), "is not of schema 1"),
-        (changed(seed=1), "its digest does not fit what it says"),
-        (changed(digest="0"), "its digest does not fit what it says"),
-        (changed(train={"epochs": 3}), "its digest does not fit what it says"),
+        (changed(schema=3), "it is of schema 3; this version reads schemas 1 and 2"),
+        (changed(seed=1), "its digest does not fit its content"),
+        (changed(digest="0"), "its digest does not fit its content"),
+        (changed(train={"epochs": 3}), "its digest does not fit its content"),
     ],
 )
 def test_a_damaged_job_file_is_refused_by_its_name(text: str, said: str) -> None:

@@ -142,9 +142,9 @@ def test_one_whose_checksum_fits_but_that_no_training_wrote_is_passed_over(tmp_p
     contents: dict[str, Any] = {
         "pickle": {"0000": np.array([{"a": 1}], dtype=object), "about": b"{}"},
         "no about": {"0000": np.zeros(3)},
-        "other schema": {"about": b'{"schema": 2, "history": []}'},
+        "other schema": {"about": about(schema=3)},
         "about is a list": {"about": b"[1, 2]"},
-        "half a row": {"about": b'{"schema": 1, "history": [{"epoch": 1}]}'},
+        "half a row": {"about": about(history=[{"epoch": 1}])},
         "text": {"about": np.array("{}")},
         "threads are text": {"about": about(runtime={**dataclasses.asdict(HERE), "threads": "two"})},
         "a loss is no number": {"about": about(history=[{**row, "loss": float("nan")}])},
