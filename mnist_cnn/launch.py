@@ -276,7 +276,7 @@ def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, for
         changes += changed_versions(receipt.versions, versions())
     if changes and not force:
         raise ConfigurationError(
-            f"{folder} cannot go on as it began: {', '.join(changes)}", changed_hint(str(folder))
+            f"{folder} cannot be resumed exactly: {', '.join(changes)}", changed_hint(str(folder))
         )
     with run_folder.lock(folder):  # whoever starts it now removes what is half-written
         run_folder.write_job(folder, job)  # with the digest that fits it, where it was changed by hand

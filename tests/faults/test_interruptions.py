@@ -276,7 +276,7 @@ def test_of_two_that_train_into_one_folder_one_is_refused_and_changes_nothing(
     refused, trains = sorted(processes, key=lambda process: process.poll() is None)
     code, _, err = end_of(refused)
     assert code == ConfigurationError.exit_code
-    assert re.match("error: run_dir=run (holds a run already|is not empty and holds no run)\n", err)
+    assert re.match("error: run_dir=run (already holds a run|is not empty and is not a run)\n", err)
     wait_until((tmp_path / "run" / "log.txt").exists)
     seed = processes.index(trains) + 1
     assert run_folder.read_job(tmp_path / "run").seed == seed

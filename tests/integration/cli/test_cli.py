@@ -238,14 +238,14 @@ def test_a_runs_dir_that_cannot_be_written_exits_4(ask: Ask, home: Path) -> None
 
 def test_a_run_dir_that_is_a_run_is_refused_and_names_resume(ask: Ask, run_folder: Path) -> None:
     what, what_to_do = refusal(ask(f"run_dir={run_folder}"))
-    assert what == f"run_dir={run_folder} holds a run already"
+    assert what == f"run_dir={run_folder} already holds a run"
     assert f"resume {run_folder}" in what_to_do
 
 
 def test_a_run_dir_that_holds_something_else_is_refused_and_kept(ask: Ask, home: Path) -> None:
     (home / "full").mkdir()
     (home / "full" / "notes.txt").write_text("mine", encoding="utf-8")
-    assert refusal(ask("run_dir=full"))[0] == "run_dir=full is not empty and holds no run"
+    assert refusal(ask("run_dir=full"))[0] == "run_dir=full is not empty and is not a run"
     assert refusal(ask("run_dir=full/notes.txt"))[0] == "run_dir=full/notes.txt is a file"
     assert [path.name for path in home.rglob("*")] == ["full", "notes.txt"]
 
@@ -456,8 +456,8 @@ def test_the_beginning_of_a_runs_name_is_enough_where_it_is_one_runs(
     assert ask("status", "2026-02").out.startswith("2026-02-cc is completed")
     assert ask("status", "2026-01-ab").out.startswith("2026-01-ab is completed")
     what, what_to_do = refusal(ask("status", "2026-01"))
-    assert what == "2026-01 is the beginning of 2 runs"
-    assert what_to_do == "of 2026-01-aa, 2026-01-ab"
+    assert what == "2026-01 matches 2 runs"
+    assert what_to_do == "choose one of 2026-01-aa, 2026-01-ab"
     assert refusal(ask("status", "2026-01-bb"))[1].startswith("did you mean 2026-01-")
 
 

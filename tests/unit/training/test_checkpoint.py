@@ -101,7 +101,7 @@ def test_a_damaged_one_is_passed_over_with_a_warning_for_the_one_before_it(
         found = kept.newest()
     assert found is not None
     assert len(found.history) == 1
-    assert "epoch-000002.npz is damaged and passed over" in caplog.text
+    assert "epoch-000002.npz is damaged: skipped" in caplog.text
 
 
 def test_one_without_its_checksum_does_not_exist(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -298,7 +298,7 @@ class TestMounted:
         (tmp_path / "store").write_text("a file, where a folder should be")
         with caplog.at_level(logging.WARNING, "mnist_cnn"):
             MountedCheckpoints(tmp_path / "store").save(a_checkpoint(1))
-        assert "no checkpoint of epoch 1: the store says" in caplog.text
+        assert "checkpoint of epoch 1 not saved, the store failed" in caplog.text
 
     def test_a_disk_of_the_nodes_own_that_takes_none_is_a_worded_error(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -339,7 +339,7 @@ class TestCheck:
         now = dataclasses.replace(HERE, **changed)
         with pytest.raises(ConfigurationError) as refused:
             a_checkpoint(2).check(a_job(), now, force=False)
-        assert refused.value.message == f"the run cannot go on as it began: {said}"
+        assert refused.value.message == f"the run cannot be resumed exactly: {said}"
         assert "force=true" in refused.value.hint
         forced = a_checkpoint(2).check(a_job(), now, force=True)
         assert forced.changes == (f"since epoch 3: {said}",)
@@ -363,5 +363,5 @@ class TestCheck:
         assert again.changes == ("since epoch 3: seed=1 (was 0)", "since epoch 5: seed=2 (was 1)")
 
     def test_a_job_that_ends_before_the_checkpoint_is_refused_also_by_force(self) -> None:
-        with pytest.raises(ConfigurationError, match="is after epoch 4, the job has 3"):
+        with pytest.raises(ConfigurationError, match="is of epoch 4, the job has 3"):
             a_checkpoint(4).check(a_job("train.epochs=3"), HERE, force=True)
