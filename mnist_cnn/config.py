@@ -35,7 +35,7 @@ CONF_DIR = Path(__file__).parent / "conf"
 
 KEYS_HINT = "--help lists every key"
 TRUTH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
-"""What YAML 1.1 takes for true or false, and Hydra's override parser for text."""
+"""Truth values of YAML 1.1 that Hydra's override parser reads as text."""
 
 RENAMED: dict[str, str | None] = {
     "train.clean_epochs": "train.unaugmented_epochs",
@@ -64,21 +64,21 @@ class Optimizer(StrEnum):
 
 
 class Schedule(StrEnum):
-    """How the learning rate runs over the steps of a training."""
+    """How the learning rate changes over the steps of a training."""
 
     constant = "constant"
     one_cycle = "one_cycle"
 
 
 class Loss(StrEnum):
-    """Both are the same number; the first takes one-hot labels, the second class indices."""
+    """Both compute the same number; the first from one-hot labels, the second from class indices."""
 
     categorical_crossentropy = "categorical_crossentropy"
     sparse_categorical_crossentropy = "sparse_categorical_crossentropy"
 
 
 class Precision(StrEnum):
-    """What the matrix multiplications are computed in; weights and the saved model are float32."""
+    """The arithmetic of matrix multiplications; weights and the saved model are float32."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -87,7 +87,7 @@ class Precision(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What `--help` says of a configuration key, and the values that it takes (bounds included)."""
+    """What a configuration key means, and the bounds of its values."""
 
     meaning: str
     unit: str = ""
@@ -119,7 +119,7 @@ S = TypeVar("S", bound="Section")
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A dataclass of configuration keys, all checked against their bounds when it is made."""
+    """A dataclass of configuration keys, which checks their values when it is made."""
 
     GROUP: ClassVar[str] = ""
 
@@ -140,50 +140,50 @@ class DataConfig(Section):
 
     GROUP: ClassVar[str] = "data"
     name: str = setting("mnist", "the data set: packaged (mnist) or downloaded on first use", group=True)
-    dir: str | None = setting(None, "folder with four IDX files, gzipped or raw, in place of the named set")
-    digest: str | None = setting(None, "SHA-256 of the arrays that is expected; other data are refused")
+    dir: str | None = setting(None, "folder with four IDX files, gzipped or raw, instead of the named set")
+    digest: str | None = setting(None, "expected SHA-256 of the arrays; other data are refused")
     train_limit: int | None = setting(
-        None, "use the first N training images; null is all", unit="images", ge=1
+        None, "use only the first N training images; null: all", unit="images", ge=1
     )
-    test_limit: int | None = setting(None, "use the first N test images; null is all", unit="images", ge=1)
+    test_limit: int | None = setting(None, "use only the first N test images; null: all", unit="images", ge=1)
     validation: int = setting(
-        0, "last N training images kept for val_* in place of the test set", unit="images", ge=0
+        0, "keep the last N training images for val_*, instead of the test set", unit="images", ge=0
     )
-    format: Format = setting(Format.channels_last, "where the image arrays have their channel axis")
-    num_classes: int = setting(10, "labels run from 0 to this less one", unit="classes", ge=2, le=256)
+    format: Format = setting(Format.channels_last, "position of the channel axis in the image arrays")
+    num_classes: int = setting(10, "number of classes; labels start at 0", unit="classes", ge=2, le=256)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
-    """The network: convolutions with max poolings among them, dropout, a dense layer, dropout, softmax."""
+    """The network: convolutions and max poolings, dropout, a dense layer, dropout, softmax."""
 
     GROUP: ClassVar[str] = "model"
     filters: tuple[int, ...] = setting((32, 64), "filters of each convolution, in order", ge=1, le=4096)
     kernel_size: int = setting(3, "side of each convolution's kernel", unit="pixels", ge=1, le=64)
     stem_kernel_size: int | None = setting(
-        None, "that of the first convolution, the stem; null is kernel_size", unit="pixels", ge=1, le=64
+        None, "kernel side of the first convolution; null is kernel_size", unit="pixels", ge=1, le=64
     )
     stem_stride: int = setting(1, "stride of the first convolution", unit="pixels", ge=1, le=64)
     batch_norm: bool = setting(
-        default=False, meaning="batch normalisation before the ReLU of each convolution but the first"
+        default=False, meaning="batch normalisation before the ReLU of all convolutions except the first"
     )
     batch_norm_momentum: float = setting(
-        0.9, "share that its moving statistics keep at each step", ge=0, lt=1
+        0.9, "share of its moving statistics that is kept at each step", ge=0, lt=1
     )
     pool_size: int = setting(2, "side of a max pooling's window", unit="pixels", ge=1, le=64)
     pool_after: tuple[int, ...] = setting(
-        (), "the convolutions, from 1, that a pooling follows; none is after the last", ge=1, le=16
+        (), "numbers of the convolutions that a pooling follows, from 1; [] is the last", ge=1, le=16
     )
     conv_dropout: float = setting(0.25, "dropout rate after the last convolution", ge=0, lt=1)
-    dense_units: int = setting(128, "units of the hidden dense layer; 0 is no such layer", ge=0, le=65536)
+    dense_units: int = setting(128, "units of the hidden dense layer; 0 leaves it out", ge=0, le=65536)
     dense_dropout: float = setting(0.5, "dropout rate after the dense layer", ge=0, lt=1)
-    file: str | None = setting(None, "a Python file whose build() makes the network in place of all this")
-    source: str | None = setting(None, "the text of model.file; filled in when the job is made")
+    file: str | None = setting(None, "a Python file whose build() makes the network instead")
+    source: str | None = setting(None, "the text of model.file; set automatically")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= len(self.filters) <= 16:  # noqa: PLR2004 - said in the message
-            message = f"model.filters={list(self.filters)}: one to 16 convolutions are allowed"
+        if not 1 <= len(self.filters) <= 16:  # noqa: PLR2004 - the message says it
+            message = f"model.filters={list(self.filters)}: 1 to 16 convolutions are allowed"
             raise ConfigurationError(message, "for example model.filters=[32,64]")
 
     @property
@@ -202,34 +202,34 @@ class TrainConfig(Section):
     optimizer: Optimizer = setting(Optimizer.adadelta, "the optimizer")
     learning_rate: float = setting(1.0, "the optimizer's learning rate", gt=0, le=1000)
     schedule: Schedule = setting(
-        Schedule.constant, "the learning rate's course; one_cycle rises to it and falls to almost nothing"
+        Schedule.constant, "one_cycle raises the learning rate to learning_rate, then lowers it to almost 0"
     )
     warmup: float = setting(0.3, "share of the steps in which one_cycle rises", ge=0, le=1)
-    loss: Loss = setting(Loss.categorical_crossentropy, "the loss; decides between one-hot and sparse labels")
-    label_smoothing: float = setting(0.0, "share of the target given to all classes alike", ge=0, lt=1)
+    loss: Loss = setting(Loss.categorical_crossentropy, "the loss; it decides whether labels are one-hot")
+    label_smoothing: float = setting(0.0, "share of the target that is spread over all classes", ge=0, lt=1)
     rotation: float = setting(
-        0.0, "images are turned by up to this, at random, to either side", unit="degrees", ge=0, le=180
+        0.0, "rotate images at random by up to this, in both directions", unit="degrees", ge=0, le=180
     )
-    zoom: float = setting(0.0, "images are enlarged or reduced by up to this share", ge=0, lt=1)
-    shear: float = setting(
-        0.0, "images are slanted by up to this, sideways per height", unit="pixels per pixel", ge=0, le=2
+    zoom: float = setting(0.0, "enlarge or shrink images at random by up to this share", ge=0, lt=1)
+    shear: float = setting(0.0, "shear images at random by up to this", unit="pixels per pixel", ge=0, le=2)
+    shift: float = setting(
+        0.0, "shift images at random by up to this along each axis", unit="pixels", ge=0, le=64
     )
-    shift: float = setting(0.0, "images are moved by up to this along each axis", unit="pixels", ge=0, le=64)
     unaugmented_epochs: int = setting(
-        0, "last epochs, in which images are left as they are", unit="epochs", ge=0, le=100_000
+        0, "number of last epochs that train on unchanged images", unit="epochs", ge=0, le=100_000
     )
     precision: Precision = setting(
-        Precision.float32, "arithmetic of training; auto is bfloat16 where it is native"
+        Precision.float32, "arithmetic of training; auto is bfloat16 if the device supports it"
     )
     checkpoint_every: int = setting(
         1,
-        "a checkpoint is written after so many epochs, and after the last",
+        "write a checkpoint every N epochs, and after the last",
         unit="epochs",
         ge=1,
         le=100_000,
     )
     threads: int | None = setting(
-        None, "threads of one operation; null is TensorFlow's choice", unit="threads", ge=1, le=1024
+        None, "threads per operation; null lets TensorFlow choose", unit="threads", ge=1, le=1024
     )
 
 
@@ -238,8 +238,8 @@ class RegisterConfig(Section):
     """Whether and where a finished run's model is registered."""
 
     GROUP: ClassVar[str] = "register"
-    name: str | None = setting(None, "the model's name in the registry; null registers nothing")
-    min_accuracy: float = setting(0.95, "a model below this test accuracy is refused", ge=0, le=1)
+    name: str | None = setting(None, "the model's name in the registry; null doesn't register it")
+    min_accuracy: float = setting(0.95, "refuse a model with a lower test accuracy", ge=0, le=1)
     dir: str = setting("models", "folder of the local registry")
 
     def __post_init__(self) -> None:
@@ -253,7 +253,7 @@ class RegisterConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class BackendConfig(Section):
-    """What every backend's section has; each backend adds keys of its own."""
+    """The keys of every backend; each backend adds its own."""
 
     GROUP: ClassVar[str] = "backend"
     name: str = setting("local", "where the job runs", group=True)
@@ -263,18 +263,20 @@ class BackendConfig(Section):
 class RunConfig(Section):
     """The keys that belong to no group."""
 
-    seed: int = setting(0, "decides initial weights, order of images and dropout", ge=0, le=2**32 - 1)
-    run_dir: str | None = setting(None, "the run's folder; null makes a new one under runs_dir")
-    runs_dir: str = setting("runs", "folder under which run folders are made and found")
+    seed: int = setting(
+        0, "decides initial weights, image order, augmentation and dropout", ge=0, le=2**32 - 1
+    )
+    run_dir: str | None = setting(None, "the run's folder; null creates one in runs_dir")
+    runs_dir: str = setting("runs", "folder that holds the run folders")
     save_h5: bool = setting(default=False, meaning="also write the tutorial's keras-tf-mnist.h5")
     force: bool = setting(
-        default=False, meaning="resume also where job or machine have changed; the result is marked"
+        default=False, meaning="resume even if job or machine have changed; the result is marked"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole, checked configuration."""
+    """A complete configuration; every value has been checked."""
 
     run: RunConfig
     data: DataConfig
@@ -285,14 +287,14 @@ class Config:
 
 
 def keys_of(section: type[Any]) -> Iterator[tuple[str, Setting]]:
-    """Yield each configuration key of a section's class, in its order."""
+    """Yield the configuration keys of a section's class, in order."""
     for field in dataclasses.fields(section):
         if "setting" in field.metadata:
             yield field.name, field.metadata["setting"]
 
 
 def sections_within(section: type[Section]) -> Iterator[type[Section]]:
-    """Yield the sections within a section: `backend.data` within `backend`."""
+    """Return the sections within a section, for example `backend.data` within `backend`."""
     return filter(_is_section, get_type_hints(section).values())
 
 
@@ -322,7 +324,7 @@ def allowed(section: type[Section], name: str) -> str:
 
 
 def refused(section: type[Section], name: str, value: object) -> ConfigurationError:
-    """Word a value that a key does not take."""
+    """Return the error for a value that a key does not take."""
     return ConfigurationError(
         f"{full_key(section, name)}={written(value)}: allowed is {allowed(section, name)}",
         f"{full_key(section, name)}: {dict(keys_of(section))[name].meaning}",
@@ -350,7 +352,7 @@ def read_section(section: type[S], values: Mapping[str, Any]) -> S:
     """
     known = dict(keys_of(section))
     if not isinstance(values, dict):
-        message = f"{section.GROUP}={written(values)}: {section.GROUP} has keys of its own"
+        message = f"{section.GROUP}={written(values)}: {section.GROUP} is a group of keys"
         raise ConfigurationError(message, KEYS_HINT)
     for name in values:
         if name not in known:
@@ -369,13 +371,13 @@ def _not_a_key(section: type[Section], name: str) -> ConfigurationError:
     key = full_key(section, name)
     keys = [full_key(section, other) for other, _ in keys_of(section)]
     if key in RENAMED:
-        new_name = RENAMED[key]
-        if new_name is None:
+        new_key = RENAMED[key]
+        if new_key is None:
             return ConfigurationError(f"{key} was removed", "leave it out")
-        if new_name in keys:
-            return ConfigurationError(f"{key} was renamed", f"use {new_name}")
-    chosen_by_group = {other for other, spec in keys_of(section) if spec.group}
-    near = did_you_mean(name, {other for other, _ in keys_of(section)} - chosen_by_group, "", section.GROUP)
+        if new_key in keys:
+            return ConfigurationError(f"{key} was renamed", f"use {new_key}")
+    not_by_group = [other for other, spec in keys_of(section) if not spec.group]
+    near = did_you_mean(name, not_by_group, "", section.GROUP)
     return ConfigurationError(f"unknown key {key}", near or KEYS_HINT)
 
 
@@ -439,14 +441,14 @@ def _is_section(kind: Any) -> bool:
 
 
 def unknown_key(name: str, known: Collection[str]) -> ConfigurationError:
-    """Word a key that does not exist, with the nearest one that does."""
+    """Return the error for a key that does not exist, with the nearest one that does."""
     return ConfigurationError(f"unknown key {name}", did_you_mean(name, known, KEYS_HINT))
 
 
 def did_you_mean(name: str, known: Collection[str], otherwise: str, group: str = "") -> str:
-    """Name the nearest of the `known` words, or say what to do where none is near.
+    """Return a hint with the nearest of the `known` words, or `otherwise` if none is near.
 
-    Words of a `group` are compared without it, and named with it.
+    Words of a `group` are compared without its name, and shown with it.
     """
     from difflib import get_close_matches
 
@@ -456,7 +458,7 @@ def did_you_mean(name: str, known: Collection[str], otherwise: str, group: str =
 
 
 def _is_file_name(name: str) -> bool:
-    """Tell whether a name is one path component of plain characters, on every platform."""
+    """Return whether a name is a portable file name."""
     import re
 
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", name) is not None

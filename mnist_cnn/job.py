@@ -1,6 +1,6 @@
-"""The job: a complete, portable description of what to train; job.json is the only form it travels in.
+"""The job: a complete, portable description of what to train. It travels as job.json.
 
-Knows nothing of where it will run: two equal digests train to equal weights on comparable machines.
+It doesn't say where it runs. Equal digests train to equal weights if the runtimes are equal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What to train. `data.digest` is always set; `model.source` is, where `model.file` is."""
+    """What to train. `data.digest` is always set; `model.source` is set if `model.file` is."""
 
     data: DataConfig
     model: ModelConfig
@@ -41,7 +41,7 @@ class Job:
         return digest in (self.digest, _digest(migrations.downgrade_job(self._decisive())))
 
     def changes_to(self, now: Job) -> tuple[str, ...]:
-        """Word what decides the weights and is different now: "train.epochs=20 (was 12)"."""
+        """Describe the changes that affect the weights: "train.epochs=20 (was 12)"."""
         then, values = dict(_leaves(self._decisive())), dict(_leaves(now._decisive()))
         changed = [name for name, value in values.items() if value != then[name]]
         return tuple(
@@ -58,20 +58,20 @@ class Job:
         return decisive
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return the job as JSON holds it, without its digest."""
+        """Return job.json's content without the digest."""
         return {"schema": migrations.SCHEMA, **dataclasses.asdict(self)}
 
     def to_json(self) -> str:
-        """Return job.json's text: the job and its digest."""
+        """Return job.json's text."""
         return json.dumps({**self.as_mapping(), "digest": self.digest}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str = "job.json", *, may_be_changed: bool = False) -> Self:
-        """Read job.json's text; `name` says in an error which file it is.
+        """Read job.json's text; an error names the file `name`.
 
         Raises:
-            ConfigurationError: not JSON, another schema, a bad value, or, unless the job `may_be_changed`,
-                a digest that does not fit.
+            ConfigurationError: not JSON, of an unknown schema, a bad value, or a wrong digest, which is
+                ignored if the job `may_be_changed`.
         """
         hint = "another version wrote it, or it was changed by hand; start a new run"
         try:
@@ -107,7 +107,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _leaves(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each value within a mapping of mappings, with its name as the command line has it."""
+    """Yield each value of nested mappings with its full key."""
     for name, value in mapping.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")

@@ -1,7 +1,4 @@
-"""What a training leaves: its history, row by row, and its result.
-
-Knows the formats of metrics.jsonl, progress.json and result.json, but not where they lie.
-"""
+"""The result of a training, its history and its progress: result.json, metrics.jsonl, progress.json."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ SCHEMA = 1
 
 @dataclasses.dataclass(frozen=True)
 class EpochRow:
-    """One row of the history. `val_*` is the test set, or the validation images where there are some.
+    """One row of the history. `val_*` are on the validation images if there are any, else the test set.
 
-    `learning_rate` is that of the step that follows the epoch.
+    `learning_rate` is that of the step after the epoch.
     """
 
     epoch: records.Count
@@ -34,10 +31,10 @@ class EpochRow:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a training stands; `loss` and `accuracy` are means over the epoch so far.
+    """How far a training is; `loss` and `accuracy` are means over the epoch so far.
 
-    `status` is preparing, running or finalizing, and only a running one has numbers; `seconds_left` is to the
-    end of the training.
+    `status` is preparing, running or finalizing; only running has numbers. `seconds_left` is until the end of
+    the training.
     """
 
     status: str
@@ -60,19 +57,19 @@ class FileEntry:
 
 
 def describe_content(content: bytes) -> FileEntry:
-    """Describe a file by its content."""
+    """Return the length and SHA-256 of a file's content."""
     return FileEntry(len(content), hashlib.sha256(content).hexdigest())
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The end of a training: `accuracy` and `loss` are on the test set, in [0, 1] and in nats.
+    """The result of a training; `accuracy` in [0, 1] and `loss` in nats are on the test set.
 
-    `training_seconds` are those from the building of the network to the end of the last epoch, with tracing,
-    evaluation and checkpoints; where the training went on from a checkpoint, those of its last part.
-    `weights_sha256` is over the weights of the saved model, as `model.weights_sha256` computes it. Those of
-    equal jobs may be compared where precision, device, processor, threads and versions agree, and where there
-    are no `changes`: what had changed between the parts of a run that went on all the same, by `force=true`.
+    `training_seconds` is the time from building the network to the end of the last epoch, including tracing,
+    evaluation and checkpoints; after a resume, only that of the last part. `weights_sha256` is over the
+    weights of the saved model, see `model.weights_sha256`. It is equal for equal jobs if precision, device,
+    processor, threads and versions are equal and there are no `changes`. These are what had changed when the
+    run was resumed with `force=true`.
     """
 
     job_digest: str
@@ -96,12 +93,12 @@ class Result:
 
     @classmethod
     def from_json(cls, text: str, name: str = "result.json") -> Self:
-        """Read result.json's text; `name` says in an error which file it is.
+        """Read result.json's text; an error names the file `name`.
 
         Raises:
-            BackendError: not JSON, another schema, or not a result.
+            BackendError: not JSON, of another schema, or not a result.
         """
-        hint = "the run's result is damaged; its job can be run again from job.json's settings"
+        hint = "the run's result is damaged; run the job again with the settings in job.json"
         try:
             content = records.decode(text)
             if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:

@@ -85,7 +85,7 @@ no_file = pytest.mark.parametrize("what", ["pipe", "folder", "loop", "device"])
 
 
 @no_file
-def test_what_is_no_file_in_place_of_a_receipt_does_not_hide_other_runs(home: Path, what: str) -> None:
+def test_a_receipt_that_is_no_file_does_not_hide_other_runs(home: Path, what: str) -> None:
     put_in_place(what, home / "runs" / "bad" / "run.json")
     listed = run_command("list", "--json", cwd=home, timeout=SECONDS)  # a process that an alarm cannot wake
     assert [row["run"] for row in listed.json()] == ["good"]
@@ -93,31 +93,31 @@ def test_what_is_no_file_in_place_of_a_receipt_does_not_hide_other_runs(home: Pa
 
 
 @no_file
-def test_what_is_no_file_in_place_of_a_model_is_worded(home: Path, what: str) -> None:
+def test_a_model_that_is_no_file_is_refused(home: Path, what: str) -> None:
     put_in_place(what, home / "runs" / "bad" / "model.onnx")
     assert "runs/bad" in refused(3, "predict", "bad", "digit.png")
 
 
 @no_file
-def test_what_is_no_file_in_place_of_a_picture_is_worded(home: Path, what: str) -> None:
+def test_a_picture_that_is_no_file_is_refused(home: Path, what: str) -> None:
     put_in_place(what, home / "digit.png")
     assert "digit.png" in refused(3, "predict", "good", "digit.png")
 
 
 @no_file
-def test_what_is_no_file_in_place_of_a_log_is_worded(home: Path, what: str) -> None:
+def test_a_log_that_is_no_file_is_refused(home: Path, what: str) -> None:
     put_in_place(what, home / "runs" / "bad" / "log.txt")
     assert "bad/log.txt" in refused(4, "follow", "bad")
 
 
 @no_file
-def test_what_is_no_file_in_place_of_a_network_is_worded(home: Path, what: str) -> None:
+def test_a_network_that_is_no_file_is_refused(home: Path, what: str) -> None:
     put_in_place(what, home / "network.py")
     assert "network.py" in refused(2, "plan", "model.file=network.py")
 
 
 @pytest.mark.parametrize("what", ["pipe", "device"])
-def test_what_is_no_file_is_no_workspace_and_none_above_it_is_taken_for_it(tmp_path: Path, what: str) -> None:
+def test_a_workspace_that_is_no_file_has_no_substitute(tmp_path: Path, what: str) -> None:
     known = '{"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}'
     (tmp_path / "config.json").write_text(known)
     put_in_place(what, tmp_path / "chosen.json")
@@ -126,7 +126,7 @@ def test_what_is_no_file_is_no_workspace_and_none_above_it_is_taken_for_it(tmp_p
 
 
 @pytest.mark.parametrize(("name", "code"), [("run.json", 4), ("job.json", 4), ("result.json", 4)])
-def test_a_file_of_a_run_that_is_far_too_long_is_not_read(home: Path, name: str, code: int) -> None:
+def test_a_run_file_that_is_far_too_long_is_not_read(home: Path, name: str, code: int) -> None:
     path = home / "runs" / "bad" / name
     if name == "job.json":
         receipt = home / "runs" / "bad" / "run.json"
@@ -150,9 +150,7 @@ def test_a_damaged_file_does_not_fill_the_screen(home: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [None, 0, 77])
-def test_a_failed_run_whose_receipt_has_no_known_exit_code_ends_in_a_documented_one(
-    home: Path, code: int | None
-) -> None:
+def test_an_unknown_exit_code_in_a_receipt_becomes_a_documented_one(home: Path, code: int | None) -> None:
     receipt = home / "runs" / "bad" / "run.json"
     changed = {"status": "failed", "exit_code": code, "error": "no"}
     receipt.write_text(json.dumps(json.loads(receipt.read_text()) | changed))
@@ -160,12 +158,12 @@ def test_a_failed_run_whose_receipt_has_no_known_exit_code_ends_in_a_documented_
 
 
 @pytest.mark.parametrize("source", ["(" * 150 + ")" * 150, "-" * 200_000 + "1", "x" + ".a" * 200_000])
-def test_a_network_that_is_nested_too_deep_is_no_python(home: Path, source: str) -> None:
+def test_a_network_that_is_nested_too_deep_is_refused(home: Path, source: str) -> None:
     (home / "network.py").write_text(source)
     assert "network.py" in refused(2, "plan", "model.file=network.py")
 
 
-def test_a_workspace_that_is_nested_too_deep_is_worded(tmp_path: Path) -> None:
+def test_a_workspace_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a":' * 100_000)
     with pytest.raises(ConfigurationError, match="is no workspace's"):
         checks.find_workspace(str(tmp_path))
@@ -174,7 +172,7 @@ def test_a_workspace_that_is_nested_too_deep_is_worded(tmp_path: Path) -> None:
 # Models
 
 
-def test_a_model_with_a_weight_changed_is_not_taken_for_the_runs(home: Path) -> None:
+def test_a_model_with_a_changed_weight_is_refused(home: Path) -> None:
     answer("register", "bad", "register.name=m", LENIENT)
     for folder in (home / "runs" / "bad", home / "models" / "m" / "1"):
         model = folder / "model.onnx"
@@ -187,13 +185,13 @@ def test_a_model_with_a_weight_changed_is_not_taken_for_the_runs(home: Path) -> 
         load_predictor(home / "other.onnx")  # which is a model for all that
 
 
-def test_a_record_that_is_damaged_does_not_let_a_model_through(home: Path) -> None:
+def test_a_damaged_result_does_not_let_a_model_through(home: Path) -> None:
     (home / "runs" / "bad" / "result.json").write_text("{")
     assert "result.json is damaged" in refused(3, "predict", "bad", "digit.png")
 
 
 @pytest.mark.parametrize("size", [2**20, 2**31, 2**62])
-def test_a_model_of_enormous_images_is_refused(tmp_path: Path, small_run: Path, size: int) -> None:
+def test_a_model_for_enormous_images_is_refused(tmp_path: Path, small_run: Path, size: int) -> None:
     model = onnx.load(str(small_run / "model.onnx"))
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = size
     onnx.save(model, str(tmp_path / "model.onnx"))
@@ -216,7 +214,7 @@ def test_a_model_that_cannot_be_loaded_prints_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_no_model_is_loaded_by_keras_but_in_safe_mode() -> None:
+def test_keras_loads_models_only_in_safe_mode() -> None:
     package = Path(mnist_cnn.__file__).parent
     sources = [*package.rglob("*.py"), *Path(backends.__file__).parent.rglob("*.py")]
     assert len(sources) > 40
@@ -231,7 +229,7 @@ def test_no_model_is_loaded_by_keras_but_in_safe_mode() -> None:
                 assert given.get("safe_mode") == "True", path
 
 
-def test_no_verb_runs_the_code_that_a_keras_file_brings(home: Path, keras: ModuleType) -> None:
+def test_no_command_runs_code_from_a_keras_file(home: Path, keras: ModuleType) -> None:
     leave_a_mark = keras.layers.Lambda(lambda images: (Path("mark").write_text("x"), images)[1])
     model = keras.Sequential([keras.Input((28, 28, 1)), leave_a_mark])
     (home / "mark").unlink()  # for building it calls it
@@ -248,7 +246,7 @@ def test_no_verb_runs_the_code_that_a_keras_file_brings(home: Path, keras: Modul
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
-def test_a_large_picture_takes_a_stated_amount_of_memory(tmp_path: Path, mode: str) -> None:
+def test_a_large_picture_takes_limited_memory(tmp_path: Path, mode: str) -> None:
     image = Image.new(mode, (9_400, 9_400))  # 88 million pixels; from 89 on Pillow itself refuses
     colours: dict[str, Any] = {"RGBA": (255, 255, 255, 255), "LA": (255, 255), "I;16": 60_000}
     image.paste(colours[mode], (4_000, 900, 5_400, 8_000))
@@ -285,7 +283,7 @@ ALIASES = "a: &a [x]\n" + "".join(
     [ALIASES, "a: &a [*a]", "a: " + "[" * 5_000, "defaults: [chosen]", "epochs: 3\n#" + "x" * 100_000],
     ids=["aliases", "an alias of itself", "nested", "defaults of itself", "long"],
 )
-def test_settings_that_would_keep_hydra_busy_for_ever_are_refused(tmp_path: Path, text: str) -> None:
+def test_settings_that_keep_hydra_busy_forever_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "chosen.yaml").write_text(text)
     refused(2, "plan", f"--config-dir={tmp_path}", "train=chosen")
@@ -293,7 +291,7 @@ def test_settings_that_would_keep_hydra_busy_for_ever_are_refused(tmp_path: Path
 
 @pytest.mark.parametrize("group", ["data", "model", "train", "backend"])
 @pytest.mark.parametrize("value", [None, "3", "null", "[]"])
-def test_settings_that_set_nothing_of_their_group_or_no_keys_are_no_bug(
+def test_an_option_that_sets_no_key_of_its_group_is_no_bug(
     tmp_path: Path, group: str, value: str | None
 ) -> None:
     (tmp_path / group).mkdir()
@@ -303,7 +301,7 @@ def test_settings_that_set_nothing_of_their_group_or_no_keys_are_no_bug(
     if value is None:
         assert "seed: 3" in answer(*asked)[1]
     else:
-        assert f"{group} has keys of its own" in refused(2, *asked)
+        assert f"{group} is a group of keys" in refused(2, *asked)
 
 
 # Every kind
@@ -318,7 +316,7 @@ ANY_JSON = st.recursive(
 @pytest.mark.parametrize("kind", [Receipt, Result, Job], ids=["run.json", "result.json", "job.json"])
 @settings(max_examples=300, deadline=None, database=None, suppress_health_check=[*HealthCheck])
 @given(drawn=st.data())
-def test_any_value_in_any_place_of_a_runs_file_is_read_or_refused_in_words(
+def test_any_value_anywhere_in_a_run_file_is_read_or_refused(
     kind: type[Receipt | Result | Job], drawn: st.DataObject, small_run: Path
 ) -> None:
     name = {Receipt: "run.json", Result: "result.json", Job: "job.json"}[kind]
@@ -339,9 +337,7 @@ def test_any_value_in_any_place_of_a_runs_file_is_read_or_refused_in_words(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_damaged_file_is_read_rightly_or_refused_in_words(
-    kind: str, tiny: Path, tmp_path: Path
-) -> None:
+def test_every_damaged_file_is_read_correctly_or_refused(kind: str, tiny: Path, tmp_path: Path) -> None:
     count = max(10, round(1_000 * KINDS[kind].share))
     outcome = try_out(kind, range(count), 1, tiny, tmp_path / "kept")
     assert not outcome.faults, "\n".join(outcome.faults.values())

@@ -138,7 +138,7 @@ REFUSED = [
     ("train.learning_rate=-1", "train.learning_rate=-1.0: allowed is a number above 0 to 1000", "rate"),
     ("train.optimizer=adm", "one of adadelta, adam, adamw, rmsprop, sgd", "optimizer"),
     ("model.filters=[0]", "model.filters=[0]: allowed is a list of whole numbers from 1 to 4096", "filters"),
-    ("model.filters=[]", "model.filters=[]: one to 16 convolutions are allowed", "model.filters=[32,64]"),
+    ("model.filters=[]", "model.filters=[]: 1 to 16 convolutions are allowed", "model.filters=[32,64]"),
     ("model.kernel_size=20", "model.kernel_size=20: convolution 2 has 9 pixels left", "smaller kernel"),
     ("model.file=nowhere.py", "model.file=nowhere.py cannot be read: No such file", "Python file"),
     ("data=mnits", "data=mnits: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
@@ -162,7 +162,7 @@ REFUSED = [
     ("--multirun seed=1,x", "seed=x: allowed is a whole number", "seed: decides"),
     ("--multirun seed=1,2 train.epochs=0", "train.epochs=0: allowed", "passes over"),
     ("--multirun seed=1,2 run_dir=one", "run_dir=one is one folder for 2 runs", "runs_dir=FOLDER"),
-    ("--multirun seed=glob(*)", "seed=glob(*): this sweep is not taken", "commas"),
+    ("--multirun seed=glob(*)", "seed=glob(*): this kind of sweep is not supported", "commas"),
     (
         "--multirun train=tutorial,fast",
         "train=fast: there are accurate, balanced, quick, tutorial",

@@ -69,13 +69,13 @@ def test_the_newest_two_are_kept_and_read_back_exactly(tmp_path: Path) -> None:
         assert np.array_equal(array, expected)
 
 
-def test_where_there_is_none_there_is_none(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "none").newest() is None
     assert MountedCheckpoints(tmp_path / "none").newest() is None
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other checksum", "binary checksum", "folder"])
-def test_a_damaged_one_is_passed_over_with_a_warning_for_the_one_before_it(
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept = Checkpoints(tmp_path)
@@ -104,7 +104,9 @@ def test_a_damaged_one_is_passed_over_with_a_warning_for_the_one_before_it(
     assert "epoch-000002.npz is damaged: skipped" in caplog.text
 
 
-def test_one_without_its_checksum_does_not_exist(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_without_a_checksum_does_not_exist(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     kept = Checkpoints(tmp_path)
     kept.save(a_checkpoint(1))
     (tmp_path / "epoch-000002.npz").write_bytes(b"half")
@@ -129,7 +131,7 @@ def test_one_without_its_checksum_does_not_exist(tmp_path: Path, caplog: pytest.
         "a seed is missing",
     ],
 )
-def test_one_whose_checksum_fits_but_that_no_training_wrote_is_passed_over(tmp_path: Path, odd: str) -> None:
+def test_a_forged_checkpoint_with_a_right_checksum_is_skipped(tmp_path: Path, odd: str) -> None:
     kept = Checkpoints(tmp_path)
     kept.save(a_checkpoint(1))
     path = tmp_path / "epoch-000002.npz"
@@ -161,7 +163,7 @@ def test_one_whose_checksum_fits_but_that_no_training_wrote_is_passed_over(tmp_p
     assert len(found.history) == 1
 
 
-def test_one_with_a_member_that_is_no_array_is_passed_over(tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_member_that_is_no_array_is_skipped(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path)
     kept.save(a_checkpoint(1))
     kept.save(a_checkpoint(2))
@@ -175,7 +177,7 @@ def test_one_with_a_member_that_is_no_array_is_passed_over(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("what", ["pipe", "folder"])
-def test_what_is_no_file_is_passed_over(tmp_path: Path, what: str) -> None:
+def test_pipes_and_folders_named_like_checkpoints_are_skipped(tmp_path: Path, what: str) -> None:
     kept = Checkpoints(tmp_path)
     kept.save(a_checkpoint(1))
     for name in ("epoch-000002.npz", "epoch-000003.npz", "epoch-000003.sha256"):
@@ -205,7 +207,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     assert int(ended.stdout) < 50_000  # KiB
 
 
-def test_one_that_cannot_be_written_is_a_worded_error_and_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_older_checkpoints(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path)
     kept.save(a_checkpoint(1))
     (tmp_path / "epoch-000002.npz").mkdir()
@@ -215,7 +217,7 @@ def test_one_that_cannot_be_written_is_a_worded_error_and_leaves_what_was_there(
     assert not names(tmp_path, ".writing*")
 
 
-def test_a_training_that_begins_anew_keeps_its_own_beside_damaged_ones_of_later_epochs(
+def test_a_new_training_is_not_pruned_by_damaged_later_epochs(
     tmp_path: Path,
 ) -> None:
     for epochs in (8, 9):
@@ -234,16 +236,14 @@ def test_a_training_that_begins_anew_keeps_its_own_beside_damaged_ones_of_later_
     assert names(tmp_path) == ["epoch-000008.npz", "epoch-000009.npz"]
 
 
-def test_a_folder_that_cannot_be_made_is_a_worded_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_a_backend_error(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("a file, where a folder should be")
     with pytest.raises(BackendError, match="/c: File exists"):
         Checkpoints(tmp_path / "c").save(a_checkpoint(1))
 
 
 class TestMounted:
-    def test_every_one_has_a_name_of_its_own_and_nothing_is_renamed_or_rewritten(
-        self, tmp_path: Path
-    ) -> None:
+    def test_nothing_in_a_store_is_renamed_or_rewritten(self, tmp_path: Path) -> None:
         kept = MountedCheckpoints(tmp_path)
         kept.save(a_checkpoint(2))
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -252,7 +252,7 @@ class TestMounted:
         assert len(after) == 4
         assert {name: after[name] for name in before} == before
 
-    def test_its_checksum_is_copied_last_and_the_store_is_asked_for_no_renaming(
+    def test_the_checksum_is_copied_last_without_renaming(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         copied: list[str] = []
@@ -271,7 +271,7 @@ class TestMounted:
         MountedCheckpoints(tmp_path).save(a_checkpoint(1))
         assert copied == [".npz", ".sha256"]
 
-    def test_the_newest_two_are_kept_and_the_newest_sound_one_is_found(self, tmp_path: Path) -> None:
+    def test_two_are_kept_and_the_newest_sound_one_is_found(self, tmp_path: Path) -> None:
         kept = MountedCheckpoints(tmp_path)
         for epochs in (1, 2, 3, 4):
             kept.save(a_checkpoint(epochs))
@@ -283,7 +283,7 @@ class TestMounted:
         assert found is not None
         assert len(found.history) == 3
 
-    def test_one_whose_copy_was_cut_off_does_not_exist(self, tmp_path: Path) -> None:
+    def test_an_interrupted_copy_does_not_exist(self, tmp_path: Path) -> None:
         kept = MountedCheckpoints(tmp_path)
         kept.save(a_checkpoint(1))
         kept.save(a_checkpoint(2))
@@ -292,7 +292,7 @@ class TestMounted:
         assert found is not None
         assert len(found.history) == 1
 
-    def test_a_store_that_takes_none_does_not_end_the_training(
+    def test_a_failing_store_does_not_stop_the_training(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "store").write_text("a file, where a folder should be")
@@ -300,7 +300,7 @@ class TestMounted:
             MountedCheckpoints(tmp_path / "store").save(a_checkpoint(1))
         assert "checkpoint of epoch 1 not saved, the store failed" in caplog.text
 
-    def test_a_disk_of_the_nodes_own_that_takes_none_is_a_worded_error(
+    def test_a_failing_local_disk_is_a_backend_error(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
@@ -309,7 +309,7 @@ class TestMounted:
         assert "TMPDIR=FOLDER" in raised.value.hint
 
 
-def test_the_generators_of_python_and_numpy_go_on_where_they_were(tmp_path: Path) -> None:
+def test_random_generators_of_python_and_numpy_are_restored(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path)
     kept.save(a_checkpoint(1))
     drawn = random.random(), np.random.normal()  # noqa: S311, NPY002 - the global ones are meant
@@ -320,7 +320,7 @@ def test_the_generators_of_python_and_numpy_go_on_where_they_were(tmp_path: Path
 
 
 class TestCheck:
-    def test_an_unchanged_one_is_gone_on_from(self) -> None:
+    def test_an_unchanged_checkpoint_is_resumed_from(self) -> None:
         found = a_checkpoint(2)
         other = a_job("train.checkpoint_every=5", "save_h5=true")  # which decide no weight
         assert found.check(other, HERE, force=False) is found
@@ -335,7 +335,7 @@ class TestCheck:
             ({"versions": {"keras": "3.16.0", "numpy": "2.3.0"}}, "keras 3.16.0 (was 3.15.0)"),
         ],
     )
-    def test_changed_conditions_are_refused_and_named(self, changed: dict[str, Any], said: str) -> None:
+    def test_a_changed_runtime_is_refused_and_described(self, changed: dict[str, Any], said: str) -> None:
         now = dataclasses.replace(HERE, **changed)
         with pytest.raises(ConfigurationError) as refused:
             a_checkpoint(2).check(a_job(), now, force=False)
@@ -344,7 +344,7 @@ class TestCheck:
         forced = a_checkpoint(2).check(a_job(), now, force=True)
         assert forced.changes == (f"since epoch 3: {said}",)
 
-    def test_a_changed_job_is_refused_and_what_has_changed_is_named(self) -> None:
+    def test_a_changed_job_is_refused_and_described(self) -> None:
         job = a_job("train.learning_rate=0.5", "model.filters=[8,16]", "seed=3")
         with pytest.raises(ConfigurationError) as refused:
             a_checkpoint(2).check(job, HERE, force=False)
@@ -355,13 +355,13 @@ class TestCheck:
         ):
             assert said in refused.value.message
 
-    def test_changes_that_were_forced_before_are_not_forgotten(self) -> None:
+    def test_changes_that_were_forced_before_are_kept(self) -> None:
         first = a_checkpoint(2).check(a_job("seed=1"), HERE, force=True)
         later = dataclasses.replace(first, job=a_job("seed=1"), history=a_checkpoint(4).history)
         assert later.check(a_job("seed=1"), HERE, force=False).changes == first.changes
         again = later.check(a_job("seed=2"), HERE, force=True)
         assert again.changes == ("since epoch 3: seed=1 (was 0)", "since epoch 5: seed=2 (was 1)")
 
-    def test_a_job_that_ends_before_the_checkpoint_is_refused_also_by_force(self) -> None:
+    def test_a_job_shorter_than_the_checkpoint_is_always_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="is of epoch 4, the job has 3"):
             a_checkpoint(4).check(a_job("train.epochs=3"), HERE, force=True)
