@@ -1,4 +1,4 @@
-"""Promises of every file that is read: whatever lies in its place, the end is soon, and a worded error."""
+"""Every damaged file is read correctly or refused with an error, in time."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 SECONDS = 60.0
-"""How long a command may take at most: it answers in less than two, and a pipe makes it wait for ever."""
+"""The limit of a command that takes two seconds; without protection a pipe blocks it forever."""
 LENIENT = "register.min_accuracy=0"
 
 
 @pytest.fixture
 def home(tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with the run `runs/good`, its copy `runs/bad`, and a picture."""
+    """The current folder with the runs `good` and `bad`, which are equal, and a picture."""
     for name in ("good", "bad"):
         shutil.copytree(small_run, tmp_path / "runs" / name, ignore=shutil.ignore_patterns("checkpoints"))
     draw_digit(tmp_path / "digit.png")
@@ -54,12 +54,12 @@ def home(tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run whose files are small."""
+    """A run with small files."""
     return tiny_run(tmp_path_factory.mktemp("tiny") / "run")
 
 
 def refused(code: int, *arguments: str) -> str:
-    """Run a command that must be refused with this exit code, in words and in time; return the words."""
+    """Run a command that must fail with this exit code and an error, in time; return stderr."""
     with limited(SECONDS):
         ended, _, said = answer(*arguments)
     assert ended == code, said
@@ -69,7 +69,7 @@ def refused(code: int, *arguments: str) -> str:
 
 
 def put_in_place(what: str, path: Path) -> None:
-    """Replace a file by something that is none."""
+    """Replace a file by something that isn't a regular file."""
     path.unlink(missing_ok=True)
     if what == "pipe":
         os.mkfifo(path)
@@ -87,7 +87,7 @@ no_file = pytest.mark.parametrize("what", ["pipe", "folder", "loop", "device"])
 @no_file
 def test_a_receipt_that_is_no_file_does_not_hide_other_runs(home: Path, what: str) -> None:
     put_in_place(what, home / "runs" / "bad" / "run.json")
-    listed = run_command("list", "--json", cwd=home, timeout=SECONDS)  # a process that an alarm cannot wake
+    listed = run_command("list", "--json", cwd=home, timeout=SECONDS)
     assert [row["run"] for row in listed.json()] == ["good"]
     refused(2, "status", "bad")
 
@@ -182,7 +182,7 @@ def test_a_model_with_a_changed_weight_is_refused(home: Path) -> None:
         said = refused(3, "predict", str(folder), "digit.png")
         assert "model.onnx is not the file that the training wrote" in said
         model.rename(home / "other.onnx")
-        load_predictor(home / "other.onnx")  # which is a model for all that
+        load_predictor(home / "other.onnx")  # it is a sound model
 
 
 def test_a_damaged_result_does_not_let_a_model_through(home: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_model_that_cannot_be_loaded_prints_nothing(
 ) -> None:
     content = (tiny / "model.onnx").read_bytes()
     refusals = 0
-    for name in re.finditer(b"BiasAdd", content):  # no UTF-8, in one place of several
+    for name in re.finditer(b"BiasAdd", content):  # invalid UTF-8
         (tmp_path / "model.onnx").write_bytes(content[: name.start()] + b"\xff" + content[name.start() + 1 :])
         try:
             load_predictor(tmp_path)
@@ -232,7 +232,7 @@ def test_keras_loads_models_only_in_safe_mode() -> None:
 def test_no_command_runs_code_from_a_keras_file(home: Path, keras: ModuleType) -> None:
     leave_a_mark = keras.layers.Lambda(lambda images: (Path("mark").write_text("x"), images)[1])
     model = keras.Sequential([keras.Input((28, 28, 1)), leave_a_mark])
-    (home / "mark").unlink()  # for building it calls it
+    (home / "mark").unlink()  # building the network called it
     model.save(home / "runs" / "bad" / "model.keras")
     assert "model.keras is not the file" in refused(4, "register", "bad", "register.name=m", LENIENT)
     for verb in (["list"], ["status", "bad"], ["follow", "bad"], ["predict", "bad", "digit.png"]):
@@ -247,7 +247,7 @@ def test_no_command_runs_code_from_a_keras_file(home: Path, keras: ModuleType) -
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
 def test_a_large_picture_takes_limited_memory(tmp_path: Path, mode: str) -> None:
-    image = Image.new(mode, (9_400, 9_400))  # 88 million pixels; from 89 on Pillow itself refuses
+    image = Image.new(mode, (9_400, 9_400))  # 88 million pixels; Pillow refuses 89 million
     colours: dict[str, Any] = {"RGBA": (255, 255, 255, 255), "LA": (255, 255), "I;16": 60_000}
     image.paste(colours[mode], (4_000, 900, 5_400, 8_000))
     image.save(tmp_path / "large.png", compress_level=1)
@@ -268,7 +268,7 @@ before = peak()
 assert prepare(Path(sys.argv[1]), 28, 28).any()
 print(peak() - before)
 """
-"""By how many MiB the process grows."""
+"""Prints by how many MiB the process grows."""
 
 
 # Settings
@@ -330,7 +330,7 @@ def test_any_value_anywhere_in_a_run_file_is_read_or_refused(
     try:
         read = kind.from_json(json.dumps(whole))
     except MnistCnnError as error:
-        assert 0 < len(error.message) < 2_500  # noqa: PT017 - being refused is one of two right ends
+        assert 0 < len(error.message) < 2_500  # noqa: PT017 - a refusal is fine too
         assert "\n" not in error.message  # noqa: PT017 - as above
     else:
         assert kind.from_json(read.to_json()) == read

@@ -1,4 +1,4 @@
-"""Promises of composing: overrides in Hydra's syntax become one checked configuration, or a refusal."""
+"""Overrides in Hydra's syntax become one checked configuration, or an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mnist_cnn.config import (
 )
 from mnist_cnn.errors import ConfigurationError
 
-BACKEND_OF_ONES_OWN = """
+CUSTOM_BACKEND = """
 import dataclasses
 from mnist_cnn.config import BackendConfig, setting
 
@@ -46,7 +46,7 @@ class Own:
 
 @pytest.fixture
 def more_options(tmp_path: Path) -> str:
-    """A folder laid out like conf/, with one more network."""
+    """A folder like conf/, with one more network."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "tiny.yaml").write_text("filters: [4]\ndense_units: 8\n", encoding="utf-8")
     return str(tmp_path)
@@ -229,7 +229,7 @@ def test_a_config_dir_with_special_characters_is_found(tmp_path: Path) -> None:
 
 def test_a_custom_backend_has_the_keys_of_its_class(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
-    file.write_text(BACKEND_OF_ONES_OWN, encoding="utf-8")
+    file.write_text(CUSTOM_BACKEND, encoding="utf-8")
     config = compose.load([f"backend={file}:Own", "backend.queue=long"])
     assert config.backend.name == f"{file}:Own"
     assert getattr(config.backend, "queue") == "long"  # noqa: B009 - a class that only the file knows

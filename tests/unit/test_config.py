@@ -1,4 +1,4 @@
-"""Promises of the schema: each value is checked when it is made; the digest counts what decides weights."""
+"""The configuration schema: every value is checked; the digest covers what decides the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gives access is in no error, log or file of a run here, whatever quotes it."""
+"""No error, log or file of a run contains a password, key or token."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 @pytest.fixture
 def secrets_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put secrets into the environment of what a test starts."""
+    """Put secrets into the environment."""
     for name, secret in ENVIRONMENT.items():
         monkeypatch.setenv(name, secret)
 
@@ -81,7 +81,7 @@ from mnist_cnn.redaction import redact
 for word in ("a", "-", "eyJ-", "eyJa.", "token", "password ", "password='", "bearer ", "sharedkey x", "://a"):
     redact(word * (1_000_000 // len(word)))
 """
-"""What a damaged file or a service's answer may hold; a time that grows with its square would be hours."""
+"""Text as a damaged file or an answer may hold it; quadratic time would be hours."""
 
 
 def test_a_million_characters_are_redacted_in_linear_time() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the newest two, damaged ones passed over, and what may be gone on from."""
+"""Checkpoints: complete or absent, the newest two, damaged ones skipped, and what can be resumed."""
 
 from __future__ import annotations
 
