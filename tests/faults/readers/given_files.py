@@ -22,19 +22,8 @@ class Picture:
 
     MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr", "HSV", "LAB")
     FORMATS = (
-        "PNG",
-        "JPEG",
-        "GIF",
-        "BMP",
-        "TIFF",
-        "WEBP",
-        "PPM",
-        "ICO",
-        "TGA",
-        "PDF",
-        "EPS",
-        "PCX",
-        "JPEG2000",
+        *("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"),
+        *("ICO", "TGA", "PDF", "EPS", "PCX", "JPEG2000"),
     )
 
     def __init__(self, _run: Path, folder: Path) -> None:
@@ -256,22 +245,9 @@ class Network:
 
     SOUND = b"import keras\n\n\ndef build(config, input_shape, num_classes):\n    return keras.Sequential()\n"
     NO_PYTHON = (
-        *(
-            b"\0",
-            b"def build(",
-            b"\xff\xfe",
-            b"(" * 5000,
-            b"-" * 200_000 + b"1",
-            b"x" + b".a" * 100_000,
-            b"[" * 150 + b"]" * 150,
-        ),
-        *(
-            b"#coding: rot13\n",
-            b"# coding: no-such\ndef build(): pass",
-            b"a=" * 50_000 + b"1",
-            b"1" * 5000,
-            b"f'{" * 200,
-        ),
+        *(b"\0", b"def build(", b"\xff\xfe", b"(" * 5000, b"-" * 200_000 + b"1", b"x" + b".a" * 100_000),
+        *(b"[" * 150 + b"]" * 150, b"#coding: rot13\n", b"# coding: no-such\ndef build(): pass"),
+        *(b"a=" * 50_000 + b"1", b"1" * 5000, b"f'{" * 200),
     )
 
     def __init__(self, _run: Path, folder: Path) -> None:

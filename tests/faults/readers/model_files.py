@@ -18,18 +18,8 @@ class Onnx:
 
     SIZES = (0, 1, -1, 2, 3, 7, 10, 28, 255, 65_536, 2**31 - 1, 2**31, 2**40, 2**62, -(2**31), -(2**62))
     WORDS = (
-        "",
-        "x",
-        "Conv",
-        "Reshape",
-        "Loop",
-        "If",
-        "Gather",
-        "Expand",
-        "Tile",
-        "Pad",
-        "Concat",
-        "Constant",
+        *("", "x", "Conv", "Reshape", "Loop", "If"),
+        *("Gather", "Expand", "Tile", "Pad", "Concat", "Constant"),
     )
 
     def __init__(self, run: Path, folder: Path) -> None:
