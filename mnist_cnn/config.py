@@ -7,7 +7,7 @@ when a section is made. This module imports neither Hydra nor TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import sys
+import math
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import (
@@ -358,27 +358,21 @@ def read_section(section: type[S], values: Mapping[str, Any]) -> S:
         if name not in known:
             raise _not_a_key(section, str(name))
     kinds = get_type_hints(section)
-    nested = {name for name in values if _is_section(kinds[name])}
-    return section(
-        **{
-            name: read_section(kinds[name], value) if name in nested else value
-            for name, value in values.items()
-        }
-    )
+    nested = {name: read_section(kinds[name], values[name]) for name in values if _is_section(kinds[name])}
+    return section(**{**values, **nested})
 
 
 def _not_a_key(section: type[Section], name: str) -> ConfigurationError:
     key = full_key(section, name)
-    keys = [full_key(section, other) for other, _ in keys_of(section)]
-    if key in RENAMED:
-        new_key = RENAMED[key]
-        if new_key is None:
-            return ConfigurationError(f"{key} was removed", "leave it out")
-        if new_key in keys:
-            return ConfigurationError(f"{key} was renamed", f"use {new_key}")
+    new_key = RENAMED.get(key, key)
+    if new_key is None:
+        return ConfigurationError(f"{key} was removed", "leave it out")
+    if new_key in (full_key(section, other) for other, _ in keys_of(section)):
+        return ConfigurationError(f"{key} was renamed", f"use {new_key}")
     not_by_group = [other for other, spec in keys_of(section) if not spec.group]
-    near = did_you_mean(name, not_by_group, "", section.GROUP)
-    return ConfigurationError(f"unknown key {key}", near or KEYS_HINT)
+    return ConfigurationError(
+        f"unknown key {key}", did_you_mean(name, not_by_group, KEYS_HINT, section.GROUP)
+    )
 
 
 def _converted(value: object, kind: Any, spec: Setting) -> object:
@@ -388,22 +382,21 @@ def _converted(value: object, kind: Any, spec: Setting) -> object:
     """
     import msgspec
 
+    def number(text: object) -> object:
+        return msgspec.json.decode(text) if isinstance(text, str) and text != "null" else text
+
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
-        value = [_spelled(item) for item in value]
+        value = [number(item) for item in value]
     elif {int, float} & {*_members(kind)}:
-        value = _spelled(value)
+        value = number(value)
     elif kind is bool and isinstance(value, str):
         value = TRUTH_WORDS.get(value, value)
     elif str in _members(kind) and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
-    return msgspec.convert(value, _bounded(kind, spec), strict=kind is not bool)
-
-
-def _spelled(value: object) -> object:
-    """Return the number that a text spells in JSON."""
-    import msgspec
-
-    return msgspec.json.decode(value) if isinstance(value, str) and value != "null" else value
+    converted = msgspec.convert(value, _bounded(kind, spec), strict=kind is not bool)
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise ValueError("not finite")
+    return converted
 
 
 def _bounded(kind: Any, spec: Setting) -> Any:
@@ -413,16 +406,8 @@ def _bounded(kind: Any, spec: Setting) -> Any:
     if kind is str:
         return Annotated[str, Meta(min_length=1)]
     if kind in (int, float):
-        limits: dict[str, Any] = {
-            bound: getattr(spec, bound)
-            for bound in ("ge", "le", "gt", "lt")
-            if getattr(spec, bound) is not None
-        }
-        if kind is float and "gt" not in limits:  # infinity and NaN are out of bounds
-            limits.setdefault("ge", -sys.float_info.max)
-        if kind is float and "lt" not in limits:
-            limits.setdefault("le", sys.float_info.max)
-        return Annotated[kind, Meta(**limits)]
+        limits = {name: getattr(spec, name) for name in ("ge", "le", "gt", "lt")}
+        return Annotated[kind, Meta(**{name: limit for name, limit in limits.items() if limit is not None})]
     if get_origin(kind) is tuple:
         return tuple[_bounded(get_args(kind)[0], spec), ...]  # type: ignore[misc]
     if type(None) in get_args(kind):
