@@ -81,14 +81,10 @@ def load(
         for section in (*SECTIONS, backend_section, *sections_within(backend_section))
         for name, _ in keys_of(section)
     ]
-    sections = {section.GROUP: section for section in (*SECTIONS, backend_section)}
     run_names = [name for name, _ in keys_of(RunConfig)]
     for name, value in values.items():
-        if name not in run_names and name not in sections:
+        if name not in (*run_names, *GROUPS, "register"):
             raise unknown_key(_first_leaf(str(name), value), known)
-        if name in sections and not isinstance(value, dict):
-            message = f"{name}={written(value)}: {name} is a group of keys"
-            raise ConfigurationError(message, f"for example {next(k for k in known if k.startswith(name))}")
     return Config(
         run=read_section(RunConfig, {name: values[name] for name in run_names if name in values}),
         data=read_section(DataConfig, values["data"]),

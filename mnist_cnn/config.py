@@ -353,7 +353,7 @@ def read_section(section: type[S], values: Mapping[str, Any]) -> S:
     known = dict(keys_of(section))
     if not isinstance(values, dict):
         message = f"{section.GROUP}={written(values)}: {section.GROUP} is a group of keys"
-        raise ConfigurationError(message, KEYS_HINT)
+        raise ConfigurationError(message, f"for example {full_key(section, next(iter(known)))}")
     for name in values:
         if name not in known:
             raise _not_a_key(section, str(name))

@@ -93,27 +93,22 @@ def test_a_receipt_that_is_no_file_does_not_hide_other_runs(home: Path, what: st
 
 
 @no_file
-def test_a_model_that_is_no_file_is_refused(home: Path, what: str) -> None:
-    put_in_place(what, home / "runs" / "bad" / "model.onnx")
-    assert "runs/bad" in refused(3, "predict", "bad", "digit.png")
-
-
-@no_file
-def test_a_picture_that_is_no_file_is_refused(home: Path, what: str) -> None:
-    put_in_place(what, home / "digit.png")
-    assert "digit.png" in refused(3, "predict", "good", "digit.png")
-
-
-@no_file
-def test_a_log_that_is_no_file_is_refused(home: Path, what: str) -> None:
-    put_in_place(what, home / "runs" / "bad" / "log.txt")
-    assert "bad/log.txt" in refused(4, "follow", "bad")
-
-
-@no_file
-def test_a_network_that_is_no_file_is_refused(home: Path, what: str) -> None:
-    put_in_place(what, home / "network.py")
-    assert "network.py" in refused(2, "plan", "model.file=network.py")
+@pytest.mark.parametrize(
+    ("file", "code", "command"),
+    [
+        ("runs/bad/model.onnx", 3, ("predict", "bad", "digit.png")),
+        ("digit.png", 3, ("predict", "good", "digit.png")),
+        ("runs/bad/log.txt", 4, ("follow", "bad")),
+        ("network.py", 2, ("plan", "model.file=network.py")),
+    ],
+)
+def test_anything_but_a_file_in_place_of_a_file_is_refused(
+    home: Path, what: str, file: str, code: int, command: tuple[str, ...]
+) -> None:
+    put_in_place(what, home / file)
+    said = refused(code, *command)
+    assert Path(file).name in said
+    assert str(Path(file).parent) in said
 
 
 @pytest.mark.parametrize("what", ["pipe", "device"])
