@@ -110,7 +110,7 @@ class LocalBackend:
     def submit(self, job: Job, folder: Path) -> LocalRun:
         """Start the trainer on the folder's job; it goes on where the folder holds checkpoints of it."""
         try:
-            with run_folder.held(folder, START_SECONDS):  # of two that resume, one is the first
+            with run_folder.lock(folder, START_SECONDS):  # of two that resume, one is the first
                 is_new = not (folder / run_folder.RECEIPT).exists()
                 receipt = self._receipt(job, folder)
                 run_folder.clear_leftovers(folder)
@@ -137,7 +137,7 @@ class LocalBackend:
             id=f"{folder.resolve().name}-{secrets.token_hex(4)}",
             job_digest=job.digest,
             status=Status.preparing,
-            created=run_folder.created_now(folder),
+            created=run_folder.creation_time(folder),
             host=socket.gethostname(),
             backend_settings=values,
             versions=versions(),
@@ -146,7 +146,7 @@ class LocalBackend:
             return receipt
         before = run_folder.read_receipt(folder)
         is_ours = before.backend == receipt.backend
-        run_folder.check_can_go_on(folder, self.attach(folder).status() if is_ours else before.status)
+        run_folder.check_resumable(folder, self.attach(folder).status() if is_ours else before.status)
         # Whoever still watches it at another place must see that this is another.
         return dataclasses.replace(receipt, id=before.id if is_ours else receipt.id, created=before.created)
 
@@ -170,14 +170,14 @@ class LocalBackend:
             except OSError as error:
                 message = f"cannot start {command[0]}: {error.strerror}"
                 worded = BackendError(message, "look whether that program is there and may be run")
-                run_folder.ended(folder, Status.failed, worded)
+                run_folder.record_end(folder, Status.failed, worded)
                 raise worded from error
 
     @staticmethod
     def _enter(folder: Path, process: subprocess.Popen[bytes]) -> None:
         """Enter the trainer into the receipt, or leave none behind that nobody knows."""
         try:
-            run_folder.enter(folder, process.pid)
+            run_folder.record_trainer(folder, process.pid)
         except BaseException:
             process.kill()
             process.wait()
@@ -208,7 +208,7 @@ class LocalRun:
         receipt = run_folder.read_receipt(self.folder)
         if receipt.status.is_final:
             return receipt.status
-        if receipt.pid is None and run_folder.is_fresh(self.folder):
+        if receipt.pid is None and run_folder.was_just_started(self.folder):
             return receipt.status  # its trainer is just being started
         if self._trainer() is not None or self._elsewhere() is not None:
             progress = run_folder.read_progress(self.folder)
@@ -300,9 +300,9 @@ class LocalRun:
             self._enter_cancelled()
 
     def _enter_cancelled(self) -> None:
-        with run_folder.held(self.folder):
+        with run_folder.lock(self.folder):
             if self.status() is Status.lost:  # still: nobody has resumed it meanwhile
-                run_folder.ended(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
+                run_folder.record_end(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
 
     def _has_gone_in(self, seconds: float, pid: int) -> bool:
         """Wait for a trainer to end; one that its parent only has to hear of has ended."""
@@ -352,7 +352,7 @@ class LocalRun:
             age = abs(receipt.process_started - process.create_time())
         except (psutil.NoSuchProcess, ValueError):
             return None
-        is_same = age < SAME_PROCESS_SECONDS and run_folder.elsewhere(receipt) is None
+        is_same = age < SAME_PROCESS_SECONDS and run_folder.other_host(receipt) is None
         return process if alive and (is_same or self._is_named_by(process)) else None
 
     def _elsewhere(self) -> str | None:
@@ -360,7 +360,7 @@ class LocalRun:
         receipt = run_folder.read_receipt(self.folder)
         if self._own_process(receipt) is not None or not self._looks_elsewhere:
             return None
-        return run_folder.elsewhere(receipt)
+        return run_folder.other_host(receipt)
 
     def _await_own_process(self) -> None:
         own = self._own_process(run_folder.read_receipt(self.folder))

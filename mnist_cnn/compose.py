@@ -1,6 +1,6 @@
 """Overrides -> a checked Config, by Hydra's compose API. The only module that imports Hydra.
 
-Nothing is written, no data are read and TensorFlow is not imported: what can be refused is refused here.
+It writes nothing, reads no data and doesn't import TensorFlow, so that mistakes are reported early.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ SECTIONS: tuple[type[Section], ...] = (RunConfig, DataConfig, ModelConfig, Train
 GROUPS = ("data", "model", "train", "backend")
 MOST_SETTINGS = 10_000
 MOST_SETTINGS_BYTES = 64 * 1024
-"""What one file of settings may have; those here have some lines."""
+"""The most that a configuration file may have; those of conf/ have a few lines."""
+SETTINGS_HINT = "a configuration file should have a few lines"
 
 
 def load(
@@ -55,22 +56,22 @@ def load(
 ) -> Config:
     """Compose conf/ with overrides in Hydra's syntax, and check every value.
 
-    `config_dirs` are folders laid out like conf/, searched after it for more options of a group. `backend`, a
-    name and settings, is that of a run that there is: it takes the place of any in the overrides, which may
-    still change its settings.
+    `config_dirs` are folders laid out like conf/, searched after it for more options of a group. `backend` is
+    the name and settings of an existing run's backend; the overrides cannot replace it, but may change its
+    settings.
 
     Raises:
-        ConfigurationError: a folder, group, key or value that is not as it must be.
+        ConfigurationError: an unknown folder, group or key, or a bad value.
     """
     if backend is None:
         values = compose(overrides, config_dirs)
     else:
         overrides = [text for text in overrides if text.partition("=")[0].strip("+") != "backend"]
-        is_option = backend[0] in options("backend", config_dirs)  # which may set keys outside its group
+        is_option = backend[0] in options("backend", config_dirs)  # it may set keys outside its group
         values = compose([f"backend={backend[0]}", *overrides] if is_option else overrides, config_dirs)
         values["backend"] = {**backend[1], **_given("backend", values, overrides), "name": backend[0]}
     for section in (DataConfig, ModelConfig, TrainConfig, RegisterConfig, BackendConfig):
-        values.setdefault(section.GROUP, {})  # a file that is chosen may set nothing of its group
+        values.setdefault(section.GROUP, {})  # the chosen file may set nothing of its group
     if isinstance(values["model"], dict) and values["model"].get("source") is not None:
         raise ConfigurationError("model.source is read from model.file", "set model.file=FILE.py")
     chosen = values["backend"] if isinstance(values["backend"], dict) else {}
@@ -80,14 +81,10 @@ def load(
         for section in (*SECTIONS, backend_section, *sections_within(backend_section))
         for name, _ in keys_of(section)
     ]
-    sections = {section.GROUP: section for section in (*SECTIONS, backend_section)}
     run_names = [name for name, _ in keys_of(RunConfig)]
     for name, value in values.items():
-        if name not in run_names and name not in sections:
+        if name not in (*run_names, *GROUPS, "register"):
             raise unknown_key(_first_leaf(str(name), value), known)
-        if name in sections and not isinstance(value, dict):
-            message = f"{name}={written(value)}: {name} has keys of its own"
-            raise ConfigurationError(message, f"for example {next(k for k in known if k.startswith(name))}")
     return Config(
         run=read_section(RunConfig, {name: values[name] for name in run_names if name in values}),
         data=read_section(DataConfig, values["data"]),
@@ -99,12 +96,12 @@ def load(
 
 
 def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
-    """Return the folder under which runs are found: all that finding one needs. Raises as `load` does."""
+    """Return the folder that holds the runs. Raises as `load` does."""
     return read_section(RunConfig, {"runs_dir": compose(overrides, config_dirs)["runs_dir"]}).runs_dir
 
 
 def named_backend(overrides: Sequence[str]) -> str | None:
-    """Return the backend that overrides name, as a receipt would; None where they name none."""
+    """Return the backend that the overrides choose, as a receipt names it, or None."""
     names = [str(override.value()) for override in _parse(overrides) if override.key_or_group == "backend"]
     if not names:
         return None
@@ -112,7 +109,7 @@ def named_backend(overrides: Sequence[str]) -> str | None:
 
 
 def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
-    """Compose conf/ with overrides into plain values, unchecked. Raises as `load` does."""
+    """Compose conf/ with overrides into plain, unchecked values. Raises as `load` does."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -133,7 +130,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         if override.key_or_group == "backend" and is_outside(str(override.value())):
             outside = absolute_name(str(override.value()))
         else:
-            lines.append(_as_hydra_takes_it(override, config_dirs))
+            lines.append(_for_hydra(override, config_dirs))
     try:
         with hydra.initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
             composed = hydra.compose("config", overrides=lines)
@@ -148,7 +145,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         raise ConfigurationError(message, "--help lists every key and group") from error
     except RecursionError as error:
         message = "the settings are nested too deep, or their defaults name themselves"
-        raise ConfigurationError(message, "look at the files of --config-dir") from error
+        raise ConfigurationError(message, "check the files in --config-dir") from error
     if outside is not None:
         values["backend"] = {**_given("backend", values, overrides), "name": outside}
     return {str(name): value for name, value in values.items()}
@@ -164,23 +161,23 @@ def as_yaml(config: Config) -> str:
 
 
 def leave_to_hydra(arguments: Sequence[str]) -> int:
-    """Let Hydra answer the flags that are its own: --info, --shell-completion, --hydra-help."""
+    """Let Hydra answer its own flags: --info, --shell-completion, --hydra-help."""
     import hydra
 
     sys.argv = [sys.argv[0], *arguments]
     answer = hydra.main(version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name="config")
     try:
         answer(lambda _: None)()
-    except SystemExit as refusal:  # Hydra's own, which it ends with 1
+    except SystemExit as refusal:  # Hydra exits with 1
         return ConfigurationError.exit_code if refusal.code else 0
     return 0
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """Expand sweeps (`a=1,2`, `range`, `choice`, `glob` aside) to one list of overrides for each job.
+    """Expand sweeps (`a=1,2`, `range`, `choice`) to one list of overrides for each job.
 
     Raises:
-        ConfigurationError: an override that is none.
+        ConfigurationError: an override that cannot be parsed, or a `glob` or `interval` sweep.
     """
     from hydra.core.override_parser.types import Glob, IntervalSweep
 
@@ -188,8 +185,8 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     for override in _parse(overrides):
         if override.is_sweep_override():
             if isinstance(override.value(), Glob | IntervalSweep):
-                hint = "write the values out, with commas between them"
-                raise ConfigurationError(f"{override.input_line}: this sweep is not taken", hint)
+                hint = "write the values, with commas between them"
+                raise ConfigurationError(f"{override.input_line}: this kind of sweep is not supported", hint)
             key = override.get_key_element()
             alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
@@ -209,36 +206,36 @@ def options(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
 
 
 def _check_settings_files(folder: Path) -> None:
-    """Refuse files of settings that would keep Hydra busy for ever; all else that is wrong it says itself.
+    """Refuse files that would keep Hydra busy forever; Hydra itself reports all other mistakes.
 
-    Aliases (`*name`) of aliases stand for exponentially many values, which OmegaConf writes out.
+    Aliases (`*name`) of aliases stand for exponentially many values, which OmegaConf expands.
     """
     import yaml
 
     for path in sorted(path for group in ("", *GROUPS) for path in (folder / group).glob("*.yaml")):
         try:
             root = yaml.compose(safe_read.read_text(path, MOST_SETTINGS_BYTES))
-            is_too_large = root is not None and _written_out(root, {}) > MOST_SETTINGS
+            is_too_large = root is not None and _expanded_size(root, {}) > MOST_SETTINGS
         except (UnicodeDecodeError, ValueError, yaml.YAMLError):
             continue
         except OSError as error:
             if error.errno == errno.EFBIG:
-                raise ConfigurationError(f"{path}: {error.strerror}", "settings are some lines") from error
+                raise ConfigurationError(f"{path}: {error.strerror}", SETTINGS_HINT) from error
             continue
         except RecursionError as error:
-            raise ConfigurationError(f"{path} is nested too deep", "settings are some lines") from error
+            raise ConfigurationError(f"{path} is nested too deep", SETTINGS_HINT) from error
         if is_too_large:
-            message = f"{path}: with its aliases written out it has more than {MOST_SETTINGS} values"
-            raise ConfigurationError(message, "write the values themselves")
+            message = f"{path}: with its aliases expanded it has more than {MOST_SETTINGS} values"
+            raise ConfigurationError(message, "write the values without aliases")
 
 
-def _written_out(node: Node, known: dict[int, int]) -> int:
-    """Return how many values a node of YAML is, more than there may be where it is within itself."""
+def _expanded_size(node: Node, known: dict[int, int]) -> int:
+    """Return how many values a YAML node has with its aliases expanded; too many if it contains itself."""
     if id(node) not in known:
         known[id(node)] = MOST_SETTINGS + 1
         parts = node.value if isinstance(node.value, list) else []
         inner = [part for entry in parts for part in (entry if isinstance(entry, tuple) else (entry,))]
-        known[id(node)] = 1 + sum(_written_out(part, known) for part in inner)
+        known[id(node)] = 1 + sum(_expanded_size(part, known) for part in inner)
     return known[id(node)]
 
 
@@ -254,13 +251,13 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(text))
         except (HydraException, ValueError) as error:  # a number of thousands of digits is a ValueError
-            hint = "write KEY=VALUE; quote a value with other than plain characters: 'KEY=\"VALUE\"'"
+            hint = "write KEY=VALUE; quote a value with special characters: 'KEY=\"VALUE\"'"
             raise ConfigurationError(f"cannot read the override {text}", hint) from error
     return parsed
 
 
-def _as_hydra_takes_it(override: Override, config_dirs: Sequence[str]) -> str:
-    """Return the override as text for Hydra, with `++`: whether a key exists is for the schema to say."""
+def _for_hydra(override: Override, config_dirs: Sequence[str]) -> str:
+    """Return the override for Hydra, with `++`, because the schema checks whether a key exists."""
     text = str(override.input_line)
     name = override.key_or_group
     if override.is_sweep_override():
@@ -280,7 +277,7 @@ def _as_hydra_takes_it(override: Override, config_dirs: Sequence[str]) -> str:
 
 
 def _given(group: str, values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return those of a group's values that the overrides set one by one."""
+    """Return a group's values that the overrides set."""
     names = {override.key_or_group for override in _parse(overrides)}
     return {
         name: value
@@ -290,13 +287,13 @@ def _given(group: str, values: dict[str, Any], overrides: Sequence[str]) -> dict
 
 
 def _quoted_uri(folder: str) -> str:
-    """Return a folder as Hydra's search path takes it: a URI, but without percent signs, in quotes."""
+    """Return a folder for Hydra's search path: a quoted URI without percent encoding."""
     path = str(Path(folder).resolve()).replace("'", r"\'")
     return f"'file://{path}'"
 
 
 def _first_leaf(name: str, value: object) -> str:
-    """Return the dotted name of the first value under an unknown key, which is what the user wrote."""
+    """Return the full key of the first value under an unknown key, which the user wrote."""
     while isinstance(value, dict) and value:
         inner = next(iter(value))
         name, value = f"{name}.{inner}", value[inner]

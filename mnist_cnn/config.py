@@ -1,7 +1,7 @@
-"""The schema of conf/: what may be configured, with meanings, units and bounds.
+"""The schema of conf/: every configuration key, with its meaning, unit and bounds.
 
-The frozen dataclasses here are the truth; the YAML files only choose values. Knows OmegaConf, which
-turns plain mappings (from YAML or JSON) into these classes, but neither Hydra nor TensorFlow.
+These frozen dataclasses define the keys; the YAML files only choose values. msgspec checks each value
+when a section is made. This module imports neither Hydra nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -10,7 +10,17 @@ import dataclasses
 import math
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from mnist_cnn.errors import ConfigurationError
 
@@ -24,6 +34,16 @@ CONF_DIR = Path(__file__).parent / "conf"
 
 
 KEYS_HINT = "--help lists every key"
+TRUTH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
+"""Truth values of YAML 1.1 that Hydra's override parser reads as text."""
+
+RENAMED: dict[str, str | None] = {
+    "train.clean_epochs": "train.unaugmented_epochs",
+    "backend.retries": "backend.preemption_retries",
+    "backend.start_seconds": "backend.queue_timeout",
+    "backend.node_count": None,
+}
+"""The keys of version 0.1.0 that have another name now, or None if they were removed."""
 
 
 class Format(StrEnum):
@@ -44,21 +64,21 @@ class Optimizer(StrEnum):
 
 
 class Schedule(StrEnum):
-    """How the learning rate runs over the steps of a training."""
+    """How the learning rate changes over the steps of a training."""
 
     constant = "constant"
     one_cycle = "one_cycle"
 
 
 class Loss(StrEnum):
-    """Both are the same number; the first takes one-hot labels, the second class indices."""
+    """Both compute the same number; the first from one-hot labels, the second from class indices."""
 
     categorical_crossentropy = "categorical_crossentropy"
     sparse_categorical_crossentropy = "sparse_categorical_crossentropy"
 
 
 class Precision(StrEnum):
-    """What the matrix multiplications are computed in; weights and the saved model are float32."""
+    """The arithmetic of matrix multiplications; weights and the saved model are float32."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -67,7 +87,7 @@ class Precision(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What `--help` says of a configuration key, and the values that it takes (bounds included)."""
+    """What a configuration key means, and the bounds of its values."""
 
     meaning: str
     unit: str = ""
@@ -87,16 +107,6 @@ class Setting:
             lower = f"{self.ge} or more"
         return " ".join(part for part in (lower or above, upper or below) if part)
 
-    def allows(self, value: float) -> bool:
-        """Return whether a number is finite and within the bounds."""
-        return (
-            (isinstance(value, int) or math.isfinite(value))
-            and (self.ge is None or value >= self.ge)
-            and (self.le is None or value <= self.le)
-            and (self.gt is None or value > self.gt)
-            and (self.lt is None or value < self.lt)
-        )
-
 
 def setting(default: T, meaning: str, **bounds: Any) -> T:
     """Declare a configuration key: a dataclass field that carries its `Setting`."""
@@ -109,23 +119,19 @@ S = TypeVar("S", bound="Section")
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A dataclass of configuration keys, all checked against their bounds when it is made."""
+    """A dataclass of configuration keys, which checks their values when it is made."""
 
     GROUP: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
         for name, spec in keys_of(type(self)):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                value = tuple(value)
+            if not _is_section(kinds[name]):
+                try:
+                    value = _converted(getattr(self, name), kinds[name], spec)
+                except (ValueError, RecursionError) as error:
+                    raise refused(type(self), name, getattr(self, name)) from error
                 object.__setattr__(self, name, value)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if isinstance(value, tuple) and not all(type(number) is int for number in value):
-                raise refused(type(self), name, value)
-            for number in numbers:
-                is_out_of_bounds = isinstance(number, int | float) and not spec.allows(number)
-                if number == "" or is_out_of_bounds:
-                    raise refused(type(self), name, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,50 +140,50 @@ class DataConfig(Section):
 
     GROUP: ClassVar[str] = "data"
     name: str = setting("mnist", "the data set: packaged (mnist) or downloaded on first use", group=True)
-    dir: str | None = setting(None, "folder with four IDX files, gzipped or raw, in place of the named set")
-    digest: str | None = setting(None, "SHA-256 of the arrays that is expected; other data are refused")
+    dir: str | None = setting(None, "folder with four IDX files, gzipped or raw, instead of the named set")
+    digest: str | None = setting(None, "expected SHA-256 of the arrays; other data are refused")
     train_limit: int | None = setting(
-        None, "use the first N training images; null is all", unit="images", ge=1
+        None, "use only the first N training images; null: all", unit="images", ge=1
     )
-    test_limit: int | None = setting(None, "use the first N test images; null is all", unit="images", ge=1)
+    test_limit: int | None = setting(None, "use only the first N test images; null: all", unit="images", ge=1)
     validation: int = setting(
-        0, "last N training images kept for val_* in place of the test set", unit="images", ge=0
+        0, "keep the last N training images for val_*, instead of the test set", unit="images", ge=0
     )
-    format: Format = setting(Format.channels_last, "where the image arrays have their channel axis")
-    num_classes: int = setting(10, "labels run from 0 to this less one", unit="classes", ge=2, le=256)
+    format: Format = setting(Format.channels_last, "position of the channel axis in the image arrays")
+    num_classes: int = setting(10, "number of classes; labels start at 0", unit="classes", ge=2, le=256)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
-    """The network: convolutions with max poolings among them, dropout, a dense layer, dropout, softmax."""
+    """The network: convolutions and max poolings, dropout, a dense layer, dropout, softmax."""
 
     GROUP: ClassVar[str] = "model"
     filters: tuple[int, ...] = setting((32, 64), "filters of each convolution, in order", ge=1, le=4096)
     kernel_size: int = setting(3, "side of each convolution's kernel", unit="pixels", ge=1, le=64)
     stem_kernel_size: int | None = setting(
-        None, "that of the first convolution, the stem; null is kernel_size", unit="pixels", ge=1, le=64
+        None, "kernel side of the first convolution; null is kernel_size", unit="pixels", ge=1, le=64
     )
     stem_stride: int = setting(1, "stride of the first convolution", unit="pixels", ge=1, le=64)
     batch_norm: bool = setting(
-        default=False, meaning="batch normalisation before the ReLU of each convolution but the first"
+        default=False, meaning="batch normalisation before the ReLU of all convolutions except the first"
     )
     batch_norm_momentum: float = setting(
-        0.9, "share that its moving statistics keep at each step", ge=0, lt=1
+        0.9, "share of its moving statistics that is kept at each step", ge=0, lt=1
     )
     pool_size: int = setting(2, "side of a max pooling's window", unit="pixels", ge=1, le=64)
     pool_after: tuple[int, ...] = setting(
-        (), "the convolutions, from 1, that a pooling follows; none is after the last", ge=1, le=16
+        (), "numbers of the convolutions that a pooling follows, from 1; [] is the last", ge=1, le=16
     )
     conv_dropout: float = setting(0.25, "dropout rate after the last convolution", ge=0, lt=1)
-    dense_units: int = setting(128, "units of the hidden dense layer; 0 is no such layer", ge=0, le=65536)
+    dense_units: int = setting(128, "units of the hidden dense layer; 0 leaves it out", ge=0, le=65536)
     dense_dropout: float = setting(0.5, "dropout rate after the dense layer", ge=0, lt=1)
-    file: str | None = setting(None, "a Python file whose build() makes the network in place of all this")
-    source: str | None = setting(None, "the text of model.file; filled in when the job is made")
+    file: str | None = setting(None, "a Python file whose build() makes the network instead")
+    source: str | None = setting(None, "the text of model.file; set automatically")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= len(self.filters) <= 16:  # noqa: PLR2004 - said in the message
-            message = f"model.filters={list(self.filters)}: one to 16 convolutions are allowed"
+        if not 1 <= len(self.filters) <= 16:  # noqa: PLR2004 - the message says it
+            message = f"model.filters={list(self.filters)}: 1 to 16 convolutions are allowed"
             raise ConfigurationError(message, "for example model.filters=[32,64]")
 
     @property
@@ -196,34 +202,34 @@ class TrainConfig(Section):
     optimizer: Optimizer = setting(Optimizer.adadelta, "the optimizer")
     learning_rate: float = setting(1.0, "the optimizer's learning rate", gt=0, le=1000)
     schedule: Schedule = setting(
-        Schedule.constant, "the learning rate's course; one_cycle rises to it and falls to almost nothing"
+        Schedule.constant, "one_cycle raises the learning rate to learning_rate, then lowers it to almost 0"
     )
     warmup: float = setting(0.3, "share of the steps in which one_cycle rises", ge=0, le=1)
-    loss: Loss = setting(Loss.categorical_crossentropy, "the loss; decides between one-hot and sparse labels")
-    label_smoothing: float = setting(0.0, "share of the target given to all classes alike", ge=0, lt=1)
+    loss: Loss = setting(Loss.categorical_crossentropy, "the loss; it decides whether labels are one-hot")
+    label_smoothing: float = setting(0.0, "share of the target that is spread over all classes", ge=0, lt=1)
     rotation: float = setting(
-        0.0, "images are turned by up to this, at random, to either side", unit="degrees", ge=0, le=180
+        0.0, "rotate images at random by up to this, in both directions", unit="degrees", ge=0, le=180
     )
-    zoom: float = setting(0.0, "images are enlarged or reduced by up to this share", ge=0, lt=1)
-    shear: float = setting(
-        0.0, "images are slanted by up to this, sideways per height", unit="pixels per pixel", ge=0, le=2
+    zoom: float = setting(0.0, "enlarge or shrink images at random by up to this share", ge=0, lt=1)
+    shear: float = setting(0.0, "shear images at random by up to this", unit="pixels per pixel", ge=0, le=2)
+    shift: float = setting(
+        0.0, "shift images at random by up to this along each axis", unit="pixels", ge=0, le=64
     )
-    shift: float = setting(0.0, "images are moved by up to this along each axis", unit="pixels", ge=0, le=64)
     unaugmented_epochs: int = setting(
-        0, "last epochs, in which images are left as they are", unit="epochs", ge=0, le=100_000
+        0, "number of last epochs that train on unchanged images", unit="epochs", ge=0, le=100_000
     )
     precision: Precision = setting(
-        Precision.float32, "arithmetic of training; auto is bfloat16 where it is native"
+        Precision.float32, "arithmetic of training; auto is bfloat16 if the device supports it"
     )
     checkpoint_every: int = setting(
         1,
-        "a checkpoint is written after so many epochs, and after the last",
+        "write a checkpoint every N epochs, and after the last",
         unit="epochs",
         ge=1,
         le=100_000,
     )
     threads: int | None = setting(
-        None, "threads of one operation; null is TensorFlow's choice", unit="threads", ge=1, le=1024
+        None, "threads per operation; null lets TensorFlow choose", unit="threads", ge=1, le=1024
     )
 
 
@@ -232,8 +238,8 @@ class RegisterConfig(Section):
     """Whether and where a finished run's model is registered."""
 
     GROUP: ClassVar[str] = "register"
-    name: str | None = setting(None, "the model's name in the registry; null registers nothing")
-    min_accuracy: float = setting(0.95, "a model below this test accuracy is refused", ge=0, le=1)
+    name: str | None = setting(None, "the model's name in the registry; null doesn't register it")
+    min_accuracy: float = setting(0.95, "refuse a model with a lower test accuracy", ge=0, le=1)
     dir: str = setting("models", "folder of the local registry")
 
     def __post_init__(self) -> None:
@@ -247,7 +253,7 @@ class RegisterConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class BackendConfig(Section):
-    """What every backend's section has; each backend adds keys of its own."""
+    """The keys of every backend; each backend adds its own."""
 
     GROUP: ClassVar[str] = "backend"
     name: str = setting("local", "where the job runs", group=True)
@@ -257,18 +263,20 @@ class BackendConfig(Section):
 class RunConfig(Section):
     """The keys that belong to no group."""
 
-    seed: int = setting(0, "decides initial weights, order of images and dropout", ge=0, le=2**32 - 1)
-    run_dir: str | None = setting(None, "the run's folder; null makes a new one under runs_dir")
-    runs_dir: str = setting("runs", "folder under which run folders are made and found")
+    seed: int = setting(
+        0, "decides initial weights, image order, augmentation and dropout", ge=0, le=2**32 - 1
+    )
+    run_dir: str | None = setting(None, "the run's folder; null creates one in runs_dir")
+    runs_dir: str = setting("runs", "folder that holds the run folders")
     save_h5: bool = setting(default=False, meaning="also write the tutorial's keras-tf-mnist.h5")
     force: bool = setting(
-        default=False, meaning="resume also where job or machine have changed; the result is marked"
+        default=False, meaning="resume even if job or machine have changed; the result is marked"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole, checked configuration."""
+    """A complete configuration; every value has been checked."""
 
     run: RunConfig
     data: DataConfig
@@ -279,17 +287,15 @@ class Config:
 
 
 def keys_of(section: type[Any]) -> Iterator[tuple[str, Setting]]:
-    """Yield each configuration key of a section's class, in its order."""
+    """Yield the configuration keys of a section's class, in order."""
     for field in dataclasses.fields(section):
         if "setting" in field.metadata:
             yield field.name, field.metadata["setting"]
 
 
 def sections_within(section: type[Section]) -> Iterator[type[Section]]:
-    """Yield the sections that are a section's own keys: `backend.data` within `backend`."""
-    for kind in get_type_hints(section).values():
-        if isinstance(kind, type) and issubclass(kind, Section):
-            yield kind
+    """Return the sections within a section, for example `backend.data` within `backend`."""
+    return filter(_is_section, get_type_hints(section).values())
 
 
 def full_key(section: type[Section], name: str) -> str:
@@ -298,30 +304,27 @@ def full_key(section: type[Section], name: str) -> str:
 
 
 def allowed(section: type[Section], name: str) -> str:
-    """Word the values that a key takes: "a whole number from 1 to 100000, or null"."""
+    """Describe the values that a key takes: "a whole number from 1 to 100000, or null"."""
     spec = dict(keys_of(section))[name]
-    kinds = get_type_hints(section)[name]
-    members = [kind for kind in (get_args(kinds) or (kinds,)) if kind not in (type(None), Ellipsis)]
-    optional = type(None) in get_args(kinds)
-    kind = members[0]
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        text = "one of " + ", ".join(str(member.value) for member in kind)
+    kind = get_type_hints(section)[name]
+    member = _members(kind)[0]
+    texts = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text that is not empty",
+        tuple[int, ...]: "a list of whole numbers",
+    }
+    if isinstance(member, type) and issubclass(member, Enum):
+        text = "one of " + ", ".join(str(choice.value) for choice in member)
     else:
-        words = {
-            bool: "true or false",
-            int: "a whole number",
-            float: "a number",
-            str: "text that is not empty",
-        }
-        text = words.get(kind, str(kind))
-        if getattr(kinds, "__origin__", None) is tuple:
-            text = "a list of whole numbers"
+        text = texts.get(member, str(member))
     bounds = spec.bounds()
-    return f"{text}{' ' + bounds if bounds else ''}{', or null' if optional else ''}"
+    return f"{text}{' ' + bounds if bounds else ''}{', or null' if type(None) in get_args(kind) else ''}"
 
 
 def refused(section: type[Section], name: str, value: object) -> ConfigurationError:
-    """Word a value that a key does not take."""
+    """Return the error for a value that a key does not take."""
     return ConfigurationError(
         f"{full_key(section, name)}={written(value)}: allowed is {allowed(section, name)}",
         f"{full_key(section, name)}: {dict(keys_of(section))[name].meaning}",
@@ -342,56 +345,95 @@ def written(value: object) -> str:
 
 
 def read_section(section: type[S], values: Mapping[str, Any]) -> S:
-    """Make a section from plain values, as YAML or JSON give them, converting and checking each.
+    """Make a section from plain values, as YAML or JSON give them.
 
     Raises:
-        ConfigurationError: an unknown key, a wrong type, a value out of bounds.
+        ConfigurationError: an unknown key, a wrong type, or a value out of bounds.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     known = dict(keys_of(section))
     if not isinstance(values, dict):
-        message = f"{section.GROUP}={written(values)}: {section.GROUP} has keys of its own"
-        raise ConfigurationError(message, KEYS_HINT)
+        message = f"{section.GROUP}={written(values)}: {section.GROUP} is a group of keys"
+        raise ConfigurationError(message, f"for example {full_key(section, next(iter(known)))}")
     for name in values:
         if name not in known:
-            chosen_by_group = {other for other, spec in known.items() if spec.group}
-            near = did_you_mean(str(name), [*set(known) - chosen_by_group], "", section.GROUP)
-            raise ConfigurationError(f"unknown key {full_key(section, str(name))}", near or KEYS_HINT)
-    schema = OmegaConf.structured(section)
-    OmegaConf.set_readonly(schema, value=False)
-    read: dict[str, Any] = {}
-    for name, value in values.items():
-        kind = get_type_hints(section)[name]
-        if isinstance(kind, type) and issubclass(kind, Section):
-            read[name] = read_section(kind, value)
-            continue
-        if isinstance(value, bool) and kind is not bool:
-            raise refused(section, name, value)
-        if isinstance(value, str) and str in (kind, *get_args(kind)):
-            read[name] = value  # as it is: to OmegaConf, "${" and "???" would mean something
-            continue
-        if "${" in str(value) or "???" in str(value):
-            raise refused(section, name, value)
-        try:
-            OmegaConf.update(schema, name, value)
-            plain: Any = OmegaConf.to_container(schema)
-            read[name] = plain[name]
-        except (OmegaConfBaseException, OverflowError) as error:
-            raise refused(section, name, value) from error
-    return section(**read)
+            raise _not_a_key(section, str(name))
+    kinds = get_type_hints(section)
+    nested = {name: read_section(kinds[name], values[name]) for name in values if _is_section(kinds[name])}
+    return section(**{**values, **nested})
+
+
+def _not_a_key(section: type[Section], name: str) -> ConfigurationError:
+    key = full_key(section, name)
+    new_key = RENAMED.get(key, key)
+    if new_key is None:
+        return ConfigurationError(f"{key} was removed", "leave it out")
+    if new_key in (full_key(section, other) for other, _ in keys_of(section)):
+        return ConfigurationError(f"{key} was renamed", f"use {new_key}")
+    not_by_group = [other for other, spec in keys_of(section) if not spec.group]
+    return ConfigurationError(
+        f"unknown key {key}", did_you_mean(name, not_by_group, KEYS_HINT, section.GROUP)
+    )
+
+
+def _converted(value: object, kind: Any, spec: Setting) -> object:
+    """Return a value as a key's type; raise ValueError or RecursionError if it does not fit.
+
+    A text may spell a number or a truth value; a key that takes text takes a number as text.
+    """
+    import msgspec
+
+    def number(text: object) -> object:
+        return msgspec.json.decode(text) if isinstance(text, str) and text != "null" else text
+
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        value = [number(item) for item in value]
+    elif {int, float} & {*_members(kind)}:
+        value = number(value)
+    elif kind is bool and isinstance(value, str):
+        value = TRUTH_WORDS.get(value, value)
+    elif str in _members(kind) and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    converted = msgspec.convert(value, _bounded(kind, spec), strict=kind is not bool)
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise ValueError("not finite")
+    return converted
+
+
+def _bounded(kind: Any, spec: Setting) -> Any:
+    """Return a key's type with its bounds, for msgspec."""
+    from msgspec import Meta
+
+    if kind is str:
+        return Annotated[str, Meta(min_length=1)]
+    if kind in (int, float):
+        limits = {name: getattr(spec, name) for name in ("ge", "le", "gt", "lt")}
+        return Annotated[kind, Meta(**{name: limit for name, limit in limits.items() if limit is not None})]
+    if get_origin(kind) is tuple:
+        return tuple[_bounded(get_args(kind)[0], spec), ...]  # type: ignore[misc]
+    if type(None) in get_args(kind):
+        return Union[*(_bounded(member, spec) for member in _members(kind)), None]
+    return kind
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """Return the types that a union, or a type alone, consists of, without None."""
+    members = get_args(kind) if type(None) in get_args(kind) else (kind,)
+    return tuple(member for member in members if member is not type(None))
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def unknown_key(name: str, known: Collection[str]) -> ConfigurationError:
-    """Word a key that does not exist, with the nearest one that does."""
+    """Return the error for a key that does not exist, with the nearest one that does."""
     return ConfigurationError(f"unknown key {name}", did_you_mean(name, known, KEYS_HINT))
 
 
 def did_you_mean(name: str, known: Collection[str], otherwise: str, group: str = "") -> str:
-    """Name the nearest of the `known` words, or say what to do where none is near.
+    """Return a hint with the nearest of the `known` words, or `otherwise` if none is near.
 
-    Words of a `group` are compared without it, and named with it.
+    Words of a `group` are compared without its name, and shown with it.
     """
     from difflib import get_close_matches
 
@@ -401,7 +443,7 @@ def did_you_mean(name: str, known: Collection[str], otherwise: str, group: str =
 
 
 def _is_file_name(name: str) -> bool:
-    """Tell whether a name is one path component of plain characters, on every platform."""
+    """Return whether a name is a portable file name."""
     import re
 
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", name) is not None

@@ -1,6 +1,6 @@
-"""The job: a complete, portable description of what to train; job.json is the only form it travels in.
+"""The job: a complete, portable description of what to train. It travels as job.json.
 
-Knows nothing of where it will run: two equal digests train to equal weights on comparable machines.
+It doesn't say where it runs. Equal digests train to equal weights if the runtimes are equal.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Self
 
+from mnist_cnn import migrations, records
 from mnist_cnn.config import DataConfig, ModelConfig, RunConfig, TrainConfig, read_section, written
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SCHEMA = 1
-
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What to train. `data.digest` is always set; `model.source` is, where `model.file` is."""
+    """What to train. `data.digest` is always set; `model.source` is set if `model.file` is."""
 
     data: DataConfig
     model: ModelConfig
@@ -31,15 +30,18 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hex, of all that decides the trained weights, as canonical JSON.
+        """SHA-256, in hex, of what decides the trained weights, as canonical JSON.
 
-        Where the data lie, what a model file is called and which files are written, and when, do not count.
+        Not in it: where the data lie, the name of the model file, and which files are written when.
         """
-        text = json.dumps(self._decisive(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(self._decisive())
+
+    def has_digest(self, digest: str) -> bool:
+        """Return whether a recorded digest is this job's; version 0.1.0 computed another one."""
+        return digest in (self.digest, _digest(migrations.downgrade_job(self._decisive())))
 
     def changes_to(self, now: Job) -> tuple[str, ...]:
-        """Word what decides the weights and is different now: "train.epochs=20 (was 12)"."""
+        """Describe the changes that affect the weights: "train.epochs=20 (was 12)"."""
         then, values = dict(_leaves(self._decisive())), dict(_leaves(now._decisive()))
         changed = [name for name, value in values.items() if value != then[name]]
         return tuple(
@@ -56,50 +58,56 @@ class Job:
         return decisive
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return the job as JSON holds it, without its digest."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+        """Return job.json's content without the digest."""
+        return {"schema": migrations.SCHEMA, **dataclasses.asdict(self)}
 
     def to_json(self) -> str:
-        """Return job.json's text: the job and its digest."""
+        """Return job.json's text."""
         return json.dumps({**self.as_mapping(), "digest": self.digest}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str = "job.json", *, may_be_changed: bool = False) -> Self:
-        """Read job.json's text; `name` says in an error which file it is.
+        """Read job.json's text; an error names the file `name`.
 
         Raises:
-            ConfigurationError: not JSON, another schema, a bad value, or, unless the job `may_be_changed`,
-                a digest that does not fit.
+            ConfigurationError: not JSON, of an unknown schema, a bad value, or a wrong digest, which is
+                ignored if the job `may_be_changed`.
         """
-        hint = "it is no job of this version of mnist_cnn, or it was changed by hand; start a new run"
+        hint = "another version wrote it, or it was changed by hand; start a new run"
         try:
-            mapping = json.loads(text)
-            schema, digest = mapping.pop("schema"), mapping.pop("digest")
-            job = cls._from_mapping(mapping) if schema == SCHEMA else None
+            file = records.convert(_JobFile, migrations.upgrade_job(records.decode(text)))
+            run = read_section(RunConfig, {"seed": file.seed, "save_h5": file.save_h5})
+            data, model = read_section(DataConfig, file.data), read_section(ModelConfig, file.model)
+            train = read_section(TrainConfig, file.train)
         except ConfigurationError as error:
             raise ConfigurationError(f"{name}: {error.message}", hint) from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ConfigurationError(f"{name} is not a job: {error!r}", hint) from error
-        if job is None:
-            raise ConfigurationError(f"{name}: it is not of schema {SCHEMA}", hint)
-        if job.digest != digest and not may_be_changed:
-            raise ConfigurationError(f"{name}: its digest does not fit what it says", hint)
+        except ValueError as error:
+            raise ConfigurationError(f"{name} is not a job: {error}", hint) from error
+        job = cls(data, model, train, run.seed, run.save_h5)
+        if not may_be_changed and not job.has_digest(file.digest):
+            raise ConfigurationError(f"{name}: its digest does not fit its content", hint)
         return job
 
-    @classmethod
-    def _from_mapping(cls, mapping: dict[str, Any]) -> Self:
-        settings = read_section(RunConfig, {"seed": mapping["seed"], "save_h5": mapping["save_h5"]})
-        return cls(
-            data=read_section(DataConfig, mapping["data"]),
-            model=read_section(ModelConfig, mapping["model"]),
-            train=read_section(TrainConfig, mapping["train"]),
-            seed=settings.seed,
-            save_h5=settings.save_h5,
-        )
+
+@dataclasses.dataclass(frozen=True)
+class _JobFile:
+    """job.json; its values are checked as those of the configuration are."""
+
+    data: Any
+    model: Any
+    train: Any
+    seed: Any
+    save_h5: Any
+    digest: str
+
+
+def _digest(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _leaves(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each value within a mapping of mappings, with its name as the command line has it."""
+    """Yield each value of nested mappings with its full key."""
     for name, value in mapping.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")

@@ -140,20 +140,20 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     before = attach_to(folder, force) if moves else backend.attach(folder)
     status = before.status()
     if not status.is_final:
-        host = run_folder.elsewhere(receipt)
+        host = run_folder.other_host(receipt)
         on, gone = (
             (f" on {host}", f"; if that machine is gone: resume {folder} force=true") if host else ("", "")
         )
         raise ConfigurationError(f"{folder} is {status.value}{on}", f"watch it: follow {folder}{gone}")
-    run_folder.check_can_go_on(folder, status)
+    run_folder.check_resumable(folder, status)
     job = run_folder.read_job(folder, may_be_changed=True)
     backend.check(job)
     if moves:
         before.download_checkpoints()
-        with run_folder.held(folder):
+        with run_folder.lock(folder):
             now = run_folder.read_receipt(folder)
             if now == receipt and not now.status.is_final:  # what its own place tells, another does not know
-                run_folder.ended(folder, status)
+                run_folder.record_end(folder, status)
     _check_unchanged(folder, job, receipt, force=config.run.force)
     return partial(backend.submit, job, folder)
 
@@ -271,14 +271,14 @@ def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, for
     if kept is not None:
         changes = kept.job.changes_to(job)
     else:
-        changes = () if job.digest == receipt.job_digest else ("the job",)
+        changes = () if job.has_digest(receipt.job_digest) else ("the job",)
     if receipt.versions:
         changes += changed_versions(receipt.versions, versions())
     if changes and not force:
         raise ConfigurationError(
-            f"{folder} cannot go on as it began: {', '.join(changes)}", changed_hint(str(folder))
+            f"{folder} cannot be resumed exactly: {', '.join(changes)}", changed_hint(str(folder))
         )
-    with run_folder.held(folder):  # whoever starts it now removes what is half-written
+    with run_folder.lock(folder):  # whoever starts it now removes what is half-written
         run_folder.write_job(folder, job)  # with the digest that fits it, where it was changed by hand
 
 

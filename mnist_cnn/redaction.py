@@ -1,4 +1,4 @@
-"""What gives access is taken out of a text, or of an exception, before anybody else reads it."""
+"""Removes passwords, keys and tokens from texts and exceptions before they are shown or saved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from urllib.parse import quote, quote_plus
 
 _KEYS = r"(?:access|account|api|private|secret|shared|storage)[_-]?key"
-# From a word's beginning alone, here and below: tried from each character of a long word it takes forever.
+# Here and below a match starts at the start of a word: the search would take quadratic time otherwise.
 _NAMES = rf"(?<![\w-])[\w-]*(?:pass(?:word|wd|phrase)|secret|token|credential|{_KEYS})"
 _VALUE = r"[^\s&\"',;}]+"
 _QUOTED = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
@@ -17,22 +17,25 @@ _PATTERNS = (
     re.compile(rf"(?i)\b(sig(?:=|%3D)|bearer\s+|sharedkey(?:lite)?\s+[^:\s]+:){_VALUE}"),
     re.compile(rf"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:\w+\s+)?{_VALUE}"),
     re.compile(rf"(?i)({_NAMES}[\"']?\s*[:=]\s*)(?:{_QUOTED}|{_VALUE})"),
-    re.compile(r"(://)[^\s/@\"']+(?=@)"),  # who logs in to the host of a URL, and the password
-    # An access token (RFC 7519), whatever stands before it in its word.
+    re.compile(r"(://)[^\s/@\"']+(?=@)"),  # the user and password of a URL
+    # An access token (RFC 7519), whatever precedes it in its word.
     re.compile(r"(?<![\w-])(?=[\w-]+\.[\w-]+\.[\w-])((?:[\w-]*?-)??)eyJ[\w-]+\.[\w-]+\.[\w-]+"),
     re.compile(r"()(?<![\w+/])[\w+/]{86}=="),  # the 64 bytes of a storage account's key
 )
 _SECRET_VARIABLE = re.compile(rf"(?i){_NAMES}$")
 _SHORTEST = 8
-"""Characters: a shorter value of a variable is no secret, and is found in innocent words."""
+"""Characters: a shorter value of a variable isn't redacted, because ordinary words contain it."""
 
 
 class Redacted(Exception):  # noqa: N818 - it stands for any exception
-    """A foreign exception as it may be shown: its kind and its words, without what gives access."""
+    """A foreign exception without secrets: its type and message."""
 
 
 def redact(text: str) -> str:
-    """Replace signatures, tokens, keys and passwords by ***, and values of variables that hold such."""
+    """Replace signatures, tokens, keys and passwords by ***.
+
+    Also the values of environment variables whose names say that they are secret.
+    """
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST and _SECRET_VARIABLE.search(name):
             for written in sorted(_ways_to_write(value), key=len, reverse=True):
@@ -43,7 +46,7 @@ def redact(text: str) -> str:
 
 
 def without_secrets(error: BaseException) -> Redacted:
-    """Return what may be shown of an exception and of those that led to it, to be raised `from`."""
+    """Return an exception and its causes without secrets, for `raise ... from`."""
     shown = Redacted(redact(f"{type(error).__name__}: {error}")).with_traceback(error.__traceback__)
     inner = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if inner is not None:
@@ -52,7 +55,7 @@ def without_secrets(error: BaseException) -> Redacted:
 
 
 def _ways_to_write(value: str) -> set[str]:
-    """Return a value as it stands in a text, in Python, JSON, a URL, and in base64."""
+    """Return a value as plain text, and as Python, JSON, URLs and base64 write it."""
     content = os.fsencode(value)
     in_base64 = base64.b64encode(content).decode()
     return {value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(content), quote_plus(content), in_base64}

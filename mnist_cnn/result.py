@@ -1,150 +1,108 @@
-"""What a training leaves: its history, row by row, and its result.
-
-Knows the formats of metrics.jsonl, progress.json and result.json, but not where they lie.
-"""
+"""The result of a training, its history and its progress: result.json, metrics.jsonl, progress.json."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from typing import Any, Self
+from typing import Self
 
+from mnist_cnn import records
 from mnist_cnn.errors import BackendError
 
 SCHEMA = 1
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "int": int,
-    "float": (int, float),
-    "str": str,
-    "dict[str, str]": dict,
-    "tuple[str, ...]": tuple,
-}
-LARGEST = {"int": 2**53, "float": 1e100}
-"""What no number here comes near. JSON's have no bound, and what counts with them has: Python's float."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EpochRow:
-    """One row of the history. `val_*` is the test set, or the validation images where there are some.
+    """One row of the history. `val_*` are on the validation images if there are any, else the test set.
 
-    `learning_rate` is that of the step that follows the epoch.
+    `learning_rate` is that of the step after the epoch.
     """
 
-    epoch: int
-    loss: float
-    accuracy: float
-    val_loss: float
-    val_accuracy: float
-    learning_rate: float
-    seconds: float
+    epoch: records.Count
+    loss: records.Number
+    accuracy: records.Number
+    val_loss: records.Number
+    val_accuracy: records.Number
+    learning_rate: records.Number
+    seconds: records.Number
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a training stands; `loss` and `accuracy` are means over the epoch so far.
+    """How far a training is; `loss` and `accuracy` are means over the epoch so far.
 
-    `status` is preparing, running or finalizing, and only a running one has numbers; `seconds_left` is to the
-    end of the training.
+    `status` is preparing, running or finalizing; only running has numbers. `seconds_left` is until the end of
+    the training.
     """
 
     status: str
-    epoch: int = 0
-    epochs: int = 0
-    step: int = 0
-    steps: int = 0
-    loss: float = 0.0
-    accuracy: float = 0.0
-    images_per_second: float = 0.0
-    seconds_left: float = 0.0
+    epoch: records.Count = 0
+    epochs: records.Count = 0
+    step: records.Count = 0
+    steps: records.Count = 0
+    loss: records.Number = 0.0
+    accuracy: records.Number = 0.0
+    images_per_second: records.Number = 0.0
+    seconds_left: records.Number = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class FileEntry:
     """A file of the run folder: its length in bytes and its SHA-256 in hex."""
 
-    bytes: int
+    bytes: records.Count
     sha256: str
 
 
-def check_fields(record: Any) -> None:
-    """Raise TypeError or ValueError where a value of a dataclass that was read is not as its field says."""
-    for field in dataclasses.fields(record):
-        value, kind = getattr(record, field.name), str(field.type)
-        if kind not in KINDS:
-            continue
-        if not isinstance(value, KINDS[kind]) or isinstance(value, bool):
-            message = f"{field.name} is no {kind}: {value!r}"
-            raise TypeError(message)
-        if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
-            message = f"{field.name} is not of texts: {value!r}"
-            raise TypeError(message)
-        if isinstance(value, int | float) and not abs(value) <= LARGEST[kind]:  # nor is NaN
-            message = f"{field.name} is not finite or far too large: {value!r}"
-            raise ValueError(message)
-
-
 def describe_content(content: bytes) -> FileEntry:
-    """Describe a file by its content."""
+    """Return the length and SHA-256 of a file's content."""
     return FileEntry(len(content), hashlib.sha256(content).hexdigest())
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The end of a training: `accuracy` and `loss` are on the test set, in [0, 1] and in nats.
+    """The result of a training; `accuracy` in [0, 1] and `loss` in nats are on the test set.
 
-    `training_seconds` are those from the building of the network to the end of the last epoch, with tracing,
-    evaluation and checkpoints; where the training went on from a checkpoint, those of its last part.
-    `weights_sha256` is over the weights of the saved model, as `model.weights_sha256` computes it. Those of
-    equal jobs may be compared where precision, device, processor, threads and versions agree, and where there
-    are no `changes`: what had changed between the parts of a run that went on all the same, by `force=true`.
+    `training_seconds` is the time from building the network to the end of the last epoch, including tracing,
+    evaluation and checkpoints; after a resume, only that of the last part. `weights_sha256` is over the
+    weights of the saved model, see `model.weights_sha256`. It is equal for equal jobs if precision, device,
+    processor, threads and versions are equal and there are no `changes`. These are what had changed when the
+    run was resumed with `force=true`.
     """
 
     job_digest: str
-    accuracy: float
-    loss: float
+    accuracy: records.Number
+    loss: records.Number
     history: tuple[EpochRow, ...]
-    seconds_per_epoch: float
-    training_seconds: float
+    seconds_per_epoch: records.Number
+    training_seconds: records.Number
     weights_sha256: str
     precision: str
     device: str
     processor: str
-    threads: int
+    threads: records.Count
     versions: dict[str, str]
-    files: dict[str, FileEntry]
+    files: dict[records.FileName, FileEntry]
     changes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return result.json's text."""
         return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, indent=2) + "\n"
 
-    def check_types(self) -> None:
-        """Raise TypeError or ValueError where a value is not what this class writes."""
-        for record in (self, *self.history, *self.files.values()):
-            check_fields(record)
-        for name in self.files:
-            if "/" in name or "\\" in name or name in ("", ".", ".."):
-                message = f"{name!r} is no file's name"
-                raise ValueError(message)
-
     @classmethod
     def from_json(cls, text: str, name: str = "result.json") -> Self:
-        """Read result.json's text; `name` says in an error which file it is.
+        """Read result.json's text; an error names the file `name`.
 
         Raises:
-            BackendError: not JSON, another schema, or not a result.
+            BackendError: not JSON, of another schema, or not a result.
         """
-        hint = "the run's result is damaged; its job can be run again from job.json's settings"
+        hint = "the run's result is damaged; run the job again with the settings in job.json"
         try:
-            mapping: dict[str, Any] = json.loads(text)
-            if mapping.pop("schema") != SCHEMA:
-                raise BackendError(f"{name} is not of schema {SCHEMA}", hint)
-            mapping["changes"] = tuple(mapping.get("changes", ()))
-            mapping["history"] = tuple(EpochRow(**row) for row in mapping["history"])
-            mapping["files"] = {file: FileEntry(**entry) for file, entry in mapping["files"].items()}
-            result = cls(**mapping)
-            result.check_types()
-            return result
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BackendError(f"{name} is not a result: {error!r}", hint) from error
+            content = records.decode(text)
+            if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
+                raise ValueError(f"it isn't of schema {SCHEMA}")  # noqa: TRY301 - as what msgspec raises
+            return records.convert(cls, content)
+        except ValueError as error:
+            raise BackendError(f"{name} is not a result: {error}", hint) from error

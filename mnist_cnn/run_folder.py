@@ -1,14 +1,14 @@
-"""The run folder: made, found, read and written. Its files are all that another process needs.
+"""The run folder: its files are all that another process needs to know of a run.
 
     job.json        the job and its digest
-    run.json        the receipt: who runs it, where it stands, how it ended
+    run.json        the receipt: the backend, the process and the status of the run
     log.txt         everything that the trainer printed
     metrics.jsonl   the history, one row per epoch
-    progress.json   while it trains, where it stands within its epoch
-    result.json     written last: a folder with it is complete
-    checkpoints/    the state at the ends of the newest epochs
+    progress.json   the position within the epoch, during training
+    result.json     the result; written last, so a folder that has it is complete
+    checkpoints/    the state at the end of the newest epochs
 
-Knows the files' places and forms, but starts and ends no run.
+This module creates, finds, reads and writes run folders. It starts and stops no run.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from mnist_cnn import migrations, records
 from mnist_cnn.backend import Status
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
 from mnist_cnn.files import atomic, locks, safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.result import LARGEST, EpochRow, Progress, Result, check_fields
+from mnist_cnn.result import EpochRow, Progress, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,24 +42,24 @@ JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
 LATEST, LOCK = "latest", ".lock"
 FORCE = "--force"
-"""Stands on the command line of a trainer that goes on also where job or machine have changed."""
+"""The trainer's flag to resume even if the job or the machine has changed."""
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
-RECEIPT_SCHEMA = 1
 ENTRY_SECONDS = 10.0
-"""How long a trainer may stay unnamed in the receipt: it is started and entered in far less."""
+"""How long a trainer may run before the receipt names its process. Usually that takes milliseconds."""
 
 LOG_FORMAT, LOG_TIME = "%(asctime)s mnist_cnn %(message)s", "%H:%M:%S"
-"""How the trainer's own lines stand in log.txt, among what the libraries under it print there."""
+"""The form of the trainer's own lines in log.txt, where libraries print too."""
 _TRAINER_LINE = re.compile(r"\d\d:\d\d:\d\d mnist_cnn (.*)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Receipt:
-    """run.json. `created` is UTC in ISO 8601; `process_started` is in seconds since the epoch.
+    """run.json.
 
-    `pid` is the trainer's process, as soon as that is started, on the machine `host`. `error` and `hint` are
-    one line each, of a run that failed; `backend_settings` are the values of `backend.*`, `versions` those of
-    the packages that it began with. `service` has what a backend must know besides to find its run again.
+    `created` is UTC in ISO 8601; `process_started` is in seconds since 1970. `pid` is the trainer's process
+    on the machine `host`, or None before it starts. `error` and `hint` are one line each if the run failed.
+    `backend_settings` are the values of `backend.*`, `versions` those of the packages at the start. A
+    backend keeps in `service` what else it needs to find the run again.
     """
 
     backend: str
@@ -67,10 +68,10 @@ class Receipt:
     status: Status
     created: str
     url: str | None = None
-    pid: int | None = None
-    process_started: float | None = None
+    pid: records.Count | None = None
+    process_started: records.Number | None = None
     host: str | None = None
-    exit_code: int | None = None
+    exit_code: records.Count | None = None
     error: str | None = None
     hint: str | None = None
     backend_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -79,69 +80,37 @@ class Receipt:
 
     def to_json(self) -> str:
         """Return run.json's text."""
-        return json.dumps({"schema": RECEIPT_SCHEMA, **dataclasses.asdict(self)}, indent=2) + "\n"
-
-    def check_types(self) -> None:
-        """Raise TypeError or ValueError where a value is not of its field's type."""
-        if datetime.fromisoformat(self.created).tzinfo is None:
-            message = f"created has no time zone: {self.created}"
-            raise ValueError(message)
-        for name, kinds in (
-            ("backend", str),
-            ("id", str),
-            ("job_digest", str),
-            ("url", str | None),
-            ("pid", int | None),
-            ("process_started", float | int | None),
-            ("host", str | None),
-            ("exit_code", int | None),
-            ("error", str | None),
-            ("hint", str | None),
-            ("backend_settings", dict),
-            ("versions", dict),
-            ("service", dict),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, kinds):
-                message = f"{name} is {value!r}"
-                raise TypeError(message)
-            if isinstance(value, int) and abs(value) > LARGEST["int"]:
-                message = f"{name} is far too large"
-                raise ValueError(message)
+        return json.dumps({"schema": migrations.SCHEMA, **dataclasses.asdict(self)}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str = RECEIPT) -> Self:
-        """Read run.json's text; `name` says in an error which file it is.
+        """Read run.json's text; an error names the file `name`.
 
         Raises:
-            BackendError: not JSON, another schema, or no receipt.
+            BackendError: not JSON, of an unknown schema, or not a receipt.
         """
         try:
-            mapping: dict[str, Any] = json.loads(text)
-            if mapping.pop("schema") != RECEIPT_SCHEMA:
-                raise BackendError(f"{name} is not of schema {RECEIPT_SCHEMA}", "another version wrote it")
-            receipt = cls(**{**mapping, "status": Status(mapping["status"])})
-            receipt.check_types()
+            receipt = records.convert(cls, migrations.upgrade_receipt(records.decode(text)))
+            if datetime.fromisoformat(receipt.created).tzinfo is None:
+                raise ValueError(f"created has no time zone: {receipt.created}")  # noqa: TRY301 - as above
             return receipt
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            hint = "the folder is no run of this version, or it was changed by hand"
-            raise BackendError(f"{name} is no receipt: {error!r}", hint) from error
+        except ValueError as error:
+            hint = "the folder isn't a run of this version, or run.json was changed by hand"
+            raise BackendError(f"{name} isn't a receipt: {error}", hint) from error
 
 
 def now() -> str:
-    """Return the time as receipts hold it: UTC, ISO 8601, with microseconds."""
+    """Return the time for a receipt: UTC, ISO 8601, with microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def created_now(folder: Path) -> str:
-    """Return when a run that begins now was created, for its receipt.
+def creation_time(folder: Path) -> str:
+    """Return the creation time of a run that starts now.
 
-    Where the clock was set back since the newest run beside it was created, this is just after that one: so
-    `latest` is the run that was started last.
+    It is later than that of every run beside it, even if the clock was set back, so that `latest` is the run
+    that was started last.
     """
-    with suppress(
-        MnistCnnError, OverflowError
-    ):  # a folder that cannot be listed, a run removed, a date of 9999
+    with suppress(MnistCnnError, OverflowError):  # an unreadable folder, a removed run, the year 9999
         others = [read_receipt(other).created for other in all_runs(str(folder.parent))]
         newest = max(map(datetime.fromisoformat, others), default=datetime.min.replace(tzinfo=UTC))
         return max(datetime.now(UTC), newest + timedelta(microseconds=1)).isoformat(timespec="microseconds")
@@ -149,11 +118,11 @@ def created_now(folder: Path) -> str:
 
 
 def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
-    """Make a new run folder that holds its job: `run_dir`, or a new name under `runs_dir`.
+    """Create a run folder with its job: `run_dir`, or a new name under `runs_dir`.
 
     Raises:
-        ConfigurationError: `run_dir` is a run already, or is not an empty folder.
-        BackendError: the folder cannot be made.
+        ConfigurationError: `run_dir` already holds a run, or isn't an empty folder.
+        BackendError: the folder cannot be created.
     """
     folder = Path(run_dir) if run_dir is not None else Path(runs_dir) / _new_name()
     if run_dir is not None:
@@ -161,7 +130,7 @@ def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(exist_ok=run_dir is not None)
-        (folder / JOB).touch(exist_ok=False)  # of two that want one folder, this lets one in
+        (folder / JOB).touch(exist_ok=False)  # only one of two processes succeeds
     except FileExistsError as error:
         raise _taken(folder) from error
     except OSError as error:
@@ -175,16 +144,16 @@ def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
 
 
 def remove_unstarted(folder: Path) -> None:
-    """Remove a run folder that no run has been started in; one with a receipt is left."""
+    """Remove a run folder that has no receipt, because no run was started in it."""
     if not (folder / RECEIPT).exists():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_free(folder: Path) -> None:
-    """Check that nothing stands in the way of a new run in this folder, which need not be there.
+    """Check that a folder is empty or doesn't exist.
 
     Raises:
-        ConfigurationError: it is a run already, a file, or a folder that is not empty.
+        ConfigurationError: it holds a run, isn't empty, or is a file.
     """
     try:
         if any(folder.iterdir()):
@@ -192,29 +161,29 @@ def check_free(folder: Path) -> None:
     except FileNotFoundError:
         return
     except NotADirectoryError as error:
-        raise ConfigurationError(f"run_dir={folder} is a file", "name a new folder") from error
+        raise ConfigurationError(f"run_dir={folder} is a file", "choose a new folder") from error
     except OSError as error:
         raise storage_error(error, f"the run folder {folder}") from error
 
 
 def _taken(folder: Path) -> ConfigurationError:
     if (folder / RECEIPT).exists():
-        hint = f"go on with it: resume {folder}; or name another folder"
-        return ConfigurationError(f"run_dir={folder} holds a run already", hint)
-    return ConfigurationError(f"run_dir={folder} is not empty and holds no run", "name a new folder")
+        hint = f"resume it: resume {folder}; or choose another folder"
+        return ConfigurationError(f"run_dir={folder} already holds a run", hint)
+    return ConfigurationError(f"run_dir={folder} is not empty and is not a run", "choose a new folder")
 
 
 def find(run: str, runs_dir: str) -> Path:
-    """Return a run's folder: `latest`, a name under `runs_dir` (or its beginning), or a path.
+    """Return a run's folder from `latest`, a name under `runs_dir` (or its beginning), or a path.
 
     Raises:
-        ConfigurationError: there is no such run, or more than one.
+        ConfigurationError: no run matches, or several do.
     """
     if run == LATEST:
         newest = max(all_runs(runs_dir), key=lambda folder: read_receipt(folder).created, default=None)
         if newest is None:
             raise ConfigurationError(
-                f"there is no run under {runs_dir}", "start one, or name runs_dir=FOLDER"
+                f"there is no run under {runs_dir}", "start one, or choose runs_dir=FOLDER"
             )
         return newest
     for folder in (Path(runs_dir) / run, Path(run)):
@@ -226,128 +195,128 @@ def find(run: str, runs_dir: str) -> Path:
         return Path(runs_dir) / matching[0]
     if matching:
         raise ConfigurationError(
-            f"{run} is the beginning of {len(matching)} runs", f"of {', '.join(matching)}"
+            f"{run} matches {len(matching)} runs", f"choose one of {', '.join(matching)}"
         )
     hint = did_you_mean(run, [*names, LATEST], f"`list` shows the runs under {runs_dir}")
     raise ConfigurationError(f"there is no run {run} under {runs_dir}", hint)
 
 
 def all_runs(runs_dir: str) -> list[Path]:
-    """Return the folders under `runs_dir` that hold a readable receipt, by name."""
+    """Return the folders under `runs_dir` that hold a readable receipt, sorted by name."""
     try:
         folders = sorted(Path(runs_dir).iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise ConfigurationError(
-            f"cannot read runs_dir={runs_dir}: {error.strerror}", "name another"
+            f"cannot read runs_dir={runs_dir}: {error.strerror}", "choose another"
         ) from error
     return [folder for folder in folders if _holds_receipt(folder)]
 
 
 def read_job(folder: Path, *, may_be_changed: bool = False) -> Job:
-    """Read job.json. Raises ConfigurationError where it is no job, BackendError where it cannot be read."""
+    """Read job.json. Raises ConfigurationError if it isn't a job, BackendError if it cannot be read."""
     text = _read(folder / JOB, safe_read.SETTINGS_BYTES)
     return Job.from_json(text, str(folder / JOB), may_be_changed=may_be_changed)
 
 
 def write_job(folder: Path, job: Job) -> None:
-    """Write job.json. Raises BackendError where it cannot be written."""
+    """Write job.json. Raises BackendError if that fails."""
     atomic.write_text(folder / JOB, job.to_json())
 
 
 def read_receipt(folder: Path) -> Receipt:
-    """Read run.json. Raises BackendError where there is none."""
+    """Read run.json. Raises BackendError if it isn't a receipt or cannot be read."""
     return Receipt.from_json(_read(folder / RECEIPT, safe_read.SETTINGS_BYTES), str(folder / RECEIPT))
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
-    """Write run.json. Raises BackendError where it cannot be written."""
+    """Write run.json. Raises BackendError if that fails."""
     atomic.write_text(folder / RECEIPT, receipt.to_json())
 
 
-def enter(folder: Path, pid: int) -> None:
-    """Enter the trainer's process into the receipt; done by whoever started it.
+def record_trainer(folder: Path, pid: int) -> None:
+    """Record the trainer's process in the receipt; the process that started it calls this.
 
     Raises:
-        BackendError: there is no receipt, or it cannot be written.
+        BackendError: the receipt cannot be read or written.
     """
     import psutil
 
     try:
         started = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
-        started = None  # it has ended already, and reads as lost
+        started = None  # it has already ended; its status will be lost
     write_receipt(folder, dataclasses.replace(read_receipt(folder), pid=pid, process_started=started))
 
 
-def elsewhere(receipt: Receipt) -> str | None:
-    """Return the other machine on which the process is that a receipt names, or None."""
+def other_host(receipt: Receipt) -> str | None:
+    """Return the machine that a receipt names, or None if it is this one."""
     return receipt.host if receipt.host != socket.gethostname() else None
 
 
 def age(receipt: Receipt) -> float:
-    """Return how long ago a receipt was made, in seconds; a clock that was set back makes it negative."""
+    """Return a receipt's age in seconds; it is negative if the clock was set back."""
     return (datetime.now(UTC) - datetime.fromisoformat(receipt.created)).total_seconds()
 
 
-def is_fresh(folder: Path) -> bool:
-    """Tell whether the receipt was written so shortly ago that the run's trainer may not be entered yet."""
+def was_just_started(folder: Path) -> bool:
+    """Return whether the receipt is too new to name the trainer's process."""
     try:
         return abs(time.time() - (folder / RECEIPT).stat().st_mtime) < ENTRY_SECONDS
     except OSError:
         return False
 
 
-def held(folder: Path, seconds: float = locks.SECONDS) -> AbstractContextManager[None]:
-    """Hold the run folder's lock, for what one process may do at a time. Raises as `locks.hold` does."""
+def lock(folder: Path, seconds: float = locks.SECONDS) -> AbstractContextManager[None]:
+    """Hold the run folder's lock while a `with` block runs. Raises as `locks.hold` does."""
     return locks.hold(folder / LOCK, seconds)
 
 
-def check_can_go_on(folder: Path, status: Status) -> None:
-    """Check that a run which stands there may be started again.
+def check_resumable(folder: Path, status: Status) -> None:
+    """Check that a run with this status can be resumed.
 
     Raises:
-        ConfigurationError: it is under way, or completed.
+        ConfigurationError: it is still running, or completed.
     """
     if status is Status.completed:
-        raise ConfigurationError(f"{folder} is completed", "there is nothing to go on with; start a new run")
+        raise ConfigurationError(f"{folder} is completed", "there is nothing to resume; start a new run")
     if not status.is_final:
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
 
 
-def await_entry(folder: Path, pid: int) -> None:
-    """Wait until the receipt names the trainer's process; from then on only that process writes it.
+def await_registration(folder: Path, pid: int) -> None:
+    """Wait until the receipt names this trainer's process; then only this process writes it.
 
     Raises:
-        BackendError: nobody entered it, because who started it has died.
+        BackendError: it doesn't, because the process that started the trainer has died.
     """
     deadline = time.monotonic() + ENTRY_SECONDS
     while read_receipt(folder).pid != pid:
         if time.monotonic() > deadline:
-            raise BackendError(f"{folder} does not name this process as its trainer", "start the run again")
+            raise BackendError(f"{folder} does not name this process as its trainer", "start it again")
         time.sleep(0.01)
 
 
-def check_names(folder: Path, entry: Receipt) -> None:
-    """Check that the receipt still names the process that it named in `entry`.
+def check_still_ours(folder: Path, receipt: Receipt) -> None:
+    """Check that the receipt still names the process that it named before.
 
     Raises:
-        BackendError: it names another, which goes on with the run, or there is no receipt any more.
+        BackendError: another process has resumed the run, or the receipt is gone.
     """
     now = read_receipt(folder)
-    if (now.pid, now.host, now.process_started) != (entry.pid, entry.host, entry.process_started):
+    if (now.pid, now.host, now.process_started) != (receipt.pid, receipt.host, receipt.process_started):
         raise BackendError(f"{folder} is trained by another process now", f"watch it: follow {folder}")
 
 
-def ended(folder: Path, status: Status, error: MnistCnnError | None = None) -> None:
-    """Enter the run's end into its receipt, and remove what was true only of a running one.
+def record_end(folder: Path, status: Status, error: MnistCnnError | None = None) -> None:
+    """Record the run's final status in its receipt, and remove progress.json.
 
     Raises:
-        BackendError: there is no receipt, or it cannot be written.
+        BackendError: the receipt cannot be read or written.
     """
-    with suppress(OSError):  # what is told counts more
-        (folder / PROGRESS).unlink(missing_ok=True)  # first, for on a full disk it makes room for the receipt
+    with suppress(OSError):  # the receipt matters more
+        (folder / PROGRESS).unlink(missing_ok=True)  # first, because it makes room on a full disk
     end = dataclasses.replace(
         read_receipt(folder),
         status=status,
@@ -358,13 +327,13 @@ def ended(folder: Path, status: Status, error: MnistCnnError | None = None) -> N
     write_receipt(folder, end)
 
 
-def amend(folder: Path, run_id: str, change: Callable[[Receipt], Receipt]) -> bool:
-    """Change the receipt of the run with that id, and return True; do nothing where it names another by now.
+def update_receipt(folder: Path, run_id: str, change: Callable[[Receipt], Receipt]) -> bool:
+    """Change the receipt, but only if it still names this run; return whether it does.
 
     Raises:
-        BackendError: it cannot be written, or another process holds it.
+        BackendError: it cannot be written, or another process holds the lock.
     """
-    with held(folder):
+    with lock(folder):
         now = read_receipt(folder)
         is_named = now.id == run_id
         if is_named:
@@ -372,84 +341,81 @@ def amend(folder: Path, run_id: str, change: Callable[[Receipt], Receipt]) -> bo
     return is_named
 
 
-def enter_end(folder: Path, run_id: str, status: Status, error: MnistCnnError) -> None:
-    """Enter the end of the run with that id, as `ended` does; of another that is named by now, nothing.
+def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnError) -> None:
+    """Record the final status, but only if the receipt still names this run.
 
     Raises:
-        BackendError: as `amend`.
+        BackendError: it cannot be written, or another process holds the lock.
     """
-    with held(folder):
+    with lock(folder):
         if read_receipt(folder).id == run_id:
-            ended(folder, status, error)
+            record_end(folder, status, error)
 
 
 def read_result(folder: Path) -> Result | None:
-    """Read result.json; None where the run has not written it. Raises BackendError where it is none."""
+    """Read result.json; None if it doesn't exist yet. Raises BackendError if it isn't a result."""
     path = folder / RESULT
     return Result.from_json(_read(path, safe_read.HISTORY_BYTES), str(path)) if path.is_file() else None
 
 
 def write_history(folder: Path, rows: Iterable[EpochRow]) -> None:
-    """Write metrics.jsonl whole. Raises BackendError where it cannot be written."""
+    """Write all of metrics.jsonl. Raises BackendError if that fails."""
     lines = (json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
     atomic.write_text(folder / METRICS, "".join(lines))
 
 
 def read_history(folder: Path) -> tuple[EpochRow, ...]:
-    """Read metrics.jsonl; no rows where there is no such file yet. Raises BackendError where it is none."""
+    """Read metrics.jsonl; no rows if it doesn't exist yet. Raises BackendError if it isn't a history."""
     path = folder / METRICS
     if not path.is_file():
         return ()
     try:
         lines = _read(path, safe_read.HISTORY_BYTES).splitlines()
-        rows = tuple(EpochRow(**json.loads(line)) for line in lines)
-        for row in rows:
-            check_fields(row)
-        return rows
-    except (ValueError, TypeError, RecursionError) as error:
-        raise BackendError(f"{path} is no history: {error!r}", "the file was changed by hand") from error
+        return tuple(records.read(EpochRow, line) for line in lines)
+    except ValueError as error:
+        raise BackendError(f"{path} isn't a history: {error}", "the file was changed by hand") from error
 
 
 def write_progress(folder: Path, progress: Progress) -> None:
-    """Write progress.json. Raises BackendError where it cannot be written."""
+    """Write progress.json. Raises BackendError if that fails."""
     atomic.write_text(folder / PROGRESS, json.dumps(dataclasses.asdict(progress)), durable=False)
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """Read progress.json; None where there is none, as after the end, or where it is damaged."""
+    """Read progress.json; None if it doesn't exist, as after the end, or is damaged."""
     try:
-        progress = Progress(**json.loads(safe_read.read_text(folder / PROGRESS, safe_read.SETTINGS_BYTES)))
-        check_fields(progress)
+        text = safe_read.read_text(folder / PROGRESS, safe_read.SETTINGS_BYTES)
+        progress = records.read(Progress, text)
         is_sound = Status(progress.status) in UNDER_WAY
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError):
         return None
     return progress if is_sound else None
 
 
 def trainer_line(line: str) -> str | None:
-    """Return what the trainer said in a line of log.txt; None where the line is somebody else's."""
+    """Return the trainer's message in a line of log.txt, or None if a library printed the line."""
     match = _TRAINER_LINE.fullmatch(line)
     return match.group(1) if match else None
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what an earlier trainer may have left: half-written files, where it stood, and its result.
+    """Remove what an earlier trainer may have left: half-written files, its progress and its result.
 
-    That would make the run complete, whatever becomes of the trainer that is started now.
+    An old result would make the run look complete.
     """
     for leftover in (*folder.rglob(f"{atomic.PREFIX}*"), folder / PROGRESS, folder / RESULT):
         leftover.unlink(missing_ok=True)
 
 
 def verify(folder: Path, result: Result) -> None:
-    """Check every file that the result names, by length and SHA-256.
+    """Check the length and SHA-256 of every file that the result names.
 
     Raises:
-        BackendError: a file is missing or is not what the training wrote.
+        BackendError: a file is missing, or isn't the one that the training wrote.
     """
+    hint = "the run's files were changed; restore them from a copy, or run the job again"
     for name, entry in result.files.items():
         path = folder / name
-        hint = "the run's files were changed; copy them from where they are whole, or run the job again"
         if not path.is_file():
             raise BackendError(f"{path} is missing", hint)
         length = path.stat().st_size
@@ -479,4 +445,4 @@ def _read(path: Path, most: int) -> str:
         return safe_read.read_text(path, most)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise BackendError(f"cannot read {path}: {reason}", "`list` shows the runs that there are") from error
+        raise BackendError(f"cannot read {path}: {reason}", "`list` shows the runs") from error

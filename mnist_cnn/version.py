@@ -1,3 +1,3 @@
-"""The version of this package, for those of its modules that stand below the package's own page."""
+"""The version of this package, for modules that cannot import the package itself."""
 
 __version__ = "0.1.0"

@@ -11,12 +11,12 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from mnist_cnn import run_folder
+from mnist_cnn import records, run_folder
 from mnist_cnn.backends.azure.entry import EPOCH, FAILURE, PROGRESS
 from mnist_cnn.backends.azure.service import ServiceError, call, say
 from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, storage_error
 from mnist_cnn.files import locks
-from mnist_cnn.result import EpochRow, Progress, check_fields
+from mnist_cnn.result import EpochRow, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -94,9 +94,8 @@ def history(folder: Path) -> list[EpochRow]:
     """
     rows = {row.epoch: row for row in run_folder.read_history(folder)}
     for told in _all(folder, EPOCH):
-        with contextlib.suppress(ValueError, TypeError):
-            row = EpochRow(**json.loads(told))
-            check_fields(row)
+        with contextlib.suppress(ValueError):
+            row = records.read(EpochRow, told)
             rows[row.epoch] = row
     return [rows[epoch] for epoch in sorted(rows)]
 
@@ -168,8 +167,8 @@ def _take_down(folder: Path, piece: bytes) -> None:
         run_folder.write_history(folder, history(folder))
     found = list(_marked(text, PROGRESS))
     if found:
-        with contextlib.suppress(ValueError, TypeError):
-            run_folder.write_progress(folder, Progress(**json.loads(found[-1])))
+        with contextlib.suppress(ValueError):
+            run_folder.write_progress(folder, records.read(Progress, found[-1]))
 
 
 def _last(folder: Path, mark: str) -> str | None:

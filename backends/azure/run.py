@@ -190,7 +190,7 @@ class AzureRun:
         """Have the service end the run; return when it has ended, or raise after five minutes."""
         if self._refresh().is_final:
             return
-        with run_folder.held(self.folder):  # from here on nobody submits it again
+        with run_folder.lock(self.folder):  # from here on nobody submits it again
             receipt = run_folder.read_receipt(self.folder)
             marked = dataclasses.replace(receipt, service=receipt.service | {CANCELLED: "true"})
             run_folder.write_receipt(self.folder, marked)
@@ -236,7 +236,7 @@ class AzureRun:
 
     def download_checkpoints(self) -> None:
         """Bring the checkpoints that the run's nodes left on the datastore into its folder."""
-        with run_folder.held(
+        with run_folder.lock(
             self.folder, DOWNLOAD_SECONDS
         ):  # a trainer that starts removes what is half there
             place = run_folder.read_receipt(self.folder).service.get("checkpoints")
@@ -249,7 +249,7 @@ class AzureRun:
         if status is not Status.completed:
             raise BackendError(f"{self.folder} is {status.value}, not completed", "finish the run first")
         result = self.wait()
-        with run_folder.held(self.folder):  # of two that register at once, one finds the other's version
+        with run_folder.lock(self.folder):  # of two that register at once, one finds the other's version
             return register.register(self.workspace(), self._run(), register_config, result)
 
     def cost_report(self) -> Iterator[str]:
@@ -403,7 +403,7 @@ class AzureRun:
                 f"the service cancelled the run: somebody asked it to in its studio, or because {minutes}",
                 hint,
             )
-        run_folder.enter_end(self.folder, self._seen_id, Status.cancelled, error)
+        run_folder.record_end_of(self.folder, self._seen_id, Status.cancelled, error)
 
     def _resubmit(self) -> None:
         """Have a run whose node was taken away submitted again; it goes on from its last checkpoint.
@@ -453,7 +453,7 @@ class AzureRun:
         be brought now, the run stays `finalizing`.
         """
         if log.failure(self.folder) is not None:
-            run_folder.enter_end(self.folder, self._seen_id, Status.failed, failure)
+            run_folder.record_end_of(self.folder, self._seen_id, Status.failed, failure)
             return
         self._status = Status.finalizing
         self._failed = failure
@@ -534,20 +534,20 @@ class AzureRun:
         Raises:
             BackendError: that cannot be done now.
         """
-        with self._lock, run_folder.held(self.folder, DOWNLOAD_SECONDS):
+        with self._lock, run_folder.lock(self.folder, DOWNLOAD_SECONDS):
             if self._has_ended() or run_folder.read_receipt(self.folder).id != self._seen_id:
                 return
             try:
                 outputs.bring(self._run(), self.folder)
             except outputs.NoResult as error:
-                run_folder.ended(self.folder, Status.failed, self._failed or error)
+                run_folder.record_end(self.folder, Status.failed, self._failed or error)
             except outputs.NotWhole:
                 if self._failed is None:
                     raise
-                run_folder.ended(self.folder, Status.failed, self._failed)
+                run_folder.record_end(self.folder, Status.failed, self._failed)
             except ServiceError as error:
                 if self._failed is not None and error.status == 404:  # noqa: PLR2004
-                    run_folder.ended(self.folder, Status.failed, self._failed)
+                    run_folder.record_end(self.folder, Status.failed, self._failed)
                     return
                 ended = self._failed.message if self._failed is not None else "the run has ended"
                 message = f"{error.message}; {ended}, and the service keeps what it left"
@@ -555,4 +555,4 @@ class AzureRun:
             else:
                 if self._failed is not None:
                     say(f"{self._failed.message}; but its training had ended, and its result is whole")
-                run_folder.ended(self.folder, Status.completed)
+                run_folder.record_end(self.folder, Status.completed)

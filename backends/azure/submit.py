@@ -75,12 +75,12 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
     if before is not None:
         is_ours = before.backend == config.name
         status = AzureRun(folder, config, resubmit).status() if is_ours else before.status
-        run_folder.check_can_go_on(folder, status)
-    with run_folder.held(folder):  # of two that resume, one is the first
+        run_folder.check_resumable(folder, status)
+    with run_folder.lock(folder):  # of two that resume, one is the first
         if before is not None:
             now = run_folder.read_receipt(folder)
             is_same = (now.id, now.backend) == (before.id, config.name)
-            run_folder.check_can_go_on(folder, status if is_same else now.status)
+            run_folder.check_resumable(folder, status if is_same else now.status)
         run_id = _write_receipt(job, config, folder, force=force)
     run = AzureRun(folder, config, resubmit, is_known=True)
     try:
@@ -101,7 +101,7 @@ def resubmit(run: AzureRun, taken_id: str, why: str) -> None:
     job = run_folder.read_job(run.folder)
     before = run_folder.read_receipt(run.folder)
     _check_machine(run, job, before)
-    with run_folder.held(run.folder):  # of two that follow, one is the first
+    with run_folder.lock(run.folder):  # of two that follow, one is the first
         before = run_folder.read_receipt(run.folder)
         if before.id != taken_id or CANCELLED in before.service:
             return
@@ -120,7 +120,7 @@ def resubmit(run: AzureRun, taken_id: str, why: str) -> None:
             enter_start(run, started)
             return
         if is_passing(error):  # for it never started
-            run_folder.amend(run.folder, again.id, lambda now: _as_before(before, now))
+            run_folder.update_receipt(run.folder, again.id, lambda now: _as_before(before, now))
         raise
     finally:
         _clear_submitter(run.folder, again.id)
@@ -185,7 +185,7 @@ def _submit_entered(job: Job, run: AzureRun, run_id: str, why: str | None = None
         message = f"{error.message}; whether {folder} started is not known"
         raise SubmissionUnknown(message, hint, is_given_up=error.is_given_up) from error
     except RunCancelled as error:
-        run_folder.enter_end(folder, run_id, Status.cancelled, error)
+        run_folder.record_end_of(folder, run_id, Status.cancelled, error)
         raise
     except MnistCnnError as error:
         if why is not None and is_passing(error):  # it is as it was before, in a moment
@@ -202,7 +202,7 @@ def _submit_entered(job: Job, run: AzureRun, run_id: str, why: str | None = None
 
 def _end_unstarted(folder: Path, run_id: str, error: MnistCnnError) -> None:
     error.hint = "; ".join(filter(None, (error.hint, f"then start the run: resume {folder}")))
-    run_folder.enter_end(folder, run_id, Status.failed, error)
+    run_folder.record_end_of(folder, run_id, Status.failed, error)
 
 
 def _write_receipt(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> str:
@@ -215,7 +215,7 @@ def _write_receipt(job: Job, config: AzureConfig, folder: Path, *, force: bool) 
         id=run_id,
         job_digest=job.digest,
         status=Status.preparing,
-        created=before.created if before is not None else run_folder.created_now(folder),
+        created=before.created if before is not None else run_folder.creation_time(folder),
         backend_settings=_settings(config),
         versions=versions(),
         service={
@@ -241,7 +241,7 @@ def _clear_submitter(folder: Path, run_id: str) -> None:
         return dataclasses.replace(receipt, service=service)
 
     with suppress(BackendError):  # on a full disk; this process is known to have ended then
-        run_folder.amend(folder, run_id, without_submitter)
+        run_folder.update_receipt(folder, run_id, without_submitter)
 
 
 def _interrupted(folder: Path, run_id: str) -> Interrupted:
@@ -250,7 +250,7 @@ def _interrupted(folder: Path, run_id: str) -> Interrupted:
         hint = f"watch it: follow {folder}; end it: cancel {folder}"
         return Interrupted(f"interrupted; {folder} has started and goes on", hint)
     error = RunCancelled("interrupted before the run was submitted", f"start it: resume {folder}")
-    run_folder.enter_end(folder, run_id, Status.cancelled, error)
+    run_folder.record_end_of(folder, run_id, Status.cancelled, error)
     return Interrupted(f"interrupted before {folder} was submitted", error.hint)
 
 
@@ -330,7 +330,7 @@ def enter_start(run: AzureRun, started: Any) -> None:
     """
     folder, url = run.folder, started.get_portal_url()
     try:
-        if run_folder.amend(folder, started.id, lambda now: _queued(now, url)):
+        if run_folder.update_receipt(folder, started.id, lambda now: _queued(now, url)):
             return
     except BackendError as error:
         go_on = f"{error.hint}; then watch it: follow {folder}; end it: cancel {folder}"

@@ -162,7 +162,7 @@ def _status(command: Command) -> int:
         print_json({**described, "folder": str(run.folder), "progress": now})
         return 0
     print(f"{described['run']} is {status.value} ({described['backend']}, {_age(described)} old)")
-    host = run_folder.elsewhere(run_folder.read_receipt(run.folder))
+    host = run_folder.other_host(run_folder.read_receipt(run.folder))
     if host is not None and not status.is_final:
         print(f"this is what was last told of it on {host}")
     if progress is not None:

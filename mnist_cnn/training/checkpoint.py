@@ -1,7 +1,7 @@
-"""The whole state at the end of an epoch, kept so that a training can go on exactly from there.
+"""Checkpoints: the whole state at the end of an epoch, from which a training resumes exactly.
 
-A checkpoint is an uncompressed .npz file with a .sha256 file beside it, which is written last: one without
-it does not exist. Knows what decides whether one may be gone on from, but not how anything is trained.
+A checkpoint is an uncompressed .npz file with a .sha256 file beside it. The checksum is written last, and
+a checkpoint without one does not exist.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn import migrations, records
 from mnist_cnn.errors import ConfigurationError, storage_error
 from mnist_cnn.files import atomic, safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.result import EpochRow, check_fields
-from mnist_cnn.training.runtime import Runtime
+from mnist_cnn.result import EpochRow  # noqa: TC001 - msgspec looks it up
+from mnist_cnn.training.runtime import Runtime  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 2
-"""How many of the newest are kept: if one is damaged, the one before it serves."""
-SCHEMA = 1
+"""How many are kept: if the newest is damaged, the one before it is used."""
 CHECKSUM_BYTES = 64
 _ABOUT = "about"
 
@@ -44,9 +44,9 @@ log = logging.getLogger("mnist_cnn")
 class Checkpoint:
     """State after `len(history)` epochs of a job.
 
-    `arrays` are those of all variables in their order: weights, optimizer state, random seeds. `generators`
-    is the state of Python's and NumPy's global random generators. `changes` are those of job or runtime
-    that `force=true` has passed over before.
+    `arrays` are all variables in order: weights, optimizer state, random seeds. `generators` is the state of
+    Python's and NumPy's global random generators. `changes` are those of job or runtime that `force=true`
+    has allowed.
     """
 
     job: Job
@@ -57,47 +57,54 @@ class Checkpoint:
     changes: tuple[str, ...] = ()
 
     def changes_to(self, job: Job, runtime: Runtime) -> tuple[str, ...]:
-        """Word what is different now and decides the weights; nothing where the training may go on."""
+        """Describe the changes that affect the weights; none if the training can resume exactly."""
         return (*self.job.changes_to(job), *self.runtime.changes_to(runtime))
 
     def check(self, job: Job, runtime: Runtime, *, force: bool) -> Checkpoint:
-        """Return this checkpoint to go on from; `force` passes over what has changed, and notes it.
+        """Return the checkpoint to resume from; with `force` it records what has changed.
 
         Raises:
-            ConfigurationError: job or runtime have changed, or the job is shorter than this.
+            ConfigurationError: job or runtime have changed, or the job has fewer epochs.
         """
         if len(self.history) > job.train.epochs:
-            message = f"the checkpoint is after epoch {len(self.history)}, the job has {job.train.epochs}"
+            message = f"the checkpoint is of epoch {len(self.history)}, the job has {job.train.epochs}"
             raise ConfigurationError(message, "start a new run")
         changes = self.changes_to(job, runtime)
         if not changes:
             return self
         what = ", ".join(changes)
         if not force:
-            raise ConfigurationError(f"the run cannot go on as it began: {what}", changed_hint())
-        log.warning("going on with force=true although this has changed: %s", what)
+            raise ConfigurationError(f"the run cannot be resumed exactly: {what}", changed_hint())
+        log.warning("resuming with force=true, although this has changed: %s", what)
         since = f"since epoch {len(self.history) + 1}: {what}"
         return dataclasses.replace(self, changes=(*self.changes, since))
 
 
+@dataclasses.dataclass(frozen=True)
+class _About:
+    """What a checkpoint's file holds besides its arrays; `job` is job.json's text."""
+
+    job: str
+    runtime: Runtime
+    history: tuple[EpochRow, ...]
+    generators: dict[str, Any]
+    changes: tuple[str, ...]
+
+
 def changed_hint(run: str = "RUN") -> str:
-    """Say what to do where a run cannot go on as it began."""
-    return f"undo that, or start a new run; resume {run} force=true goes on all the same and marks the result"
+    """Return the hint for a run that cannot be resumed exactly."""
+    return f"undo that, start a new run, or resume anyway, which marks the result: resume {run} force=true"
 
 
 class Checkpoints:
-    """A folder of checkpoints on a disk of this machine."""
+    """A folder of checkpoints on a local disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._damaged: set[str] = set()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint and remove those older than the newest two.
-
-        Raises:
-            BackendError: it cannot be written.
-        """
+        """Write the checkpoint and keep only the newest two. Raises BackendError if that fails."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{_stem(checkpoint)}.npz"
@@ -108,11 +115,11 @@ class Checkpoints:
             raise storage_error(error, str(self.folder)) from error
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest sound checkpoint, or None; damaged ones are passed over, with a warning."""
+        """Return the newest sound checkpoint, or None; log a warning for each damaged one."""
         return next((checkpoint for _, checkpoint in self._sound()), None)
 
     def newest_file(self) -> Path | None:
-        """Return the file of the newest sound checkpoint, or None. Warns as `newest` does."""
+        """Return the file of the newest sound checkpoint, or None; warn as `newest` does."""
         return next((path for path, _ in self._sound()), None)
 
     def _sound(self) -> Iterator[tuple[Path, Checkpoint]]:
@@ -122,7 +129,7 @@ class Checkpoints:
                 yield path, checkpoint
             else:
                 self._damaged.add(path.name)
-                log.warning("checkpoint %s is damaged and passed over", path.name)
+                log.warning("checkpoint %s is damaged: skipped", path.name)
 
     def _finished(self) -> list[Path]:
         """Return the checkpoints that have a checksum, newest first."""
@@ -138,18 +145,14 @@ class Checkpoints:
 
 
 class MountedCheckpoints(Checkpoints):
-    """A folder of a mounted store, which is no POSIX disk: what is there is neither renamed nor rewritten.
+    """A folder in a mounted blob store, where files cannot be renamed or rewritten.
 
-    A checkpoint is written to this machine's disk, copied under a name that was never used, and exists when
-    its checksum is there too. Of one that the store does not take the log tells, and the training goes on.
+    A checkpoint is written to the local disk and copied under a new name, its checksum last. If the copy
+    fails, a warning is logged and the training continues.
     """
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint here and copy it there.
-
-        Raises:
-            BackendError: this machine's disk does not take it.
-        """
+        """Write the checkpoint to the local disk and copy it. Raises BackendError if the disk fails."""
         name = f"{_stem(checkpoint)}-{secrets.token_hex(8)}.npz"
         try:
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as here:
@@ -166,45 +169,47 @@ class MountedCheckpoints(Checkpoints):
                 shutil.copyfile(file, self.folder / file.name)
             self._prune()
         except OSError as error:
-            log.warning("no checkpoint of epoch %d: the store says %s", epoch, error.strerror or error)
+            log.warning(
+                "checkpoint of epoch %d not saved, the store failed: %s", epoch, error.strerror or error
+            )
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, and its checksum last. Raises BackendError where that cannot be done."""
+    """Write a checkpoint, its checksum last. Raises BackendError if that fails."""
     import numpy as np
 
-    about = {
-        "schema": SCHEMA,
-        "job": checkpoint.job.to_json(),
-        "runtime": dataclasses.asdict(checkpoint.runtime),
-        "history": [dataclasses.asdict(row) for row in checkpoint.history],
-        "generators": checkpoint.generators,
-        "changes": checkpoint.changes,
-    }
+    about = _About(
+        checkpoint.job.to_json(),
+        checkpoint.runtime,
+        checkpoint.history,
+        checkpoint.generators,
+        checkpoint.changes,
+    )
+    described = {"schema": migrations.SCHEMA, **dataclasses.asdict(about)}
     with atomic.replacing(path) as temporary:
         arrays: dict[str, Any] = {f"{i:04d}": array for i, array in enumerate(checkpoint.arrays)}
-        arrays[_ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        arrays[_ABOUT] = np.frombuffer(json.dumps(described).encode(), np.uint8)
         np.savez(temporary, **arrays)
         sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
     atomic.write_text(path.with_suffix(".sha256"), sha256)
 
 
 def generators() -> dict[str, Any]:
-    """Return the state of Python's and NumPy's global random generators, as JSON holds it."""
+    """Return the state of Python's and NumPy's global random generators, for JSON."""
     import numpy as np
 
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - which a network of one's own may use
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - a custom network may use it
     return {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), *rest]}
 
 
 def set_generators(state: dict[str, Any]) -> None:
-    """Put Python's and NumPy's global random generators into a state that `generators` gave."""
+    """Restore Python's and NumPy's global random generators to a state from `generators`."""
     import numpy as np
 
-    _into(random, np.random, state)
+    _restore(random, np.random, state)
 
 
-def _into(of_python: Any, of_numpy: Any, state: dict[str, Any]) -> None:
+def _restore(of_python: Any, of_numpy: Any, state: dict[str, Any]) -> None:
     version, keys, gauss = state["python"]
     of_python.setstate((version, tuple(keys), gauss))
     of_numpy.set_state(tuple(state["numpy"]))
@@ -215,10 +220,10 @@ def _stem(checkpoint: Checkpoint) -> str:
 
 
 def read(path: Path) -> Checkpoint | None:
-    """Read a checkpoint that is what its checksum says and what this version writes, else return None.
+    """Read a checkpoint; None if it doesn't match its checksum or isn't a checkpoint.
 
-    A checksum tells that the file is as it was written, not who wrote it: nothing in it is unpickled, and
-    nothing is unpacked that is larger than the file.
+    The checksum doesn't prove who wrote the file, so nothing is unpickled, and nothing is unpacked that is
+    larger than the file.
     """
     try:
         checksum = safe_read.read_text(path.with_suffix(".sha256"), CHECKSUM_BYTES)
@@ -226,7 +231,7 @@ def read(path: Path) -> Checkpoint | None:
             if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
                 return None
             return _parse(file)
-    except Exception:  # noqa: BLE001 - what numpy and zipfile raise depends on where the bytes are wrong
+    except Exception:  # noqa: BLE001 - numpy and zipfile raise many kinds of errors
         return None
 
 
@@ -236,24 +241,14 @@ def _parse(file: BufferedReader) -> Checkpoint:
     size = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > size:
-            message = "it is compressed, which no checkpoint is"
-            raise ValueError(message)
+            raise ValueError("it is compressed; checkpoints aren't")
     file.seek(0)
     with np.load(file, allow_pickle=False) as stored:
-        about = json.loads(stored[_ABOUT].tobytes())
+        content = records.decode(stored[_ABOUT].tobytes())
         arrays = tuple(stored[name] for name in sorted(stored.files) if name != _ABOUT)
-    if about["schema"] != SCHEMA or not all(isinstance(array, np.ndarray) for array in arrays):
-        message = f"it is of schema {about['schema']}, or has a member that is no array"  # but bytes
-        raise ValueError(message)
-    found = Checkpoint(
-        job=Job.from_json(about["job"]),
-        runtime=Runtime(**about.get("runtime", about.get("conditions"))),
-        history=tuple(EpochRow(**row) for row in about["history"]),
-        arrays=arrays,
-        generators=about["generators"],
-        changes=tuple(about["changes"]),
-    )
-    for record in (found.runtime, *found.history):
-        check_fields(record)
-    _into(random.Random(), np.random.RandomState(), found.generators)  # noqa: S311 - to see that they fit
-    return found
+    if not all(isinstance(array, np.ndarray) for array in arrays):
+        raise ValueError("it has a member that isn't an array")
+    about = records.convert(_About, migrations.upgrade_checkpoint(content))
+    _restore(random.Random(), np.random.RandomState(), about.generators)  # noqa: S311 - a trial
+    job = Job.from_json(about.job)
+    return Checkpoint(job, about.runtime, about.history, arrays, about.generators, about.changes)

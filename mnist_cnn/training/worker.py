@@ -47,11 +47,11 @@ def main(arguments: list[str]) -> int:
     def tell(progress: Progress) -> None:
         if _cancelled.is_set():  # a library has caught what the signal raised
             raise KeyboardInterrupt
-        run_folder.check_names(folder, entry)
+        run_folder.check_still_ours(folder, entry)
         run_folder.write_progress(folder, progress)
 
     try:
-        run_folder.await_entry(folder, os.getpid())
+        run_folder.await_registration(folder, os.getpid())
         entry = run_folder.read_receipt(folder)
     except BackendError as error:  # the receipt is for whom it names to write
         log.error("%s", error.message)  # noqa: TRY400 - a worded error needs no traceback
@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> int:
             job = run_folder.read_job(folder)
             train(job, folder, device=device, force=run_folder.FORCE in arguments, on_progress=tell)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
-            run_folder.check_names(folder, entry)
-            run_folder.ended(folder, Status.completed)
+            run_folder.check_still_ours(folder, entry)
+            run_folder.record_end(folder, Status.completed)
     except KeyboardInterrupt:
         return _fail(folder, entry, RunCancelled("the run was cancelled"))
     except MnistCnnError as error:
@@ -89,8 +89,8 @@ def _fail(folder: Path, entry: run_folder.Receipt, error: MnistCnnError) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         log.error("%s", error.message)
-        run_folder.check_names(folder, entry)
-        run_folder.ended(
+        run_folder.check_still_ours(folder, entry)
+        run_folder.record_end(
             folder, Status.cancelled if isinstance(error, RunCancelled) else Status.failed, error
         )
     except MnistCnnError as unwritten:

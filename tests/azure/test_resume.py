@@ -265,7 +265,7 @@ def test_what_has_changed_is_marked_on_the_cluster_too(
     change = "since epoch 3: train.learning_rate=0.5 (was 1.0)"
     assert result_of(folder).changes == (change,)
     assert change in ended.out
-    assert "going on with force=true although this has changed" in log_of(folder)
+    assert "resuming with force=true, although this has changed" in log_of(folder)
     assert change in json.dumps(azure.handlers.models.all())
 
 

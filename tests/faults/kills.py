@@ -108,7 +108,7 @@ def survive(home: Path, kills: int, seed: int, tell: Callable[[str], None] = lam
         if weights != whole:
             differing.append(f"{run.folder.name} ended in {weights}, the undisturbed one in {whole}")
         log = (run.folder / run_folder.LOG).read_text(encoding="utf-8", errors="replace")
-        damaged += log.count("is damaged and passed over")
+        damaged += log.count("is damaged: skipped")
     return Survived(counted, runs, tuple(differing), damaged)
 
 

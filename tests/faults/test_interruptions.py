@@ -276,7 +276,7 @@ def test_of_two_that_train_into_one_folder_one_is_refused_and_changes_nothing(
     refused, trains = sorted(processes, key=lambda process: process.poll() is None)
     code, _, err = end_of(refused)
     assert code == ConfigurationError.exit_code
-    assert re.match("error: run_dir=run (holds a run already|is not empty and holds no run)\n", err)
+    assert re.match("error: run_dir=run (already holds a run|is not empty and is not a run)\n", err)
     wait_until((tmp_path / "run" / "log.txt").exists)
     seed = processes.index(trains) + 1
     assert run_folder.read_job(tmp_path / "run").seed == seed
@@ -286,7 +286,7 @@ def test_of_two_that_train_into_one_folder_one_is_refused_and_changes_nothing(
 
 HOLD = (
     "import sys, time; from pathlib import Path; from mnist_cnn import run_folder\n"
-    "with run_folder.held(Path(sys.argv[1])):\n"
+    "with run_folder.lock(Path(sys.argv[1])):\n"
     "    print('held', flush=True)\n"
     "    time.sleep(600)\n"
 )
@@ -299,11 +299,11 @@ def test_a_lock_is_waited_for_while_its_holder_lives_and_is_free_once_it_is_kill
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     holder.send_signal(signal.SIGSTOP)
-    with pytest.raises(BackendError, match="is held by another process"), run_folder.held(tmp_path, 0.2):
+    with pytest.raises(BackendError, match="is held by another process"), run_folder.lock(tmp_path, 0.2):
         pass
     holder.kill()
     holder.wait()
-    with run_folder.held(tmp_path, 0):
+    with run_folder.lock(tmp_path, 0):
         pass
 
 
@@ -326,7 +326,7 @@ def test_what_a_resume_writes_is_not_cleared_by_another_that_starts_the_run_just
     write_job = run_folder.write_job
 
     def while_another_comes(folder: Path, job: Job) -> None:
-        with pytest.raises(BackendError, match="is held by another"), run_folder.held(folder, 0):
+        with pytest.raises(BackendError, match="is held by another"), run_folder.lock(folder, 0):
             run_folder.clear_leftovers(folder)
         write_job(folder, job)
 
@@ -359,7 +359,7 @@ def test_a_cancelled_run_that_another_resumes_just_then_is_not_entered_as_cancel
         yield
 
     monkeypatch.setattr(psutil.Process, "terminate", psutil.Process.kill)  # so that it cannot say it itself
-    monkeypatch.setattr(run_folder, "held", after_another)
+    monkeypatch.setattr(run_folder, "lock", after_another)
     run.cancel()
     assert run_folder.read_receipt(run.folder).status is Status.preparing
 

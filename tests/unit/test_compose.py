@@ -1,4 +1,4 @@
-"""Promises of composing: overrides in Hydra's syntax become one checked configuration, or a refusal."""
+"""Overrides in Hydra's syntax become one checked configuration, or an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mnist_cnn.config import (
 )
 from mnist_cnn.errors import ConfigurationError
 
-BACKEND_OF_ONES_OWN = """
+CUSTOM_BACKEND = """
 import dataclasses
 from mnist_cnn.config import BackendConfig, setting
 
@@ -46,7 +46,7 @@ class Own:
 
 @pytest.fixture
 def more_options(tmp_path: Path) -> str:
-    """A folder laid out like conf/, with one more network."""
+    """A folder like conf/, with one more network."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "tiny.yaml").write_text("filters: [4]\ndense_units: 8\n", encoding="utf-8")
     return str(tmp_path)
@@ -89,7 +89,7 @@ def test_each_override_reaches_its_key() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "+", "++"])
-def test_a_key_is_set_the_same_however_many_pluses_stand_before_it(prefix: str) -> None:
+def test_plus_signs_before_a_key_change_nothing(prefix: str) -> None:
     assert compose.load([f"{prefix}train.epochs=3"]).train.epochs == 3
     assert compose.load([f"{prefix}data.train_limit=3"]).data.train_limit == 3  # in no YAML file
     assert compose.load([f"{prefix}data=kmnist"]).data.name == "kmnist"
@@ -112,18 +112,18 @@ def test_the_last_of_two_overrides_of_one_key_wins() -> None:
         ("007", "007"),
     ],
 )
-def test_a_quoted_value_is_taken_as_it_is(written: str, folder: str) -> None:
+def test_a_quoted_value_is_kept_as_it_is(written: str, folder: str) -> None:
     assert compose.load([f"data.dir={written}"]).data.dir == folder
 
 
 @pytest.mark.parametrize("override", ["data.dir=a,", "data.dir=[a", "data.dir='a", "seed", "data.dir=a)"])
-def test_what_cannot_be_read_says_how_to_quote(override: str) -> None:
+def test_an_unreadable_override_is_refused_with_how_to_quote(override: str) -> None:
     error = refusal(override)
     assert error.message == f"cannot read the override {override}"
     assert "quote" in error.hint
 
 
-def test_an_interpolation_takes_another_keys_value() -> None:
+def test_an_interpolation_is_replaced_by_the_other_keys_value() -> None:
     assert compose.load(["seed=5", "runs_dir=runs-${seed}"]).run.runs_dir == "runs-5"
 
 
@@ -145,7 +145,7 @@ def test_an_interpolation_takes_another_keys_value() -> None:
         ("backend=lokal", "backend=lokal: there are azure, local", "did you mean local?"),
         ("data=null", "data=null: there are fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
         ("data=[mnist]", "data=[mnist]: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
-        ("register=x", "register=x: register has keys of its own", "for example register.name"),
+        ("register=x", "register=x: register is a group of keys", "for example register.name"),
         ("seed=1,2", "seed=1,2: more than one value", "add --multirun to train once with each"),
         ("~seed", "~seed: a key cannot be removed", "set it to another value"),
         ("~train", "~train: a key cannot be removed", "set it to another value"),
@@ -154,19 +154,48 @@ def test_an_interpolation_takes_another_keys_value() -> None:
         ("train@x=tutorial", "Could not override 'train@x'.", "--help lists every key"),
     ],
 )
-def test_a_refusal_says_what_was_written_and_what_there_is(override: str, message: str, hint: str) -> None:
+def test_a_refusal_names_the_override_and_the_alternatives(override: str, message: str, hint: str) -> None:
     error = refusal(override)
     assert error.message == message
     assert hint in error.hint
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("train.clean_epochs", "use train.unaugmented_epochs"),
+        ("backend.retries", "use backend.preemption_retries"),
+        ("backend.start_seconds", "use backend.queue_timeout"),
+    ],
+)
+def test_a_renamed_key_is_refused_with_its_new_name(key: str, hint: str) -> None:
+    error = refusal("backend=azure", f"{key}=1")
+    assert (error.message, error.hint) == (f"{key} was renamed", hint)
+
+
+def test_a_removed_key_is_refused() -> None:
+    error = refusal("backend=azure", "backend.node_count=1")
+    assert (error.message, error.hint) == ("backend.node_count was removed", "leave it out")
+
+
+def test_a_backend_without_the_new_key_does_not_suggest_it() -> None:
+    assert refusal("backend.retries=1").message == "unknown key backend.retries"
+
+
+def test_a_renamed_key_in_a_yaml_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "mine.yaml").write_text("clean_epochs: 1\n", encoding="utf-8")
+    error = refusal("train=mine", config_dirs=(str(tmp_path),))
+    assert (error.message, error.hint) == ("train.clean_epochs was renamed", "use train.unaugmented_epochs")
+
+
 @pytest.mark.parametrize(("name", "section"), [("azure", AzureConfig), ("local", LocalConfig)])
-def test_the_file_of_a_backend_names_each_of_its_keys(name: str, section: type[BackendConfig]) -> None:
+def test_a_backends_yaml_file_lists_all_its_keys(name: str, section: type[BackendConfig]) -> None:
     written: Any = OmegaConf.load(CONF_DIR / "backend" / f"{name}.yaml")
     assert set(written.get("backend", written)) == {field.name for field in dataclasses.fields(section)}
 
 
-def test_a_folder_of_ones_own_adds_an_option_to_a_group(more_options: str) -> None:
+def test_a_config_dir_adds_an_option_to_a_group(more_options: str) -> None:
     assert compose.options("model", [more_options]) == ["cnn", "compact", "deep", "tiny"]
     config = compose.load(["model=tiny", "model.dense_units=9"], [more_options])
     assert config.model == ModelConfig(filters=(4,), dense_units=9)
@@ -175,7 +204,7 @@ def test_a_folder_of_ones_own_adds_an_option_to_a_group(more_options: str) -> No
     assert refusal("model=tinny", config_dirs=(more_options,)).hint == "did you mean tiny?"
 
 
-def test_an_option_of_ones_own_is_checked_as_any_other(more_options: str) -> None:
+def test_an_option_from_a_config_dir_is_checked(more_options: str) -> None:
     bad = Path(more_options) / "model" / "bad.yaml"
     bad.write_text("dense_units: -1\n", encoding="utf-8")
     assert refusal("model=bad", config_dirs=(more_options,)).message.startswith("model.dense_units=-1: ")
@@ -185,22 +214,22 @@ def test_an_option_of_ones_own_is_checked_as_any_other(more_options: str) -> Non
     refusal("model=bad", config_dirs=(more_options,))
 
 
-def test_a_config_dir_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_missing_config_dir_is_refused(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere")
     assert refusal(config_dirs=(nowhere,)).message == f"--config-dir {nowhere}: there is no such folder"
     assert refusal(config_dirs=("",)).message == "--config-dir needs a folder"
 
 
-def test_a_config_dir_with_any_characters_in_its_name_is_found(tmp_path: Path) -> None:
+def test_a_config_dir_with_special_characters_is_found(tmp_path: Path) -> None:
     folder = tmp_path / "a b,c=[d] 'e' %20"
     (folder / "train").mkdir(parents=True)
     (folder / "train" / "quick.yaml").write_text("epochs: 1\n", encoding="utf-8")
     assert compose.load(["train=quick"], [str(folder)]).train.epochs == 1
 
 
-def test_a_backend_of_ones_own_has_the_keys_of_its_class(tmp_path: Path) -> None:
+def test_a_custom_backend_has_the_keys_of_its_class(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
-    file.write_text(BACKEND_OF_ONES_OWN, encoding="utf-8")
+    file.write_text(CUSTOM_BACKEND, encoding="utf-8")
     config = compose.load([f"backend={file}:Own", "backend.queue=long"])
     assert config.backend.name == f"{file}:Own"
     assert getattr(config.backend, "queue") == "long"  # noqa: B009 - a class that only the file knows
@@ -232,7 +261,7 @@ def test_a_sweep_is_every_combination_in_order(overrides: list[str], jobs: list[
         compose.load(job)
 
 
-def test_quoted_values_of_a_sweep_stay_whole() -> None:
+def test_quoted_values_of_a_sweep_are_not_split() -> None:
     dirs = [compose.load(job).data.dir for job in compose.expand(["data.dir='a,b','c d',e"])]
     assert dirs == ["a,b", "c d", "e"]
 
@@ -252,12 +281,12 @@ def test_a_sweep_that_cannot_be_expanded_is_refused(override: str) -> None:
 
 
 @pytest.mark.parametrize("override", ["hydra.run.dir=x", "+hydra.job.name=y"])
-def test_hydras_own_settings_are_refused_since_they_would_do_nothing(override: str) -> None:
+def test_hydras_own_settings_are_refused(override: str) -> None:
     with pytest.raises(ConfigurationError, match="have no effect here"):
         compose.load([override])
 
 
-def test_a_broken_yaml_option_is_named_with_its_line(tmp_path: Path) -> None:
+def test_a_broken_yaml_file_is_refused_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "bad.yaml").write_text("epochs: 3\nbatch_size: [\n")
     with pytest.raises(ConfigurationError, match=r"bad\.yaml.*, line \d"):

@@ -1,4 +1,4 @@
-"""Promises of the schema: each value is checked when it is made; the digest counts what decides weights."""
+"""The configuration schema: every value is checked; the digest covers what decides the weights."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def refusal(section: type[Section], name: str, value: object) -> ConfigurationEr
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_a_section_of_no_values_has_its_defaults(section: type[Section]) -> None:
+def test_a_section_without_values_has_its_defaults(section: type[Section]) -> None:
     assert read_section(section, {}) == section()
 
 
 @pytest.mark.parametrize(("section", "name"), KEYS, ids=[named(*pair) for pair in KEYS])
-def test_every_key_says_what_it_means_and_what_it_takes(section: type[Section], name: str) -> None:
+def test_every_key_has_a_meaning_and_lists_its_values(section: type[Section], name: str) -> None:
     spec = dict(keys_of(section))[name]
     assert spec.meaning
     assert "class" not in allowed(section, name)
@@ -79,7 +79,7 @@ BOUNDED = [(section, name) for section, name in KEYS if dict(keys_of(section))[n
 
 
 @pytest.mark.parametrize(("section", "name"), BOUNDED, ids=[named(*pair) for pair in BOUNDED])
-def test_a_number_is_taken_at_its_bound_and_refused_beyond(section: type[Section], name: str) -> None:
+def test_a_number_is_accepted_at_its_bound_and_refused_beyond(section: type[Section], name: str) -> None:
     spec = dict(keys_of(section))[name]
     is_list = getattr(get_type_hints(section)[name], "__origin__", None) is tuple
     is_float = get_type_hints(section)[name] is float
@@ -115,7 +115,7 @@ def test_a_number_that_is_not_finite_is_refused(number: object) -> None:
 
 
 @pytest.mark.parametrize("number", [10**400, -(10**400)], ids=["high", "low"])
-def test_a_number_too_large_for_a_float_is_refused_as_any_other(number: int) -> None:
+def test_a_number_too_large_for_a_float_is_refused(number: int) -> None:
     for section, name in BOUNDED:
         value = [number] if name == "filters" else number
         bounds = dict(keys_of(section))[name]
@@ -126,7 +126,7 @@ def test_a_number_too_large_for_a_float_is_refused_as_any_other(number: int) -> 
 
 
 @pytest.mark.parametrize("truth", [True, False])
-def test_a_truth_value_is_no_number_and_no_text(truth: bool) -> None:  # noqa: FBT001 - what is tested
+def test_a_truth_value_is_neither_a_number_nor_text(truth: bool) -> None:  # noqa: FBT001 - what is tested
     for section, name in KEYS:
         if get_type_hints(section)[name] is not bool:
             message = refusal(section, name, truth).message
@@ -135,7 +135,7 @@ def test_a_truth_value_is_no_number_and_no_text(truth: bool) -> None:  # noqa: F
     assert message.startswith(f"model.filters=[32,{str(truth).lower()}]: ")
 
 
-def test_null_is_taken_only_where_it_is_said_to_be() -> None:
+def test_null_is_accepted_only_if_the_key_says_so() -> None:
     for section, name in KEYS:
         if type(None) in get_args(get_type_hints(section)[name]):
             assert allowed(section, name).endswith(", or null")
@@ -144,7 +144,7 @@ def test_null_is_taken_only_where_it_is_said_to_be() -> None:
             assert refusal(section, name, None).message.startswith(f"{named(section, name)}=null: ")
 
 
-def test_a_choice_is_taken_by_its_word_and_a_refusal_lists_all_words() -> None:
+def test_a_choice_is_read_by_name_and_a_refusal_lists_all() -> None:
     for section, name in KEYS:
         kind = get_type_hints(section)[name]
         if not (isinstance(kind, type) and issubclass(kind, Enum)):
@@ -166,7 +166,7 @@ def test_a_choice_is_taken_by_its_word_and_a_refusal_lists_all_words() -> None:
         (ModelConfig, "filters", [8, "16"], (8, 16)),
     ],
 )
-def test_a_value_that_says_the_same_in_another_type_is_converted(
+def test_a_value_of_another_type_is_converted(
     section: type[Section], name: str, value: object, made: object
 ) -> None:
     converted = getattr(read_section(section, {name: value}), name)
@@ -199,7 +199,7 @@ def test_a_value_that_says_the_same_in_another_type_is_converted(
         (RegisterConfig, "name", "line\n"),
     ],
 )
-def test_a_wrong_value_is_refused_in_one_line_that_names_its_key(
+def test_a_wrong_value_is_refused_in_one_line_with_its_key(
     section: type[Section], name: str, value: object
 ) -> None:
     error = refusal(section, name, value)
@@ -228,7 +228,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(
     assert error.hint == (f"did you mean {meant}?" if meant else "--help lists every key")
 
 
-def test_a_configuration_cannot_be_changed_once_made() -> None:
+def test_a_configuration_is_immutable() -> None:
     section = read_section(TrainConfig, {"epochs": 3})
     with pytest.raises(dataclasses.FrozenInstanceError):
         section.epochs = 4  # type: ignore[misc]
@@ -236,7 +236,7 @@ def test_a_configuration_cannot_be_changed_once_made() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(KEYS), SCALARS | st.lists(SCALARS, max_size=3))
-def test_any_value_of_any_key_is_taken_whole_or_refused_by_name(
+def test_any_value_of_any_key_is_accepted_or_refused_by_name(
     key: tuple[type[Section], str], value: object
 ) -> None:
     section, name = key
@@ -249,7 +249,12 @@ def test_any_value_of_any_key_is_taken_whole_or_refused_by_name(
     taken = getattr(made, name)
     spec = dict(keys_of(section))[name]
     for number in taken if isinstance(taken, tuple) else (taken,):
-        assert not isinstance(number, int | float) or spec.allows(number)
+        if isinstance(number, int | float):
+            assert isinstance(number, int) or math.isfinite(number)
+            assert spec.ge is None or number >= spec.ge
+            assert spec.le is None or number <= spec.le
+            assert spec.gt is None or number > spec.gt
+            assert spec.lt is None or number < spec.lt
     if section.GROUP in ("data", "model", "train"):
         job = dataclasses.replace(JOB, **{section.GROUP: made})  # type: ignore[arg-type]
         assert Job.from_json(job.to_json()) == job
@@ -305,7 +310,7 @@ def job_with(key: str, value: object) -> Job:
     return dataclasses.replace(JOB, **{group: changed})
 
 
-def test_each_key_of_a_job_is_known_to_count_or_not_to_count() -> None:
+def test_every_key_of_a_job_is_tested_for_the_digest() -> None:
     sections = (DataConfig, ModelConfig, TrainConfig)
     assert {named(section, name) for section in sections for name, _ in keys_of(section)} == {
         *OTHER,
@@ -323,18 +328,18 @@ def test_the_seed_changes_the_digest() -> None:
 
 
 @pytest.mark.parametrize("key", WITHOUT_WEIGHT)
-def test_where_data_lie_and_what_files_are_called_leave_the_digest(key: str) -> None:
+def test_locations_and_file_names_do_not_change_the_digest(key: str) -> None:
     other = job_with(key, WITHOUT_WEIGHT[key])
     assert other != JOB
     assert other.digest == JOB.digest
 
 
-def test_which_files_are_written_leaves_the_digest() -> None:
+def test_which_files_are_written_does_not_change_the_digest() -> None:
     assert dataclasses.replace(JOB, save_h5=True).digest == JOB.digest
 
 
 @pytest.mark.parametrize("source", [None, "???", "${seed}", "a = '${nothing}'", "${", "é\n\t\\"])
-def test_a_job_read_from_its_json_is_the_job_whatever_its_network_file_says(source: str | None) -> None:
+def test_a_job_survives_json_whatever_its_network_file_holds(source: str | None) -> None:
     job = dataclasses.replace(JOB, model=ModelConfig(file="net.py", source=source))
     assert Job.from_json(job.to_json()) == job
     assert json.loads(job.to_json())["digest"] == job.digest
@@ -362,19 +367,19 @@ def without(name: str) -> str:
         (without("data"), "is not a job"),
         (without("seed"), "is not a job"),
         (without("save_h5"), "is not a job"),
-        (changed(train=None), "train=null: train has keys of its own"),
-        (changed(train=[1]), "train=[1]: train has keys of its own"),
-        (changed(train=7), "train=7: train has keys of its own"),
-        (changed(train="epochs"), "train=epochs: train has keys of its own"),
+        (changed(train=None), "train=null: train is a group of keys"),
+        (changed(train=[1]), "train=[1]: train is a group of keys"),
+        (changed(train=7), "train=7: train is a group of keys"),
+        (changed(train="epochs"), "train=epochs: train is a group of keys"),
         (changed(train={"epochs": 0}), "train.epochs=0: allowed is a whole number"),
         (changed(train={"epoch": 1}), "unknown key train.epoch"),
-        (changed(schema=2), "is not of schema 1"),
-        (changed(seed=1), "its digest does not fit what it says"),
-        (changed(digest="0"), "its digest does not fit what it says"),
-        (changed(train={"epochs": 3}), "its digest does not fit what it says"),
+        (changed(schema=3), "it is of schema 3; this version reads schemas 1 and 2"),
+        (changed(seed=1), "its digest does not fit its content"),
+        (changed(digest="0"), "its digest does not fit its content"),
+        (changed(train={"epochs": 3}), "its digest does not fit its content"),
     ],
 )
-def test_a_damaged_job_file_is_refused_by_its_name(text: str, said: str) -> None:
+def test_a_damaged_job_file_is_refused_by_name(text: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Job.from_json(text, "runs/a/job.json")
     assert caught.value.message.startswith("runs/a/job.json")

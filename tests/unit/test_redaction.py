@@ -1,4 +1,4 @@
-"""What gives access is in no error, log or file of a run here, whatever quotes it."""
+"""No error, log or file of a run contains a password, key or token."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 @pytest.fixture
 def secrets_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put secrets into the environment of what a test starts."""
+    """Put secrets into the environment."""
     for name, secret in ENVIRONMENT.items():
         monkeypatch.setenv(name, secret)
 
@@ -55,7 +55,7 @@ QUOTED = {
 
 
 @pytest.mark.parametrize("text", QUOTED.values(), ids=QUOTED)
-def test_a_secret_is_taken_out_however_it_is_quoted(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_redacted_however_it_is_quoted(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PASSWORD", PASSWORD)
     planted = Planted(PLANTED)
     assert planted.found_in(text.encode())
@@ -72,7 +72,7 @@ def test_a_secret_is_taken_out_however_it_is_quoted(text: str, monkeypatch: pyte
         "register.name=mnist-cnn; somebody@example.org; password",
     ],
 )
-def test_what_is_no_secret_is_left_as_it_is(text: str) -> None:
+def test_text_without_secrets_is_unchanged(text: str) -> None:
     assert redact(text) == text
 
 
@@ -81,14 +81,14 @@ from mnist_cnn.redaction import redact
 for word in ("a", "-", "eyJ-", "eyJa.", "token", "password ", "password='", "bearer ", "sharedkey x", "://a"):
     redact(word * (1_000_000 // len(word)))
 """
-"""What a damaged file or a service's answer may hold; a time that grows with its square would be hours."""
+"""Text as a damaged file or an answer may hold it; quadratic time would be hours."""
 
 
-def test_a_million_characters_are_redacted_in_no_time_to_speak_of() -> None:
+def test_a_million_characters_are_redacted_in_linear_time() -> None:
     subprocess.run([sys.executable, "-P", "-c", REDACT_LONG], timeout=120, check=True)
 
 
-def test_an_error_shows_no_secret_by_itself_nor_by_what_led_to_it() -> None:
+def test_an_error_and_its_causes_show_no_secret() -> None:
     planted = Planted(PLANTED)
 
     foreign = ValueError(f"token: {TOKEN}")
@@ -103,7 +103,7 @@ def test_an_error_shows_no_secret_by_itself_nor_by_what_led_to_it() -> None:
 
 
 @pytest.mark.usefixtures("secrets_around")
-def test_a_network_that_quotes_the_environment_leaves_no_secret_of_it_in_the_run(tmp_path: Path) -> None:
+def test_a_crashing_network_leaves_no_secret_in_the_run(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(CRASHING_NETWORK)
     ended = run_command(*SMALL, "model.file=net.py", "run_dir=run", cwd=tmp_path)
     assert ended.code == MnistCnnError.exit_code
@@ -129,7 +129,7 @@ def build(config, input_shape, num_classes):
 
 
 @pytest.mark.usefixtures("secrets_around")
-def test_a_network_that_cannot_be_exported_leaves_no_secret_in_the_log(tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_secret_in_the_log(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NETWORK_WITHOUT_ONNX)
     ended = run_command(*TINY, "model.file=net.py", "run_dir=run", cwd=tmp_path)
     assert ended.code == 0, ended.err
@@ -139,7 +139,7 @@ def test_a_network_that_cannot_be_exported_leaves_no_secret_in_the_log(tmp_path:
 
 
 @pytest.mark.usefixtures("secrets_around")
-def test_a_network_that_cannot_be_built_leaves_no_secret_either(tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_built_leaves_no_secret(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("import os\ndef build(*_):\n    raise ValueError(dict(os.environ))\n")
     ended = run_command(*SMALL, "model.file=net.py", "run_dir=run", cwd=tmp_path)
     assert ended.code == ConfigurationError.exit_code
@@ -149,7 +149,7 @@ def test_a_network_that_cannot_be_built_leaves_no_secret_either(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("secrets_around")
-def test_the_password_of_a_mirror_is_in_no_error(tmp_path: Path) -> None:
+def test_no_error_shows_the_password_of_a_mirror(tmp_path: Path) -> None:
     mirror = f"http://somebody:{MIRROR_PASSWORD}@127.0.0.1:9/there"
     ended = run_command(
         "data=kmnist",

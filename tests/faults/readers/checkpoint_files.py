@@ -1,4 +1,4 @@
-"""Checkpoints: what a training goes on from."""
+"""Damaged checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .reader import ACCEPTED, Fault, Files, put
 
 
 class Checkpoints:
-    """Two checkpoints of which the newer is bad: its bytes, or its content under a checksum that fits."""
+    """Two checkpoints. The newer has damaged bytes, or bad content with a right checksum."""
 
     def __init__(self, _run: Path, folder: Path) -> None:
         import logging
@@ -60,24 +60,24 @@ class Checkpoints:
         put(self.folder, {**self.sound, **files})
         found = self.kept.newest()
         if found is None:
-            raise Fault("the older one, which is sound, is not found")
+            raise Fault("the older, sound checkpoint was not found")
         if len(found.history) == 1:
-            return "passed over"
+            return "skipped"
         if not all(isinstance(array, np.ndarray) for array in found.arrays):
-            raise Fault(f"{found.arrays!r} are taken for arrays")
+            raise Fault(f"{found.arrays!r} were read as arrays")
         for row in found.history:
             if not all(isinstance(value, int | float) for value in dataclasses.astuple(row)):
-                raise Fault(f"{row} is taken for a row of the history")
+                raise Fault(f"{row} was read as a row of the history")
         like = [(array.shape, array.dtype) for array in self.arrays]
         if [(array.shape, array.dtype) for array in found.arrays] != like:
-            return "left to the trainer, which refuses its arrays"
+            return "read; the trainer refuses its arrays"
         content, checksum = (self.folder / self.newer).read_bytes(), self.newer.replace(".npz", ".sha256")
         if (self.folder / checksum).read_text() != hashlib.sha256(content).hexdigest():
-            raise Fault("one is taken whose checksum does not fit")
+            raise Fault("a checkpoint with a wrong checksum was read")
         return ACCEPTED
 
     def _repacked(self, random: Random) -> bytes:
-        """Return the newer checkpoint with members that are missing, foreign, odd or bombs."""
+        """Return the newer checkpoint with a missing, foreign, odd or huge member."""
         import numpy as np
 
         with zipfile.ZipFile(io.BytesIO(self.sound[self.newer])) as old:
@@ -119,14 +119,14 @@ class Checkpoints:
 
 
 def npy_of_zeros(count: int) -> bytes:
-    """Return the header of so many float32, and one of them."""
+    """Return a .npy file whose header claims `count` float32 values; it holds one."""
     import numpy as np
 
     return as_npy(np.zeros(1, np.float32)).replace(b"(1,), }", b"(%d,), }" % count)
 
 
 def as_npy(array: Any) -> bytes:
-    """Return an array as a file of numpy's, objects pickled."""
+    """Return an array as a .npy file, objects pickled."""
     import numpy as np
 
     file = io.BytesIO()

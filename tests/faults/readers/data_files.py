@@ -1,4 +1,4 @@
-"""Data: one IDX file, and the four of a data set, held against the oracle."""
+"""Damaged IDX files and data sets, compared with the oracle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .reader import ACCEPTED, Fault, Files, put, refused
 
 
 class Idx:
-    """One IDX file, against the oracle."""
+    """One IDX file."""
 
     def __init__(self, _run: Path, folder: Path) -> None:
         self.folder = folder
@@ -34,12 +34,12 @@ class Idx:
                 raise Fault("a sound file is refused") from error
             return refused(error)
         if wanted != oracle.Read(array.shape, array.tobytes()) or array.dtype.name != "uint8":
-            raise Fault(f"read as {array.dtype} {array.shape}, where the oracle reads {wanted}")
+            raise Fault(f"read as {array.dtype} {array.shape}, but the oracle reads {wanted}")
         return ACCEPTED
 
 
 class DataFolder:
-    """The four files of `data.dir`, damaged, swapped, of other sizes or with labels that there are not."""
+    """The four files of `data.dir`: damaged, swapped, of other sizes, or with invalid labels."""
 
     RANKS = {"train-images": 3, "train-labels": 1, "test-images": 3, "test-labels": 1}  # noqa: RUF012
     CLASSES = 10
@@ -89,11 +89,11 @@ class DataFolder:
             return refused(error)
         arrays = (found.x_train[..., 0], found.y_train, found.x_test[..., 0], found.y_test)
         if wanted != [oracle.Read(array.shape, array.tobytes()) for array in arrays]:
-            raise Fault(f"read otherwise than the oracle does: {wanted}")
+            raise Fault(f"the oracle reads {wanted}")
         return ACCEPTED
 
     def _wanted(self, files: Files) -> list[oracle.Read] | None:
-        """Return what the four files hold; None where one is not sound or they do not fit each other."""
+        """Return the content of the four files, or None if one is damaged or they don't match."""
         four = [oracle.read(files.get(name, b""), rank) for name, rank in self.RANKS.items()]
         whole = [read for read in four if read is not None]
         if len(whole) < len(four):

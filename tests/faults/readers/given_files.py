@@ -1,4 +1,4 @@
-"""What a person gives: pictures, a workspace's config.json, settings and networks."""
+"""Damaged files that users provide: pictures, a workspace's config.json, settings and networks."""
 
 from __future__ import annotations
 
@@ -22,19 +22,8 @@ class Picture:
 
     MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr", "HSV", "LAB")
     FORMATS = (
-        "PNG",
-        "JPEG",
-        "GIF",
-        "BMP",
-        "TIFF",
-        "WEBP",
-        "PPM",
-        "ICO",
-        "TGA",
-        "PDF",
-        "EPS",
-        "PCX",
-        "JPEG2000",
+        *("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"),
+        *("ICO", "TGA", "PDF", "EPS", "PCX", "JPEG2000"),
     )
 
     def __init__(self, _run: Path, folder: Path) -> None:
@@ -59,11 +48,11 @@ class Picture:
         except DataError as error:
             return refused(error)
         if (image.shape, image.dtype.name) != ((28, 28), "uint8") or not image.any():
-            raise Fault(f"{image.dtype} {image.shape} is taken for a picture of a digit")
+            raise Fault(f"{image.dtype} {image.shape} was returned as the picture of a digit")
         return ACCEPTED
 
     def _drawn(self, random: Random) -> bytes:
-        """Draw a digit, in some mode, and save it in some format, with options of its own."""
+        """Draw a digit and save it in a random mode and format."""
         from PIL import Image, ImageDraw
 
         side = random.choice((1, 2, 28, 60, 200))
@@ -74,7 +63,7 @@ class Picture:
         return saved(image, random.choice(self.MODES), random.choice(self.FORMATS), random)
 
     def _large(self, random: Random) -> bytes:
-        """Make a small file of a picture with up to 100 million pixels, or whose header claims more."""
+        """Make a small file with up to 100 million pixels, or with a header that claims more."""
         from PIL import Image
 
         mode = random.choice(("1", "L", "RGB", "RGBA", "LA", "P", "I;16"))
@@ -94,7 +83,7 @@ class Picture:
 
 
 def saved(image: Image.Image, mode: str, kind: str, random: Random) -> bytes:
-    """Save a picture in a mode and a format that may not go together: then as it is, as PNG."""
+    """Save a picture in a mode and a format; as PNG if they don't fit together."""
     from PIL import Image
 
     options: dict[str, Any] = {}
@@ -140,7 +129,7 @@ NO_PICTURES = (
 
 
 def draw_digit(path: Path) -> None:
-    """Draw a 1 as a person might."""
+    """Draw a handwritten 1."""
     from PIL import Image, ImageDraw
 
     image = Image.new("L", (200, 200), "white")
@@ -252,26 +241,13 @@ class Settings:
 
 
 class Network:
-    """A network file for model.file, which is read and parsed here, and not run."""
+    """A network file for model.file; it is parsed, but not run."""
 
     SOUND = b"import keras\n\n\ndef build(config, input_shape, num_classes):\n    return keras.Sequential()\n"
     NO_PYTHON = (
-        *(
-            b"\0",
-            b"def build(",
-            b"\xff\xfe",
-            b"(" * 5000,
-            b"-" * 200_000 + b"1",
-            b"x" + b".a" * 100_000,
-            b"[" * 150 + b"]" * 150,
-        ),
-        *(
-            b"#coding: rot13\n",
-            b"# coding: no-such\ndef build(): pass",
-            b"a=" * 50_000 + b"1",
-            b"1" * 5000,
-            b"f'{" * 200,
-        ),
+        *(b"\0", b"def build(", b"\xff\xfe", b"(" * 5000, b"-" * 200_000 + b"1", b"x" + b".a" * 100_000),
+        *(b"[" * 150 + b"]" * 150, b"#coding: rot13\n", b"# coding: no-such\ndef build(): pass"),
+        *(b"a=" * 50_000 + b"1", b"1" * 5000, b"f'{" * 200),
     )
 
     def __init__(self, _run: Path, folder: Path) -> None:

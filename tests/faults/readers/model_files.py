@@ -1,4 +1,4 @@
-"""Models: model.onnx, which predicts, and model.keras, which is registered."""
+"""Damaged models: model.onnx predicts, model.keras is registered."""
 
 from __future__ import annotations
 
@@ -14,22 +14,12 @@ from .reader import ACCEPTED, Fault, Files, asked, compose_once, put, put_run, r
 
 
 class Onnx:
-    """An .onnx file of somebody's, whose fields or bytes are changed; of the run folder it is another's."""
+    """A foreign .onnx file with changed fields or bytes; sometimes beside the record of another model."""
 
     SIZES = (0, 1, -1, 2, 3, 7, 10, 28, 255, 65_536, 2**31 - 1, 2**31, 2**40, 2**62, -(2**31), -(2**62))
     WORDS = (
-        "",
-        "x",
-        "Conv",
-        "Reshape",
-        "Loop",
-        "If",
-        "Gather",
-        "Expand",
-        "Tile",
-        "Pad",
-        "Concat",
-        "Constant",
+        *("", "x", "Conv", "Reshape", "Loop", "If"),
+        *("Gather", "Expand", "Tile", "Pad", "Concat", "Constant"),
     )
 
     def __init__(self, run: Path, folder: Path) -> None:
@@ -54,18 +44,18 @@ class Onnx:
         try:
             predictor = load_predictor(self.folder)
             if "result.json" in files and files["model.onnx"] != self.sound:
-                raise Fault("another model is taken for the run's")
+                raise Fault("another model was accepted as the run's")
             if (predictor.height, predictor.width) != (28, 28):
                 return "accepted, of another size"
             answer = predictor(images)
         except MnistCnnError as error:
             return refused(error)
         if answer.shape != (2, predictor.classes) or answer.dtype != np.float32:
-            raise Fault(f"{answer.dtype} {answer.shape} is taken for the probabilities of two images")
+            raise Fault(f"{answer.dtype} {answer.shape} was returned as the probabilities of two images")
         return ACCEPTED
 
     def _changed(self, content: bytes, random: Random) -> bytes:
-        """Change fields of the model: sizes, names, operators, weights; drop or double parts of it."""
+        """Change sizes, names, operators or weights; drop or duplicate parts."""
         import onnx
 
         model = onnx.ModelProto.FromString(content)
@@ -78,7 +68,7 @@ class Onnx:
             message = random.choice(messages)
             filled: list[tuple[Any, Any]] = message.ListFields()
             if filled:
-                with contextlib.suppress(ValueError, TypeError):  # what does not fit is left as it is
+                with contextlib.suppress(ValueError, TypeError):  # a value of the wrong type is not set
                     field, value = random.choice(filled)
                     self._change(message, field, value, sorted(words), random)
         return bytes(model.SerializeToString())
@@ -107,7 +97,7 @@ class Onnx:
 
 
 def parts(message: Any) -> list[Any]:
-    """Return a Protobuf message and all within it."""
+    """Return a Protobuf message and all messages within it."""
     found = [message]
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE:
@@ -117,7 +107,7 @@ def parts(message: Any) -> list[Any]:
 
 
 class KerasModel:
-    """model.keras, which is registered as the training wrote it or not at all, and never loaded here."""
+    """model.keras, which must be registered unchanged or not at all, and is never loaded."""
 
     def __init__(self, run: Path, folder: Path) -> None:
         self.folder = folder

@@ -1,7 +1,7 @@
-"""An IDX reader of its own, against which the product's is held: it unpacks first and asks afterwards.
+"""An independent IDX reader for small files, with which the product's is compared.
 
 Written from the format's description (http://yann.lecun.com/exdb/mnist/, "the IDX file format") and from RFC
-1952, for files that are small. Shares no code with the product and knows nothing of it.
+1952. It shares no code with the product.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import dataclasses
 import zlib
 
 MOST = 4 * 1024**2
-"""More unpacked bytes than any sound file here has: what unpacks to more is not sound."""
+"""Bytes; no sound file here unpacks to more."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """What an IDX file holds: its dimensions, and its unsigned bytes in C order."""
+    """The dimensions of an IDX file, and its unsigned bytes in C order."""
 
     shape: tuple[int, ...]
     values: bytes
 
 
 def read(content: bytes, rank: int) -> Read | None:
-    """Read an IDX file of unsigned bytes of this rank, gzipped or raw; None where it is not sound."""
+    """Read an IDX file of unsigned bytes of this rank, gzipped or raw; None if it is damaged."""
     plain = unpacked(content) if content[:2] == b"\x1f\x8b" else content
     if plain is None or plain[:4] != bytes([0, 0, 8, rank]) or len(plain) < 4 + 4 * rank:
         return None
@@ -37,7 +37,7 @@ def read(content: bytes, rank: int) -> Read | None:
 
 
 def unpacked(content: bytes) -> bytes | None:
-    """Unpack the members of a gzip file; None where one is damaged or cut off, or where there is too much."""
+    """Unpack a gzip file; None if a member is damaged or cut off, or if it is too large."""
     plain = b""
     while content:
         member = zlib.decompressobj(wbits=31)

@@ -1,7 +1,7 @@
-"""What a reader is, and what counts as a worded end.
+"""A reader makes bad files and lets the product read them.
 
-A reader takes files to their end, which is "accepted" or the name of a worded error. Anything else is a
-fault: another exception, words that are no message, an array that the oracle does not read so.
+The outcome is "accepted" or the name of a MnistCnnError. Anything else is a fault: another exception, a
+message that isn't one line, or an array that the oracle reads differently.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Protocol
 
 Files = Mapping[str, bytes]
-"""What is read: the names of files and their contents."""
+"""File names and contents."""
 
 ACCEPTED = "accepted"
 LONGEST_MESSAGE = 2_000
@@ -29,25 +29,25 @@ class Reader(Protocol):
     """One kind of file, made and read."""
 
     def draw(self, random: Random) -> Files:
-        """Make files, bad or not, that depend on nothing but `random`."""
+        """Make files, bad or not, that depend only on `random`."""
 
     def look(self, files: Files) -> str:
-        """Have the product read them; return how that ended. Raises Fault, or whatever the product raises."""
+        """Let the product read them; return the outcome. Raises Fault, or what the product raises."""
 
 
 def refused(error: Exception) -> str:
-    """Return the name of a worded error. Raises Fault where it is none, or is no line of words."""
+    """Return an error's name. Raises Fault if it isn't a MnistCnnError with a one-line message."""
     from mnist_cnn.errors import MnistCnnError
 
     if not isinstance(error, MnistCnnError) or type(error) is MnistCnnError:
-        raise Fault(f"{type(error).__name__} is no worded error") from error
+        raise Fault(f"{type(error).__name__} is not an error of the package") from error
     if not error.message or "\n" in error.message or len(error.message) > LONGEST_MESSAGE:
-        raise Fault(f"no line of words: {error.message[:200]!r}") from error
+        raise Fault(f"not a one-line message: {error.message[:200]!r}") from error
     return type(error).__name__
 
 
 def answer(*arguments: str) -> tuple[int, str, str]:
-    """Run the command in this process; return its exit code and what it said."""
+    """Run a command in this process; return its exit code, stdout and stderr."""
     from mnist_cnn.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
@@ -57,7 +57,7 @@ def answer(*arguments: str) -> tuple[int, str, str]:
 
 
 def asked(*arguments: str) -> str:
-    """Run the command in this process, where it must end as documented; return how."""
+    """Run a command in this process; return its outcome, which must be a documented one."""
     from mnist_cnn.errors import ERRORS_BY_EXIT_CODE
 
     code, _, said = answer(*arguments)
@@ -66,23 +66,23 @@ def asked(*arguments: str) -> str:
     if code and any(len(line) > LONGEST_MESSAGE for line in said.splitlines()):
         raise Fault(f"{' '.join(arguments)}: a line of {max(map(len, said.splitlines()))} characters")
     if code == 1:  # a bug would have its traceback
-        return "a bug of a run, told again"
+        return "a bug of the run, reported again"
     return ERRORS_BY_EXIT_CODE[code].__name__ if code else ACCEPTED
 
 
 def compose_once() -> None:
-    """Have the same overrides composed once: it takes long, and reads none of these files."""
+    """Cache composed overrides, because composing is slow and reads none of these files."""
     from mnist_cnn import compose
 
     real, known = compose.compose, {}
 
-    def remembered(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
+    def cached(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
         asked_for = (*overrides, "", *config_dirs)
         if asked_for not in known:
             known[asked_for] = real(overrides, config_dirs)
         return copy.deepcopy(known[asked_for])
 
-    compose.compose = remembered
+    compose.compose = cached
 
 
 def put(folder: Path, files: Files) -> None:
@@ -93,6 +93,6 @@ def put(folder: Path, files: Files) -> None:
 
 
 def put_run(folder: Path, files: Files) -> None:
-    """Write files into a folder that need not be there."""
+    """Create a folder and write files into it."""
     folder.mkdir(parents=True, exist_ok=True)
     put(folder, files)

@@ -1,4 +1,4 @@
-"""The run folder: its files of JSON, under every verb that looks at them, and a registered model's."""
+"""Damaged JSON files of the run folder and of a registered model, read by every command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .reader import Fault, Files, Reader, answer, asked, compose_once, put, put_
 
 
 class RunFile:
-    """A file of JSON of the run folder, under every verb that looks at it."""
+    """A JSON file of the run folder, read by every command that reads it."""
 
     COMMANDS = (
         ("list", "--json"),
@@ -31,7 +31,7 @@ class RunFile:
     def __init__(self, run: Path, folder: Path, name: str, status: str | None = None) -> None:
         from mnist_cnn.backends.local import LocalBackend
 
-        # A training is no part of reading a file: what `resume` starts here ends at once.
+        # `resume` starts a process that ends at once, instead of a training.
         LocalBackend.command = lambda self, folder: ["true"]  # type: ignore[method-assign]
         compose_once()
         self.name = name
@@ -63,7 +63,7 @@ class RunFile:
         return asked(*json.loads(files["verb"]))
 
     def _read_directly(self, run: Path) -> None:
-        """Read by the functions that a notebook or another program would call."""
+        """Read with the functions that a notebook or another program would call."""
         from mnist_cnn import run_folder
         from mnist_cnn.cli.notebook import describe_history
         from mnist_cnn.errors import MnistCnnError
@@ -83,7 +83,7 @@ class RunFile:
 
 
 class Registered(RunFile):
-    """model.json of a registered model, when the next one is registered and when it predicts."""
+    """model.json of a registered model, when it predicts or the next version is registered."""
 
     def __init__(self, run: Path, folder: Path) -> None:
         super().__init__(run, folder, "model.json")
@@ -105,5 +105,5 @@ class Registered(RunFile):
 
 
 def of_run(name: str, status: str | None = None) -> Callable[[Path, Path], Reader]:
-    """Return a reader of one file of the run folder, of a run with this status."""
+    """Return a reader of one file of the run folder of a run with this status."""
     return lambda run, folder: RunFile(run, folder, name, status)

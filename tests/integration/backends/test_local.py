@@ -238,7 +238,7 @@ def test_a_cancellation_that_a_library_catches_is_heard_at_the_next_step(
 
     monkeypatch.setattr(worker, "train", catching)
     monkeypatch.setattr(worker, "print_log", lambda: None)
-    monkeypatch.setattr(run_folder, "await_entry", lambda folder, pid: None)
+    monkeypatch.setattr(run_folder, "await_registration", lambda folder, pid: None)
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert worker.main([str(tmp_path / "run")]) == RunCancelled.exit_code
@@ -355,7 +355,7 @@ def test_following_a_run_without_a_log_is_a_worded_error(tmp_path: Path, small_r
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"schema": 2}', "created", "pid", "url"])
+@pytest.mark.parametrize("damage", ["{", "[]", '{"schema": 3}', "created", "pid", "url"])
 def test_a_damaged_receipt_is_worded_and_does_not_hide_other_runs(
     tmp_path: Path, small_run: Path, damage: str
 ) -> None:
@@ -442,7 +442,7 @@ def test_a_progress_file_that_cannot_be_removed_does_not_hide_how_the_run_ended(
     receipt = run_folder.Receipt("local", "run", "", Status.running, run_folder.now())
     run_folder.write_receipt(tmp_path, receipt)
     (tmp_path / "progress.json").mkdir()
-    run_folder.ended(tmp_path, Status.failed, BackendError("the disk is full"))
+    run_folder.record_end(tmp_path, Status.failed, BackendError("the disk is full"))
     assert run_folder.read_receipt(tmp_path).error == "the disk is full"
 
 
@@ -482,7 +482,7 @@ def test_a_damaged_history_is_worded(tmp_path: Path, damage: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(ROW % "1.5")
     assert len(run_folder.read_history(tmp_path)) == 1
     (tmp_path / "metrics.jsonl").write_text(ROW % damage)
-    with pytest.raises(BackendError, match=r"metrics\.jsonl is no history"):
+    with pytest.raises(BackendError, match=r"metrics\.jsonl isn't a history"):
         run_folder.read_history(tmp_path)
 
 
@@ -490,7 +490,7 @@ def test_a_receipt_with_a_number_beyond_reason_is_worded(tmp_path: Path, small_r
     copy_run(small_run, tmp_path / "run")
     receipt = json.loads((small_run / "run.json").read_text()) | {"status": "running"}
     (tmp_path / "run" / "run.json").write_text(json.dumps(receipt | {"process_started": 10**400}))
-    with pytest.raises(BackendError, match=r"run\.json is no receipt: ValueError\('process_started"):
+    with pytest.raises(BackendError, match=r"run\.json isn't a receipt: .* at `\$\.process_started`"):
         launch.attach_to(tmp_path / "run").status()
 
 

@@ -138,7 +138,7 @@ REFUSED = [
     ("train.learning_rate=-1", "train.learning_rate=-1.0: allowed is a number above 0 to 1000", "rate"),
     ("train.optimizer=adm", "one of adadelta, adam, adamw, rmsprop, sgd", "optimizer"),
     ("model.filters=[0]", "model.filters=[0]: allowed is a list of whole numbers from 1 to 4096", "filters"),
-    ("model.filters=[]", "model.filters=[]: one to 16 convolutions are allowed", "model.filters=[32,64]"),
+    ("model.filters=[]", "model.filters=[]: 1 to 16 convolutions are allowed", "model.filters=[32,64]"),
     ("model.kernel_size=20", "model.kernel_size=20: convolution 2 has 9 pixels left", "smaller kernel"),
     ("model.file=nowhere.py", "model.file=nowhere.py cannot be read: No such file", "Python file"),
     ("data=mnits", "data=mnits: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
@@ -162,7 +162,7 @@ REFUSED = [
     ("--multirun seed=1,x", "seed=x: allowed is a whole number", "seed: decides"),
     ("--multirun seed=1,2 train.epochs=0", "train.epochs=0: allowed", "passes over"),
     ("--multirun seed=1,2 run_dir=one", "run_dir=one is one folder for 2 runs", "runs_dir=FOLDER"),
-    ("--multirun seed=glob(*)", "seed=glob(*): this sweep is not taken", "commas"),
+    ("--multirun seed=glob(*)", "seed=glob(*): this kind of sweep is not supported", "commas"),
     (
         "--multirun train=tutorial,fast",
         "train=fast: there are accurate, balanced, quick, tutorial",
@@ -238,14 +238,14 @@ def test_a_runs_dir_that_cannot_be_written_exits_4(ask: Ask, home: Path) -> None
 
 def test_a_run_dir_that_is_a_run_is_refused_and_names_resume(ask: Ask, run_folder: Path) -> None:
     what, what_to_do = refusal(ask(f"run_dir={run_folder}"))
-    assert what == f"run_dir={run_folder} holds a run already"
+    assert what == f"run_dir={run_folder} already holds a run"
     assert f"resume {run_folder}" in what_to_do
 
 
 def test_a_run_dir_that_holds_something_else_is_refused_and_kept(ask: Ask, home: Path) -> None:
     (home / "full").mkdir()
     (home / "full" / "notes.txt").write_text("mine", encoding="utf-8")
-    assert refusal(ask("run_dir=full"))[0] == "run_dir=full is not empty and holds no run"
+    assert refusal(ask("run_dir=full"))[0] == "run_dir=full is not empty and is not a run"
     assert refusal(ask("run_dir=full/notes.txt"))[0] == "run_dir=full/notes.txt is a file"
     assert [path.name for path in home.rglob("*")] == ["full", "notes.txt"]
 
@@ -456,8 +456,8 @@ def test_the_beginning_of_a_runs_name_is_enough_where_it_is_one_runs(
     assert ask("status", "2026-02").out.startswith("2026-02-cc is completed")
     assert ask("status", "2026-01-ab").out.startswith("2026-01-ab is completed")
     what, what_to_do = refusal(ask("status", "2026-01"))
-    assert what == "2026-01 is the beginning of 2 runs"
-    assert what_to_do == "of 2026-01-aa, 2026-01-ab"
+    assert what == "2026-01 matches 2 runs"
+    assert what_to_do == "choose one of 2026-01-aa, 2026-01-ab"
     assert refusal(ask("status", "2026-01-bb"))[1].startswith("did you mean 2026-01-")
 
 

@@ -69,7 +69,7 @@ def test_a_changed_job_is_refused_naming_the_change_and_goes_on_by_force_with_a_
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     refused = run_command("resume", "run", cwd=tmp_path)
     assert refused.code == ConfigurationError.exit_code
-    assert "run cannot go on as it began: train.learning_rate=0.5 (was 1.0)" in refused.err
+    assert "run cannot be resumed exactly: train.learning_rate=0.5 (was 1.0)" in refused.err
     assert "resume run force=true" in refused.err
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     forced = run_command(
@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_no_bit(tmp_path: Path, small_ru
     newest.write_bytes(newest.read_bytes()[:-1])
     result = launch.resume(str(folder), ()).wait()
     log = (folder / "log.txt").read_text()
-    assert "checkpoint epoch-000002.npz is damaged and passed over" in log
+    assert "checkpoint epoch-000002.npz is damaged: skipped" in log
     assert "going on after epoch 1 of 2" in log
     assert result.weights_sha256 == result_of(small_run).weights_sha256
     assert result.changes == ()

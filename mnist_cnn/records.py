@@ -1,0 +1,49 @@
+"""Records: frozen dataclasses that lie in files as JSON. msgspec reads and checks them.
+
+A record's fields carry their bounds in their types, for example `Count` or `Number`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+T = TypeVar("T")
+
+Count = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+"""A whole number that a float holds exactly; JSON's numbers have no bound."""
+Number = Annotated[float, Meta(ge=-1e100, le=1e100)]
+"""A finite number. The bound is far from what a training computes, and from Python's largest float."""
+FileName = Annotated[str, Meta(pattern=r"\A(?!\.{1,2}\Z)[^/\\]+\Z")]
+"""A name without a folder."""
+
+
+def decode(text: str | bytes) -> Any:
+    """Return the value that a text holds as JSON. Raises ValueError if it isn't JSON."""
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_on_one_line(error)) from error
+
+
+def convert(kind: type[T], value: Any) -> T:
+    """Return a plain value as a record. Raises ValueError if a field is missing, unknown or wrong."""
+    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if isinstance(value, dict) and not value.keys() <= fields:
+        raise ValueError(f"unknown field {min(map(repr, value.keys() - fields))}")
+    try:
+        return msgspec.convert(value, kind)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_on_one_line(error)) from error
+
+
+def read(kind: type[T], text: str | bytes) -> T:
+    """Return the record that a text holds as JSON. Raises ValueError if it holds none."""
+    return convert(kind, decode(text))
+
+
+def _on_one_line(error: Exception) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in str(error))
