@@ -70,19 +70,16 @@ def build_model(
         channel_axis = -1 if image_format is Format.channels_last else 1
         network: list[keras.Layer] = [keras.Input(input_shape, name="image")]
         for number, (kernel_size, stride) in enumerate(convolutions(config), 1):
-            filters = config.filters[number - 1]
-            if is_normalised(config, number):
-                network += [layers.Conv2D(filters, kernel_size, use_bias=False)]
-                normalised = [
+            normalised = is_normalised(config, number)
+            settings: dict[str, Any] = {"use_bias": False} if normalised else {"activation": "relu"}
+            network += [layers.Conv2D(config.filters[number - 1], kernel_size, stride, **settings)]
+            if number in config.pooled_convolutions:
+                network += [layers.MaxPooling2D(config.pool_size)]
+            if normalised:
+                network += [
                     layers.BatchNormalization(channel_axis, config.batch_norm_momentum),
                     layers.ReLU(),
                 ]
-            else:
-                network += [layers.Conv2D(filters, kernel_size, stride, activation="relu")]
-                normalised = []
-            if number in config.pooled_convolutions:
-                network += [layers.MaxPooling2D(config.pool_size)]
-            network += normalised
         network += [layers.Dropout(config.conv_dropout)] if config.conv_dropout else []
         network += [layers.Flatten()]
         if config.dense_units:

@@ -54,10 +54,8 @@ STYLE: dict[Any, Any] = {
 def history(rows: Sequence[EpochRow], path: Path, *, held_out: str) -> None:
     """Draw loss and accuracy of training and held-out images over the epochs.
 
-    Args:
-        rows: the history, one row per epoch. The curve has a gap at a loss that is not finite.
-        path: the PNG file.
-        held_out: the images of `val_loss` and `val_accuracy`: "test" or "validation".
+    `held_out` names the images of `val_*`: "test" or "validation". A curve has a gap at a value that is not
+    finite.
     """
     with _drawing(path, 10, 4.4) as figure:
         left, right = figure.subplots(1, 2)
@@ -82,11 +80,8 @@ def confusion(labels: NDArray[Any], predicted: NDArray[Any], num_classes: int, p
     The diagonal is coloured by its share of the row. The other cells have a separate scale, because the few
     mistakes of a good model would be invisible otherwise.
 
-    Args:
-        labels: integers (N,), the true classes, from 0 to num_classes - 1. A class may be absent.
-        predicted: integers (N,), the predicted classes.
-        num_classes: rows and columns, from 2 to 256. Up to 20, the counts are written into the cells.
-        path: the PNG file.
+    `labels` and `predicted` are integers (N,) below `num_classes`, which is 2 to 256. Up to 20 classes, the
+    counts are written into the cells.
     """
     import numpy as np
     from matplotlib.ticker import MaxNLocator
@@ -116,11 +111,7 @@ def mistakes(
 ) -> None:
     """Draw the 25 most confident mistakes, with true and predicted class and probability.
 
-    Args:
-        images: uint8 (N, height, width), light ink on dark.
-        labels: integers (N,), the true classes.
-        probabilities: floats (N, classes), the model's output for each image.
-        path: the PNG file. It says so if there are no mistakes.
+    `images` are uint8 (N, height, width), `labels` the true classes (N,), `probabilities` floats (N, classes).
     """
     import numpy as np
 

@@ -44,7 +44,7 @@ SAVED_FILES = (
 log = logging.getLogger("mnist_cnn")
 
 
-def train(  # noqa: PLR0913 - every caller needs the first two only
+def train(  # noqa: PLR0913 - only the first two are required
     job: Job,
     folder: Path,
     *,
@@ -86,23 +86,8 @@ def train(  # noqa: PLR0913 - every caller needs the first two only
     seconds = time.perf_counter() - started
 
     on_progress(Progress("finalizing", job.train.epochs, job.train.epochs))
-    model = trainer.float32_model()
-    loss, accuracy = _save_model_and_plots(job, arrays, model, history, folder)
-    result = Result(
-        job_digest=job.digest,
-        accuracy=accuracy,
-        loss=loss,
-        history=tuple(history),
-        seconds_per_epoch=sum(row.seconds for row in history) / len(history),
-        training_seconds=seconds,
-        weights_sha256=weights_sha256(model),
-        files=_describe_files(folder),
-        changes=changes,
-        **dataclasses.asdict(runtime),
-    )
-    atomic.write_text(folder / run_folder.RESULT, result.to_json())
-    log.info("weights %s", result.weights_sha256)
-    return result
+    recorded = {"changes": changes, "training_seconds": seconds, **dataclasses.asdict(runtime)}
+    return _finish(trainer, arrays, history, folder, recorded)
 
 
 def describe_epoch(row: EpochRow, job: Job) -> str:
@@ -165,19 +150,41 @@ def _resume(
     return list(found.history), found.changes
 
 
-def _save_model_and_plots(
-    job: Job, arrays: DataSet, model: keras.Model, history: list[EpochRow], folder: Path
-) -> tuple[float, float]:
-    """Evaluate the final model, save it and the plots; return test loss (nats) and accuracy."""
+def _finish(
+    trainer: Trainer, arrays: DataSet, history: list[EpochRow], folder: Path, recorded: dict[str, Any]
+) -> Result:
+    """Evaluate and save the model, plots and result.json; return the result.
+
+    `recorded` are fields of the result that are already known.
+    """
+    job, model = trainer.job, trainer.float32_model()
     loss, accuracy, probabilities = evaluate(predict_function(model), arrays.x_test, arrays.y_test)
     log.info("test loss %.4f, test accuracy %.4f", loss, accuracy)
     _save_model(job, model, folder)
+    _save_plots(job, arrays, history, probabilities, folder)
+    result = Result(
+        job_digest=job.digest,
+        accuracy=accuracy,
+        loss=loss,
+        history=tuple(history),
+        seconds_per_epoch=sum(row.seconds for row in history) / len(history),
+        weights_sha256=weights_sha256(model),
+        files=_describe_files(folder),
+        **recorded,
+    )
+    atomic.write_text(folder / run_folder.RESULT, result.to_json())
+    log.info("weights %s", result.weights_sha256)
+    return result
+
+
+def _save_plots(
+    job: Job, arrays: DataSet, history: list[EpochRow], probabilities: NDArray[Any], folder: Path
+) -> None:
     plots.history(history, folder / "history.png", held_out=_held_out_name(job))
     predicted = probabilities.argmax(axis=1)
     plots.confusion(arrays.y_test, predicted, job.data.num_classes, folder / "confusion.png")
-    images: NDArray[Any] = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)
-    plots.mistakes(images, arrays.y_test, probabilities, folder / "mistakes.png")  # images: (N, 28, 28)
-    return loss, accuracy
+    images = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)  # (N, 28, 28)
+    plots.mistakes(images, arrays.y_test, probabilities, folder / "mistakes.png")
 
 
 def _save_model(job: Job, model: keras.Model, folder: Path) -> None:
