@@ -1,13 +1,13 @@
-"""The compiled training of one epoch, and the state that it leaves.
+"""The compiled training loop of one epoch, and the state at its end.
 
-One epoch is one compiled loop over a permutation that is a pure function of (seed, epoch); images are
-gathered and scaled inside it. It is called in chunks of some steps, which changes no number, so that a live
-line and a signal are served meanwhile. All of the state at an epoch's end is in `state()`. Knows no files and
-nothing of processes.
+An epoch is one compiled loop over a permutation that depends only on (seed, epoch). The loop gathers and
+scales the images itself. It is called for a few steps at a time, so that progress and signals are handled in
+between. The number of steps per call does not change the results.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import time
@@ -30,64 +30,69 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
 PROGRESS_SECONDS = 0.5
-"""How often the training says where it stands, and so how long it takes at most to hear of a signal."""
+"""Target time between two progress reports, and so the longest delay before a signal is handled."""
 EVALUATION_BATCH = 250
-"""As fast as larger ones, which take more memory: 250 MiB more at 1,000 images of the tutorial's network."""
+"""As fast as larger batches. A batch of 1,000 needs 250 MiB more with the tutorial's network."""
 
-UNSAVED_DRAWS = {"Multinomial", "ParameterizedTruncatedNormal", "RandomGamma", "RandomPoisson"}
-UNSAVED_DRAWS |= {"RandomPoissonV2", "RandomShuffle", "RandomStandardNormal", "RandomUniform"}
-UNSAVED_DRAWS |= {"RandomUniformInt", "TruncatedNormal"}
-"""Operations that count their draws within themselves: the stateful ones of TensorFlow's `random_ops`."""
+STATEFUL_RANDOM_OPS = {
+    "Multinomial", "ParameterizedTruncatedNormal", "RandomGamma", "RandomPoisson", "RandomPoissonV2",
+    "RandomShuffle", "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "TruncatedNormal",
+}  # fmt: skip
+"""Operations that keep their random state to themselves: the stateful ones of TensorFlow's `random_ops`."""
 
 
 class Trainer:
-    """The network, its optimizer and the compiled epoch, on data that stay in memory as uint8."""
+    """The network, its optimizer and the compiled epoch; images stay in memory as uint8."""
 
     def __init__(self, job: Job, arrays: DataSet) -> None:
         import tensorflow as tf
 
-        from mnist_cnn.training.fast_layers import for_training
+        from mnist_cnn.training.fast_layers import with_fast_layers
 
         self.job = job
-        self.arrays = arrays
-        self.precision = effective_precision(job.train.precision)
-        self.batch = min(job.train.batch_size, len(arrays.x_train))
-        self.steps = math.ceil(len(arrays.x_train) / self.batch)
+        count, *shape = arrays.x_train.shape
+        images, labels = tf.constant(arrays.x_train), tf.constant(arrays.y_train)
+        self.data = _TrainingData(images, labels, tuple(shape), count, min(job.train.batch_size, count))
         policy = "mixed_bfloat16" if self.precision is Precision.bfloat16 else "float32"
-        self.model = for_training(self._build(policy))
-        self.predict = compiled(self.model)
-        self.optimizer = optimizer(job.train, self.steps * job.train.epochs)
+        self.model = with_fast_layers(self._build(policy))
+        self.evaluate = functools.partial(evaluate, predict_function(self.model), *_held_out(arrays))
+        self.optimizer = optimizer(job.train, self.data.steps * job.train.epochs)
         self.optimizer.build(self.model.trainable_variables)
-        self.images = tf.constant(arrays.x_train)  # (N, 28, 28, 1) uint8
-        self.labels = tf.constant(arrays.y_train)  # (N,) uint8
-        self.loss_sum = tf.Variable(0.0, dtype=tf.float64)  # over the images of the epoch so far
-        self.correct = tf.Variable(0, dtype=tf.int64)
-        self.run_steps = tf.function(self._run_steps, autograph=False)  # whose work takes as long as tracing
-        self.graph = self._trace()
-        self.chunk = 1
+        self.totals = _Totals()
+        self.run_steps = tf.function(self._run_steps, autograph=False)  # AutoGraph takes as long as tracing
+        self.variables = self._find_variables()
+
+    @property
+    def precision(self) -> Precision:
+        """Return the precision of the convolutions: float32 or bfloat16."""
+        return effective_precision(self.job.train.precision)
 
     def run_epoch(self, epoch: int, on_progress: Callable[[Progress], None]) -> EpochRow:
-        """Train on every image once, then evaluate; return the epoch's row."""
+        """Train on every image once, then evaluate; return the epoch's row.
+
+        Raises:
+            TrainingError: the loss or a weight is not finite.
+        """
         import tensorflow as tf
 
         started = time.perf_counter()
-        order = tf.constant(permutation(self.job.seed, epoch, len(self.arrays.x_train)))  # (N,) int32
-        is_clean = epoch > self.job.train.epochs - self.job.train.unaugmented_epochs
-        augment_scale = tf.constant(0.0 if is_clean else 1.0)  # of the augmentation
-        self.loss_sum.assign(0.0)
-        self.correct.assign(0)
-        step = 0
-        while step < self.steps:
-            chunk_started = time.perf_counter()
-            stop = min(step + self.chunk, self.steps)
-            self.run_steps(order, tf.constant(step), tf.constant(stop), augment_scale)
+        config, steps = self.job.train, self.data.steps
+        order = tf.constant(permutation(self.job.seed, epoch, self.data.count))  # (N,) int32
+        is_augmented = epoch <= config.epochs - config.unaugmented_epochs
+        augment_scale = tf.constant(1.0 if is_augmented else 0.0)
+        self.totals.reset()
+        first, length = 0, 1  # steps first to first + length are the next call
+        while first < steps:
+            call_started = time.perf_counter()
+            stop = min(first + length, steps)
+            self.run_steps(order, tf.constant(first), tf.constant(stop), augment_scale)
             progress = self._progress(epoch, stop, started)
-            seconds = time.perf_counter() - chunk_started
-            self.chunk = max(1, min(self.steps, round(self.chunk * min(4.0, PROGRESS_SECONDS / seconds))))
-            step = stop
-            self._check_finite(progress.loss, f"in epoch {epoch}, by step {stop} of {self.steps}")
+            seconds = time.perf_counter() - call_started
+            length = max(1, round(length * min(4.0, PROGRESS_SECONDS / seconds)))
+            first = stop
+            self._check_finite(progress.loss, f"in epoch {epoch}, by step {stop} of {steps}")
             on_progress(progress)
-        val_loss, val_accuracy, _ = evaluate(self.predict, *self._held_out())
+        val_loss, val_accuracy, _ = self.evaluate()
         self._check_finite(val_loss, f"after epoch {epoch}")
         self._check_weights(epoch)
         return EpochRow(
@@ -100,90 +105,39 @@ class Trainer:
             seconds=time.perf_counter() - started,
         )
 
-    def state(self) -> tuple[NDArray[Any], ...]:
-        """Return all that decides what comes next, at the end of an epoch, as arrays."""
-        return tuple(variable.numpy() for variable in self._variables())
-
-    def restore(self, arrays: Sequence[NDArray[Any]]) -> None:
-        """Take over what `state` returned.
-
-        Raises:
-            ConfigurationError: they are the arrays of another network or optimizer.
-        """
-        variables = self._variables()
-        states = [variable.numpy() for variable in variables]
-        if len(arrays) == len(states):
-            arrays = [_as_it_was(array, state.dtype) for array, state in zip(arrays, states, strict=True)]
-        if [(a.shape, a.dtype) for a in arrays] != [(state.shape, state.dtype) for state in states]:
-            message = "the checkpoint's arrays are those of another network or optimizer"
-            raise ConfigurationError(message, "start a new run")
-        for variable, array in zip(variables, arrays, strict=True):
-            variable.assign(array)
-
-    def float32_model(self) -> keras.Model:
-        """Return the network as Keras has it, in float32, with the trained weights."""
-        plain = self._build("float32")
-        plain.set_weights(self.model.get_weights())
-        return plain
-
-    def _trace(self) -> Any:
-        """Trace the compiled epoch and return its graph.
-
-        Raises:
-            ConfigurationError: the network draws random numbers from a state that cannot be saved.
-        """
-        import tensorflow as tf
-
-        whole = tf.TensorSpec((), tf.int32)
-        order, augment_scale = (
-            tf.TensorSpec((len(self.arrays.x_train),), tf.int32),
-            tf.TensorSpec((), tf.float32),
-        )
-        graph = self.run_steps.get_concrete_function(order, whole, whole, augment_scale).graph
-        definition = graph.as_graph_def()
-        nodes = [*definition.node, *(node for f in definition.library.function for node in f.node_def)]
-        drawn = sorted({node.op for node in nodes} & UNSAVED_DRAWS)
-        if drawn:
-            what = ", ".join(drawn)
-            message = f"the network draws with TensorFlow's {what}, whose state no checkpoint can hold"
-            raise ConfigurationError(
-                message, "draw with keras.random, seeded by a keras.random.SeedGenerator"
-            )
-        return graph
-
     def _run_steps(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
-        """Train on steps `first` to `stop` of the epoch; a `tf.function`, traced once."""
+        """Train on steps `first` to `stop` of the epoch. Traced once, as a `tf.function`."""
         import tensorflow as tf
 
-        loss_of = loss_function(self.job.train)
+        config, data = self.job.train, self.data
+        loss_of = loss_function(config)
 
         def train_step(step: Any) -> tuple[Any]:
-            rows = order[step * self.batch : (step + 1) * self.batch]  # (B,), less in the last step
-            images = scale(tf.gather(self.images, rows))  # (B, 28, 28, 1) float32
-            images = self._augmented(images, augment_scale)
-            labels = tf.cast(tf.gather(self.labels, rows), tf.int32)  # (B,)
+            rows = order[step * data.batch : (step + 1) * data.batch]  # (B,); the last step may have fewer
+            images = scale(tf.gather(data.images, rows))  # (B, 28, 28, 1) float32
+            images = self._augment(images, augment_scale)
+            labels = tf.cast(tf.gather(data.labels, rows), tf.int32)  # (B,)
             targets = labels
-            if self.job.train.loss is Loss.categorical_crossentropy or self.job.train.label_smoothing:
+            if config.loss is Loss.categorical_crossentropy or config.label_smoothing:
                 targets = tf.one_hot(labels, self.job.data.num_classes)  # (B, classes)
             with tf.GradientTape() as tape:
                 probabilities = self.model(images, training=True)  # (B, classes)
-                loss = tf.reduce_mean(loss_of(targets, probabilities))
+                loss = tf.reduce_mean(loss_of(targets, probabilities))  # ()
             gradients = tape.gradient(loss, self.model.trainable_variables)
             self.optimizer.apply(gradients, self.model.trainable_variables)
-            hits = tf.equal(tf.argmax(probabilities, 1, tf.int32), labels)
-            self.loss_sum.assign_add(tf.cast(loss, tf.float64) * tf.cast(tf.size(rows), tf.float64))
-            self.correct.assign_add(tf.math.count_nonzero(hits))
+            hits = tf.equal(tf.argmax(probabilities, 1, tf.int32), labels)  # (B,) bool
+            self.totals.add(loss, hits)
             return (step + 1,)
 
         tf.while_loop(lambda step: step < stop, train_step, (first,), parallel_iterations=1)
 
-    def _augmented(self, images: Any, augment_scale: Any) -> Any:
-        """Change images, float32 of either format, as the job asks, by its seed and the step."""
+    def _augment(self, images: Any, augment_scale: Any) -> Any:
+        """Return images, float32 of either format, distorted as the job's seed and the step decide."""
         import tensorflow as tf
 
         from mnist_cnn.training import augmentation
 
-        if not augmentation.is_asked(self.job.train):
+        if not augmentation.is_enabled(self.job.train):
             return images
         seed = tf.stack([self.job.seed, tf.cast(self.optimizer.iterations, tf.int64)])
         is_last = self.job.data.format is Format.channels_last
@@ -191,9 +145,68 @@ class Trainer:
         flat = tf.reshape(images, (-1, height, width, 1))
         return tf.reshape(augmentation.distort(flat, self.job.train, seed, augment_scale), tf.shape(images))
 
+    def state(self) -> tuple[NDArray[Any], ...]:
+        """Return every array that decides the next epoch. Call it at the end of an epoch."""
+        return tuple(variable.numpy() for variable in self.variables)
+
+    def restore(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Restore what `state` returned.
+
+        Raises:
+            ConfigurationError: the arrays belong to a different network or optimizer.
+        """
+        states = self.state()
+        if len(arrays) == len(states):
+            arrays = [_restore_dtype(array, state.dtype) for array, state in zip(arrays, states, strict=True)]
+        if [(a.shape, a.dtype) for a in arrays] != [(state.shape, state.dtype) for state in states]:
+            message = "the checkpoint belongs to a different network or optimizer"
+            raise ConfigurationError(message, "start a new run")
+        for variable, array in zip(self.variables, arrays, strict=True):
+            variable.assign(array)
+
+    def float32_model(self) -> keras.Model:
+        """Return the plain Keras network in float32, with the trained weights."""
+        plain = self._build("float32")
+        plain.set_weights(self.model.get_weights())
+        return plain
+
+    def _build(self, policy: str) -> keras.Model:
+        """Build the network with a dtype policy. Every call draws the same initial weights."""
+        import keras
+
+        keras.utils.set_random_seed(self.job.seed)
+        data = self.job.data
+        return build_model(self.job.model, self.data.image_shape, data.num_classes, data.format, policy)
+
+    def _find_variables(self) -> list[Any]:
+        """Trace the compiled epoch; return weights, random seeds, optimizer state, in that order.
+
+        A custom network may use variables that belong to none of its layers, such as Keras' global seed.
+
+        Raises:
+            ConfigurationError: the network draws random numbers from a state that cannot be saved.
+        """
+        import tensorflow as tf
+
+        step = tf.TensorSpec((), tf.int32)
+        order = tf.TensorSpec((self.data.count,), tf.int32)
+        graph = self.run_steps.get_concrete_function(order, step, step, tf.TensorSpec((), tf.float32)).graph
+        definition = graph.as_graph_def()
+        nodes = [*definition.node, *(node for f in definition.library.function for node in f.node_def)]
+        stateful = sorted({node.op for node in nodes} & STATEFUL_RANDOM_OPS)
+        if stateful:
+            names = ", ".join(stateful)
+            message = f"the network draws with TensorFlow's {names}, whose state no checkpoint can hold"
+            hint = "draw with keras.random, seeded by a keras.random.SeedGenerator"
+            raise ConfigurationError(message, hint)
+        named = [*self.model.variables, *self.optimizer.variables]
+        known = {variable.value.ref() for variable in named}
+        known |= {self.totals.loss.ref(), self.totals.correct.ref()}
+        return [*named, *(variable for variable in graph.variables if variable.ref() not in known)]
+
     def _progress(self, epoch: int, stop: int, started: float) -> Progress:
-        total = len(self.arrays.x_train)
-        done = min(stop * self.batch, total)
+        total = self.data.count
+        done = min(stop * self.data.batch, total)
         rate = done / (time.perf_counter() - started)
         epochs_left = self.job.train.epochs - epoch
         return Progress(
@@ -201,62 +214,83 @@ class Trainer:
             epoch=epoch,
             epochs=self.job.train.epochs,
             step=stop,
-            steps=self.steps,
-            loss=float(self.loss_sum.numpy()) / done,
-            accuracy=int(self.correct.numpy()) / done,
+            steps=self.data.steps,
+            loss=float(self.totals.loss.numpy()) / done,
+            accuracy=int(self.totals.correct.numpy()) / done,
             images_per_second=rate,
             seconds_left=(total - done + epochs_left * total) / rate,
         )
 
     def _check_finite(self, loss: float, when: str) -> None:
         if not math.isfinite(loss):
-            hint = f"lower train.learning_rate, which is {self.job.train.learning_rate:g}"
-            raise TrainingError(f"the loss became {loss} {when}", hint)
+            raise TrainingError(f"the loss became {loss} {when}", self._lower_rate_hint())
 
     def _check_weights(self, epoch: int) -> None:
-        """Refuse weights that are no numbers, which a relu hides from the loss."""
+        """Raise TrainingError if a weight is not finite. The loss can miss that behind a relu."""
         import numpy as np
 
         bad = sum(int(not np.isfinite(weight).all()) for weight in self.model.get_weights())
         if bad:
-            hint = f"lower train.learning_rate, which is {self.job.train.learning_rate:g}"
-            raise TrainingError(
-                f"{bad} of the weights' arrays hold NaN or infinity after epoch {epoch}", hint
-            )
+            message = f"{bad} of the weight arrays contain NaN or infinity after epoch {epoch}"
+            raise TrainingError(message, self._lower_rate_hint())
 
-    def _held_out(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return what val_* is measured on: the validation images, or the test set where there are none."""
-        if len(self.arrays.x_validation):
-            return self.arrays.x_validation, self.arrays.y_validation
-        return self.arrays.x_test, self.arrays.y_test
-
-    def _variables(self) -> list[Any]:
-        """Return all that decides what comes next: weights, random seeds, optimizer state.
-
-        A network of one's own may use variables that are none of its layers', as Keras' global seed.
-        """
-        named = [*self.model.variables, *self.optimizer.variables]
-        known = {variable.value.ref() for variable in named} | {self.loss_sum.ref(), self.correct.ref()}
-        return [*named, *(variable for variable in self.graph.variables if variable.ref() not in known)]
-
-    def _build(self, policy: str) -> keras.Model:
-        """Build the network of a dtype policy, each time with the same draws."""
-        import keras
-
-        keras.utils.set_random_seed(self.job.seed)
-        shape = self.arrays.x_train.shape[1:]
-        job = self.job
-        return build_model(job.model, shape, job.data.num_classes, job.data.format, policy)
+    def _lower_rate_hint(self) -> str:
+        return f"lower train.learning_rate, which is {self.job.train.learning_rate:g}"
 
 
-def _as_it_was(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """Return a checkpoint's array in its dtype: NumPy's files know no bfloat16, and give it back as bytes."""
+@dataclasses.dataclass(frozen=True)
+class _TrainingData:
+    """Training images and labels as tensors, and how they are divided into steps."""
+
+    images: Any
+    """uint8, (N, 28, 28, 1) or (N, 1, 28, 28)."""
+    labels: Any
+    """uint8, (N,)."""
+    image_shape: tuple[int, ...]
+    count: int
+    batch: int
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.count / self.batch)
+
+
+class _Totals:
+    """Sum of the loss, and number of correct predictions, over the images of the epoch so far."""
+
+    def __init__(self) -> None:
+        import tensorflow as tf
+
+        self.loss = tf.Variable(0.0, dtype=tf.float64)
+        self.correct = tf.Variable(0, dtype=tf.int64)
+
+    def add(self, loss: Any, hits: Any) -> None:
+        """Add a batch, in the graph: its mean loss, and bool (B,) for each image."""
+        import tensorflow as tf
+
+        self.loss.assign_add(tf.cast(loss, tf.float64) * tf.cast(tf.size(hits), tf.float64))
+        self.correct.assign_add(tf.math.count_nonzero(hits))
+
+    def reset(self) -> None:
+        self.loss.assign(0.0)
+        self.correct.assign(0)
+
+
+def _held_out(arrays: DataSet) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the images and labels that val_* is measured on: validation if there is any, else test."""
+    if len(arrays.x_validation):
+        return arrays.x_validation, arrays.y_validation
+    return arrays.x_test, arrays.y_test
+
+
+def _restore_dtype(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Return a checkpoint's array in `dtype`. NumPy's files do not know bfloat16 and return raw bytes."""
     is_bytes = array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize
     return array.view(dtype) if is_bytes else array
 
 
 def optimizer(config: TrainConfig, steps: int) -> Any:
-    """Return the Keras optimizer for a training of so many steps, each update one kernel where it can."""
+    """Return the Keras optimizer for a training of `steps` steps, with fused updates if it has them."""
     import keras
 
     from mnist_cnn.training.fused_optimizers import FUSED
@@ -282,15 +316,15 @@ def loss_function(config: TrainConfig) -> Callable[[Any, Any], Any]:
     return loss
 
 
-def compiled(model: keras.Model) -> Callable[[Any], Any]:
+def predict_function(model: keras.Model) -> Callable[[Any], Any]:
     """Return a function uint8 images (B, H, W, 1) or (B, 1, H, W) -> float32 probabilities (B, classes)."""
     import tensorflow as tf
 
-    def probabilities_of(images: Any) -> Any:
+    def predict(images: Any) -> Any:
         return tf.cast(model(scale(images), training=False), tf.float32)
 
-    function: Callable[[Any], Any] = tf.function(probabilities_of, autograph=False, reduce_retracing=True)
-    return function
+    compiled: Callable[[Any], Any] = tf.function(predict, autograph=False, reduce_retracing=True)
+    return compiled
 
 
 def evaluate(
@@ -298,7 +332,7 @@ def evaluate(
 ) -> tuple[float, float, NDArray[Any]]:
     """Return mean cross-entropy in nats, accuracy in [0, 1] and float32 probabilities (N, classes).
 
-    `predict` is what `compiled` returns, `images` its uint8 input (N, ...), `labels` uint8 (N,).
+    `predict` comes from `predict_function`; `images` are its uint8 input (N, ...), `labels` uint8 (N,).
     """
     import numpy as np
     import tensorflow as tf
@@ -326,16 +360,15 @@ def permutation(seed: int, epoch: int, count: int) -> NDArray[Any]:
     return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)
 
 
-def effective_precision(asked: Precision) -> Precision:
-    """Resolve `auto` to bfloat16 where the device that will train computes it natively.
+def effective_precision(configured: Precision) -> Precision:
+    """Resolve `auto`: bfloat16 if the device computes it natively, else float32.
 
-    Of NVIDIA's GPUs those do from compute capability 8.0 on (CUDA C++ Programming Guide, "Arithmetic
-    Instructions").
+    NVIDIA GPUs do from compute capability 8.0 on (CUDA C++ Programming Guide, "Arithmetic Instructions").
     """
     import tensorflow as tf
 
-    if asked is not Precision.auto:
-        return asked
+    if configured is not Precision.auto:
+        return configured
     gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))

@@ -1,6 +1,6 @@
-"""Layers that compute what Keras' own compute, in less time, for as long as a network is trained.
+"""Faster layers that compute the same as Keras' own. Used only during training.
 
-`for_training` puts them into a network; what is saved never has them. Imports Keras and TensorFlow.
+`with_fast_layers` puts them into a network. Saved models never contain them. Imports Keras and TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ BYTE_VALUES = 256
 
 
 class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
-    """Dropout that draws a byte for each unit in place of a float, where its rate is a multiple of 1/256.
+    """Dropout that draws a byte for each unit instead of a float. Its rate must be a multiple of 1/256.
 
-    A unit is dropped where its byte, uniform on 0 to 255, is below 256 times the rate: exactly with the
-    probability of the rate.
+    A unit is dropped if its byte, uniform on 0 to 255, is below 256 times the rate. The probability is
+    exactly the rate.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002 - as Keras calls it
@@ -34,10 +34,10 @@ class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Batch normalisation of images, over their last axis, in one kernel, whose statistics are float32."""
+    """Batch normalisation over the last axis of images, in one kernel, with float32 statistics."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: FBT001
-        """Normalise `inputs`, (N, H, W, channels), and update the moving statistics where it trains."""
+        """Normalise `inputs`, (N, H, W, channels). Training also updates the moving statistics."""
         if not (training and self.trainable):
             return super().call(inputs, training=False, mask=mask)
         images = tf.cast(inputs, self.compute_dtype)
@@ -51,51 +51,51 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
             is_training=True,
         )
         count = tf.cast(tf.size(images) / tf.shape(images)[-1], tf.float32)
-        variance *= (count - 1) / count  # the kernel's is over count - 1, Keras' over count
+        variance *= (count - 1) / count  # the kernel divides by count - 1, Keras by count
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + new * (1 - self.momentum))
         return outputs
 
 
-def for_training(model: keras.Model) -> keras.Model:
-    """Return the network with these layers in the place of Keras' own, and with its weights.
+def with_fast_layers(model: keras.Model) -> keras.Model:
+    """Return a copy of the network with these layers in place of Keras' own, and the same weights.
 
-    In one of mixed precision the last layer gives float32, for probabilities in bfloat16 are too coarse for a
-    loss. A network, or a part of one, of a class of its own is left as it is: what it computes is its code's.
+    In mixed precision the last layer computes in float32, because bfloat16 probabilities are too coarse for a
+    loss. A network, or a part of one, whose class is not Keras' own is left as it is.
     """
     last = model.outputs[0]._keras_history.operation if getattr(model, "outputs", None) else None  # noqa: SLF001
-    return _with_replacements(model, last)
+    return _replace_layers(model, last)
 
 
-def _with_replacements(model: keras.Model, last: Any) -> keras.Model:
+def _replace_layers(model: keras.Model, last: Any) -> keras.Model:
     if type(model).__module__.partition(".")[0] != "keras":
         return model
 
-    def replaced(layer: Any) -> Any:
+    def replace(layer: Any) -> Any:
         if isinstance(layer, keras.Model):
-            return _with_replacements(layer, last)
+            return _replace_layers(layer, last)
         if layer is last and isinstance(layer, keras.Layer) and layer.dtype_policy.name == "mixed_bfloat16":
             return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-        for plain, quick, fits in _REPLACEMENTS:
-            if type(layer) is plain and fits(layer):
-                return quick.from_config(layer.get_config())
+        for plain, fast, is_supported in _REPLACEMENTS:
+            if type(layer) is plain and is_supported(layer):
+                return fast.from_config(layer.get_config())
         return layer
 
-    trained = keras.models.clone_model(model, clone_function=replaced)
-    trained.set_weights(model.get_weights())
-    return trained
+    copy = keras.models.clone_model(model, clone_function=replace)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
-def _draws_bytes(layer: Any) -> bool:
+def _is_byte_rate(layer: Any) -> bool:
     return layer.noise_shape is None and layer.rate < 1 and float(layer.rate * BYTE_VALUES).is_integer()
 
 
-def _is_of_images(layer: Any) -> bool:
+def _normalises_images(layer: Any) -> bool:
     is_last = layer.axis in (-1, 3)
     return is_last and layer.input_spec.ndim == 4 and layer.scale and layer.center and not layer.renorm  # noqa: PLR2004
 
 
 _REPLACEMENTS = (
-    (keras.layers.Dropout, ByteDropout, _draws_bytes),
-    (keras.layers.BatchNormalization, FusedBatchNormalization, _is_of_images),
+    (keras.layers.Dropout, ByteDropout, _is_byte_rate),
+    (keras.layers.BatchNormalization, FusedBatchNormalization, _normalises_images),
 )

@@ -1,7 +1,7 @@
-"""Adadelta and Adam whose update of a variable is one kernel of TensorFlow.
+"""Adadelta and Adam that update a variable with one TensorFlow kernel.
 
-Keras writes each update as a dozen operations, each of which goes over the whole variable. The single kernels
-compute the same formulas, in one pass. Imports Keras and TensorFlow.
+Keras writes each update as a dozen operations, and each of them reads the whole variable. The kernels compute
+the same formulas in one pass. Imports Keras and TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class FusedAdadelta(keras.optimizers.Adadelta):  # type: ignore[misc]
     """Keras' Adadelta (Zeiler 2012, https://arxiv.org/abs/1212.5701)."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable, and its two accumulators, from its gradient (of the same shape)."""
+        """Update a variable and its two accumulators. `gradient` has the variable's shape."""
         index = self._get_variable_index(variable)
         tf.raw_ops.ResourceApplyAdadelta(
             var=_handle(variable),
@@ -35,7 +35,7 @@ class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
     """Keras' Adam (Kingma and Ba 2014, https://arxiv.org/abs/1412.6980)."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable, and its two moments, from its gradient (of the same shape)."""
+        """Update a variable and its two moments. `gradient` has the variable's shape."""
         index = self._get_variable_index(variable)
         beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
         step = tf.cast(self.iterations + 1, variable.dtype)
@@ -54,9 +54,9 @@ class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
 
 
 FUSED = {Optimizer.adadelta: FusedAdadelta, Optimizer.adam: FusedAdam}
-"""The optimizers that have such a kernel here; the others are Keras' own."""
+"""The optimizers with a fused update. The others are Keras' own."""
 
 
 def _handle(variable: Any) -> Any:
-    """Return the resource of a variable, which comes as TensorFlow's or as Keras'."""
+    """Return the resource handle of a TensorFlow or Keras variable."""
     return variable.value.handle if isinstance(variable, keras.Variable) else variable.handle

@@ -1,7 +1,6 @@
-"""ModelConfig -> keras.Model, and the fingerprint of a model's weights.
+"""ModelConfig -> keras.Model, and the hash of a model's weights.
 
-Keras is imported in the functions: the module itself is cheap, so that a configuration can be checked
-without TensorFlow.
+The functions import Keras, not the module, so that a configuration can be checked without TensorFlow.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ BUILD = "build"
 
 
 def check_network(config: ModelConfig, height: int, width: int) -> None:
-    """Refuse, without Keras, a network that cannot be built for images of this size.
+    """Check, without Keras, that the network can be built for images of this size.
 
     Raises:
-        ConfigurationError: the convolutions leave less than one pooling window, or the network file
-            is no Python or defines no `build`.
+        ConfigurationError: a kernel or pooling window is larger than its input, or the network file is not
+            valid Python or defines no `build`.
     """
     if config.source is not None:
         _check_source(config)
@@ -42,10 +41,10 @@ def check_network(config: ModelConfig, height: int, width: int) -> None:
     for number, (kernel_size, stride) in enumerate(convolutions(config), 1):
         is_stem = number == 1 and config.stem_kernel_size is not None
         key = "model.stem_kernel_size" if is_stem else "model.kernel_size"
-        _check_room(key, kernel_size, size, f"convolution {number}")
+        _check_fits(key, kernel_size, size, f"convolution {number}")
         size = (size - kernel_size) // stride + 1
         if number in config.pooled_convolutions:
-            _check_room("model.pool_size", config.pool_size, size, f"the pooling after convolution {number}")
+            _check_fits("model.pool_size", config.pool_size, size, f"the pooling after convolution {number}")
             size //= config.pool_size
 
 
@@ -54,11 +53,11 @@ def build_model(
 ) -> keras.Model:
     """Build the network: float32 images in [0, 1] -> float32 probabilities (batch, num_classes).
 
-    `input_shape` is that of one image; `policy` is Keras' dtype policy, "float32" or "mixed_bfloat16".
+    `input_shape` is the shape of one image. `policy` is Keras' dtype policy, "float32" or "mixed_bfloat16".
     The initial weights come from Keras' global seed.
 
     Raises:
-        ConfigurationError: a network file that fails, or whose network has another shape.
+        ConfigurationError: the network file fails, or its network has the wrong shape.
     """
     import keras
 
@@ -71,19 +70,16 @@ def build_model(
         channel_axis = -1 if image_format is Format.channels_last else 1
         network: list[keras.Layer] = [keras.Input(input_shape, name="image")]
         for number, (kernel_size, stride) in enumerate(convolutions(config), 1):
-            filters = config.filters[number - 1]
-            if is_normalised(config, number):
-                network += [layers.Conv2D(filters, kernel_size, use_bias=False)]
-                normalised = [
+            normalised = is_normalised(config, number)
+            settings: dict[str, Any] = {"use_bias": False} if normalised else {"activation": "relu"}
+            network += [layers.Conv2D(config.filters[number - 1], kernel_size, stride, **settings)]
+            if number in config.pooled_convolutions:
+                network += [layers.MaxPooling2D(config.pool_size)]
+            if normalised:
+                network += [
                     layers.BatchNormalization(channel_axis, config.batch_norm_momentum),
                     layers.ReLU(),
                 ]
-            else:
-                network += [layers.Conv2D(filters, kernel_size, stride, activation="relu")]
-                normalised = []
-            if number in config.pooled_convolutions:
-                network += [layers.MaxPooling2D(config.pool_size)]
-            network += normalised
         network += [layers.Dropout(config.conv_dropout)] if config.conv_dropout else []
         network += [layers.Flatten()]
         if config.dense_units:
@@ -96,21 +92,21 @@ def build_model(
 
 
 def convolutions(config: ModelConfig) -> list[tuple[int, int]]:
-    """Return kernel size and stride of each convolution; the first, the stem, may have its own."""
+    """Return kernel size and stride of each convolution. The first (the stem) may have its own."""
     stem = (config.stem_kernel_size or config.kernel_size, config.stem_stride)
     return [stem, *[(config.kernel_size, 1)] * (len(config.filters) - 1)]
 
 
 def is_normalised(config: ModelConfig, number: int) -> bool:
-    """Tell whether batch normalisation follows a convolution, numbered from 1."""
+    """Return whether batch normalisation follows a convolution, numbered from 1."""
     return config.batch_norm and number > 1
 
 
 def weights_sha256(model: keras.Model) -> str:
     """Return the SHA-256, in hex, over `model.weights` in order.
 
-    For each: its index, dtype and shape as text, then its little-endian bytes in C order. Variable
-    paths are left out, for Keras numbers them anew with each model.
+    For each weight: index, dtype and shape as text, then its little-endian bytes in C order. Variable paths
+    are not hashed, because Keras numbers them differently in each model.
     """
     import numpy as np
 
@@ -122,19 +118,23 @@ def weights_sha256(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _check_room(key: str, needed: int, size: int, what: str) -> None:
-    """Refuse a window that is larger than what the layers before it leave of an image."""
-    if size < needed:
-        message = f"{key}={needed}: {what} has {size} pixels left to look at"
+def _check_fits(key: str, window: int, size: int, layer: str) -> None:
+    if size < window:
+        message = f"{key}={window}: the input of {layer} is only {size} pixels wide"
         raise ConfigurationError(message, "use smaller kernels and poolings, or fewer model.filters")
 
 
 def _check_source(config: ModelConfig) -> None:
-    hint = f"it defines a function {BUILD}(config, input_shape, num_classes) that returns a keras.Model"
+    hint = f"define a function {BUILD}(config, input_shape, num_classes) that returns a keras.Model"
     try:
         tree = ast.parse(config.source or "", filename=str(config.file))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two of deep nesting
-        raise ConfigurationError(f"model.file={config.file} is no Python: {error}", hint) from error
+    except (
+        SyntaxError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+    ) as error:  # deep nesting raises the last two
+        raise ConfigurationError(f"model.file={config.file} is not valid Python: {error}", hint) from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == BUILD for node in tree.body):
         raise ConfigurationError(f"model.file={config.file} defines no function {BUILD}", hint)
 
@@ -142,7 +142,7 @@ def _check_source(config: ModelConfig) -> None:
 def _build_from_source(config: ModelConfig, input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
     import keras
 
-    hint = f"look at {BUILD}() in that file"
+    hint = f"correct {BUILD}() in that file"
     namespace: dict[str, Any] = {"__name__": "network"}
     try:
         exec(compile(config.source or "", str(config.file), "exec"), namespace)  # noqa: S102 - the job's own code
@@ -151,12 +151,12 @@ def _build_from_source(config: ModelConfig, input_shape: tuple[int, ...], num_cl
         message = f"model.file={config.file}: {BUILD}() failed: {type(error).__name__}: {error}"
         raise ConfigurationError(" ".join(message.split()), hint) from error
     if not isinstance(model, keras.Model):
-        raise ConfigurationError(f"model.file={config.file}: {BUILD}() returned no keras.Model", hint)
+        raise ConfigurationError(f"model.file={config.file}: {BUILD}() did not return a keras.Model", hint)
     shapes = (model.input_shape, model.output_shape)
     if shapes != ((None, *input_shape), (None, num_classes)):
         message = (
             f"model.file={config.file}: its network maps {shapes[0]} to {shapes[1]}, "
-            f"where {(None, *input_shape)} to {(None, num_classes)} is needed"
+            f"but must map {(None, *input_shape)} to {(None, num_classes)}"
         )
         raise ConfigurationError(message, hint)
     return model

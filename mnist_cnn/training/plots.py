@@ -1,7 +1,7 @@
-"""What a person wants to see of a result: learning curves, confusion matrix, mistakes; as PNG files.
+"""PNG plots of a result: learning curves, confusion matrix, mistakes.
 
-Knows arrays and the rows of a history, but no model and no run folder. Equal input gives equal bytes
-on the same version of Matplotlib, whatever style the user has set up.
+Equal input gives equal bytes with the same version of Matplotlib, whatever style the user has configured. All
+functions write the file atomically, and raise BackendError if it cannot be written.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
     from mnist_cnn.result import EpochRow
 
-TRAINING, HELD_OUT = "#7a8ea6", "#d1495b"  # grey blue and red: apart in grey and for the colour-blind too
-RIGHT, WRONG = "#2a6f97", "#c8553d"
+TRAINING, HELD_OUT = "#7a8ea6", "#d1495b"  # distinct in greyscale and for colour-blind readers too
+CORRECT, WRONG = "#2a6f97", "#c8553d"
 INK, FAINT = "#22272e", "#6b7480"
-MOST_MARKED_EPOCHS = 40  # with more, markers run into each other
-MOST_NUMBERED_CLASSES = 20  # with more, the numbers do not fit into the cells
-MOST_MISTAKES = 25
+MAX_MARKED_EPOCHS = 40  # more markers overlap
+MAX_NUMBERED_CLASSES = 20  # more numbers do not fit into the cells
+MAX_MISTAKES = 25
 COLUMNS = 5
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with Matplotlib, so that every machine draws the same
+    "font.sans-serif": ["DejaVu Sans"],  # part of Matplotlib, so that every machine draws the same
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -54,44 +54,34 @@ STYLE: dict[Any, Any] = {
 def history(rows: Sequence[EpochRow], path: Path, *, held_out: str) -> None:
     """Draw loss and accuracy of training and held-out images over the epochs.
 
-    Args:
-        rows: the history, one row per epoch; where a loss is not finite, the curve has a gap.
-        path: the PNG file to write, atomically.
-        held_out: what `val_loss` and `val_accuracy` are of: "test" or "validation".
-
-    Raises:
-        BackendError: the file cannot be written.
+    `held_out` names the images of `val_*`: "test" or "validation". A curve has a gap at a value that is not
+    finite.
     """
     with _drawing(path, 10, 4.4) as figure:
         left, right = figure.subplots(1, 2)
         epochs = [row.epoch for row in rows]
-        _curves(left, epochs, [row.loss for row in rows], [row.val_loss for row in rows], held_out)
+        val_losses, val_accuracies = [row.val_loss for row in rows], [row.val_accuracy for row in rows]
+        _curves(left, epochs, [row.loss for row in rows], val_losses, held_out)
         left.set_title("Loss", loc="left")
         left.set_ylabel("cross-entropy (nats)")
-        _curves(right, epochs, [row.accuracy for row in rows], [row.val_accuracy for row in rows], held_out)
+        _curves(right, epochs, [row.accuracy for row in rows], val_accuracies, held_out)
         right.set_title("Accuracy", loc="left")
         right.yaxis.set_major_formatter(_percent)
-        _mark(left, epochs, [row.val_loss for row in rows], min, "{:.4f}")
-        _mark(right, epochs, [row.val_accuracy for row in rows], max, "{:.2%}")
+        _mark_best(left, epochs, val_losses, min, "{:.4f}")
+        _mark_best(right, epochs, val_accuracies, max, "{:.2%}")
         left.legend(frameon=False, loc="best")
-        note = f"training: mean over the epoch, while the weights change · {held_out}: at the epoch's end"
+        note = f"training: mean over the epoch, as the weights change · {held_out}: after the epoch"
         figure.supxlabel(note, fontsize=8, color=FAINT)
 
 
 def confusion(labels: NDArray[Any], predicted: NDArray[Any], num_classes: int, path: Path) -> None:
-    """Draw how many images of each class were taken for which class.
+    """Draw how many images of each class were predicted as which class.
 
-    The diagonal is coloured by its share of the row, all else on a scale of its own, or the few
-    mistakes of a good model would not be seen.
+    The diagonal is coloured by its share of the row. The other cells have a separate scale, because the few
+    mistakes of a good model would be invisible otherwise.
 
-    Args:
-        labels: integers (N,), the true classes, from 0 to num_classes - 1; a class may be absent.
-        predicted: integers (N,), the predicted classes.
-        num_classes: rows and columns, from 2 to 256; up to 20 the cells have their counts written in.
-        path: the PNG file to write, atomically.
-
-    Raises:
-        BackendError: the file cannot be written.
+    `labels` and `predicted` are integers (N,) below `num_classes`, which is 2 to 256. Up to 20 classes, the
+    counts are written into the cells.
     """
     import numpy as np
     from matplotlib.ticker import MaxNLocator
@@ -99,14 +89,12 @@ def confusion(labels: NDArray[Any], predicted: NDArray[Any], num_classes: int, p
     pairs = labels.astype(np.int64) * num_classes + predicted.astype(np.int64)
     counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)  # true, predicted
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    right = int(np.trace(counts))
-    numbered = num_classes <= MOST_NUMBERED_CLASSES
+    correct, total = int(np.trace(counts)), int(counts.sum())
+    numbered = num_classes <= MAX_NUMBERED_CLASSES
     side = max(4.6, 2.0 + 0.55 * num_classes) if numbered else 8.5
     with _drawing(path, side + 0.8, side) as figure:
         axes = figure.subplots()
-        axes.set_title(
-            f"Accuracy {_share(right, counts.sum())}: {right:,} of {_images(int(counts.sum()))} right", pad=12
-        )
+        axes.set_title(f"Accuracy {_share(correct, total)}: {correct:,} of {_images(total)} correct", pad=12)
         axes.set(xlabel="predicted", ylabel="true")
         axes.grid(visible=False)
         colours = _confusion_colours(shares)
@@ -121,44 +109,45 @@ def confusion(labels: NDArray[Any], predicted: NDArray[Any], num_classes: int, p
 def mistakes(
     images: NDArray[np.uint8], labels: NDArray[Any], probabilities: NDArray[np.floating[Any]], path: Path
 ) -> None:
-    """Draw the 25 most confident mistakes, or fewer, with true and predicted class and probability.
+    """Draw the 25 most confident mistakes, with true and predicted class and probability.
 
-    Args:
-        images: uint8 (N, height, width), light ink on dark.
-        labels: integers (N,), the true classes.
-        probabilities: floats (N, classes), the model's output for each image.
-        path: the PNG file to write, atomically; where there are no mistakes, it says so.
-
-    Raises:
-        BackendError: the file cannot be written.
+    `images` are uint8 (N, height, width), `labels` the true classes (N,), `probabilities` floats (N, classes).
     """
     import numpy as np
 
     predicted = probabilities.argmax(1) if len(labels) else np.zeros(0, np.int64)
     wrong = np.flatnonzero(predicted != labels)
     confidence = probabilities[wrong, predicted[wrong]]
-    shown = wrong[np.argsort(-confidence, kind="stable")][:MOST_MISTAKES]
+    shown = wrong[np.argsort(-confidence, kind="stable")][:MAX_MISTAKES]
     if not shown.size:
-        _say(f"No mistakes in {_images(len(labels))}", path)
+        with _drawing(path, 8.2, 2.2) as figure:
+            text = f"No mistakes in {_images(len(labels))}"
+            figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=14, weight="bold", color=CORRECT)
         return
     rows = math.ceil(shown.size / COLUMNS)
+    title = f"{wrong.size:,} mistake{'s' if wrong.size > 1 else ''} in {_images(len(labels))}"
+    if wrong.size > MAX_MISTAKES:
+        title += f", the {MAX_MISTAKES} most confident"
     with _drawing(path, 8.2, 0.9 + 1.95 * rows) as figure:
-        figure.suptitle(_mistakes_title(wrong.size, len(labels)), fontsize=11, fontweight="bold")
+        figure.suptitle(title, fontsize=11, fontweight="bold")
         tiles = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
         for tile in tiles:
             tile.set_axis_off()
         for tile, index in zip(tiles, shown, strict=False):
             tile.imshow(images[index], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            said = f"{predicted[index]} ({_cautious(float(probabilities[index, predicted[index]]))})"
-            _title_in_two_colours(tile, f"true {labels[index]}", f"said {said}")
+            tile.set_title(f"true {labels[index]}", color=CORRECT, fontsize=9, pad=3)
+            confidence = _probability(float(probabilities[index, predicted[index]]))
+            below: dict[str, Any] = {"ha": "center", "va": "top", "transform": tile.transAxes}
+            text = f"predicted {predicted[index]} ({confidence})"
+            tile.text(0.5, -0.04, text, color=WRONG, fontsize=9, **below)
 
 
 @contextmanager
 def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Give an empty figure of width x height inches in our style; write it to `path` at the end."""
+    """Yield an empty figure, width x height in inches, and write it to `path` at the end."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it tells of its font cache and its folders, to whoever listens or not
+    logger.setLevel(logging.ERROR)  # it warns about its font cache and folders
     try:
         import matplotlib as mpl
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -180,10 +169,10 @@ def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
 def _curves(
     axes: Axes, epochs: Sequence[int], training: Sequence[float], held_out: Sequence[float], name: str
 ) -> None:
-    """Draw two curves over whole epochs, with markers where they do not run into each other."""
+    """Draw both curves over whole epochs, with markers unless they would overlap."""
     from matplotlib.ticker import MaxNLocator
 
-    marker = "o" if len(epochs) <= MOST_MARKED_EPOCHS else None
+    marker = "o" if len(epochs) <= MAX_MARKED_EPOCHS else None
     axes.plot(epochs, training, color=TRAINING, marker=marker, markersize=4, label="training")
     axes.plot(epochs, held_out, color=HELD_OUT, marker=marker, markersize=4, linewidth=2, label=name)
     axes.set_xlabel("epoch")
@@ -193,14 +182,14 @@ def _curves(
     axes.margins(y=0.14)
 
 
-def _mark(axes: Axes, epochs: Sequence[int], values: Sequence[float], best: Any, form: str) -> None:
-    """Ring the best of the held-out values; write it and the last one into the title's line."""
+def _mark_best(axes: Axes, epochs: Sequence[int], values: Sequence[float], best: Any, form: str) -> None:
+    """Circle the best held-out value; write it and the last one beside the title."""
     finite = [(value, epoch) for epoch, value in zip(epochs, values, strict=True) if math.isfinite(value)]
     if not finite:
         axes.set_title("no finite value", loc="right", fontsize=9, fontweight="normal", color=HELD_OUT)
         return
     value = best(value for value, _ in finite)
-    epoch = next(epoch for candidate, epoch in finite if candidate == value)  # the first, where several tie
+    epoch = next(epoch for candidate, epoch in finite if candidate == value)  # the first of equal ones
     axes.plot([epoch], [value], "o", markersize=11, markerfacecolor="none", markeredgecolor=HELD_OUT)
     text = f"best {form.format(value)} (epoch {epoch})"
     if epochs[-1] != epoch:
@@ -209,58 +198,40 @@ def _mark(axes: Axes, epochs: Sequence[int], values: Sequence[float], best: Any,
 
 
 def _confusion_colours(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return RGB (classes, classes, 3): the diagonal from white to RIGHT, all else from white to WRONG."""
+    """Return RGB (classes, classes, 3): the diagonal from white to CORRECT, the rest from white to WRONG."""
     import numpy as np
     from matplotlib.colors import to_rgb
 
     diagonal = np.eye(len(shares), dtype=np.bool_)
-    mistaken = np.where(diagonal, 0, shares)
-    depth = np.where(diagonal, shares, np.sqrt(mistaken / max(float(mistaken.max()), 1e-12)) * 0.85)
-    full = np.where(diagonal[..., None], to_rgb(RIGHT), to_rgb(WRONG))
+    wrong = np.where(diagonal, 0, shares)
+    depth = np.where(diagonal, shares, np.sqrt(wrong / max(float(wrong.max()), 1e-12)) * 0.85)
+    full = np.where(diagonal[..., None], to_rgb(CORRECT), to_rgb(WRONG))
     colours: NDArray[np.float64] = 1 - depth[..., None] * (1 - full)
     return colours
 
 
 def _number_cells(axes: Axes, counts: NDArray[np.int64], colours: NDArray[np.float64]) -> None:
-    """Write each count into its cell, and each class's share of right ones beside its row."""
+    """Write each count into its cell, and the share of correct predictions beside each row."""
     import numpy as np
 
     classes = range(len(counts))
     axes.set_xticks(classes)
     axes.set_yticks(classes)
     axes.tick_params(length=0)
-    dark = colours.mean(2) < 0.62  # noqa: PLR2004 - where white is read more easily than black
+    dark = colours.mean(2) < 0.62  # noqa: PLR2004 - white text is easier to read there
     for row, column in np.argwhere(counts > 0):
         colour = "white" if dark[row, column] else INK
         axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=9)
     edge = len(counts) - 0.5
     for cell in classes:
-        right = _share(int(counts[cell, cell]), counts[cell].sum())
-        axes.text(edge + 0.15, cell, right, va="center", color=RIGHT, fontsize=9)
+        correct = _share(int(counts[cell, cell]), counts[cell].sum())
+        axes.text(edge + 0.15, cell, correct, va="center", color=CORRECT, fontsize=9)
         axes.axhline(cell + 0.5, color="#eef0f3", linewidth=0.8)
         axes.axvline(cell + 0.5, color="#eef0f3", linewidth=0.8)
     place: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "annotation_clip": False}
-    axes.annotate("right", (edge + 0.15, -0.5), color=RIGHT, fontsize=9, **place)
+    axes.annotate("correct", (edge + 0.15, -0.5), color=CORRECT, fontsize=9, **place)
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def _title_in_two_colours(tile: Axes, first: str, second: str) -> None:
-    """Write the true class above an image and the mistaken one below it."""
-    tile.set_title(first, color=RIGHT, fontsize=9, pad=3)
-    tile.text(0.5, -0.04, second, color=WRONG, fontsize=9, ha="center", va="top", transform=tile.transAxes)
-
-
-def _mistakes_title(wrong: int, images: int) -> str:
-    """Say how many mistakes there are, and how many of them are shown."""
-    shown = f", the {MOST_MISTAKES} most confident" if wrong > MOST_MISTAKES else ""
-    return f"{wrong:,} mistake{'s' if wrong > 1 else ''} in {_images(images)}{shown}"
-
-
-def _say(text: str, path: Path) -> None:
-    """Write a picture that holds one sentence."""
-    with _drawing(path, 8.2, 2.2) as figure:
-        figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=14, fontweight="bold", color=RIGHT)
 
 
 def _images(number: int) -> str:
@@ -268,14 +239,14 @@ def _images(number: int) -> str:
 
 
 def _share(part: int, whole: int) -> str:
-    """Return a share in per cent; none where there is nothing to share."""
+    """Return a percentage, or "none" if `whole` is 0."""
     return f"{part / whole:.2%}" if whole else "none"
 
 
-def _cautious(probability: float) -> str:
-    """Return a probability in per cent, never rounded up to a certainty that it is not."""
-    certain = 0.9995
-    return "> 99.9%" if certain <= probability < 1 else f"{probability:.1%}"
+def _probability(probability: float) -> str:
+    """Return a percentage that is never rounded up to 100%."""
+    rounds_up_from = 0.9995
+    return "> 99.9%" if rounds_up_from <= probability < 1 else f"{probability:.1%}"
 
 
 def _percent(value: float, _position: int | None = None) -> str:

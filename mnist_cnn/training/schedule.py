@@ -1,4 +1,4 @@
-"""The learning rate over the steps of a training. Imports Keras."""
+"""Learning rate schedules. Imports Keras."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import keras
 from keras import ops
 
 FINAL_SHARE = 0.01
-"""The share of its peak that the rate never falls below."""
+"""Lower bound of the rate, as a share of its peak."""
 
 
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """Linear from 0 up to the peak, then linear down to 0 (Smith 2018, arXiv 1708.07120).
+    """Linear from 0 up to `peak`, then linear down to 0 (Smith 2018, arXiv 1708.07120).
 
-    `peak` is reached after the share `warmup` of all `steps`, 0 after the last of them; nowhere is the rate
-    below `FINAL_SHARE` of the peak.
+    The rate peaks after the share `warmup` of all `steps`. It is never below `FINAL_SHARE` of the peak.
     """
 
     def __init__(self, peak: float, steps: int, warmup: float) -> None:
@@ -24,7 +23,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         self.rising = max(1.0, warmup * steps)
 
     def __call__(self, step: Any) -> Any:
-        """Return the rate, a float32 scalar, of a step counted from 0."""
+        """Return the rate (float32 scalar) of a step, counted from 0."""
         step = ops.cast(step, "float32")
         rise = step / self.rising
         fall = (self.steps - step) / max(1.0, self.steps - self.rising)

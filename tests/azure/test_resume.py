@@ -83,7 +83,7 @@ def test_a_node_that_the_service_replaces_costs_no_epoch_and_no_bit(
     ended = train(low, tmp_path, *JOB, *LOW, "run_dir=run")
     assert ended.code == 0, ended.err
     assert result_of(tmp_path / "run").weights_sha256 == result_of(whole).weights_sha256
-    assert "going on after epoch" in log_of(tmp_path / "run")
+    assert "resuming after epoch" in log_of(tmp_path / "run")
     assert calls(low, "POST", "snapshotrun") == 1
 
 
@@ -97,7 +97,7 @@ def test_a_node_that_is_lost_for_good_is_followed_by_another_submission_and_the_
     assert said in ended.err
     assert "the run is started again, 1 of 3" in ended.err
     log = log_of(tmp_path / "run")
-    assert log.index("epoch 1/3") < log.index(said) < log.index("going on after epoch")
+    assert log.index("epoch 1/3") < log.index(said) < log.index("resuming after epoch")
     assert calls(low, "POST", "snapshotrun") == 2
     assert result_of(tmp_path / "run").weights_sha256 == result_of(whole).weights_sha256
     assert result_of(tmp_path / "run").changes == ()
@@ -219,7 +219,7 @@ def test_a_run_begun_here_is_finished_on_the_cluster_to_the_same_weights(
     resumed = run_command("resume", "run", "register.name=null", cwd=tmp_path)
     assert resumed.code == 0, resumed.err
     assert "checkpoint: sending" in resumed.err
-    assert "going on after epoch 2 of 3" in log_of(folder)
+    assert "resuming after epoch 2 of 3" in log_of(folder)
     assert run_folder.read_receipt(folder).backend == "azure"
     assert result_of(folder).weights_sha256 == result_of(whole).weights_sha256
     assert result_of(folder).changes == ()
@@ -241,7 +241,7 @@ def test_a_run_begun_on_the_cluster_is_finished_here_to_the_same_weights(
     assert resumed.code == 0, resumed.err
     folder = tmp_path / "run"
     assert run_folder.read_receipt(folder).id != before.id  # for whoever still follows it there
-    assert "going on after epoch" in log_of(folder)
+    assert "resuming after epoch" in log_of(folder)
     receipt = run_folder.read_receipt(folder)
     assert (receipt.backend, receipt.status) == ("local", Status.completed)
     undisturbed = run_command(*TINY, *job, "run_dir=whole", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: each prints tables, and writes JSON where it is asked to."""
+"""The benchmarks' command line. Each benchmark prints tables and can write JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import __doc__ as what_they_are
+from . import __doc__ as about_benchmarks
 from . import azure_cost, checkpoint_cost, epoch, inference, memory, start_up, time_to_accuracy
 from .machine import description
 
@@ -23,13 +23,13 @@ BENCHMARKS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run the named benchmark; print its tables, and write all that was measured where that is asked for."""
+    """Run the named benchmark, print its tables, and write the JSON file if there is one."""
     chosen = parser().parse_args(arguments)
     tables = BENCHMARKS[chosen.benchmark].run(chosen)
     for table in tables:
         print(f"\n{table.text()}")
     machine = description()
-    print(f"\n{machine['processor']}, {machine['count']} processors ({machine['features']})")
+    print(f"\n{machine['processor']}, {machine['count']} CPUs ({machine['features']})")
     if chosen.json is not None:
         described = [table.as_mapping() for table in tables]
         measured = {"benchmark": chosen.benchmark, "machine": machine, "tables": described}
@@ -38,8 +38,8 @@ def main(arguments: list[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the parser: a command for each benchmark, with what it has to ask."""
-    whole = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=what_they_are)
+    """Return the parser, with a subcommand for each benchmark."""
+    whole = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=about_benchmarks)
     commands = whole.add_subparsers(dest="benchmark", required=True, metavar="NAME")
     for name, module in BENCHMARKS.items():
         about = str(module.__doc__)
@@ -49,19 +49,12 @@ def parser() -> argparse.ArgumentParser:
             description=about,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.add_argument("--rounds", type=count, default=module.ROUNDS, metavar="N", help=module.ROUND)
+        for flag, settings in module.OPTIONS.items():
+            command.add_argument(flag, **settings)
         command.add_argument(
-            "--json", type=Path, metavar="FILE", help="write every value, with the machine, as JSON"
+            "--json", type=Path, metavar="FILE", help="write all measured values, and the machine, as JSON"
         )
-        module.add_arguments(command)
     return whole
-
-
-def count(text: str) -> int:
-    """Read a whole number above 0."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
 """What `backend=azure` adds over `backend=local`: the client's time, requests and bytes, step by step.
 
-In each round a fresh loopback service sees a first run and a second one of the same small job; then the
-same job runs here. The command is a process of its own, seen from outside: the service's proxy tells when
-the client asked for what, so that any version of the package can be measured (PYTHONPATH names another). Of
-each kind of run the fastest round is shown. The service answers within milliseconds, as no real one does:
-the seconds are the client's own, and with a real network each request in a row adds its way there and back.
+In each round, a fresh loopback service gets a first and a second run of the same small job. Then the job runs
+locally. The command is a separate process. The service's proxy records its requests, so that any version of
+the package can be measured (set PYTHONPATH). The table shows the fastest round of each kind of run. The
+service answers within milliseconds: a real network adds a round trip to each request of a sequence.
 
-It needs the extra `azure` and what the loopback service needs, as the environment of `tox -e py` has them.
+Needs the extra `azure` and the loopback service's packages, which the environment of `tox -e py` has.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import dataclasses
 import itertools
 import re
@@ -21,42 +19,48 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .machine import command, environment
-from .report import say, table
+from .options import number
+from .report import print_progress, table
 
 if TYPE_CHECKING:
     from loopback import AzureService
     from loopback.faults import Fault
     from loopback.messages import Request, Response
 
-ROUNDS = 3
-ROUND = "how often all of it is done (default: %(default)s)"
+OPTIONS = {
+    "overrides": {"nargs": "*", "metavar": "KEY=VALUE", "help": "settings that change the small job"},
+    "--rounds": number(3, "how often everything is measured"),
+}
 JOB = ("data.train_limit=1000", "data.test_limit=500", "train.epochs=2", "register.min_accuracy=0")
 IMPORT, LOGIN, UPLOAD, CLUSTER, SNAPSHOT = "client import", "login", "upload", "cluster", "snapshot"
 SUBMIT, RUN, POLLING, DOWNLOAD = "submit", "(the run)", "polling", "download"
-REGISTER, AFTERMATH, EXIT = "register", "cluster's cost", "exit"
-STEPS = (IMPORT, LOGIN, UPLOAD, CLUSTER, SNAPSHOT, SUBMIT, RUN, POLLING, DOWNLOAD, REGISTER, AFTERMATH, EXIT)
-PAUSE = 0.25
-"""Seconds without a request, before the submission, from which on they count as imports."""
+REGISTER, COSTS, EXIT = "register", "cost report", "exit"
+STEPS = (IMPORT, LOGIN, UPLOAD, CLUSTER, SNAPSHOT, SUBMIT, RUN, POLLING, DOWNLOAD, REGISTER, COSTS, EXIT)
+IMPORT_PAUSE = 0.25
+"""Before the submission, a pause of this many seconds between two requests counts as imports."""
 PHASES = (
-    ("before", SUBMIT, r"POST .*/snapshotrun$"),
+    ("submitting", SUBMIT, r"POST .*/snapshotrun$"),
     ("following", DOWNLOAD, r"GET .*/artifacts/ExperimentRun/[^/]+$"),
-    ("bringing", REGISTER, r"GET .*/modelmanagement/.*/models$"),
-    ("registering", AFTERMATH, r"GET .*/computes/[^/]+$"),
-    ("ending", EXIT, r"(?!)"),
+    ("downloading", REGISTER, r"GET .*/modelmanagement/.*/models$"),
+    ("registering", COSTS, r"GET .*/computes/[^/]+$"),
+    ("reporting", EXIT, r"(?!)"),
 )
-"""The phases of a command in order, each with the request that ends it and the step of that request."""
-BEFORE = (
+"""The phases of a command in order, each with the step and the pattern of the request that ends it."""
+SUBMITTING_STEPS = (
     (CLUSTER, r"/computes/"),
     (UPLOAD, r"/datastore/|blob\.core\.[^/]+/azureml-blobstore"),
     (SNAPSHOT, r"/content/|blob\.core\.[^/]+/snapshots/"),
     (LOGIN, ""),
 )
-"""The steps before the submission, which may be made side by side, each with the requests that it makes."""
+"""The steps before the submission, which may run in parallel, each with the pattern of its requests."""
+STEP_OF_PHASE = {
+    "following": POLLING, "downloading": DOWNLOAD, "registering": REGISTER, "reporting": COSTS
+}  # fmt: skip
 IMPORTS = """
 import time
 start = time.perf_counter()
@@ -68,37 +72,31 @@ print(core - start, time.perf_counter() - core)
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """One request of the client: when it was there and when it was answered, in seconds; bytes each way."""
+class TimedRequest:
+    """One request of the client: its arrival and answer in seconds, and its bytes each way."""
 
-    what: str
+    target: str
     start: float
     end: float
     bytes_up: int
     bytes_down: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """A command's wall time in seconds, all and by step, and the requests and bytes of each step."""
+@dataclasses.dataclass
+class StepCost:
+    """Seconds, requests and bytes of a step."""
 
-    seconds: float
-    by_step: dict[str, float]
-    requests: dict[str, int]
-    bytes_up: dict[str, int]
-    bytes_down: dict[str, int]
-
-    @property
-    def run_seconds(self) -> float:
-        """How long the run itself took, from its submission to its end, in which the client only waits."""
-        return self.by_step[RUN]
+    seconds: float = 0.0
+    requests: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
-class Watch:
-    """What the clients of a service ask it for, and when; not what its nodes do."""
+class Recorder:
+    """Records the requests of a service's clients, but not those of its nodes."""
 
     def __init__(self, service: AzureService) -> None:
-        self.asked: list[Asked] = []
+        self.requests: list[TimedRequest] = []
         self._answer = service.proxy.answerer
         service.proxy.answerer = self
 
@@ -106,16 +104,16 @@ class Watch:
         start = time.monotonic()
         response, fault = self._answer(request)
         down = len(response.body) if response is not None else 0
-        what = f"{request.method} {request.host}{request.path}"
-        self.asked.append(Asked(what, start, time.monotonic(), len(request.body), down))
+        target = f"{request.method} {request.host}{request.path}"
+        self.requests.append(TimedRequest(target, start, time.monotonic(), len(request.body), down))
         return response, fault
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """The fastest first run and the fastest second one, beside what runs here, in seconds."""
+    """The fastest first run and the fastest second one, step by step, and the same job run locally."""
 
-    by_kind: dict[str, Cost]
+    by_kind: dict[str, dict[str, StepCost]]
     local_seconds: float
     import_seconds: dict[str, float]
 
@@ -125,47 +123,48 @@ class Costs:
         rows = [[step, *self._cells((step,))] for step in STEPS]
         rows.append(["all", *self._cells(STEPS)])
         rows.append(["all but the run", *self._cells([step for step in STEPS if step != RUN])])
-        alone = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.import_seconds.items())
-        over = ", ".join(
-            f"{cost.seconds - self.local_seconds:.2f} s more by a {kind} run"
+        imports = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.import_seconds.items())
+        added = ", ".join(
+            f"{seconds(cost) - self.local_seconds:.2f} s more for a {kind} run"
             for kind, cost in self.by_kind.items()
         )
         return (
             f"what the cluster adds, by step (bytes sent and got)\n{table(heads, rows)}\n"
-            f"the same job with backend=local: {self.local_seconds:.2f} s; {over}\nimports alone: {alone}"
+            f"the same job with backend=local: {self.local_seconds:.2f} s; {added}\nimports alone: {imports}"
         )
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return every figure."""
+        """Return every figure, ready for JSON."""
         return dataclasses.asdict(self)
 
     def _cells(self, steps: Sequence[str]) -> list[str]:
         cells = []
         for cost in self.by_kind.values():
-            cells.append(f"{sum(cost.by_step.get(step, 0) for step in steps):.2f}")
-            counts = (cost.requests, cost.bytes_up, cost.bytes_down)
-            cells += [f"{sum(counted.get(step, 0) for step in steps):,}" for counted in counts]
+            parts = [cost[step] for step in steps]
+            cells.append(f"{sum(part.seconds for part in parts):.2f}")
+            counts = ("requests", "bytes_up", "bytes_down")
+            cells += [f"{sum(getattr(part, name) for part in parts):,}" for name in counts]
         return cells
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what this benchmark asks besides."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the small job")
+def seconds(cost: dict[str, StepCost], without: str = "") -> float:
+    """Return the seconds of all steps, except one."""
+    return sum(part.seconds for step, part in cost.items() if step != without)
 
 
 def run(arguments: argparse.Namespace) -> list[Costs]:
-    """Run the rounds."""
-    sys.path.append(str(Path(__file__).parent.parent / "azure"))  # where `loopback` is
+    """Measure all rounds."""
+    sys.path.append(str(Path(__file__).parent.parent / "azure"))  # the folder of `loopback`
     from loopback import AzureService
 
     overrides = (*JOB, *arguments.overrides)
-    costs: dict[str, list[Cost]] = {"first": [], "second": []}
+    costs: dict[str, list[dict[str, StepCost]]] = {"first": [], "second": []}
     local, imports = list[float](), list[list[float]]()
-    for number in range(1, arguments.rounds + 1):
+    for round_number in range(1, arguments.rounds + 1):
         with tempfile.TemporaryDirectory() as folder, AzureService(Path(folder)) as service:
-            watch = Watch(service)
+            recorder = Recorder(service)
             for of_kind in costs.values():
-                of_kind.append(_cost(service, watch, overrides))
+                of_kind.append(_measure(service, recorder, overrides))
             service.check()
         with tempfile.TemporaryDirectory() as folder:
             started = time.monotonic()
@@ -173,85 +172,76 @@ def run(arguments: argparse.Namespace) -> list[Costs]:
             local.append(time.monotonic() - started)
         printed = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
         imports.append([float(word) for word in printed.stdout.split()])
-        say(f"round {number}/{arguments.rounds}  local {local[-1]:.4g}")
-    best = {kind: min(of, key=lambda cost: cost.seconds - cost.run_seconds) for kind, of in costs.items()}
-    least = [min(column) for column in zip(*imports, strict=True)]
-    return [Costs(best, min(local), dict(zip(("azureml.core", "its Estimator"), least, strict=True)))]
+        print_progress(f"round {round_number}/{arguments.rounds}  local {local[-1]:.4g}")
+    best = {kind: min(of_kind, key=lambda cost: seconds(cost, RUN)) for kind, of_kind in costs.items()}
+    fastest = [min(column) for column in zip(*imports, strict=True)]
+    return [Costs(best, min(local), dict(zip(("azureml.core", "its Estimator"), fastest, strict=True)))]
 
 
-def _cost(service: AzureService, watch: Watch, overrides: tuple[str, ...]) -> Cost:
-    """Run the command with `backend=azure`, and tell what it cost."""
-    watch.asked.clear()
+def _measure(service: AzureService, recorder: Recorder, overrides: tuple[str, ...]) -> dict[str, StepCost]:
+    """Run the command with `backend=azure`; return the cost of its steps."""
+    recorder.requests.clear()
     before = {run.run_id for run in service.runs.all()}
-    over: list[float] = []
+    run_ended: list[float] = []
 
-    def note_the_end() -> None:
+    def record_the_end() -> None:
         while not (new := {run.run_id for run in service.runs.all()} - before):
             time.sleep(0.02)
         service.runs.wait_for(new.pop(), "Completed", "Failed", "Canceled")
-        over.append(time.monotonic())
+        run_ended.append(time.monotonic())
 
-    threading.Thread(target=note_the_end, daemon=True).start()
+    threading.Thread(target=record_the_end, daemon=True).start()
     started = time.monotonic()
     ended = _run(("backend=azure", *overrides), service.home, service.environment)
     end = time.monotonic()
     if ended.returncode:
         sys.stderr.write(ended.stderr)
         ended.check_returncode()
-    return _divided(sorted(watch.asked, key=lambda asked: asked.end), started, over[0], end)
+    return _cost_by_step(sorted(recorder.requests, key=lambda one: one.end), started, run_ended[0], end)
 
 
-def _divided(asked: list[Asked], started: float, over: float, end: float) -> Cost:
-    """Divide a command's time, from its start to its end, between its steps.
+def _cost_by_step(
+    requests: list[TimedRequest], started: float, run_ended: float, end: float
+) -> dict[str, StepCost]:
+    """Divide the command's time, from `started` to `end`, between its steps.
 
-    What passes before an answer belongs to the step that asked, but for longer pauses before the submission,
-    which are imports, and for what passes while the run itself is under way.
+    The time before an answer belongs to the step of the request. Exceptions: longer pauses before the
+    submission are imports, and the time until the run has ended belongs to the run.
     """
-    steps = list(_steps(asked))
-    submitted = next(one.end for one, step in zip(asked, steps, strict=True) if step == SUBMIT)
-    by_step = dict.fromkeys(STEPS, 0.0)
-    times = [started, *(one.end for one in asked)]
-    for (before, now), one, step in zip(itertools.pairwise(times), asked, steps, strict=True):
+    cost = {step: StepCost() for step in STEPS}
+    steps = list(_steps(requests))
+    submitted = next(one.end for one, step in zip(requests, steps, strict=True) if step == SUBMIT)
+    times = [started, *(one.end for one in requests)]
+    for (before, now), one, step in zip(itertools.pairwise(times), requests, steps, strict=True):
+        part = cost[step]
+        part.requests += 1
+        part.bytes_up += one.bytes_up
+        part.bytes_down += one.bytes_down
         if one.end <= submitted:
             pause = max(0.0, one.start - before)
-            by_step[IMPORT if pause >= PAUSE else step] += pause
-            by_step[step] += now - max(before, one.start)
+            cost[IMPORT if pause >= IMPORT_PAUSE else step].seconds += pause
+            part.seconds += now - max(before, one.start)
         else:
-            by_step[step] += max(0.0, now - max(before, over))
-    by_step[RUN] = over - submitted
-    by_step[EXIT] = end - max(times[-1], over)
-    return Cost(
-        end - started,
-        by_step,
-        dict(collections.Counter(steps)),
-        dict(_sums(steps, [one.bytes_up for one in asked])),
-        dict(_sums(steps, [one.bytes_down for one in asked])),
-    )
+            part.seconds += max(0.0, now - max(before, run_ended))
+    cost[RUN].seconds = run_ended - submitted
+    cost[EXIT].seconds = end - max(times[-1], run_ended)
+    return cost
 
 
-def _steps(asked: list[Asked]) -> list[str]:
-    """Return the step of each request."""
+def _steps(requests: list[TimedRequest]) -> Iterable[str]:
+    """Yield the step of each request."""
     phases = iter(PHASES)
-    name, next_step, last = next(phases)
-    steps = []
-    for one in asked:
-        if re.search(last, one.what):
-            steps.append(next_step)
-            name, next_step, last = next(phases)
-        elif name == "before":
-            steps.append(next(step for step, pattern in BEFORE if re.search(pattern, one.what)))
-        elif name == "following":
-            steps.append(SUBMIT if one.what.startswith("PATCH") else POLLING)
+    phase, last_step, last_request = next(phases)
+    for one in requests:
+        if re.search(last_request, one.target):
+            yield last_step
+            phase, last_step, last_request = next(phases)
+        elif phase == "submitting":
+            yield next(step for step, pattern in SUBMITTING_STEPS if re.search(pattern, one.target))
+        elif phase == "following" and one.target.startswith("PATCH"):
+            yield SUBMIT
         else:
-            steps.append({"bringing": DOWNLOAD, "registering": REGISTER, "ending": AFTERMATH}[name])
-    return steps
-
-
-def _sums(steps: list[str], numbers: list[int]) -> dict[str, int]:
-    total = collections.Counter[str]()
-    for step, number in zip(steps, numbers, strict=True):
-        total[step] += number
-    return total
+            yield STEP_OF_PHASE[phase]
 
 
 def _run(overrides: tuple[str, ...], cwd: Path, changed: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,7 @@
-"""Seconds that a checkpoint takes, and its share of an epoch: the tutorial's training, on this disk.
+"""Seconds per checkpoint, and its share of an epoch: the tutorial's training, on this disk.
 
-A checkpoint is all variables copied from TensorFlow, written, synced and renamed, its checksum after it, and
-the oldest one removed.
+A checkpoint copies all variables from TensorFlow, writes, syncs and renames the file, writes its checksum,
+and removes the oldest checkpoint.
 """
 
 from __future__ import annotations
@@ -19,20 +19,16 @@ from mnist_cnn.training import checkpoint
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints, MountedCheckpoints
 from mnist_cnn.training.runtime import Runtime
 
-from .report import Kind, Report, take_turns
+from .options import IMAGES, number
+from .report import Metric, Report, take_turns
 
-ROUNDS = 3
-ROUND = "how many epochs are timed, with five checkpoints after each (default: %(default)s)"
+OPTIONS = {
+    "--rounds": number(3, "how many epochs are timed, with five checkpoints after each"),
+    "--images": IMAGES,
+}
 CHECKPOINTS = 5
-EPOCH = "an epoch"
-SECONDS = Kind("seconds", "share of", digits=3)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what this benchmark asks besides."""
-    parser.add_argument(
-        "--images", type=int, default=60_000, metavar="N", help="training images (default: all, 60,000)"
-    )
+EPOCH = "one epoch"
+SECONDS = Metric("seconds", "share of", digits=3)
 
 
 def run(arguments: argparse.Namespace) -> list[Report]:
@@ -45,7 +41,7 @@ def run(arguments: argparse.Namespace) -> list[Report]:
     job = mnist_cnn.make_job("train=tutorial", f"data.train_limit={arguments.images}")
     trainer = Trainer(job, datasets.load(job.data))
     runtime = Runtime.here(trainer.precision.value, "cpu", None)
-    rows = [trainer.run_epoch(1, lambda progress: None)]  # whose time has what is allocated once in it
+    rows = [trainer.run_epoch(1, lambda progress: None)]  # not timed: the first epoch allocates memory
     numbers = itertools.count(2)
 
     def train() -> None:
@@ -59,8 +55,8 @@ def run(arguments: argparse.Namespace) -> list[Report]:
         here, mounted = Checkpoints(Path(name) / "here"), MountedCheckpoints(Path(name) / "mounted")
         contestants = {
             EPOCH: lambda: timed(train),
-            "a checkpoint": lambda: timed(lambda: save(here), CHECKPOINTS),
-            "one for a mounted store": lambda: timed(lambda: save(mounted), CHECKPOINTS),
+            "one checkpoint": lambda: timed(lambda: save(here), CHECKPOINTS),
+            "one checkpoint in a mounted store": lambda: timed(lambda: save(mounted), CHECKPOINTS),
             "finding the newest": lambda: timed(here.newest, CHECKPOINTS),
         }
         values = take_turns(contestants, arguments.rounds)
@@ -70,7 +66,7 @@ def run(arguments: argparse.Namespace) -> list[Report]:
 
 
 def timed(act: Callable[[], object], times: int = 1) -> list[float]:
-    """Do it so many times; return how long each took, in seconds."""
+    """Call `act` several times; return the seconds of each call."""
     seconds = []
     for _ in range(times):
         started = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Seconds of a whole epoch of the tutorial's training, evaluation included: Keras, PyTorch and ours.
+"""Seconds per epoch of the tutorial's training, with evaluation: Keras, PyTorch and this package.
 
-The network, Adadelta with a learning rate of 1.0 and batches of 128 are the same for all. Each contestant is
-a process of its own, which trains and after every epoch evaluates on the test set; its first epoch, with
-whatever is traced, compiled or allocated in it, is not counted.
+All use the same network, Adadelta with a learning rate of 1.0 and batches of 128. Each contestant is a
+process that trains and evaluates on the test set after every epoch. Its first epoch is not counted, because
+it includes tracing, compiling and allocating.
 """
 
 from __future__ import annotations
@@ -14,30 +14,24 @@ from typing import Any
 
 from mnist_cnn import cpu
 
-from .machine import printed, script
-from .report import Kind, Report, take_turns
+from .machine import NO_BFLOAT16, printed, script
+from .options import IMAGES, number
+from .report import Metric, Report, take_turns
 
-ROUNDS = 3
-ROUND = "how often each contestant trains (default: %(default)s)"
+OPTIONS = {
+    "--rounds": number(3, "how often each contestant trains"),
+    "--epochs": number(4, "epochs of a training, at least 2"),
+    "--images": IMAGES,
+}
 KERAS, TORCH = "plain Keras", "PyTorch"
 FLOAT32, BFLOAT16 = "mnist_cnn, float32", "mnist_cnn, bfloat16"
-SECONDS = Kind("seconds per epoch", "times as fast as", less_is_better=True, digits=2)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what this benchmark asks besides."""
-    parser.add_argument(
-        "--epochs", type=int, default=4, metavar="N", help="epochs of a training, two or more (default: 4)"
-    )
-    parser.add_argument(
-        "--images", type=int, default=60_000, metavar="N", help="training images (default: all, 60,000)"
-    )
+SECONDS = Metric("seconds per epoch", "times as fast as", less_is_better=True, digits=2)
 
 
 def run(arguments: argparse.Namespace) -> list[Report]:
-    """Measure; each training gives one value less than it has epochs."""
+    """Measure. Each training gives one value fewer than it has epochs."""
     if arguments.epochs < 2:
-        raise SystemExit("--epochs: two or more, as the first is not counted")
+        raise SystemExit("--epochs: at least 2, because the first is not counted")
     accuracies: dict[str, list[float]] = {}
 
     def trained(name: str, words: Sequence[str]) -> Callable[[], list[float]]:
@@ -60,7 +54,7 @@ def run(arguments: argparse.Namespace) -> list[Report]:
     if cpu.computes_bfloat16():
         words[BFLOAT16] = script("ours.py", *size, "train.precision=bfloat16")
     else:
-        missing[BFLOAT16] = "not applicable: this processor does not compute it"
+        missing[BFLOAT16] = NO_BFLOAT16
     contestants = {name: trained(name, command) for name, command in words.items()}
     values = take_turns(contestants, arguments.rounds)
     title = f"the tutorial's training, {arguments.images} images, epochs 2 to {arguments.epochs}"

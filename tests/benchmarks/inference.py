@@ -1,7 +1,7 @@
-"""Images per second, and milliseconds for one image: Keras' ways to predict, and `load_predictor`.
+"""Images per second, and milliseconds per image: Keras' ways to predict, and `load_predictor`.
 
-All predict with one small run's network, the tutorial's, in one process, in turns. Keras is given float32
-images that are scaled already; `load_predictor` takes bytes and scales them itself.
+All use the tutorial's network from one small run, in one process, in turns. Keras gets float32 images that
+are already scaled. `load_predictor` gets bytes and scales them itself.
 """
 
 from __future__ import annotations
@@ -15,24 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from .machine import small_run
-from .report import Kind, Measure, Report, take_turns
+from .options import number
+from .report import Measure, Metric, Report, take_turns
 
-ROUNDS = 5
-ROUND = "how often each way is measured (default: %(default)s)"
+OPTIONS = {
+    "--rounds": number(5, "how often each way is measured"),
+    "--images": number(10_000, "images in a measurement of throughput"),
+    "--calls": number(200, "calls with one image per round"),
+}
 KERAS, COMPILED, OURS = "model.predict", "compiled function, batch 100", "load_predictor"
-RATE = Kind("images per second", "times as fast as", digits=0)
-LATENCY = Kind("milliseconds for one image", "times as fast as", less_is_better=True, digits=3)
+RATE = Metric("images per second", "times as fast as", digits=0)
+LATENCY = Metric("milliseconds for one image", "times as fast as", less_is_better=True, digits=3)
 BATCH = 100
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what this benchmark asks besides."""
-    parser.add_argument(
-        "--images", type=int, default=10_000, metavar="N", help="images of a throughput (default: 10,000)"
-    )
-    parser.add_argument(
-        "--calls", type=int, default=200, metavar="N", help="calls with one image in a round (default: 200)"
-    )
 
 
 def run(arguments: argparse.Namespace) -> list[Report]:
@@ -43,7 +37,7 @@ def run(arguments: argparse.Namespace) -> list[Report]:
         ways = Ways(folder, arguments.images)
     several, one = ways.several(), ways.one(arguments.calls)
     for measure in (*several.values(), *one.values()):
-        measure()  # uncounted: it traces and allocates
+        measure()  # not counted, because it traces and allocates
     rates = take_turns(several, arguments.rounds)
     latencies = take_turns(one, arguments.rounds)
     return [
@@ -53,7 +47,7 @@ def run(arguments: argparse.Namespace) -> list[Report]:
 
 
 class Ways:
-    """The ways to predict with a run's network, on random images: speed does not depend on what is seen."""
+    """Ways to predict with a run's network. Images are random: the speed does not depend on them."""
 
     def __init__(self, folder: Path, count: int) -> None:
         import keras
@@ -72,7 +66,7 @@ class Ways:
         self.constant: Any = tf.constant
 
     def several(self) -> dict[str, Measure]:
-        """Return the ways to predict all images, in images per second."""
+        """Measure predictions of all images, in images per second."""
         return {
             KERAS: self._rate(lambda: self.model.predict(self.scaled, verbose=0)),
             "model.predict, batch 1000": self._rate(
@@ -83,7 +77,7 @@ class Ways:
         }
 
     def one(self, calls: int) -> dict[str, Measure]:
-        """Return the ways to predict one image, in milliseconds."""
+        """Measure predictions of one image, in milliseconds."""
         image, pixels = self.scaled[:1], self.bytes[:1]
         few = max(1, calls // 10)
         return {

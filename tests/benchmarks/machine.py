@@ -1,4 +1,4 @@
-"""The machine that measures, and the processes that are measured on it."""
+"""The machine, and the processes that are measured on it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from mnist_cnn import cpu
 
 PACKAGES = ("mnist-cnn", "tensorflow", "keras", "numpy", "onnxruntime", "hydra-core", "torch")
 SMALL = ("data.train_limit=1000", "data.test_limit=500", "train.epochs=1")
-"""Settings of a run that takes seconds; neither start-up nor inference depends on how well it has learned."""
+"""Settings of a run that takes seconds. Start-up and inference do not depend on its accuracy."""
+NO_BFLOAT16 = "not applicable: this CPU does not compute bfloat16 natively"
 
 
-class Refused(Exception):  # noqa: N818 - an answer, which the table shows
-    """A command did not do what it was to do; its last words."""
+class CommandError(Exception):
+    """A measured command failed. The message is its error, which the table shows."""
 
 
 def description() -> dict[str, Any]:
-    """Describe the machine, as far as it decides how long something takes."""
+    """Return the parts of the machine that decide its speed."""
     return {
         "processor": _processor_name(),
         "features": cpu.description(),
@@ -39,50 +40,50 @@ def description() -> dict[str, Any]:
 
 
 def command(*arguments: str) -> list[str]:
-    """Return the command line of `python -m mnist_cnn`, with the package that is installed."""
+    """Return the command line of `python -m mnist_cnn`, with the installed package."""
     return [sys.executable, "-P", "-m", "mnist_cnn", *arguments]
 
 
 def script(name: str, *arguments: str) -> list[str]:
-    """Return the command line of a script that stands beside this file."""
+    """Return the command line of a script in this folder."""
     return [sys.executable, str(Path(__file__).with_name(name)), *arguments]
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of what is measured: this one, but that compiled modules are kept."""
+    """Return this environment, changed so that Python keeps compiled modules."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def printed(words: Sequence[str]) -> dict[str, Any]:
-    """Run a process to its end and return the JSON that it prints.
+    """Run a process and return the JSON that it prints.
 
     Raises:
-        Refused: it ended otherwise than with 0.
+        CommandError: its exit code is not 0.
     """
     ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment())
     if ended.returncode:
-        said = [line for line in ended.stderr.splitlines() if line.strip()]
-        raise Refused(next((line for line in said if line.startswith("error: ")), said[-1] if said else "?"))
+        lines = [line for line in ended.stderr.splitlines() if line.strip()] or ["no message"]
+        raise CommandError(next((line for line in lines if line.startswith("error: ")), lines[-1]))
     answer: dict[str, Any] = json.loads(ended.stdout)
     return answer
 
 
 def seconds_of(words: Sequence[str], folder: Path, codes: Sequence[int] = (0,)) -> float:
-    """Run a process in a folder, its output unseen, and return how long it took from start to end.
+    """Run a process in a folder; return its seconds from start to end.
 
     Raises:
-        Refused: its exit code is none of `codes`.
+        CommandError: its exit code is not in `codes`.
     """
     started = time.perf_counter()
     ended = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, env=environment())
     seconds = time.perf_counter() - started
     if ended.returncode not in codes:
-        raise Refused(f"{' '.join(words)} ended with {ended.returncode}: {ended.stderr}")
+        raise CommandError(f"{' '.join(words)} ended with exit code {ended.returncode}: {ended.stderr}")
     return seconds
 
 
 def small_run(folder: Path) -> Path:
-    """Train for some seconds, into `folder`; return it."""
+    """Train a small run in `folder`; return the folder."""
     printed(command(*SMALL, f"run_dir={folder}", "--json"))
     return folder
 

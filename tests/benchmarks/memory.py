@@ -1,6 +1,7 @@
-"""The most memory that a process holds at any time (its peak resident set): the tutorial's run and its parts.
+"""Peak memory (largest resident set) of the tutorial's run and its parts.
 
-A run is short by default, since its peak comes with its first epoch; the largest process of a command counts.
+A run is short by default, because its peak is in its first epoch. If a command starts several processes, the
+largest one counts.
 """
 
 from __future__ import annotations
@@ -15,24 +16,20 @@ from pathlib import Path
 
 from mnist_cnn import cpu
 
-from .machine import command, environment, script
-from .report import Kind, Measure, Report, take_turns
+from .machine import NO_BFLOAT16, command, environment, script
+from .options import IMAGES, number
+from .report import Measure, Metric, Report, take_turns
 
-ROUNDS = 1
-ROUND = "how often each process runs (default: %(default)s)"
+OPTIONS = {
+    "--rounds": number(1, "how often each process runs"),
+    "--epochs": number(1, "epochs of a run"),
+    "--images": IMAGES,
+}
 KERAS = "plain Keras"
-SIZE = Kind("peak in MiB", "times that of", digits=0)
+SIZE = Metric("peak in MiB", "times that of", digits=0)
 READING = (
     "from mnist_cnn import config; from mnist_cnn.data import datasets; datasets.load(config.DataConfig())"
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what this benchmark asks besides."""
-    parser.add_argument("--epochs", type=int, default=1, metavar="N", help="epochs of a run (default: 1)")
-    parser.add_argument(
-        "--images", type=int, default=60_000, metavar="N", help="training images (default: all, 60,000)"
-    )
 
 
 def run(arguments: argparse.Namespace) -> list[Report]:
@@ -69,17 +66,17 @@ def run(arguments: argparse.Namespace) -> list[Report]:
         if cpu.computes_bfloat16():
             contestants["mnist_cnn, bfloat16"] = trained("bfloat16")
         else:
-            missing["mnist_cnn, bfloat16"] = "not applicable: this processor does not compute it"
+            missing["mnist_cnn, bfloat16"] = NO_BFLOAT16
         values = take_turns(contestants, arguments.rounds)
     return [Report("memory of whole commands", SIZE, values, (KERAS,), missing)]
 
 
 def peak(words: Sequence[str]) -> float:
-    """Run a process to its end; return the peak resident set of it, or of its largest child, in MiB."""
+    """Run a process; return the peak resident set of it or its largest child, in MiB."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
-    _, status, usage = os.wait4(process.pid, 0)  # in place of process.wait, which does not tell
+    _, status, usage = os.wait4(process.pid, 0)  # process.wait does not return the usage
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{' '.join(words)} ended with {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes of what ru_maxrss counts in
+        raise SystemExit(f"{' '.join(words)} ended with exit code {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss, in bytes
     return usage.ru_maxrss * unit / 1024**2

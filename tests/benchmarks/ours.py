@@ -1,4 +1,4 @@
-"""Our own training, timed from epoch to epoch as the others are: checkpoints and history are written too.
+"""This package's training, timed per epoch, with its checkpoints and history.
 
     python tests/benchmarks/ours.py EPOCHS IMAGES [KEY=VALUE...]
 
@@ -29,7 +29,7 @@ accuracies: list[float] = []
 
 
 def on_progress(progress: Progress) -> None:
-    """Write where it stands, as a run's process does; the clock starts with the training."""
+    """Write progress as a normal run does. The first call starts the clock."""
     if not times:
         times.append(time.perf_counter())
     run_folder.write_progress(folder, progress)

@@ -4,7 +4,7 @@
 
 Prints JSON: the seconds of each epoch and the test accuracy after it.
 
-What ours is measured against: the tutorial's network and settings, written as Keras' own examples are.
+The reference: the tutorial's network and settings, written in the style of Keras' own examples.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mnist_cnn.data import datasets
 
 
 class Clock(keras.callbacks.Callback):  # type: ignore[misc]
-    """Takes the time from epoch to epoch, evaluation and whatever lies between them included."""
+    """Records the time at the end of each epoch, after its evaluation."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,12 +1,12 @@
-"""PyTorch's own MNIST example (examples/mnist), on the processor: its network, transforms, loader and loop.
+"""PyTorch's own MNIST example (examples/mnist), on the CPU: its network, transforms, loader and loop.
 
     python tests/benchmarks/pytorch.py EPOCHS IMAGES
 
 Prints JSON: the seconds of each epoch, with an evaluation on the test set, and the test accuracy after it.
 
-It differs from https://github.com/pytorch/examples/blob/main/mnist/main.py in that it does what the others
-do: batches of 128, a constant learning rate, a shuffled training set. What torchvision does to an image (PIL
-image, `ToTensor`, `Normalize`) is done here image by image as well, so that torchvision need not be there.
+Differences from https://github.com/pytorch/examples/blob/main/mnist/main.py make it comparable to the others:
+batches of 128, a constant learning rate, a shuffled training set. The code transforms each image as
+torchvision does (PIL image, `ToTensor`, `Normalize`), so that torchvision need not be installed.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 from mnist_cnn.config import DataConfig
 from mnist_cnn.data import datasets
 
-MEAN, DEVIATION = 0.1307, 0.3081  # of the training set's pixels, as the example has them
+MEAN, DEVIATION = 0.1307, 0.3081  # of the training set's pixels, from the example
 
 
 class Net(nn.Module):  # type: ignore[misc]
-    """The example's network, which is the tutorial's."""
+    """The example's network, which is also the tutorial's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Net(nn.Module):  # type: ignore[misc]
 
 
 class Digits(Dataset):  # type: ignore[misc]
-    """Images (N, 28, 28, 1) uint8 and their labels, transformed one by one as torchvision does it."""
+    """Images (N, 28, 28, 1) uint8 and labels, transformed one by one as torchvision does."""
 
     def __init__(self, images: Any, labels: Any) -> None:
         self.images = torch.from_numpy(images[..., 0].copy())  # (N, 28, 28)

@@ -1,4 +1,4 @@
-"""Contestants that take turns, and what was measured of them: a table, and the same as JSON."""
+"""Measure contestants in turns, and report the values as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 Measure = Callable[[], Iterable[float]]
-"""Runs a contestant once; returns what was measured of it, which may be several values."""
+"""Runs a contestant once and returns one or more measured values."""
 
 
 class Table(Protocol):
-    """What a benchmark returns."""
+    """The result of a benchmark."""
 
     def text(self) -> str:
-        """Return the table, as lines for people."""
+        """Return the table as lines of text."""
         ...
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return every value that was measured, as JSON holds it."""
+        """Return all measured values, ready for JSON."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-    """What is measured: how a ratio to a reference is named, and whether less of it is better."""
+class Metric:
+    """What is measured, and how a ratio to a reference is called."""
 
     unit: str
     compared: str
     less_is_better: bool = False
     digits: int = 1
 
-    def ratio(self, median: float, of_reference: float) -> float:
-        """Compare two medians; above 1 is better, or more where neither is better."""
-        return of_reference / median if self.less_is_better else median / of_reference
+    def ratio(self, median: float, reference: float) -> float:
+        """Compare two medians. Above 1 is better, or more if neither is better."""
+        return reference / median if self.less_is_better else median / reference
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was measured of each contestant, in its order; `missing` says of others why they are not there."""
+    """Measured values by contestant. `missing` gives the reason why another was not measured."""
 
     title: str
-    kind: Kind
+    metric: Metric
     values: Mapping[str, Sequence[float]]
     references: Sequence[str] = ()
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def ratios(self, name: str) -> dict[str, float]:
-        """Compare a contestant's median with that of each reference that was measured."""
+        """Return the ratio of a contestant's median to each reference that was measured."""
         median = statistics.median(self.values[name])
         return {
-            reference: self.kind.ratio(median, statistics.median(self.values[reference]))
+            reference: self.metric.ratio(median, statistics.median(self.values[reference]))
             for reference in self.references
             if reference in self.values
         }
@@ -61,26 +61,26 @@ class Report:
     def text(self) -> str:
         """Return title, heads and a row for each contestant."""
         references = [name for name in self.references if name in self.values]
-        compared = (f"{self.kind.compared} {name}" for name in references)
-        heads = [self.kind.unit, "minimum", "median", "maximum", *compared]
+        compared = (f"{self.metric.compared} {name}" for name in references)
+        heads = [self.metric.unit, "minimum", "median", "maximum", *compared]
         rows = []
         for name, values in self.values.items():
             figures = (min(values), statistics.median(values), max(values))
             ratios = (f"{ratio:.2f}" for ratio in self.ratios(name).values())
-            rows.append([name, *(f"{figure:,.{self.kind.digits}f}" for figure in figures), *ratios])
+            rows.append([name, *(f"{figure:,.{self.metric.digits}f}" for figure in figures), *ratios])
         rows += [[name, reason] for name, reason in self.missing.items()]
         return f"{self.title}\n{table(heads, rows)}"
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return all values, and of each contestant minimum, median and ratios."""
+        """Return all values, and minimum, median and ratios of each contestant."""
         summaries = {
             name: {"minimum": min(values), "median": statistics.median(values), "ratios": self.ratios(name)}
             for name, values in self.values.items()
         }
         return {
             "title": self.title,
-            "unit": self.kind.unit,
-            "compared": self.kind.compared,
+            "unit": self.metric.unit,
+            "compared": self.metric.compared,
             "values": {name: list(values) for name, values in self.values.items()},
             "summaries": summaries,
             "missing": dict(self.missing),
@@ -89,28 +89,28 @@ class Report:
 
 
 def take_turns(contestants: Mapping[str, Measure], rounds: int) -> dict[str, list[float]]:
-    """Measure each contestant once a round, every other round in reverse; say on stderr what came of it."""
+    """Measure each contestant once per round, in reverse order every other round."""
     values: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
         names = list(contestants) if number % 2 == 0 else list(contestants)[::-1]
         for name in names:
             measured = list(contestants[name]())
             values[name] += measured
-            say(f"round {number + 1}/{rounds}  {name}  {summary(measured)}")
+            print_progress(f"round {number + 1}/{rounds}  {name}  {summary(measured)}")
     return values
 
 
 def summary(values: Sequence[float], most: int = 8) -> str:
-    """Return a few values as they are, of many the minimum and the median."""
+    """Return up to `most` values as they are, else their minimum and median."""
     if len(values) > most:
         return f"minimum {min(values):.4g}, median {statistics.median(values):.4g}"
     return " ".join(f"{value:.4g}" for value in values)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows under their heads: the first column to the left, figures to the right.
+    """Return rows under their heads: first column left-aligned, the others right-aligned.
 
-    A row of two is a name and a remark.
+    A row of two cells is a name and a remark.
     """
     full = [row for row in rows if len(row) == len(heads)]
     widths = [max(len(row[column]) for row in (heads, *full)) for column in range(len(heads))]
@@ -122,6 +122,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def say(line: str) -> None:
-    """Tell on stderr how far it is."""
+def print_progress(line: str) -> None:
+    """Print a line to stderr."""
     print(line, file=sys.stderr, flush=True)

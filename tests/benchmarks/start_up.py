@@ -1,8 +1,8 @@
-"""Seconds of whole commands that train nothing, and of the trainer until its first step, beside bare imports.
+"""Seconds of commands that train nothing, of the trainer's first step, and of bare imports.
 
-Every command is a process of its own, from its start to its end, in a folder with one small run, which is
-trained first. The trainer is started as a run is, and ends when its first step is seen in progress.json. Each
-runs once before, uncounted, so that compiled modules and files lie ready.
+Each command is one process, timed from start to end, in a folder with one small run. The trainer is started
+by a normal run and cancelled after the first step in progress.json. Each runs once before, uncounted, so that
+modules are compiled and files are cached.
 """
 
 from __future__ import annotations
@@ -14,21 +14,17 @@ from functools import partial
 from pathlib import Path
 
 from .machine import command, seconds_of, small_run
-from .report import Kind, Measure, Report, take_turns
+from .options import number
+from .report import Measure, Metric, Report, take_turns
 
-ROUNDS = 7
-ROUND = "how often each command runs (default: %(default)s)"
+OPTIONS = {
+    "--rounds": number(7, "how often each command runs"),
+    "--no-trainer": {"action": "store_true", "help": "leave out TensorFlow and the trainer, the slowest two"},
+}
 TENSORFLOW = "import tensorflow"
 TRAINER = "trainer, to the end of its first step"
-SECONDS = Kind("seconds", "times as fast as", less_is_better=True, digits=3)
-LOOK_SECONDS = 0.005
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what this benchmark asks besides."""
-    parser.add_argument(
-        "--no-trainer", action="store_true", help="leave out the trainer and TensorFlow, which take longest"
-    )
+SECONDS = Metric("seconds", "times as fast as", less_is_better=True, digits=3)
+POLL_SECONDS = 0.005
 
 
 def run(arguments: argparse.Namespace) -> list[Report]:
@@ -63,12 +59,12 @@ def run(arguments: argparse.Namespace) -> list[Report]:
 
 
 def python(code: str) -> list[str]:
-    """Return the command line that runs a piece of code."""
+    """Return the command line that runs Python code."""
     return [command()[0], "-c", code]
 
 
 def first_step(folder: Path) -> list[float]:
-    """Start a run of the tutorial, wait until its first step is done, and end it; return the seconds."""
+    """Start the tutorial's run and cancel it after its first step; return the seconds."""
     import mnist_cnn
 
     with tempfile.TemporaryDirectory(dir=folder) as home:
@@ -79,14 +75,14 @@ def first_step(folder: Path) -> list[float]:
             progress = run.progress()
             if progress is not None and progress.step:
                 break
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - started
         run.cancel()
     return [seconds]
 
 
 def draw_digit(path: Path) -> Path:
-    """Draw a 1 as a person might."""
+    """Draw a handwritten 1."""
     from PIL import Image, ImageDraw
 
     image = Image.new("L", (200, 200), "white")

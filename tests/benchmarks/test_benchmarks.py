@@ -1,4 +1,4 @@
-"""Promises of the benchmarks' tables. None is about how fast anything is."""
+"""The benchmarks' command line and tables. No test depends on speed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from benchmarks import report, time_to_accuracy
 from benchmarks.__main__ import BENCHMARKS, parser
 from benchmarks.machine import description
 
-TIME = report.Kind("seconds", "times as fast as", less_is_better=True)
-RATE = report.Kind("images per second", "times as fast as")
+TIME = report.Metric("seconds", "times as fast as", less_is_better=True)
+RATE = report.Metric("images per second", "times as fast as")
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_each_benchmark_is_a_command_that_says_what_it_measures(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_benchmark_is_a_command_with_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert parser().parse_args([name]).rounds >= 1
     assert parser().parse_args([name, "--rounds", "2"]).rounds == 2
     with pytest.raises(SystemExit) as ended:
@@ -30,7 +28,7 @@ def test_each_benchmark_is_a_command_that_says_what_it_measures(
         assert ended.value.code == 2
 
 
-def test_a_ratio_is_that_of_medians_and_above_one_where_it_is_better() -> None:
+def test_a_ratio_compares_medians_and_above_one_is_better() -> None:
     values = {"theirs": [8.0, 4.0, 100.0], "ours": [2.0, 1.0, 3.0]}
     times = report.Report("", TIME, values, ("theirs", "absent"))
     assert times.ratios("ours") == {"theirs": 4.0}
@@ -38,7 +36,7 @@ def test_a_ratio_is_that_of_medians_and_above_one_where_it_is_better() -> None:
     assert report.Report("", RATE, values, ("theirs",)).ratios("ours") == {"theirs": 0.25}
 
 
-def test_a_table_and_its_json_say_the_same() -> None:
+def test_a_table_and_its_json_hold_the_same_values() -> None:
     values = {"theirs": [3000.0, 2000.0], "ours": [1000.0, 1000.0]}
     measured = report.Report("epochs", TIME, values, ("theirs",), {"other": "not installed"}, {"more": 1})
     assert measured.text().splitlines() == [
@@ -55,7 +53,7 @@ def test_a_table_and_its_json_say_the_same() -> None:
     assert plain["more"] == 1
 
 
-def test_contestants_take_turns_and_none_is_always_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_contestants_take_turns_in_alternating_order(capsys: pytest.CaptureFixture[str]) -> None:
     order: list[str] = []
 
     def contestant(name: str) -> report.Measure:
@@ -90,9 +88,9 @@ def test_a_recipe_is_an_option_or_any_settings_with_a_target() -> None:
     assert parser().parse_args(["time-to-accuracy", "--seeds", "0,7"]).seeds == [0, 7]
 
 
-def test_what_reached_its_target_is_counted() -> None:
+def test_trainings_that_reached_their_target_are_counted() -> None:
     recipe = time_to_accuracy.Recipe.parse("quick")
     trials = time_to_accuracy.Trials(recipe, [0, 1], [4.0, 3.0], [0.9901, 0.9899])
     assert trials.row() == ["quick", "3.00", "3.50", "98.99%", "99.00%", "99.00%", "1 of 2"]
-    refused = time_to_accuracy.Trials(recipe, refusal="error: there is no such option")
-    assert "error: there is no such option" in time_to_accuracy.Comparison([trials, refused]).text()
+    failed = time_to_accuracy.Trials(recipe, error="error: no such option")
+    assert "error: no such option" in time_to_accuracy.Comparison([trials, failed]).text()

@@ -1,12 +1,12 @@
-"""Seconds of training that a recipe takes, and the test accuracy that it ends at, over several seeds.
+"""Seconds of training and final test accuracy of each recipe, over several seeds.
 
-A RECIPE is the name of a train= option, or settings in quotes, the first of them perhaps such a name; `@` and
-the accuracy that it is to reach may end it:
+A RECIPE is the name of a train= option, or several settings in quotes. It may end with `@` and a target
+accuracy:
 
     python -m tests.benchmarks time-to-accuracy quick "balanced train.epochs=4 @0.994" --seeds 0-2
 
-The seconds go from the network's building to the end of the last epoch, with all tracing and evaluations; the
-accuracy is that of the saved model, on the test set: it measures recipes, and is no means to choose them.
+The seconds include building the network, tracing and all evaluations. The accuracy is that of the saved model
+on the test set. Use it to measure recipes, not to choose them.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from .machine import Refused, command, printed
-from .report import say, summary, table
+from .machine import CommandError, command, printed
+from .options import number
+from .report import print_progress, summary, table
 
-ROUNDS = 1
-ROUND = "how often each seed is trained, for steadier seconds (default: %(default)s)"
 TARGETS = {"quick": 0.99, "balanced": 0.994, "accurate": 0.996}
-"""Test accuracies that the recipes in conf/train are there for."""
+"""Target test accuracies of the recipes in conf/train."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Settings of a training, and the test accuracy that it is to reach, if any."""
+    """Settings of a training, and its target test accuracy, if any."""
 
     name: str
     overrides: tuple[str, ...]
@@ -38,42 +37,42 @@ class Recipe:
 
     @classmethod
     def parse(cls, text: str) -> Recipe:
-        """Read a recipe as the command line has it.
+        """Parse a recipe of the command line.
 
         Raises:
-            argparse.ArgumentTypeError: what follows `@` is no number, or nothing precedes it.
+            argparse.ArgumentTypeError: the target is not a number, or there are no settings.
         """
-        settings, _, target = text.partition("@")
+        settings, _, after_at = text.partition("@")
         words = shlex.split(settings)
         try:
-            reached = float(target) if target else None
+            target = float(after_at) if after_at else None
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{target} is no accuracy, as 0.99 is") from error
+            raise argparse.ArgumentTypeError(f"{after_at} is not an accuracy such as 0.99") from error
         if not words:
-            raise argparse.ArgumentTypeError("a recipe names a train= option or settings")
+            raise argparse.ArgumentTypeError("a recipe needs the name of a train= option, or settings")
         overrides = tuple(word if "=" in word else f"train={word}" for word in words)
-        chosen = next((word.partition("=")[2] for word in overrides if word.startswith("train=")), "")
-        return cls(settings.strip(), overrides, reached if target else TARGETS.get(chosen))
+        option = next((word.partition("=")[2] for word in overrides if word.startswith("train=")), "")
+        return cls(settings.strip(), overrides, TARGETS.get(option) if target is None else target)
 
 
 @dataclasses.dataclass
 class Trials:
-    """What came of a recipe: a seed, seconds and test accuracy of each training, or why there is none."""
+    """Seed, seconds and test accuracy of each training of a recipe, or the error that prevented it."""
 
     recipe: Recipe
     seeds: list[int] = dataclasses.field(default_factory=list)
     seconds: list[float] = dataclasses.field(default_factory=list)
     accuracies: list[float] = dataclasses.field(default_factory=list)
-    refusal: str | None = None
+    error: str | None = None
 
     def reached(self) -> int:
-        """Count the trainings that reached the target; all of them where there is none."""
+        """Count the trainings that reached the target. Without a target, all did."""
         return sum(accuracy >= (self.recipe.target or 0) for accuracy in self.accuracies)
 
     def row(self) -> list[str]:
-        """Return the table's row."""
-        if self.refusal is not None:
-            return [self.recipe.name, self.refusal]
+        """Return the row of the table."""
+        if self.error is not None:
+            return [self.recipe.name, self.error]
         times, shares = self.seconds, self.accuracies
         target = self.recipe.target
         return [
@@ -89,67 +88,66 @@ class Trials:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """All recipes' trials, as a table."""
+    """The trials of all recipes, as a table."""
 
     trials: Sequence[Trials]
 
     def text(self) -> str:
         """Return heads and a row for each recipe."""
-        heads = ["recipe", "least s", "median s", "least accuracy", "median", "target", "reached"]
-        return f"training from nothing\n{table(heads, [trials.row() for trials in self.trials])}"
+        heads = ["recipe", "minimum s", "median s", "minimum accuracy", "median", "target", "reached"]
+        return f"training from scratch\n{table(heads, [trials.row() for trials in self.trials])}"
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return every training."""
+        """Return all trainings, ready for JSON."""
         return {"recipes": [{**dataclasses.asdict(t), "reached": t.reached()} for t in self.trials]}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what this benchmark asks besides."""
-    parser.add_argument(
-        "recipes",
-        nargs="*",
-        type=Recipe.parse,
-        default=[Recipe.parse(name) for name in TARGETS],
-        metavar="RECIPE",
-        help=f"what is trained (default: {' '.join(TARGETS)})",
-    )
-    parser.add_argument(
-        "--seeds", type=seeds, default=range(5), metavar="LIST", help="as 0-4 (the default) or 0,2,7"
-    )
-
-
 def seeds(text: str) -> Sequence[int]:
-    """Read seeds, as a range or as a list."""
+    """Parse a range or a list of seeds."""
     first, dash, last = text.partition("-")
     try:
         found = range(int(first), int(last) + 1) if dash else [int(number) for number in text.split(",")]
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} is neither like 0-4 nor like 0,2,7") from error
+        raise argparse.ArgumentTypeError(f"{text} is not seeds such as 0-4 or 0,2,7") from error
     if not found:
-        raise argparse.ArgumentTypeError(f"there is no seed in {text}")
+        raise argparse.ArgumentTypeError(f"{text} contains no seed")
     return found
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "recipes": {
+        "nargs": "*",
+        "type": Recipe.parse,
+        "default": [Recipe.parse(name) for name in TARGETS],
+        "metavar": "RECIPE",
+        "help": f"recipes to train (default: {' '.join(TARGETS)})",
+    },
+    "--rounds": number(1, "how often each seed is trained, for steadier seconds"),
+    "--seeds": {"type": seeds, "default": range(5), "metavar": "LIST", "help": "0-4 (the default) or 0,2,7"},
+}
+
+
 def run(arguments: argparse.Namespace) -> list[Comparison]:
-    """Train every recipe with one seed, then with the next."""
+    """Train every recipe with the first seed, then with the next."""
     compared = [Trials(recipe) for recipe in arguments.recipes]
     for seed in [*arguments.seeds] * arguments.rounds:
         for trials in compared:
-            if trials.refusal is None:
+            if trials.error is None:
                 train(trials, seed)
     return [Comparison(compared)]
 
 
 def train(trials: Trials, seed: int) -> None:
-    """Train once and enter what came of it."""
+    """Train once and record the outcome in `trials`."""
     with tempfile.TemporaryDirectory() as folder:
         settings = (*trials.recipe.overrides, f"seed={seed}", f"run_dir={folder}/run", "--json")
         try:
             result = printed(command(*settings))["result"]
-        except Refused as refusal:
-            trials.refusal = str(refusal)
+        except CommandError as error:
+            trials.error = str(error)
             return
     trials.seeds.append(seed)
     trials.seconds.append(result["training_seconds"])
     trials.accuracies.append(result["accuracy"])
-    say(f"{trials.recipe.name}  seed {seed}  {summary(trials.seconds[-1:])} s  {result['accuracy']:.2%}")
+    seconds = summary(trials.seconds[-1:])
+    print_progress(f"{trials.recipe.name}  seed {seed}  {seconds} s  {result['accuracy']:.2%}")

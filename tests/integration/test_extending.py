@@ -52,7 +52,7 @@ def test_a_network_of_ones_own_is_one_file_and_travels_in_the_job(tmp_path: Path
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("def build(config, input_shape, num_classes:\n", "is no Python"),
+        ("def build(config, input_shape, num_classes:\n", "is not valid Python"),
         ("def construct():\n    pass\n", "defines no function build"),
     ],
 )

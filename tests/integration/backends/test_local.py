@@ -97,7 +97,7 @@ def test_an_interrupted_run_resumes_to_the_weights_of_one_that_was_not(tmp_path:
     resumed = run_command("resume", "killed", "--json", cwd=tmp_path)
     whole = run_command(*job, "run_dir=whole", "--json", cwd=tmp_path)
     assert resumed.code == whole.code == 0, resumed.err + whole.err
-    assert "going on after epoch" in (tmp_path / "killed" / "log.txt").read_text()
+    assert "resuming after epoch" in (tmp_path / "killed" / "log.txt").read_text()
     resumed_result, whole_result = resumed.json()["result"], whole.json()["result"]
     assert resumed_result["weights_sha256"] == whole_result["weights_sha256"]
     assert [row["loss"] for row in resumed_result["history"]] == [

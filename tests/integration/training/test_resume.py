@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_no_bit(tmp_path: Path, small_ru
     result = launch.resume(str(folder), ()).wait()
     log = (folder / "log.txt").read_text()
     assert "checkpoint epoch-000002.npz is damaged: skipped" in log
-    assert "going on after epoch 1 of 2" in log
+    assert "resuming after epoch 1 of 2" in log
     assert result.weights_sha256 == result_of(small_run).weights_sha256
     assert result.changes == ()
 

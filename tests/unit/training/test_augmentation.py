@@ -1,4 +1,4 @@
-"""Augmentation: what each setting does to an image, and that its draws depend on the seed alone."""
+"""Augmentation: what each setting does to an image, and that the draws depend on the seed alone."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def distorted(images: Any, seed: int = 0, augment_scale: float = 1.0, **settings
 
 
 def spot(count: int = 2000, row: int = 14, column: int = 14) -> NDArray[np.float32]:
-    """Return images, (count, 29, 29, 1), each with one bright pixel; (14, 14) is the centre."""
+    """Return images (count, 29, 29, 1), each with one bright pixel. (14, 14) is the centre."""
     images = np.zeros((count, 29, 29, 1), np.float32)
     images[:, row, column] = 1
     return images
 
 
 def centres(images: NDArray[np.float32]) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
-    """Return the centre of mass, in pixels from the image's centre, of each: down and to the right."""
+    """Return each image's centre of mass, in pixels down and right of its centre."""
     plane = images[..., 0]
     mass = plane.sum((1, 2))
     steps = np.arange(29) - 14
@@ -50,12 +50,12 @@ def centres(images: NDArray[np.float32]) -> tuple[NDArray[np.floating[Any]], NDA
 ALL: dict[str, Any] = {"rotation": 30.0, "zoom": 0.3, "shear": 0.3, "shift": 3.0}
 
 
-def test_at_no_strength_the_images_are_what_they_were() -> None:
+def test_at_scale_zero_the_images_do_not_change() -> None:
     images = np.random.default_rng(0).random((20, 28, 27, 1), np.float32)
     assert np.array_equal(distorted(images, augment_scale=0.0, **ALL), images)
 
 
-def test_what_is_drawn_depends_on_the_seed_alone() -> None:
+def test_the_draws_depend_on_the_seed_alone() -> None:
     images = np.random.default_rng(0).random((20, 28, 28, 1), np.float32)
     assert np.array_equal(distorted(images, **ALL), distorted(images, **ALL))
     assert not np.array_equal(distorted(images, **ALL), distorted(images, seed=1, **ALL))
@@ -63,7 +63,7 @@ def test_what_is_drawn_depends_on_the_seed_alone() -> None:
     assert not np.array_equal(first, second)
 
 
-def test_images_are_moved_by_up_to_the_shift_along_each_axis() -> None:
+def test_images_are_shifted_by_up_to_the_shift_along_each_axis() -> None:
     down, right = centres(distorted(spot(), shift=2.0))
     for moved in (down, right):
         assert np.abs(moved).max() == pytest.approx(2, abs=0.02)
@@ -71,7 +71,7 @@ def test_images_are_moved_by_up_to_the_shift_along_each_axis() -> None:
     assert abs(np.corrcoef(down, right)[0, 1]) < 0.1
 
 
-def test_images_are_turned_about_their_centre_by_up_to_the_rotation() -> None:
+def test_images_are_rotated_about_their_centre() -> None:
     down, right = centres(distorted(spot(row=14, column=24), rotation=30.0))
     angles = np.degrees(np.arctan2(down, right))
     np.testing.assert_allclose(np.hypot(down, right), 10, atol=0.3)
@@ -85,13 +85,13 @@ def test_images_are_enlarged_and_reduced_by_up_to_the_zoom() -> None:
     assert right.min() == pytest.approx(8 * 0.75, abs=0.3)
 
 
-def test_images_are_slanted_sideways_alone() -> None:
+def test_images_are_sheared_sideways_only() -> None:
     down, right = centres(distorted(spot(row=4, column=14), shear=0.2))
     np.testing.assert_allclose(down, -10, atol=1e-3)
     assert np.abs(right).max() == pytest.approx(2, abs=0.1)
 
 
-def test_a_digit_stays_bright_and_inside() -> None:
+def test_a_digit_stays_bright_and_inside_the_image() -> None:
     images = datasets.load(launch.make_job("data.test_limit=500").data).x_test.astype(np.float32) / 255
     changed = distorted(images, rotation=10, zoom=0.1, shear=0.1, shift=2)
     assert changed.min() >= 0

@@ -1,4 +1,4 @@
-"""The layers of a network in training compute what Keras' own compute."""
+"""The fast layers compute the same as Keras' own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::P
 
 @pytest.mark.usefixtures("keras")
 @pytest.mark.parametrize("rate", [0.25, 0.5, 1 / 256, 255 / 256])
-def test_dropped_units_have_the_share_of_the_rate_and_the_others_are_scaled(rate: float) -> None:
+def test_dropout_drops_the_rate_and_scales_the_rest(rate: float) -> None:
     from mnist_cnn.training.fast_layers import ByteDropout
 
     layer = ByteDropout(rate, seed=3)
@@ -34,7 +34,7 @@ def test_dropped_units_have_the_share_of_the_rate_and_the_others_are_scaled(rate
 
 
 @pytest.mark.usefixtures("keras")
-def test_gradients_pass_through_the_units_that_are_kept_alone() -> None:
+def test_gradients_pass_only_through_kept_units() -> None:
     import tensorflow as tf
 
     from mnist_cnn.training.fast_layers import ByteDropout
@@ -50,14 +50,14 @@ def test_gradients_pass_through_the_units_that_are_kept_alone() -> None:
 @pytest.mark.parametrize("shape", [(5, 4, 3, 6), (1, 1, 1, 6)])
 @pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-4), ("mixed_bfloat16", 0.05)])
 @pytest.mark.parametrize("trainable", [True, False])
-def test_fused_batch_normalisation_is_keras_own(
+def test_fused_batch_normalisation_equals_keras_own(
     keras: ModuleType,
     shape: tuple[int, ...],
     policy: str,
     tolerance: float,
-    trainable: bool,  # noqa: FBT001 - what is tested
+    trainable: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """Outputs, gradients and moving statistics, over some steps, in training and in evaluation."""
+    """Compare outputs, gradients and moving statistics over three steps, in training and evaluation."""
     import tensorflow as tf
 
     from mnist_cnn.training.fast_layers import FusedBatchNormalization
@@ -88,12 +88,12 @@ def kinds(model: Any) -> list[str]:
     return [type(layer).__name__ for layer in model.layers]
 
 
-def test_a_network_in_training_is_the_same_network(keras: ModuleType) -> None:
-    from mnist_cnn.training.fast_layers import for_training
+def test_a_network_with_fast_layers_is_the_same_network(keras: ModuleType) -> None:
+    from mnist_cnn.training.fast_layers import with_fast_layers
 
     config = ModelConfig(filters=(4, 6), batch_norm=True, dense_units=5, dense_dropout=0.3)
     plain = build_model(config, (12, 12, 1), 3, Format.channels_last, "float32")
-    trained = for_training(plain)
+    trained = with_fast_layers(plain)
     assert kinds(trained) == [
         "Conv2D", "Conv2D", "MaxPooling2D", "FusedBatchNormalization", "ReLU", "ByteDropout", "Flatten",
         "Dense", "Dropout", "Dense",
@@ -102,12 +102,12 @@ def test_a_network_in_training_is_the_same_network(keras: ModuleType) -> None:
     assert np.array_equal(plain(images), trained(images))
     assert [weight.shape for weight in plain.weights] == [weight.shape for weight in trained.weights]
     first = build_model(config, (1, 12, 12), 3, Format.channels_first, "float32")
-    assert "FusedBatchNormalization" not in kinds(for_training(first))
+    assert "FusedBatchNormalization" not in kinds(with_fast_layers(first))
     keras.config.set_image_data_format("channels_last")
 
 
-def test_a_network_of_ones_own_gives_float32_probabilities_in_mixed_precision(keras: ModuleType) -> None:
-    from mnist_cnn.training.fast_layers import for_training
+def test_a_custom_mixed_precision_network_ends_in_float32(keras: ModuleType) -> None:
+    from mnist_cnn.training.fast_layers import with_fast_layers
 
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -117,25 +117,25 @@ def test_a_network_of_ones_own_gives_float32_probabilities_in_mixed_precision(ke
         model = keras.Model(image, outputs)
     finally:
         keras.config.set_dtype_policy("float32")
-    trained = for_training(model)
+    trained = with_fast_layers(model)
     assert trained(np.ones((2, 8, 8, 1), np.float32)).dtype == "float32"
     assert kinds(trained.layers[1]) == ["Flatten", "ByteDropout"]
 
 
-def test_a_network_may_end_in_an_operation_that_is_no_layer(keras: ModuleType) -> None:
-    from mnist_cnn.training.fast_layers import for_training
+def test_a_network_may_end_in_an_operation_without_a_layer(keras: ModuleType) -> None:
+    from mnist_cnn.training.fast_layers import with_fast_layers
 
     image = keras.Input((8, 8, 1))
     dropped = keras.layers.Dropout(0.5)(keras.layers.Flatten()(image))
     model = keras.Model(image, keras.ops.softmax(keras.layers.Dense(3)(dropped)))
-    trained = for_training(model)
+    trained = with_fast_layers(model)
     assert "ByteDropout" in kinds(trained)
     images = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
     assert np.array_equal(trained(images), model(images))
 
 
-def test_what_has_a_class_of_its_own_is_trained_as_it_is(keras: ModuleType) -> None:
-    from mnist_cnn.training.fast_layers import for_training
+def test_a_custom_class_is_left_as_it_is(keras: ModuleType) -> None:
+    from mnist_cnn.training.fast_layers import with_fast_layers
 
     class Bare(keras.Model):  # type: ignore[misc, name-defined]
         def call(self, images: Any) -> Any:
@@ -146,18 +146,18 @@ def test_what_has_a_class_of_its_own_is_trained_as_it_is(keras: ModuleType) -> N
             return 2 * super().call(images, training=training, mask=mask)
 
     bare = Bare()
-    assert for_training(bare) is bare
+    assert with_fast_layers(bare) is bare
     doubled = Doubled([keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
-    assert for_training(doubled) is doubled
+    assert with_fast_layers(doubled) is doubled
     outer = keras.Sequential([keras.Input((3,)), doubled, keras.layers.Dropout(0.25)])
-    trained = for_training(outer)
+    trained = with_fast_layers(outer)
     assert trained.layers[0] is doubled
     assert kinds(trained) == ["Doubled", "ByteDropout"]
 
 
-def test_a_rate_that_bytes_do_not_have_is_left_to_keras(keras: ModuleType) -> None:
-    from mnist_cnn.training.fast_layers import for_training
+def test_a_rate_that_is_no_multiple_of_1_256_is_left_to_keras(keras: ModuleType) -> None:
+    from mnist_cnn.training.fast_layers import with_fast_layers
 
     rates = (0.3, 1.0, 0.5)
     plain = keras.Sequential([keras.Input((3,)), *(keras.layers.Dropout(rate) for rate in rates)])
-    assert kinds(for_training(plain)) == ["Dropout", "Dropout", "ByteDropout"]
+    assert kinds(with_fast_layers(plain)) == ["Dropout", "Dropout", "ByteDropout"]

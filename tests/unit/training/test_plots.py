@@ -1,4 +1,4 @@
-"""Promises of pictures: whatever a training leaves, there is a legible PNG of it, the same every time."""
+"""The plots: every result gives a legible PNG, with the same bytes every time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rows(epochs: int) -> list[EpochRow]:
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:
-    """Read a PNG whole, and see that it shows something."""
+    """Read a PNG and check that it shows something."""
     with Image.open(path) as image:
         assert image.format == "PNG"
         shown = np.asarray(image.convert("RGB"))
@@ -47,33 +47,30 @@ def has_colour(shown: NDArray[np.uint8], colour: str) -> bool:
 
 
 def probabilities(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return softmax-like rows that say `predicted`, with a confidence that falls from row to row."""
+    """Return softmax-like rows that predict `predicted`, each less confident than the row before."""
     table = np.full((len(labels), 10), 0.01, np.float32)
     table[np.arange(len(labels)), predicted] = np.linspace(0.9, 0.5, len(labels))
     return table
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 12, 300])
-@pytest.mark.parametrize("held_out", ["test", "validation"])
-def test_curves_of_any_length_are_drawn(tmp_path: Path, epochs: int, held_out: str) -> None:
-    plots.history(rows(epochs), tmp_path / "history.png", held_out=held_out)
+@pytest.mark.parametrize(
+    ("history", "held_out"),
+    [
+        (rows(1), "test"),
+        (rows(12), "validation"),
+        (rows(300), "test"),
+        ([*rows(2), EpochRow(3, math.nan, 0.1, math.inf, 0.1, 1.0, 2.5)], "test"),
+    ],
+    ids=["one epoch", "a dozen", "hundreds", "diverged"],
+)
+def test_curves_of_any_history_are_drawn(tmp_path: Path, history: list[EpochRow], held_out: str) -> None:
+    plots.history(history, tmp_path / "history.png", held_out=held_out)
     shown = pixels(tmp_path / "history.png")
     assert has_colour(shown, plots.TRAINING)
     assert has_colour(shown, plots.HELD_OUT)
 
 
-def test_a_history_that_diverged_is_drawn(tmp_path: Path) -> None:
-    diverged = [*rows(2), EpochRow(3, math.nan, 0.1, math.inf, 0.1, 1.0, 2.5)]
-    plots.history(diverged, tmp_path / "history.png", held_out="test")
-    assert has_colour(pixels(tmp_path / "history.png"), plots.TRAINING)
-
-
-def test_an_empty_history_is_drawn(tmp_path: Path) -> None:
-    plots.history([], tmp_path / "history.png", held_out="test")
-    pixels(tmp_path / "history.png")
-
-
-def test_the_best_and_the_last_value_are_told_apart(tmp_path: Path) -> None:
+def test_the_best_and_the_last_value_are_both_shown(tmp_path: Path) -> None:
     same_last = [*rows(3), EpochRow(4, 0.3, 0.9, 5.0, 0.2, 1.0, 2.5)]
     other_best = [EpochRow(1, 0.3, 0.9, 0.01, 0.99, 1.0, 2.5), *same_last[1:]]
     plots.history(same_last, tmp_path / "one.png", held_out="test")
@@ -82,7 +79,7 @@ def test_the_best_and_the_last_value_are_told_apart(tmp_path: Path) -> None:
     assert not np.array_equal(pixels(tmp_path / "one.png")[title], pixels(tmp_path / "other.png")[title])
 
 
-@pytest.mark.parametrize("num_classes", [2, 10, 20, 21, 256])
+@pytest.mark.parametrize("num_classes", [2, 20, 21, 256])
 def test_a_confusion_matrix_of_any_size_is_drawn(tmp_path: Path, num_classes: int) -> None:
     labels = np.random.default_rng(0).integers(0, num_classes, 1000)
     predicted = np.where(np.arange(1000) % 7, labels, (labels + 1) % num_classes)
@@ -90,7 +87,7 @@ def test_a_confusion_matrix_of_any_size_is_drawn(tmp_path: Path, num_classes: in
     assert max(pixels(tmp_path / "confusion.png").shape) < 2000
 
 
-def test_a_single_mistake_among_thousands_is_seen(tmp_path: Path) -> None:
+def test_a_single_mistake_among_thousands_is_visible(tmp_path: Path) -> None:
     labels = np.arange(10_000) % 10
     predicted = labels.copy()
     plots.confusion(labels, predicted, 10, tmp_path / "none.png")
@@ -106,7 +103,7 @@ def test_a_single_mistake_among_thousands_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [[], [3], [3, 3, 5]])
-def test_absent_classes_do_no_harm(tmp_path: Path, labels: list[int]) -> None:
+def test_absent_classes_are_drawn(tmp_path: Path, labels: list[int]) -> None:
     truth = np.array(labels, np.uint8)
     plots.confusion(truth, np.full_like(truth, 9), 10, tmp_path / "confusion.png")
     pixels(tmp_path / "confusion.png")
@@ -119,8 +116,8 @@ def test_labels_in_bytes_do_not_overflow(tmp_path: Path) -> None:
     assert (tmp_path / "bytes.png").read_bytes() == (tmp_path / "words.png").read_bytes()
 
 
-@pytest.mark.parametrize("wrong", [1, 5, 6, 24, 25, 100])
-def test_no_more_than_25_mistakes_are_drawn(tmp_path: Path, wrong: int) -> None:
+@pytest.mark.parametrize("wrong", [1, 6, 25, 100])
+def test_at_most_25_mistakes_are_drawn(tmp_path: Path, wrong: int) -> None:
     labels = np.arange(120) % 10
     predicted = np.where(np.arange(120) < wrong, (labels + 1) % 10, labels)
     images = np.zeros((120, 28, 28), np.uint8)  # black tiles on white
@@ -147,12 +144,12 @@ def test_the_most_confident_mistake_comes_first(tmp_path: Path) -> None:
     assert places[:, 0].max() < grey.shape[0] / 4
 
 
-@pytest.mark.parametrize("number", [0, 1, 10])
-def test_without_mistakes_the_picture_says_so(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("number", [0, 10])
+def test_a_plot_without_mistakes_says_so(tmp_path: Path, number: int) -> None:
     labels = np.arange(number)
     images = np.zeros((number, 28, 28), np.uint8)
     plots.mistakes(images, labels, probabilities(labels, labels), tmp_path / "mistakes.png")
-    assert has_colour(pixels(tmp_path / "mistakes.png"), plots.RIGHT)
+    assert has_colour(pixels(tmp_path / "mistakes.png"), plots.CORRECT)
 
 
 def draw_all(folder: Path) -> list[bytes]:
@@ -165,56 +162,43 @@ def draw_all(folder: Path) -> list[bytes]:
     return [(folder / f"{name}.png").read_bytes() for name in ("history", "confusion", "mistakes")]
 
 
-def test_equal_input_gives_equal_bytes_in_whatever_style_the_user_likes(tmp_path: Path) -> None:
+def test_equal_input_gives_equal_bytes_in_any_style(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The user's style and logging stay as they were, and no temporary file is left."""
     import matplotlib as mpl
 
+    caplog.set_level(logging.INFO, "matplotlib")
     first = draw_all(tmp_path)
     with mpl.rc_context({"font.size": 20, "axes.facecolor": "black", "savefig.bbox": "tight"}):
         assert draw_all(tmp_path) == first
         assert mpl.rcParams["font.size"] == 20
+    assert logging.getLogger("matplotlib").level == logging.INFO
     assert all(b"tEXt" not in content for content in first)
+    assert {path.name for path in tmp_path.iterdir()} == {"confusion.png", "history.png", "mistakes.png"}
 
 
-def test_nothing_is_left_beside_the_pictures(tmp_path: Path) -> None:
-    draw_all(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "confusion.png",
-        "history.png",
-        "mistakes.png",
-    ]
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="cannot write"):
         plots.history(rows(1), tmp_path / "gone" / "history.png", held_out="test")
 
 
-def test_the_level_of_matplotlibs_logger_is_left_alone(tmp_path: Path) -> None:
-    before = logging.getLogger("matplotlib").level
-    draw_all(tmp_path)
-    assert logging.getLogger("matplotlib").level == before
-
-
-def test_drawing_is_silent_without_a_home_and_never_loads_pyplot(tmp_path: Path) -> None:
+def test_drawing_prints_nothing_and_never_imports_pyplot(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
 from mnist_cnn.training import plots
 assert not {"matplotlib", "numpy"} & set(sys.modules)
-plots.history([], Path("history.png"), held_out="test")
+plots.history([], Path("history.png"), held_out="test")  # an empty history is drawn too
+assert Path("history.png").is_file()
 assert "matplotlib.pyplot" not in sys.modules
 assert "tensorflow" not in sys.modules
 """
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("MPL", "XDG_"))},
-        "HOME": os.devnull,
-    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "XDG_"))}
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         check=False,
         cwd=tmp_path,
-        env=environment,
+        env={**inherited, "HOME": os.devnull},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,100 @@
+"""The compiled epoch: order, steps, optimizers, precision, and weights that are not finite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from mnist_cnn import cpu, launch
+from mnist_cnn.config import Optimizer, Precision, Schedule, TrainConfig
+from mnist_cnn.data import datasets
+from mnist_cnn.errors import TrainingError
+from mnist_cnn.training import epoch
+from mnist_cnn.training.model import weights_sha256
+
+if TYPE_CHECKING:
+    from mnist_cnn.result import Progress
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
+
+TINY = (
+    "data.train_limit=200", "data.test_limit=50", "train.batch_size=32", "model.filters=[2]",
+    "model.dense_units=4", "train.epochs=2",
+)  # fmt: skip
+"""A job that trains in a fraction of a second."""
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
+    orders = [epoch.permutation(seed, number, 1000) for seed, number in ((0, 1), (0, 2), (1, 1))]
+    assert np.array_equal(epoch.permutation(0, 1, 1000), orders[0])
+    assert all(sorted(order) == list(range(1000)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.usefixtures("keras")
+def test_the_number_of_steps_per_call_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = launch.make_job(*TINY)
+    arrays = datasets.load(job.data)
+    rows, hashes, calls = [], [], []
+    for seconds in (1e-9, 1e9):
+        monkeypatch.setattr(epoch, "PROGRESS_SECONDS", seconds)
+        trainer = epoch.Trainer(job, arrays)
+        seen: list[Progress] = []
+        rows += [trainer.run_epoch(number, seen.append) for number in (1, 2)]
+        hashes.append(weights_sha256(trainer.model))
+        calls.append(len(seen))
+    assert calls[0] == 14  # 7 steps of at most 32 images, twice
+    assert calls[1] < 14
+    assert hashes[0] == hashes[1]
+    assert [(row.loss, row.accuracy) for row in rows[:2]] == [(row.loss, row.accuracy) for row in rows[2:]]
+
+
+@pytest.mark.usefixtures("keras")
+def test_weights_that_are_not_finite_fail_even_behind_a_relu() -> None:
+    job = launch.make_job(*TINY)
+    trainer = epoch.Trainer(job, datasets.load(job.data))
+    kernel = trainer.model.layers[0].kernel
+    kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+    with pytest.raises(TrainingError, match=r"NaN|the loss became nan"):
+        trainer.run_epoch(1, lambda progress: None)
+
+
+@pytest.mark.usefixtures("keras")
+def test_auto_is_bfloat16_if_the_device_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU is made up: the machines that run the tests need not have one."""
+    import tensorflow as tf
+
+    assert epoch.effective_precision(Precision.bfloat16) is Precision.bfloat16
+    for flag, expected in ((True, Precision.bfloat16), (False, Precision.float32)):
+        monkeypatch.setattr(cpu, "computes_bfloat16", lambda flag=flag: flag)
+        assert epoch.effective_precision(Precision.auto) is expected
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
+    for capability, expected in (((7, 5), Precision.float32), ((8, 0), Precision.bfloat16)):
+        details = {"compute_capability": capability}
+        monkeypatch.setattr(
+            tf.config.experimental, "get_device_details", lambda gpu, details=details: details
+        )
+        assert epoch.effective_precision(Precision.auto) is expected
+
+
+@pytest.mark.usefixtures("keras")
+@pytest.mark.parametrize("name", Optimizer)
+def test_every_optimizer_works_with_each_schedule(name: Optimizer) -> None:
+    constant = epoch.optimizer(TrainConfig(optimizer=name, learning_rate=0.5), steps=10)
+    assert float(constant.learning_rate) == 0.5
+    one_cycle = TrainConfig(optimizer=name, learning_rate=0.5, schedule=Schedule.one_cycle)
+    assert float(epoch.optimizer(one_cycle, steps=10).learning_rate) == pytest.approx(0.005)
+
+
+@pytest.mark.usefixtures("keras")
+def test_the_one_cycle_rate_rises_and_falls_in_straight_lines() -> None:
+    from mnist_cnn.training.schedule import OneCycle
+
+    rate = OneCycle(peak=2.0, steps=100, warmup=0.25)
+    rates = [float(rate(step)) for step in (0, 5, 25, 40, 70, 99, 100)]
+    assert rates == pytest.approx([0.02, 0.4, 2.0, 1.6, 0.8, 2.0 / 75, 0.02])
+    for warmup in (0, 1):
+        rate = OneCycle(peak=1.0, steps=4, warmup=warmup)
+        assert all(0.0099 < float(rate(step)) <= 1 for step in range(5))

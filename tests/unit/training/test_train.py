@@ -1,0 +1,42 @@
+"""What `train` writes, as far as it needs no training."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from mnist_cnn import launch
+from mnist_cnn.config import Format, ModelConfig
+from mnist_cnn.errors import BackendError
+from mnist_cnn.result import EpochRow
+from mnist_cnn.training import train
+from mnist_cnn.training.model import build_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
+
+
+@pytest.mark.usefixtures("keras")
+def test_an_hdf5_file_that_does_not_fit_on_the_disk_is_an_error(tmp_path: Path) -> None:
+    model = build_model(ModelConfig(filters=(2,)), (28, 28, 1), 10, Format.channels_last, "float32")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        with pytest.raises(BackendError, match=r"cannot write .*digits\.h5"):
+            train.save_h5(model, tmp_path / "digits.h5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("validation", "name"), [(0, "test"), (100, "validation")])
+def test_the_log_line_of_an_epoch_names_the_held_out_images(validation: int, name: str) -> None:
+    job = launch.make_job("train.epochs=12", f"data.validation={validation}")
+    row = EpochRow(3, 0.25, 0.9, 0.125, 0.95, 1.0, 2.5)
+    assert train.describe_epoch(row, job) == (
+        f"epoch 3/12  loss 0.2500  accuracy 0.9000  {name} loss 0.1250  {name} accuracy 0.9500  2.5 s"
+    )
