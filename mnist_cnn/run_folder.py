@@ -299,7 +299,7 @@ def is_fresh(folder: Path) -> bool:
         return False
 
 
-def held(folder: Path, seconds: float = locks.SECONDS) -> AbstractContextManager[None]:
+def held(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContextManager[None]:
     """Hold the run folder's lock, for what one process may do at a time. Raises as `locks.hold` does."""
     return locks.hold(folder / LOCK, seconds)
 

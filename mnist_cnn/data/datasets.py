@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cnn.config import DataConfig, Format
-from mnist_cnn.data.download import PACKAGED_HINT, Source, cache_folder, fetch, is_complete, named, packaged
+from mnist_cnn.data.download import (
+    PACKAGED_HINT,
+    Source,
+    cache_folder,
+    fetch,
+    find_source,
+    is_complete,
+    packaged,
+)
 from mnist_cnn.data.idx import read_idx
 from mnist_cnn.errors import ConfigurationError, DataError
 
@@ -80,7 +88,7 @@ def inspect(config: DataConfig, *, download: bool = True) -> DataSetInfo | None:
             digest is not `config.digest`.
         BackendError: a download cannot be stored.
     """
-    source = None if config.dir is not None else named(config.name)
+    source = None if config.dir is not None else find_source(config.name)
     if source is not None and source.url is None:
         info = _packaged_info(source)
         _check_classes(config, source)
@@ -159,7 +167,7 @@ def _locate(config: DataConfig, *, download: bool) -> _Located | None:
     if config.dir is not None:
         with _hint(FOLDER_HINT):
             return _Located(_in_folder(Path(config.dir)), config.dir, FOLDER_HINT)
-    source = named(config.name)
+    source = find_source(config.name)
     if source.url is None:
         return _Located(packaged(source), "packaged", PACKAGED_HINT)
     folder = cache_folder(source.name)

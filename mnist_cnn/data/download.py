@@ -90,7 +90,7 @@ def _source(name: str, values: dict[str, Any]) -> Source:
     return Source(**{"name": name, "url": None, "digest": None, **described, "files": files})
 
 
-def named(name: str) -> Source:
+def find_source(name: str) -> Source:
     """Return the set of this name.
 
     Raises:
