@@ -214,7 +214,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
 LOAD_UNPRIVILEGED = """
 import os
 import numpy  # before privileges are dropped, as nobody need be able to read what is installed
-from mnist_cnn import data
+from mnist_cnn.data import datasets
 from mnist_cnn.config import DataConfig
 from mnist_cnn.errors import DataError
 if os.geteuid() == 0:
@@ -222,7 +222,7 @@ if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
 try:
-    data.load(DataConfig(dir="set"))
+    datasets.load(DataConfig(dir="set"))
 except DataError as error:
     print(error.message)
 """

@@ -327,7 +327,7 @@ def test_a_downloaded_file_has_the_mode_that_the_umask_says(
 FETCH = """
 import json, sys
 from pathlib import Path
-from mnist_cnn.download import Source, SourceFile, fetch
+from mnist_cnn.data.download import Source, SourceFile, fetch
 from mnist_cnn.errors import MnistCnnError
 values = json.loads(sys.argv[1])
 files = tuple(SourceFile(**file) for file in values.pop("files"))
