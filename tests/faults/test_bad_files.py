@@ -265,7 +265,7 @@ import sys
 from pathlib import Path
 import numpy, PIL.Image
 from faults.trial import peak
-from mnist_cnn.prediction.predictor import prepare
+from mnist_cnn.prediction.pictures import prepare
 before = peak()
 assert prepare(Path(sys.argv[1]), 28, 28).any()
 print(peak() - before)
