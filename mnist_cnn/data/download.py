@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, storage_error
-from mnist_cnn.files.atomic import mode_of_new_files
+from mnist_cnn.files.atomic import default_file_mode
 from mnist_cnn.redaction import without_secrets
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def _downloader(file: SourceFile) -> Any:
                 if answer is not None and _is_final(answer.status_code):
                     raise _Refused(f"the server answers {answer.status_code} {answer.reason}") from error
                 raise
-        Path(path).chmod(mode_of_new_files())  # pooch's temporary file is for its owner alone
+        Path(path).chmod(default_file_mode())  # pooch's temporary file is for its owner alone
 
     return download
 

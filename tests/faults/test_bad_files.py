@@ -135,7 +135,7 @@ def test_a_file_of_a_run_that_is_far_too_long_is_not_read(home: Path, name: str,
     with path.open("wb") as file:
         file.truncate(2**40)
     verb = "resume" if name == "job.json" else "follow"
-    assert "at most were expected" in refused(code, verb, "bad")
+    assert "the limit is" in refused(code, verb, "bad")
 
 
 # Words
