@@ -53,7 +53,7 @@ def difference(prepared: NDArray[np.uint8], original: NDArray[np.uint8]) -> floa
 
 def noisy_paper(rows: int, columns: int, seed: int) -> NDArray[np.float64]:
     """Return light paper that is lit from one side, with a sensor's noise."""
-    y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
+    y, x = np.linspace(-1, 1, rows)[:, None], np.linspace(-1, 1, columns)
     noise = np.random.default_rng(seed).normal(0, 8, (rows, columns))
     return np.asarray(180 + 25 * x + 20 * y - 15 * x * x + noise)
 
@@ -110,7 +110,7 @@ def test_a_hard_shadow_is_ignored(tmp_path: Path) -> None:
     differences = []
     for index in DIGITS:
         drawn = enlarge(IMAGES[index])
-        y, x = np.mgrid[-1 : 1 : drawn.shape[0] * 1j, -1 : 1 : drawn.shape[1] * 1j]
+        y, x = np.linspace(-1, 1, drawn.shape[0])[:, None], np.linspace(-1, 1, drawn.shape[1])
         photo = np.where(x + y > 0.3, 150, 190) - 0.5 * drawn
         differences.append(difference(prepare(save(photo, tmp_path / "shadow.png"), 28, 28), IMAGES[index]))
     assert np.mean(differences) < 2 * CLOSE
