@@ -25,7 +25,7 @@ from faults.files import tiny_run
 from faults.readers import KINDS
 from faults.readers.given_files import draw_digit
 from faults.readers.reader import answer
-from faults.trial import limited, try_out
+from faults.trial import limited, run_trial
 from mnist_cnn import backends
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.errors import ConfigurationError, DataError, MnistCnnError
@@ -343,6 +343,6 @@ def test_every_damaged_file_is_read_rightly_or_refused_in_words(
     kind: str, tiny: Path, tmp_path: Path
 ) -> None:
     count = max(10, round(1_000 * KINDS[kind].share))
-    outcome = try_out(kind, range(count), 1, tiny, tmp_path / "kept")
+    outcome = run_trial(kind, range(count), 1, tiny, tmp_path / "kept")
     assert not outcome.faults, "\n".join(outcome.faults.values())
     assert outcome.inputs == count

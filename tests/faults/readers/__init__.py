@@ -1,4 +1,4 @@
-"""Each kind of file that may be bad: how one is made from a seed, and what of the product reads it."""
+"""Each kind of file that may be damaged: how to make one, and which part of the product reads it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """`reader` makes one from a sound run and an empty folder; `share` is of the number of inputs asked for.
+    """`reader` is made from a sound run and an empty folder; `share` is of the number of inputs chosen.
 
-    `mebibytes` is how much the process may grow by at most while it reads.
+    `mebibytes` is the limit of the process's growth while it reads.
     """
 
     reader: Callable[[Path, Path], Reader]

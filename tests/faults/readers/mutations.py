@@ -1,4 +1,4 @@
-"""Ways in which a file goes bad: as bytes, as JSON, as IDX. All are pure functions of what they are given."""
+"""Damages files: as bytes, as JSON, as IDX. All are pure functions of their arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIMENSIONS = (0, 1, 2, 5, 28, 255, 256, 65_535, 2**16, 2**31 - 1, 2**31, 2**32 -
 
 
 def damaged(content: bytes, random: Random, others: tuple[bytes, ...] = ()) -> bytes:
-    """Damage bytes in one to a few places, or take other bytes altogether."""
+    """Damage bytes in one or a few places, or replace them all."""
     if random.random() < 0.02:
         return random.choice((b"", *others, random.randbytes(random.randrange(300))))
     for _ in range(random.choice((1, 1, 1, 2, 4, 16))):
@@ -116,14 +116,14 @@ TEXTS = (
 
 
 def damaged_json(content: bytes, random: Random) -> bytes:
-    """Damage JSON, a document or one to a line: a value, a key, the text, or all of it."""
+    """Damage a JSON document or JSON lines: a value, a key, the text, or all of it."""
     choice = random.random()
     if choice < 0.1:
         return random.choice(TEXTS)
     if choice < 0.25:
         return damaged(content, random, TEXTS)
     if choice < 0.3:
-        return _twice(content, random)
+        return _repeat_key(content, random)
     lines = content.splitlines()
     is_one = len(lines) < 2 or lines[0] in (b"{", b"[")
     place = random.randrange(len(lines)) if lines else 0
@@ -135,7 +135,7 @@ def damaged_json(content: bytes, random: Random) -> bytes:
 
 
 def _other_value(value: Any, random: Random) -> Any:
-    """Change something within a JSON value, anywhere."""
+    """Change a JSON value somewhere."""
     if not isinstance(value, dict | list) or not value or random.random() < 0.05:
         return _odd(value, random)
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
@@ -154,7 +154,7 @@ def _other_value(value: Any, random: Random) -> Any:
 
 
 def _odd(value: Any, random: Random) -> Any:
-    """Return a value that does not belong here: of another type, or far out, or a little different."""
+    """Return a wrong value: of another type, out of range, or slightly different."""
     if random.random() < 0.2:
         if isinstance(value, int | float) and abs(value) < 1e9:
             return random.choice((-value, value + 1, value * 1e300, str(value), [value], value * 10**300))
@@ -164,11 +164,11 @@ def _odd(value: Any, random: Random) -> Any:
         for _ in range(random.choice((1, 10, 200))):
             deep = [deep]
         return deep
-    return copy.deepcopy(random.choice(ODD_VALUES))  # which is changed in its turn
+    return copy.deepcopy(random.choice(ODD_VALUES))  # a copy, because it may be changed later
 
 
-def _twice(content: bytes, random: Random) -> bytes:
-    """Say a key twice, the second time otherwise."""
+def _repeat_key(content: bytes, random: Random) -> bytes:
+    """Repeat a key with another value."""
     key = random.choice((b"schema", b"status", b"pid", b"accuracy", b"epoch", b"data", b"digest"))
     value = json.dumps(random.choice(ODD_VALUES)).encode()
     return content.rstrip().removesuffix(b"}") + b', "' + key + b'": ' + value + b"}"
@@ -189,24 +189,24 @@ def sound_idx(random: Random, rank: int, count: int | None = None, size: tuple[i
 
 
 def idx_header(magic: tuple[int, ...], shape: tuple[int, ...]) -> bytes:
-    """Return the header of an IDX file, true or not."""
+    """Return the header of an IDX file."""
     return bytes(magic) + struct.pack(f">{len(shape)}I", *shape)
 
 
 def packed(content: bytes, random: Random) -> bytes:
-    """Pack bytes with gzip, at some level, in one member or several."""
+    """Compress bytes with gzip, at a random level, in one or more members."""
     cuts = sorted(random.randrange(len(content) + 1) for _ in range(random.choice((0, 0, 0, 1, 2, 5))))
     parts = [content[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(content)], strict=True)]
     return b"".join(gzip.compress(part, random.randrange(10), mtime=0) for part in parts)
 
 
 def damaged_idx(random: Random, rank: int) -> bytes:
-    """Make an IDX file, gzipped or raw, that is sound in about a tenth of the cases."""
+    """Make an IDX file, gzipped or raw; about a tenth are sound."""
     content = sound_idx(random, rank)
     ways: dict[float, Callable[[], bytes]] = {
         0.05: lambda: maybe_packed(content, random),
-        0.1: lambda: packed(sound_idx(random, 4 - rank), random),  # images in place of labels
-        0.25: lambda: lying(random, rank, content),
+        0.1: lambda: packed(sound_idx(random, 4 - rank), random),  # images instead of labels
+        0.25: lambda: with_wrong_header(random, rank, content),
         0.3: lambda: bomb(random, content),
         0.55: lambda: packed(damaged(content, random), random),
         0.8: lambda: damaged(packed(content, random), random),
@@ -217,23 +217,23 @@ def damaged_idx(random: Random, rank: int) -> bytes:
 
 
 def maybe_packed(content: bytes, random: Random) -> bytes:
-    """Pack bytes with gzip, or leave them as they are."""
+    """Compress bytes with gzip, or leave them as they are."""
     return packed(content, random) if random.random() < 0.5 else content
 
 
-def lying(random: Random, rank: int, content: bytes) -> bytes:
-    """Make an IDX file whose magic number or dimensions are not those of its values."""
+def with_wrong_header(random: Random, rank: int, content: bytes) -> bytes:
+    """Make an IDX file whose magic number or dimensions do not fit its values."""
     magic = random.choice(
         ((0, 0, 8, rank), (0, 0, random.randrange(256), rank), (0, 0, 8, random.randrange(256)))
     )
-    true = struct.unpack(f">{rank}I", content[4 : 4 + 4 * rank])
-    shape = tuple(random.choice((size, size, size + 1, random.choice(DIMENSIONS))) for size in true)
-    liar = idx_header(magic, shape) + content[4 + 4 * rank :]
-    return maybe_packed(liar, random)
+    sizes = struct.unpack(f">{rank}I", content[4 : 4 + 4 * rank])
+    shape = tuple(random.choice((size, size, size + 1, random.choice(DIMENSIONS))) for size in sizes)
+    wrong = idx_header(magic, shape) + content[4 + 4 * rank :]
+    return maybe_packed(wrong, random)
 
 
 def bomb(random: Random, content: bytes) -> bytes:
-    """Make a small gzip file that unpacks to megabytes: zeros behind what is sound, or as a header says."""
+    """Make a small gzip file that unpacks to megabytes of zeros, after a sound file or a header."""
     packer = zlib.compressobj(level=9, wbits=31)
     megabytes = random.choice((8, 32))
     if random.random() < 0.5:
