@@ -1,7 +1,7 @@
-"""An IDX reader of its own, against which the product's is held: it unpacks first and asks afterwards.
+"""An independent IDX reader to compare the product's with: it unpacks first and checks afterwards.
 
-Written from the format's description (http://yann.lecun.com/exdb/mnist/, "the IDX file format") and from RFC
-1952, for files that are small. Shares no code with the product and knows nothing of it.
+Written for small files from the format's description (http://yann.lecun.com/exdb/mnist/) and from RFC 1952.
+It shares no code with the product.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import dataclasses
 import zlib
 
-MOST = 4 * 1024**2
-"""More unpacked bytes than any sound file here has: what unpacks to more is not sound."""
+MAX_BYTES = 4 * 1024**2
+"""Limit of the unpacked bytes of a sound file here."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """What an IDX file holds: its dimensions, and its unsigned bytes in C order."""
+    """The contents of an IDX file: its dimensions, and its unsigned bytes in C order."""
 
     shape: tuple[int, ...]
     values: bytes
 
 
 def read(content: bytes, rank: int) -> Read | None:
-    """Read an IDX file of unsigned bytes of this rank, gzipped or raw; None where it is not sound."""
+    """Read an IDX file of unsigned bytes of this rank, gzipped or raw; None if it is not sound."""
     plain = unpacked(content) if content[:2] == b"\x1f\x8b" else content
     if plain is None or plain[:4] != bytes([0, 0, 8, rank]) or len(plain) < 4 + 4 * rank:
         return None
@@ -37,15 +37,15 @@ def read(content: bytes, rank: int) -> Read | None:
 
 
 def unpacked(content: bytes) -> bytes | None:
-    """Unpack the members of a gzip file; None where one is damaged or cut off, or where there is too much."""
+    """Unpack the members of a gzip file; None if one is damaged, truncated or too large."""
     plain = b""
     while content:
         member = zlib.decompressobj(wbits=31)
         try:
-            plain += member.decompress(content, MOST)
+            plain += member.decompress(content, MAX_BYTES)
         except zlib.error:
             return None
-        if not member.eof or len(plain) >= MOST:
+        if not member.eof or len(plain) >= MAX_BYTES:
             return None
         content = member.unused_data
     return plain
