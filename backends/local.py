@@ -430,7 +430,7 @@ class LocalRegistry:
         run_id = run_folder.read_receipt(run).id
         try:
             home.mkdir(parents=True, exist_ok=True)
-            with locks.hold(home / run_folder.LOCK, locks.SECONDS, "register.dir=FOLDER"):
+            with locks.hold(home / run_folder.LOCK, locks.TIMEOUT_SECONDS, "register.dir=FOLDER"):
                 for version, registered_run in self._versions(home):
                     if registered_run == run_id:
                         return ModelRef(name, version, str(home / str(version)), is_new=False)

@@ -268,7 +268,7 @@ def was_just_started(folder: Path) -> bool:
         return False
 
 
-def lock(folder: Path, seconds: float = locks.SECONDS) -> AbstractContextManager[None]:
+def lock(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContextManager[None]:
     """Hold the run folder's lock while a `with` block runs. Raises as `locks.hold` does."""
     return locks.hold(folder / LOCK, seconds)
 

@@ -55,7 +55,7 @@ def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
     except ServiceError as error:
         say(f"{error.message}; the run goes on")
         return None
-    except locks.Held:
+    except locks.LockTimeout:
         return None
     except (BackendError, OSError) as error:
         worded = storage_error(error, str(folder / run_folder.LOG)) if isinstance(error, OSError) else error

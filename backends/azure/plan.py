@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import mnist_cnn
 from mnist_cnn.backends.azure import checks, snapshot
 from mnist_cnn.data import datasets
-from mnist_cnn.data.download import named
+from mnist_cnn.data.download import find_source
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.job import Job
 
@@ -99,7 +99,7 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
 
 def data_folder(config: DataConfig) -> str:
     """Return the datastore's folder for a data set: sets that differ never share one."""
-    packaged = named("mnist")
+    packaged = find_source("mnist")
     if config.digest == packaged.digest:
         return packaged.name
     return config.name if config.dir is None else f"data-{str(config.digest)[:12]}"

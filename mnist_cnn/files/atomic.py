@@ -1,7 +1,4 @@
-"""Files that are there whole or not at all: written beside their place, synced, then renamed.
-
-Knows nothing of what is in them.
-"""
+"""Writes files atomically: in a temporary file, synced to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -18,17 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PREFIX = ".writing-"
-"""How the name of a file begins that is still being written."""
+"""How the name of a temporary file begins."""
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
-"""What file systems answer that sync no folder, as some of networks do (fsync(2))."""
+"""Errors of file systems that cannot sync a folder, such as some network file systems (fsync(2))."""
 
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Give a temporary path in the same folder, with the same suffix; rename it to `path` at the end.
+    """Yield a temporary path in the same folder, with the same suffix; rename it to `path` at the end.
 
-    Where the body raises, nothing is left and `path` is as it was. What is `durable` is on the disk when this
-    returns, so that it outlives a loss of power; that takes milliseconds.
+    If the body raises, the temporary file is removed and `path` is unchanged. If `durable`, the file is
+    synced to disk, so that it survives a power failure; that takes milliseconds.
 
     Raises:
         BackendError: the file cannot be written (full disk, no permission).
@@ -41,12 +38,12 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(mode_of_new_files())
+        temporary.chmod(default_file_mode())
         if durable:
             _sync(temporary)
         temporary.replace(path)
         if durable:
-            _sync_names(path.parent)
+            _sync_folder(path.parent)
     except OSError as error:
         raise storage_error(error, str(path)) from error
     finally:
@@ -60,7 +57,7 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's names, written to the disk."""
+    """Sync a file's content, or a folder's names, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -68,8 +65,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _sync_names(folder: Path) -> None:
-    """Have a folder's names written to the disk, where its file system lets a folder be synced."""
+def _sync_folder(folder: Path) -> None:
+    """Sync a folder's names to disk, if its file system supports that."""
     try:
         _sync(folder)
     except OSError as error:
@@ -77,8 +74,8 @@ def _sync_names(folder: Path) -> None:
             raise
 
 
-def mode_of_new_files() -> int:
-    """Return the mode that `open` gives a new file; one made by `tempfile` is for its owner alone."""
-    mask = os.umask(0o077)  # POSIX only tells the umask to whoever sets it
+def default_file_mode() -> int:
+    """Return the mode that `open` gives a new file; `tempfile` makes files that only the owner can read."""
+    mask = os.umask(0o077)  # POSIX reveals the umask only by setting it
     os.umask(mask)
     return 0o666 & ~mask

@@ -1,4 +1,4 @@
-"""A lock in a file: held by one process at a time, and by none that has died."""
+"""File locks, held by one process at a time; the system releases them when the process dies."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
-class Held(BackendError):  # noqa: N818 - it tells where the lock is
-    """Another process has held the lock for as long as it was waited for."""
+class LockTimeout(BackendError):  # noqa: N818 - like TimeoutError, it names what ran out
+    """Another process held the lock until the timeout."""
 
 
 @contextmanager
-def hold(path: Path, seconds: float = SECONDS, elsewhere: str = "runs_dir=FOLDER") -> Iterator[None]:
-    """Hold the lock in the file `path`; wait for it for `seconds`. `elsewhere` is the setting that moves it.
+def hold(path: Path, timeout: float = TIMEOUT_SECONDS, setting: str = "runs_dir=FOLDER") -> Iterator[None]:
+    """Hold the lock file `path` while the body runs; wait up to `timeout` seconds for it.
+
+    `setting` is the override that moves the folder to another disk; hints name it.
 
     Raises:
-        Held: another process holds it all that time.
-        BackendError: the file cannot be written, or its file system has no locks.
+        LockTimeout: another process held the lock until the timeout.
+        BackendError: the file cannot be written, or the file system does not support locks.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path, timeout=seconds)
+    lock = FileLock(path, timeout=timeout)
     try:
         lock.acquire()
-    except Timeout as error:  # which is an OSError too
-        raise Held(f"{path.parent} is held by another process", "try again when it has ended") from error
+    except Timeout as error:  # a subclass of OSError
+        message = f"{path.parent} is locked by another process"
+        raise LockTimeout(message, "try again when that process has ended") from error
     except NotImplementedError as error:
-        message = f"the file system of {path.parent} has no locks"
-        raise BackendError(message, f"choose another with {elsewhere}") from error
+        message = f"the file system of {path.parent} does not support locks"
+        raise BackendError(message, f"choose another folder with {setting}") from error
     except OSError as error:
-        raise storage_error(error, str(path.parent), elsewhere) from error
+        raise storage_error(error, str(path.parent), setting) from error
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The command line: each matrix runs its cases and ends in a table, and in 1 where a promise was broken."""
+"""The command line: a matrix runs its cases, prints a table and exits with 1 if a promise was broken."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from . import __doc__ as what_they_are
+from . import __doc__ as description
 
 MATRICES = {"requests": "every_request", "files": "files", "kills": "kills"}
-"""By the name of each: the module beside this one that has its `add_arguments` and `run`."""
+"""The module of each matrix, with its `add_arguments` and `run`."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the named matrix. Returns the exit code."""
-    modules = loaded()
+    """Run the named matrix; return the exit code."""
+    modules = load_matrices()
     chosen = parser(modules).parse_args(arguments)
     try:
         code: int = modules[chosen.matrix].run(chosen)
@@ -27,8 +27,8 @@ def main(arguments: list[str]) -> int:
     return code
 
 
-def loaded() -> dict[str, ModuleType]:
-    """Import all matrices, which find the loopback service and the tests' modules by their own names."""
+def load_matrices() -> dict[str, ModuleType]:
+    """Import all matrices; the loopback service and the tests' helpers are put on sys.path first."""
     tests = Path(__file__).parent.parent
     for folder in (str(tests), str(tests / "azure")):
         if folder not in sys.path:
@@ -37,8 +37,8 @@ def loaded() -> dict[str, ModuleType]:
 
 
 def parser(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
-    """Make the parser: a command for each matrix, with what it has to ask."""
-    whole = argparse.ArgumentParser(prog="python -m tests.faults", description=what_they_are)
+    """Return a parser with a command for each matrix."""
+    whole = argparse.ArgumentParser(prog="python -m tests.faults", description=description)
     commands = whole.add_subparsers(dest="matrix", required=True, metavar="NAME")
     for name, module in modules.items():
         about = str(module.__doc__)

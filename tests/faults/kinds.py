@@ -1,4 +1,4 @@
-"""The kinds of request of a recorded run, the ways in which one can fail, and the cases that they make."""
+"""The kinds of request in a recorded run, the ways in which one can fail, and the resulting cases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "429": {"status": 429, "headers": (("Retry-After", "1"),)},
     "delay": {"kind": "delay", "seconds": DELAY_SECONDS},
 }
-"""How a request fails, by name; those that are retried least first."""
+"""How a request fails, by name; the least retried first."""
 FIRST, LAST = "first", "last"
 _BLOBS = {
     "(blob) data set": r"/azureml-blobstore-[^/]+/data-[^/]+/.+",
@@ -34,7 +34,7 @@ _BLOBS = {
     "(blob) log of the service's own": r"/azureml/ExperimentRun/[^/]+/[^/]*logs/.+",
     "(blob) snapshot": r"/snapshots/.+",
 }
-"""The store has one template for each container, with very different things in it."""
+"""Subdivides the blob store's requests, which have one template for each container."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -46,7 +46,7 @@ class Kind:
 
     @classmethod
     def of(cls, method: str, template: str, path: str) -> Kind:
-        """Return the kind of a request, of which the service knows the template."""
+        """Return a request's kind, given the service's template for its path."""
         if template.startswith("(blob)"):
             fits = (name for name, expression in _BLOBS.items() if re.fullmatch(expression, path))
             return cls(method, next(fits, template))
@@ -57,28 +57,28 @@ class Kind:
 
 
 class Requests(Protocol):
-    """What tells of a request as it comes in what it is."""
+    """Classifies incoming requests."""
 
     def kind(self, request: Request) -> Kind:
-        """Return its kind."""
+        """Return a request's kind."""
         ...
 
     def is_over(self) -> bool:
-        """Tell whether the run has ended by now."""
+        """Return whether the run has ended."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """A request as it came in, and whether that was after the end of the run."""
+    """A request, and whether it came after the end of the run."""
 
     kind: Kind
     is_late: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Watch(Fault):
-    """Fails nothing; takes down every request as it comes in."""
+class RequestRecorder(Fault):
+    """Records every request and fails none."""
 
     requests: Requests
     seen: list[Seen] = dataclasses.field(default_factory=list)
@@ -89,8 +89,8 @@ class Watch(Fault):
 
 
 @dataclasses.dataclass(frozen=True)
-class Strike:
-    """Which request of a kind: the `occurrence`-th, counted from the end of the run on where it `is_late`."""
+class InjectedFault:
+    """Which request of a kind fails: the `occurrence`-th; if `is_late`, counted from the run's end."""
 
     kind: Kind
     which: str
@@ -98,49 +98,49 @@ class Strike:
     is_late: bool = False
 
     def fault(self, way: str, requests: Requests) -> Fault:
-        """Return what makes it fail."""
-        return Struck(requests=requests, strike=self, occurrence=self.occurrence, **WAYS[way])
+        """Return the service's fault that makes the request fail."""
+        return MatchingFault(requests=requests, injected_fault=self, occurrence=self.occurrence, **WAYS[way])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Struck(Fault):
-    """Fails the request that a strike chooses."""
+class MatchingFault(Fault):
+    """Fails the request that `injected_fault` chooses."""
 
     requests: Requests
-    strike: Strike
+    injected_fault: InjectedFault
 
     def fits(self, request: Request) -> bool:
-        if self.requests.kind(request) != self.strike.kind:
+        if self.requests.kind(request) != self.injected_fault.kind:
             return False
-        return self.requests.is_over() or not self.strike.is_late
+        return self.requests.is_over() or not self.injected_fault.is_late
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A request that fails in one way, in one scenario."""
+    """One request that fails in one way, in one scenario."""
 
     scenario: str
-    strike: Strike
+    injected_fault: InjectedFault
     way: str
 
     def __str__(self) -> str:
-        return f"{self.scenario}: {self.strike.kind}, {self.strike.which}: {self.way}"
+        return f"{self.scenario}: {self.injected_fault.kind}, {self.injected_fault.which}: {self.way}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Observed:
-    """A run in which nothing failed: its requests as they came in, and the kinds whose first was refused."""
+    """A run without faults: its requests in order, and the kinds whose first request was refused."""
 
     seen: Sequence[Seen]
     refused_at_first: Sequence[Kind] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return this as JSON holds it."""
+        """Return JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Return what `as_json` gave."""
+        """Read the values of `as_json`."""
         seen = [Seen(Kind(**one["kind"]), one["is_late"]) for one in value["seen"]]
         return cls(seen, [Kind(**kind) for kind in value["refused_at_first"]])
 
@@ -148,20 +148,20 @@ class Observed:
         return {seen.kind for seen in self.seen if seen.kind.template != UNIMPLEMENTED}
 
     def counts(self, kind: Kind) -> tuple[int, int]:
-        """Return how many requests of a kind there were before the run's end and after it."""
+        """Return the number of requests of a kind before and after the run's end."""
         late = [seen.is_late for seen in self.seen if seen.kind == kind]
         return len(late) - sum(late), sum(late)
 
 
-def strikes(kind: Kind, observed: Iterable[Observed]) -> Iterator[Strike]:
-    """Yield the first and the last request of a kind, as several runs had them.
+def injected_faults(kind: Kind, observed: Iterable[Observed]) -> Iterator[InjectedFault]:
+    """Yield the first and the last request of a kind that several runs had.
 
-    How often a run is looked at differs from run to run, but only before its end. So the last request is
-    counted from that end on; of a kind that comes only before it, it is that of the run that had fewest.
+    The number of polls differs from run to run, but only before the run's end. So the last request is counted
+    from the end. If a kind comes only before the end, its last request is that of the run with the fewest.
     """
     before, after = zip(*(one.counts(kind) for one in observed), strict=True)
-    first = Strike(kind, FIRST, 1, is_late=not min(before))
-    last = Strike(kind, LAST, min(after) or min(before), is_late=bool(min(after)))
+    first = InjectedFault(kind, FIRST, 1, is_late=not min(before))
+    last = InjectedFault(kind, LAST, min(after) or min(before), is_late=bool(min(after)))
     yield first
     if (last.occurrence, last.is_late) != (first.occurrence, first.is_late):
         yield last
@@ -170,17 +170,18 @@ def strikes(kind: Kind, observed: Iterable[Observed]) -> Iterator[Strike]:
 def cases(observed: Mapping[str, Sequence[Observed]]) -> Iterator[Case]:
     """Yield all cases: each kind of request in the first scenario that has it.
 
-    In a later one again where it is refused at first there: what fails is then the look that finds nothing.
+    A later scenario repeats the kind only if its first request is refused there, because that is the lookup
+    of something that does not exist.
     """
     known: set[Kind] = set()
     for scenario, runs in observed.items():
         here = set[Kind].union(*(run.kinds() for run in runs))
         for kind in sorted(here):
             runs_with = [run for run in runs if sum(run.counts(kind))]
-            found = list(strikes(kind, runs_with))
+            found = list(injected_faults(kind, runs_with))
             if kind in known:
                 is_refused = all(kind in run.refused_at_first for run in runs_with)
-                found = [strike for strike in found if strike.which == FIRST and is_refused]
-            for strike in found:
-                yield from (Case(scenario, strike, way) for way in WAYS)
+                found = [fault for fault in found if fault.which == FIRST and is_refused]
+            for fault in found:
+                yield from (Case(scenario, fault, way) for way in WAYS)
         known |= here

@@ -1,7 +1,6 @@
-"""Which cases are finished and how they ended: a line of JSON for each, never changed, only added to.
+"""Records finished cases and their outcomes, one line of JSON each, append-only.
 
-A line also says which code was tried, so that a case counts only for the code that it was run with. Knows
-nothing of what a case is.
+A line also names the code that was tested, so that a case counts only for that code.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """How a case ended: in one of its matrix's outcomes, and with which promises broken."""
+    """A finished case: its outcome and its broken promises."""
 
     case: str
     outcome: str
     broken: tuple[str, ...] = ()
     seconds: float = 0.0
     code: str = ""
-    said: str = ""
-    """The command's last words, where a promise was broken."""
+    output: str = ""
+    """The end of the command's output, if a promise was broken."""
 
 
 class Ledger:
-    """The finished cases of a file, or of this process alone where there is no file."""
+    """The finished cases in a file, or of this process alone if there is no file."""
 
     def __init__(self, path: Path | None, code: str, *, any_code: bool = False) -> None:
         self.code = code
@@ -54,20 +53,20 @@ class Ledger:
         return case in self._entries
 
     def add(self, entry: Entry) -> None:
-        """Enter a finished case."""
+        """Record a finished case."""
         entry = dataclasses.replace(entry, code=self.code)
         with self._lock:
             self._entries[entry.case] = entry
             self._write(dataclasses.asdict(entry))
 
-    def take_down(self, note: str, value: Any) -> None:
-        """Keep what all cases need to know, as JSON holds it, so that it need not be found out again."""
+    def add_note(self, note: str, value: Any) -> None:
+        """Record a JSON value that all cases need."""
         with self._lock:
             self._notes[note] = value
             self._write({"note": note, "value": value, "code": self.code})
 
     def note(self, note: str) -> Any:
-        """Return what was taken down; None where nothing was."""
+        """Return a recorded value, or None."""
         return self._notes.get(note)
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -77,13 +76,13 @@ class Ledger:
                 file.write(json.dumps(row) + "\n")
 
     def entries(self, cases: Iterable[str]) -> list[Entry]:
-        """Return what is known of these cases, in their order."""
+        """Return the entries of these cases, in their order."""
         with self._lock:
             return [self._entries[case] for case in cases if case in self._entries]
 
 
 def _read(line: str) -> dict[str, Any] | None:
-    """Return a line's entry; None for one that was cut as its process was killed."""
+    """Return a line's entry, or None if its process was killed while it wrote the line."""
     try:
         row: dict[str, Any] = json.loads(line)
     except ValueError:
@@ -92,7 +91,7 @@ def _read(line: str) -> dict[str, Any] | None:
 
 
 def digest(*folders: Path) -> str:
-    """Return a name for the code in some folders, which is another one when any of it is changed."""
+    """Return a hash of all files in some folders."""
     found = hashlib.sha256()
     for folder in folders:
         for path in sorted(folder.rglob("*")):
@@ -103,7 +102,7 @@ def digest(*folders: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One of `count` parts of a matrix; a case belongs to the same one, whichever other cases there are."""
+    """One of `count` parts of a matrix; a case's part does not depend on the other cases."""
 
     number: int = 1
     count: int = 1
@@ -112,7 +111,7 @@ class Shard:
     def parse(cls, text: str) -> Shard:
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise argparse.ArgumentTypeError(f"{text} is no shard; the second of four is 2/4")
+            raise argparse.ArgumentTypeError(f"{text} is not a shard; the second of four is 2/4")
         return cls(int(found[1]), int(found[2]))
 
     def __contains__(self, case: str) -> bool:
@@ -120,16 +119,18 @@ class Shard:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what a matrix asks that has a ledger."""
+    """Add the arguments of a matrix with a ledger."""
     whole = Shard()
     parser.add_argument("--shard", type=Shard.parse, default=whole, metavar="I/N", help="run one of N parts")
-    parser.add_argument("--ledger", type=Path, metavar="FILE", help="enter finished cases; skip those in it")
     parser.add_argument(
-        "--any-code", action="store_true", help="let cases of the ledger count that other code was run with"
+        "--ledger", type=Path, metavar="FILE", help="record finished cases here; skip those already in it"
     )
-    parser.add_argument("--only", type=re.compile, metavar="EXPRESSION", help="run only cases that it fits")
+    parser.add_argument(
+        "--any-code", action="store_true", help="also skip cases that were run with different code"
+    )
+    parser.add_argument("--only", type=re.compile, metavar="EXPRESSION", help="run only cases that match")
 
 
-def is_asked(case: str, chosen: argparse.Namespace) -> bool:
-    """Tell whether a case is among those that the arguments ask for."""
+def is_selected(case: str, chosen: argparse.Namespace) -> bool:
+    """Return whether the arguments select a case."""
     return case in chosen.shard and (not chosen.only or chosen.only.search(case) is not None)

@@ -25,7 +25,7 @@ from faults.files import tiny_run
 from faults.readers import KINDS
 from faults.readers.given_files import draw_digit
 from faults.readers.reader import answer
-from faults.trial import limited, try_out
+from faults.trial import limited, run_trial
 from mnist_cnn import backends
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.errors import ConfigurationError, DataError, MnistCnnError
@@ -130,7 +130,7 @@ def test_a_run_file_that_is_far_too_long_is_not_read(home: Path, name: str, code
     with path.open("wb") as file:
         file.truncate(2**40)
     verb = "resume" if name == "job.json" else "follow"
-    assert "at most were expected" in refused(code, verb, "bad")
+    assert "the limit is" in refused(code, verb, "bad")
 
 
 # Words
@@ -258,7 +258,7 @@ import sys
 from pathlib import Path
 import numpy, PIL.Image
 from faults.trial import peak
-from mnist_cnn.prediction.predictor import prepare
+from mnist_cnn.prediction.pictures import prepare
 before = peak()
 assert prepare(Path(sys.argv[1]), 28, 28).any()
 print(peak() - before)
@@ -334,6 +334,6 @@ def test_any_value_anywhere_in_a_run_file_is_read_or_refused(
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_damaged_file_is_read_correctly_or_refused(kind: str, tiny: Path, tmp_path: Path) -> None:
     count = max(10, round(1_000 * KINDS[kind].share))
-    outcome = try_out(kind, range(count), 1, tiny, tmp_path / "kept")
+    outcome = run_trial(kind, range(count), 1, tiny, tmp_path / "kept")
     assert not outcome.faults, "\n".join(outcome.faults.values())
     assert outcome.inputs == count

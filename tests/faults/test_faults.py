@@ -12,11 +12,11 @@ if sys.version_info[:2] != (3, 11):
     pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
 
 from faults import kinds, outcome
-from faults.__main__ import loaded, parser
-from faults.every_request import record_one, report, run_case
-from faults.kinds import FIRST, LAST, Case, Kind, Observed, Seen, Strike
+from faults.__main__ import load_matrices, parser
+from faults.every_request import record_scenario, report, run_case
+from faults.kinds import FIRST, LAST, Case, InjectedFault, Kind, Observed, Seen
 from faults.ledger import Entry, Ledger, Shard
-from faults.scenario import AGAIN, CANCEL, Stage
+from faults.scenario import AGAIN, CANCEL, ScenarioRunner
 from faults.scenario import FIRST as FIRST_RUN
 
 if TYPE_CHECKING:
@@ -30,45 +30,45 @@ SUBMISSION = Kind("POST", "/execution/v1.0<WS>/experiments/{experiment}/snapshot
 CANCELLATION = Kind("POST", "/execution/v1.0<WS>/experiments/{experiment}/runId/{run}/cancel")
 NODES_LOOK = Kind("GET", "/history/v1.0<WS>/experimentids/{experiment_id}/runs/{run}")
 CREATION = Kind("PUT", "<WS>/computes/{compute}")
-TWELVE = [
-    Case(AGAIN, Strike(SUBMISSION, FIRST), "lost answer"),
-    Case(AGAIN, Strike(SUBMISSION, FIRST), "403"),
-    Case(AGAIN, Strike(Kind("PATCH", RUNS), FIRST), "403"),
-    Case(AGAIN, Strike(NODES_LOOK, FIRST), "403"),
-    Case(AGAIN, Strike(Kind("GET", f"{RUNS}/details"), LAST, is_late=True), "delay"),
-    Case(AGAIN, Strike(Kind("GET", "(blob) outputs"), FIRST, is_late=True), "cut"),
-    Case(AGAIN, Strike(Kind("PUT", "(blob) outputs"), FIRST), "dropped"),
-    Case(AGAIN, Strike(Kind("POST", MODELS), FIRST, is_late=True), "lost answer"),
-    Case(AGAIN, Strike(Kind("GET", MODELS), LAST, 2, is_late=True), "403"),
-    Case(FIRST_RUN, Strike(CREATION, FIRST), "lost answer"),
-    Case(FIRST_RUN, Strike(Kind("PUT", "(blob) data set"), LAST, 4), "429"),
-    Case(CANCEL, Strike(CANCELLATION, FIRST), "403"),
+CASES = [
+    Case(AGAIN, InjectedFault(SUBMISSION, FIRST), "lost answer"),
+    Case(AGAIN, InjectedFault(SUBMISSION, FIRST), "403"),
+    Case(AGAIN, InjectedFault(Kind("PATCH", RUNS), FIRST), "403"),
+    Case(AGAIN, InjectedFault(NODES_LOOK, FIRST), "403"),
+    Case(AGAIN, InjectedFault(Kind("GET", f"{RUNS}/details"), LAST, is_late=True), "delay"),
+    Case(AGAIN, InjectedFault(Kind("GET", "(blob) outputs"), FIRST, is_late=True), "cut"),
+    Case(AGAIN, InjectedFault(Kind("PUT", "(blob) outputs"), FIRST), "dropped"),
+    Case(AGAIN, InjectedFault(Kind("POST", MODELS), FIRST, is_late=True), "lost answer"),
+    Case(AGAIN, InjectedFault(Kind("GET", MODELS), LAST, 2, is_late=True), "403"),
+    Case(FIRST_RUN, InjectedFault(CREATION, FIRST), "lost answer"),
+    Case(FIRST_RUN, InjectedFault(Kind("PUT", "(blob) data set"), LAST, 4), "429"),
+    Case(CANCEL, InjectedFault(CANCELLATION, FIRST), "403"),
 ]
 
 
 @pytest.fixture(scope="module")
-def stage(azure_started: AzureService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def runner(azure_started: AzureService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScenarioRunner]:
     from loopback import Behaviour
 
-    yield Stage(azure_started, tmp_path_factory.mktemp("stage"))
+    yield ScenarioRunner(azure_started, tmp_path_factory.mktemp("runner"))
     azure_started.clusters.behaviour = Behaviour()
     azure_started.requests.clear()
 
 
 @pytest.fixture(scope="module")
-def weights(stage: Stage) -> str:
+def weights(runner: ScenarioRunner) -> str:
     """What the run ends in when nothing fails."""
-    _, found = record_one(stage, AGAIN)
+    _, found = record_scenario(runner, AGAIN)
     return found[0]
 
 
-@pytest.mark.parametrize("case", TWELVE, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_request_that_fails_ends_in_the_right_result_or_in_a_word_about_what_to_do(
-    stage: Stage, weights: str, case: Case
+    runner: ScenarioRunner, weights: str, case: Case
 ) -> None:
-    entry = run_case(stage, case, weights)
-    assert not entry.broken, f"{entry.broken}\n{entry.said}"
-    assert entry.outcome != outcome.NOT_STRUCK
+    entry = run_case(runner, case, weights)
+    assert not entry.broken, f"{entry.broken}\n{entry.output}"
+    assert entry.outcome != outcome.NOT_INJECTED
 
 
 def test_each_kind_fails_at_its_first_and_its_last_request_in_every_way() -> None:
@@ -81,14 +81,14 @@ def test_each_kind_fails_at_its_first_and_its_last_request_in_every_way() -> Non
     }
     cases = list(kinds.cases(observed))
     assert len({str(case) for case in cases}) == len(cases)
-    places = {(case.scenario, case.strike) for case in cases}
+    places = {(case.scenario, case.injected_fault) for case in cases}
     assert places == {
-        (AGAIN, Strike(look, FIRST)),
-        (AGAIN, Strike(look, LAST, is_late=True)),
-        (AGAIN, Strike(log, FIRST)),
-        (AGAIN, Strike(log, LAST, 2)),
-        (AGAIN, Strike(found, FIRST)),
-        (FIRST_RUN, Strike(found, FIRST)),
+        (AGAIN, InjectedFault(look, FIRST)),
+        (AGAIN, InjectedFault(look, LAST, is_late=True)),
+        (AGAIN, InjectedFault(log, FIRST)),
+        (AGAIN, InjectedFault(log, LAST, 2)),
+        (AGAIN, InjectedFault(found, FIRST)),
+        (FIRST_RUN, InjectedFault(found, FIRST)),
     }
     assert len(cases) == len(places) * len(kinds.WAYS)
 
@@ -113,17 +113,17 @@ def test_shards_share_all_cases_and_none_twice() -> None:
     assert sum(map(len, parts)) == len(set.union(*parts)) == 100
     for refused in (["requests", "--shard", "4/3"], ["requests", "--shard", "0/3"], ["never"]):
         with pytest.raises(SystemExit) as ended:
-            parser(loaded()).parse_args(refused)
+            parser(load_matrices()).parse_args(refused)
         assert ended.value.code == 2
 
 
 def test_the_tables_hide_no_case() -> None:
     entries = [
-        Entry(str(TWELVE[0]), outcome.RIGHT),
-        Entry(str(TWELVE[1]), outcome.BROKEN, ("a traceback",)),
-        Entry(str(TWELVE[3]), outcome.NOT_STRUCK),
+        Entry(str(CASES[0]), outcome.RIGHT),
+        Entry(str(CASES[1]), outcome.BROKEN, ("a traceback",)),
+        Entry(str(CASES[3]), outcome.NOT_INJECTED),
     ]
-    text = report([TWELVE[0], TWELVE[1], TWELVE[3]], entries)
-    assert f"{TWELVE[1]}: a traceback" in text
-    assert f"not struck: {TWELVE[3]}" in text
+    text = report([CASES[0], CASES[1], CASES[3]], entries)
+    assert f"{CASES[1]}: a traceback" in text
+    assert f"not injected: {CASES[3]}" in text
     assert text.count("\nall") == 2

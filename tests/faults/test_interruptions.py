@@ -299,7 +299,7 @@ def test_a_lock_is_waited_for_while_its_holder_lives_and_is_free_once_it_is_kill
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     holder.send_signal(signal.SIGSTOP)
-    with pytest.raises(BackendError, match="is held by another process"), run_folder.lock(tmp_path, 0.2):
+    with pytest.raises(BackendError, match="is locked by another process"), run_folder.lock(tmp_path, 0.2):
         pass
     holder.kill()
     holder.wait()
@@ -314,7 +314,10 @@ def test_a_file_system_without_locks_is_worded(tmp_path: Path, monkeypatch: pyte
         raise NotImplementedError
 
     monkeypatch.setattr(filelock.FileLock, "_acquire", without)
-    with pytest.raises(BackendError, match="has no locks") as raised, locks.hold(tmp_path / "l", 1.0, "x=Y"):
+    with (
+        pytest.raises(BackendError, match="does not support locks") as raised,
+        locks.hold(tmp_path / "l", 1.0, "x=Y"),
+    ):
         pass
     assert "x=Y" in raised.value.hint
 
@@ -326,7 +329,7 @@ def test_what_a_resume_writes_is_not_cleared_by_another_that_starts_the_run_just
     write_job = run_folder.write_job
 
     def while_another_comes(folder: Path, job: Job) -> None:
-        with pytest.raises(BackendError, match="is held by another"), run_folder.lock(folder, 0):
+        with pytest.raises(BackendError, match="is locked by another"), run_folder.lock(folder, 0):
             run_folder.clear_leftovers(folder)
         write_job(folder, job)
 
@@ -373,7 +376,7 @@ def test_a_registry_that_another_holds_is_worded(
     assert holder.stdout.readline() == "held\n"
     monkeypatch.setattr(locks, "SECONDS", 0.2)
     register = RegisterConfig(name="m", min_accuracy=0.0, dir=str(tmp_path))
-    with pytest.raises(BackendError, match="m is held by another process"):
+    with pytest.raises(BackendError, match="m is locked by another process"):
         launch.attach_to(whole).register(register)
     holder.kill()
     holder.wait()

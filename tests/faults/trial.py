@@ -1,7 +1,7 @@
-"""One kind of bad file, tried input by input in a process of its own, which may crash, hang or grow.
+"""Tests one kind of bad file, input by input, in a separate process that may crash, hang or grow.
 
-The process says before each input which it is, so that one that ends it is known. Each input depends on the
-kind, the seed and its number alone, and can be tried again by these.
+The process reports each input before it reads it, so that an input that kills it is known. An input depends
+only on the kind, the seed and its number, so that it can be repeated.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from .readers.reader import Files
 
 HANG_SECONDS = 30.0
-"""How long one input may take; the slowest, a picture of 90 million pixels, takes three."""
-MOST_FAULTS = 20
-"""After how many a kind is given up."""
-ROOM_MEBIBYTES = 4096
-"""How much address space there is beyond what a kind may take, so that a bomb does not take the machine."""
+"""Limit of one input; the slowest, a picture of 90 million pixels, takes three."""
+MAX_FAULTS = 20
+"""Faults after which a kind is stopped."""
+SPARE_MEBIBYTES = 4096
+"""Address space beyond a kind's limit, so that a bomb does not exhaust the machine's memory."""
 
 
 class Hang(BaseException):
-    """Something took longer than it may."""
+    """An input took longer than its limit."""
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What came of a kind: how often each end was met, faults by input, seconds, growth of the process."""
+    """A kind's results: the count of each end, faults by input, seconds, and growth of the process."""
 
     kind: str
     ends: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -57,25 +57,25 @@ class Outcome:
         return self.ends.total() + len(self.faults)
 
 
-def drawn(kind: str, seed: int, index: int) -> Random:
-    """Return what decides an input."""
-    return Random(f"{seed}/{kind}/{index}")  # noqa: S311 - nothing here is secret
+def random_of(kind: str, seed: int, index: int) -> Random:
+    """Return the random numbers that decide an input."""
+    return Random(f"{seed}/{kind}/{index}")  # noqa: S311 - not for secrets
 
 
-def try_out(kind: str, indices: Sequence[int], seed: int, run: Path, kept: Path) -> Outcome:
-    """Try inputs of a kind; `run` is a sound run's folder. Those that are faults are written under `kept`."""
+def run_trial(kind: str, indices: Sequence[int], seed: int, run: Path, kept: Path) -> Outcome:
+    """Test inputs of a kind; `run` is a sound run's folder. Write inputs that are faults under `kept`."""
     outcome = Outcome(kind)
     left = list(indices)
-    while left and len(outcome.faults) < MOST_FAULTS:
+    while left and len(outcome.faults) < MAX_FAULTS:
         with tempfile.TemporaryDirectory(prefix="bad-files-") as folder:
-            left = _in_process(outcome, left, seed, run, kept, Path(folder))
+            left = _run_process(outcome, left, seed, run, kept, Path(folder))
     return outcome
 
 
-def _in_process(  # noqa: PLR0913, PLR0917 - all that an input needs
+def _run_process(  # noqa: PLR0913, PLR0917 - everything that an input needs
     outcome: Outcome, indices: list[int], seed: int, run: Path, kept: Path, folder: Path
 ) -> list[int]:
-    """Try inputs in a process; return those that are left where one of them ended it."""
+    """Test inputs in a process; return the remaining ones if an input ended it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, outcome.kind, indices, seed, run, kept, folder))
@@ -84,22 +84,22 @@ def _in_process(  # noqa: PLR0913, PLR0917 - all that an input needs
     started, last = time.monotonic(), -1
     while True:
         try:
-            if not ours.poll(2 * HANG_SECONDS):  # it does not even hear its alarm
+            if not ours.poll(2 * HANG_SECONDS):  # its alarm did not stop it
                 process.kill()
-            said = ours.recv()
+            message = ours.recv()
         except EOFError:
             break
-        if said[0] == "begins":
-            last = said[1]
-        elif said[0] == "ends":
-            outcome.ends[said[1]] += 1
-            outcome.slowest = max(outcome.slowest, said[2])
+        if message[0] == "begins":
+            last = message[1]
+        elif message[0] == "ends":
+            outcome.ends[message[1]] += 1
+            outcome.slowest = max(outcome.slowest, message[2])
             last = -1
-        elif said[0] == "fault":
-            outcome.faults[said[1]] = said[2]
+        elif message[0] == "fault":
+            outcome.faults[message[1]] = message[2]
             last = -1
         else:
-            outcome.mebibytes = max(outcome.mebibytes, said[1])
+            outcome.mebibytes = max(outcome.mebibytes, message[1])
     process.join()
     outcome.seconds += time.monotonic() - started
     if last == -1:
@@ -114,9 +114,9 @@ def _in_process(  # noqa: PLR0913, PLR0917 - all that an input needs
 
 
 def _work(  # noqa: PLR0913, PLR0917 - as above
-    said: Connection, kind: str, indices: list[int], seed: int, run: Path, kept: Path, folder: Path
+    reports: Connection, kind: str, indices: list[int], seed: int, run: Path, kept: Path, folder: Path
 ) -> None:
-    """Try inputs, and say of each how it ended."""
+    """Test inputs and report how each ended."""
     os.environ["MNIST_CNN_CACHE"] = str(folder / "cache")
     known = KINDS[kind]
     (folder / "files").mkdir()
@@ -126,51 +126,51 @@ def _work(  # noqa: PLR0913, PLR0917 - as above
     _limit_address_space(known.mebibytes)
     faults = 0
     for index in indices:
-        said.send(("begins", index))
-        files = reader.draw(drawn(kind, seed, index))
+        reports.send(("begins", index))
+        files = reader.draw(random_of(kind, seed, index))
         started = time.monotonic()
         try:
             with limited(HANG_SECONDS):
                 end = reader.look(files)
-        except BaseException:  # noqa: BLE001 - whatever it is, it is what is looked for
-            said.send(("fault", index, traceback.format_exc()))
+        except BaseException:  # noqa: BLE001 - any exception is a fault
+            reports.send(("fault", index, traceback.format_exc()))
             _keep(kept, kind, index, files)
             faults += 1
-            if faults >= MOST_FAULTS:
+            if faults >= MAX_FAULTS:
                 break
         else:
-            said.send(("ends", end, time.monotonic() - started))
+            reports.send(("ends", end, time.monotonic() - started))
         grown = peak() - before
         if grown > known.mebibytes:
-            said.send(
-                ("fault", index, f"the process has grown by {grown} MiB, {known.mebibytes} are allowed")
+            reports.send(
+                ("fault", index, f"the process has grown by {grown} MiB; the limit is {known.mebibytes}")
             )
             _keep(kept, kind, index, files)
             break
-    said.send(("grown", max(0, peak() - before)))
-    said.close()
+    reports.send(("grown", max(0, peak() - before)))
+    reports.close()
 
 
 def _warm_up(reader: object, kind: str) -> None:
-    """Read a few inputs uncounted, so that what is imported on the way is no growth."""
+    """Read a few inputs first, so that imports do not count as growth."""
     for index in range(10):
         try:
             with limited(HANG_SECONDS):
-                reader.look(reader.draw(drawn(kind, -1, index)))  # type: ignore[attr-defined]
+                reader.look(reader.draw(random_of(kind, -1, index)))  # type: ignore[attr-defined]
         except KeyboardInterrupt:
             raise
-        except BaseException:  # noqa: BLE001, S110 - it is met again, and told of then
+        except BaseException:  # noqa: BLE001, S110 - the counted inputs report it
             pass
 
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise Hang where the body takes longer, also where it waits for a file."""
+    """Raise Hang if the body takes longer, even while it waits for a file."""
 
-    def hear(_signal: int, _frame: object) -> None:
+    def on_alarm(_signal: int, _frame: object) -> None:
         raise Hang(f"more than {seconds:g} seconds")
 
-    before = signal.signal(signal.SIGALRM, hear)
+    before = signal.signal(signal.SIGALRM, on_alarm)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -180,7 +180,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def _keep(kept: Path, kind: str, index: int, files: Files) -> None:
-    """Write an input that is a fault where it can be looked at."""
+    """Write an input that is a fault, for inspection."""
     folder = kept / f"{re.sub(r'[^a-zA-Z.]', '-', kind)}-{index}"
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -188,18 +188,18 @@ def _keep(kept: Path, kind: str, index: int, files: Files) -> None:
 
 
 def _resident() -> int:
-    """Return what this process has in memory, in MiB."""
+    """Return this process's resident memory, in MiB."""
     import psutil
 
     return int(psutil.Process().memory_info().rss) // 2**20
 
 
 def peak() -> int:
-    """Return the most that this process has had in memory, in MiB."""
+    """Return this process's peak resident memory, in MiB."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**20
-    # Linux counts into ru_maxrss what the process had that started this one.
+    # On Linux, ru_maxrss includes the memory of the parent process.
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) // 2**10
 
@@ -207,5 +207,5 @@ def peak() -> int:
 def _limit_address_space(mebibytes: int) -> None:
     import psutil
 
-    most = int(psutil.Process().memory_info().vms) + (mebibytes + ROOM_MEBIBYTES) * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    limit = int(psutil.Process().memory_info().vms) + (mebibytes + SPARE_MEBIBYTES) * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -40,7 +40,7 @@ class Picture:
 
     def look(self, files: Files) -> str:
         from mnist_cnn.errors import DataError
-        from mnist_cnn.prediction.predictor import prepare
+        from mnist_cnn.prediction.pictures import prepare
 
         put(self.folder, files)
         try:

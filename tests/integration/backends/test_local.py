@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
 import resource
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import pytest
@@ -26,13 +24,9 @@ from mnist_cnn.backend import Status
 from mnist_cnn.backends import local
 from mnist_cnn.config import RegisterConfig
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
-from mnist_cnn.files import atomic
 from mnist_cnn.result import Progress
 from mnist_cnn.testing import LONG, BackendContract
 from mnist_cnn.training import worker
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class TestLocalBackend(BackendContract):
@@ -492,43 +486,3 @@ def test_a_receipt_with_a_number_beyond_reason_is_worded(tmp_path: Path, small_r
     (tmp_path / "run" / "run.json").write_text(json.dumps(receipt | {"process_started": 10**400}))
     with pytest.raises(BackendError, match=r"run\.json isn't a receipt: .* at `\$\.process_started`"):
         launch.attach_to(tmp_path / "run").status()
-
-
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
-def test_a_file_system_that_syncs_no_folder_costs_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """It is made up: those that can be had here sync their folders. A disk that fails is heard."""
-
-    def fsync(handle: int, *, really: Callable[[int], None] = os.fsync) -> None:
-        if stat.S_ISDIR(os.fstat(handle).st_mode):
-            raise OSError(number, os.strerror(number))
-        really(handle)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    fails = pytest.raises(BackendError, match="Input/output error")
-    with fails if number == errno.EIO else contextlib.nullcontext():
-        atomic.write_text(tmp_path / "file", "whole")
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
-
-
-@pytest.mark.parametrize(
-    ("durable", "order"), [(True, ["file synced", "renamed", "folder synced"]), (False, ["renamed"])]
-)
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool, order: list[str]
-) -> None:
-    done: list[str] = []
-    replace = Path.replace
-
-    def fsync(handle: int) -> None:
-        done.append("folder synced" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file synced")
-
-    def rename(path: Path, target: Path) -> Path:
-        done.append("renamed")
-        return replace(path, target)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "replace", rename)
-    atomic.write_text(tmp_path / "file", "whole", durable=durable)
-    assert done == order

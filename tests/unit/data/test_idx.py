@@ -1,4 +1,4 @@
-"""Promises of the IDX reader: it reads every sound file, refuses every other, and trusts no header."""
+"""The IDX reader reads every sound file, refuses every other one and never trusts a header."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from faults.readers import oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,37 +32,36 @@ LABELS = np.random.default_rng(1).integers(0, 10, 7, np.uint8)
 gzipped_or_raw = pytest.mark.parametrize("pack", [bytes, gzip.compress])
 
 
-def written(array: Array, magic: bytes | None = None, shape: tuple[int, ...] | None = None) -> bytes:
-    """Write an array as IDX, with a header that may lie."""
+def write_idx(array: Array, magic: bytes | None = None, shape: tuple[int, ...] | None = None) -> bytes:
+    """Return an array as IDX, with a header that may be wrong."""
     magic = bytes((0, 0, 8, array.ndim)) if magic is None else magic
     return magic + struct.pack(f">{array.ndim}I", *(shape or array.shape)) + array.tobytes()
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where each test, and each of its examples, puts its file."""
+    """The one file that each example overwrites."""
     return tmp_path_factory.mktemp("idx") / "file"
 
 
 def put(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)  # some file systems sync a file that is overwritten, which takes long
+    path.unlink(missing_ok=True)  # some file systems sync an overwritten file, which is slow
     path.write_bytes(content)
 
 
 def refused(path: Path, content: bytes, rank: int) -> str:
-    """Read a file of this content, and return the message of the error that it gives."""
+    """Return the message with which `read_idx` refuses this content."""
     put(path, content)
     with pytest.raises(DataError) as caught:
         read_idx(path, rank)
-    assert str(path) in caught.value.message
-    assert "expected" in caught.value.message
+    assert caught.value.message.startswith(str(path))
     assert "\n" not in caught.value.message
     assert caught.value.hint == ""
     return caught.value.message
 
 
-def test_a_folder_in_place_of_a_file_or_nothing_at_all_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not a file"):
+def test_a_folder_or_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
         read_idx(tmp_path, 3)
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_idx(tmp_path / "none", 3)
@@ -72,72 +72,73 @@ def test_a_folder_in_place_of_a_file_or_nothing_at_all_is_refused(tmp_path: Path
 
 @gzipped_or_raw
 def test_an_empty_file_is_refused(path: Path, pack: Pack) -> None:
-    assert "ends after 0 bytes" in refused(path, pack(b""), 3)
+    assert "ends after 0 of the header's 16 bytes" in refused(path, pack(b""), 3)
 
 
 def test_a_file_that_is_neither_gzip_nor_idx_is_refused(path: Path) -> None:
     message = refused(path, b"<!DOCTYPE html><html></html>", 1)
-    assert "3c 21 44 4f" in message
-    assert "00 00 08 01" in message
+    assert "is not an IDX file of labels" in message
+    assert "starts with 3c 21 44 4f, not 00 00 08 01" in message
 
 
 @gzipped_or_raw
 @pytest.mark.parametrize("magic", [b"\1\0\x08\3", b"\0\1\x08\3", b"\0\0\x0d\3", b"\0\0\x08\2", b"\3\x08\0\0"])
 def test_another_magic_number_is_refused(path: Path, pack: Pack, magic: bytes) -> None:
-    assert magic.hex(" ") in refused(path, pack(written(IMAGES, magic)), 3)
+    assert magic.hex(" ") in refused(path, pack(write_idx(IMAGES, magic)), 3)
 
 
 @pytest.mark.parametrize(("array", "rank"), [(LABELS, 3), (IMAGES, 1)], ids=["labels", "images"])
-def test_swapped_images_and_labels_are_recognised(path: Path, array: Array, rank: int) -> None:
-    assert "swapped?" in refused(path, gzip.compress(written(array)), rank)
+def test_swapped_images_and_labels_are_reported(path: Path, array: Array, rank: int) -> None:
+    assert "swapped?" in refused(path, gzip.compress(write_idx(array)), rank)
 
 
 @gzipped_or_raw
 @pytest.mark.parametrize("shape", [(0, 5, 4), (7, 0, 4), (7, 5, 0)])
 def test_an_empty_dimension_is_refused(path: Path, pack: Pack, shape: tuple[int, ...]) -> None:
-    content = pack(written(np.zeros(shape, np.uint8), b"\0\0\x08\3"))
+    content = pack(write_idx(np.zeros(shape, np.uint8), b"\0\0\x08\3"))
     assert " x ".join(map(str, shape)) in refused(path, content, 3)
 
 
 @gzipped_or_raw
 @pytest.mark.parametrize("extra", [-100, -1, 1, 100])
-def test_more_or_fewer_bytes_than_the_header_says_are_refused(path: Path, pack: Pack, extra: int) -> None:
-    content = written(IMAGES)
+def test_a_length_that_contradicts_the_header_is_refused(path: Path, pack: Pack, extra: int) -> None:
+    content = write_idx(IMAGES)
     content = content + b"\1" * extra if extra > 0 else content[:extra]
     assert "7 x 5 x 4" in refused(path, pack(content), 3)
 
 
 @gzipped_or_raw
-def test_a_header_that_is_cut_off_is_refused(path: Path, pack: Pack) -> None:
+def test_a_truncated_header_is_refused(path: Path, pack: Pack) -> None:
     for length in range(1, 16):
-        refused(path, pack(written(IMAGES)[:length]), 3)
+        assert "is truncated" in refused(path, pack(write_idx(IMAGES)[:length]), 3)
 
 
 # Gzip
 
 
-def test_a_gzip_file_cut_off_anywhere_is_refused(path: Path) -> None:
-    content = gzip.compress(written(LABELS))
+def test_a_truncated_gzip_file_is_refused(path: Path) -> None:
+    content = gzip.compress(write_idx(LABELS))
     for length in range(2, len(content)):
         assert "ends early" in refused(path, content[:length], 1)
 
 
 @pytest.mark.parametrize("position", [-8, -4])
-def test_a_wrong_checksum_or_length_in_the_gzip_trailer_is_refused(path: Path, position: int) -> None:
-    content = bytearray(gzip.compress(written(IMAGES)))
+def test_a_wrong_gzip_trailer_is_refused(path: Path, position: int) -> None:
+    content = bytearray(gzip.compress(write_idx(IMAGES)))
     content[position] ^= 1
-    assert "damaged" in refused(path, bytes(content), 3)
+    wrong = "data" if position == -8 else "length"
+    assert f"is damaged: incorrect {wrong} check" in refused(path, bytes(content), 3)
 
 
 @pytest.mark.parametrize(
     "garbage", [b"garbage", b"\0" * 512, gzip.compress(b"x")], ids=["text", "zeros", "member"]
 )
-def test_anything_after_the_gzipped_data_is_refused(path: Path, garbage: bytes) -> None:
-    refused(path, gzip.compress(written(IMAGES)) + garbage, 3)
+def test_bytes_after_the_gzipped_data_are_refused(path: Path, garbage: bytes) -> None:
+    refused(path, gzip.compress(write_idx(IMAGES)) + garbage, 3)
 
 
-def test_a_gzip_file_of_several_members_is_read_as_one(path: Path) -> None:
-    content = written(IMAGES)
+def test_a_gzip_file_of_several_members_is_read(path: Path) -> None:
+    content = write_idx(IMAGES)
     members = [gzip.compress(content[start : start + 9]) for start in range(0, len(content), 9)]
     path.write_bytes(b"".join([*members, gzip.compress(b"")]))
     assert np.array_equal(read_idx(path, 3), IMAGES)
@@ -148,13 +149,13 @@ def test_a_gzip_file_of_several_members_is_read_as_one(path: Path) -> None:
 
 @pytest.fixture
 def peak() -> Iterator[Callable[[], int]]:
-    """The most memory held since the test began, in bytes, numpy's arrays included."""
+    """Return the peak memory since the test began, in bytes, numpy's arrays included."""
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
 
-def test_memory_is_counted_at_all(peak: Callable[[], int]) -> None:
+def test_memory_is_measured(peak: Callable[[], int]) -> None:
     np.empty(64 * 2**20, np.uint8)
     assert peak() > 64 * 2**20
 
@@ -163,31 +164,29 @@ def test_memory_is_counted_at_all(peak: Callable[[], int]) -> None:
     "shape", [(2048, 1024, 1024), (2**21, 1024, 1), (2048, 1024, 1025), (2**32 - 1, 2**32 - 1, 2**32 - 1)]
 )
 @gzipped_or_raw
-def test_a_header_that_claims_gigabytes_costs_nothing(
+def test_a_header_that_claims_gigabytes_allocates_nothing(
     path: Path, peak: Callable[[], int], shape: tuple[int, ...], pack: Pack
 ) -> None:
-    refused(path, pack(written(np.zeros((2, 2, 2), np.uint8), shape=shape)), 3)
+    refused(path, pack(write_idx(np.zeros((2, 2, 2), np.uint8), shape=shape)), 3)
     assert peak() < 2**20
 
 
-def test_a_file_above_the_upper_bound_is_refused_however_sound(
-    tmp_path: Path, peak: Callable[[], int]
-) -> None:
+def test_a_sound_file_above_the_limit_is_refused(tmp_path: Path, peak: Callable[[], int]) -> None:
     shape = (2048, 1024, 1025)
     with (tmp_path / "sparse").open("wb") as file:
         file.write(b"\0\0\x08\3" + struct.pack(">3I", *shape))
         file.truncate(16 + math.prod(shape))
-    with pytest.raises(DataError, match=f"{MAX_BYTES} at most were expected"):
+    with pytest.raises(DataError, match=f"the limit is {MAX_BYTES}"):
         read_idx(tmp_path / "sparse", 3)
     assert MAX_BYTES == 2 * 1024**3
     assert peak() < 2**20
 
 
-def test_a_gzip_bomb_costs_nothing(tmp_path: Path, peak: Callable[[], int]) -> None:
+def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path, peak: Callable[[], int]) -> None:
     bomb = zlib.compressobj(level=1, wbits=31)
     with (tmp_path / "bomb").open("wb") as file:
-        file.write(bomb.compress(written(np.zeros((1, 2, 2), np.uint8))))
-        for _ in range(256):
+        file.write(bomb.compress(write_idx(np.zeros((1, 2, 2), np.uint8))))
+        for _ in range(64):
             file.write(bomb.compress(bytes(2**20)))
         file.write(bomb.flush())
     tracemalloc.reset_peak()
@@ -196,51 +195,26 @@ def test_a_gzip_bomb_costs_nothing(tmp_path: Path, peak: Callable[[], int]) -> N
     assert peak() < 2**20
 
 
-def test_reading_takes_little_more_memory_than_the_array(path: Path, peak: Callable[[], int]) -> None:
-    values = np.zeros((16, 1024, 1024), np.uint8)
-    path.write_bytes(gzip.compress(written(values)))
+def test_reading_needs_little_more_memory_than_the_array(path: Path, peak: Callable[[], int]) -> None:
+    values = np.zeros((8, 1024, 1024), np.uint8)
+    path.write_bytes(gzip.compress(write_idx(values)))
     del values
     tracemalloc.reset_peak()
     read_idx(path, 3)
-    assert peak() < 16 * 2**20 + 4 * 2**20
+    assert peak() < (8 + 4) * 2**20
 
 
-# Against a reader written independently
-
-
-def expected(content: bytes, rank: int) -> Array | None:
-    """Read IDX the naive way: unpack all there is, then compare; None where it is not sound."""
-    if content[:2] == b"\x1f\x8b":
-        unpacked, rest = b"", content
-        while rest:
-            member = zlib.decompressobj(wbits=31)
-            try:
-                unpacked += member.decompress(rest) + member.flush()
-            except zlib.error:
-                return None
-            if not member.eof:
-                return None
-            rest = member.unused_data
-        content = unpacked
-    if content[:4] != bytes([0, 0, 8, rank]) or len(content) < 4 + 4 * rank:
-        return None
-    shape = [int.from_bytes(content[start : start + 4], "big") for start in range(4, 4 + 4 * rank, 4)]
-    values = content[4 + 4 * rank :]
-    length = 1
-    for dimension in shape:
-        length *= dimension
-    if length == 0 or length != len(values):
-        return None
-    return np.frombuffer(values, np.uint8).reshape(shape)
+# Compared with an independent reader
 
 
 def assert_read_as_expected(path: Path, content: bytes, rank: int) -> None:
-    wanted = expected(content, rank)
-    if wanted is None:
+    expected = oracle.read(content, rank)
+    if expected is None:
         refused(path, content, rank)
     else:
         put(path, content)
-        assert np.array_equal(read_idx(path, rank), wanted)
+        array = read_idx(path, rank)
+        assert oracle.Read(array.shape, array.tobytes()) == expected
 
 
 @st.composite
@@ -249,7 +223,7 @@ def sound_files(draw: st.DrawFn) -> tuple[bytes, int]:
     rank = draw(st.sampled_from((1, 3)))
     shape = tuple(draw(st.lists(st.integers(1, 6), min_size=rank, max_size=rank)))
     seed, levels = draw(st.integers(0, 2**32 - 1)), draw(st.sampled_from((1, 2, 256)))
-    content = written(np.random.default_rng(seed).integers(0, levels, shape, np.uint8))
+    content = write_idx(np.random.default_rng(seed).integers(0, levels, shape, np.uint8))
     members = draw(st.integers(0, 2))
     if members:
         middle = draw(st.integers(0, len(content))) if members == 2 else len(content)
@@ -259,20 +233,20 @@ def sound_files(draw: st.DrawFn) -> tuple[bytes, int]:
     return content, rank
 
 
-EXAMPLES = settings(max_examples=300, deadline=None, database=None)
+EXAMPLES = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
 
 @EXAMPLES
 @given(file=sound_files())
 def test_every_sound_file_is_read(path: Path, file: tuple[bytes, int]) -> None:
     content, rank = file
-    assert expected(content, rank) is not None
+    assert oracle.read(content, rank) is not None
     assert_read_as_expected(path, content, rank)
 
 
 @EXAMPLES
 @given(file=sound_files(), where=st.data())
-def test_a_flipped_bit_is_read_rightly_or_refused(
+def test_a_flipped_bit_is_read_correctly_or_refused(
     path: Path, file: tuple[bytes, int], where: st.DataObject
 ) -> None:
     content, rank = file
@@ -284,7 +258,7 @@ def test_a_flipped_bit_is_read_rightly_or_refused(
 
 @EXAMPLES
 @given(file=sound_files(), where=st.data())
-def test_a_cut_off_file_is_refused(path: Path, file: tuple[bytes, int], where: st.DataObject) -> None:
+def test_a_truncated_file_is_refused(path: Path, file: tuple[bytes, int], where: st.DataObject) -> None:
     content, rank = file
     length = where.draw(st.integers(0, len(content) - 1))
     assert_read_as_expected(path, content[:length], rank)
@@ -303,7 +277,7 @@ def test_trailing_garbage_is_refused(path: Path, file: tuple[bytes, int], garbag
     length=st.integers(0, 250),
     level=st.one_of(st.none(), st.integers(0, 9)),
 )
-def test_a_lying_header_is_refused(path: Path, shape: list[int], length: int, level: int | None) -> None:
+def test_a_wrong_header_is_refused(path: Path, shape: list[int], length: int, level: int | None) -> None:
     content = b"\0\0\x08\3" + struct.pack(">3I", *shape) + bytes(length)
     content = content if level is None else gzip.compress(content, level, mtime=0)
     assert_read_as_expected(path, content, 3)

@@ -1,0 +1,290 @@
+"""Prepares a picture of one digit as an image in MNIST's form.
+
+`prepare` reads the picture, separates the ink from its background, scales it and centres it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mnist_cnn.errors import DataError
+from mnist_cnn.files import safe_read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS: Pillow starts Ghostscript for it
+MAX_FILE_BYTES = 256 * 1024**2  # some formats are read whole
+MAX_PIXELS = 1_000_000  # a larger picture is reduced first: its digit has pixels to spare
+INK_BOX = 20 / 28  # http://yann.lecun.com/exdb/mnist: a 20x20 box in a 28x28 field
+MIN_CONTRAST = 8.0  # grey levels of 255 between ink and background; less is paper or noise
+MIN_INK = 0.2  # share of the contrast; JPEG ripples and the blur of enlarging lie below it
+MAX_BLUR = 3.0  # times the ink's area; anything fainter and larger is a shadow
+MIN_PART = 0.03  # share of the largest part of the ink; a smaller part is dust
+CARD_SHARE = 0.7  # share of opaque pixels above which a transparent picture is a card, not bare ink
+HALF = 128  # of the 256 levels of alpha or grey
+
+PICTURE_HINT = "give a PNG or JPEG picture of one digit"
+
+
+def prepare(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+    """Read a picture of one digit and convert it to MNIST's form.
+
+    MNIST's digits were "size normalized to fit in a 20x20 pixel box while preserving their aspect
+    ratio", got grey levels by anti-aliasing, and were "centered in a 28x28 image by computing the
+    center of mass of the pixels" (http://yann.lecun.com/exdb/mnist). The box grows with the image.
+
+    Args:
+        path: a PNG or JPEG file of any size; dark ink on light or light on dark, also transparent,
+            upright or turned by its EXIF orientation, on a background that may be uneven or noisy.
+        height: rows of the image to make, for example 28.
+        width: columns of the image to make, for example 28.
+
+    Returns:
+        uint8 (height, width), light ink on black.
+
+    Raises:
+        DataError: the picture is missing, damaged, too large or blank.
+    """
+    grey = _read_grey(path)  # (rows, columns) of the picture
+    ink = _find_ink(grey)  # cropped to the digit, in [0, 1]
+    if ink is None:
+        raise DataError(
+            f"{path} is blank: nothing in it stands out from its background",
+            "give a picture of one digit with some contrast and a margin around it",
+        )
+    fitted = _fit(ink, max(1, round(INK_BOX * height)), max(1, round(INK_BOX * width)))
+    return _centre(fitted, height, width)
+
+
+@contextmanager
+def _translate_errors(path: Path) -> Iterator[None]:
+    """Translate what Pillow raises or warns of while it reads `path`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # oddities in the metadata do not matter here
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist", PICTURE_HINT) from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a folder, not a picture", "name each picture in it") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path} is not a picture in a supported format", PICTURE_HINT) from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path} is too large: {error}", "make it smaller; 1000 pixels a side are plenty for one digit"
+        ) from error
+    except Exception as error:  # a decoder raises whatever the damaged bytes lead to
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read as a picture: {reason}", PICTURE_HINT) from error
+
+
+def _read_grey(path: Path) -> NDArray[np.float32]:
+    """Read a picture as grey levels from 0 to 255, upright, of about `MAX_PIXELS` at most."""
+    with (
+        _translate_errors(path),
+        safe_read.open_file(path, MAX_FILE_BYTES) as file,
+        Image.open(file, formats=FORMATS) as image,
+    ):
+        if not image.width or not image.height:
+            raise DataError(f"{path} has no pixels: it is {image.width}x{image.height}", PICTURE_HINT)
+        ImageOps.exif_transpose(image, in_place=True)  # a copy of the largest takes a third of a gigabyte
+        if image.has_transparency_data:
+            coloured = image if image.mode == "RGBA" else image.convert("RGBA")
+            return np.asarray(_flatten(_reduce(coloured)), np.float32)
+        return np.asarray(_reduce(_to_grey(image)), np.float32)
+
+
+def _reduce(image: Image.Image) -> Image.Image:
+    """Reduce a picture above `MAX_PIXELS`, because later steps take many times a pixel's memory."""
+    factor = int(np.ceil(np.sqrt(image.width * image.height / MAX_PIXELS)))
+    return image.reduce(factor) if factor > 1 else image
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    """Return an opaque picture as 8-bit grey levels; deeper levels are rescaled to 0..255."""
+    if image.mode[0] not in "IF":
+        return image.convert("L")
+    image = _reduce(image.convert("I") if image.mode.startswith("I;") else image)
+    deep = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+    span = float(np.ptp(deep)) or 1.0
+    return Image.fromarray(((deep - deep.min()) * (255 / span)).round().astype(np.uint8))
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Composite an RGBA picture onto a contrasting background; return grey levels.
+
+    If the opaque part is a picture of its own (a card with round corners), the background is the
+    colour of that part's edge. If not, the opaque part is the ink, dark or light.
+    """
+    grey = np.asarray(image.convert("RGB").convert("L"))
+    alpha = np.asarray(image.getchannel("A"))
+    opaque = alpha >= HALF
+    if not opaque.any():
+        opaque = alpha > 0
+    if not opaque.any():
+        return Image.fromarray(np.zeros_like(grey))
+    box = _bounding_box(opaque)
+    border = _border(*opaque[box].shape) & opaque[box]
+    is_card = opaque[box].mean() > CARD_SHARE and np.ptp(grey[opaque].astype(int)) > MIN_CONTRAST
+    is_dark = np.average(grey, weights=alpha) < HALF
+    backdrop = float(np.median(grey[box][border])) if is_card else 255.0 if is_dark else 0.0
+    share = alpha / np.float32(255)
+    return Image.fromarray((grey * share + backdrop * (1 - share)).round().astype(np.uint8))
+
+
+def _find_ink(grey: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Return the ink, cropped and in [0, 1], or None if the picture is blank.
+
+    The picture's border shows the background, so the polarity need not be known. Two thresholds
+    find the ink. The higher one (Otsu's) decides which connected parts are ink and which are dust;
+    the lower one decides how far those parts reach.
+    """
+    signal, noise = _subtract_background(grey)
+    candidates = signal[signal > max(4 * noise, MIN_CONTRAST / 2)]
+    if not candidates.size:
+        return None
+    threshold = _otsu(candidates)
+    contrast = float(np.percentile(candidates[candidates >= threshold], 90))
+    if contrast < max(MIN_CONTRAST, 6 * noise):
+        return None
+    low = min(threshold, max(MIN_INK * contrast, 4 * noise))
+    strong = signal >= threshold
+    if np.count_nonzero(signal >= low) > MAX_BLUR * np.count_nonzero(strong):
+        low = threshold
+    ink = _large_parts(signal >= low, strong)
+    box = _bounding_box(ink)
+    digit: NDArray[np.float32] = np.where(ink[box], signal[box] / contrast, 0).clip(0, 1).astype(np.float32)
+    return digit
+
+
+def _subtract_background(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Return each pixel's difference from the background, ink positive, and the noise (sigma).
+
+    The background is a quadratic surface (the falloff of a lamp or a lens), fitted to the border. The
+    fit is repeated without outliers, because ink may touch the border.
+    """
+    rows, columns = (np.linspace(-1, 1, size) if size > 1 else np.zeros(1) for size in grey.shape)
+    y, x = np.broadcast_arrays(rows[:, None], columns)
+    terms = np.stack([np.ones_like(x), y, x, y * x, y * y, x * x], axis=-1).astype(np.float32)
+    border = _border(*grey.shape)
+    border_terms, values = terms[border], grey[border]
+    residuals = values - np.median(values)
+    for _ in range(3):
+        inliers = np.abs(residuals) <= 3 * _robust_sigma(residuals) + MIN_CONTRAST
+        coefficients = np.linalg.lstsq(border_terms[inliers], values[inliers], rcond=None)[0]
+        residuals = values - border_terms @ coefficients
+    signal: NDArray[np.float32] = grey - terms @ coefficients
+    if (signal**3).sum(dtype=np.float64) < 0:  # noise is symmetric, ink is not
+        signal = -signal
+    return signal, _robust_sigma(residuals)
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the rows and columns from the first True to the last."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _border(height: int, width: int) -> NDArray[np.bool_]:
+    """Mark a picture's edge: a fiftieth of its shorter side, at least one pixel."""
+    thickness = max(1, min(height, width) // 50)
+    border = np.ones((height, width), np.bool_)
+    border[thickness:-thickness, thickness:-thickness] = False
+    return border
+
+
+def _robust_sigma(values: NDArray[np.float32]) -> float:
+    """Return the standard deviation, estimated from the median absolute deviation."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def _otsu(values: NDArray[np.float32]) -> float:
+    """Return the threshold with the largest variance between the two classes.
+
+    Otsu 1979, https://doi.org/10.1109/TSMC.1979.4310076.
+    """
+    counts, edges = np.histogram(values, bins=256)
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    sums = np.cumsum(counts * edges[:-1])
+    above = values.size - below
+    split = (below > 0) & (above > 0)
+    if not split.any():
+        return float(values.min())
+    means_apart = sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)
+    return float(edges[1:-1][np.argmax(np.where(split, below * above * means_apart**2, -1))])
+
+
+def _large_parts(mask: NDArray[np.bool_], strong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Keep the 8-connected parts of `mask` with at least `MIN_PART` of the largest part's strong pixels.
+
+    Args:
+        mask: bool (rows, columns).
+        strong: bool of the same shape, a subset of `mask` with at least one True.
+    """
+    rows, columns = mask.shape
+    stride = columns + 2  # two empty columns, so that a run never touches the end of the row above
+    flat = np.pad(mask, ((0, 0), (0, 2))).ravel()
+    edges = np.diff(flat.astype(np.int8), prepend=np.int8(0))
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)  # each run of True in a row
+    first = np.searchsorted(ends, starts + stride - 1, side="right")  # the runs that it touches below
+    touched = np.maximum(np.searchsorted(starts, ends + stride + 1, side="left") - first, 0)
+    upper = np.repeat(np.arange(starts.size), touched)
+    lower = np.arange(upper.size) + np.repeat(first - (np.cumsum(touched) - touched), touched)
+    part = _connect(starts.size, upper, lower)
+    strong_before = np.concatenate([[0], np.cumsum(np.pad(strong, ((0, 0), (0, 2))).ravel())])
+    weights = np.bincount(part, weights=strong_before[ends] - strong_before[starts])
+    kept = weights[part] >= max(1.0, MIN_PART * weights.max())
+    changes = np.zeros(flat.size, np.int8)
+    changes[starts[kept]] = 1
+    changes[ends[kept]] = -1
+    large: NDArray[np.bool_] = np.cumsum(changes, dtype=np.int8).reshape(rows, stride)[:, :columns] > 0
+    return large
+
+
+def _connect(nodes: int, left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the smallest node connected to each node of a graph with edges left[i]-right[i]."""
+    smallest = np.arange(nodes)
+    while True:
+        lower = np.minimum(smallest[left], smallest[right])
+        new = smallest.copy()
+        np.minimum.at(new, smallest[left], lower)
+        np.minimum.at(new, smallest[right], lower)
+        while not np.array_equal(new, new[new]):
+            new = new[new]
+        if np.array_equal(new, smallest):
+            return smallest
+        smallest = new
+
+
+def _fit(ink: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Resize ink to fit into height x width pixels, anti-aliased, keeping its aspect ratio."""
+    scale = min(height / ink.shape[0], width / ink.shape[1])
+    size = max(1, round(ink.shape[1] * scale)), max(1, round(ink.shape[0] * scale))
+    resized = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC)).clip(0, None)
+    peak = float(np.percentile(resized[resized >= resized.max() / 2], 75))  # resizing fades a thin stroke
+    fitted: NDArray[np.float32] = (resized / peak).clip(0, 1)
+    return fitted
+
+
+def _centre(ink: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
+    """Place ink on a black image, its centre of mass in the middle, by whole pixels and all inside."""
+    tops = []
+    for axis, size in enumerate((height, width)):
+        masses = ink.sum(1 - axis)
+        centre = float(masses @ np.arange(masses.size)) / float(masses.sum())
+        tops.append(min(max(round(size / 2 - centre), 0), size - masses.size))
+    image = np.zeros((height, width), np.uint8)
+    image[tops[0] : tops[0] + ink.shape[0], tops[1] : tops[1] + ink.shape[1]] = (ink * 255).round()
+    return image
