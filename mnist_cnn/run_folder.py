@@ -26,6 +26,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from mnist_cnn import process_identity
 from mnist_cnn.backend import Status
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
@@ -272,12 +273,7 @@ def enter(folder: Path, pid: int) -> None:
     Raises:
         BackendError: there is no receipt, or it cannot be written.
     """
-    import psutil
-
-    try:
-        started = psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        started = None  # it has ended already, and reads as lost
+    started = process_identity.start_time(pid)  # None reads as lost
     write_receipt(folder, dataclasses.replace(read_receipt(folder), pid=pid, process_started=started))
 
 
