@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends import absolute_name, backend_class, is_outside
+from mnist_cnn.backends import absolute_name, backend_class, installed, is_outside
 from mnist_cnn.config import (
     CONF_DIR,
     BackendConfig,
@@ -106,9 +106,7 @@ def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
 def named_backend(overrides: Sequence[str]) -> str | None:
     """Return the backend that overrides name, as a receipt would; None where they name none."""
     names = [str(override.value()) for override in _parse(overrides) if override.key_or_group == "backend"]
-    if not names:
-        return None
-    return absolute_name(names[-1]) if is_outside(names[-1]) else names[-1]
+    return absolute_name(names[-1]) if names else None
 
 
 def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
@@ -130,8 +128,9 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     outside = None
     lines = [f"hydra.searchpath=[{','.join(_quoted_uri(folder) for folder in config_dirs)}]"]
     for override in _parse(overrides):
-        if override.key_or_group == "backend" and is_outside(str(override.value())):
-            outside = absolute_name(str(override.value()))
+        name = str(override.value()) if override.key_or_group == "backend" else ""
+        if name and name not in options("backend", config_dirs) and is_outside(name):
+            outside = absolute_name(name)
         else:
             lines.append(_as_hydra_takes_it(override, config_dirs))
     try:
@@ -273,6 +272,7 @@ def _as_hydra_takes_it(override: Override, config_dirs: Sequence[str]) -> str:
         known = options(name, config_dirs)
         value = override.value()
         if value not in known:
+            known += sorted(installed()) if name == "backend" else []
             hint = did_you_mean(str(value), known, f"keys within it are set as {name}.KEY=VALUE")
             raise ConfigurationError(f"{name}={written(value)}: there are {', '.join(known)}", hint)
         return text.lstrip("+")

@@ -381,18 +381,6 @@ def test_a_damaged_registry_is_worded(tmp_path: Path, small_run: Path) -> None:
         launch.attach_to(small_run).register(register)
 
 
-def test_a_backend_whose_extra_is_missing_says_which_install_brings_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    entry = backends.Entry("mnist_cnn.backends.cloud:CloudBackend", requires="no_such_sdk", extra="cloud")
-    monkeypatch.setitem(backends.BACKENDS, "cloud", entry)
-    with pytest.raises(ConfigurationError, match="needs no_such_sdk, which is not installed") as raised:
-        backends.backend_class("cloud")
-    assert "pip install 'mnist-cnn[cloud]'" in raised.value.hint
-    with pytest.raises(ConfigurationError, match="there are azure, cloud, local"):
-        backends.backend_class("clod")
-
-
 def test_a_backend_from_a_file_is_one_class_however_often_it_is_asked_for(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
