@@ -1,7 +1,7 @@
 """Where a job can run: a table of name -> class; a class is imported when it is chosen.
 
-There are two ways to choose a backend from outside this package. An installed package registers a name with an
-entry point of the group `mnist_cnn.backends`. A class that is not registered is chosen as
+There are two ways to choose a backend from outside this package. An installed package registers a name with
+an entry point of the group `mnist_cnn.backends`. A class that is not registered is chosen as
 `package.module:Class` or `file.py:Class`.
 """
 

@@ -216,7 +216,8 @@ def _register(command: Command) -> int:
     if config.register.name is None:
         hint = f"{program()} register {command.run_word()} register.name=mnist-cnn"
         raise ConfigurationError("register needs a name", f"for example {hint}")
-    model = launch.attach_to(folder, command.overrides, command.config_dirs).register(config.register)
+    run = launch.attach_to(folder, command.overrides, command.config_dirs)
+    model = run.register(config.register.name, min_accuracy=config.register.min_accuracy)
     if command.as_json:
         print_json(dataclasses.asdict(model))
     else:
@@ -335,10 +336,11 @@ def _see_through(start: Callable[[], Run], config: Config, command: Command, *, 
 
 def _register_at_the_end(run: Run, result: Result, config: Config, stream: TextIO) -> ModelRef:
     """Register a completed run's model; where that is refused, say all the same that the result is there."""
+    name = str(config.register.name)
     try:
-        return run.register(config.register)
+        return run.register(name, min_accuracy=config.register.min_accuracy)
     except MnistCnnError:
-        _say_completed(run, result, None, stream, str(config.register.name))
+        _say_completed(run, result, None, stream, name)
         raise
 
 

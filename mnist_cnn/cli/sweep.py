@@ -172,8 +172,9 @@ def _register(trial: Trial) -> None:
     if trial.result is None or trial.run is None:
         return
     with _failing_alone(trial):
-        if trial.config.register.name is not None:
-            trial.model = trial.run.register(trial.config.register)
+        register = trial.config.register
+        if register.name is not None:
+            trial.model = trial.run.register(register.name, min_accuracy=register.min_accuracy)
 
 
 def _cancel(trial: Trial) -> None:

@@ -88,7 +88,7 @@ def test_a_disk_that_is_full_at_each_write_of_a_run_in_turn_costs_nothing_but_go
         before = checkpoints(run)
         ended = disk.run(*verb, fill_at=f"trainer:{name}:{count}:{left}")
         assert_worded(ended, name)
-        assert "go on with it: resume run" in ended.err
+        assert "resume it: resume run" in ended.err
         receipt = json.loads((run / "run.json").read_text(encoding="utf-8"))
         assert (receipt["status"], receipt["exit_code"]) == ("failed", BackendError.exit_code)
         assert name in receipt["error"]

@@ -24,7 +24,6 @@ from helpers.processes import SMALL, command, hear_interrupts, run_command
 from mnist_cnn import backends, launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import local
-from mnist_cnn.config import RegisterConfig
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
 from mnist_cnn.files import atomic
 from mnist_cnn.result import Progress
@@ -109,7 +108,7 @@ def test_a_killed_trainer_reads_as_lost(tmp_path: Path) -> None:
     run = launch.submit(*SMALL, LONG, f"run_dir={tmp_path / 'run'}")
     wait_for_line(run.folder, "epoch 1/")
     trainer_of(run.folder).kill()
-    with pytest.raises(BackendError, match="ended without a word"):
+    with pytest.raises(BackendError, match="ended without an error"):
         run.wait()
     assert launch.attach_to(run.folder).status() is Status.lost
     listed = run_command("list", f"runs_dir={tmp_path}", "--json", cwd=tmp_path).json()
@@ -260,14 +259,19 @@ def test_a_run_cancelled_while_its_network_is_compiled_is_cancelled_and_no_bug(t
 
 def test_runs_whose_folders_have_one_name_are_two_runs(tmp_path: Path) -> None:
     submitted = [
-        launch.submit(*SMALL, "train.epochs=1", f"seed={seed}", f"run_dir={tmp_path / str(seed) / 'run'}")
+        launch.submit(
+            *SMALL,
+            "train.epochs=1",
+            f"seed={seed}",
+            f"run_dir={tmp_path / str(seed) / 'run'}",
+            f"register.dir={tmp_path / 'models'}",
+        )
         for seed in (1, 2)
     ]
-    register = RegisterConfig(name="m", min_accuracy=0.0, dir=str(tmp_path / "models"))
     versions = []
     for run in submitted:
         run.wait()
-        versions.append(run.register(register).version)
+        versions.append(run.register("m", min_accuracy=0).version)
     assert versions == [1, 2]
 
 
@@ -332,7 +336,7 @@ def test_a_result_from_before_a_run_went_on_is_not_taken_for_its_own(tmp_path: P
     (tmp_path / "run" / "run.json").write_text(json.dumps(receipt))
     run = launch.resume(str(tmp_path / "run"), ())
     trainer_of(run.folder).kill()
-    with pytest.raises(BackendError, match="ended without a word"):
+    with pytest.raises(BackendError, match="ended without an error"):
         run.wait()
     assert launch.attach_to(run.folder).status() is Status.lost
 
@@ -376,9 +380,8 @@ def test_a_damaged_receipt_is_worded_and_does_not_hide_other_runs(
 def test_a_damaged_registry_is_worded(tmp_path: Path, small_run: Path) -> None:
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
     (tmp_path / "models" / "m" / "1" / "model.json").write_text("{")
-    register = RegisterConfig(name="m", min_accuracy=0.0, dir=str(tmp_path / "models"))
     with pytest.raises(BackendError, match=r"m/1/model\.json is damaged"):
-        launch.attach_to(small_run).register(register)
+        launch.attach_to(small_run, [f"register.dir={tmp_path / 'models'}"]).register("m", min_accuracy=0)
 
 
 def test_a_backend_from_a_file_is_one_class_however_often_it_is_asked_for(tmp_path: Path) -> None:
