@@ -61,7 +61,7 @@ def train(  # noqa: PLR0913 - all but the first two are there for who runs it el
         BackendError: the device is not there, or the folder cannot be written.
         ConfigurationError: the network cannot be built, or the training cannot go on as it began.
         TrainingError: the loss or a weight is no number.
-        MemoryError, OSError, TensorFlow's errors: what `process.worded_failures` words.
+        MemoryError, OSError, TensorFlow's errors: see `worker.translated_errors`.
     """
     on_progress(Progress("preparing"))
     with ThreadPoolExecutor(max_workers=1) as pool:
