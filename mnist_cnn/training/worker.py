@@ -1,7 +1,7 @@
 """The process that trains: `python -m mnist_cnn.training.worker FOLDER [DEVICE] [--force]`.
 
-Trains the job of a run folder, keeps the receipt up to date, and exits with the code that the receipt records.
-Handles signals and the log; the computation is in `train`.
+Trains the job of a run folder, keeps the receipt up to date, and exits with the code that the receipt
+records. Handles signals and the log; the computation is in `train`.
 """
 
 from __future__ import annotations
