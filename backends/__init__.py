@@ -1,11 +1,12 @@
-"""Where a job can run: a table of name -> class, imported when chosen and not before.
+"""Where a job can run: a table of name -> class; a class is imported when it is chosen.
 
-A backend from outside the package is named by where it is: `package.module:Class`, or `file.py:Class`.
+There are two ways to choose a backend from outside this package. An installed package registers a name with
+an entry point of the group `mnist_cnn.backends`. A class that is not registered is chosen as
+`package.module:Class` or `file.py:Class`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import functools
 import hashlib
@@ -25,31 +26,30 @@ if TYPE_CHECKING:
 
 
 CONTRACT = ("CONFIG", "parallel_runs", "ends_with_its_command", "plan", "check", "submit", "attach")
+ENTRY_POINTS = "mnist_cnn.backends"
 
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A backend's class as "module:Class", the module that its extra brings, and that extra's name."""
-
-    target: str
-    requires: str | None = None
-    extra: str | None = None
-
-
-BACKENDS: dict[str, Entry] = {
-    "local": Entry("mnist_cnn.backends.local:LocalBackend"),
-    # It says itself what its extra is for: `plan` needs none of it.
-    "azure": Entry("mnist_cnn.backends.azure:AzureBackend"),
+BACKENDS: dict[str, str] = {
+    "local": "mnist_cnn.backends.local:LocalBackend",
+    "azure": "mnist_cnn.backends.azure:AzureBackend",
 }
 
 
+@functools.cache
+def installed() -> dict[str, str]:
+    """Return the backends that installed packages register, as name -> "module:Class"."""
+    from importlib.metadata import entry_points  # slow, and rarely needed
+
+    points = entry_points(group=ENTRY_POINTS)
+    return {point.name: f"{point.module}:{point.attr}" for point in points if point.name not in BACKENDS}
+
+
 def is_outside(name: str) -> bool:
-    """Tell whether a backend's name says where its class is, rather than naming an entry of the table."""
-    return ":" in name
+    """Return whether a backend's name says where its class is, or is one that a package registers."""
+    return ":" in name or (name not in BACKENDS and name in installed())
 
 
 def absolute_name(name: str) -> str:
-    """Return an outside backend's name such that it means the same in every folder."""
+    """Return a backend's name such that it means the same in every folder."""
     module, _, class_name = name.rpartition(":")
     return f"{Path(module).absolute()}:{class_name}" if module.endswith(".py") else name
 
@@ -58,24 +58,21 @@ def backend_class(name: str) -> type[Backend]:
     """Import and return a backend's class.
 
     Raises:
-        ConfigurationError: there is no such backend, its extra is missing, or its class does not fit.
+        ConfigurationError: no backend has this name, or the class cannot be imported or lacks something.
     """
-    if is_outside(name):
+    if ":" in name:
         return _import_class(name)
-    if name not in BACKENDS:
-        known = ", ".join(sorted(BACKENDS))
-        hint = did_you_mean(name, list(BACKENDS), "one of your own is named by backend=FILE.py:Class")
-        raise ConfigurationError(f"backend={name}: there are {known}", hint)
-    entry = BACKENDS[name]
-    if entry.requires is not None and importlib.util.find_spec(entry.requires) is None:
-        hint = f"install it with python -m pip install 'mnist-cnn[{entry.extra}]'"
-        raise ConfigurationError(f"backend={name} needs {entry.requires}, which is not installed", hint)
-    return _import_class(entry.target)
+    target = BACKENDS.get(name) or installed().get(name)
+    if target is None:
+        known = sorted({*BACKENDS, *installed()})
+        hint = did_you_mean(name, known, "choose a class of your own with backend=FILE.py:Class")
+        raise ConfigurationError(f"backend={name}: there are {', '.join(known)}", hint)
+    return _import_class(target)
 
 
 def _import_class(target: str) -> type[Backend]:
     module_name, _, class_name = target.rpartition(":")
-    hint = "a backend is named by backend=FILE.py:Class or backend=package.module:Class"
+    hint = "choose a backend with backend=NAME, backend=FILE.py:Class or backend=package.module:Class"
     try:
         found: Any = getattr(_import_module(module_name), class_name, None)
     except Exception as error:
@@ -83,14 +80,14 @@ def _import_class(target: str) -> type[Backend]:
         raise ConfigurationError(" ".join(message.split()), hint) from error
     missing = [name for name in CONTRACT if not hasattr(found, name)]
     if missing:
-        raise ConfigurationError(f"backend={target} is no backend: it has no {', '.join(missing)}", hint)
+        raise ConfigurationError(f"backend={target} is not a backend: it lacks {', '.join(missing)}", hint)
     if not issubclass(found.CONFIG, BackendConfig):
-        raise ConfigurationError(f"backend={target}: its CONFIG is no BackendConfig", hint)
+        raise ConfigurationError(f"backend={target}: its CONFIG is not a subclass of BackendConfig", hint)
     return cast("type[Backend]", found)
 
 
 def _import_module(name: str) -> ModuleType:
-    """Import a module by its name, or from a file where the name is a path that ends in .py."""
+    """Import a module by its name, or from a file if the name is a path that ends in .py."""
     return _import_file(Path(name).absolute()) if name.endswith(".py") else importlib.import_module(name)
 
 
@@ -102,10 +99,10 @@ def _import_file(path: Path) -> ModuleType:
     name = f"mnist_cnn_backend_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        message = f"{path} is no Python file"
+        message = f"{path} is not a Python file"
         raise ImportError(message)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look it up
+    sys.modules[name] = module  # dataclasses look it up there
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -1,7 +1,7 @@
 """The contract between the command line and the places where a job can run. No implementation.
 
-A newcomer reads this page first. To add a backend, write a class with the attributes and methods of
-`Backend` and one with those of `Run`; tests/contract.py holds what they owe, whoever writes them.
+To add a backend, write a class with the attributes and methods of `Backend` and one with those of `Run`.
+`mnist_cnn.testing.BackendContract` tests what they must do.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mnist_cnn.config import BackendConfig, Config, RegisterConfig
+    from mnist_cnn.config import BackendConfig, Config
     from mnist_cnn.job import Job
     from mnist_cnn.result import Progress, Result
 
 
 class Status(StrEnum):
-    """Where a run stands. A service's own names are mapped to these in one table."""
+    """The states of a run. Each backend maps its service's own names to these in one table."""
 
     queued = "queued"
     preparing = "preparing"
@@ -33,20 +33,20 @@ class Status(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Tell whether the run has ended, one way or another."""
+        """Return whether the run has ended."""
         return self in (Status.completed, Status.failed, Status.cancelled, Status.lost)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What would happen, to be read by a person: labels and their values, in order."""
+    """What `submit` would do, for a person to read: labels and their values, in order."""
 
     lines: tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelRef:
-    """A registered model. `is_new` is false where this run had been registered under the name before."""
+    """A registered model. `is_new` is false if this run was registered under the name before."""
 
     name: str
     version: int
@@ -55,114 +55,115 @@ class ModelRef:
 
 
 class Run(Protocol):
-    """One execution of a job. Everything here can be called from another process than the submitter's."""
+    """One execution of a job. Any process can use it, not only the one that submitted it."""
 
     folder: Path
 
     def status(self) -> Status:
-        """Return where the run stands now.
+        """Return the current status.
 
         Raises:
-            BackendError: the place does not answer, or the disk here does not take what it says.
-            ConfigurationError: this side lacks what it takes to ask the place.
+            BackendError: the service does not answer, or its answer cannot be saved here.
+            ConfigurationError: something needed to ask the service is missing here.
         """
 
     def progress(self) -> Progress | None:
-        """Return where the training stands within its epoch, or None where that is not known."""
+        """Return the position within the training, or None if it is unknown."""
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """Yield the lines that the trainer printed; with `follow`, until the run has ended.
 
         Raises:
-            BackendError: it cannot be followed any longer, and goes on.
+            BackendError: the log cannot be read. A followed run is still running.
         """
 
     def wait(self) -> Result:
         """Wait for the run's end and return its result, the same at each call.
 
         Raises:
-            TrainingError, DataError, BackendError, ConfigurationError: the run failed so.
+            TrainingError, DataError, BackendError, ConfigurationError: the run failed with this error.
             RunCancelled: the run was cancelled.
-            BackendError: it cannot be waited for any longer, and goes on.
+            BackendError: waiting is no longer possible. The run is still running.
             MnistCnnError: a bug of the trainer.
         """
 
     def cancel(self) -> None:
-        """End the run and return when it has ended; nothing happens where it had ended before.
+        """End the run and return when it has ended. Does nothing if it had ended before.
 
         Raises:
-            BackendError: it cannot be ended from here, or does not end.
+            BackendError: the run cannot be cancelled from here, or does not end.
         """
 
     def download_checkpoints(self) -> None:
-        """Bring the ended run's checkpoints into its folder, for another place to go on from.
+        """Download the ended run's checkpoints into its folder, so that another backend can resume it.
 
         Raises:
-            BackendError: that cannot be done now.
+            BackendError: that is not possible now.
         """
 
-    def register(self, register: RegisterConfig) -> ModelRef:
-        """Register the completed run's model under `register.name`.
+    def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
+        """Register the completed run's model under a name.
 
-        The same run under the same name gives the version that it already has.
+        The same run under the same name keeps the version that it has.
 
         Raises:
-            BackendError: the run is not completed, or below `register.min_accuracy`.
+            ConfigurationError: the name or `min_accuracy` isn't valid.
+            BackendError: the run is not completed, or its test accuracy is below `min_accuracy`.
         """
 
     def cost_report(self) -> Iterator[str]:
-        """Yield lines on what the place costs now and how to end that; none where it costs nothing."""
+        """Yield lines on what the backend costs now and how to stop that; none if it costs nothing."""
 
 
 class Backend(Protocol):
-    """A place where jobs run. Made from the whole configuration, of which it owns the `backend` section."""
+    """A place where jobs run. Made from the whole configuration; the `backend` section is its own."""
 
     CONFIG: ClassVar[type[BackendConfig]]
-    """The schema of `backend.*`; one subclass of BackendConfig for each backend."""
+    """The schema of `backend.*`: a subclass of BackendConfig for each backend."""
 
     parallel_runs: int | None
-    """How many runs this place takes at a time; None where it queues by itself."""
+    """How many runs may execute at the same time; None if the service queues them itself."""
 
     ends_with_its_command: bool
-    """Whether a run ends when the command that started it is interrupted; elsewhere it goes on."""
+    """Whether interrupting the command that started a run ends the run; if not, it keeps running."""
 
     def __init__(self, config: Config) -> None: ...
 
     def plan(self, job: Job) -> Plan:
-        """Say where and how the job would run. Pure: sends nothing, writes nothing."""
+        """Return where and how the job would run. Sends nothing, writes nothing."""
 
     def check(self, job: Job) -> None:
-        """Check, before a run folder is made, all that can be known without asking the place.
+        """Check everything that can be checked here, before a run folder is made.
 
         Raises:
-            ConfigurationError, DataError: what is wrong on this side.
+            ConfigurationError, DataError: what is wrong.
         """
 
     def submit(self, job: Job, folder: Path) -> Run:
         """Start the job in a run folder that holds its job.json; write the receipt, run.json.
 
-        Where the folder, or this place, has checkpoints of the run, it goes on from the newest.
+        If the folder, or the service, has checkpoints of the run, it continues from the newest.
 
         Raises:
             ConfigurationError: the folder holds a run that is under way or completed.
-            BackendError: this place does not take it.
+            BackendError: the service refuses the run.
         """
 
     def attach(self, folder: Path) -> Run:
-        """Find a run again from its folder alone.
+        """Return the run in a folder, which is all that this needs.
 
         Raises:
-            BackendError: there is no such run.
+            BackendError: the folder holds no run.
         """
 
 
 @runtime_checkable
 class HasCluster(Protocol):
-    """What a backend is besides, whose machines `cluster show` and `cluster delete` know."""
+    """Optional interface for a backend that manages a cluster, for `cluster show` and `cluster delete`."""
 
     def cluster(self, action: str) -> Iterator[str]:
-        """Do `show` or `delete`, and yield lines that tell a person of it.
+        """Do `show` or `delete`, and yield lines for people.
 
         Raises:
-            BackendError: it was refused.
+            BackendError: the service refuses it.
         """

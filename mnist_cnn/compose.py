@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends import absolute_name, backend_class, is_outside
+from mnist_cnn.backends import absolute_name, backend_class, installed, is_outside
 from mnist_cnn.config import (
     CONF_DIR,
     BackendConfig,
@@ -103,9 +103,7 @@ def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
 def named_backend(overrides: Sequence[str]) -> str | None:
     """Return the backend that the overrides choose, as a receipt names it, or None."""
     names = [str(override.value()) for override in _parse(overrides) if override.key_or_group == "backend"]
-    if not names:
-        return None
-    return absolute_name(names[-1]) if is_outside(names[-1]) else names[-1]
+    return absolute_name(names[-1]) if names else None
 
 
 def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
@@ -127,8 +125,9 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     outside = None
     lines = [f"hydra.searchpath=[{','.join(_quoted_uri(folder) for folder in config_dirs)}]"]
     for override in _parse(overrides):
-        if override.key_or_group == "backend" and is_outside(str(override.value())):
-            outside = absolute_name(str(override.value()))
+        name = str(override.value()) if override.key_or_group == "backend" else ""
+        if name and name not in options("backend", config_dirs) and is_outside(name):
+            outside = absolute_name(name)
         else:
             lines.append(_for_hydra(override, config_dirs))
     try:
@@ -270,6 +269,7 @@ def _for_hydra(override: Override, config_dirs: Sequence[str]) -> str:
         known = options(name, config_dirs)
         value = override.value()
         if value not in known:
+            known += sorted(installed()) if name == "backend" else []
             hint = did_you_mean(str(value), known, f"keys within it are set as {name}.KEY=VALUE")
             raise ConfigurationError(f"{name}={written(value)}: there are {', '.join(known)}", hint)
         return text.lstrip("+")

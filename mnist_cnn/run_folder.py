@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mnist_cnn import migrations, records
+from mnist_cnn import migrations, process_identity, records
 from mnist_cnn.backend import Status
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
@@ -241,12 +241,7 @@ def record_trainer(folder: Path, pid: int) -> None:
     Raises:
         BackendError: the receipt cannot be read or written.
     """
-    import psutil
-
-    try:
-        started = psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        started = None  # it has already ended; its status will be lost
+    started = process_identity.start_time(pid)  # None reads as lost
     write_receipt(folder, dataclasses.replace(read_receipt(folder), pid=pid, process_started=started))
 
 

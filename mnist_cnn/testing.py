@@ -1,7 +1,19 @@
-"""What every backend owes, as one class of tests; each backend's test module subclasses it.
+"""What every backend must do, as one class of tests. Ships with the package, for backends outside it too.
 
-A subclass gives two fixtures: `overrides`, which choose and set up the backend, and `small_job`, the
-overrides of a job that it trains in seconds. Everything runs for real.
+It needs pytest. Subclass it in a test module of your own; pytest then runs its tests against your backend:
+
+    class TestMyBackend(BackendContract):
+        @pytest.fixture(scope="class")
+        @classmethod
+        def overrides(cls):
+            return ("backend=my_backend",)  # and the keys that set it up
+
+        @pytest.fixture(scope="class")
+        @classmethod
+        def small_job(cls):
+            return ("data.train_limit=1000", "data.test_limit=500", "train.epochs=2")
+
+Everything runs for real, so the job should train in seconds.
 """
 
 from __future__ import annotations
@@ -19,15 +31,19 @@ import pytest
 from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import backend_class
-from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled, TrainingError
 from mnist_cnn.training.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
-    from mnist_cnn.backend import ModelRef, Run
+    from collections.abc import Callable
+
+    from mnist_cnn.backend import Run
+
+    Submit = Callable[..., Run]
 
 LONG = "train.epochs=10000"
-"""So many epochs that the run is still under way when it is cancelled."""
-FAILING = """
+"""More epochs than any test waits for: the run is still training when it is cancelled."""
+FAILING_NETWORK = """
 import keras
 from keras import layers
 
@@ -37,12 +53,12 @@ def build(config, input_shape, num_classes):
     out = layers.Dense(num_classes, activation="softmax", kernel_initializer=nan)
     return keras.Sequential([keras.Input(input_shape), layers.Flatten(), out])
 """
-"""A network whose loss is no number from the first step on."""
+"""A network whose loss is NaN from the first step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Waiter:
-    """A run, and what another process saw of it: the status when it came, the result when it had waited."""
+    """A run, and what another process saw: the status when it attached, and the result as JSON."""
 
     run: Run
     before: Status
@@ -50,16 +66,18 @@ class Waiter:
 
 
 class BackendContract:
-    """The promises of `mnist_cnn.backend`, held against one backend."""
+    """The promises of `mnist_cnn.backend`, tested with one backend."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def overrides(cls) -> tuple[str, ...]:
+        """Return the overrides that choose and set up the backend."""
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
     @classmethod
     def small_job(cls) -> tuple[str, ...]:
+        """Return the overrides of a job that trains in seconds, for two epochs or more."""
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
@@ -69,9 +87,20 @@ class BackendContract:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def waiter(cls, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]) -> Waiter:
+    def submit(cls, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]) -> Submit:
+        """Return a function that submits the small job into a folder of this name."""
+
+        def submit(name: str, *more: str) -> Run:
+            folders = (f"run_dir={home / name}", f"register.dir={home / 'models'}")
+            return launch.submit(*overrides, *small_job, *more, *folders)
+
+        return submit
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def waiter(cls, submit: Submit, overrides: tuple[str, ...]) -> Waiter:
         """Submit a run, and let another process attach to it and wait while it is under way."""
-        run = launch.submit(*overrides, *small_job, f"run_dir={home / 'completed'}")
+        run = submit("completed")
         code = (
             "import sys; from pathlib import Path; from mnist_cnn import launch; "
             "run = launch.attach_to(Path(sys.argv[1]), sys.argv[2:]); before = run.status(); "
@@ -100,6 +129,10 @@ class BackendContract:
         assert receipt.status is Status.completed
         assert receipt.exit_code == 0
 
+    def test_repr_shows_the_folder_and_the_last_status(self, completed: Run) -> None:
+        assert str(completed.folder) in repr(completed)
+        assert "completed" in repr(completed)
+
     def test_another_process_can_attach_and_wait(self, waiter: Waiter) -> None:
         assert not waiter.before.is_final
         assert waiter.result.strip() == waiter.run.wait().to_json().strip()
@@ -116,13 +149,13 @@ class BackendContract:
             assert all(math.isfinite(value) for value in dataclasses.asdict(row).values())
             assert 0 <= row.accuracy <= 1
 
-    def test_every_file_is_what_the_result_says(self, completed: Run) -> None:
+    def test_every_file_matches_the_result(self, completed: Run) -> None:
         result = completed.wait()
         assert {"model.keras", "model.onnx", "metrics.jsonl"} <= set(result.files)
         run_folder.verify(completed.folder, result)
 
-    def test_the_model_reloads_in_plain_keras_and_reproduces_accuracy_and_hash(self, completed: Run) -> None:
-        """In a process of its own, which loads the model without this package's modules."""
+    def test_plain_keras_loads_the_model_and_agrees(self, completed: Run) -> None:
+        """Accuracy and weights, in a process of its own that loads the model without this package."""
         result = completed.wait()
         job = run_folder.read_job(completed.folder)
         code = (
@@ -145,38 +178,35 @@ class BackendContract:
         assert float(accuracy) == pytest.approx(result.accuracy, abs=1e-9)
         assert weights == result.weights_sha256
 
-    def test_the_log_holds_what_the_trainer_said(self, completed: Run) -> None:
-        said = [words for line in completed.logs() if (words := run_folder.trainer_line(line)) is not None]
-        assert [words for words in said if words.startswith("epoch 1/")]
+    def test_the_log_holds_the_trainers_lines(self, completed: Run) -> None:
+        logged = [words for line in completed.logs() if (words := run_folder.trainer_line(line)) is not None]
+        assert [words for words in logged if words.startswith("epoch 1/")]
 
-    def test_registering_the_same_run_twice_gives_the_same_version_and_says_so(
-        self, completed: Run, home: Path
-    ) -> None:
-        first, second = self._register(completed, home, "twice"), self._register(completed, home, "twice")
+    def test_registering_a_run_twice_gives_one_version(self, completed: Run) -> None:
+        first, second = (completed.register("twice", min_accuracy=0) for _ in range(2))
         assert (first.version, first.is_new) == (1, True)
         assert second == dataclasses.replace(first, is_new=False)
 
-    def test_registering_a_second_run_gives_the_next_version(
-        self, completed: Run, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]
-    ) -> None:
-        other = launch.submit(*overrides, *small_job, "train.epochs=1", f"run_dir={home / 'second'}")
+    def test_registering_a_second_run_gives_the_next_version(self, completed: Run, submit: Submit) -> None:
+        other = submit("second", "train.epochs=1")
         followed = list(other.logs(follow=True))  # to the end
         assert other.status() is Status.completed
         other.wait()
         assert followed == list(other.logs())
-        versions = [self._register(run, home, "next").version for run in (completed, other, completed)]
-        assert versions == [1, 2, 1]
+        models = [run.register("next", min_accuracy=0) for run in (completed, other, completed)]
+        assert [model.version for model in models] == [1, 2, 1]
 
-    def test_a_model_below_the_wanted_accuracy_is_not_registered(self, completed: Run, home: Path) -> None:
+    def test_a_model_below_min_accuracy_is_not_registered(self, completed: Run) -> None:
         with pytest.raises(BackendError, match=r"below register\.min_accuracy=1"):
-            self._register(completed, home, "bad", min_accuracy="1")
+            completed.register("bad", min_accuracy=1)
 
-    def test_a_failing_training_is_a_worded_failure_with_the_runs_log(
-        self, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]
-    ) -> None:
-        (home / "failing.py").write_text(FAILING)
-        network = f"model.file={home / 'failing.py'}"
-        run = launch.submit(*overrides, *small_job, network, f"run_dir={home / 'failing'}")
+    def test_a_model_name_that_is_a_path_is_refused(self, completed: Run) -> None:
+        with pytest.raises(ConfigurationError, match=r"register\.name=\.\./up"):
+            completed.register("../up", min_accuracy=0)
+
+    def test_a_failing_training_raises_its_error(self, home: Path, submit: Submit) -> None:
+        (home / "failing.py").write_text(FAILING_NETWORK)
+        run = submit("failing", f"model.file={home / 'failing.py'}")
         with pytest.raises(TrainingError, match="the loss became") as raised:
             run.wait()
         assert "log.txt" in raised.value.hint
@@ -186,12 +216,10 @@ class BackendContract:
         assert receipt.error == raised.value.message
         assert any("the loss became" in line for line in run.logs())
         with pytest.raises(BackendError, match="not completed"):
-            self._register(run, home, "failed")
+            run.register("failed", min_accuracy=0)
 
-    def test_a_cancelled_run_is_no_success_and_its_checkpoints_can_be_gone_on_from_elsewhere(
-        self, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]
-    ) -> None:
-        run = launch.submit(*overrides, *small_job, LONG, f"run_dir={home / 'cancelled'}")
+    def test_a_cancelled_run_leaves_its_checkpoints(self, submit: Submit, overrides: tuple[str, ...]) -> None:
+        run = submit("cancelled", LONG)
         for line in run.logs(follow=True):
             if "epoch 1/" in line:
                 break
@@ -208,7 +236,7 @@ class BackendContract:
         assert found.job.digest == run_folder.read_job(run.folder).digest
         assert found.history[0].epoch == 1
 
-    def test_an_unknown_run_is_a_worded_error(self, home: Path, overrides: tuple[str, ...]) -> None:
+    def test_attaching_to_an_unknown_run_is_an_error(self, home: Path, overrides: tuple[str, ...]) -> None:
         with pytest.raises(MnistCnnError, match="nowhere"):
             launch.attach(str(home / "nowhere"), *overrides)
         config = compose.load(overrides)
@@ -216,16 +244,10 @@ class BackendContract:
         with pytest.raises(BackendError, match=r"run\.json"):
             backend.attach(home / "nowhere")
 
-    def test_a_plan_can_be_printed_and_leaves_nothing(
+    def test_a_plan_leaves_no_files(
         self, tmp_path: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]
     ) -> None:
         plan = launch.plan(*overrides, *small_job, f"run_dir={tmp_path / 'planned'}")
         assert dict(plan.lines)["backend"]
         assert json.dumps(plan.lines)
         assert list(tmp_path.iterdir()) == []
-
-    @staticmethod
-    def _register(run: Run, home: Path, name: str, min_accuracy: str = "0") -> ModelRef:
-        settings = (f"register.name={name}", f"register.dir={home / 'models'}")
-        config = compose.load([*settings, f"register.min_accuracy={min_accuracy}"])
-        return run.register(config.register)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.processes import SMALL, Ended, command, run_command
+from helpers.processes import SMALL, Ended, command, run_command, start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
     from loopback import AzureService
@@ -20,12 +21,37 @@ __all__ = ["SMALL", "Ended", "command", "run_command"]
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a completed small run; tests read it and change nothing in it."""
+def small_command(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """The folder of a completed small run, and what its command printed."""
     home = tmp_path_factory.mktemp("small")
     ended = run_command(*SMALL, "run_dir=run", "save_h5=true", cwd=home)
     assert ended.code == 0, ended.out + ended.err
-    return home / "run"
+    return home / "run", ended
+
+
+@pytest.fixture(scope="session")
+def small_run(small_command: tuple[Path, Ended]) -> Path:
+    """The folder of a completed small run; tests read it and change nothing in it."""
+    return small_command[0]
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start command lines in the test's folder; end whatever a failed test leaves of them."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start_here(*words: str, **environment: str) -> subprocess.Popen[str]:
+        processes.append(start(*words, cwd=tmp_path, **environment))
+        return processes[-1]
+
+    yield start_here
+    for process in processes:
+        process.kill()
+        process.communicate()
+    from mnist_cnn import launch
+
+    for receipt in tmp_path.rglob("run.json"):
+        launch.attach_to(receipt.parent).cancel()
 
 
 @pytest.fixture(scope="session")

@@ -63,12 +63,12 @@ def _train(options: argparse.Namespace, metrics: Metrics) -> Result:
     from mnist_cnn.backends.azure.plan import decode
     from mnist_cnn.training.checkpoint import MountedCheckpoints
     from mnist_cnn.training.train import train
-    from mnist_cnn.training.worker import worded_failures
+    from mnist_cnn.training.worker import translated_errors
 
     job = decode(options.job)
     job = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=str(options.data_folder)))
     outputs = Path("outputs")
-    with worded_failures():
+    with translated_errors():
         outputs.mkdir(exist_ok=True)
         return train(
             job,

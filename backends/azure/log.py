@@ -12,9 +12,10 @@ import re
 from typing import TYPE_CHECKING
 
 from mnist_cnn import records, run_folder
+from mnist_cnn.backends import common
 from mnist_cnn.backends.azure.entry import EPOCH, FAILURE, PROGRESS
 from mnist_cnn.backends.azure.service import ServiceError, call, say
-from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, storage_error
+from mnist_cnn.errors import BackendError, MnistCnnError, storage_error
 from mnist_cnn.files import locks
 from mnist_cnn.result import EpochRow, Progress
 
@@ -107,7 +108,7 @@ def failure(folder: Path) -> MnistCnnError | None:
         return None
     try:
         error = json.loads(told)
-        return ERRORS_BY_EXIT_CODE.get(error["exit_code"], MnistCnnError)(error["error"], error["hint"])
+        return common.error_class(error["exit_code"])(error["error"], error["hint"])
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -115,26 +116,6 @@ def failure(folder: Path) -> MnistCnnError | None:
 def has_begun(folder: Path) -> bool:
     """Tell whether the trainer has said where it stands; what fails before is the node, not the training."""
     return _last(folder, PROGRESS) is not None
-
-
-class Reader:
-    """Reads log.txt as it grows, in whole lines."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / run_folder.LOG
-        self._position = 0
-
-    def new_lines(self, *, is_last: bool = False) -> Iterator[str]:
-        """Yield the lines that are new; an unfinished one only where nothing comes after it."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._position)
-                content = file.read()
-        except FileNotFoundError:
-            return
-        whole = content if is_last else content[: content.rfind(b"\n") + 1]
-        self._position += len(whole)
-        yield from whole.decode("utf-8", errors="replace").splitlines()
 
 
 def _piece(folder: Path, url: str) -> bytes:

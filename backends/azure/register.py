@@ -10,7 +10,6 @@ from mnist_cnn.backends.azure.service import ServiceError, call, call_again
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
-    from mnist_cnn.config import RegisterConfig
     from mnist_cnn.result import Result
 
 MODEL = "outputs/model.keras"
@@ -18,19 +17,12 @@ RUN_TAG = "mnist_cnn_run"
 STUDIO = "https://ml.azure.com"
 
 
-def register(workspace: Any, run: Any, config: RegisterConfig, result: Result) -> ModelRef:
+def register(workspace: Any, run: Any, name: str, result: Result) -> ModelRef:
     """Register the model; the same run under the same name gives the version that it has.
 
     Raises:
-        BackendError: the model is below `register.min_accuracy`, or the service refuses it.
+        BackendError: the service refuses it.
     """
-    if result.accuracy < config.min_accuracy:
-        message = (
-            f"not registered: test accuracy {result.accuracy:.4f} is below "
-            f"register.min_accuracy={config.min_accuracy:g}"
-        )
-        raise BackendError(message, "train better, or lower register.min_accuracy")
-    name = str(config.name)
     found = _registered(workspace, run.id, name)
     if found:
         return _reference(found[0], is_new=False)

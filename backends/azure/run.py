@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Status
+from mnist_cnn.backends import common
 from mnist_cnn.backends.azure import (
     checkpoints,
     checks,
@@ -21,7 +22,7 @@ from mnist_cnn.backends.azure import (
     upload,
 )
 from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
-from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled
+from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled
 from mnist_cnn.result import Progress, Result
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mnist_cnn.backends.azure.config import AzureConfig
-    from mnist_cnn.config import RegisterConfig
 
 STATUSES = {
     "NotStarted": Status.queued,
@@ -123,6 +123,9 @@ class AzureRun:
         self._logs: dict[str, str] = {}
         self._listed = 0.0
 
+    def __repr__(self) -> str:
+        return common.describe_run(self)
+
     def adopt(self, run: Any) -> None:
         """Take the SDK's run, from whoever has just submitted it, instead of asking for it."""
         self._found = run
@@ -152,39 +155,28 @@ class AzureRun:
         Raises:
             BackendError: it could not be followed to its end, and goes on.
         """
-        read = log.Reader(self.folder)
+        reader = common.LogReader(self.folder)
         if not follow:
             self._refresh_if_possible()
-            yield from read.new_lines(is_last=True)
+            yield from reader.new_lines(is_last=True)
             return
         receipt = run_folder.read_receipt(self.folder)
         if receipt.url is not None:
             say(f"watch it in the studio: {receipt.url}")
         for _ in self._until_the_end():
-            yield from read.new_lines()
-        yield from read.new_lines(is_last=True)
+            yield from reader.new_lines()
+        yield from reader.new_lines(is_last=True)
 
     def wait(self) -> Result:
         """Wait for the end, bring the result here; return it, or raise how the run ended."""
-        receipt = run_folder.read_receipt(self.folder)
         while not self._has_ended():  # another may have resumed it since it was seen to end
             for status in self._until_the_end():
                 if status is Status.lost:
                     hint = f"start it again: resume {self.folder}"
                     raise BackendError("the run never reached the service", hint)
-            receipt = run_folder.read_receipt(self.folder)
-        log_hint = f"the log is {self.folder / run_folder.LOG}"
-        if receipt.status is Status.completed:
-            result = run_folder.read_result(self.folder)
-            if result is None:
-                raise BackendError(
-                    f"{self.folder} is completed but has no result.json", "it was removed since"
-                )
-            return result
-        if receipt.status is Status.cancelled:
-            raise RunCancelled(receipt.error or "the run was cancelled", receipt.hint or "")
-        error = ERRORS_BY_EXIT_CODE.get(receipt.exit_code or 0, MnistCnnError)
-        raise error(receipt.error or "the run failed", "; ".join(filter(None, (receipt.hint, log_hint))))
+        if run_folder.read_receipt(self.folder).status is Status.completed:
+            return common.result_of(self.folder)
+        raise common.recorded_error(self.folder)
 
     def cancel(self) -> None:
         """Have the service end the run; return when it has ended, or raise after five minutes."""
@@ -243,14 +235,11 @@ class AzureRun:
             if place is not None:
                 checkpoints.bring(upload.default_datastore(self.workspace()), place, self.folder)
 
-    def register(self, register_config: RegisterConfig) -> ModelRef:
+    def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
         """Register the run's model in the workspace."""
-        status = self._refresh()
-        if status is not Status.completed:
-            raise BackendError(f"{self.folder} is {status.value}, not completed", "finish the run first")
-        result = self.wait()
+        result = common.check_can_register(self.folder, self._refresh(), name, min_accuracy)
         with run_folder.lock(self.folder):  # of two that register at once, one finds the other's version
-            return register.register(self.workspace(), self._run(), register_config, result)
+            return register.register(self.workspace(), self._run(), name, result)
 
     def cost_report(self) -> Iterator[str]:
         """Say whether the cluster still has nodes, what ends them and when they end by themselves."""

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import compose
-from mnist_cnn.backends import BACKENDS
+from mnist_cnn.backends import BACKENDS, installed
 from mnist_cnn.config import (
     DataConfig,
     ModelConfig,
@@ -82,7 +82,8 @@ def _describe(title: str, section: type[Section], defaults: dict[str, Any]) -> s
     values = defaults.get(section.GROUP, {}) if section.GROUP else defaults
     lines = [title[:1].upper() + title[1:]]
     if section.GROUP in compose.GROUPS:
-        choices = ", ".join(compose.options(section.GROUP))
+        registered = installed() if section.GROUP == "backend" else {}
+        choices = ", ".join([*compose.options(section.GROUP), *sorted(registered)])
         lines.append(f"  {section.GROUP}=NAME, one of: {choices}")
     fields = {field.name: field for field in dataclasses.fields(section)}
     for name, spec in keys_of(section):

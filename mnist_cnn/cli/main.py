@@ -19,7 +19,7 @@ from mnist_cnn.errors import (
     Interrupted,
     MnistCnnError,
     RunCancelled,
-    unforeseen,
+    unexpected_error,
 )
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal.output import write_no_more
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort
         if not isinstance(error, OSError):
             sys.stderr.write(redact(traceback.format_exc()))
-        return _report(unforeseen(error), as_json=as_json)
+        return _report(unexpected_error(error), as_json=as_json)
     return code
 
 

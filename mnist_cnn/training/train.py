@@ -64,7 +64,7 @@ def train(  # noqa: PLR0913 - only the first two are required
         BackendError: `device` (auto, cpu or gpu) is missing, or `folder` cannot be written.
         ConfigurationError: the network cannot be built, or the checkpoint does not fit the job or runtime.
         TrainingError: the loss or a weight is not finite.
-        MemoryError, OSError, TensorFlow's errors: the caller must translate them.
+        MemoryError, OSError, TensorFlow's errors: the caller translates them (`worker.translated_errors`).
     """
     on_progress(Progress("preparing"))
     device_kind, arrays = _prepare(job, device)

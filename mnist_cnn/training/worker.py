@@ -1,7 +1,7 @@
-"""The trainer as a process of this machine: `python -m mnist_cnn.training.worker FOLDER [DEVICE] [--force]`.
+"""The process that trains: `python -m mnist_cnn.training.worker FOLDER [DEVICE] [--force]`.
 
-Trains the job of a run folder, keeps the receipt, and ends with the exit code that the receipt has. Knows how
-a process is told to end and where its output goes; what is computed is `train`'s.
+Trains the job of a run folder, keeps the receipt up to date, and exits with the code that the receipt
+records. Handles signals and the log; the computation is in `train`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ _cancelled = threading.Event()
 
 
 def main(arguments: list[str]) -> int:
-    """Train the job of a run folder in this process, and keep its receipt: FOLDER [DEVICE] [--force].
+    """Train the job of a run folder in this process; take FOLDER [DEVICE] [--force].
 
-    Everything printed goes to where this process's output goes. Returns the exit code, which the
-    receipt has too, with the error's two lines.
+    Returns the exit code, which the receipt records too, with the error's message and hint.
     """
     words = [word for word in arguments if word != run_folder.FORCE]
     folder = Path(words[0])
@@ -44,36 +43,36 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _cancel)
     _cancelled.clear()
 
-    def tell(progress: Progress) -> None:
-        if _cancelled.is_set():  # a library has caught what the signal raised
+    def on_progress(progress: Progress) -> None:
+        if _cancelled.is_set():  # a library has caught the exception that the signal raised
             raise KeyboardInterrupt
-        run_folder.check_still_ours(folder, entry)
+        run_folder.check_still_ours(folder, receipt)
         run_folder.write_progress(folder, progress)
 
     try:
         run_folder.await_registration(folder, os.getpid())
-        entry = run_folder.read_receipt(folder)
-    except BackendError as error:  # the receipt is for whom it names to write
-        log.error("%s", error.message)  # noqa: TRY400 - a worded error needs no traceback
+        receipt = run_folder.read_receipt(folder)
+    except BackendError as error:  # only the process that the receipt names may write it
+        log.error("%s", error.message)  # noqa: TRY400 - this error needs no traceback
         return error.exit_code
     except KeyboardInterrupt:
         return RunCancelled.exit_code
     try:
-        with worded_failures():
+        with translated_errors():
             job = run_folder.read_job(folder)
-            train(job, folder, device=device, force=run_folder.FORCE in arguments, on_progress=tell)
+            train(job, folder, device=device, force=run_folder.FORCE in arguments, on_progress=on_progress)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
-            run_folder.check_still_ours(folder, entry)
+            run_folder.check_still_ours(folder, receipt)
             run_folder.record_end(folder, Status.completed)
     except KeyboardInterrupt:
-        return _fail(folder, entry, RunCancelled("the run was cancelled"))
+        return _fail(folder, receipt, RunCancelled("the run was cancelled"))
     except MnistCnnError as error:
-        return _fail(folder, entry, error)
+        return _fail(folder, receipt, error)
     return 0
 
 
 def print_log() -> None:
-    """Print what this package logs; what the libraries log is theirs to print."""
+    """Print what this package logs, but not what the libraries log."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter(run_folder.LOG_FORMAT, run_folder.LOG_TIME))
     log.addHandler(handler)
@@ -81,29 +80,28 @@ def print_log() -> None:
     log.propagate = False
 
 
-def _fail(folder: Path, entry: run_folder.Receipt, error: MnistCnnError) -> int:
-    """Enter an error into log and receipt; return its exit code, also where the disk takes neither.
+def _fail(folder: Path, receipt: run_folder.Receipt, error: MnistCnnError) -> int:
+    """Write an error to log and receipt; return its exit code, even if the disk is too full for both.
 
-    Where the receipt is not this process's `entry` any more, it is another's to write.
+    The receipt is left alone if it names another process by now.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    status = Status.cancelled if isinstance(error, RunCancelled) else Status.failed
     try:
         log.error("%s", error.message)
-        run_folder.check_still_ours(folder, entry)
-        run_folder.record_end(
-            folder, Status.cancelled if isinstance(error, RunCancelled) else Status.failed, error
-        )
+        run_folder.check_still_ours(folder, receipt)
+        run_folder.record_end(folder, status, error)
     except MnistCnnError as unwritten:
-        log.error("%s", unwritten.message)  # noqa: TRY400 - a worded error needs no traceback
+        log.error("%s", unwritten.message)  # noqa: TRY400 - this error needs no traceback
     return error.exit_code
 
 
 @contextmanager
-def worded_failures() -> Iterator[None]:
-    """Translate what a training can meet outside this package's own errors.
+def translated_errors() -> Iterator[None]:
+    """Turn the exceptions of a training into this package's errors.
 
-    What nobody foresaw is a bug, and told as one: its traceback is printed, without secrets, for an exception
-    of somebody else's code may quote anything, the environment with the node's access token too.
+    An unexpected exception is a bug, and its traceback is printed. Secrets in it are redacted, because a
+    library's exception may quote anything, for example the environment with the node's access token.
     """
     try:
         yield
@@ -112,25 +110,25 @@ def worded_failures() -> Iterator[None]:
     except OSError as error:
         raise storage_error(error, str(error.filename or "the run folder")) from error
     except MemoryError as error:
-        hint = "lower train.batch_size, or choose another machine"
-        raise TrainingError("the machine's memory does not suffice for this training", hint) from error
+        hint = "lower train.batch_size, or use a machine with more memory"
+        raise TrainingError("the machine has too little memory for this training", hint) from error
     except Exception as error:
-        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which need not be imported yet
+        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which may not be imported yet
             hint = "lower train.batch_size or the network's size"
-            raise TrainingError("the device's memory does not suffice for this training", hint) from error
+            raise TrainingError("the device has too little memory for this training", hint) from error
         sys.stderr.write(redact(traceback.format_exc()))
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise MnistCnnError(f"a bug: {what}", "please report it, with the run's log.txt") from error
 
 
 def _cancel(_signal_number: int, _frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would disturb what ends the run
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the clean-up
     _cancelled.set()
-    raise KeyboardInterrupt  # no Exception, for the libraries that trace and export catch those
+    raise KeyboardInterrupt  # no Exception, because libraries catch those while they trace and export
 
 
 if __name__ == "__main__":
     exit_code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(exit_code)  # all is written; TensorFlow would take up to two seconds to let go
+    os._exit(exit_code)  # everything is written; TensorFlow takes up to two seconds to shut down

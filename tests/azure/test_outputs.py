@@ -98,16 +98,6 @@ def test_a_result_that_the_disk_here_does_not_take_can_be_brought_later(brought:
     assert (here / "result.json").is_file()
 
 
-def test_a_log_is_read_whole_lines_at_a_time(tmp_path: Path) -> None:
-    reader = log.Reader(tmp_path)
-    assert list(reader.new_lines()) == []
-    (tmp_path / "log.txt").write_text("one\ntw")
-    assert list(reader.new_lines()) == ["one"]
-    (tmp_path / "log.txt").write_text("one\ntwo\nthr")
-    assert list(reader.new_lines()) == ["two"]
-    assert list(reader.new_lines(is_last=True)) == ["thr"]
-
-
 def test_a_failure_is_read_from_the_log_of_the_last_start_only(tmp_path: Path) -> None:
     told = json.dumps({"exit_code": 5, "error": "the loss became nan", "hint": "lower it"})
     (tmp_path / "log.txt").write_text(f"x\nmnist_cnn failure {told}\n")

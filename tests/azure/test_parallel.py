@@ -22,7 +22,6 @@ from mnist_cnn.backends.azure import run as azure_run
 from mnist_cnn.backends.azure.config import AzureConfig
 from mnist_cnn.backends.azure.entry import PROGRESS
 from mnist_cnn.backends.azure.parallel import run_parallel
-from mnist_cnn.config import RegisterConfig
 from mnist_cnn.errors import BackendError, RunCancelled, TrainingError
 
 if TYPE_CHECKING:
@@ -195,9 +194,8 @@ def test_what_was_learned_of_one_run_is_not_entered_for_the_one_that_follows_it(
     following.id = "next"
     monkeypatch.setattr(azure_run, "find_run", lambda _workspace, _run_id: following)
     watcher.look(following, 1)
-    register = RegisterConfig(name="m")
     with pytest.raises(BackendError, match="is running, not completed"):
-        watcher.followed.register(register)
+        watcher.followed.register("m")
 
 
 def test_a_second_start_that_the_service_refuses_for_ten_minutes_is_given_up(

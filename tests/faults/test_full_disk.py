@@ -1,6 +1,6 @@
-"""A disk that is full, or may not be written: worded, nothing lost, gone on with when there is room.
+"""A disk that is full or read-only: the error says so, nothing is lost, and the run can be resumed.
 
-The disk is a real one that really is full; only the moment at which it fills up is arranged.
+The disk is a real one that really is full; only the moment at which it fills up is chosen.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers.disks import FILES, Disk, small_disk
+from helpers.disks import FILES, FILLER, Disk, small_disk
+from helpers.fault_points import fault
 from helpers.processes import TINY, Ended
 from PIL import Image
 
@@ -24,23 +25,21 @@ if TYPE_CHECKING:
 
 JOB = (*TINY, "train.epochs=2", "save_h5=true")
 HALF = 8192
-"""Bytes left of a larger file's room: its writing begins and cannot be ended."""
-WRITES_OF_THE_TRAINER = (
+"""Bytes left for a larger file: writing it begins, and fails."""
+WORKER_WRITES = (
     ("progress.json", 1, 0),
     ("epoch-000001.npz", 1, HALF),
     ("metrics.jsonl", 2, 0),
     ("epoch-000002.npz", 1, HALF),
     ("epoch-000002.sha256", 1, 0),
-    ("metrics.jsonl", 1, 0),  # the history of the checkpoint from which the run goes on
+    ("metrics.jsonl", 1, 0),  # the history in the checkpoint that is resumed
     ("model.keras", 1, HALF),
     ("keras-tf-mnist.h5", 1, HALF),
     ("model.onnx", 1, HALF),
     ("history.png", 1, HALF),
-    ("confusion.png", 1, HALF),
-    ("mistakes.png", 1, HALF),
     ("result.json", 1, 0),
 )
-"""FILE, COUNT and LEFT, in the order in which a run that is gone on with each time comes to them."""
+"""FILE, COUNT and LEFT, in the order in which a run meets them that is resumed after each."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
 
 @pytest.fixture(autouse=True)
 def room(disk: Disk) -> Iterator[None]:
-    """Make room and let the disk be written again after each test."""
+    """Make the disk writable and empty it after each test."""
     yield
     disk.remount(f"rw,nr_inodes={FILES}")
     disk.make_room()
@@ -59,36 +58,35 @@ def room(disk: Disk) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole(disk: Disk) -> dict[str, Any]:
-    """The result of the job where nothing is in its way."""
+    """The result of the undisturbed job."""
     ended = disk.run(*JOB, "run_dir=whole", "--json")
     assert ended.code == 0, ended.err
     result: dict[str, Any] = ended.json()["result"]
     return result
 
 
-def assert_worded(ended: Ended, unwritten: str) -> None:
-    """Hold that a command said what could not be written, why, and what to do; and nothing else."""
+def check_message(ended: Ended, unwritten: str) -> None:
+    """Check that a command said what could not be written, why, and what to do; and nothing else."""
     assert ended.code == BackendError.exit_code, ended.out + ended.err
     what, hint = ended.err.splitlines()
     assert re.fullmatch(rf"error: cannot write .*\b{re.escape(unwritten)}: No space left on device", what)
-    assert hint.startswith("free some space there, or choose another disk with ")
+    assert hint.startswith("free ")
+    assert "choose another disk with " in hint
     assert "completed" not in ended.out
 
 
 def checkpoints(run: Path) -> set[str]:
-    """The names of the checkpoints that are whole."""
+    """Return the names of the complete checkpoints."""
     return {path.stem for path in run.glob("checkpoints/*.sha256")}
 
 
-def test_a_disk_that_is_full_at_each_write_of_a_run_in_turn_costs_nothing_but_going_on(
-    disk: Disk, whole: dict[str, Any]
-) -> None:
+def test_a_run_survives_a_full_disk_at_each_write(disk: Disk, whole: dict[str, Any]) -> None:
     run, verb = disk.seen / "run", [*JOB, "run_dir=run"]
-    for name, count, left in WRITES_OF_THE_TRAINER:
+    for name, count, left in WORKER_WRITES:
         before = checkpoints(run)
-        ended = disk.run(*verb, fill_at=f"trainer:{name}:{count}:{left}")
-        assert_worded(ended, name)
-        assert "go on with it: resume run" in ended.err
+        ended = disk.run(*verb, fill_at=f"worker:{name}:{count}:{left}")
+        check_message(ended, name)
+        assert "resume it: resume run" in ended.err
         receipt = json.loads((run / "run.json").read_text(encoding="utf-8"))
         assert (receipt["status"], receipt["exit_code"]) == ("failed", BackendError.exit_code)
         assert name in receipt["error"]
@@ -97,8 +95,8 @@ def test_a_disk_that_is_full_at_each_write_of_a_run_in_turn_costs_nothing_but_go
         assert not (run / "result.json").exists()
         disk.make_room()
         verb = ["resume", "run"]
-    # That it is completed needs the receipt no more: the result is there.
-    ended = disk.run("resume", "run", "--json", fill_at="trainer:run.json:1:0")
+    # The run is complete without its final receipt, because the result is there.
+    ended = disk.run("resume", "run", "--json", fill_at="worker:run.json:1:0")
     assert ended.code == 0, ended.err
     assert disk.run("status", "run", "--json").json()["status"] == "completed"
     result = ended.json()["result"]
@@ -110,13 +108,14 @@ def test_a_disk_that_is_full_at_each_write_of_a_run_in_turn_costs_nothing_but_go
 @pytest.mark.parametrize(
     ("name", "count"), [("job.json", 1), ("run.json", 1), ("progress.json", 1), ("run.json", 2)]
 )
-def test_a_run_that_a_full_disk_lets_not_begin_leaves_nothing(disk: Disk, name: str, count: int) -> None:
-    assert_worded(disk.run(*JOB, "run_dir=new", fill_at=f"command:{name}:{count}:0"), name)
+def test_a_run_that_cannot_start_on_a_full_disk_leaves_nothing(disk: Disk, name: str, count: int) -> None:
+    check_message(disk.run(*JOB, "run_dir=new", fill_at=f"command:{name}:{count}:0"), name)
     assert not (disk.seen / "new").exists()
 
 
-def test_a_line_that_the_log_has_no_room_for_costs_no_run(disk: Disk, whole: dict[str, Any]) -> None:
-    ended = disk.run(*JOB, "run_dir=silent", "--json", fill_at="line:epoch 1/:0:0")
+def test_a_run_survives_a_log_line_that_does_not_fit(disk: Disk, whole: dict[str, Any]) -> None:
+    full = fault("fill", "worker", "log epoch 1", path=disk.folder / FILLER)
+    ended = disk.run(*JOB, "run_dir=silent", "--json", **full)
     assert ended.code == 0, ended.err
     assert ended.json()["result"]["weights_sha256"] == whole["weights_sha256"]
     log = (disk.seen / "silent" / "log.txt").read_text(encoding="utf-8")
@@ -127,10 +126,10 @@ def test_a_line_that_the_log_has_no_room_for_costs_no_run(disk: Disk, whole: dic
 
 @pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("name", ["model.keras", "model.onnx", "model.json"])
-def test_a_model_that_the_registrys_disk_does_not_take_has_no_version(disk: Disk, name: str) -> None:
+def test_a_model_that_does_not_fit_gets_no_version(disk: Disk, name: str) -> None:
     settings = ("register.name=m", "register.min_accuracy=0")
     ended = disk.run("register", "whole", *settings, fill_at=f"command:{name}:1:0")
-    assert_worded(ended, name)
+    check_message(ended, name)
     assert [path.name for path in (disk.seen / "models" / "m").iterdir()] == [".lock"]
     disk.make_room()
     assert "version 1" in disk.run("register", "whole", *settings).out
@@ -139,18 +138,16 @@ def test_a_model_that_the_registrys_disk_does_not_take_has_no_version(disk: Disk
     (disk.seen / "models" / "m" / "1").rmdir()
 
 
-def test_a_run_folder_that_cannot_be_made_is_worded(disk: Disk) -> None:
-    """Here it is not bytes that the disk lacks, but a place for one more file."""
+def test_a_run_folder_that_cannot_be_made_is_an_error(disk: Disk) -> None:
+    """This disk has bytes left, but no room for one more file."""
     used = os.statvfs(disk.seen)
     disk.remount(f"nr_inodes={used.f_files - used.f_ffree}")
-    assert_worded(disk.run(*JOB, "run_dir=new"), "new")
+    check_message(disk.run(*JOB, "run_dir=new"), "new")
     assert not (disk.seen / "new").exists()
 
 
 @pytest.mark.usefixtures("whole")
-def test_a_run_on_a_disk_that_is_read_only_can_be_looked_at_and_registered_elsewhere(
-    disk: Disk, tmp_path: Path
-) -> None:
+def test_a_run_on_a_read_only_disk_can_be_used(disk: Disk, tmp_path: Path) -> None:
     stroke = Image.new("L", (28, 28))
     stroke.paste(255, (13, 4, 16, 24))
     stroke.save(tmp_path / "one.png")
@@ -170,7 +167,7 @@ def test_a_run_on_a_disk_that_is_read_only_can_be_looked_at_and_registered_elsew
 
 
 @pytest.mark.usefixtures("whole")
-def test_what_would_write_to_a_disk_that_is_read_only_is_refused_and_changes_nothing(disk: Disk) -> None:
+def test_writing_to_a_read_only_disk_is_refused(disk: Disk) -> None:
     shutil.copytree(disk.seen / "whole", disk.seen / "lost")
     receipt = json.loads((disk.seen / "lost" / "run.json").read_text(encoding="utf-8")) | {
         "status": "running"

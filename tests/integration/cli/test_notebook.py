@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mnist_cnn.backend import ModelRef, Run
-    from mnist_cnn.config import RegisterConfig
     from mnist_cnn.result import Result
 
 NASTY = "<script>alert('1')</script> & \"<b>"
@@ -87,7 +86,7 @@ def test_interrupting_the_kernel_leaves_the_run_as_it_is(notebook_folder: Path) 
     assert "epoch  loss  accuracy  test loss  test accuracy  seconds\n1  " in client.shown(1)
     assert "<progress " not in client.shown(1, "text/html")
     assert client.shown(2) == "(False, None, 'cancelled')"
-    assert "run long: cancelled\nthe run was cancelled\ngo on with it: resume" in client.shown(3)
+    assert "run long: cancelled\nthe run was cancelled\nresume it: resume" in client.shown(3)
 
 
 @dataclasses.dataclass
@@ -127,8 +126,8 @@ class ToldRun:
     def download_checkpoints(self) -> None:
         raise NotImplementedError
 
-    def register(self, register: RegisterConfig) -> ModelRef:
-        raise AssertionError(register)
+    def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
+        raise AssertionError(name, min_accuracy)
 
 
 class Displayed:

@@ -1,24 +1,20 @@
-"""Going on exactly: what resumes to the same weights, and what is refused because it could not."""
+"""What resumes to the same weights, and what is refused because it would not."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers.copies import interrupted_copy
-from helpers.processes import SMALL, run_command
+from helpers.processes import SMALL, TINY, result_of, resume, run_command
 
 from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training import checkpoint
 from mnist_cnn.training.checkpoint import Checkpoints
-
-if TYPE_CHECKING:
-    from mnist_cnn.result import Result
 
 NOISY = """
 import keras
@@ -34,7 +30,7 @@ def build(config, input_shape, num_classes):
     out = layers.Dense(num_classes, activation="softmax")
     return keras.Sequential([keras.Input(input_shape), layers.Flatten(), Noise(), out])
 """
-"""A network that draws from Keras' global seed, which is none of its variables."""
+"""A network that draws from Keras' global seed, which is not one of its variables."""
 DRAWN = """
 def drawn(x):
     return (np.random.normal(size=x.shape) + random.random()).astype(np.float32)
@@ -45,13 +41,7 @@ def noise(x):
 
 
 """
-"""What makes it draw from the global generators of Python and NumPy instead."""
-
-
-def result_of(folder: Path) -> Result:
-    result = run_folder.read_result(folder)
-    assert result is not None
-    return result
+"""Code that draws from the global generators of Python and NumPy instead."""
 
 
 def change_job(folder: Path, **train: object) -> None:
@@ -61,15 +51,13 @@ def change_job(folder: Path, **train: object) -> None:
     (folder / "job.json").write_text(json.dumps(job))
 
 
-def test_a_changed_job_is_refused_naming_the_change_and_goes_on_by_force_with_a_mark(
-    tmp_path: Path, small_run: Path
-) -> None:
+def test_only_force_resumes_a_changed_job_and_marks_the_result(tmp_path: Path, small_run: Path) -> None:
     folder = interrupted_copy(small_run, tmp_path / "run", after=1)
     change_job(folder, learning_rate=0.5)
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     refused = run_command("resume", "run", cwd=tmp_path)
     assert refused.code == ConfigurationError.exit_code
-    assert "run cannot be resumed exactly: train.learning_rate=0.5 (was 1.0)" in refused.err
+    assert "run cannot go on as it began: train.learning_rate=0.5 (was 1.0)" in refused.err
     assert "resume run force=true" in refused.err
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     forced = run_command(
@@ -84,19 +72,17 @@ def test_a_changed_job_is_refused_naming_the_change_and_goes_on_by_force_with_a_
     assert model["changes"] == [change]
 
 
-def test_other_packages_are_refused_before_anything_starts(tmp_path: Path, small_run: Path) -> None:
+def test_changed_packages_are_refused_before_anything_starts(tmp_path: Path, small_run: Path) -> None:
     folder = interrupted_copy(small_run, tmp_path / "run", after=1)
     receipt = run_folder.read_receipt(folder)
     older = {**receipt.versions, "keras": "3.14.9"}
     run_folder.write_receipt(folder, dataclasses.replace(receipt, versions=older))
     with pytest.raises(ConfigurationError, match=rf"keras {receipt.versions['keras']} \(was 3\.14\.9\)"):
-        launch.resume(str(folder), ())
+        resume(folder)
     assert run_folder.read_receipt(folder).status is Status.running
 
 
-def test_another_machine_is_refused_by_the_trainer_and_goes_on_by_force_with_a_mark(
-    tmp_path: Path, small_run: Path
-) -> None:
+def test_only_force_resumes_on_another_cpu_and_marks_the_result(tmp_path: Path, small_run: Path) -> None:
     folder = interrupted_copy(small_run, tmp_path / "run", after=1)
     kept = Checkpoints(folder / "checkpoints")
     found = kept.newest()
@@ -108,32 +94,32 @@ def test_another_machine_is_refused_by_the_trainer_and_goes_on_by_force_with_a_m
     assert "(was aarch64 sve)" in refused.err
     assert "(was 64)" in refused.err
     assert run_folder.read_receipt(folder).status is Status.failed
-    result = launch.resume(str(folder), ("force=true",)).wait()
+    result = resume(folder, "force=true").wait()
     assert "aarch64 sve" in result.changes[0]
-    assert result.weights_sha256 == result_of(small_run).weights_sha256  # for nothing else has changed
+    assert result.weights_sha256 == result_of(small_run).weights_sha256  # because nothing else has changed
 
 
-def test_a_damaged_checkpoint_costs_an_epoch_and_no_bit(tmp_path: Path, small_run: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, small_run: Path) -> None:
     folder = interrupted_copy(small_run, tmp_path / "run", after=2)
     newest = folder / "checkpoints" / "epoch-000002.npz"
     newest.write_bytes(newest.read_bytes()[:-1])
-    result = launch.resume(str(folder), ()).wait()
+    result = resume(folder).wait()
     log = (folder / "log.txt").read_text()
-    assert "checkpoint epoch-000002.npz is damaged: skipped" in log
-    assert "resuming after epoch 1 of 2" in log
+    assert "checkpoint epoch-000002.npz is damaged" in log
+    assert "after epoch 1 of 2" in log
     assert result.weights_sha256 == result_of(small_run).weights_sha256
     assert result.changes == ()
 
 
-def test_without_any_sound_checkpoint_it_begins_anew(tmp_path: Path, small_run: Path) -> None:
+def test_without_a_sound_checkpoint_the_run_starts_again(tmp_path: Path, small_run: Path) -> None:
     folder = interrupted_copy(small_run, tmp_path / "run", after=1)
     (folder / "checkpoints" / "epoch-000001.npz").write_bytes(b"")
-    result = launch.resume(str(folder), ()).wait()
+    result = resume(folder).wait()
     assert result.weights_sha256 == result_of(small_run).weights_sha256
     assert [row.epoch for row in result.history] == [1, 2]
 
 
-def test_checkpoints_are_as_far_apart_as_asked_and_the_last_epoch_has_one(tmp_path: Path) -> None:
+def test_checkpoint_every_sets_the_distance_of_checkpoints(tmp_path: Path) -> None:
     job = (*SMALL, "data.train_limit=100", "train.epochs=5", "train.checkpoint_every=3")
     ended = run_command(*job, "run_dir=run", cwd=tmp_path)
     assert ended.code == 0, ended.err
@@ -142,38 +128,27 @@ def test_checkpoints_are_as_far_apart_as_asked_and_the_last_epoch_has_one(tmp_pa
     assert launch.make_job(*job).digest == launch.make_job(*job, "train.checkpoint_every=1").digest
 
 
-def test_a_network_that_draws_from_the_global_seed_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    (tmp_path / "noisy.py").write_text(NOISY)
-    job = (*SMALL, "data.train_limit=200", "model.file=noisy.py")
-    whole = run_command(*job, "run_dir=whole", cwd=tmp_path)
-    assert whole.code == 0, whole.err
-    folder = interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=1)
-    result = launch.resume(str(folder), ()).wait()
-    assert result.history[1].loss == result_of(tmp_path / "whole").history[1].loss
-    assert result.weights_sha256 == result_of(tmp_path / "whole").weights_sha256
-
-
-def test_a_network_that_draws_from_pythons_and_numpys_generators_resumes_to_the_same_weights(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "noisy.py").write_text(
-        NOISY.replace("x + keras.random.normal(keras.ops.shape(x))", "x + tf.reshape(noise(x), tf.shape(x))")
-        .replace(
-            "import keras\n",
-            "import random\n\nimport keras\nimport numpy as np\nimport tensorflow as tf\n",
-            1,
-        )
-        .replace("class Noise", DRAWN + "class Noise")
+FROM_PYTHON = (
+    NOISY.replace("x + keras.random.normal(keras.ops.shape(x))", "x + tf.reshape(noise(x), tf.shape(x))")
+    .replace(
+        "import keras\n", "import random\n\nimport keras\nimport numpy as np\nimport tensorflow as tf\n", 1
     )
-    job = (*SMALL, "data.train_limit=200", "model.file=noisy.py")
-    whole = run_command(*job, "run_dir=whole", cwd=tmp_path)
-    assert whole.code == 0, whole.err
-    folder = interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=1)
-    result = launch.resume(str(folder), ()).wait()
-    assert result.weights_sha256 == result_of(tmp_path / "whole").weights_sha256
+    .replace("class Noise", DRAWN + "class Noise")
+)
 
 
-def test_a_network_whose_draws_cannot_be_saved_is_refused_before_it_trains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", [NOISY, FROM_PYTHON], ids=["keras", "python"])
+def test_a_network_that_draws_random_numbers_resumes_exactly(tmp_path: Path, network: str) -> None:
+    (tmp_path / "noisy.py").write_text(network)
+    ended = run_command(*TINY, "train.epochs=2", "model.file=noisy.py", "run_dir=whole", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    whole = result_of(tmp_path / "whole")
+    result = resume(interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=1)).wait()
+    assert result.history[1].loss == whole.history[1].loss
+    assert result.weights_sha256 == whole.weights_sha256
+
+
+def test_a_network_whose_draws_cannot_be_saved_is_refused(tmp_path: Path) -> None:
     text = NOISY.replace("keras.random.normal", "tf.random.normal").replace(
         "import keras\n", "import keras\nimport tensorflow as tf\n", 1
     )
@@ -184,7 +159,7 @@ def test_a_network_whose_draws_cannot_be_saved_is_refused_before_it_trains(tmp_p
     assert "keras.random" in ended.err
 
 
-def test_force_is_refused_where_nothing_is_resumed(tmp_path: Path) -> None:
+def test_only_resume_takes_force(tmp_path: Path) -> None:
     for verb in ("train", "plan"):
         refused = run_command(verb, "force=true", cwd=tmp_path)
         assert refused.code == ConfigurationError.exit_code
@@ -192,7 +167,7 @@ def test_force_is_refused_where_nothing_is_resumed(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_checkpoint_of_this_job_holds_all_that_a_result_names(small_run: Path) -> None:
+def test_a_checkpoint_holds_what_the_result_names(small_run: Path) -> None:
     found = Checkpoints(small_run / "checkpoints").newest()
     assert found is not None
     result = result_of(small_run)

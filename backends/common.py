@@ -1,0 +1,111 @@
+"""What every run does alike, wherever it runs: read its log and its end, and check its model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.config import RegisterConfig
+from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled
+from mnist_cnn.files import safe_read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mnist_cnn.backend import Run
+    from mnist_cnn.result import Result
+
+LINE_BYTES = 1024**2
+"""A longer line of the log is yielded in pieces of this size."""
+
+
+class LogReader:
+    """Reads a run folder's log.txt as it grows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / run_folder.LOG
+        self._position = 0
+
+    def new_lines(self, *, is_last: bool = False) -> Iterator[str]:
+        """Yield the lines added since the last call; an unfinished line only if no more will come.
+
+        Raises:
+            BackendError: the log cannot be read. A missing log has no lines.
+        """
+        try:
+            with safe_read.open_file(self._path) as file:
+                file.seek(self._position)
+                while line := file.readline(LINE_BYTES):
+                    if not (line.endswith(b"\n") or len(line) == LINE_BYTES or is_last):
+                        return
+                    self._position += len(line)
+                    yield from line.decode("utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            message = f"cannot read {self._path}: {error.strerror}"
+            raise BackendError(message, "check that it is a file that you may read") from error
+
+
+def error_class(exit_code: int | None) -> type[MnistCnnError]:
+    """Return the error that a trainer reports with this exit code."""
+    known = {**ERRORS_BY_EXIT_CODE, MnistCnnError.exit_code: MnistCnnError}
+    return known.get(exit_code or 0, BackendError)
+
+
+def result_of(folder: Path) -> Result:
+    """Return a completed run's result.
+
+    Raises:
+        BackendError: result.json is missing or damaged.
+    """
+    result = run_folder.read_result(folder)
+    if result is None:
+        raise BackendError(f"{folder} is completed but has no result.json", "it was removed since")
+    return result
+
+
+def recorded_error(folder: Path, resume_hint: str | None = None) -> MnistCnnError:
+    """Return the error in the receipt of a run that failed or was cancelled.
+
+    `resume_hint` is added if the backend failed, not the training.
+    """
+    receipt = run_folder.read_receipt(folder)
+    if receipt.status is Status.cancelled:
+        hint = receipt.hint or f"resume it: resume {folder}"
+        return RunCancelled(receipt.error or "the run was cancelled", hint)
+    kind = error_class(receipt.exit_code)
+    then = resume_hint if kind is BackendError else None
+    hints = (receipt.hint, then, f"the log is {folder / run_folder.LOG}")
+    return kind(receipt.error or "the run failed", "; ".join(filter(None, hints)))
+
+
+def check_can_register(folder: Path, status: Status, name: str, min_accuracy: float) -> Result:
+    """Return the result of a run whose model may be registered.
+
+    Raises:
+        ConfigurationError: the name or `min_accuracy` isn't valid.
+        BackendError: the run isn't completed, or its test accuracy is below `min_accuracy`.
+    """
+    RegisterConfig(name=name, min_accuracy=min_accuracy)  # which checks both
+    if status is not Status.completed:
+        raise BackendError(f"{folder} is {status.value}, not completed", "register it when it is completed")
+    result = result_of(folder)
+    if result.accuracy < min_accuracy:
+        message = (
+            f"not registered: test accuracy {result.accuracy:.4f} is below "
+            f"register.min_accuracy={min_accuracy:g}"
+        )
+        raise BackendError(message, "train a better model, or lower register.min_accuracy")
+    return result
+
+
+def describe_run(run: Run) -> str:
+    """Return what `repr(run)` shows: the folder and the status in its receipt, without asking the service."""
+    try:
+        status = run_folder.read_receipt(run.folder).status.value
+    except MnistCnnError:
+        status = "its receipt cannot be read"
+    return f"<{type(run).__name__} {run.folder}: {status}>"

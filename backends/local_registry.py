@@ -1,0 +1,84 @@
+"""The local registry: a folder of models, NAME/VERSION/, each with its model and metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import ModelRef
+from mnist_cnn.errors import BackendError, storage_error
+from mnist_cnn.files import atomic, locks, safe_read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mnist_cnn.result import Result
+
+MODELS = ("model.keras", "model.onnx")
+REGISTERED = "model.json"
+"""Written last into a version's folder: a folder without it was never finished."""
+SETTING = "register.dir=FOLDER"
+
+
+def add(registry: Path, name: str, run: Path, result: Result) -> ModelRef:
+    """Register a run's model; a run that is registered already keeps its version. Versions start at 1.
+
+    Raises:
+        BackendError: the registry cannot be written, is damaged, or another process holds it for a minute.
+    """
+    home = registry / name
+    run_id = run_folder.read_receipt(run).id
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with locks.hold(home / run_folder.LOCK, locks.TIMEOUT_SECONDS, SETTING):
+            for version, registered_run in _versions(home):
+                if registered_run == run_id:
+                    return ModelRef(name, version, str(home / str(version)), is_new=False)
+            taken = [int(folder.name) for folder in home.iterdir() if folder.name.isdecimal()]
+            version = max(taken, default=0) + 1
+            folder = home / str(version)
+            folder.mkdir()
+            try:
+                _fill(folder, ModelRef(name, version, str(folder), is_new=True), run, result)
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
+    except OSError as error:
+        raise storage_error(error, f"the registry {home}", SETTING) from error
+    return ModelRef(name, version, str(folder), is_new=True)
+
+
+def _versions(home: Path) -> Iterator[tuple[int, str]]:
+    """Yield each finished version and the id of its run."""
+    for folder in home.iterdir():
+        if folder.name.isdecimal() and (folder / REGISTERED).is_file():
+            try:
+                about = json.loads(safe_read.read_text(folder / REGISTERED, safe_read.SETTINGS_BYTES))
+                yield int(folder.name), str(about["run"])
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                hint = "repair or remove that version, or register under another name"
+                raise BackendError(f"{folder / REGISTERED} is damaged: {error!r}", hint) from error
+
+
+def _fill(folder: Path, model: ModelRef, run: Path, result: Result) -> None:
+    files = [file for file in MODELS if file in result.files]
+    for file in files:
+        with atomic.replacing(folder / file) as temporary:
+            shutil.copyfile(run / file, temporary)
+    about = {
+        "name": model.name,
+        "version": model.version,
+        "run": run_folder.read_receipt(run).id,
+        "registered": run_folder.now(),
+        "job_digest": result.job_digest,
+        "accuracy": result.accuracy,
+        "weights_sha256": result.weights_sha256,
+        "versions": result.versions,
+        "changes": result.changes,
+        "files": {file: dataclasses.asdict(result.files[file]) for file in files},
+    }
+    atomic.write_text(folder / REGISTERED, json.dumps(about, indent=2) + "\n")

@@ -1,0 +1,42 @@
+"""Recognise a process later: the system reuses process ids, so its start time counts too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+SAME_START_SECONDS = 2.0
+"""How far two readings of one start time may differ: the system computes it from an adjustable clock."""
+
+
+def live_process(pid: int) -> psutil.Process | None:
+    """Return the process with this id; None if it has ended, even if its parent hasn't noticed yet."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process
+    except (psutil.NoSuchProcess, ValueError):  # ValueError: a damaged file may hold any number
+        return None
+
+
+def start_time(pid: int) -> float | None:
+    """Return when a process started, in seconds since the epoch; None if it is gone."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def started_at(process: psutil.Process, started: float) -> bool:
+    """Return whether the process started at this time, in seconds since the epoch."""
+    import psutil
+
+    try:
+        return abs(process.create_time() - started) < SAME_START_SECONDS
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,47 @@
+"""Receipts and results of runs that never were, for tests that need no training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.result import EpochRow, Result, describe_content
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROW = EpochRow(1, loss=0.5, accuracy=0.9, val_loss=0.4, val_accuracy=0.9, learning_rate=1.0, seconds=1.5)
+
+
+def write_receipt(folder: Path, status: Status, **values: Any) -> run_folder.Receipt:
+    """Write a local run's receipt into a folder, which is made if it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    receipt = run_folder.Receipt("local", folder.name, "digest", status, run_folder.now(), **values)
+    run_folder.write_receipt(folder, receipt)
+    return receipt
+
+
+def write_result(folder: Path, accuracy: float = 0.9) -> Result:
+    """Write the result and the files of a completed run."""
+    write_receipt(folder, Status.completed, exit_code=0)
+    files = {name: describe_content(name.encode()) for name in ("model.keras", "model.onnx")}
+    for name in files:
+        (folder / name).write_bytes(name.encode())
+    result = Result(
+        job_digest="digest",
+        accuracy=accuracy,
+        loss=0.4,
+        history=(ROW,),
+        seconds_per_epoch=1.5,
+        training_seconds=1.5,
+        weights_sha256="0" * 64,
+        precision="float32",
+        device="cpu",
+        processor="x86_64",
+        threads=2,
+        versions={"keras": "3"},
+        files=files,
+    )
+    (folder / run_folder.RESULT).write_text(result.to_json(), encoding="utf-8")
+    return result

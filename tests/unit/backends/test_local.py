@@ -1,0 +1,137 @@
+"""The local backend, as far as it needs no training: what a run's files and processes say of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from helpers.records import write_receipt, write_result
+
+from mnist_cnn import launch, process_identity, run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.errors import BackendError, RunCancelled
+from mnist_cnn.result import Progress
+from mnist_cnn.training import worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+THIS = psutil.Process()
+
+
+@pytest.fixture(autouse=True)
+def sigterm() -> Iterator[None]:
+    """Restore the handler that the worker's main function replaces."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_reused_pid_is_not_taken_for_the_worker(tmp_path: Path) -> None:
+    write_receipt(tmp_path, Status.running, pid=THIS.pid, process_started=1.0, host=socket.gethostname())
+    run = launch.attach_to(tmp_path)
+    assert run.status() is Status.lost
+    run.cancel()  # and this process is still here
+
+
+def test_a_process_is_recognised_by_its_start(tmp_path: Path) -> None:
+    started = process_identity.start_time(THIS.pid)
+    assert started is not None
+    assert process_identity.started_at(THIS, started + 1)
+    assert not process_identity.started_at(THIS, started + 10)
+    write_receipt(tmp_path, Status.running, pid=THIS.pid, process_started=started, host=socket.gethostname())
+    assert launch.attach_to(tmp_path).status() is Status.running
+
+
+@pytest.mark.parametrize("pid", [4_194_305, 2**40, -1])
+def test_a_pid_that_cannot_be_is_no_process(pid: int) -> None:
+    assert process_identity.live_process(pid) is None
+
+
+def test_a_zombie_is_no_live_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+        assert process_identity.live_process(process.pid) is None
+
+
+def test_a_worker_that_cannot_be_started_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    with pytest.raises(BackendError, match=r"cannot start .*no-python: No such file"):
+        launch.submit(f"run_dir={tmp_path / 'run'}")
+    assert launch.attach_to(tmp_path / "run").status() is Status.failed
+
+
+def test_a_run_without_a_log_is_an_error(tmp_path: Path) -> None:
+    write_receipt(tmp_path, Status.completed)
+    with pytest.raises(BackendError, match=r"cannot read .*log\.txt: No such file") as raised:
+        list(launch.attach_to(tmp_path).logs(follow=True))
+    assert raised.value.hint == "the run left no log"
+
+
+def test_a_cancellation_that_a_library_catches_ends_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keras and TensorFlow have a bare `except` here and there."""
+    steps: list[int] = []
+
+    def catching(*_: Any, on_progress: Any, **__: Any) -> None:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        for step in range(3):
+            on_progress(Progress("running", step=step))
+            steps.append(step)
+
+    write_receipt(tmp_path, Status.preparing, pid=os.getpid())
+    monkeypatch.setattr(run_folder, "read_job", lambda folder: None)
+    monkeypatch.setattr(worker, "train", catching)
+    monkeypatch.setattr(worker, "print_log", lambda: None)
+    assert worker.main([str(tmp_path)]) == RunCancelled.exit_code
+    assert steps == []
+    assert run_folder.read_receipt(tmp_path).status is Status.cancelled
+
+
+def test_a_worker_that_no_receipt_names_leaves_the_receipt_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent died before naming it. By the time it gives up, another process may train the run."""
+    receipt = write_receipt(tmp_path, Status.preparing, pid=1)
+    monkeypatch.setattr(run_folder, "ENTRY_SECONDS", 0.1)
+    monkeypatch.setattr(worker, "print_log", lambda: None)
+    assert worker.main([str(tmp_path)]) == BackendError.exit_code
+    assert run_folder.read_receipt(tmp_path) == receipt
+
+
+def registry(folder: Path) -> tuple[str]:
+    return (f"register.dir={folder}",)
+
+
+def test_a_damaged_model_is_not_registered(tmp_path: Path) -> None:
+    write_result(tmp_path / "run")
+    (tmp_path / "run" / "model.keras").write_bytes(b"model.kerat")
+    with pytest.raises(BackendError, match=r"model\.keras"):
+        launch.attach_to(tmp_path / "run", registry(tmp_path / "models")).register("m", min_accuracy=0)
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_damaged_version_of_a_registry_is_an_error(tmp_path: Path) -> None:
+    write_result(tmp_path / "run")
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "m" / "1" / "model.json").write_text("{")
+    with pytest.raises(BackendError, match=r"m/1/model\.json is damaged"):
+        launch.attach_to(tmp_path / "run", registry(tmp_path / "models")).register("m", min_accuracy=0)
+
+
+def test_an_unfinished_version_of_a_registry_is_left_alone(tmp_path: Path) -> None:
+    write_result(tmp_path / "run")
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    model = launch.attach_to(tmp_path / "run", registry(tmp_path / "models")).register("m", min_accuracy=0)
+    assert (model.version, model.is_new) == (2, True)
+    assert (tmp_path / "models" / "m" / "2" / "model.onnx").read_bytes() == b"model.onnx"

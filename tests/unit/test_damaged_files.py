@@ -1,0 +1,96 @@
+"""Damaged files of a run folder: each is an error that names the file, or counts as missing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers.records import write_receipt, write_result
+
+from mnist_cnn import launch, run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.errors import BackendError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HUGE = "1" + 400 * "0"
+PROGRESS = (
+    '{"status": "bogus"}',
+    '{"status": "running", "step": "1"}',
+    f'{{"status": "running", "loss": {HUGE}}}',
+    '{"status": "running", "loss": "x"}',
+    '{"status": "running", "step": NaN}',
+    "[" * 100_000,
+)
+
+
+@pytest.mark.parametrize("damage", PROGRESS)
+def test_a_damaged_progress_file_counts_as_missing(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "progress.json").write_text(damage)
+    assert run_folder.read_progress(tmp_path) is None
+
+
+def test_a_progress_file_that_cannot_be_removed_hides_no_error(tmp_path: Path) -> None:
+    write_receipt(tmp_path, Status.running)
+    (tmp_path / "progress.json").mkdir()
+    run_folder.record_end(tmp_path, Status.failed, BackendError("the disk is full"))
+    assert run_folder.read_receipt(tmp_path).error == "the disk is full"
+
+
+RESULT = (
+    '"accuracy": "x"',
+    '"loss": NaN',
+    f'"loss": {HUGE}',
+    '"versions": []',
+    '"files": {"../x": {"bytes": 1, "sha256": ""}}',
+    '"files": {"x": {"bytes": "1", "sha256": ""}}',
+)
+
+
+@pytest.mark.parametrize("damage", RESULT)
+def test_a_damaged_result_is_an_error(tmp_path: Path, damage: str) -> None:
+    result = json.loads(write_result(tmp_path / "run").to_json()) | json.loads(f"{{{damage}}}")
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    with pytest.raises(BackendError, match=r"run/result\.json is not a result"):
+        launch.attach_to(tmp_path / "run").wait()
+
+
+ROW = (
+    '{"epoch": 1, "loss": 1, "accuracy": 1, "val_loss": 1, "val_accuracy": 1, '
+    '"learning_rate": 1, "seconds": %s}'
+)
+
+
+@pytest.mark.parametrize("damage", ["null", '"1"', "[]", "NaN", HUGE])
+def test_a_damaged_history_is_an_error(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(ROW % "1.5")
+    assert len(run_folder.read_history(tmp_path)) == 1
+    (tmp_path / "metrics.jsonl").write_text(ROW % damage)
+    with pytest.raises(BackendError, match=r"metrics\.jsonl"):
+        run_folder.read_history(tmp_path)
+
+
+RECEIPT = (
+    "{",
+    "[]",
+    '{"schema": 2}',
+    '"created": "yesterday"',
+    '"pid": "yesterday"',
+    '"url": 1',
+    f'"process_started": {HUGE}',
+)
+
+
+@pytest.mark.parametrize("damage", RECEIPT)
+def test_a_damaged_receipt_is_an_error_and_hides_no_other_run(tmp_path: Path, damage: str) -> None:
+    for name in ("good", "bad"):
+        write_receipt(tmp_path / name, Status.running)
+    if damage.startswith('"'):
+        receipt = json.loads((tmp_path / "bad" / "run.json").read_text())
+        damage = json.dumps(receipt | json.loads(f"{{{damage}}}"))
+    (tmp_path / "bad" / "run.json").write_text(damage)
+    assert run_folder.all_runs(str(tmp_path)) == [tmp_path / "good"]
+    with pytest.raises(BackendError, match=r"bad/run\.json"):
+        launch.attach_to(tmp_path / "bad")
