@@ -1,4 +1,4 @@
-"""Steps that do not depend on each other, made side by side. Knows neither the SDK nor the service."""
+"""Runs independent steps in parallel. Knows neither the SDK nor the service."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _groups: contextvars.ContextVar[tuple[threading.Event, ...]] = contextvars.ContextVar("groups", default=())
-"""For each group of steps that this thread works for, whether nobody waits for it any more."""
+"""The groups of steps that this thread belongs to; an event is set if its group was cancelled."""
 
 
 class Cancelled(BaseException):
-    """Ends a step whose group was given up; nobody hears of it."""
+    """Ends a step of a cancelled group; never reported."""
 
 
-def run_parallel(*acts: Callable[[], object]) -> list[Any]:
-    """Do all of this at the same time; return what each returned, in their order, when all have ended.
+def run_parallel(*steps: Callable[[], object]) -> list[Any]:
+    """Run all steps at the same time; return their values, in order, when all have ended.
 
-    Each has a thread that does not keep the command from ending. Where the waiting is interrupted, as by
-    Ctrl-C, none of them goes on: `stop_if_cancelled` ends it before its next step.
+    Each runs in a daemon thread. If the wait is interrupted, as by Ctrl-C, the group is cancelled: a step
+    that is still running ends at its next `stop_if_cancelled`.
 
     Raises:
-        Exception: the first one in the order of `acts`, whichever came first.
+        Exception: the error of the first step, in argument order, that failed.
     """
-    is_given_up = threading.Event()
-    values: list[Any] = [None] * len(acts)
-    errors: list[BaseException | None] = [None] * len(acts)
+    cancelled = threading.Event()
+    values: list[Any] = [None] * len(steps)
+    errors: list[BaseException | None] = [None] * len(steps)
 
-    def do(number: int) -> None:
-        _groups.set((*_groups.get(), is_given_up))
+    def run(number: int) -> None:
+        _groups.set((*_groups.get(), cancelled))
         try:
-            values[number] = acts[number]()
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            values[number] = steps[number]()
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
             errors[number] = error
 
     try:
-        for thread in [in_this_context(do, number) for number in range(len(acts))]:
+        for thread in [start_thread(run, number) for number in range(len(steps))]:
             thread.join()
     except BaseException:
-        is_given_up.set()
+        cancelled.set()
         raise
     for error in errors:
         if error is not None:
@@ -49,8 +49,8 @@ def run_parallel(*acts: Callable[[], object]) -> list[Any]:
     return values
 
 
-def in_this_context(act: Callable[..., object], *arguments: object) -> threading.Thread:
-    """Start a daemon thread that works for whatever the calling one works for."""
+def start_thread(act: Callable[..., object], *arguments: object) -> threading.Thread:
+    """Start a daemon thread that belongs to the same groups as the calling one."""
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(act, *arguments), daemon=True)
     thread.start()
@@ -58,6 +58,6 @@ def in_this_context(act: Callable[..., object], *arguments: object) -> threading
 
 
 def stop_if_cancelled() -> None:
-    """End the calling step where its group was given up. Raises Cancelled."""
-    if any(is_given_up.is_set() for is_given_up in _groups.get()):
+    """End the calling step if its group was cancelled. Raises Cancelled."""
+    if any(cancelled.is_set() for cancelled in _groups.get()):
         raise Cancelled
