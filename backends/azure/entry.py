@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +54,7 @@ def main(arguments: list[str] | None = None) -> int | str:
         metrics.flush()
         _print_failure(error)
         return error.message
-    metrics.log("accuracy", result.accuracy)
-    metrics.log("loss", result.loss)
+    metrics.log(accuracy=result.accuracy, loss=result.loss)  # on the test set
     metrics.flush()
     return 0
 
@@ -89,16 +89,9 @@ class Metrics:
         self._has_failed = False
         self._attempt("reach the run", self._open)
 
-    def log_epoch(self, row: EpochRow) -> None:
-        """Send an epoch's row; `accuracy` and `loss` are reserved for those on the test set."""
-        self.log("epoch_loss", row.loss)
-        self.log("epoch_accuracy", row.accuracy)
-        self.log("val_loss", row.val_loss)
-        self.log("val_accuracy", row.val_accuracy)
-
-    def log(self, name: str, value: float) -> None:
-        if self._run is not None:
-            self._attempt(f"log {name}", lambda: self._run.log(name, value))
+    def log(self, **values: float) -> None:
+        for name, value in values.items() if self._run is not None else ():
+            self._attempt(f"log {name}", partial(self._run.log, name, value))
 
     def flush(self) -> None:
         if self._run is not None:
@@ -136,7 +129,12 @@ def _progress_printer() -> Callable[[Progress], None]:
 
 def _print_epoch(row: EpochRow, metrics: Metrics) -> None:
     print(f"{EPOCH}{json.dumps(dataclasses.asdict(row))}", flush=True)
-    metrics.log_epoch(row)
+    metrics.log(
+        epoch_loss=row.loss,
+        epoch_accuracy=row.accuracy,
+        val_loss=row.val_loss,
+        val_accuracy=row.val_accuracy,
+    )
 
 
 def _print_failure(error: MnistCnnError) -> None:

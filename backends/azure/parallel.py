@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from typing import TYPE_CHECKING, Any
+from concurrent import futures
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+T = TypeVar("T")
 
 _groups: contextvars.ContextVar[tuple[threading.Event, ...]] = contextvars.ContextVar("groups", default=())
 """The groups of steps that this thread belongs to; an event is set if its group was cancelled."""
@@ -20,41 +23,37 @@ class Cancelled(BaseException):
 def run_parallel(*steps: Callable[[], object]) -> list[Any]:
     """Run all steps at the same time; return their values, in order, when all have ended.
 
-    Each runs in a daemon thread. If the wait is interrupted, as by Ctrl-C, the group is cancelled: a step
-    that is still running ends at its next `stop_if_cancelled`.
+    If the wait is interrupted, as by Ctrl-C, the group is cancelled: a step that is still running ends at its
+    next `stop_if_cancelled`.
 
     Raises:
         Exception: the error of the first step, in argument order, that failed.
     """
     cancelled = threading.Event()
-    values: list[Any] = [None] * len(steps)
-    errors: list[BaseException | None] = [None] * len(steps)
-
-    def run(number: int) -> None:
-        _groups.set((*_groups.get(), cancelled))
-        try:
-            values[number] = steps[number]()
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
-            errors[number] = error
-
+    context = contextvars.copy_context()
+    context.run(_groups.set, (*_groups.get(), cancelled))
     try:
-        for thread in [start_thread(run, number) for number in range(len(steps))]:
-            thread.join()
+        started = [context.run(start_thread, step) for step in steps]
+        futures.wait(started)
     except BaseException:
         cancelled.set()
         raise
-    for error in errors:
-        if error is not None:
-            raise error
-    return values
+    return [future.result() for future in started]
 
 
-def start_thread(act: Callable[..., object], *arguments: object) -> threading.Thread:
-    """Start a daemon thread that belongs to the same groups as the calling one."""
+def start_thread(act: Callable[[], T], *, daemon: bool = True) -> futures.Future[T]:
+    """Start a thread that belongs to the same groups as the calling one; return its future value."""
     context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(act, *arguments), daemon=True)
-    thread.start()
-    return thread
+    future: futures.Future[T] = futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(act))
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=daemon).start()
+    return future
 
 
 def stop_if_cancelled() -> None:

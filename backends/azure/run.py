@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from concurrent.futures import wait
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
@@ -21,6 +23,7 @@ from mnist_cnn.backends.azure import (
     upload,
 )
 from mnist_cnn.backends.azure.failures import follow_hint, resume_hint, status_hint
+from mnist_cnn.backends.azure.parallel import start_thread
 from mnist_cnn.backends.azure.service import (
     ServiceError,
     call,
@@ -416,23 +419,14 @@ class AzureRun:
             preempted, preempted_id, resubmit = self._preempted, self._observed_id, self._resubmit_with
         if preempted is None or resubmit is None:  # another poll has found another state
             return
-        errors: list[BaseException] = []
-
-        def submit() -> None:
-            try:
-                resubmit(self, preempted_id, preempted.message)
-            except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
-                errors.append(error)
-
-        thread = threading.Thread(target=submit, daemon=False)
-        thread.start()
-        thread.join()
+        submission = start_thread(partial(resubmit, self, preempted_id, preempted.message), daemon=False)
+        wait([submission])
         with self._lock:
             self._forget()
-        if not errors:
+        error = submission.exception()
+        if error is None:
             self._answered_at, self._resubmit_failing_since = time.monotonic(), None
             return
-        error = errors[0]
         if not (isinstance(error, ServiceError) and error.is_transient):
             raise error
         self._resubmit_failing_since = self._resubmit_failing_since or time.monotonic()

@@ -13,6 +13,7 @@ import re
 import sys
 import threading
 import time
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnist_cnn.backends.azure import checks
@@ -104,29 +105,20 @@ def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
         BackendError: the local disk refused a file.
     """
     stop_if_cancelled()
-    outcome: dict[str, Any] = {}
-
-    def attempt() -> None:
-        try:
-            outcome["value"] = act()
-        except BaseException as error:  # noqa: BLE001 - even SystemExit is raised in the thread that waits
-            outcome["error"] = error
-
-    thread = start_thread(attempt)
+    future = start_thread(act)
     deadline = time.monotonic() + seconds
-    while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
-        thread.join(min(left, STILL_WAITING_SECONDS))
-        if thread.is_alive() and left > STILL_WAITING_SECONDS:
-            report(
-                f"still trying to {what}; waiting for up to {left - STILL_WAITING_SECONDS:.0f} seconds more"
-            )
-    if thread.is_alive():
+    while not future.done() and (left := deadline - time.monotonic()) > 0:
+        wait([future], min(left, STILL_WAITING_SECONDS))
+        if not future.done() and left > STILL_WAITING_SECONDS:
+            left -= STILL_WAITING_SECONDS
+            report(f"still trying to {what}; waiting for up to {left:.0f} seconds more")
+    if not future.done():
         message = f"cannot {what}: no answer from the service in {seconds:.0f} seconds"
         raise ServiceError(message, NETWORK_HINT, is_abandoned=True)
-    if "error" in outcome:
-        raise translate(what, outcome["error"]) from without_secrets(outcome["error"])
-    value: T = outcome["value"]
-    return value
+    error = future.exception()  # even SystemExit and KeyboardInterrupt
+    if error is not None:
+        raise translate(what, error) from without_secrets(error)
+    return future.result()
 
 
 def call_with_retries(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:

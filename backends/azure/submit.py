@@ -266,7 +266,7 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
     request = plan.request(job, config, force=FORCE in receipt.service)
     workspace = run.workspace()
     report(f"workspace {workspace.name}: {workspace.location}, resource group {workspace.resource_group}")
-    start_thread(_import_estimator)
+    start_thread(partial(import_module, "azureml.train.estimator"))  # early, because it takes seconds
     # A thread may still write into the folder when Ctrl-C ends its use.
     code_folder = tempfile.TemporaryDirectory(prefix="mnist-cnn-", ignore_cleanup_errors=True)
     with _costs_reported(run), code_folder as code:
@@ -369,12 +369,6 @@ def _queued(receipt: run_folder.Receipt, url: str) -> run_folder.Receipt:
     """Return the receipt of a run that has started; a final status is kept."""
     status = receipt.status if receipt.status.is_final else Status.queued
     return dataclasses.replace(receipt, status=status, url=url)
-
-
-def _import_estimator() -> None:
-    """Import the estimator early, because that takes seconds."""
-    with suppress(ImportError):  # raised again where it is used
-        import_module("azureml.train.estimator")
 
 
 def _open_experiment(workspace: Any, name: str) -> Any:

@@ -19,7 +19,6 @@ from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mnist_cnn.backends.azure.plan import DataFile
 
@@ -61,7 +60,8 @@ def describe(store: Any) -> str:
 def missing(store: Any, folder: str, files: tuple[DataFile, ...]) -> tuple[DataFile, ...]:
     """Return the data files that the datastore lacks, by size and MD5. Raises ServiceError."""
     blobs = list_blobs(store, folder)
-    return tuple(file for file in files if blobs.get(f"{folder}/{file.name}") != _blob_of(file.source))
+    local = {file: _blob_of(file.source.read_bytes()) for file in files}
+    return tuple(file for file, blob in local.items() if blobs.get(f"{folder}/{file.name}") != blob)
 
 
 def send(store: Any, folder: str, files: tuple[DataFile, ...]) -> None:
@@ -72,25 +72,37 @@ def send(store: Any, folder: str, files: tuple[DataFile, ...]) -> None:
     """
     if not files:
         return
-    local = {f"{folder}/{file.name}": _blob_of(file.source) for file in files}
-    for number, (name, blob) in enumerate(local.items(), start=1):
-        report(f"data: sending {name}, {blob.bytes:,} bytes ({number} of {len(files)})")
-    size = sum(blob.bytes for blob in local.values())  # they share the bandwidth, and so the time limit
-    sources = zip(files, local.items(), strict=True)
+    contents = {f"{folder}/{file.name}": file.source.read_bytes() for file in files}
+    for number, (name, content) in enumerate(contents.items(), start=1):
+        report(f"data: sending {name}, {len(content):,} bytes ({number} of {len(files)})")
+    size = sum(map(len, contents.values()))  # they share the bandwidth, and so the time limit
     run_parallel(
-        *(partial(_send, store, name, file.source.read_bytes, blob, size) for file, (name, blob) in sources)
+        *(partial(send_content, store, name, content, in_parallel=size) for name, content in contents.items())
     )
     remote = list_blobs(store, folder)
-    wrong = [name for name, blob in local.items() if remote.get(name) != blob]
+    wrong = [name for name, content in contents.items() if remote.get(name) != _blob_of(content)]
     if wrong:
         message = f"the datastore does not have what was sent: {', '.join(wrong)}"
         raise BackendError(message, "check the datastore at https://ml.azure.com, and try again")
 
 
-def send_content(store: Any, name: str, content: bytes) -> None:
-    """Send a blob. Raises ServiceError."""
-    blob = Blob(len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())
-    _send(store, name, lambda: content, blob, blob.bytes)
+def send_content(store: Any, name: str, content: bytes, *, in_parallel: int = 0) -> None:
+    """Send a blob; `in_parallel` is the bytes of all that are sent at the same time. Raises ServiceError."""
+
+    def put() -> None:
+        # The datastore's client is of the copy that the SDK contains.
+        storage: Any = import_module("azureml._vendor.azure_storage.blob")
+        client = store.blob_service.get_blob_client(container=store.container_name, blob=name)
+        client.upload_blob(
+            content,
+            blob_type="BlockBlob",
+            overwrite=True,
+            content_settings=storage.ContentSettings(content_md5=bytearray.fromhex(_blob_of(content).md5)),
+            progress_hook=_progress_reporter(name),
+        )
+
+    size = max(in_parallel, len(content))
+    call_with_retries(f"send {name}", put, CALL_SECONDS + size / MIN_BYTES_PER_SECOND)
 
 
 def list_blobs(store: Any, folder: str) -> dict[str, Blob]:
@@ -106,26 +118,6 @@ def list_blobs(store: Any, folder: str) -> dict[str, Blob]:
     return call_with_retries(f"list {folder}/ on the datastore", read_list)
 
 
-def _send(store: Any, name: str, read: Callable[[], bytes], described: Blob, size: int) -> None:
-    """Send a blob; `size` is the number of bytes of all that are sent in parallel."""
-    content = read()
-
-    def put() -> None:
-        # The datastore's client is of the copy that the SDK contains.
-        storage: Any = import_module("azureml._vendor.azure_storage.blob")
-        blob = store.blob_service.get_blob_client(container=store.container_name, blob=name)
-        settings = storage.ContentSettings(content_md5=bytearray.fromhex(described.md5))
-        blob.upload_blob(
-            content,
-            blob_type="BlockBlob",
-            overwrite=True,
-            content_settings=settings,
-            progress_hook=_progress_reporter(name),
-        )
-
-    call_with_retries(f"send {name}", put, CALL_SECONDS + size / MIN_BYTES_PER_SECOND)
-
-
 def _progress_reporter(name: str) -> Callable[[int, int | None], None]:
     """Return a function that reports, every few seconds, how much of a blob was sent."""
     last = time.monotonic()
@@ -139,7 +131,5 @@ def _progress_reporter(name: str) -> Callable[[int, int | None], None]:
     return report_progress
 
 
-def _blob_of(path: Path) -> Blob:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-    return Blob(path.stat().st_size, digest.hexdigest())
+def _blob_of(content: bytes) -> Blob:
+    return Blob(len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())
