@@ -75,6 +75,7 @@ def _check_free_space(folder: Path, size: int) -> None:
 
 
 def _download_verified(run: Any, names: list[str], temporary: Path, folder: Path) -> None:
+    """Download into the folder `temporary`, verify, then move into the run folder."""
     _check_free_space(temporary, MIN_FREE_BYTES)
     _download(run, run_folder.RESULT, temporary, MIN_SECONDS)
     try:

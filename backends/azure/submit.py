@@ -121,7 +121,7 @@ def resubmit(run: AzureRun, preempted_id: str, reason: str) -> None:
             record_start(run, started)
             return
         if error.is_transient:  # the run has not started
-            run_folder.amend(run.folder, again.id, lambda now: _restored(before, now))
+            run_folder.amend(run.folder, again.id, partial(_restored, before))
         raise
     finally:
         _clear_submitter(run.folder, again.id)
@@ -267,10 +267,14 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
     workspace = run.workspace()
     report(f"workspace {workspace.name}: {workspace.location}, resource group {workspace.resource_group}")
     start_thread(partial(import_module, "azureml.train.estimator"))  # early, because it takes seconds
+    mounts = {
+        plan.DATA_MOUNT: request.data_folder,
+        plan.CHECKPOINT_MOUNT: receipt.service["checkpoints"],
+    }
     # A thread may still write into the folder when Ctrl-C ends its use.
     code_folder = tempfile.TemporaryDirectory(prefix="mnist-cnn-", ignore_cleanup_errors=True)
     with _costs_reported(run), code_folder as code:
-        experiment, store, mounts = _prepare(job, run, request, workspace, Path(code))
+        experiment, store = _prepare(run, workspace, request, mounts[plan.CHECKPOINT_MOUNT], Path(code))
         configuration = _configuration(request, config, store, mounts, Path(code))
         _check_not_superseded(folder, run_id)
         with signals.deferred():  # a run that was started must be recorded
@@ -285,16 +289,16 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
 
 
 def _prepare(
-    job: Job, run: AzureRun, request: plan.Request, workspace: Any, code: Path
-) -> tuple[Any, Any, dict[str, str]]:
-    """Send the data, write the code, prepare the cluster; return experiment, datastore and mounts."""
+    run: AzureRun, workspace: Any, request: plan.Request, prefix: str, code: Path
+) -> tuple[Any, Any]:
+    """Send data and checkpoint, write the code, prepare the cluster; return experiment and datastore."""
     config = run.config
-    cluster_key = (run.workspace_name(), config)
+    cluster_key = _key(workspace, config)
     is_ready = _is_recent(cluster_key)
     # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
     experiment, (store, missing), target, _ = run_parallel(
         partial(_open_experiment, workspace, request.experiment),
-        partial(_find_missing_data, workspace, run, request),
+        partial(_find_missing_data, workspace, request, config),
         partial(_skip if is_ready else cluster.find, workspace, config.cluster),
         partial(snapshot.write, code),
     )
@@ -304,19 +308,19 @@ def _prepare(
     if known:
         where = f"{request.data_folder}/, with the same size and MD5"
         report(f"data: {known} of {len(request.data_files)} files are already in {where}")
-    prefix = run_folder.read_receipt(run.folder).service["checkpoints"]
+    job = run_folder.read_job(run.folder).to_json().encode()
     _, _, _, target = run_parallel(
         partial(upload.send, store, request.data_folder, missing),
         # A folder must exist to be mounted.
-        partial(upload.send_content, store, f"{prefix}/job.json", job.to_json().encode()),
+        partial(upload.send_content, store, f"{prefix}/job.json", job),
         partial(checkpoints.send, store, prefix, run.folder),
         partial(_skip if is_ready else cluster.ensure, workspace, target, config),
     )
-    _done_at.setdefault(_data_key(run, store, request), time.monotonic())
+    _done_at.setdefault(_data_key(store, request, config), time.monotonic())
     if not is_ready:
         cluster.wait_until_ready(target, config)
         _done_at[cluster_key] = time.monotonic()
-    return experiment, store, {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: prefix}
+    return experiment, store
 
 
 def _skip(*_: object) -> None:
@@ -332,13 +336,14 @@ def _check_not_superseded(folder: Path, run_id: str) -> None:
     """
     now = run_folder.read_receipt(folder)
     if now.id != run_id:
-        raise Superseded(_superseded_message(folder), f"watch it: follow {folder}")
+        raise _superseded(folder)
     if CANCELLED in now.service:
         raise RunCancelled("the run was cancelled before it started", f"start it: resume {folder}")
 
 
-def _superseded_message(folder: Path) -> str:
-    return f"another process has submitted {folder} in the meantime"
+def _superseded(folder: Path) -> Superseded:
+    message = f"another process has submitted {folder} in the meantime"
+    return Superseded(message, f"watch it: follow {folder}")
 
 
 def record_start(run: AzureRun, started: Any) -> None:
@@ -355,14 +360,14 @@ def record_start(run: AzureRun, started: Any) -> None:
     except BackendError as error:
         message = f"{error.message}; {folder} has started and is still running"
         raise StartedButUnrecorded(message, f"{error.hint}; then {follow_hint(folder)}") from error
-    message = _superseded_message(folder)
+    superseded = _superseded(folder)
     try:
         # The SDK's run that a submission returns doesn't know how to cancel itself.
         call_with_retries("cancel the run", lambda: find_run(run.workspace(), started.id).cancel())
     except ServiceError as error:
         hint = f"cancel {started.id} in the studio: {url}"
-        raise Superseded(f"{message}, and {error.message}", hint) from error
-    raise Superseded(message, f"watch it: follow {folder}")
+        raise Superseded(f"{superseded.message}, and {error.message}", hint) from error
+    raise superseded
 
 
 def _queued(receipt: run_folder.Receipt, url: str) -> run_folder.Receipt:
@@ -381,22 +386,26 @@ def _open_experiment(workspace: Any, name: str) -> Any:
 
 
 def _find_missing_data(
-    workspace: Any, run: AzureRun, request: plan.Request
+    workspace: Any, request: plan.Request, config: AzureConfig
 ) -> tuple[Any, tuple[plan.DataFile, ...]]:
     """Return the datastore, and the data files that must be sent there."""
     store = upload.default_datastore(workspace)
-    key = _data_key(run, store, request)
+    key = _data_key(store, request, config)
     if _is_recent(key):
         return store, ()
     _done_at.pop(key, None)
-    if run.config.data.overwrite:
+    if config.data.overwrite:
         return store, request.data_files
     return store, upload.missing(store, request.data_folder, request.data_files)
 
 
-def _data_key(run: AzureRun, store: Any, request: plan.Request) -> tuple[Any, ...]:
-    overwrite = run.config.data.overwrite
-    return (run.workspace_name(), store.name, request.data_folder, request.data_files, overwrite)
+def _data_key(store: Any, request: plan.Request, config: AzureConfig) -> tuple[Any, ...]:
+    files = (request.data_folder, request.data_files)
+    return _key(store.workspace, store.name, files, config.data.overwrite)
+
+
+def _key(workspace: Any, *parts: object) -> tuple[Any, ...]:
+    return (workspace.subscription_id, workspace.resource_group, workspace.name, *parts)
 
 
 @contextmanager
