@@ -41,11 +41,7 @@ class AzureBackend:
         return Plan(planning.describe(planning.request(job, self.config), self.config))
 
     def check(self, job: Job) -> None:
-        """Check everything that needs no request to the service.
-
-        Raises:
-            ConfigurationError, DataError: the job, the settings or this machine aren't ready.
-        """
+        """Check everything that needs no request. Raises ConfigurationError or DataError."""
         planning.request(job, self.config)
         checks.check_all(self.config)
 

@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 
 
 def send(store: Any, prefix: str, folder: Path) -> None:
-    """Send a run folder's newest sound checkpoint to the datastore, if it isn't there.
-
-    Raises:
-        BackendError: the datastore refuses it.
-    """
+    """Send a run folder's newest sound checkpoint, if the datastore lacks it. Raises BackendError."""
     newest = Checkpoints(folder / run_folder.CHECKPOINTS).newest_file()
     if newest is None:
         return
@@ -42,11 +38,7 @@ def send(store: Any, prefix: str, folder: Path) -> None:
 
 
 def download(store: Any, prefix: str, folder: Path) -> None:
-    """Download checkpoints into a run folder, newest first, until enough of them are sound.
-
-    Raises:
-        BackendError: the datastore refuses, or the local disk does.
-    """
+    """Download checkpoints, newest first, until enough of them are sound. Raises BackendError."""
     blobs = upload.list_blobs(store, prefix)
     complete = _complete(blobs)
     if not complete:

@@ -84,11 +84,7 @@ def workspace_file(setting: str | None) -> Path:
 
 
 def find_workspace(setting: str | None) -> WorkspaceName:
-    """Read the workspace's config.json; `setting` as in `workspace_file`.
-
-    Raises:
-        ConfigurationError: no such file, or it doesn't name a workspace.
-    """
+    """Read the workspace's config.json. Raises ConfigurationError if it doesn't name a workspace."""
     path = workspace_file(setting)
     try:
         mapping: Any = json.loads(safe_read.read_text(path, safe_read.SETTINGS_BYTES, "utf-8-sig"))
@@ -114,11 +110,7 @@ def find_workspace(setting: str | None) -> WorkspaceName:
 def credentials(
     environment: Mapping[str, str] = os.environ, *, at_terminal: bool | None = None
 ) -> Credentials:
-    """Return how to log in. A browser counts only if a user sits at the terminal.
-
-    Raises:
-        ConfigurationError: there are no credentials.
-    """
+    """Return how to log in, by browser only at a terminal. Raises ConfigurationError."""
     given = [name for name in PRINCIPAL_VARIABLES if environment.get(name)]
     if len(given) == len(PRINCIPAL_VARIABLES):
         return Credentials.service_principal

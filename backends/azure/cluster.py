@@ -59,11 +59,7 @@ def ensure(workspace: Any, target: Any | None, config: AzureConfig) -> Any:
 
 
 def wait_until_ready(target: Any, config: AzureConfig) -> None:
-    """Wait until the cluster accepts runs.
-
-    Raises:
-        BackendError: it has failed, is being deleted, or isn't ready in time.
-    """
+    """Wait until the cluster accepts runs. Raises BackendError if it fails or takes too long."""
     _wait_until_provisioned(target, config)
     report(f"cluster {target.name}: ready")
     if target.status is not None:
@@ -71,11 +67,7 @@ def wait_until_ready(target: Any, config: AzureConfig) -> None:
 
 
 def find(workspace: Any, name: str) -> Any | None:
-    """Return the compute target of that name, or None if it doesn't exist.
-
-    Raises:
-        ServiceError: the service did not answer, or the target isn't a cluster.
-    """
+    """Return the cluster of that name, or None if it doesn't exist. Raises ServiceError."""
 
     def find_target() -> Any:
         from azureml.core.compute import ComputeTarget
@@ -154,11 +146,7 @@ def costs(target: Any, config: AzureConfig) -> Iterator[str]:
 
 
 def delete(workspace: Any, config: AzureConfig) -> Iterator[str]:
-    """Delete the cluster and wait until it is gone; yield lines to print.
-
-    Raises:
-        BackendError: it isn't a cluster, the service refuses, or it still exists after 20 minutes.
-    """
+    """Delete the cluster and wait until it is gone; yield lines to print. Raises BackendError."""
     name = config.cluster
     target = find(workspace, name)
     if target is None:

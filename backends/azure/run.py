@@ -139,12 +139,7 @@ class AzureRun:
         self._sdk_run = run
 
     def status(self) -> Status:
-        """Return the run's status; poll the service unless it was polled a moment ago.
-
-        Raises:
-            ServiceError: the service refuses, never answered, or hasn't answered for ten minutes.
-            BackendError: the local disk refuses the log or the receipt.
-        """
+        """Return the run's status; poll the service unless it was polled a moment ago."""
         with self._lock:
             is_due = self._polled_at is None or time.monotonic() - self._polled_at >= self._pause
             if is_due and not self._has_ended():
@@ -157,11 +152,7 @@ class AzureRun:
         return Progress(self._status.value)
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
-        """Yield the lines of the node's log; with `follow`, until the run has ended.
-
-        Raises:
-            BackendError: it can't be followed any longer; it is still running.
-        """
+        """Yield the lines of the node's log; with `follow`, until the run has ended."""
         read = log.Reader(self.folder)
         if not follow:
             self._try_to_poll()
@@ -518,11 +509,7 @@ class AzureRun:
         report(f"{self.folder.name} is {status.value} ({self._state}){limit}")
 
     def _download_result(self) -> None:
-        """Download the result of an ended run, once, and record the end.
-
-        Raises:
-            BackendError: it can't be downloaded now.
-        """
+        """Download the result of an ended run, once, and record the end. Raises BackendError."""
         with self._lock, run_folder.held(self.folder, DOWNLOAD_SECONDS):
             if self._has_ended() or run_folder.read_receipt(self.folder).id != self._observed_id:
                 return

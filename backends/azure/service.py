@@ -162,11 +162,7 @@ def translate(what: str, error: BaseException) -> BackendError:
 
 @functools.cache
 def open_workspace(name: WorkspaceName) -> Any:
-    """Log in and return the workspace, once per process.
-
-    Raises:
-        ServiceError: the login is refused, or there is no such workspace.
-    """
+    """Log in and return the workspace, once per process. Raises ServiceError."""
     checks.check_sdk()
     credentials = checks.credentials()
     _silence_sdk()

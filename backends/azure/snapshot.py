@@ -38,11 +38,7 @@ class SnapshotFile:
 
 
 def files() -> tuple[SnapshotFile, ...]:
-    """Return the snapshot's files, sorted by name.
-
-    Raises:
-        BackendError: they are too many or too large for the service.
-    """
+    """Return the snapshot's files, by name. Raises BackendError if the service won't accept them."""
     package = Path(mnist_cnn.__file__).parent
     backend_folder = Path(backends.__file__).parent
     found = {ENTRY: backend_folder / "azure" / ENTRY}

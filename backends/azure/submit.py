@@ -134,11 +134,7 @@ def _restored(before: run_folder.Receipt, now: run_folder.Receipt) -> run_folder
 
 
 def _find_started(run: AzureRun, run_id: str) -> Any | None:
-    """Return the SDK's run, or None if it has not started; retry during an outage of the service.
-
-    Raises:
-        SubmissionUnknown: the outage is too long, or the service refuses.
-    """
+    """Return the SDK's run, or None if it hasn't started; retry in an outage. Raises SubmissionUnknown."""
     workspace, since = run.workspace(), time.monotonic()
     while True:
         try:
@@ -159,11 +155,7 @@ def _submission_unknown(error: ServiceError, folder: Path, *, is_abandoned: bool
 
 
 def _check_machine(run: AzureRun, job: Job, receipt: run_folder.Receipt) -> None:
-    """Check that this machine can submit the run again, before anything is changed.
-
-    Raises:
-        BackendError: its packages differ, or it lacks what a submission needs.
-    """
+    """Check that this machine can submit the run again. Raises BackendError."""
     from_here = f"cancel {run.folder}, then resume {run.folder} force=true"
     hint = f"follow it on the machine that started it; or from here: {from_here}"
     changed = changed_versions(receipt.versions, versions()) if receipt.versions else ()

@@ -36,11 +36,7 @@ class Blob:
 
 
 def default_datastore(workspace: Any) -> Any:
-    """Return the workspace's default datastore.
-
-    Raises:
-        BackendError: it isn't a blob container, or this login gets no key for it.
-    """
+    """Return the default datastore. Raises BackendError if it can't be used."""
     store = call_with_retries("find the default datastore", workspace.get_default_datastore)
     kind = getattr(store, "datastore_type", type(store).__name__)
     if kind != "AzureBlob":
@@ -65,11 +61,7 @@ def missing(store: Any, folder: str, files: tuple[DataFile, ...]) -> tuple[DataF
 
 
 def send(store: Any, folder: str, files: tuple[DataFile, ...]) -> None:
-    """Send data files in parallel, then compare them with what the datastore has.
-
-    Raises:
-        BackendError: the datastore refuses a file, or has another one.
-    """
+    """Send data files in parallel, and check that they arrived. Raises BackendError."""
     if not files:
         return
     contents = {f"{folder}/{file.name}": file.source.read_bytes() for file in files}
