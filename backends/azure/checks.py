@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PRINCIPAL_VARIABLES = tuple(f"AZUREML_SERVICE_PRINCIPAL_{part}" for part in ("TENANT_ID", "ID", "PASSWORD"))
 CONFIG_FILES = ("config.json", "project.json")
 CONFIG_FOLDERS = (".azureml", "aml_config", "")
-"""In the SDK's order: it searches for one folder in every parent before it searches for the next."""
+"""In the SDK's order: it searches all parents for one folder before it searches them for the next."""
 
 WORKSPACE_HINT = "download it from https://ml.azure.com (click the workspace), or set backend.workspace=FILE"
 
@@ -76,7 +76,13 @@ def workspace_file(setting: str | None) -> Path:
     start = Path(setting or ".").expanduser().absolute()
     if not start.exists():
         raise ConfigurationError(f"backend.workspace={setting}: {start} does not exist", WORKSPACE_HINT)
-    path = _search_parents(start) if start.is_dir() else start
+    candidates = (
+        parent / folder / name
+        for folder in CONFIG_FOLDERS
+        for name in CONFIG_FILES
+        for parent in (start, *start.parents)
+    )
+    path = next(filter(Path.is_file, candidates), None) if start.is_dir() else start
     if path is None:
         name = f"backend.workspace={setting}" if setting else "backend=azure"
         raise ConfigurationError(f"{name}: no config.json in {start} or its parent folders", WORKSPACE_HINT)
@@ -124,15 +130,6 @@ def credentials(
         return Credentials.interactive
     hint = f"set {', '.join(PRINCIPAL_VARIABLES)}, or log in with az login"
     raise ConfigurationError("no credentials for Azure, and no terminal to log in from", hint)
-
-
-def _search_parents(start: Path) -> Path | None:
-    for folder in CONFIG_FOLDERS:
-        for name in CONFIG_FILES:
-            for parent in (start, *start.parents):
-                if (parent / folder / name).is_file():
-                    return parent / folder / name
-    return None
 
 
 def _azure_cli_is_logged_in(environment: Mapping[str, str]) -> bool:

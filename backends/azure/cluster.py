@@ -59,15 +59,37 @@ def ensure(workspace: Any, target: Any | None, config: AzureConfig) -> Any:
 
 
 def wait_until_ready(target: Any, config: AzureConfig) -> None:
-    """Wait until the cluster accepts runs. Raises BackendError if it fails or takes too long."""
-    _wait_until_provisioned(target, config)
+    """Wait until the cluster accepts runs; its nodes start later, when a run needs them.
+
+    Raises:
+        BackendError: it has failed, is being deleted, or isn't ready in time.
+    """
+    deadline = time.monotonic() + WAIT_SECONDS
+    pause, reported, reported_at = FIRST_POLL_SECONDS, "Succeeded", 0.0
+    while (state := str(target.provisioning_state).capitalize()) != "Succeeded":
+        left = deadline - time.monotonic()
+        if state != reported or time.monotonic() - reported_at > STILL_WAITING_SECONDS:
+            report(f"cluster {target.name}: {state.lower()}; waiting for up to {left / 60:.0f} minutes")
+            reported, reported_at = state, time.monotonic()
+        hint = f"delete it: {command('delete', config)}"
+        if state == "Deleting":
+            raise BackendError(f"cluster {target.name} is being deleted", "try again when it is gone")
+        if state in ("Failed", "Canceled"):
+            reason = "; ".join(_errors(target)) or "the service gives no reason"
+            raise BackendError(f"cluster {target.name} is {state.lower()}: {reason}", hint)
+        if left < 0:
+            message = f"cluster {target.name} is still {state.lower()} after {WAIT_SECONDS // 60} minutes"
+            raise BackendError(message, hint)
+        time.sleep(pause)
+        pause = min(SLOW_POLL_SECONDS, 2 * pause)
+        call_with_retries("read the cluster's state", target.refresh_state)
     report(f"cluster {target.name}: ready")
     if target.status is not None:
         report(f"cluster status: {json.dumps(target.status.serialize(), default=str)}")
 
 
 def find(workspace: Any, name: str) -> Any | None:
-    """Return the cluster of that name, or None if it doesn't exist. Raises ServiceError."""
+    """Return the compute target of that name, or None if it doesn't exist. Raises ServiceError."""
 
     def find_target() -> Any:
         from azureml.core.compute import ComputeTarget
@@ -197,29 +219,6 @@ def _create(workspace: Any, config: AzureConfig) -> Any:
         if target is None:
             raise
         return target
-
-
-def _wait_until_provisioned(target: Any, config: AzureConfig) -> None:
-    """Wait for the cluster itself; its nodes start later, when a run needs them."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    pause, reported, reported_at = FIRST_POLL_SECONDS, "Succeeded", 0.0
-    while (state := str(target.provisioning_state).capitalize()) != "Succeeded":
-        left = deadline - time.monotonic()
-        if state != reported or time.monotonic() - reported_at > STILL_WAITING_SECONDS:
-            report(f"cluster {target.name}: {state.lower()}; waiting for up to {left / 60:.0f} minutes")
-            reported, reported_at = state, time.monotonic()
-        hint = f"delete it: {command('delete', config)}"
-        if state == "Deleting":
-            raise BackendError(f"cluster {target.name} is being deleted", "try again when it is gone")
-        if state in ("Failed", "Canceled"):
-            reason = "; ".join(_errors(target)) or "the service gives no reason"
-            raise BackendError(f"cluster {target.name} is {state.lower()}: {reason}", hint)
-        if left < 0:
-            message = f"cluster {target.name} is still {state.lower()} after {WAIT_SECONDS // 60} minutes"
-            raise BackendError(message, hint)
-        time.sleep(pause)
-        pause = min(SLOW_POLL_SECONDS, 2 * pause)
-        call_with_retries("read the cluster's state", target.refresh_state)
 
 
 def _errors(target: Any) -> Iterator[str]:

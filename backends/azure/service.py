@@ -225,19 +225,14 @@ def _login(credentials: checks.Credentials) -> Any:
     return authentication.InteractiveLoginAuthentication()
 
 
-@functools.cache
-def _azure_cli() -> Any:
-    from azure.identity import AzureCliCredential
-
-    return AzureCliCredential()
-
-
 def _azure_cli_token(audience: str) -> str:
     """Return a token of the Azure CLI; cached until shortly before it expires, because it takes a second."""
+    from azure.identity import AzureCliCredential
+
     with _tokens_lock:
         token = _tokens.get(audience)
         if token is None or token.expires_on - time.time() < TOKEN_SECONDS:
-            _tokens[audience] = token = _azure_cli().get_token(f"{audience.rstrip('/')}/.default")
+            _tokens[audience] = token = AzureCliCredential().get_token(f"{audience.rstrip('/')}/.default")
         return str(token.token)
 
 

@@ -346,8 +346,13 @@ def record_start(run: AzureRun, started: Any) -> None:
         Superseded: the receipt names another run.
     """
     folder, url = run.folder, started.get_portal_url()
+
+    def queued(receipt: run_folder.Receipt) -> run_folder.Receipt:
+        status = receipt.status if receipt.status.is_final else Status.queued
+        return dataclasses.replace(receipt, status=status, url=url)
+
     try:
-        if run_folder.amend(folder, started.id, lambda now: _queued(now, url)):
+        if run_folder.amend(folder, started.id, queued):
             return
     except BackendError as error:
         message = f"{error.message}; {folder} has started and is still running"
@@ -360,12 +365,6 @@ def record_start(run: AzureRun, started: Any) -> None:
         hint = f"cancel {started.id} in the studio: {url}"
         raise Superseded(f"{superseded.message}, and {error.message}", hint) from error
     raise superseded
-
-
-def _queued(receipt: run_folder.Receipt, url: str) -> run_folder.Receipt:
-    """Return the receipt of a run that has started; a final status is kept."""
-    status = receipt.status if receipt.status.is_final else Status.queued
-    return dataclasses.replace(receipt, status=status, url=url)
 
 
 def _open_experiment(workspace: Any, name: str) -> Any:
