@@ -39,7 +39,7 @@ def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
     Raises:
         BackendError: the local disk refuses it.
     """
-    if not is_among(files):
+    if not has_node_log(files):
         return False
     name = min(name for name in files if STREAMED.fullmatch(name))
     try:
@@ -63,7 +63,7 @@ def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
     return bool(piece)
 
 
-def is_among(files: Mapping[str, str]) -> bool:
+def has_node_log(files: Mapping[str, str]) -> bool:
     """Return whether a run's logs include the node's, which exists once the node has printed something."""
     return any(STREAMED.fullmatch(name) for name in files)
 

@@ -349,7 +349,7 @@ class AzureRun:
         has_no_log = status in (Status.queued, Status.preparing)
         is_recent = time.monotonic() - self._logs_listed_at < LIST_SECONDS
         is_under_way = status is not None and not status.is_final
-        if is_recent and is_under_way and (has_no_log or log.is_among(self._log_urls)):
+        if is_recent and is_under_way and (has_no_log or log.has_node_log(self._log_urls)):
             state = str(call(what, run.get_status))
             if state == self._state:
                 return {"status": state, "logFiles": self._log_urls}
