@@ -505,7 +505,7 @@ class AzureRun:
         if status in (Status.queued, Status.preparing):
             limit = f"; waiting for a node for up to {precisedelta(queue_timeout)}"
         elif status is Status.running:
-            limit = f"; waiting for its end for up to {precisedelta(max_seconds)}"
+            limit = f"; waiting for up to {precisedelta(max_seconds)}"
         report(f"{self.folder.name} is {status.value} ({self._state}){limit}")
 
     def _download_result(self) -> None:
