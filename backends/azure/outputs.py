@@ -86,9 +86,8 @@ def _download_verified(run: Any, names: list[str], temporary: Path, folder: Path
     _check(result, names, folder)
     for name, entry in result.files.items():
         report(f"downloading {name}, {entry.bytes:,} bytes")
-    size = sum(
-        entry.bytes for entry in result.files.values()
-    )  # they share the bandwidth, and so the time limit
+    # The files share the bandwidth, and so the time limit.
+    size = sum(entry.bytes for entry in result.files.values())
     _check_free_space(temporary, size + MIN_FREE_BYTES)
     seconds = MIN_SECONDS + size / MIN_BYTES_PER_SECOND
     run_parallel(*(partial(_download, run, name, temporary, seconds) for name in result.files))

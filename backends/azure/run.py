@@ -424,7 +424,7 @@ class AzureRun:
         left = OUTAGE_SECONDS - (time.monotonic() - self._resubmit_failing_since)
         if left < 0:
             hint = f"submit it again: follow {self.folder}; cancel it: cancel {self.folder}"
-            raise BackendError(f"{error.message}; the preempted run is not submitted again", hint) from error
+            raise BackendError(f"{error.message}; the preempted run was not submitted again", hint) from error
         report(f"{error.message}; retrying for up to {left:.0f} seconds")
         time.sleep(SLOW_POLL_SECONDS)
 
