@@ -1,6 +1,6 @@
-"""The Azure backend: a run is a run of Azure Machine Learning, on a cluster of its workspace.
+"""The Azure backend: trains on a cluster of an Azure Machine Learning workspace.
 
-Light: nothing here imports the SDK; `plan` and the checks that come before the first request need none.
+Nothing here imports the SDK, because `plan` and the checks before the first request don't need it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["AzureBackend", "AzureConfig"]
 
 
 class AzureBackend:
-    """Sends jobs to the cluster `backend.cluster` of a workspace."""
+    """Submits jobs to the cluster `backend.cluster` of a workspace."""
 
     CONFIG: ClassVar[type[BackendConfig]] = AzureConfig
     parallel_runs: int | None = None
@@ -38,34 +38,27 @@ class AzureBackend:
         self.force = config.run.force
 
     def plan(self, job: Job) -> Plan:
-        """Say what would be sent."""
         return Plan(planning.describe(planning.request(job, self.config), self.config))
 
     def check(self, job: Job) -> None:
-        """Check all that can be checked before the first request.
-
-        Raises:
-            ConfigurationError, DataError: what is wrong on this side.
-        """
+        """Check everything that needs no request. Raises ConfigurationError or DataError."""
         planning.request(job, self.config)
-        checks.all_of(self.config)
+        checks.check_all(self.config)
 
     def submit(self, job: Job, folder: Path) -> AzureRun:
-        """Send data, code and job; the receipt names the run from before it starts."""
         from mnist_cnn.backends.azure.submit import submit
 
         return submit(job, self.config, folder, force=self.force)
 
     def attach(self, folder: Path) -> AzureRun:
-        """Find a run again from its folder alone."""
         from mnist_cnn.backends.azure.run import AzureRun
         from mnist_cnn.backends.azure.submit import resubmit
 
         return AzureRun(folder, self.config, resubmit)
 
     def cluster(self, action: str) -> Iterator[str]:
-        """Show or delete the cluster; yield lines for people."""
-        checks.all_of(self.config)
+        """Show or delete the cluster; yield lines to print."""
+        checks.check_all(self.config)
         from mnist_cnn.backends.azure import cluster, service
 
         workspace = service.open_workspace(checks.find_workspace(self.config.workspace))

@@ -1,7 +1,7 @@
-"""A run's checkpoints between its folder here and the datastore, where its nodes keep them.
+"""Copies a run's checkpoints between its run folder and the datastore, where its nodes keep them.
 
-On the datastore none that exists is ever rewritten: a name has the checksum of its content in it, and the
-checksum's own file comes last. One without that file does not exist, and may be sent again.
+A checkpoint on the datastore is never overwritten: its name contains the checksum of its content. The
+`.sha256` file is sent last. A checkpoint without one is incomplete, and may be sent again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backends.azure import upload
-from mnist_cnn.backends.azure.service import CALL_SECONDS, call_again, say
+from mnist_cnn.backends.azure.service import CALL_SECONDS, call_with_retries, report
 from mnist_cnn.errors import storage_error
 from mnist_cnn.files import atomic
 from mnist_cnn.training.checkpoint import KEPT, Checkpoints, read
@@ -22,64 +22,53 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def send(store: Any, place: str, folder: Path) -> None:
-    """Send the newest sound checkpoint of a run folder to its place on the datastore, unless it is there.
-
-    Raises:
-        BackendError: the datastore does not take it.
-    """
+def send(store: Any, prefix: str, folder: Path) -> None:
+    """Send a run folder's newest sound checkpoint, if the datastore lacks it. Raises BackendError."""
     newest = Checkpoints(folder / run_folder.CHECKPOINTS).newest_file()
     if newest is None:
         return
     content = newest.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    name = f"{place}/{newest.stem[: len('epoch-000000')]}-{sha256[:16]}"
-    if f"{name}.npz" in _finished(upload.blobs(store, place)):
+    name = f"{prefix}/{newest.stem[: len('epoch-000000')]}-{sha256[:16]}"
+    if f"{name}.npz" in _complete(upload.list_blobs(store, prefix)):
         return
-    say(f"checkpoint: sending {name}.npz, {len(content):,} bytes")
+    report(f"checkpoint: sending {name}.npz, {len(content):,} bytes")
     upload.send_content(store, f"{name}.npz", content)
     upload.send_content(store, f"{name}.sha256", sha256.encode())
 
 
-def bring(store: Any, place: str, folder: Path) -> None:
-    """Bring the newest sound checkpoints of a run into its folder, and what is newer than they.
-
-    Raises:
-        BackendError: the datastore does not give them, or the disk here does not take them.
-    """
-    there = upload.blobs(store, place)
-    finished = _finished(there)
-    if not finished:
-        say(f"the datastore has no checkpoint of this run in {place}/")
+def download(store: Any, prefix: str, folder: Path) -> None:
+    """Download checkpoints, newest first, until enough of them are sound. Raises BackendError."""
+    blobs = upload.list_blobs(store, prefix)
+    complete = _complete(blobs)
+    if not complete:
+        report(f"checkpoints: none in {prefix}/ on the datastore")
     target = folder / run_folder.CHECKPOINTS
     try:
         target.mkdir(exist_ok=True)
     except OSError as error:
         raise storage_error(error, str(target)) from error
     sound = 0
-    for name in finished:
+    for name in complete:
         if sound == KEPT:
             break
-        say(f"checkpoint: bringing {name}, {there[name].bytes:,} bytes")
-        seconds = CALL_SECONDS + there[name].bytes / upload.SLOWEST
+        report(f"checkpoint: downloading {name}, {blobs[name].bytes:,} bytes")
+        seconds = CALL_SECONDS + blobs[name].bytes / upload.MIN_BYTES_PER_SECOND
         path = target / PurePosixPath(name).name
         with atomic.replacing(path) as temporary:
             temporary.write_bytes(_content(store, name, seconds))
-        atomic.write_text(
-            path.with_suffix(".sha256"),
-            _content(store, _checksum(name), CALL_SECONDS).decode(errors="replace"),
-        )
+        checksum = _content(store, _checksum_name(name), CALL_SECONDS)
+        atomic.write_text(path.with_suffix(".sha256"), checksum.decode(errors="replace"))
         sound += read(path) is not None
 
 
-def _finished(there: Mapping[str, upload.Blob]) -> list[str]:
-    """Return the names of the checkpoints that have their checksum, newest first."""
-    return sorted(
-        (name for name in there if name.endswith(".npz") and _checksum(name) in there), reverse=True
-    )
+def _complete(blobs: Mapping[str, upload.Blob]) -> list[str]:
+    """Return the names of the checkpoints that have a checksum file, newest first."""
+    complete = (name for name in blobs if name.endswith(".npz") and _checksum_name(name) in blobs)
+    return sorted(complete, reverse=True)
 
 
-def _checksum(name: str) -> str:
+def _checksum_name(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(".sha256"))
 
 
@@ -89,4 +78,4 @@ def _content(store: Any, name: str, seconds: float) -> bytes:
         content: bytes = blob.download_blob().readall()
         return content
 
-    return call_again(f"read {name}", read, seconds)
+    return call_with_retries(f"read {name}", read, seconds)

@@ -1,6 +1,6 @@
-"""What is checked here before the first request: Python, the SDK, the workspace's config.json, credentials.
+"""Checks before the first request: Python, the SDK, the workspace's config.json and the credentials.
 
-Knows where the SDK looks for these things, but does not import it.
+They search where the SDK searches, but don't import it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,17 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backends.azure.config import AzureConfig
 
-PRINCIPAL = "AZUREML_SERVICE_PRINCIPAL_"
-PRINCIPAL_VARIABLES = tuple(f"{PRINCIPAL}{part}" for part in ("TENANT_ID", "ID", "PASSWORD"))
+PRINCIPAL_VARIABLES = tuple(f"AZUREML_SERVICE_PRINCIPAL_{part}" for part in ("TENANT_ID", "ID", "PASSWORD"))
 CONFIG_FILES = ("config.json", "project.json")
 CONFIG_FOLDERS = (".azureml", "aml_config", "")
-"""In the order in which the SDK looks: each folder all the way up before the next."""
+"""In the SDK's order: it searches all parents for one folder before it searches them for the next."""
 
-WORKSPACE_HINT = (
-    "download it from https://ml.azure.com (click the workspace), or name it: backend.workspace=FILE"
-)
+WORKSPACE_HINT = "download it from https://ml.azure.com (click the workspace), or set backend.workspace=FILE"
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkspaceName:
-    """Which workspace: what its config.json holds."""
+    """The content of a workspace's config.json."""
 
     subscription_id: str
     resource_group: str
@@ -44,56 +41,57 @@ class WorkspaceName:
 
 
 class Credentials(StrEnum):
-    """Who logs in."""
-
     service_principal = "service principal"
     azure_cli = "Azure CLI"
     interactive = "browser"
 
 
-def all_of(config: AzureConfig) -> None:
+def check_all(config: AzureConfig) -> None:
     """Check Python, SDK, workspace file and credentials. Raises ConfigurationError."""
-    sdk()
+    check_sdk()
     find_workspace(config.workspace)
     credentials()
 
 
-def sdk() -> None:
-    """Check that the SDK is here, on a Python that it works on. Raises ConfigurationError."""
+def check_sdk() -> None:
+    """Check that the SDK is installed, on a Python that it supports. Raises ConfigurationError."""
     running = ".".join(map(str, sys.version_info[:2]))
     if sys.version_info[:2] != (3, 11):
-        message = (
-            f"backend=azure works on Python 3.11, not on {running}: azureml-sdk cannot be installed on others"
-        )
-        raise ConfigurationError(message, "use a Python 3.11, for example python3.11 -m venv .venv")
+        message = f"backend=azure needs Python 3.11: azureml-sdk cannot be installed on {running}"
+        raise ConfigurationError(message, "use Python 3.11, for example python3.11 -m venv .venv")
     if importlib.util.find_spec("azureml") is None or importlib.util.find_spec("azureml.train") is None:
         hint = "install it with python -m pip install 'mnist-cnn[azure]'"
-        raise ConfigurationError("backend=azure needs azureml-sdk, which is not installed", hint)
+        raise ConfigurationError("backend=azure needs azureml-sdk, which isn't installed", hint)
 
 
-def workspace_file(place: str | None) -> Path:
-    """Find the workspace's config.json: `place` is the file or a folder; None looks from here upwards.
+def workspace_file(setting: str | None) -> Path:
+    """Return the path of the workspace's config.json.
+
+    `setting` is the file or a folder. If it is None, the search starts in the current folder. A search goes
+    from a folder through all its parents.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: no such file.
     """
-    start = Path(place or ".").expanduser().absolute()
+    start = Path(setting or ".").expanduser().absolute()
     if not start.exists():
-        raise ConfigurationError(f"backend.workspace={place}: there is no {start}", WORKSPACE_HINT)
-    path = _look_upwards(start) if start.is_dir() else start
+        raise ConfigurationError(f"backend.workspace={setting}: {start} does not exist", WORKSPACE_HINT)
+    candidates = (
+        parent / folder / name
+        for folder in CONFIG_FOLDERS
+        for name in CONFIG_FILES
+        for parent in (start, *start.parents)
+    )
+    path = next(filter(Path.is_file, candidates), None) if start.is_dir() else start
     if path is None:
-        said = f"backend.workspace={place}" if place else "backend=azure"
-        raise ConfigurationError(f"{said}: no config.json in {start} or above it", WORKSPACE_HINT)
+        name = f"backend.workspace={setting}" if setting else "backend=azure"
+        raise ConfigurationError(f"{name}: no config.json in {start} or its parent folders", WORKSPACE_HINT)
     return path
 
 
-def find_workspace(place: str | None) -> WorkspaceName:
-    """Read the workspace's config.json.
-
-    Raises:
-        ConfigurationError: there is none, or it does not say which workspace.
-    """
-    path, hint = workspace_file(place), WORKSPACE_HINT
+def find_workspace(setting: str | None) -> WorkspaceName:
+    """Read the workspace's config.json. Raises ConfigurationError if it doesn't name a workspace."""
+    path = workspace_file(setting)
     try:
         mapping: Any = json.loads(safe_read.read_text(path, safe_read.SETTINGS_BYTES, "utf-8-sig"))
         scope = mapping.get("Scope")
@@ -104,50 +102,34 @@ def find_workspace(place: str | None) -> WorkspaceName:
             name=pieces[8] if scope else mapping["workspace_name"],
         )
     except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}", hint) from error
-    except (ValueError, AttributeError, IndexError, TypeError, RecursionError) as error:
-        raise ConfigurationError(
-            f"{path} is no workspace's config.json: it is not JSON of that form", hint
-        ) from error
-    except KeyError as error:
-        raise ConfigurationError(f"{path} is no workspace's config.json: {error} is missing", hint) from error
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}", WORKSPACE_HINT) from error
+    except (ValueError, AttributeError, IndexError, TypeError, RecursionError, KeyError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else "it is not JSON of that form"
+        message = f"{path} is not a workspace's config.json: {reason}"
+        raise ConfigurationError(message, WORKSPACE_HINT) from error
     for name, value in dataclasses.asdict(found).items():
         if not isinstance(value, str) or not value or value.startswith("<"):
-            raise ConfigurationError(f"{path}: {name} is not filled in", hint)
+            raise ConfigurationError(f"{path}: {name} is not filled in", WORKSPACE_HINT)
     return found
 
 
 def credentials(
     environment: Mapping[str, str] = os.environ, *, at_terminal: bool | None = None
 ) -> Credentials:
-    """Tell who would log in; on a machine without anybody to ask, somebody must be known beforehand.
-
-    Raises:
-        ConfigurationError: nobody could.
-    """
+    """Return how to log in, by browser only at a terminal. Raises ConfigurationError."""
     given = [name for name in PRINCIPAL_VARIABLES if environment.get(name)]
     if len(given) == len(PRINCIPAL_VARIABLES):
         return Credentials.service_principal
     if given:
         missing = ", ".join(name for name in PRINCIPAL_VARIABLES if name not in given)
-        raise ConfigurationError(
-            f"the service principal is incomplete: {missing} is not set", "set all three"
-        )
+        message = f"the service principal is incomplete: {missing} is not set"
+        raise ConfigurationError(message, f"set {', '.join(PRINCIPAL_VARIABLES)}")
     if _azure_cli_is_logged_in(environment):
         return Credentials.azure_cli
     if at_terminal if at_terminal is not None else sys.stdin.isatty() and sys.stderr.isatty():
         return Credentials.interactive
     hint = f"set {', '.join(PRINCIPAL_VARIABLES)}, or log in with az login"
-    raise ConfigurationError("no credentials for Azure, and nobody at a terminal to log in", hint)
-
-
-def _look_upwards(start: Path) -> Path | None:
-    for folder in CONFIG_FOLDERS:
-        for name in CONFIG_FILES:
-            for above in (start, *start.parents):
-                if (above / folder / name).is_file():
-                    return above / folder / name
-    return None
+    raise ConfigurationError("no credentials for Azure, and no terminal to log in from", hint)
 
 
 def _azure_cli_is_logged_in(environment: Mapping[str, str]) -> bool:

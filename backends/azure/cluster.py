@@ -1,6 +1,6 @@
-"""The cluster: found by its name or created, shown, deleted, and what it costs while nothing runs.
+"""Finds, creates, shows and deletes the cluster, and reports what its nodes cost.
 
-AmlCompute is the successor of Batch AI, whose `BatchAiCompute` is gone from the SDK.
+A cluster is an AmlCompute, the successor of Batch AI: `BatchAiCompute` is no longer in the SDK.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure.config import has_gpu
-from mnist_cnn.backends.azure.service import STILL_SECONDS, ServiceError, call, call_again, say
+from mnist_cnn.backends.azure.service import (
+    STILL_WAITING_SECONDS,
+    ServiceError,
+    call,
+    call_with_retries,
+    report,
+)
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -21,163 +27,171 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backends.azure.config import AzureConfig
 
-KIND = "AmlCompute"
+CLUSTER_TYPE = "AmlCompute"
 WAIT_SECONDS = 20 * 60
-POLL_SECONDS = 5.0
-FIRST_POLL_SECONDS = 0.2
+FIRST_POLL_SECONDS, SLOW_POLL_SECONDS = 0.2, 5.0
+"""Pauses between two polls: the first one, doubled each time up to the second."""
 
 
 def ensure(workspace: Any, target: Any | None, config: AzureConfig) -> Any:
-    """Return the cluster that was found, or have one made; differences are told, not mended.
+    """Return the cluster `target`, or create it if it is None.
 
-    It may not be ready: `await_ready` waits for that.
+    Differences from the configuration are reported; the cluster isn't changed. It may not be ready yet:
+    `wait_until_ready` waits for that.
 
     Raises:
-        BackendError: it is something else, or refused.
+        BackendError: the name belongs to something else, or the service refuses the cluster.
     """
     if target is None:
         return _create(workspace, config)
-    if target.type != KIND:
-        message = f"{config.cluster} is a {target.type}, not a cluster ({KIND})"
+    if target.type != CLUSTER_TYPE:
+        message = f"{config.cluster} is a {target.type}, not a cluster ({CLUSTER_TYPE})"
         raise BackendError(message, "choose another name with backend.cluster=NAME")
-    say(f"cluster {target.name}: found")
+    report(f"cluster {target.name}: found")
     for line in differences(target, config):
-        say(line)
+        report(line)
     if config.use_gpu and not has_gpu(str(target.vm_size)):
-        message = f"backend.use_gpu=true, but the cluster {target.name} has {target.vm_size}, without a GPU"
-        raise BackendError(message, "name a cluster that has them: backend.cluster=NAME")
+        message = (
+            f"backend.use_gpu=true, but the nodes of cluster {target.name} ({target.vm_size}) have no GPU"
+        )
+        raise BackendError(message, "choose a cluster whose nodes have GPUs: backend.cluster=NAME")
     return target
 
 
-def await_ready(target: Any, config: AzureConfig) -> None:
-    """Wait until the cluster can take runs.
+def wait_until_ready(target: Any, config: AzureConfig) -> None:
+    """Wait until the cluster accepts runs; its nodes start later, when a run needs them.
 
     Raises:
-        BackendError: it is in a failed state, or not ready in time.
+        BackendError: it has failed, is being deleted, or isn't ready in time.
     """
-    _await_provisioning(target, config)
-    say(f"cluster {target.name}: ready")
-    if target.status is not None:  # as it was at the last look, which is just over
-        say(f"cluster status: {json.dumps(target.status.serialize(), default=str)}")
+    deadline = time.monotonic() + WAIT_SECONDS
+    pause, reported, reported_at = FIRST_POLL_SECONDS, "Succeeded", 0.0
+    while (state := str(target.provisioning_state).capitalize()) != "Succeeded":
+        left = deadline - time.monotonic()
+        if state != reported or time.monotonic() - reported_at > STILL_WAITING_SECONDS:
+            report(f"cluster {target.name}: {state.lower()}; waiting for up to {left / 60:.0f} minutes")
+            reported, reported_at = state, time.monotonic()
+        hint = f"delete it: {command('delete', config)}"
+        if state == "Deleting":
+            raise BackendError(f"cluster {target.name} is being deleted", "try again when it is gone")
+        if state in ("Failed", "Canceled"):
+            reason = "; ".join(_errors(target)) or "the service gives no reason"
+            raise BackendError(f"cluster {target.name} is {state.lower()}: {reason}", hint)
+        if left < 0:
+            message = f"cluster {target.name} is still {state.lower()} after {WAIT_SECONDS // 60} minutes"
+            raise BackendError(message, hint)
+        time.sleep(pause)
+        pause = min(SLOW_POLL_SECONDS, 2 * pause)
+        call_with_retries("read the cluster's state", target.refresh_state)
+    report(f"cluster {target.name}: ready")
+    if target.status is not None:
+        report(f"cluster status: {json.dumps(target.status.serialize(), default=str)}")
 
 
 def find(workspace: Any, name: str) -> Any | None:
-    """Return the compute target of that name, or None where there is none.
+    """Return the compute target of that name, or None if it doesn't exist. Raises ServiceError."""
 
-    Raises:
-        ServiceError: the look-up failed, which says nothing of whether there is one.
-    """
-
-    def look() -> Any:
+    def find_target() -> Any:
         from azureml.core.compute import ComputeTarget
 
         return ComputeTarget(workspace=workspace, name=name)
 
     try:
-        target = call(f"find the cluster {name}", look)
+        target = call(f"find the cluster {name}", find_target)
     except ServiceError as error:
-        # A refusal is the same exception as "not found"; only the words tell them apart.
+        # The SDK raises one exception for "refused" and for "not found"; only the text differs.
         if "ComputeTargetNotFound" in error.detail:
             return None
         raise
-    if target is None:  # the SDK's answer for a kind of compute that it has no class for
-        message = f"{name} is a compute target, but not a cluster ({KIND})"
+    if target is None:  # the SDK returns None for a type of compute that it has no class for
+        message = f"{name} is a compute target, but not a cluster ({CLUSTER_TYPE})"
         raise ServiceError(message, "choose another name with backend.cluster=NAME")
     return target
 
 
 def differences(target: Any, config: AzureConfig) -> Iterator[str]:
-    """Yield a line for each setting in which the cluster is not as configured."""
-    scale = target.scale_settings
-    has = {
+    """Yield a line for each setting in which the cluster differs from the configuration."""
+    low, high = _node_limits(target)
+    settings = {
         "vm_size": (str(target.vm_size).upper(), config.vm_size.upper()),
         "priority": (str(target.vm_priority).lower(), config.priority.value),
-        "min_nodes": (scale.minimum_node_count, config.min_nodes) if scale else ("unknown", config.min_nodes),
-        "max_nodes": (scale.maximum_node_count, config.max_nodes) if scale else ("unknown", config.max_nodes),
+        "min_nodes": (low, config.min_nodes),
+        "max_nodes": (high, config.max_nodes),
         "idle_seconds": (_idle_seconds(target), config.idle_seconds),
     }
-    for name, (found, wanted) in has.items():
+    for name, (found, wanted) in settings.items():
         if found != wanted:
-            yield f"cluster {target.name} has {name}={found}, not backend.{name}={wanted}; it stays as it is"
+            yield f"cluster {target.name} has {name}={found}, not backend.{name}={wanted}; it is not changed"
 
 
 def command(action: str, config: AzureConfig) -> str:
-    """Return the command line that shows or deletes the cluster, from whatever folder."""
-    place = f" backend.workspace={shlex.quote(config.workspace)}" if config.workspace else ""
-    return f"python -m mnist_cnn cluster {action} backend=azure backend.cluster={config.cluster}{place}"
+    """Return a command line that shows or deletes the cluster."""
+    workspace = f" backend.workspace={shlex.quote(config.workspace)}" if config.workspace else ""
+    return f"python -m mnist_cnn cluster {action} backend=azure backend.cluster={config.cluster}{workspace}"
 
 
 def show(workspace: Any, config: AzureConfig) -> Iterator[str]:
-    """Yield what there is to say of a cluster."""
+    """Yield lines on the cluster's nodes, errors and costs."""
     name = config.cluster
     target = find(workspace, name)
     if target is None:
-        yield f"there is no cluster {name} in {workspace.name}; nothing costs"
+        yield f"cluster {name}: not found in workspace {workspace.name} (nothing is billed)"
         return
-    yield f"{name}: {target.type}, {target.provisioning_state}"
-    if target.type != KIND:
+    yield f"cluster {name}: {target.type}, {target.provisioning_state}"
+    if target.type != CLUSTER_TYPE:
         return
-    scale = target.scale_settings
-    yield f"nodes of {target.vm_size}, {str(target.vm_priority).lower()}"
-    if scale:
-        nodes = f"{scale.minimum_node_count} to {scale.maximum_node_count} nodes"
-        yield f"{nodes}, idle for {_idle_seconds(target)} s at most"
+    yield f"nodes: {target.vm_size}, {str(target.vm_priority).lower()}"
+    if target.scale_settings:
+        low, high = _node_limits(target)
+        yield f"scale: {low} to {high} nodes; an idle node is released after {_idle_seconds(target)} seconds"
     for error in _errors(target):
         yield f"error: {error}"
     yield from costs(target, config)
 
 
 def costs(target: Any, config: AzureConfig) -> Iterator[str]:
-    """Say, of a cluster as it was just found, whether it has nodes, what ends them and when they end."""
-    if target.type != KIND:
+    """Yield lines: how many nodes are billed, and what releases them. Sends no request."""
+    if target.type != CLUSTER_TYPE:
         return
-    status = target.status
-    nodes = status.current_node_count if status is not None else 0
-    scale = target.scale_settings
-    least = scale.minimum_node_count if scale else 0
+    nodes = target.status.current_node_count or 0 if target.status is not None else 0
+    least = target.scale_settings.minimum_node_count or 0 if target.scale_settings else 0
     if not nodes and not least:
-        yield f"cluster {target.name} has no nodes and costs nothing now"
+        yield f"cluster {target.name} has no nodes (nothing is billed)"
         return
-    up = "1 node, which costs while it is" if nodes == 1 else f"{nodes or 0} nodes, which cost while they are"
-    yield f"cluster {target.name} has {up} there"
+    up = "1 node, which is" if nodes == 1 else f"{nodes} nodes, which are"
+    yield f"cluster {target.name} has {up} billed until released"
     if least:
-        yield f"{least} of them stay for ever (min_nodes)"
-    if nodes and nodes > (least or 0):
-        yield f"nodes without a job end by themselves after {_idle_seconds(target)} seconds"
-    yield f"end them now: {command('delete', config)}"
+        yield f"{least} of them are never released (min_nodes)"
+    if nodes > least:
+        yield f"idle nodes are released after {_idle_seconds(target)} seconds"
+    yield f"release them now: {command('delete', config)}"
 
 
 def delete(workspace: Any, config: AzureConfig) -> Iterator[str]:
-    """Delete the cluster and wait until it is gone, 20 minutes at most.
-
-    Raises:
-        BackendError: it is no cluster, it was refused, or it is still there.
-    """
+    """Delete the cluster and wait until it is gone; yield lines to print. Raises BackendError."""
     name = config.cluster
     target = find(workspace, name)
     if target is None:
-        yield f"there is no cluster {name} in {workspace.name}"
+        yield f"cluster {name}: not found in workspace {workspace.name} (nothing is billed)"
         return
-    if target.type != KIND:
-        raise BackendError(
-            f"{name} is a {target.type}, not a cluster ({KIND}); it is left alone", "see the studio"
-        )
-    yield f"deleting the cluster {name}, for {WAIT_SECONDS // 60} minutes at most"
+    if target.type != CLUSTER_TYPE:
+        message = f"{name} is a {target.type}, not a cluster ({CLUSTER_TYPE}); it was not deleted"
+        raise BackendError(message, "see https://ml.azure.com")
+    yield f"cluster {name}: deleting; waiting for up to {WAIT_SECONDS // 60} minutes"
     call(f"delete the cluster {name}", partial(_delete, target))
     deadline = time.monotonic() + WAIT_SECONDS
     pause = FIRST_POLL_SECONDS
     while (target := find(workspace, name)) is not None:
         if time.monotonic() > deadline:
-            raise BackendError(
-                f"the cluster {name} is still {target.provisioning_state}", "look at it in the studio"
-            )
+            message = f"cluster {name} is still {target.provisioning_state}"
+            raise BackendError(message, "see https://ml.azure.com")
         time.sleep(pause)
-        pause = min(POLL_SECONDS, 2 * pause)
-    yield f"the cluster {name} is deleted"
+        pause = min(SLOW_POLL_SECONDS, 2 * pause)
+    yield f"cluster {name}: deleted"
 
 
 def _delete(target: Any) -> None:
-    with suppress(KeyError):  # the SDK's, where the service says that it is gone
+    with suppress(KeyError):  # the SDK raises it if the service answers that the cluster is gone
         target.delete()
 
 
@@ -185,61 +199,41 @@ def _create(workspace: Any, config: AzureConfig) -> Any:
     def create() -> Any:
         from azureml.core.compute import AmlCompute, ComputeTarget
 
-        asked = AmlCompute.provisioning_configuration(
+        provisioning = AmlCompute.provisioning_configuration(
             vm_size=config.vm_size,
             vm_priority=config.priority.value,
             min_nodes=config.min_nodes,
             max_nodes=config.max_nodes,
             idle_seconds_before_scaledown=config.idle_seconds,
         )
-        return ComputeTarget.create(workspace, config.cluster, asked)
+        return ComputeTarget.create(workspace, config.cluster, provisioning)
 
-    say(
-        f"cluster {config.cluster}: making it, {config.min_nodes} to {config.max_nodes} "
-        f"{config.priority.value} nodes of {config.vm_size}"
-    )
+    nodes = f"{config.min_nodes} to {config.max_nodes} {config.priority.value} nodes of {config.vm_size}"
+    report(f"cluster {config.cluster}: creating it with {nodes}")
     try:
         return call(f"create the cluster {config.cluster}", create)
     except ServiceError as error:
-        if error.status is not None and error.status not in (408, 429) and error.status < 500:  # noqa: PLR2004
+        if not error.is_transient:
             raise
-        target = find(workspace, config.cluster)  # it may have been made all the same
+        target = find(workspace, config.cluster)  # it may exist, because the answer may have been lost
         if target is None:
             raise
         return target
 
 
-def _await_provisioning(target: Any, config: AzureConfig) -> None:
-    """Wait until the cluster is provisioned; nodes come later, when a run needs them."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    pause, shown, told = FIRST_POLL_SECONDS, "Succeeded", 0.0
-    while (state := str(target.provisioning_state).capitalize()) != "Succeeded":
-        left = deadline - time.monotonic()
-        if state != shown or time.monotonic() - told > STILL_SECONDS:
-            say(f"cluster {target.name}: {state.lower()}, waiting for {left / 60:.0f} minutes at most")
-            shown, told = state, time.monotonic()
-        hint = f"delete it: {command('delete', config)}"
-        if state == "Deleting":
-            raise BackendError(f"the cluster {target.name} is being deleted", "start again when it is gone")
-        if state in ("Failed", "Canceled"):
-            reason = "; ".join(_errors(target)) or "the service gives no reason"
-            raise BackendError(f"the cluster {target.name} is {state.lower()}: {reason}", hint)
-        if left < 0:
-            message = f"the cluster {target.name} is still {state.lower()} after {WAIT_SECONDS // 60} minutes"
-            raise BackendError(message, hint)
-        time.sleep(pause)
-        pause = min(POLL_SECONDS, 2 * pause)
-        call_again("ask for the cluster's state", target.refresh_state)
-
-
 def _errors(target: Any) -> Iterator[str]:
-    """Yield the provisioning errors, each with the details that name the allowed values."""
+    """Yield the provisioning errors with their details, which list the allowed values."""
     for entry in target.provisioning_errors or []:
         error = entry.get("error", entry) if isinstance(entry, dict) else {"message": str(entry)}
         details = [
             detail.get("message", "") for detail in error.get("details") or [] if isinstance(detail, dict)
         ]
         yield " ".join(" ".join(filter(None, (error.get("code"), error.get("message"), *details))).split())
+
+
+def _node_limits(target: Any) -> tuple[int | str, int | str]:
+    scale = target.scale_settings
+    return (scale.minimum_node_count, scale.maximum_node_count) if scale else ("unknown", "unknown")
 
 
 def _idle_seconds(target: Any) -> int | str:

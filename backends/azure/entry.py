@@ -1,7 +1,7 @@
-"""What the node starts: decodes the job, trains it into ./outputs, sends its metrics to the run.
+"""The node's script: decodes the job, trains it into ./outputs, sends metrics to the service.
 
-Stands at the root of the snapshot, beside mnist_cnn/, and trains with that copy and no other. The service
-keeps ./outputs; what fails there is told by the run's error and by one line of the log (`FAILURE`).
+It lies at the root of the snapshot beside mnist_cnn/, and trains only with that copy. The service keeps
+./outputs. A failure is the run's error, and a line of the log that starts with `FAILURE`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 FAILURE, PROGRESS, EPOCH = "mnist_cnn failure ", "mnist_cnn progress ", "mnist_cnn row "
-"""Begin the log lines whose rest is JSON: how the training failed, where it stands, a row of the history."""
+"""Prefixes of log lines that contain JSON: the error, the progress, a row of the history."""
 PROGRESS_SECONDS = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int | str:
-    """Train the job of the arguments in the current folder; return 0, or the line of what went wrong.
+    """Train the job in the current folder; return 0, or the error message.
 
-    Ended with such a line, the script is a failed run of the service, with the line in the run's error.
+    If the script exits with a message, the service marks the run as failed and stores the message.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", required=True)
@@ -44,17 +45,16 @@ def main(arguments: list[str] | None = None) -> int | str:
     from mnist_cnn.training.worker import print_log
 
     if HERE not in Path(mnist_cnn.__file__).resolve().parents:
-        return f"mnist_cnn is {mnist_cnn.__file__}, not the snapshot's in {HERE}"
+        return f"mnist_cnn is {mnist_cnn.__file__}, not the snapshot's copy in {HERE}"
     print_log()
     metrics = Metrics()
     try:
         result = _train(options, metrics)
     except MnistCnnError as error:
         metrics.flush()
-        _tell_failure(error)
+        _print_failure(error)
         return error.message
-    metrics.log("accuracy", result.accuracy)
-    metrics.log("loss", result.loss)
+    metrics.log(accuracy=result.accuracy, loss=result.loss)  # on the test set
     metrics.flush()
     return 0
 
@@ -76,33 +76,24 @@ def _train(options: argparse.Namespace, metrics: Metrics) -> Result:
             device=options.device,
             checkpoints=MountedCheckpoints(options.checkpoints),
             force=options.force == "true",
-            on_epoch=lambda row: _tell_epoch(row, metrics),
-            on_progress=_teller(),
+            on_epoch=lambda row: _print_epoch(row, metrics),
+            on_progress=_progress_printer(),
         )
 
 
 class Metrics:
-    """The run's metrics in the service. A failure to send them is named once and ends nothing."""
+    """Sends the run's metrics to the service. The first failure is printed; the training continues."""
 
     def __init__(self) -> None:
         self._run: Any = None
-        self._is_silent = False
+        self._has_failed = False
         self._attempt("reach the run", self._open)
 
-    def log_epoch(self, row: EpochRow) -> None:
-        """Send an epoch's row; `accuracy` and `loss` are left for the final ones, on the test set."""
-        self.log("epoch_loss", row.loss)
-        self.log("epoch_accuracy", row.accuracy)
-        self.log("val_loss", row.val_loss)
-        self.log("val_accuracy", row.val_accuracy)
-
-    def log(self, name: str, value: float) -> None:
-        """Send one value."""
-        if self._run is not None:
-            self._attempt(f"log {name}", lambda: self._run.log(name, value))
+    def log(self, **values: float) -> None:
+        for name, value in values.items() if self._run is not None else ():
+            self._attempt(f"log {name}", partial(self._run.log, name, value))
 
     def flush(self) -> None:
-        """Wait until what was logged has been sent."""
         if self._run is not None:
             self._attempt("send the metrics", lambda: self._run.flush(timeout_seconds=60))
 
@@ -116,37 +107,42 @@ class Metrics:
 
         try:
             act()
-        except Exception as error:  # noqa: BLE001 - whatever the SDK raises, the training goes on
-            if not self._is_silent:
+        except Exception as error:  # noqa: BLE001 - metrics must not end the training
+            if not self._has_failed:
                 why = redact(f"{type(error).__name__}: {error}")
-                print(f"could not {what}: {why}; the training goes on", flush=True)
-            self._is_silent = True
+                print(f"cannot {what}: {why}; the training continues", flush=True)
+            self._has_failed = True
 
 
-def _teller() -> Callable[[Progress], None]:
-    """Return a function that prints where the training stands, now and then."""
+def _progress_printer() -> Callable[[Progress], None]:
+    """Return a function that prints the progress, at most every few seconds."""
     last = -PROGRESS_SECONDS
 
-    def tell(progress: Progress) -> None:
+    def print_progress(progress: Progress) -> None:
         nonlocal last
         if time.monotonic() - last >= PROGRESS_SECONDS:
             last = time.monotonic()
             print(f"{PROGRESS}{json.dumps(dataclasses.asdict(progress))}", flush=True)
 
-    return tell
+    return print_progress
 
 
-def _tell_epoch(row: EpochRow, metrics: Metrics) -> None:
+def _print_epoch(row: EpochRow, metrics: Metrics) -> None:
     print(f"{EPOCH}{json.dumps(dataclasses.asdict(row))}", flush=True)
-    metrics.log_epoch(row)
+    metrics.log(
+        epoch_loss=row.loss,
+        epoch_accuracy=row.accuracy,
+        val_loss=row.val_loss,
+        val_accuracy=row.val_accuracy,
+    )
 
 
-def _tell_failure(error: MnistCnnError) -> None:
+def _print_failure(error: MnistCnnError) -> None:
     from mnist_cnn.training.train import log
 
     log.error("%s", error.message)
-    told = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
-    print(f"{FAILURE}{json.dumps(told)}", flush=True)
+    fields = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
+    print(f"{FAILURE}{json.dumps(fields)}", flush=True)
 
 
 if __name__ == "__main__":

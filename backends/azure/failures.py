@@ -1,11 +1,11 @@
-"""How a run fails in the service: what that means for the run, and its words."""
+"""The ways in which a run on the cluster fails, and the hints that several of them share."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure import log
-from mnist_cnn.backends.azure.service import RETRIED, ServiceError
+from mnist_cnn.backends.azure.service import ServiceError
 from mnist_cnn.errors import BackendError, MnistCnnError, TrainingError
 
 if TYPE_CHECKING:
@@ -13,42 +13,52 @@ if TYPE_CHECKING:
 
 
 class Preempted(BackendError):  # noqa: N818 - it is an outcome that ends a run
-    """The service has ended the run because it took its node away."""
+    """The service took the run's node away."""
 
 
 class StartedButUnrecorded(BackendError):  # noqa: N818 - as above
-    """The run has started, but the disk here does not take what the service said of it."""
+    """The run has started, but the receipt could not be written."""
 
 
 class Superseded(BackendError):  # noqa: N818 - as above
-    """Another process submits the run, so that this one does not."""
+    """Another process submits the run, so this one must not."""
 
 
 class SubmissionUnknown(ServiceError):  # noqa: N818 - as above
-    """The submission failed, and whether the run started all the same could not be found out."""
+    """The submission failed, and it is not known whether the run has started.
 
-
-def is_passing(error: BaseException) -> bool:
-    """Tell whether what failed may succeed in a while: the service was busy or away.
-
-    A submission that nobody waits for any more may yet be carried out, and is not made again.
+    If the call was abandoned, the service may still start the run: it must not be submitted again.
     """
-    if isinstance(error, SubmissionUnknown) and error.is_given_up:
-        return False
-    return isinstance(error, ServiceError) and (error.status is None or error.status in RETRIED)
+
+    @property
+    def is_transient(self) -> bool:
+        return super().is_transient and not self.is_abandoned
+
+
+def resume_hint(folder: Path) -> str:
+    return f"resume it: resume {folder}"
+
+
+def follow_hint(folder: Path) -> str:
+    """Return the hint for a run that is still running."""
+    return f"watch it: follow {folder}; cancel it: cancel {folder}"
+
+
+def status_hint(folder: Path) -> str:
+    """Return the hint for a run whose state isn't known now."""
+    return f"check it later: status {folder}; cancel it: cancel {folder}"
 
 
 def of_run(folder: Path, details: dict[str, Any]) -> MnistCnnError:
-    """Word a failed run: as the trainer did in the log, else as the service does in the run's details."""
-    told = log.failure(folder)
-    if told is not None:
-        return told
+    """Return the error of a failed run: the trainer's from the log, or else the service's."""
+    error = log.failure(folder)
+    if error is not None:
+        return error
     envelope = details.get("error") or {}
-    error = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
-    said = " ".join(str(error.get("message") or "the service gives no reason").split())[:500]
-    preempted = "preempt" in said.lower() or "pre-empt" in said.lower()
-    if preempted:
-        return Preempted(f"the node was taken away: {said}", f"go on with it: resume {folder}")
-    has_failed_itself = "JobFailed" in str(error) and log.has_begun(folder)
-    kind = TrainingError if has_failed_itself else BackendError
-    return kind(f"the run failed in the service: {said}", f"start it again: resume {folder}")
+    body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
+    reason = " ".join(str(body.get("message") or "the service gives no reason").split())[:500]
+    if "preempt" in reason.lower() or "pre-empt" in reason.lower():
+        return Preempted(f"the node was preempted: {reason}", resume_hint(folder))
+    has_training_failed = "JobFailed" in str(body) and log.has_training_started(folder)
+    kind = TrainingError if has_training_failed else BackendError
+    return kind(f"the run failed in the service: {reason}", resume_hint(folder))

@@ -1,63 +1,62 @@
-"""Steps that do not depend on each other, made side by side. Knows neither the SDK nor the service."""
+"""Runs independent steps in parallel. Knows neither the SDK nor the service."""
 
 from __future__ import annotations
 
 import contextvars
 import threading
-from typing import TYPE_CHECKING, Any
+from concurrent import futures
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+T = TypeVar("T")
+
 _groups: contextvars.ContextVar[tuple[threading.Event, ...]] = contextvars.ContextVar("groups", default=())
-"""For each group of steps that this thread works for, whether nobody waits for it any more."""
+"""The groups of steps that this thread belongs to; an event is set if its group was cancelled."""
 
 
 class Cancelled(BaseException):
-    """Ends a step whose group was given up; nobody hears of it."""
+    """Ends a step of a cancelled group; never reported."""
 
 
-def run_parallel(*acts: Callable[[], object]) -> list[Any]:
-    """Do all of this at the same time; return what each returned, in their order, when all have ended.
+def run_parallel(*steps: Callable[[], object]) -> list[Any]:
+    """Run all steps at the same time; return their values, in order, when all have ended.
 
-    Each has a thread that does not keep the command from ending. Where the waiting is interrupted, as by
-    Ctrl-C, none of them goes on: `stop_if_cancelled` ends it before its next step.
+    If the wait is interrupted, as by Ctrl-C, the group is cancelled: a step that is still running ends at its
+    next `stop_if_cancelled`.
 
     Raises:
-        Exception: the first one in the order of `acts`, whichever came first.
+        Exception: the error of the first step, in argument order, that failed.
     """
-    is_given_up = threading.Event()
-    values: list[Any] = [None] * len(acts)
-    errors: list[BaseException | None] = [None] * len(acts)
-
-    def do(number: int) -> None:
-        _groups.set((*_groups.get(), is_given_up))
-        try:
-            values[number] = acts[number]()
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            errors[number] = error
-
-    try:
-        for thread in [in_this_context(do, number) for number in range(len(acts))]:
-            thread.join()
-    except BaseException:
-        is_given_up.set()
-        raise
-    for error in errors:
-        if error is not None:
-            raise error
-    return values
-
-
-def in_this_context(act: Callable[..., object], *arguments: object) -> threading.Thread:
-    """Start a daemon thread that works for whatever the calling one works for."""
+    cancelled = threading.Event()
     context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(act, *arguments), daemon=True)
-    thread.start()
-    return thread
+    context.run(_groups.set, (*_groups.get(), cancelled))
+    try:
+        started = [context.run(start_thread, step) for step in steps]
+        futures.wait(started)
+    except BaseException:
+        cancelled.set()
+        raise
+    return [future.result() for future in started]
+
+
+def start_thread(act: Callable[[], T], *, daemon: bool = True) -> futures.Future[T]:
+    """Start a thread that belongs to the same groups as the calling one; return its future value."""
+    context = contextvars.copy_context()
+    future: futures.Future[T] = futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(act))
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=daemon).start()
+    return future
 
 
 def stop_if_cancelled() -> None:
-    """End the calling step where its group was given up. Raises Cancelled."""
-    if any(is_given_up.is_set() for is_given_up in _groups.get()):
+    """End the calling step if its group was cancelled. Raises Cancelled."""
+    if any(cancelled.is_set() for cancelled in _groups.get()):
         raise Cancelled

@@ -1,4 +1,4 @@
-"""Job and configuration -> the request that would be sent. Pure; needs no credentials and knows no SDK."""
+"""Turns a job and its configuration into the request to send. Pure: needs no credentials and no SDK."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import platform
 import re
 import tomllib
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,20 +29,21 @@ if TYPE_CHECKING:
     from mnist_cnn.config import DataConfig
 
 DATA_MOUNT, CHECKPOINT_MOUNT = "DATA_MOUNT", "CHECKPOINT_MOUNT"
-"""Stand in an argument list for what is known only on the node: where the datastore is mounted."""
+"""Placeholders in an argument list: only the node knows where the datastore is mounted."""
 CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20251130.v1"
 GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.8-cudnn8-ubuntu22.04:20251130.v1"
-"""The SDK's own base images; CUDA for TensorFlow comes with its packages."""
+"""The SDK's base images. TensorFlow's CUDA libraries are packages of their own."""
 NODE_PACKAGES = {"azureml-defaults": "1.62.0", "azureml-core": "1.61.0.post4"}
-"""What the node needs besides the trainer: to be started by the service, and to send its metrics."""
+"""What a node needs in addition to the trainer: to be started by the service, and to send metrics."""
 MAX_ARGUMENT = 100_000
-"""Characters; Linux takes 131,072 bytes in one argument."""
+"""Characters. Linux accepts 131,072 bytes in one argument."""
 MAX_TAG = 1_000
+"""Characters of a tag's value."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFile:
-    """A data file: its name on the datastore, where it is here, its length in bytes."""
+    """A data file: its name on the datastore, its local path, its length in bytes."""
 
     name: str
     source: Path
@@ -50,7 +52,7 @@ class DataFile:
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """The Python that trains: image, minor version and pinned packages; equal ones have equal names."""
+    """The Python that trains: image, minor version and pinned packages."""
 
     image: str
     python: str
@@ -58,14 +60,14 @@ class Environment:
 
     @property
     def name(self) -> str:
-        """Name the environment by its content, so that a second run finds the image ready."""
+        """Return a name made from the content, so that a later run reuses the image."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return f"mnist-cnn-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """All that is sent for a job. `arguments` has DATA_MOUNT and CHECKPOINT_MOUNT for the mounted folders."""
+    """Everything that is sent for a job. `arguments` contain DATA_MOUNT and CHECKPOINT_MOUNT."""
 
     experiment: str
     data_folder: str
@@ -78,12 +80,12 @@ class Request:
 
 
 def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
-    """Say what would be sent; with `force` the run goes on also where job or machine have changed.
+    """Return the request for a job; `force` resumes even if the job or the runtime has changed.
 
     Raises:
-        ConfigurationError: the job cannot be sent so.
-        DataError: the data files are not there.
-        BackendError: the code cannot be read.
+        ConfigurationError: the job is too long to be sent.
+        DataError: a data file is missing.
+        BackendError: the code is too large to be sent.
     """
     return Request(
         experiment=config.experiment,
@@ -98,7 +100,7 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
 
 
 def data_folder(config: DataConfig) -> str:
-    """Return the datastore's folder for a data set: sets that differ never share one."""
+    """Return the datastore's folder for a data set; different data sets never share one."""
     packaged = find_source("mnist")
     if config.digest == packaged.digest:
         return packaged.name
@@ -106,7 +108,7 @@ def data_folder(config: DataConfig) -> str:
 
 
 def data_files(config: DataConfig) -> tuple[DataFile, ...]:
-    """Return the four files under their official names, gzipped or raw as they are here."""
+    """Return the four files under their official names, gzipped or raw as they are locally."""
     stems = (stems[0] for stems in datasets.STEMS)
     return tuple(
         DataFile(f"{stem}{'.gz' if path.suffix == '.gz' else ''}", path, path.stat().st_size)
@@ -115,10 +117,11 @@ def data_files(config: DataConfig) -> tuple[DataFile, ...]:
 
 
 def environment(*, use_gpu: bool) -> Environment:
-    """Pin this side's Python minor version and the versions of all that mnist_cnn asks for."""
+    """Return an environment with the local versions of Python and of all dependencies."""
     pins = {name: version(name) for name in _dependencies()}
-    for name, otherwise in NODE_PACKAGES.items():
-        pins[name] = otherwise if name == "azureml-defaults" else _version(name, otherwise)
+    pins |= NODE_PACKAGES
+    with suppress(PackageNotFoundError):
+        pins["azureml-core"] = version("azureml-core")
     packages = tuple(
         f"{name}{'[and-cuda]' if use_gpu and name == 'tensorflow' else ''}=={pin}"
         for name, pin in sorted(pins.items())
@@ -128,10 +131,10 @@ def environment(*, use_gpu: bool) -> Environment:
 
 
 def arguments(job: Job, *, use_gpu: bool, force: bool = False) -> tuple[str, ...]:
-    """Return the entry script's argument list; the job is one base64url token, each mount one of its own."""
+    """Return the entry script's arguments, names and values in turn; the job is one base64url token."""
     token = encode(job)
     if len(token) > MAX_ARGUMENT:
-        message = f"the job is {len(token)} characters as an argument; a node takes {MAX_ARGUMENT}"
+        message = f"the job is {len(token)} characters as an argument; a node accepts {MAX_ARGUMENT}"
         raise ConfigurationError(message, "shorten the file of model.file")
     device = ("--device", "gpu") if use_gpu else ()
     forced = ("--force", "true") if force else ()
@@ -139,22 +142,22 @@ def arguments(job: Job, *, use_gpu: bool, force: bool = False) -> tuple[str, ...
 
 
 def encode(job: Job) -> str:
-    """Return a job as one token of letters, digits, '-' and '_'."""
+    """Return a job as a token of letters, digits, '-' and '_'."""
     portable = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=None))
     return base64.urlsafe_b64encode(portable.to_json().encode()).decode().rstrip("=")
 
 
 def decode(token: str) -> Job:
-    """Return the job of a token. Raises ConfigurationError where it is none."""
+    """Return the job of a token. Raises ConfigurationError if it isn't valid."""
     try:
         text = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
     except ValueError as error:
-        raise ConfigurationError("--job is no job", "start the run with python -m mnist_cnn") from error
+        raise ConfigurationError("--job is not a job", "start the run with python -m mnist_cnn") from error
     return Job.from_json(text, "--job")
 
 
 def tags(job: Job) -> dict[str, str]:
-    """Return the job's main settings, for people who look at the run in the studio."""
+    """Return the job's main settings, to be shown in the studio."""
     settings = {
         "job_digest": job.digest,
         "data": job.data.name,
@@ -168,51 +171,40 @@ def tags(job: Job) -> dict[str, str]:
     return {name: str(value)[:MAX_TAG] for name, value in settings.items()}
 
 
-def describe(asked: Request, config: AzureConfig) -> tuple[tuple[str, str], ...]:
-    """Word a request for people: labels and values, in order."""
+def describe(request: Request, config: AzureConfig) -> tuple[tuple[str, str], ...]:
+    """Return labels and values that describe a request to a user."""
     nodes = f"{config.min_nodes} to {config.max_nodes} {config.priority.value} nodes of {config.vm_size}"
-    sent = ", ".join(f"{file.name} {file.bytes:,} B" for file in asked.data_files)
-    code = sum(file.bytes for file in asked.snapshot)
-    snapshot_lines = [f"{file.name} {file.bytes:,} B" for file in asked.snapshot]
-    python = f"Python {asked.environment.python}, {asked.environment.image}"
+    sent = ", ".join(f"{file.name} {file.bytes:,} B" for file in request.data_files)
+    code = sum(file.bytes for file in request.snapshot)
+    snapshot_lines = [f"{file.name} {file.bytes:,} B" for file in request.snapshot]
+    python = f"Python {request.environment.python}, {request.environment.image}"
     try:
         workspace = str(checks.workspace_file(config.workspace))
     except ConfigurationError as error:
         workspace = f"{error.message}: {error.hint}"
-    lines = [
+    return (
         ("workspace", workspace),
-        ("experiment", asked.experiment),
-        ("cluster", f"{config.cluster}: {nodes}, idle for {config.idle_seconds} s at most"),
-        ("upload", f"to {asked.data_folder}/ of the default datastore: {sent}"),
-        ("snapshot", _under(f"{len(asked.snapshot)} files, {code:,} B", snapshot_lines)),
-        ("environment", _under(f"{asked.environment.name}: {python}", asked.environment.packages)),
-        ("arguments", " ".join(asked.arguments)),
-        ("duration", f"{config.max_duration} minutes at most"),
-        (
-            "retries",
-            f"{config.preemption_retries}, where its node is taken away and the service gives it no other",
-        ),
-    ]
-    return tuple(lines)
+        ("experiment", request.experiment),
+        ("cluster", f"{config.cluster}: {nodes}, idle ones released after {config.idle_seconds} s"),
+        ("upload", f"to {request.data_folder}/ on the default datastore: {sent}"),
+        ("snapshot", _under(f"{len(request.snapshot)} files, {code:,} B", snapshot_lines)),
+        ("environment", _under(f"{request.environment.name}: {python}", request.environment.packages)),
+        ("arguments", " ".join(request.arguments)),
+        ("duration", f"at most {config.max_duration} minutes"),
+        ("retries", f"{config.preemption_retries} after preemptions that the service does not retry itself"),
+    )
 
 
 def _under(head: str, lines: Sequence[str]) -> str:
-    """Put lines under the first one, in the column where a plan's values stand."""
+    """Put lines under the first one, in the column of a plan's values."""
     return "\n".join((head, *(f"{'':<11} {line}" for line in lines)))
 
 
 def _dependencies() -> list[str]:
-    """Return the names of what mnist_cnn itself asks for, extras aside."""
+    """Return the names of the package's dependencies, without those of extras."""
     try:
-        asked = [line for line in requires("mnist-cnn") or [] if "extra ==" not in line]
-    except PackageNotFoundError:  # a checkout that was never installed
+        needed = [line for line in requires("mnist-cnn") or [] if "extra ==" not in line]
+    except PackageNotFoundError:  # a checkout that isn't installed
         project = Path(mnist_cnn.__file__).parent.parent / "pyproject.toml"
-        asked = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
-    return sorted({re.split(r"[\s<>=!~;\[]", line, maxsplit=1)[0].lower() for line in asked})
-
-
-def _version(name: str, otherwise: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return otherwise
+        needed = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    return sorted({re.split(r"[\s<>=!~;\[]", line, maxsplit=1)[0].lower() for line in needed})

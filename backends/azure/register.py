@@ -1,4 +1,4 @@
-"""A run's model in the workspace's registry, once for each run and name."""
+"""Registers a run's model in the workspace, once for each run and name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import ModelRef
 from mnist_cnn.backends.azure.plan import MAX_TAG
-from mnist_cnn.backends.azure.service import ServiceError, call, call_again
+from mnist_cnn.backends.azure.service import ServiceError, call, call_with_retries
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ STUDIO = "https://ml.azure.com"
 
 
 def register(workspace: Any, run: Any, name: str, result: Result) -> ModelRef:
-    """Register the model; the same run under the same name gives the version that it has.
+    """Register the model; return the existing version if the run has one under this name.
 
     Raises:
         BackendError: the service refuses it.
@@ -40,26 +40,26 @@ def register(workspace: Any, run: Any, name: str, result: Result) -> ModelRef:
             f"register the model {name}",
             lambda: run.register_model(model_name=name, model_path=MODEL, tags=tags, properties=dict(tags)),
         )
-    except ServiceError as error:  # the answer may have been lost, not the model
+    except ServiceError as error:  # the model may exist, because the answer may have been lost
         failure = error
-    # Where an answer is lost the SDK asks again, and the service makes another version.
+    # If an answer is lost, the SDK repeats the request, and the service creates another version.
     first, *others = _registered(workspace, run.id, name) or [None]
     if first is None:
-        raise failure or BackendError(f"the service does not show the model {name}", f"see {STUDIO}")
+        raise failure or BackendError(f"the service does not list the model {name}", f"see {STUDIO}")
     for model in others:
-        call_again(f"delete version {model.version} of {name}, made twice", model.delete)
+        call_with_retries(f"delete version {model.version} of {name}, a duplicate", model.delete)
     return _reference(first, is_new=True)
 
 
 def _registered(workspace: Any, run_id: str, name: str) -> list[Any]:
-    """Return the versions that a run has under a name, oldest first."""
+    """Return the run's versions under a name, oldest first."""
 
-    def look() -> list[Any]:
+    def list_models() -> list[Any]:
         from azureml.core import Model
 
         return list(Model.list(workspace, name=name, tags=[[RUN_TAG, run_id]]))
 
-    models = call_again(f"look for the model {name}", look)
+    models = call_with_retries(f"find the model {name}", list_models)
     mine = [model for model in models if (model.tags or {}).get(RUN_TAG) == run_id and model.name == name]
     return sorted(mine, key=lambda model: int(model.version))
 

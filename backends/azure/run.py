@@ -1,10 +1,12 @@
-"""A run of the service, known from its run folder alone: where it stands, what it says, how it ends."""
+"""A run on the cluster, found through its run folder: polled, followed, cancelled, downloaded."""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
 import time
+from concurrent.futures import wait
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
@@ -21,7 +23,15 @@ from mnist_cnn.backends.azure import (
     submitter,
     upload,
 )
-from mnist_cnn.backends.azure.service import ServiceError, call, call_again, open_workspace, say
+from mnist_cnn.backends.azure.failures import follow_hint, resume_hint, status_hint
+from mnist_cnn.backends.azure.parallel import start_thread
+from mnist_cnn.backends.azure.service import (
+    ServiceError,
+    call,
+    call_with_retries,
+    open_workspace,
+    report,
+)
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled
 from mnist_cnn.result import Progress, Result
 
@@ -48,46 +58,47 @@ STATUSES = {
     "Failed": Status.failed,
     "Canceled": Status.cancelled,
 }
-"""The service's names; any other reads as running, with a warning."""
+"""The service's state names. Any other counts as running, and is reported."""
 POLL_SECONDS, SLOW_POLL_SECONDS, POLL_GROWTH = 0.5, 10.0, 1.25
-"""Pauses between two looks: the first while something changes, growing to the second while nothing does."""
+"""Pause between two polls. It grows from the first to the second while nothing changes."""
 LIST_SECONDS = 60.0
-"""How long the addresses of a run's logs are used before they are asked for again; they last for hours."""
-AWAY_SECONDS = 600.0
-"""How long the service may be away while a run is followed."""
+"""How long the URLs of a run's logs are reused. They are valid for hours."""
+OUTAGE_SECONDS = 600.0
+"""How long an outage of the service may last while a run is followed."""
 LOG_SECONDS = 60.0
-"""How long an ended run's details and log are asked for, where the service refuses them."""
+"""How long the service may refuse the details and the log of a run that has ended."""
 DOWNLOAD_SECONDS = 1800.0
-"""How long one process waits for another that is bringing the same result."""
+"""How long a process waits while another one downloads the same result."""
 CANCEL_SECONDS = 300.0
 CANCEL_AGAIN_SECONDS = 10.0
-"""After that the service is asked again, where its word for a run is not `CANCELLING`."""
+"""Pause before the request to cancel is repeated, unless the run's state is `CANCELLING`."""
 CANCELLING, UNKNOWN = "CancelRequested", "not known to the service"
 RETRIES, CANCELLED = "retries", "cancelled"
-"""The receipt's entries, under `service`: how often the run was submitted again because its node had been
-taken away, and that somebody has cancelled it."""
+"""Keys of the receipt's `service`: how often the run was submitted again after a preemption; that a user has
+cancelled it."""
 ENDING_SECONDS = 1800.0
-"""How long a run may take beyond its maximum duration to be ended by the service."""
+"""How long the service may take to end a run after its maximum duration."""
 
 
 def find_run(workspace: Any, run_id: str) -> Any:
-    """Return the SDK's run; to be called within `service.call`."""
+    """Return the SDK's run. Call it within `service.call`."""
     from azureml.core import Run
 
     return Run.get(workspace, run_id)
 
 
 def retries(receipt: run_folder.Receipt) -> int:
-    """Return how often a run was submitted again since somebody started or resumed it."""
+    """Return how often a run was submitted again since it was started or resumed."""
     return int(receipt.service.get(RETRIES, "0"))
 
 
 class AzureRun:
-    """A run on a cluster; every look at it writes what is new into the run folder.
+    """A run on a cluster. Each poll writes what is new into the run folder.
 
-    A run that the service has completed is `finalizing` until its result is here; one whose node was taken
-    away is `queued` until whoever follows it has submitted it again, which `resubmit` does. Another
-    process may do that at any moment: what was learned of one run of the service is not entered for another.
+    A run that the service has completed is `finalizing` until its result is downloaded. A preempted run is
+    `queued` until a process that follows it submits it again with `resubmit`. Any process may do that at any
+    moment, and the receipt then names another run of the service: what was learned about one run must never
+    be recorded for the other.
     """
 
     def __init__(
@@ -101,139 +112,122 @@ class AzureRun:
         self.folder = folder
         self.config = config
         self._resubmit_with = resubmit
-        run_folder.read_receipt(folder)  # which has to be one
-        self._answered = time.monotonic() if is_known else None
+        run_folder.read_receipt(folder)  # raises if it isn't valid
+        self._answered_at = time.monotonic() if is_known else None
         self._lock = threading.RLock()
         self._reported_preemption = ""
-        self._not_started_since: float | None = None
+        self._resubmit_failing_since: float | None = None
         self._forget()
 
     def _forget(self) -> None:
-        """Forget all that the service has said: the receipt may name another run of it now."""
-        self._seen_id = ""
-        self._state = self._told = ""
+        """Reset what the service has reported, because the receipt may name another run now."""
+        self._observed_id = ""
+        self._state = self._reported_state = ""
         self._status = Status.queued
         self._terminal_since: float | None = None
         self._has_result_to_download = False
-        self._failed: MnistCnnError | None = None
+        self._failure: MnistCnnError | None = None
         self._preempted: failures.Preempted | None = None
-        self._looked: float | None = None  # when the service was asked last; None has it asked at once
+        self._polled_at: float | None = None  # None makes the next `status` poll at once
         self._pause = POLL_SECONDS
-        self._found: Any = None
-        self._logs: dict[str, str] = {}
-        self._listed = 0.0
+        self._sdk_run: Any = None
+        self._log_urls: dict[str, str] = {}
+        self._logs_listed_at = 0.0
 
     def __repr__(self) -> str:
         return common.describe_run(self)
 
     def adopt(self, run: Any) -> None:
-        """Take the SDK's run, from whoever has just submitted it, instead of asking for it."""
-        self._found = run
+        """Use the SDK's run that was just submitted, instead of a request for it."""
+        self._sdk_run = run
 
     def status(self) -> Status:
-        """Return where the run stands now; asks the service at most once in a pause.
-
-        Raises:
-            ServiceError: it refuses, or does not answer, and has not done so for ten minutes or ever.
-            BackendError: the disk here does not take what it says.
-        """
+        """Return the run's status; poll the service unless it was polled a moment ago."""
         with self._lock:
-            is_due = self._looked is None or time.monotonic() - self._looked >= self._pause
+            is_due = self._polled_at is None or time.monotonic() - self._polled_at >= self._pause
             if is_due and not self._has_ended():
                 self._poll_through_outages()
             return run_folder.read_receipt(self.folder).status if self._has_ended() else self._status
 
     def progress(self) -> Progress | None:
-        """Return where the training stands, as the node's log said it last."""
         if self._status is Status.running:
             return run_folder.read_progress(self.folder) or Progress("preparing")
         return Progress(self._status.value)
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
-        """Yield the node's log line by line; with `follow`, until the run has ended, and say its states.
-
-        Raises:
-            BackendError: it could not be followed to its end, and goes on.
-        """
+        """Yield the lines of the node's log; with `follow`, until the run has ended."""
         reader = common.LogReader(self.folder)
         if not follow:
-            self._refresh_if_possible()
+            self._try_to_poll()
             yield from reader.new_lines(is_last=True)
             return
         receipt = run_folder.read_receipt(self.folder)
         if receipt.url is not None:
-            say(f"watch it in the studio: {receipt.url}")
-        for _ in self._until_the_end():
+            report(f"watch it in the studio: {receipt.url}")
+        for _ in self._watch():
             yield from reader.new_lines()
         yield from reader.new_lines(is_last=True)
 
     def wait(self) -> Result:
-        """Wait for the end, bring the result here; return it, or raise how the run ended."""
-        while not self._has_ended():  # another may have resumed it since it was seen to end
-            for status in self._until_the_end():
+        """Wait for the end and download the result; return it, or raise the run's error."""
+        while not self._has_ended():  # another process may resume it
+            for status in self._watch():
                 if status is Status.lost:
-                    hint = f"start it again: resume {self.folder}"
-                    raise BackendError("the run never reached the service", hint)
+                    raise BackendError("the run never reached the service", resume_hint(self.folder))
         if run_folder.read_receipt(self.folder).status is Status.completed:
             return common.result_of(self.folder)
         raise common.recorded_error(self.folder)
 
     def cancel(self) -> None:
-        """Have the service end the run; return when it has ended, or raise after five minutes."""
+        """Cancel the run and wait until it has ended; raise BackendError after five minutes."""
         if self._refresh().is_final:
             return
-        with run_folder.lock(self.folder):  # from here on nobody submits it again
+        with run_folder.lock(self.folder):  # from now on no process submits it again
             receipt = run_folder.read_receipt(self.folder)
             marked = dataclasses.replace(receipt, service=receipt.service | {CANCELLED: "true"})
             run_folder.write_receipt(self.folder, marked)
-        self._looked = None
-        if self._submitted().is_final:  # its node had been taken away, or its submission heard of it in time
-            return
-        run = self._run()
-        if not getattr(run, "_run_dto", {}).get("cancel_uri"):
-            # The SDK would only write "canceled" into the run's history, and the job would run on.
-            run = self._run(again=True)
-        if not getattr(run, "_run_dto", {}).get("cancel_uri"):
-            hint = f"cancel it in the studio: {run.get_portal_url()}"
-            raise BackendError("the service does not say how this run is cancelled", hint)
-        say(f"cancelling the run, for {CANCEL_SECONDS / 60:.0f} minutes at most")
-        asked, deadline = -CANCEL_AGAIN_SECONDS, time.monotonic() + CANCEL_SECONDS
-        while not self._refresh().is_final:
-            if time.monotonic() > deadline:
-                message = (
-                    f"the run is still {self._state} {CANCEL_SECONDS / 60:.0f} minutes after its cancellation"
-                )
-                hint = f"look again: status {self.folder}; end it: cancel {self.folder}"
-                raise BackendError(message, hint)
-            if self._state != CANCELLING and time.monotonic() - asked > CANCEL_AGAIN_SECONDS:
-                call_again("cancel the run", run.cancel)  # the SDK does not look at what the service answers
-                asked = time.monotonic()
-            time.sleep(POLL_SECONDS)
-            self._looked = None
-
-    def _submitted(self) -> Status:
-        """Return where the run stands, after whoever is submitting it has done so, or left it.
-
-        Raises:
-            BackendError: that takes more than five minutes.
-        """
+        self._polled_at = None
         deadline = time.monotonic() + CANCEL_SECONDS
         while not (status := self._refresh()).is_final and self._state == UNKNOWN:
-            if time.monotonic() > deadline:
-                hint = f"look again: status {self.folder}; end it: cancel {self.folder}"
-                raise BackendError("the run is still being submitted, and marked as cancelled", hint)
-            time.sleep(POLL_SECONDS)
-            self._looked = None
-        return status
+            message = "the run is marked as cancelled, but is still being submitted"
+            self._pause_before(deadline, message)
+        if status.is_final:  # it was preempted, or its submission saw the mark in time
+            return
+        run = self._cancellable_run()
+        minutes = f"{CANCEL_SECONDS / 60:.0f} minutes"
+        report(f"cancelling the run; waiting for up to {minutes}")
+        requested_at, deadline = -CANCEL_AGAIN_SECONDS, time.monotonic() + CANCEL_SECONDS
+        while not self._refresh().is_final:
+            if self._state != CANCELLING and time.monotonic() - requested_at > CANCEL_AGAIN_SECONDS:
+                call_with_retries("cancel the run", run.cancel)  # the SDK ignores the service's answer
+                requested_at = time.monotonic()
+            self._pause_before(deadline, f"the run is still {self._state} {minutes} after its cancellation")
+
+    def _pause_before(self, deadline: float, message: str) -> None:
+        """Pause before the next poll; raise BackendError with the message after the deadline."""
+        if time.monotonic() > deadline:
+            raise BackendError(message, status_hint(self.folder))
+        time.sleep(POLL_SECONDS)
+        self._polled_at = None
+
+    def _cancellable_run(self) -> Any:
+        """Return the SDK's run with its cancel URI.
+
+        Without the URI the SDK only writes "canceled" into the run's history, and the job continues.
+        """
+        for again in (False, True):
+            run = self._run(again=again)
+            if getattr(run, "_run_dto", {}).get("cancel_uri"):
+                return run
+        hint = f"cancel it in the studio: {run.get_portal_url()}"
+        raise BackendError("the service does not say how to cancel this run", hint)
 
     def download_checkpoints(self) -> None:
-        """Bring the checkpoints that the run's nodes left on the datastore into its folder."""
-        with run_folder.lock(
-            self.folder, DOWNLOAD_SECONDS
-        ):  # a trainer that starts removes what is half there
-            place = run_folder.read_receipt(self.folder).service.get("checkpoints")
-            if place is not None:
-                checkpoints.bring(upload.default_datastore(self.workspace()), place, self.folder)
+        """Download the run's checkpoints from the datastore into its folder."""
+        with run_folder.lock(self.folder, DOWNLOAD_SECONDS):  # a trainer that starts removes partial files
+            prefix = run_folder.read_receipt(self.folder).service.get("checkpoints")
+            if prefix is not None:
+                checkpoints.download(upload.default_datastore(self.workspace()), prefix, self.folder)
 
     def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
         """Register the run's model in the workspace."""
@@ -242,45 +236,46 @@ class AzureRun:
             return register.register(self.workspace(), self._run(), name, result)
 
     def cost_report(self) -> Iterator[str]:
-        """Say whether the cluster still has nodes, what ends them and when they end by themselves."""
+        """Yield lines on the cluster's nodes: how many are billed, and what releases them."""
         name = self.config.cluster
         try:
             target = cluster.find(self.workspace(), name)
             if target is None:
-                yield f"the cluster {name} is gone, and costs nothing"
+                yield f"cluster {name}: not found (nothing is billed)"
             else:
                 yield from cluster.costs(target, self.config)
         except MnistCnnError as error:
-            yield f"whether the cluster {name} still has nodes is not known: {error.message}"
-            yield f"look: {cluster.command('show', self.config)}"
+            yield f"cluster {name}: it is not known whether nodes are billed: {error.message}"
+            yield f"check it: {cluster.command('show', self.config)}"
 
     def workspace(self) -> Any:
-        """Return the workspace that the receipt names; logs in where this process has not."""
+        """Return the workspace that the receipt names; log in if this process has not."""
+        return open_workspace(self.workspace_name())
+
+    def workspace_name(self) -> checks.WorkspaceName:
         service = run_folder.read_receipt(self.folder).service
         try:
-            name = checks.WorkspaceName(
+            return checks.WorkspaceName(
                 service["subscription_id"], service["resource_group"], service["name"]
             )
         except KeyError as error:
-            raise BackendError(
-                f"{self.folder / run_folder.RECEIPT} names no workspace", "start a new run"
-            ) from error
-        return open_workspace(name)
+            message = f"{self.folder / run_folder.RECEIPT} does not name a workspace"
+            raise BackendError(message, "start a new run") from error
 
     def _run(self, workspace: Any = None, run_id: str | None = None, *, again: bool = False) -> Any:
         run_id = run_id or run_folder.read_receipt(self.folder).id
-        if self._found is None or self._found.id != run_id or again:
+        if self._sdk_run is None or self._sdk_run.id != run_id or again:
             workspace = workspace or self.workspace()
-            self._found = call("find the run", lambda: find_run(workspace, run_id))
-        return self._found
+            self._sdk_run = call("find the run", lambda: find_run(workspace, run_id))
+        return self._sdk_run
 
     def _has_ended(self) -> bool:
-        """Tell whether the receipt says how the run ended; one that was lost may be found yet."""
+        """Return whether the receipt records the end; a lost run may still be found."""
         status = run_folder.read_receipt(self.folder).status
         return status.is_final and status is not Status.lost
 
     def _refresh(self) -> Status:
-        """Return where the run stands; of one that the service has completed, after its result is here."""
+        """Return the status; download the result first if the service has completed the run."""
         status = self.status()
         if self._has_result_to_download and not status.is_final:
             self._download_result()
@@ -288,76 +283,76 @@ class AzureRun:
         return status
 
     def _poll_through_outages(self) -> None:
-        """Look; where the service is away for a while, the run stands where it stood last."""
+        """Poll; keep the last status during an outage of the service."""
         now = time.monotonic()
         try:
             self._poll()
-            self._answered = time.monotonic()
+            self._answered_at = time.monotonic()
         except ServiceError as error:
             is_refusal = error.status in (400, 401, 404)
-            if is_refusal or self._answered is None or now - self._answered > AWAY_SECONDS:
+            if is_refusal or self._answered_at is None or now - self._answered_at > OUTAGE_SECONDS:
                 raise
-            left = AWAY_SECONDS - (now - self._answered)
-            say(f"{error.message}; the run goes on; trying on for {left:.0f} seconds")
-            self._looked = time.monotonic()
+            left = OUTAGE_SECONDS - (now - self._answered_at)
+            report(f"{error.message}; the run is still running; retrying for up to {left:.0f} seconds")
+            self._polled_at = time.monotonic()
             self._pause = min(SLOW_POLL_SECONDS, 2 * self._pause)
 
     def _poll(self) -> None:
-        """Ask the service where the run stands, and bring its log here."""
-        receipt = run_folder.read_receipt(self.folder)  # once, for another may write it meanwhile
-        if self._seen_id not in {"", receipt.id}:
+        """Ask the service for the run's state, and append the new part of its log."""
+        receipt = run_folder.read_receipt(self.folder)  # once, because another process may write it
+        if self._observed_id not in {"", receipt.id}:
             self._forget()
         before = self._state
         is_being_submitted = submitter.is_at_work(receipt)
-        workspace = self.workspace()  # where that is gone, the run is not
+        workspace = self.workspace()  # outside `try`: a missing workspace does not mean that the run is lost
         try:
             run = self._run(workspace, receipt.id)
         except ServiceError as error:
-            if error.status != 404:  # noqa: PLR2004
+            if not error.is_not_found:
                 raise
             self._status = Status.preparing if is_being_submitted else Status.lost
-            self._state, self._looked = UNKNOWN, time.monotonic()
+            self._state, self._polled_at = UNKNOWN, time.monotonic()
             return
-        self._seen_id, self._preempted = run.id, None
+        self._observed_id, self._preempted = run.id, None
         details = self._details(run)
         self._state = str(details.get("status"))
         if self._state not in STATUSES and self._state != before:
-            say(f"the service says {self._state}, which this version does not know; it counts as running")
+            report(f"the service reports the unknown state {self._state}; it counts as running")
         news = log.fetch(self.folder, run.id, details["logFiles"]) if "logFiles" in details else None
         if news is None:
-            self._logs = {}  # they may be elsewhere now
+            self._log_urls = {}  # they may have changed
         self._status = STATUSES.get(self._state, Status.running)
-        is_slow = self._state == before and not news
-        self._pause = min(SLOW_POLL_SECONDS, POLL_GROWTH * self._pause) if is_slow else POLL_SECONDS
-        self._looked = time.monotonic()
+        is_unchanged = self._state == before and not news
+        self._pause = min(SLOW_POLL_SECONDS, POLL_GROWTH * self._pause) if is_unchanged else POLL_SECONDS
+        self._polled_at = time.monotonic()
         if self._status.is_final:
-            self._on_terminal(self._status, details, is_told_all=news is not None)
+            self._on_terminal(self._status, details, has_log=news is not None)
 
     def _details(self, run: Any) -> dict[str, Any]:
-        """Ask for the run's state, its logs' addresses and its error; for its state alone where that will do.
+        """Return the run's state, the URLs of its logs and its error.
 
-        The details are three requests, the state is one: it will do while it is the same, as long as the
-        addresses of the logs are known or there is no log yet.
+        The state alone is one request, the details are three. The state is enough while it doesn't change and
+        the URLs are known, or while there is no log yet.
         """
-        status = STATUSES.get(self._state)
+        what, status = "read the run's state", STATUSES.get(self._state)
         has_no_log = status in (Status.queued, Status.preparing)
-        knows_the_log = log.is_among(self._logs)
-        is_young = time.monotonic() - self._listed < LIST_SECONDS
-        if is_young and status is not None and not status.is_final and (knows_the_log or has_no_log):
-            state = str(call("ask for the run's state", run.get_status))
+        is_recent = time.monotonic() - self._logs_listed_at < LIST_SECONDS
+        is_under_way = status is not None and not status.is_final
+        if is_recent and is_under_way and (has_no_log or log.has_node_log(self._log_urls)):
+            state = str(call(what, run.get_status))
             if state == self._state:
-                return {"status": state, "logFiles": self._logs}
+                return {"status": state, "logFiles": self._log_urls}
         try:
-            details: dict[str, Any] = call("ask for the run's state", run.get_details)
-        except ServiceError:  # where the log cannot be listed there are no details, but there is a state
-            return {"status": call("ask for the run's state", run.get_status)}
-        self._logs, self._listed = details.get("logFiles", {}), time.monotonic()
+            details: dict[str, Any] = call(what, run.get_details)
+        except ServiceError:  # the details fail if the logs can't be listed; the state may still be read
+            return {"status": call(what, run.get_status)}
+        self._log_urls, self._logs_listed_at = details.get("logFiles", {}), time.monotonic()
         return details
 
-    def _on_terminal(self, status: Status, details: dict[str, Any], *, is_told_all: bool) -> None:
-        """Take down how the service ended the run, as soon as it has told all of it."""
+    def _on_terminal(self, status: Status, details: dict[str, Any], *, has_log: bool) -> None:
+        """Record the run's end when its log is complete, or has been refused for a minute."""
         self._terminal_since = self._terminal_since or time.monotonic()
-        if not is_told_all and time.monotonic() - self._terminal_since < LOG_SECONDS:
+        if not has_log and time.monotonic() - self._terminal_since < LOG_SECONDS:
             self._status = Status.finalizing
         elif status is Status.completed:
             self._status = Status.finalizing
@@ -378,112 +373,99 @@ class AzureRun:
         else:
             self._status = Status.queued
             self._preempted = failure
-            if self._reported_preemption != self._seen_id:
-                self._reported_preemption = self._seen_id
-                say(f"{failure.message}; whoever follows the run starts it again")
+            if self._reported_preemption != self._observed_id:
+                self._reported_preemption = self._observed_id
+                report(f"{failure.message}; follow submits the run again")
 
     def _end_cancelled(self) -> None:
-        hint = f"go on with it: resume {self.folder}"
-        if CANCELLED in run_folder.read_receipt(self.folder).service:
-            error = RunCancelled("the run was cancelled", hint)
-        else:  # why it did, the service does not tell the SDK
-            minutes = f"its {self.config.max_duration} minutes (backend.max_duration) were over"
-            error = RunCancelled(
-                f"the service cancelled the run: somebody asked it to in its studio, or because {minutes}",
-                hint,
-            )
-        run_folder.record_end_of(self.folder, self._seen_id, Status.cancelled, error)
+        message = "the run was cancelled"
+        if CANCELLED not in run_folder.read_receipt(self.folder).service:  # the SDK does not get the reason
+            limit = f"backend.max_duration={self.config.max_duration} minutes"
+            message = f"the service cancelled the run: a user did it in the studio, or it exceeded {limit}"
+        error = RunCancelled(message, resume_hint(self.folder))
+        run_folder.record_end_of(self.folder, self._observed_id, Status.cancelled, error)
 
     def _resubmit(self) -> None:
-        """Have a run whose node was taken away submitted again; it goes on from its last checkpoint.
+        """Submit a preempted run again; it continues from its last checkpoint.
 
-        Python's end waits for the submission, also where a Ctrl-C ends the waiting for it. Where the service
-        is away just now, or Python ends before the SDK has sent its files, which it does in threads, the run
-        stays as it is, to be started again later.
+        The thread isn't a daemon: Python waits for the submission at its exit, even if Ctrl-C ends the wait
+        here. If the service has an outage, or Python exits before the SDK's threads have sent all files, the
+        receipt stays as it was, and the run can be submitted again later.
 
         Raises:
-            BackendError: the service or this machine does not do it.
+            BackendError: the service or this machine refuses.
         """
         with self._lock:
-            taken, taken_id, resubmit = self._preempted, self._seen_id, self._resubmit_with
-        if taken is None or resubmit is None:  # another look has found it otherwise
+            preempted, preempted_id, resubmit = self._preempted, self._observed_id, self._resubmit_with
+        if preempted is None or resubmit is None:  # another poll has found another state
             return
-        outcome: list[BaseException] = []
-
-        def start() -> None:
-            try:
-                resubmit(self, taken_id, taken.message)
-            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-                outcome.append(error)
-
-        thread = threading.Thread(target=start, daemon=False)
-        thread.start()
-        thread.join()
+        submission = start_thread(partial(resubmit, self, preempted_id, preempted.message), daemon=False)
+        wait([submission])
         with self._lock:
             self._forget()
-        if not outcome:
-            self._answered, self._not_started_since = time.monotonic(), None
+        error = submission.exception()
+        if error is None:
+            self._answered_at, self._resubmit_failing_since = time.monotonic(), None
             return
-        error = outcome[0]
-        self._not_started_since = self._not_started_since or time.monotonic()
-        away = time.monotonic() - self._not_started_since
-        if not failures.is_passing(error):
+        if not (isinstance(error, ServiceError) and error.is_transient):
             raise error
-        if away > AWAY_SECONDS:
-            hint = f"start it again: follow {self.folder}; end it: cancel {self.folder}"
-            raise BackendError(f"{error}; the run waits to be started again", hint) from error
-        say(f"{error}; trying on for {AWAY_SECONDS - away:.0f} seconds")
+        self._resubmit_failing_since = self._resubmit_failing_since or time.monotonic()
+        left = OUTAGE_SECONDS - (time.monotonic() - self._resubmit_failing_since)
+        if left < 0:
+            hint = f"submit it again: follow {self.folder}; cancel it: cancel {self.folder}"
+            raise BackendError(f"{error.message}; the preempted run was not submitted again", hint) from error
+        report(f"{error.message}; retrying for up to {left:.0f} seconds")
         time.sleep(SLOW_POLL_SECONDS)
 
     def _record_failure(self, failure: MnistCnnError) -> None:
-        """Enter that the run failed, unless its training had succeeded before and its result is whole.
+        """Record that the run failed, unless its training succeeded and its result is sound.
 
-        The service fails a run too whose last metrics it could not take. Where the result is there but cannot
-        be brought now, the run stays `finalizing`.
+        The service also fails a run if it can't store its last metrics. If the result exists but can't be
+        downloaded now, the run stays `finalizing`.
         """
         if log.failure(self.folder) is not None:
-            run_folder.record_end_of(self.folder, self._seen_id, Status.failed, failure)
+            run_folder.record_end_of(self.folder, self._observed_id, Status.failed, failure)
             return
         self._status = Status.finalizing
-        self._failed = failure
+        self._failure = failure
         self._has_result_to_download = True
         try:
             self._download_result()
         except BackendError as error:
-            say(error.message)
+            report(error.message)
 
-    def _refresh_if_possible(self) -> None:
-        """Bring the log here where that is possible; what is here already can be read without."""
+    def _try_to_poll(self) -> None:
+        """Poll; report a failure, because the log so far can be read anyway."""
         try:
             self.status()
         except MnistCnnError as error:
-            say(error.message)
+            report(error.message)
 
-    def _until_the_end(self) -> Iterator[Status]:
-        """Yield the status at each look until it is final and the result is here, and say when it changes.
+    def _watch(self) -> Iterator[Status]:
+        """Yield each polled status until the run has ended and its result is downloaded.
 
         Raises:
-            BackendError: no answer for ten minutes, no node in time, no end in time, or a result that cannot
-                be brought now; the run goes on.
+            BackendError: the service did not answer for ten minutes, the run got no node or did not end in
+                time (it is still running), or its result can't be downloaded now.
         """
-        self._answered = self._answered or time.monotonic()
+        self._answered_at = self._answered_at or time.monotonic()
         waiting_since: float | None = None
         running_since: float | None = None
-        go_on = f"watch it again: follow {self.folder}; end it: cancel {self.folder}"
+        hint = follow_hint(self.folder)
         queue_timeout = self.config.queue_timeout
         max_seconds = self.config.max_duration * 60 + ENDING_SECONDS
         while True:
             try:
                 status = self.status()
             except ServiceError as error:
-                raise BackendError(f"{error.message}; the run goes on", go_on) from error
+                raise BackendError(f"{error.message}; the run is still running", hint) from error
             now = time.monotonic()
             self._report_state(status, queue_timeout, max_seconds)
             yield status
             if status is Status.lost or self._has_ended():
                 return
-            if status.is_final:  # another has resumed it since
-                self._looked = None
+            if status.is_final:  # another process has resumed it since
+                self._polled_at = None
             elif self._has_result_to_download:
                 self._download_result()
             elif self._preempted is not None:
@@ -493,55 +475,50 @@ class AzureRun:
                 waiting_since, running_since = waiting_since or now, None
                 if now - waiting_since > queue_timeout:
                     message = (
-                        f"the run is still {status.value} after {queue_timeout} seconds: no node took it"
+                        f"the run is still {status.value} after {queue_timeout} seconds: no node is free"
                     )
-                    raise BackendError(f"{message}; it goes on waiting", go_on)
+                    raise BackendError(f"{message}; it stays in the queue", hint)
             else:
                 waiting_since, running_since = None, running_since or now
                 if now - running_since > max_seconds:
-                    raise BackendError(f"the run has not ended after {max_seconds:.0f} seconds", go_on)
+                    raise BackendError(f"the run has not ended after {max_seconds:.0f} seconds", hint)
             time.sleep(POLL_SECONDS / 4)
 
     def _report_state(self, status: Status, queue_timeout: float, max_seconds: float) -> None:
-        """Say where the run stands, where that is news, and how long that is waited for."""
-        if self._state == self._told:
+        """Report a new state, and how long the run may stay in it."""
+        if self._state == self._reported_state:
             return
         from humanize import precisedelta
 
-        self._told = self._state
-        limit = {
-            Status.queued: queue_timeout,
-            Status.preparing: queue_timeout,
-            Status.running: max_seconds,
-        }.get(status)
-        waits = "" if limit is None else f"; waiting for {precisedelta(limit)} at most"
-        say(f"{self.folder.name} is {status.value} ({self._state}){waits}")
+        self._reported_state, limit = self._state, ""
+        if status in (Status.queued, Status.preparing):
+            limit = f"; waiting for a node for up to {precisedelta(queue_timeout)}"
+        elif status is Status.running:
+            limit = f"; waiting for up to {precisedelta(max_seconds)}"
+        report(f"{self.folder.name} is {status.value} ({self._state}){limit}")
 
     def _download_result(self) -> None:
-        """Bring an ended run's result here, once, and enter the end.
-
-        Raises:
-            BackendError: that cannot be done now.
-        """
+        """Download the result of an ended run, once, and record the end. Raises BackendError."""
         with self._lock, run_folder.lock(self.folder, DOWNLOAD_SECONDS):
-            if self._has_ended() or run_folder.read_receipt(self.folder).id != self._seen_id:
+            if self._has_ended() or run_folder.read_receipt(self.folder).id != self._observed_id:
                 return
+            failure = self._failure
             try:
-                outputs.bring(self._run(), self.folder)
-            except outputs.NoResult as error:
-                run_folder.record_end(self.folder, Status.failed, self._failed or error)
-            except outputs.NotWhole:
-                if self._failed is None:
+                outputs.download(self._run(), self.folder)
+            except outputs.ResultMissing as error:
+                run_folder.record_end(self.folder, Status.failed, failure or error)
+            except outputs.ResultDamaged:
+                if failure is None:
                     raise
-                run_folder.record_end(self.folder, Status.failed, self._failed)
+                run_folder.record_end(self.folder, Status.failed, failure)
             except ServiceError as error:
-                if self._failed is not None and error.status == 404:  # noqa: PLR2004
-                    run_folder.record_end(self.folder, Status.failed, self._failed)
+                if failure is not None and error.is_not_found:
+                    run_folder.record_end(self.folder, Status.failed, failure)
                     return
-                ended = self._failed.message if self._failed is not None else "the run has ended"
-                message = f"{error.message}; {ended}, and the service keeps what it left"
-                raise BackendError(message, f"bring it: follow {self.folder}") from error
+                ending = failure.message if failure is not None else "the run has ended"
+                message = f"{error.message}; {ending}, and the service keeps its files"
+                raise BackendError(message, f"download them: follow {self.folder}") from error
             else:
-                if self._failed is not None:
-                    say(f"{self._failed.message}; but its training had ended, and its result is whole")
+                if failure is not None:
+                    report(f"{failure.message}; but its training succeeded, and its result is sound")
                 run_folder.record_end(self.folder, Status.completed)

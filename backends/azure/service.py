@@ -1,4 +1,4 @@
-"""Calls to the service, each with a time-out, and the one place where the SDK's exceptions are translated.
+"""Calls the service with time limits and retries, and translates the SDK's exceptions.
 
 The SDK is imported when it is first needed, `azureml.core` before any other part of it.
 """
@@ -13,10 +13,11 @@ import re
 import sys
 import threading
 import time
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnist_cnn.backends.azure import checks
-from mnist_cnn.backends.azure.parallel import in_this_context, stop_if_cancelled
+from mnist_cnn.backends.azure.parallel import start_thread, stop_if_cancelled
 from mnist_cnn.errors import BackendError, storage_error
 from mnist_cnn.redaction import redact, without_secrets
 from mnist_cnn.terminal.output import dispensable
@@ -29,30 +30,39 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CALL_SECONDS = 120.0
-"""How long a call may take with the SDK's own retries, which last 41 s where the service answers 503."""
-STILL_SECONDS = 30.0
+"""How long a call may take, with the SDK's own retries. They last 41 s if the service answers HTTP 503."""
+STILL_WAITING_SECONDS = 30.0
+"""Interval between reports that a call is still running."""
 ATTEMPTS = 3
 UNREACHABLE = {"ConnectionError", "ServiceRequestError", "ServiceResponseError", "ClientRequestError"}
-"""The exceptions of the network, by their names in the libraries that the SDK uses."""
+"""The network exceptions of the libraries that the SDK uses, by name."""
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
-RETRIED = (408, 429, 500, 502, 503, 504)
+TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
 TOKEN_SECONDS = 300.0
-"""How long a token must still be good to be used."""
+"""How long a token must still be valid to be used."""
 _tokens: dict[str, Any] = {}
 _tokens_lock = threading.Lock()
 _STATUS = re.compile(r"(?:Response Code|Code|status_code|StatusCode)[\"']?[:=\s]+[\"']?(\d{3})\b")
-_LOGIN_CODES = {
-    "AADSTS7000222": "the secret has expired; make a new one in Microsoft Entra",
-    "AADSTS7000215": "the secret is wrong; AZUREML_SERVICE_PRINCIPAL_PASSWORD is its value, not its id",
-    "AADSTS700016": "there is no such application in this tenant; see AZUREML_SERVICE_PRINCIPAL_ID",
-    "AADSTS90002": "there is no such tenant; see AZUREML_SERVICE_PRINCIPAL_TENANT_ID",
+_LOGIN_HINTS = {
+    "AADSTS7000222": "the secret has expired; create a new one in Microsoft Entra",
+    "AADSTS7000215": "the secret is wrong; AZUREML_SERVICE_PRINCIPAL_PASSWORD must be its value, not its id",
+    "AADSTS700016": "this tenant has no such application; check AZUREML_SERVICE_PRINCIPAL_ID",
+    "AADSTS90002": "no such tenant; check AZUREML_SERVICE_PRINCIPAL_TENANT_ID",
 }
+_HINTS = {
+    401: "log in again: the service does not accept the credentials",
+    403: "ask for a role such as AzureML Data Scientist on the workspace and its storage",
+    404: "check the workspace's config.json, and that the run and the cluster still exist",
+    429: "the service is busy; try again in a minute",
+}
+NETWORK_HINT = "check the network and try again"
 
 
 class ServiceError(BackendError):
-    """A call that failed: `status` is HTTP's, None where no answer came; `detail` what the SDK said.
+    """A call failed.
 
-    One that `is_given_up` may still be carried out: nobody waits for its answer any more.
+    `status` is the HTTP status, or None without an answer. `detail` is the SDK's message. If the call
+    `is_abandoned`, it ran out of time, and the service may still carry it out.
     """
 
     def __init__(
@@ -62,69 +72,70 @@ class ServiceError(BackendError):
         *,
         status: int | None = None,
         detail: str = "",
-        is_given_up: bool = False,
+        is_abandoned: bool = False,
     ) -> None:
         super().__init__(message, hint)
         self.status = status
         self.detail = detail
-        self.is_given_up = is_given_up
+        self.is_abandoned = is_abandoned
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether a retry may succeed, because the service was busy or did not answer."""
+        return self.status is None or self.status in TRANSIENT_STATUSES
+
+    @property
+    def is_not_found(self) -> bool:
+        return self.status == 404  # noqa: PLR2004
 
 
-def say(line: str) -> None:
-    """Tell a person what is going on, if one reads it; on stderr, for stdout may have to be JSON."""
+def report(line: str) -> None:
+    """Print a line on stderr, because stdout may have to be JSON."""
     stop_if_cancelled()
     print(line, file=dispensable(sys.stderr), flush=True)
 
 
 def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
-    """Call the service by `act`, for `seconds` at most; `what` words it: "find the cluster".
+    """Return what `act` returns; abandon it after `seconds`. `what` is an infinitive, "find the cluster".
 
-    The SDK's own calls mostly have no time-out, so each is made in a thread that can be given up. Where one
-    takes long, a line now and then says that it is still waited for.
+    Most calls of the SDK have no time-out, so each runs in a thread that can be abandoned.
 
     Raises:
-        ServiceError: it failed, or did not end in time.
-        BackendError: the disk here does not take what it brings.
+        ServiceError: the call failed, or took too long.
+        BackendError: the local disk refused a file.
     """
     stop_if_cancelled()
-    outcome: dict[str, Any] = {}
-
-    def attempt() -> None:
-        try:
-            outcome["value"] = act()
-        except BaseException as error:  # noqa: BLE001 - SystemExit too; it is raised where it is waited for
-            outcome["error"] = error
-
-    thread = in_this_context(attempt)
+    future = start_thread(act)
     deadline = time.monotonic() + seconds
-    while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
-        thread.join(min(left, STILL_SECONDS))
-        if thread.is_alive() and left > STILL_SECONDS:
-            say(f"still trying to {what}, for {left - STILL_SECONDS:.0f} seconds more at most")
-    if thread.is_alive():
+    while not future.done() and (left := deadline - time.monotonic()) > 0:
+        wait([future], min(left, STILL_WAITING_SECONDS))
+        if not future.done() and left > STILL_WAITING_SECONDS:
+            left -= STILL_WAITING_SECONDS
+            report(f"still trying to {what}; waiting for up to {left:.0f} seconds more")
+    if not future.done():
         message = f"cannot {what}: no answer from the service in {seconds:.0f} seconds"
-        raise ServiceError(message, "look at the network and try again", is_given_up=True)
-    if "error" in outcome:
-        raise translate(what, outcome["error"]) from without_secrets(outcome["error"])
-    value: T = outcome["value"]
-    return value
+        raise ServiceError(message, NETWORK_HINT, is_abandoned=True)
+    error = future.exception()  # even SystemExit and KeyboardInterrupt
+    if error is not None:
+        raise translate(what, error) from without_secrets(error)
+    return future.result()
 
 
-def call_again(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
-    """Do as `call`, trying again where the service was busy or away; for what may be done twice."""
+def call_with_retries(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
+    """Call as `call` does, and retry transient failures; `act` must be safe to repeat."""
     for attempt in range(1, ATTEMPTS):
         try:
             return call(what, act, seconds)
         except ServiceError as error:
-            if error.status is not None and error.status not in RETRIED:
+            if not error.is_transient:
                 raise
-            say(f"{error.message}; trying again")
+            report(f"{error.message}; retrying in {2**attempt} seconds")
             time.sleep(2**attempt)
     return call(what, act, seconds)
 
 
 def translate(what: str, error: BaseException) -> BackendError:
-    """Word an exception of the SDK, of its HTTP library, of the network or the disk, without secrets."""
+    """Return the BackendError for an exception of the SDK, the network or the disk, without secrets."""
     chain = list(_chain(error))
     for link in chain:
         if isinstance(link, OSError) and link.filename and link.errno in DISK_ERRORS:
@@ -133,44 +144,31 @@ def translate(what: str, error: BaseException) -> BackendError:
     status = next((code for link in chain if (code := _status_of(link)) is not None), None)
     names = {name for link in chain for name in (cls.__name__ for cls in type(link).__mro__)}
     if status is None and names & UNREACHABLE:
-        message = f"cannot {what}: the service cannot be reached ({_first_sentence(chain[-1])})"
-        return ServiceError(message, "look at the network and try again", detail=detail)
+        message = f"cannot {what}: cannot reach the service ({_first_sentence(chain[-1])})"
+        return ServiceError(message, NETWORK_HINT, detail=detail)
     login = re.search(r"AADSTS\d+", detail)
     if login or "AuthenticationException" in names or "ClientAuthenticationError" in names:
         reason = login.group() if login else _first_sentence(chain[0])
-        hint = _LOGIN_CODES.get(
-            login.group() if login else "", "look at the credentials, or log in with az login"
-        )
-        return ServiceError(
-            f"cannot {what}: the login was refused ({reason})", hint, status=401, detail=detail
-        )
-    hints = {
-        401: "log in again; the credentials are not accepted",
-        403: "ask for a role such as AzureML Data Scientist on the workspace and its storage",
-        404: "it is not there; look at the workspace's config.json and the names of this run",
-        429: "the service is busy; try again in a minute",
-    }
+        hint = _LOGIN_HINTS.get(reason, "check the credentials, or log in with az login")
+        message = f"cannot {what}: the login was refused ({reason})"
+        return ServiceError(message, hint, status=401, detail=detail)
     if "quota" in detail.lower():
         hint = "ask for more cores of this family in the Azure portal, or choose another backend.vm_size"
     else:
-        hint = hints.get(status or 0, "try again; the studio may say more: https://ml.azure.com")
+        hint = _HINTS.get(status or 0, "try again; the studio may show more: https://ml.azure.com")
     reason = f"HTTP {status}, {_first_sentence(error)}" if status else _first_sentence(error)
     return ServiceError(f"cannot {what}: {reason}", hint, status=status, detail=detail)
 
 
 @functools.cache
 def open_workspace(name: WorkspaceName) -> Any:
-    """Log in and return the workspace; once in a process, however many runs it has.
-
-    Raises:
-        ServiceError: the login is refused, or there is no such workspace.
-    """
-    checks.sdk()
+    """Log in and return the workspace, once per process. Raises ServiceError."""
+    checks.check_sdk()
     credentials = checks.credentials()
-    _hush_the_sdk()
-    _keep_git_to_ourselves()
+    _silence_sdk()
+    _disable_git_tracking()
 
-    def open_it() -> Any:
+    def get_workspace() -> Any:
         from azureml.core import Workspace
 
         workspace = Workspace.get(
@@ -179,36 +177,36 @@ def open_workspace(name: WorkspaceName) -> Any:
             subscription_id=name.subscription_id,
             resource_group=name.resource_group,
         )
-        # Where the service does not answer, the SDK returns a workspace all the same; this asks it.
+        # The SDK returns a workspace even if the service did not answer, but one without a location.
         if not workspace.location:
-            raise ConnectionError("it says nothing of itself")
+            raise ConnectionError("the service returned no details of the workspace")
         return workspace
 
     seconds = 900 if credentials is checks.Credentials.interactive else CALL_SECONDS
-    return call(f"open the workspace {name.name} as {credentials.value}", open_it, seconds)
+    return call(f"open the workspace {name.name} as {credentials.value}", get_workspace, seconds)
 
 
-def _hush_the_sdk() -> None:
-    """Keep the SDK's warnings from the terminal; some of them it logs as nobody, on the root logger.
+def _silence_sdk() -> None:
+    """Keep the SDK's warnings off the terminal; it logs some of them on the root logger.
 
-    It also leaves pools of threads to Python's end, which may print a traceback of their removal.
+    It also leaves thread pools to Python's shutdown, where their removal may print a traceback.
     """
-    tell = sys.unraisablehook
+    hook = sys.unraisablehook
 
-    def tell_what_is_not_the_sdks(unraisable: sys.UnraisableHookArgs) -> None:
+    def skip_pools(unraisable: sys.UnraisableHookArgs) -> None:
         if getattr(unraisable.object, "__qualname__", None) != "Pool.__del__":
-            tell(unraisable)
+            hook(unraisable)
 
-    sys.unraisablehook = tell_what_is_not_the_sdks
-    for noisy in ("azureml", "azure", "msrest", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    sys.unraisablehook = skip_pools
+    for name in ("azureml", "azure", "msrest", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger().addFilter(lambda record: "azureml" not in record.pathname)
 
 
-def _keep_git_to_ourselves() -> None:
-    """Keep the SDK from sending the address of the git repository in which the temporary folder may lie.
+def _disable_git_tracking() -> None:
+    """Keep the SDK from sending the address of a git repository around the temporary folder.
 
-    That address may hold a password, and the repository is not where the code comes from.
+    The address may contain a password, and the code does not come from that repository.
     """
     from azureml._base_sdk_common.tracking import global_tracking_info_registry
 
@@ -222,29 +220,24 @@ def _login(credentials: checks.Credentials) -> Any:
         tenant, principal, password = (os.environ[name] for name in checks.PRINCIPAL_VARIABLES)
         return authentication.ServicePrincipalAuthentication(tenant, principal, password)
     if credentials is checks.Credentials.azure_cli:
-        # The SDK's own wants the whole Azure CLI installed into this very environment.
-        return authentication.TokenAuthentication(_token_of_azure_cli)
+        # The SDK's own class needs the Azure CLI installed in this Python environment.
+        return authentication.TokenAuthentication(_azure_cli_token)
     return authentication.InteractiveLoginAuthentication()
 
 
-@functools.cache
-def _azure_cli() -> Any:
+def _azure_cli_token(audience: str) -> str:
+    """Return a token of the Azure CLI; cached until shortly before it expires, because it takes a second."""
     from azure.identity import AzureCliCredential
 
-    return AzureCliCredential()
-
-
-def _token_of_azure_cli(audience: str) -> str:
-    """Ask the Azure CLI for a token, and again when that is nearly over; each time takes a second."""
-    with _tokens_lock:  # of two that want one at the same time, one asks
+    with _tokens_lock:
         token = _tokens.get(audience)
         if token is None or token.expires_on - time.time() < TOKEN_SECONDS:
-            _tokens[audience] = token = _azure_cli().get_token(f"{audience.rstrip('/')}/.default")
+            _tokens[audience] = token = AzureCliCredential().get_token(f"{audience.rstrip('/')}/.default")
         return str(token.token)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and what it came from, in the ways in which the SDK keeps that."""
+    """Yield an exception and its causes, including those in the SDK's `inner_exception`."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -263,7 +256,7 @@ def _status_of(error: BaseException) -> int | None:
 
 
 def _first_sentence(error: BaseException) -> str:
-    """Return the words of an exception that say most, on one line and without secrets."""
+    """Return the message within an exception's text, on one line and without secrets."""
     text = redact(" ".join(str(getattr(error, "message", None) or error).split()))
-    told = re.search(r"[\"']message[\"']:\s*[\"']([^\"']{3,})", text)
-    return (told.group(1) if told else text)[:300] or type(error).__name__
+    match = re.search(r"[\"']message[\"']:\s*[\"']([^\"']{3,})", text)
+    return (match.group(1) if match else text)[:300] or type(error).__name__

@@ -1,7 +1,7 @@
-"""What is sent to the node: an allow-list of files, read from the package that is installed here.
+"""The code that is sent to a node: an allow-list of the installed package's files.
 
-`entry.py` stands at the root, `mnist_cnn/` beside it with `backends/` and `conf/` in it, as in the wheel.
-No data set, no cache, nothing of the current folder. Pure but for `write`; knows no SDK.
+`entry.py` lies at the root beside `mnist_cnn/`, which contains `backends/` and `conf/` as in the wheel. No
+data set, no cache and no file of the current folder is sent. Doesn't import the SDK.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ ENTRY = "entry.py"
 MAX_FILES, MAX_BYTES = 2_000, 300_000_000
 """https://learn.microsoft.com/azure/machine-learning/v1/how-to-save-write-experiment-files"""
 MODIFIED = 1_700_000_000
-"""When every file and folder was modified, in seconds since the epoch: a fixed time, for the client counts
-what has another one as changed and sends it again."""
+"""Modification time of every file and folder, in seconds since 1970. It is fixed, because the SDK sends a
+snapshot again if a time differs."""
 PACKAGE_FILES = ("**/*.py", "data/sources.toml")
 BACKEND_FILES = ("**/*.py",)
 CONF_FILES = ("config.yaml", "*/*.yaml")
-"""What is sent of each of the three folders: code, the table of data sets, the choices in their groups."""
+"""What is sent of each folder: code, the table of data sets, the configuration groups."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SnapshotFile:
-    """A file of the snapshot: its name there, where it is here, its length in bytes."""
+    """A file of the snapshot: its name there, its local path, its length in bytes."""
 
     name: str
     source: Path
@@ -38,11 +38,7 @@ class SnapshotFile:
 
 
 def files() -> tuple[SnapshotFile, ...]:
-    """Return the snapshot's files, by name.
-
-    Raises:
-        BackendError: the service would not take so many or so large ones.
-    """
+    """Return the snapshot's files, by name. Raises BackendError if the service won't accept them."""
     package = Path(mnist_cnn.__file__).parent
     backend_folder = Path(backends.__file__).parent
     found = {ENTRY: backend_folder / "azure" / ENTRY}
@@ -51,20 +47,20 @@ def files() -> tuple[SnapshotFile, ...]:
         (backend_folder, "mnist_cnn/backends", BACKEND_FILES),
         (CONF_DIR, "mnist_cnn/conf", CONF_FILES),
     ):
-        for path in _found(root, allowed):
+        for path in _matching(root, allowed):
             found.setdefault(f"{prefix}/{path.relative_to(root).as_posix()}", path)
     snapshot = tuple(SnapshotFile(name, path, path.stat().st_size) for name, path in sorted(found.items()))
     size = sum(file.bytes for file in snapshot)
     if len(snapshot) > MAX_FILES or size > MAX_BYTES:
         message = (
-            f"the code is {len(snapshot)} files of {size} bytes; the service takes {MAX_FILES} of {MAX_BYTES}"
+            f"the code is {len(snapshot)} files, {size} bytes; the service accepts {MAX_FILES}, {MAX_BYTES}"
         )
-        raise BackendError(message, "install mnist_cnn into a folder of its own")
+        raise BackendError(message, "install mnist_cnn into a separate folder")
     return snapshot
 
 
 def write(folder: Path) -> None:
-    """Copy the snapshot into an empty folder. Raises BackendError where that cannot be done."""
+    """Copy the snapshot into an empty folder. Raises BackendError if the disk refuses."""
     try:
         for file in files():
             target = folder / file.name
@@ -74,11 +70,11 @@ def write(folder: Path) -> None:
             os.utime(path, (MODIFIED, MODIFIED))
     except OSError as error:
         reason = error.strerror or str(error)
-        raise BackendError(f"cannot copy the code to {folder}: {reason}", "look at that disk") from error
+        raise BackendError(f"cannot copy the code to {folder}: {reason}", "check that disk") from error
 
 
-def _found(root: Path, allowed: tuple[str, ...]) -> list[Path]:
-    """Return the files of a folder that may be sent, and not what Python or an editor left among them."""
+def _matching(root: Path, allowed: tuple[str, ...]) -> list[Path]:
+    """Return the allowed files of a folder, without caches and hidden files."""
     return [
         path
         for pattern in allowed

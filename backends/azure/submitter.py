@@ -1,4 +1,4 @@
-"""The process that is submitting a run: named in the receipt, for others to see whether it is still there."""
+"""Records in the receipt which process submits a run, so that others know whether it is alive."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from mnist_cnn import run_folder
 
 SUBMITTER = "submitter"
-"""The receipt's entry, under `service`, that names the process, as long as it is submitting the run."""
+"""Key of the receipt's `service` that names the process while it submits the run."""
 SUBMISSION_SECONDS = 3600.0
-"""After that a run that another machine began to submit, and that the service does not know, is lost."""
+"""A run that another machine submits, and that the service does not know after this time, is lost."""
 
 
 def this_process() -> str:
-    """Name this process: host, process id, its start and now, both in seconds since 1970."""
+    """Return host, process id, its start and now; both times in seconds since 1970."""
     pid = os.getpid()
     return f"{socket.gethostname()} {pid} {process_identity.start_time(pid)} {time.time()}"
 
 
 def is_at_work(receipt: run_folder.Receipt) -> bool:
-    """Tell, of a run that the service does not know, whether somebody is submitting it."""
+    """Return whether a process is submitting this run, which the service does not know."""
     try:
         host, pid, started, since = receipt.service.get(SUBMITTER, "").split(" ")
         if host != socket.gethostname():

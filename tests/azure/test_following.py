@@ -53,7 +53,7 @@ def test_a_cluster_that_never_gives_a_node_ends_the_wait_and_not_the_run(
 ) -> None:
     azure.clusters.behave(full=True)
     ended = train(azure, tmp_path, "backend.queue_timeout=4", "run_dir=run")
-    refused(ended, BackendError.exit_code, "no node took it", "follow run", "cancel run")
+    refused(ended, BackendError.exit_code, "no node is free", "follow run", "cancel run")
     cancelled = run_command("cancel", "run", cwd=tmp_path)
     assert cancelled.code == 0, cancelled.err
     assert run_folder.read_receipt(tmp_path / "run").status is Status.cancelled
@@ -99,7 +99,7 @@ def test_what_a_full_disk_here_does_not_take_is_brought_when_there_is_room(
     with small_disk(tmp_path, "32m") as disk:
         submit = (*chosen(azure), *TINY, "run_dir=run")
         ended = disk.run(*submit, fill_at="command:run.json:2:0")
-        unwritten = f"error: cannot write run/run.json: {full}; run has started and goes on"
+        unwritten = f"error: cannot write run/run.json: {full}; run has started and is still running"
         refused(ended, BackendError.exit_code, unwritten, "free some space there", "follow run")
         disk.fill()
         ended = disk.run("follow", "run")
@@ -142,12 +142,12 @@ def test_a_minute_without_network_does_not_end_the_following(azure: AzureService
         assert process.poll() is None, process.communicate()
         status = run_command("status", "run", cwd=tmp_path)
         assert status.code == BackendError.exit_code
-        assert "cannot be reached" in status.err
+        assert "cannot reach the service" in status.err
     cancelled = run_command("cancel", "run", cwd=tmp_path)
     assert cancelled.code == 0, cancelled.err
     _, err = process.communicate(timeout=120)
     assert process.returncode == RunCancelled.exit_code
-    assert "the run goes on; trying on for" in err
+    assert "the run is still running; retrying for" in err
 
 
 def test_a_run_whose_output_nobody_reads_any_more_is_sent_and_seen_through(
@@ -317,7 +317,7 @@ def test_a_state_that_is_not_known_counts_as_running(azure: AzureService, tmp_pa
     azure.runs.advance(run, "Meditating")
     status = run_command("status", "run", "--json", cwd=tmp_path)
     assert status.json()["status"] == "running"
-    assert "Meditating, which this version does not know" in status.err
+    assert "the unknown state Meditating" in status.err
     assert run_command("cancel", "run", cwd=tmp_path).code == 0
     process.communicate(timeout=120)
     assert process.returncode == RunCancelled.exit_code
@@ -327,7 +327,7 @@ def test_a_state_that_is_not_known_counts_as_running(azure: AzureService, tmp_pa
 def test_of_two_that_resume_at_once_one_does(azure: AzureService, tmp_path: Path) -> None:
     azure.clusters.behave(full=True)
     first = train(azure, tmp_path, "backend.queue_timeout=1", "run_dir=run")
-    refused(first, BackendError.exit_code, "no node took it")
+    refused(first, BackendError.exit_code, "no node is free")
     assert run_command("cancel", "run", cwd=tmp_path).code == 0
     azure.clusters.behave(full=False)
     azure.requests.clear()

@@ -43,26 +43,26 @@ def brought(tmp_path: Path, small_run: Path) -> tuple[Path, Path]:
 
 def test_a_sound_result_is_brought_here_with_its_files(brought: tuple[Path, Path]) -> None:
     there, here = brought
-    outputs.bring(FakeRun(there), here)
+    outputs.download(FakeRun(there), here)
     result = run_folder.read_result(here)
     assert result is not None
     run_folder.verify(here, result)
-    assert not list(here.glob(".bringing-*"))
+    assert not list(here.glob(".downloading-*"))
 
 
 def test_a_completed_run_without_a_result_is_no_success(brought: tuple[Path, Path]) -> None:
     there, here = brought
     (there / "result.json").unlink()
-    with pytest.raises(outputs.NoResult, match=r"has no result\.json"):
-        outputs.bring(FakeRun(there), here)
+    with pytest.raises(outputs.ResultMissing, match=r"has no result\.json"):
+        outputs.download(FakeRun(there), here)
 
 
 def test_a_result_of_another_job_is_refused(brought: tuple[Path, Path]) -> None:
     there, here = brought
     receipt = json.loads((here / "run.json").read_text())
     (here / "run.json").write_text(json.dumps(receipt | {"job_digest": "0" * 64}))
-    with pytest.raises(outputs.NoResult, match="belongs to another job"):
-        outputs.bring(FakeRun(there), here)
+    with pytest.raises(outputs.ResultMissing, match="belongs to another job"):
+        outputs.download(FakeRun(there), here)
 
 
 @pytest.mark.parametrize("name", ["../../evil.py", "run.json", "model.onnx"])
@@ -74,7 +74,7 @@ def test_a_result_that_names_what_is_not_its_own_brings_nothing(
     result["files"][name] = result["files"]["model.keras"]
     (there / "result.json").write_text(json.dumps(result))
     with pytest.raises(BackendError):
-        outputs.bring(FakeRun(there), here)
+        outputs.download(FakeRun(there), here)
     assert [path.name for path in here.iterdir()] == ["run.json"]
 
 
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_not_brought(brought: tuple[Path, Path]) -> None:
     there, here = brought
     (there / "model.keras").write_bytes((there / "model.keras").read_bytes()[:-1])
     with pytest.raises(BackendError, match=r"model\.keras is not the file"):
-        outputs.bring(FakeRun(there), here)
+        outputs.download(FakeRun(there), here)
     assert [path.name for path in here.iterdir()] == ["run.json"]
 
 
@@ -90,11 +90,11 @@ def test_a_result_that_the_disk_here_does_not_take_can_be_brought_later(brought:
     there, here = brought
     (here / "model.keras").mkdir()
     with pytest.raises(BackendError, match=r"cannot write .*model\.keras: Is a directory") as refused:
-        outputs.bring(FakeRun(there), here)
-    assert refused.value.hint.endswith(f"then bring it: follow {here}")
+        outputs.download(FakeRun(there), here)
+    assert refused.value.hint.endswith(f"then download the result: follow {here}")
     assert not (here / "result.json").exists()
     (here / "model.keras").rmdir()
-    outputs.bring(FakeRun(there), here)
+    outputs.download(FakeRun(there), here)
     assert (here / "result.json").is_file()
 
 
@@ -104,5 +104,5 @@ def test_a_failure_is_read_from_the_log_of_the_last_start_only(tmp_path: Path) -
     error = log.failure(tmp_path)
     assert isinstance(error, TrainingError)
     assert (error.message, error.hint) == ("the loss became nan", "lower it")
-    log.separate(tmp_path)
+    log.mark_restart(tmp_path)
     assert log.failure(tmp_path) is None

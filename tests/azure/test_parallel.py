@@ -79,7 +79,7 @@ def test_what_nobody_waits_for_any_more_says_nothing_and_calls_nothing(
             signal.pthread_kill(main, signal.SIGINT)
             service.call("look", lambda: is_interrupted.wait(SECONDS))
             run_parallel(
-                lambda: service.say("making it"), lambda: service.call("make it", lambda: made.append(1))
+                lambda: service.report("making it"), lambda: service.call("make it", lambda: made.append(1))
             )
         finally:
             ended.set()
@@ -90,7 +90,7 @@ def test_what_nobody_waits_for_any_more_says_nothing_and_calls_nothing(
     assert ended.wait(SECONDS)
     assert made == []
     assert capsys.readouterr().err == ""
-    service.say("the command itself goes on")
+    service.report("the command itself goes on")
     assert "goes on" in capsys.readouterr().err
 
 
@@ -184,9 +184,9 @@ def test_what_was_learned_of_one_run_is_not_entered_for_the_one_that_follows_it(
     """Another process has entered that it failed, and resumed it."""
 
     def bring(*_: object) -> None:
-        raise outputs.NoResult("it has no result")
+        raise outputs.ResultMissing("it has no result")
 
-    monkeypatch.setattr(outputs, "bring", bring)
+    monkeypatch.setattr(outputs, "download", bring)
     folder = watcher.followed.folder
     watcher.look(FakeRun("Completed"), 1)
     run_folder.write_receipt(folder, dataclasses.replace(run_folder.read_receipt(folder), id="next"))
@@ -198,7 +198,7 @@ def test_what_was_learned_of_one_run_is_not_entered_for_the_one_that_follows_it(
         watcher.followed.register("m")
 
 
-def test_a_second_start_that_the_service_refuses_for_ten_minutes_is_given_up(
+def test_a_second_start_that_the_service_refuses_for_ten_minutes_is_abandoned(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service still says where the run stands."""
@@ -211,13 +211,13 @@ def test_a_second_start_that_the_service_refuses_for_ten_minutes_is_given_up(
     def sleep(seconds: float) -> None:
         watcher.now += seconds
 
-    monkeypatch.setattr(watcher.followed, "_submit_again", busy)
+    monkeypatch.setattr(watcher.followed, "_resubmit_with", busy)
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(azure_run, "find_run", lambda _workspace, _run_id: FakeRun("Failed", why="preempted"))
-    with pytest.raises(BackendError, match="busy; the run waits to be started again") as given_up:
+    with pytest.raises(BackendError, match="busy; the preempted run was not submitted again") as given_up:
         watcher.followed.wait()
     assert f"follow {watcher.followed.folder}" in given_up.value.hint
-    assert azure_run.AWAY_SECONDS < asked[-1] - asked[0] < 1.2 * azure_run.AWAY_SECONDS
+    assert azure_run.OUTAGE_SECONDS < asked[-1] - asked[0] < 1.2 * azure_run.OUTAGE_SECONDS
 
 
 def test_a_run_that_the_service_queues_again_waits_for_a_node_anew(
@@ -252,10 +252,10 @@ def test_a_service_that_is_away_for_ten_minutes_ends_the_following_and_not_the_r
     began = watcher.now
     monkeypatch.setattr(watcher.followed, "workspace", away)
     monkeypatch.setattr(time, "sleep", sleep)
-    with pytest.raises(BackendError, match="away; the run goes on") as raised:
+    with pytest.raises(BackendError, match="away; the run is still running") as raised:
         watcher.followed.wait()
     assert f"follow {watcher.followed.folder}" in raised.value.hint
-    assert azure_run.AWAY_SECONDS < watcher.now - began < 1.1 * azure_run.AWAY_SECONDS
+    assert azure_run.OUTAGE_SECONDS < watcher.now - began < 1.1 * azure_run.OUTAGE_SECONDS
     assert not run_folder.read_receipt(watcher.followed.folder).status.is_final
 
 
@@ -289,7 +289,7 @@ def test_a_run_that_fails_without_a_word_of_the_trainer_is_told_by_what_the_serv
 
 def test_a_cancellation_that_nobody_here_asked_for_says_who_may_have(watcher: Watcher) -> None:
     watcher.look(FakeRun("Canceled"), 1)
-    with pytest.raises(RunCancelled, match="in its studio, or because its 120 minutes"):
+    with pytest.raises(RunCancelled, match="in the studio, or it exceeded"):
         watcher.followed.wait()
 
 
@@ -314,7 +314,7 @@ class Other:
     def __del__(self):
         raise ValueError("what somebody else's removal raises")
 
-service._hush_the_sdk()
+service._silence_sdk()
 pool = ThreadPool(1)
 pool._change_notifier._writer.close()
 other = Other()
@@ -378,7 +378,7 @@ class Lost:
         monkeypatch.setattr(self.run, "workspace", lambda: None)
         monkeypatch.setattr(submit, "_send", lambda _job, _run, _run_id: self._answer())
         monkeypatch.setattr(submit, "find_run", lambda _workspace, run_id: self._find(run_id))
-        monkeypatch.setattr(checks, "all_of", lambda _config: None)
+        monkeypatch.setattr(checks, "check_all", lambda _config: None)
         monkeypatch.setattr(submit, "SLOW_POLL_SECONDS", 0.0)
 
     def start_again(self, *answers: Exception | None) -> run_folder.Receipt:
@@ -453,10 +453,10 @@ def test_a_second_start_for_which_this_machine_has_no_room_is_the_end_of_the_run
 
 
 def test_a_second_start_that_may_yet_be_carried_out_is_not_made_again(lost: Lost) -> None:
-    error = failures.SubmissionUnknown("no answer", is_given_up=True)
+    error = failures.SubmissionUnknown("no answer", is_abandoned=True)
     with pytest.raises(failures.SubmissionUnknown) as raised:
         lost.start_again(error, Absent("no such run"))
-    assert not failures.is_passing(raised.value)
+    assert not raised.value.is_transient
     assert lost.receipt().id != "lost"
 
 
@@ -492,7 +492,7 @@ class FakeExperiment:
         self.status = status
         self.looks_left = looks_until_there
         monkeypatch.setattr(submit, "find_run", self.find)
-        monkeypatch.setattr(submit, "LATE_SECONDS", 0.3)
+        monkeypatch.setattr(submit, "LATE_START_SECONDS", 0.3)
 
     def submit(self, *_: object, **__: object) -> None:
         if self.status is None:
@@ -528,7 +528,7 @@ def test_a_run_that_starts_after_its_submission_was_given_up_is_found(
     assert submit.start(FakeExperiment(None, 2, monkeypatch), None, "id").id == "id"
     with pytest.raises(failures.SubmissionUnknown) as raised:
         submit.start(FakeExperiment(None, 1000, monkeypatch), None, "id")
-    assert raised.value.is_given_up
+    assert raised.value.is_abandoned
 
 
 def test_a_run_that_has_started_and_is_in_no_receipt_any_more_is_cancelled(
@@ -536,12 +536,12 @@ def test_a_run_that_has_started_and_is_in_no_receipt_any_more_is_cancelled(
 ) -> None:
     started = FakeRun("Queued")
     monkeypatch.setattr(submit, "find_run", lambda _workspace, _run_id: started)
-    with pytest.raises(failures.Superseded, match="was started again by another process"):
-        submit.enter_start(lost.run, started)
+    with pytest.raises(failures.Superseded, match="another process has submitted"):
+        submit.record_start(lost.run, started)
     assert started.asked == ["cancel"]
     monkeypatch.setattr(started, "cancel", failing(service.ServiceError("refused", status=403)))
     with pytest.raises(failures.Superseded, match="refused") as raised:
-        submit.enter_start(lost.run, started)
+        submit.record_start(lost.run, started)
     assert raised.value.hint == "cancel id in the studio: https://somewhere/run"
     assert lost.receipt() == lost.before
 

@@ -93,9 +93,9 @@ def test_a_node_that_is_lost_for_good_is_followed_by_another_submission_and_the_
     low.clusters.behave(preempt_at="epoch 2/")
     ended = train(low, tmp_path, *JOB, *LOW, "run_dir=run")
     assert ended.code == 0, ended.err
-    said = "the node was taken away: "
+    said = "the node was preempted: "
     assert said in ended.err
-    assert "the run is started again, 1 of 3" in ended.err
+    assert "submitting the run again, 1 of 3" in ended.err
     log = log_of(tmp_path / "run")
     assert log.index("epoch 1/3") < log.index(said) < log.index("resuming after epoch")
     assert calls(low, "POST", "snapshotrun") == 2
@@ -107,7 +107,7 @@ def test_a_node_that_is_lost_for_good_is_followed_by_another_submission_and_the_
 def test_no_more_submissions_follow_than_were_asked_for(low: AzureService, tmp_path: Path) -> None:
     low.clusters.behave(preempt_at="x_train", preemptions=2)
     ended = train(low, tmp_path, *JOB, *LOW, "backend.preemption_retries=1", "run_dir=run")
-    refused(ended, BackendError.exit_code, "the node was taken away", "resume run")
+    refused(ended, BackendError.exit_code, "the node was preempted", "resume run")
     assert calls(low, "POST", "snapshotrun") == 2
     assert run_folder.read_receipt(tmp_path / "run").status is Status.failed
     resumed = run_command("resume", "run", "register.name=null", cwd=tmp_path)
@@ -132,7 +132,7 @@ def test_a_lost_node_of_a_run_that_nobody_follows_waits_for_who_follows_it(
     low.runs.wait_for(run_folder.read_receipt(tmp_path / "run").id, "Failed")
     status = run_command("status", "run", "--json", cwd=tmp_path)
     assert status.json()["status"] == "queued"
-    assert "whoever follows the run starts it again" in status.err
+    assert "follow submits the run again" in status.err
     receipt = run_folder.read_receipt(tmp_path / "run")
     elsewhere = dataclasses.replace(receipt, versions={**receipt.versions, "keras": "3.14.9"})
     run_folder.write_receipt(tmp_path / "run", elsewhere)
@@ -201,7 +201,7 @@ def test_a_submission_that_another_takes_for_dead_starts_nothing(azure: AzureSer
     azure.clusters.behave(never_created=False)
     said = first.communicate(timeout=120)[1]
     assert first.returncode == BackendError.exit_code, said
-    assert "was started again by another process meanwhile" in said
+    assert "another process has submitted run" in said
     said = second.communicate(timeout=120)[1]
     assert second.returncode == 0, said
     assert calls(azure, "POST", "snapshotrun") == 1

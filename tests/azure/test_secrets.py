@@ -306,7 +306,7 @@ def _lose_sight(flow: Flow, job: tuple[str, ...]) -> None:
     process = flow.start(command(*job, *ENDLESS, "run_dir=endless"))
     wait_for_line(flow.work / "endless", "epoch 1/", process)  # the node has begun, with its own token
     azure.faults.add(Fault("GET", "/history/.*/runs/", status=401, times=0, echoes=True))
-    assert flow.end(process, "the run goes on") == BackendError.exit_code
+    assert flow.end(process, "the run is still running") == BackendError.exit_code
     azure.faults.clear()
     azure.faults.add(Fault("GET", r"blob\.core.*std_log", status=403, times=0, echoes=True))
     azure.requests.clear()
