@@ -84,7 +84,7 @@ def storage_error(error: OSError, what: str, elsewhere: str = "runs_dir=FOLDER")
     return BackendError(f"cannot write {what}: {reason}", hint)
 
 
-def unforeseen(error: Exception) -> MnistCnnError:
+def unexpected_error(error: Exception) -> MnistCnnError:
     """Word an exception that nobody has translated: a file or a stream that failed, or a bug."""
     if isinstance(error, OSError):
         what = error.filename or "the output or the current folder"

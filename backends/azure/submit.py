@@ -295,7 +295,7 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
             _done[nodes] = time.monotonic()
         configuration = _configuration(request, config, store, mounts, Path(code))
         _check_is_still_wanted(folder, run_id)
-        with signals.deferred():  # once it is on its way the run has to be known
+        with signals.defer_signals():  # once it is on its way the run has to be known
             started = start(experiment, configuration, run_id)
             enter_start(run, started)
             say(f"run {started.id}: {started.get_portal_url()}")

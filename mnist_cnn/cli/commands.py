@@ -202,7 +202,7 @@ def _cancel(command: Command) -> int:
     else:
         said = f"is {status.value}\n{_next_command(run, status)}"
         said = f"had ended already: {status.value}" if before.is_final else said
-        print(f"{run.folder} {said}", file=output.dispensable(sys.stdout))
+        print(f"{run.folder} {said}", file=output.lossy(sys.stdout))
     _say_aftermath(run)
     return 0
 
@@ -220,7 +220,7 @@ def _register(command: Command) -> int:
     if command.as_json:
         print_json(dataclasses.asdict(model))
     else:
-        print(_registered(model), file=output.dispensable(sys.stdout))
+        print(_registered(model), file=output.lossy(sys.stdout))
     return 0
 
 
@@ -262,7 +262,7 @@ def _cluster(command: Command) -> int:
         hint = f"name one that has: {program()} cluster {command.words[0]} backend=azure"
         raise ConfigurationError(f"backend={config.backend.name} has no cluster", hint)
     lines = []
-    stream = output.dispensable(sys.stderr if command.as_json else sys.stdout)
+    stream = output.lossy(sys.stderr if command.as_json else sys.stdout)
     for line in backend.cluster(command.words[0]):
         lines.append(line)
         print(line, file=stream, flush=True)
@@ -301,11 +301,11 @@ def _see_through(start: Callable[[], Run], config: Config, command: Command, *, 
     is_ended_by_us = is_own and ends_with_us
     stream = sys.stderr if command.as_json else sys.stdout
     if is_own:
-        stream = output.dispensable(stream)
+        stream = output.lossy(stream)
     run = model = None
-    with signals.heard_once() if is_ended_by_us else contextlib.nullcontext():
+    with signals.first_signal_only() if is_ended_by_us else contextlib.nullcontext():
         try:
-            with signals.deferred() if ends_with_us else contextlib.nullcontext():
+            with signals.defer_signals() if ends_with_us else contextlib.nullcontext():
                 run = start()
             print(f"run {run.folder}", file=stream, flush=True)
             result = _follow_through(run, stream, asks=not ends_with_us)
@@ -384,7 +384,7 @@ def _say_aftermath(run: Run) -> None:
     """Say what the place costs now, where it costs anything; Ctrl-C goes without."""
     with contextlib.suppress(KeyboardInterrupt):
         for line in run.cost_report():
-            print(line, file=output.dispensable(sys.stderr), flush=True)
+            print(line, file=output.lossy(sys.stderr), flush=True)
 
 
 def _interrupt(run: Run, *, is_own: bool) -> Interrupted:
@@ -393,7 +393,7 @@ def _interrupt(run: Run, *, is_own: bool) -> Interrupted:
         return Interrupted(f"{run.folder} goes on", f"watch it again: {program()} follow {run.folder}")
     with contextlib.suppress(OSError):  # where the terminal is gone
         print("\nending the run; its last checkpoint is kept", file=sys.stderr, flush=True)
-    with signals.ignored():
+    with signals.ignore_signals():
         run.cancel()
     status = run.status()
     return Interrupted(f"interrupted; {run.folder} is {status.value}", _next_command(run, status))

@@ -19,11 +19,11 @@ from mnist_cnn.errors import (
     Interrupted,
     MnistCnnError,
     RunCancelled,
-    unforeseen,
+    unexpected_error,
 )
 from mnist_cnn.redaction import redact
-from mnist_cnn.terminal.output import write_no_more
-from mnist_cnn.terminal.signals import Terminated, ignored
+from mnist_cnn.terminal.output import redirect_to_devnull
+from mnist_cnn.terminal.signals import Terminated, ignore_signals
 
 HYDRA_FLAGS = ("--info", "-i", "--shell-completion", "-sc", "--hydra-help")
 
@@ -42,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _report(Interrupted("interrupted"), as_json=as_json)
     except BrokenPipeError:  # whoever read the answer has gone, as `head` does
-        write_no_more(sys.stdout)
+        redirect_to_devnull(sys.stdout)
         return 0
     except Exception as error:  # noqa: BLE001 - the last resort
         if not isinstance(error, OSError):
             sys.stderr.write(redact(traceback.format_exc()))
-        return _report(unforeseen(error), as_json=as_json)
+        return _report(unexpected_error(error), as_json=as_json)
     return code
 
 
@@ -88,7 +88,7 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        write_no_more(sys.stdout)
+        redirect_to_devnull(sys.stdout)
 
 
 def main_and_exit() -> NoReturn:
@@ -143,7 +143,7 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def _report(error: MnistCnnError, *, as_json: bool) -> int:
     """Say how the command ended, as far as anything can be written, and return the exit code."""
-    with ignored():
+    with ignore_signals():
         _say(error, as_json=as_json)
     return error.exit_code
 
@@ -161,8 +161,8 @@ def _say(error: MnistCnnError, *, as_json: bool) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:
-        write_no_more(sys.stdout)
-        write_no_more(sys.stderr)
+        redirect_to_devnull(sys.stdout)
+        redirect_to_devnull(sys.stderr)
 
 
 def _make_streams_usable() -> None:

@@ -15,7 +15,7 @@ from mnist_cnn import compose, launch
 from mnist_cnn.backends import backend_class
 from mnist_cnn.cli.display import follow
 from mnist_cnn.cli.tables import print_table
-from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, unforeseen
+from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, unexpected_error
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output, signals
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
     from mnist_cnn.result import Result
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 @dataclasses.dataclass
@@ -69,7 +69,7 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], program: str
     """
     trials = _trials(overrides, config_dirs)
     ends_with_us = launch.ends_with_its_command(trials[0].config)
-    with signals.heard_once() if ends_with_us else contextlib.nullcontext():
+    with signals.first_signal_only() if ends_with_us else contextlib.nullcontext():
         return _run(trials, program, ends_with_us=ends_with_us, as_json=as_json)
 
 
@@ -92,10 +92,10 @@ def _run(trials: list[Trial], program: str, *, ends_with_us: bool, as_json: bool
                 under_way.remove(trial)
                 _register(trial)
                 _say(f"{trial.settings}: {trial.outcome}", stream)
-            time.sleep(LOOK_SECONDS if under_way else 0)
+            time.sleep(POLL_SECONDS if under_way else 0)
     except KeyboardInterrupt:
         if ends_with_us:
-            with signals.ignored():
+            with signals.ignore_signals():
                 for trial in under_way:
                     _cancel(trial)
         _print(trials, as_json=as_json)
@@ -110,7 +110,7 @@ def _run(trials: list[Trial], program: str, *, ends_with_us: bool, as_json: bool
 
 
 def _say(line: str, stream: TextIO) -> None:
-    print(line, file=output.dispensable(stream), flush=True)
+    print(line, file=output.lossy(stream), flush=True)
 
 
 def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]:
@@ -139,13 +139,13 @@ def _failing_alone(trial: Trial) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - in a thread nobody else hears it
         if not isinstance(error, OSError):
             _say(redact(traceback.format_exc()), sys.stderr)
-        trial.error = unforeseen(error)
+        trial.error = unexpected_error(error)
 
 
 def _start(trial: Trial) -> None:
     ends_with_us = launch.ends_with_its_command(trial.config)
     trial.is_begun = not ends_with_us
-    with _failing_alone(trial), signals.deferred() if ends_with_us else contextlib.nullcontext():
+    with _failing_alone(trial), signals.defer_signals() if ends_with_us else contextlib.nullcontext():
         trial.run = launch.start(trial.config, trial.job)
     if isinstance(trial.error, Interrupted):  # the whole sweep is meant
         raise KeyboardInterrupt from trial.error
@@ -156,7 +156,7 @@ def _watch(trial: Trial, stream: TextIO | None = None) -> None:
     with _failing_alone(trial):
         if trial.run is not None:
             if stream is not None:
-                follow(trial.run, output.dispensable(stream))
+                follow(trial.run, output.lossy(stream))
             trial.result = trial.run.wait()
 
 

@@ -138,15 +138,15 @@ def test_ctrl_c_however_often_ends_the_run_once_and_is_told_once(tmp_path: Path,
 
 HEAR_ONCE = """
 import os, signal, sys
-from mnist_cnn import interrupts
-with interrupts.heard_once():
+from mnist_cnn.terminal import signals
+with signals.first_signal_only():
     try:
-        with interrupts.deferred():
+        with signals.defer_signals():
             os.kill(os.getpid(), int(sys.argv[1]))
             print("begun")
         print("never")
     except KeyboardInterrupt as first:
-        for number in interrupts.ENDING:
+        for number in signals.STOP_SIGNALS:
             os.kill(os.getpid(), number)
         print(type(first).__name__)
 os.kill(os.getpid(), signal.SIGINT)
@@ -251,7 +251,7 @@ def test_a_run_whose_output_goes_nowhere_is_seen_through(
     assert launch.attach_to(tmp_path / "run").status() is Status.completed
     assert (tmp_path / "models" / "m" / "1" / "model.json").is_file()
     if "full" in redirection:
-        assert err == "the output ends here: No space left on device; the command goes on\n"
+        assert err == "cannot write output: No space left on device; the command continues without it\n"
 
 
 def test_a_sweep_that_nobody_reads_any_more_is_seen_through(tmp_path: Path, started: Start) -> None:
@@ -260,7 +260,7 @@ def test_a_sweep_that_nobody_reads_any_more_is_seen_through(tmp_path: Path, star
     _, out, err = end_of(started("/bin/sh", "-c", line))
     assert (tmp_path / "code").read_text(encoding="utf-8") == "0\n"
     assert out == "[1/2] seed=1\n"
-    assert err == "the output ends here: nobody reads it; the command goes on\n"
+    assert err == "cannot write output: its reader has gone; the command continues without it\n"
     listed = run_command("list", "--json", cwd=tmp_path).json()
     assert [row["status"] for row in listed] == ["completed", "completed"]
 

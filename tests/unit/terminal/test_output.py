@@ -35,7 +35,7 @@ def test_a_log_that_cannot_be_read_is_heard_and_not_taken_for_a_stream_that_cann
 ) -> None:
     with (tmp_path / "out").open("w", encoding="utf-8") as stream:
         with pytest.raises(OSError, match="Input/output error"):
-            display.follow(Unreadable(), output.dispensable(stream))  # type: ignore[arg-type] # as much of a run as is followed
+            display.follow(Unreadable(), output.lossy(stream))  # type: ignore[arg-type] # as much of a run as is followed
         stream.write("on\n")
     assert (tmp_path / "out").read_text(encoding="utf-8") == "x_train\non\n"
 
@@ -49,7 +49,10 @@ def test_output_is_given_up_at_no_cost_of_open_files(capfd: pytest.CaptureFixtur
     os.close(reader)
     with os.fdopen(writer, "w", encoding="utf-8") as stream:
         before = open_files()
-        print("lost", file=output.dispensable(stream), flush=True)
-        print("lost too", file=output.dispensable(stream), flush=True)
+        print("lost", file=output.lossy(stream), flush=True)
+        print("lost too", file=output.lossy(stream), flush=True)
         assert open_files() == before
-    assert capfd.readouterr().err == "the output ends here: nobody reads it; the command goes on\n"
+    assert (
+        capfd.readouterr().err
+        == "cannot write output: its reader has gone; the command continues without it\n"
+    )
