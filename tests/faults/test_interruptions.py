@@ -183,7 +183,7 @@ def test_a_trainer_that_is_told_to_end_twice_at_any_moment_says_so_and_can_be_go
     assert "Traceback" not in (run.folder / "log.txt").read_text(encoding="utf-8")
     assert not list(run.folder.rglob(".writing-*"))
     if moment == "test loss":
-        assert launch.resume(str(run.folder), ()).wait().weights_sha256 == weights_of(whole)
+        assert launch.resume(str(run.folder)).wait().weights_sha256 == weights_of(whole)
 
 
 def test_a_trainer_that_stands_still_can_be_cancelled(tmp_path: Path) -> None:
@@ -465,9 +465,9 @@ def test_a_run_that_another_machine_trains_is_as_it_last_told_and_goes_on_here_b
     assert cancelled.err.startswith("error: run is trained on the-other, not on this machine\nend it there: ")
     assert "resume run force=true" in cancelled.err
     with pytest.raises(ConfigurationError, match="run is running on the-other"):
-        launch.resume(str(run.folder), ())
+        launch.resume(str(run.folder))
     assert run_folder.read_receipt(run.folder) == receipt
-    resumed = launch.resume(str(run.folder), ("force=true",))
+    resumed = launch.resume(str(run.folder), "force=true")
     assert run_folder.read_receipt(run.folder).host == socket.gethostname()
     resumed.cancel()
     assert resumed.status() is Status.cancelled
@@ -482,8 +482,8 @@ def test_a_run_of_another_machine_goes_on_at_another_place_by_force_alone(
     own.write_text("from mnist_cnn.backends.local import LocalBackend as Own", encoding="utf-8")
     place = f"backend={own}:Own"
     with pytest.raises(ConfigurationError, match="run is running on the-other"):
-        launch.resume(str(folder), (place,))
-    assert launch.resume(str(folder), (place, "force=true")).wait().weights_sha256 == weights_of(whole)
+        launch.resume(str(folder), place)
+    assert launch.resume(str(folder), place, "force=true").wait().weights_sha256 == weights_of(whole)
 
 
 def test_a_trainer_is_found_again_although_its_machine_has_another_name_now(tmp_path: Path) -> None:
@@ -509,7 +509,7 @@ def test_a_clock_that_is_set_while_a_run_trains_does_not_make_it_lost(tmp_path: 
     found = launch.attach_to(run.folder)
     assert not found.status().is_final
     with pytest.raises(ConfigurationError, match="run is preparing"):
-        launch.resume(str(run.folder), ())
+        launch.resume(str(run.folder))
     run.cancel()
     assert found.status() is Status.cancelled
 

@@ -300,7 +300,7 @@ def test_a_resumed_run_keeps_its_device_and_takes_no_other_settings(tmp_path: Pa
     assert "resume does not take train.epochs=3" in refused.err
     before = run_folder.read_receipt(run.folder)
     assert before.backend_settings == {"device": "cpu"}
-    resumed = launch.resume(str(run.folder), ())
+    resumed = launch.resume(str(run.folder))
     result = resumed.wait()
     after = run_folder.read_receipt(run.folder)
     assert (after.id, after.created, after.backend_settings) == (before.id, before.created, {"device": "cpu"})
@@ -317,7 +317,7 @@ def test_a_run_killed_after_its_last_checkpoint_gets_its_whole_history(
     receipt = json.loads((small_run / "run.json").read_text()) | {"status": "running"}
     (tmp_path / "run" / "run.json").write_text(json.dumps(receipt))
     (tmp_path / "run" / ".writing-model.keras").write_text("half")
-    result = launch.resume(str(tmp_path / "run"), ()).wait()
+    result = launch.resume(str(tmp_path / "run")).wait()
     assert run_folder.read_history(tmp_path / "run") == result.history
     before = run_folder.read_result(small_run)
     assert before is not None
@@ -330,7 +330,7 @@ def test_a_result_from_before_a_run_went_on_is_not_taken_for_its_own(tmp_path: P
     copy_run(small_run, tmp_path / "run")
     receipt = json.loads((small_run / "run.json").read_text()) | {"status": "cancelled"}
     (tmp_path / "run" / "run.json").write_text(json.dumps(receipt))
-    run = launch.resume(str(tmp_path / "run"), ())
+    run = launch.resume(str(tmp_path / "run"))
     trainer_of(run.folder).kill()
     with pytest.raises(BackendError, match="ended without a word"):
         run.wait()

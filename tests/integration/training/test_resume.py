@@ -69,7 +69,7 @@ def test_a_changed_job_is_refused_naming_the_change_and_goes_on_by_force_with_a_
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     refused = run_command("resume", "run", cwd=tmp_path)
     assert refused.code == ConfigurationError.exit_code
-    assert "run cannot go on as it began: train.learning_rate=0.5 (was 1.0)" in refused.err
+    assert "run cannot be resumed, because this has changed: train.learning_rate=0.5 (was 1.0)" in refused.err
     assert "resume run force=true" in refused.err
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     forced = run_command(
@@ -90,7 +90,7 @@ def test_other_packages_are_refused_before_anything_starts(tmp_path: Path, small
     older = {**receipt.versions, "keras": "3.14.9"}
     run_folder.write_receipt(folder, dataclasses.replace(receipt, versions=older))
     with pytest.raises(ConfigurationError, match=rf"keras {receipt.versions['keras']} \(was 3\.14\.9\)"):
-        launch.resume(str(folder), ())
+        launch.resume(str(folder))
     assert run_folder.read_receipt(folder).status is Status.running
 
 
@@ -108,7 +108,7 @@ def test_another_machine_is_refused_by_the_trainer_and_goes_on_by_force_with_a_m
     assert "(was aarch64 sve)" in refused.err
     assert "(was 64)" in refused.err
     assert run_folder.read_receipt(folder).status is Status.failed
-    result = launch.resume(str(folder), ("force=true",)).wait()
+    result = launch.resume(str(folder), "force=true").wait()
     assert "aarch64 sve" in result.changes[0]
     assert result.weights_sha256 == result_of(small_run).weights_sha256  # for nothing else has changed
 
@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_no_bit(tmp_path: Path, small_ru
     folder = interrupted_copy(small_run, tmp_path / "run", after=2)
     newest = folder / "checkpoints" / "epoch-000002.npz"
     newest.write_bytes(newest.read_bytes()[:-1])
-    result = launch.resume(str(folder), ()).wait()
+    result = launch.resume(str(folder)).wait()
     log = (folder / "log.txt").read_text()
     assert "checkpoint epoch-000002.npz is damaged and passed over" in log
     assert "going on after epoch 1 of 2" in log
@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_no_bit(tmp_path: Path, small_ru
 def test_without_any_sound_checkpoint_it_begins_anew(tmp_path: Path, small_run: Path) -> None:
     folder = interrupted_copy(small_run, tmp_path / "run", after=1)
     (folder / "checkpoints" / "epoch-000001.npz").write_bytes(b"")
-    result = launch.resume(str(folder), ()).wait()
+    result = launch.resume(str(folder)).wait()
     assert result.weights_sha256 == result_of(small_run).weights_sha256
     assert [row.epoch for row in result.history] == [1, 2]
 
@@ -148,7 +148,7 @@ def test_a_network_that_draws_from_the_global_seed_resumes_to_the_same_weights(t
     whole = run_command(*job, "run_dir=whole", cwd=tmp_path)
     assert whole.code == 0, whole.err
     folder = interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=1)
-    result = launch.resume(str(folder), ()).wait()
+    result = launch.resume(str(folder)).wait()
     assert result.history[1].loss == result_of(tmp_path / "whole").history[1].loss
     assert result.weights_sha256 == result_of(tmp_path / "whole").weights_sha256
 
@@ -169,7 +169,7 @@ def test_a_network_that_draws_from_pythons_and_numpys_generators_resumes_to_the_
     whole = run_command(*job, "run_dir=whole", cwd=tmp_path)
     assert whole.code == 0, whole.err
     folder = interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=1)
-    result = launch.resume(str(folder), ()).wait()
+    result = launch.resume(str(folder)).wait()
     assert result.weights_sha256 == result_of(tmp_path / "whole").weights_sha256
 
 
@@ -188,7 +188,7 @@ def test_force_is_refused_where_nothing_is_resumed(tmp_path: Path) -> None:
     for verb in ("train", "plan"):
         refused = run_command(verb, "force=true", cwd=tmp_path)
         assert refused.code == ConfigurationError.exit_code
-        assert "force=true is for resume alone" in refused.err
+        assert "only resume takes force=true" in refused.err
     assert not (tmp_path / "runs").exists()
 
 
