@@ -129,8 +129,8 @@ def test_ctrl_c_however_often_ends_the_run_once_and_is_told_once(tmp_path: Path,
         time.sleep(0.005)  # two that have not been heard yet are one
     code, _, err = end_of(process)
     assert code == Interrupted.exit_code
-    assert err.count("ending the run") == 1
-    assert "interrupted; run is cancelled\ngo on with it: " in err
+    assert err.count("stopping the run") == 1
+    assert "interrupted; run is cancelled\nresume it: " in err
     assert not trainer.is_running()
     assert run_folder.read_receipt(tmp_path / "run").status is Status.cancelled
     assert list((tmp_path / "run" / "checkpoints").glob("*.sha256"))
@@ -459,7 +459,7 @@ def test_a_run_that_another_machine_trains_is_as_it_last_told_and_goes_on_here_b
     run_folder.write_progress(run.folder, Progress("running", 1, 2))
     status = run_command("status", "run", cwd=tmp_path).out
     assert status.startswith("run is running (local")
-    assert "this is what was last told of it on the-other\n" in status
+    assert "this is the last status that the-other recorded\n" in status
     cancelled = run_command("cancel", "run", cwd=tmp_path)
     assert cancelled.code == BackendError.exit_code
     assert cancelled.err.startswith("error: run is trained on the-other, not on this machine\nend it there: ")
