@@ -1,4 +1,4 @@
-"""From overrides to a run: what the command line and a notebook both call.
+"""From overrides to a run: the functions behind both the command line and the Python API.
 
 Everything that can be checked without starting a run is checked before its folder is made.
 """
@@ -61,7 +61,7 @@ def plan(*overrides: str) -> Plan:
 def submit(*job_or_overrides: Job | str) -> Run:
     """Start a run and return it; its `wait()` returns the result.
 
-    Takes overrides, or a job and overrides that say where it runs and in which folder:
+    Takes overrides, or a job and overrides that only choose its backend and folder:
     `submit("train.epochs=2")`, `submit(job, "run_dir=first")`.
 
     Raises:

@@ -31,7 +31,7 @@ class LossyStream:
 
 
 def lossy(stream: TextIO) -> TextIO:
-    """Return a stream that drops what it cannot write, so that only its own errors are suppressed."""
+    """Return a stream that drops what it cannot write; any other error still propagates."""
     return cast("TextIO", LossyStream(stream))
 
 

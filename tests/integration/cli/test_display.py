@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from helpers.processes import SMALL, command
+from PIL import Image
 
 import mnist_cnn
 
@@ -32,6 +34,10 @@ def test_a_run_from_python_takes_a_few_calls(tmp_path: Path, monkeypatch: pytest
     assert "x_test (500, 28, 28, 1), y_test (500, 10)" in shown.getvalue()
     assert mnist_cnn.attach("latest", "runs_dir=.").wait() == result
     assert mnist_cnn.load_predictor(run.folder).classes == 10
+    picture = np.zeros((28, 28), np.uint8)
+    picture[4:24, 13:16] = 255
+    Image.fromarray(picture).save("one.png")
+    assert mnist_cnn.predict_file("latest", "one.png", "runs_dir=.").label in range(10)
 
 
 def test_a_terminal_shows_one_live_line(tmp_path: Path) -> None:
