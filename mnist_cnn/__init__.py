@@ -1,4 +1,4 @@
-"""Train a Keras CNN on MNIST here or on a cluster: the same job, the same code, the same weights.
+"""Train a Keras CNN on MNIST, locally or on a cluster: the same job, the same code, the same weights.
 
 From Python or a notebook:
 
@@ -9,7 +9,7 @@ From Python or a notebook:
     mnist_cnn.follow(run)
     print(run.wait().accuracy)
 
-What is named here is imported when it is first used, so that importing the package costs nothing.
+Each name is imported when it is first used, so that importing the package is fast.
 """
 
 from __future__ import annotations
@@ -21,23 +21,27 @@ from mnist_cnn.version import __version__
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.display import follow
-    from mnist_cnn.launch import attach, make_job, plan, submit
+    from mnist_cnn.launch import attach, make_job, plan, predict_file, resume, submit
     from mnist_cnn.prediction.predictor import load_predictor
 
-__all__ = ["__version__", "attach", "follow", "load_predictor", "make_job", "plan", "submit"]
+__all__ = [
+    "__version__",
+    "attach",
+    "follow",
+    "load_predictor",
+    "make_job",
+    "plan",
+    "predict_file",
+    "resume",
+    "submit",
+]
 
-_HOME_OF = {
-    "attach": "mnist_cnn.launch",
-    "follow": "mnist_cnn.cli.display",
-    "load_predictor": "mnist_cnn.prediction.predictor",
-    "make_job": "mnist_cnn.launch",
-    "plan": "mnist_cnn.launch",
-    "submit": "mnist_cnn.launch",
-}
+_MODULES = {"follow": "mnist_cnn.cli.display", "load_predictor": "mnist_cnn.prediction.predictor"}
+"""The module of each name that `mnist_cnn.launch` does not define."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        return getattr(import_module(_HOME_OF[name]), name)
+    if name in __all__:
+        return getattr(import_module(_MODULES.get(name, "mnist_cnn.launch")), name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -2,15 +2,15 @@
 
     MnistCnnError
     ├── ConfigurationError   2   a key, a value, a name, a folder that is already a run
-    ├── DataError            3   a data set or a picture that is not what it should be
-    ├── BackendError         4   the place where the run was to happen: device, disk, service
+    ├── DataError            3   a damaged or missing data set or picture
+    ├── BackendError         4   device, disk or service
     ├── TrainingError        5   the training itself failed
     ├── RunCancelled         6   the run was cancelled
-    └── Interrupted        130   Ctrl-C, or detached from a run that goes on
+    └── Interrupted        130   Ctrl-C, or detached from a run that is still running
 
-An error has one line that says what happened and one that says what to do. A foreign exception is
-translated where it is understood, with `raise ... from`, so that the cause is kept. Whatever an error is made
-of, it shows no password, key or token: it may come to be printed, logged, saved in a notebook or sent.
+An error has a message (what happened) and a hint (what to do). The code that understands a foreign exception
+translates it with `raise ... from`, which keeps the cause. Passwords, keys and tokens are redacted, because
+errors are printed, logged, sent and saved in notebooks.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import ClassVar
 
 from mnist_cnn.redaction import redact
 
-LONGEST = 2000
-"""Characters of a message or a hint, of which a path alone may take some hundreds."""
+MAX_LENGTH = 2000
+"""Characters of a message or a hint; one path can have several hundred."""
 
 
 class MnistCnnError(Exception):
-    """What happened (`message`) and what to do about it (`hint`), each one line."""
+    """An error with a message and a hint of one line each; its text is both lines."""
 
     exit_code: ClassVar[int] = 1
 
@@ -34,12 +34,15 @@ class MnistCnnError(Exception):
         self.hint = _shortened(redact(hint))
         super().__init__(self.message)
 
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
 
-def _shortened(words: str) -> str:
-    """Leave out the middle of what is longer than a person reads: a damaged file may hold any value."""
-    if len(words) <= LONGEST:
-        return words
-    return f"{words[: LONGEST // 2]} ... {words[-LONGEST // 4 :]}"
+
+def _shortened(text: str) -> str:
+    """Cut the middle out of a long text, because a damaged file may hold any value."""
+    if len(text) <= MAX_LENGTH:
+        return text
+    return f"{text[: MAX_LENGTH // 2]} ... {text[-MAX_LENGTH // 4 :]}"
 
 
 class ConfigurationError(MnistCnnError):
@@ -58,7 +61,7 @@ class TrainingError(MnistCnnError):
     exit_code = 5
 
 
-class RunCancelled(MnistCnnError):  # noqa: N818 - it is an outcome that ends a run, like KeyboardInterrupt
+class RunCancelled(MnistCnnError):  # noqa: N818 - an outcome that ends a run, like KeyboardInterrupt
     exit_code = 6
 
 
@@ -72,23 +75,23 @@ ERRORS_BY_EXIT_CODE: dict[int, type[MnistCnnError]] = {
 }
 
 
-def storage_error(error: OSError, what: str, elsewhere: str = "runs_dir=FOLDER") -> BackendError:
-    """Word a refused write: `what` could not be written, and `elsewhere` is the setting that moves it."""
+def storage_error(error: OSError, what: str, setting: str = "runs_dir=FOLDER") -> BackendError:
+    """Translate a failed write of `what`; `setting` is the override that chooses another place for it."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        hint = f"free some space there, or choose another disk with {elsewhere}"
+        hint = f"free some space there, or choose another disk with {setting}"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = f"choose a folder that you may write to with {elsewhere}"
+        hint = f"choose a folder that you may write to with {setting}"
     else:
-        hint = f"look at that folder and its disk, or choose another with {elsewhere}"
+        hint = f"check that folder and its disk, or choose another with {setting}"
     return BackendError(f"cannot write {what}: {reason}", hint)
 
 
 def unexpected_error(error: Exception) -> MnistCnnError:
-    """Word an exception that nobody has translated: a file or a stream that failed, or a bug."""
+    """Translate an exception that no other code has translated: a failed file or stream, or a bug."""
     if isinstance(error, OSError):
         what = error.filename or "the output or the current folder"
-        hint = "look whether it is there, and whether it may be read and written"
+        hint = "check that it exists, and that you may read and write it"
         return BackendError(f"{what}: {error.strerror or error}", hint)
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return MnistCnnError(f"a bug: {what}", "please report it with the traceback")

@@ -1,11 +1,12 @@
-"""From overrides to a run: what the command line and a notebook both call.
+"""From overrides to a run: the functions behind both the command line and the Python API.
 
-Everything that can be checked without starting anything is checked before a folder is made.
+Everything that can be checked without starting a run is checked before its folder is made.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,79 +29,117 @@ if TYPE_CHECKING:
     from mnist_cnn.backend import Backend, Run
     from mnist_cnn.config import Config, TrainConfig
     from mnist_cnn.data.datasets import DataSetInfo
+    from mnist_cnn.prediction.predictor import Prediction
 
 SOURCE_BYTES = 512 * 1024
-"""The most that a network file may have: job.json, which holds it, may have some more."""
+"""Largest network file; job.json, which contains it, may be somewhat larger."""
+JOB_KEYS = ("data", "model", "train", "seed", "save_h5")
+"""Groups and keys whose values are part of a job."""
+
+
+# The Python API
 
 
 def make_job(*overrides: str) -> Job:
-    """Make the job that these overrides describe; data that are not here yet are downloaded.
+    """Return the job that overrides describe; a missing data set is downloaded.
 
     Raises:
-        ConfigurationError, DataError: what is wrong with the configuration or the data.
+        ConfigurationError, DataError: the configuration or the data are not valid.
     """
     return job_of(compose.load(overrides))
 
 
 def plan(*overrides: str) -> Plan:
-    """Say what `submit` would do with these overrides; nothing is written, sent or downloaded.
+    """Return what `submit` would do with overrides; writes, sends and downloads nothing.
 
     Raises:
-        ConfigurationError, DataError: why it would be refused.
+        ConfigurationError, DataError: `submit` would refuse them.
     """
     return plan_of(compose.load(overrides))
 
 
 def submit(*job_or_overrides: Job | str) -> Run:
-    """Start a run and return it; `wait()` gives its result.
+    """Start a run and return it; its `wait()` returns the result.
 
-    What is trained is a job from `make_job` or what the overrides describe; where and into which folder is
-    for the overrides to say: `submit(job, "run_dir=first")`, `submit("train.epochs=2")`.
+    Takes overrides, or a job and overrides that only choose its backend and folder:
+    `submit("train.epochs=2")`, `submit(job, "run_dir=first")`.
 
     Raises:
-        ConfigurationError, DataError, BackendError: it cannot be started.
+        ConfigurationError: an override is not valid, or would change the given job.
+        DataError, BackendError: the run cannot be started.
     """
     overrides = [given for given in job_or_overrides if isinstance(given, str)]
     jobs = [given for given in job_or_overrides if isinstance(given, Job)]
+    if len(jobs) > 1:
+        raise ConfigurationError(f"submit takes one job, not {len(jobs)}", "submit them one by one")
+    for override in overrides if jobs else ():
+        key = re.match(r"\w*", override.lstrip("+~"))
+        if key is not None and key.group() in JOB_KEYS:
+            hint = f"leave it out, or make the job with it: make_job({override!r})"
+            raise ConfigurationError(f"{override} would change the submitted job", hint)
     config = compose.load(overrides)
     return start(config, jobs[0] if jobs else job_of(config))
 
 
 def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
-    """Return a run by its folder, its name under `runs_dir`, the beginning of one or `latest`.
+    """Return a run by its folder, its name under `runs_dir`, the beginning of its name, or `latest`.
 
     Raises:
-        ConfigurationError: there is no such run.
+        ConfigurationError: the run does not exist.
         BackendError: its receipt is damaged.
     """
     return attach_to(find(run, overrides), overrides)
 
 
+def resume(run: str = run_folder.LATEST, *overrides: str) -> Run:
+    """Resume an interrupted run from its newest checkpoint, where it ran before or on another backend.
+
+    Raises:
+        ConfigurationError, DataError, BackendError: as `prepare_resume`, or the backend refuses the job.
+    """
+    return prepare_resume(run, overrides)()
+
+
+def predict_file(run: str, image: str | Path, *overrides: str) -> Prediction:
+    """Return the digit in a picture, as a run's or a registered model recognises it.
+
+    Raises:
+        ConfigurationError: the run does not exist.
+        DataError: the model or the picture is missing or damaged.
+    """
+    from mnist_cnn.prediction.predictor import load_predictor
+
+    return load_predictor(find_model(run, overrides)).predict_files([Path(image)])[0]
+
+
+# What the command line calls
+
+
 def job_of(config: Config) -> Job:
-    """Make a configuration's job. Raises as `make_job` does."""
+    """Return a configuration's job. Raises as `make_job` does."""
     from mnist_cnn.data import datasets
 
     info = datasets.inspect(config.data)
     if info is None:
-        message = f"the data set {config.data.name} is not here"
-        raise ConfigurationError(message, "set data.dir=FOLDER to a folder that holds it")
+        message = f"data set {config.data.name}: not found"
+        raise ConfigurationError(message, "set data.dir=FOLDER to the folder that holds it")
     return _job(config, info)
 
 
 def check(config: Config, job: Job) -> None:
-    """Check all that can be known before a job is handed to its backend.
+    """Check everything that can be known before a backend gets the job.
 
     Raises:
-        ConfigurationError, DataError: what is wrong.
+        ConfigurationError, DataError: the backend would refuse the job.
     """
     backend_class(config.backend.name)(config).check(job)
 
 
 def start(config: Config, job: Job) -> Run:
-    """Make the run folder and hand the job to its backend; where that never took it, nothing is left.
+    """Make the run folder and submit the job; the folder is removed if the backend refuses the job.
 
     Raises:
-        ConfigurationError, DataError, BackendError: the folder cannot be made, or the job is not taken.
+        ConfigurationError, DataError, BackendError: the folder cannot be made, or the job is refused.
     """
     _refuse_force(config)
     backend = backend_class(config.backend.name)(config)
@@ -113,23 +152,14 @@ def start(config: Config, job: Job) -> Run:
         raise
 
 
-def resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Run:
-    """Start an interrupted run again, in its folder, from its newest checkpoint; here or at another place.
-
-    Raises:
-        ConfigurationError, DataError, BackendError: as `prepare_resume`, or the place does not take it.
-    """
-    return prepare_resume(run, overrides, config_dirs)()
-
-
 def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Callable[[], Run]:
-    """Check that an interrupted run can go on and bring its checkpoints; return what starts it.
+    """Check that a run can be resumed and download its checkpoints; return the function that starts it.
 
     Raises:
-        ConfigurationError: there is no such run, it is running or completed, or its job or the packages have
-            changed since, and `force=true` is not among the overrides.
-        DataError: the data are not here any more.
-        BackendError: the place where it ran does not give its checkpoints.
+        ConfigurationError: the run does not exist, is still running or completed, or its job or packages have
+            changed and the overrides do not include `force=true`.
+        DataError: the data set is missing.
+        BackendError: the checkpoints cannot be downloaded.
     """
     folder = find(run, overrides, config_dirs)
     config = config_to_resume(folder, overrides, config_dirs)
@@ -152,14 +182,14 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
         before.download_checkpoints()
         with run_folder.lock(folder):
             now = run_folder.read_receipt(folder)
-            if now == receipt and not now.status.is_final:  # what its own place tells, another does not know
+            if now == receipt and not now.status.is_final:  # the new backend cannot ask the old one
                 run_folder.record_end(folder, status)
     _check_unchanged(folder, job, receipt, force=config.run.force)
     return partial(backend.submit, job, folder)
 
 
 def config_to_resume(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
-    """Compose the configuration to go on with a run: at the place that they name, else where it was."""
+    """Return the configuration for resuming a run: on the backend of the overrides, or else its own."""
     named = compose.named_backend(overrides)
     if named in (None, run_folder.read_receipt(folder).backend):
         return config_of_run(folder, overrides, config_dirs)
@@ -169,27 +199,39 @@ def config_to_resume(folder: Path, overrides: Sequence[str], config_dirs: Sequen
 def find(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Path:
     """Return a run's folder. Raises as `run_folder.find` does.
 
-    What the overrides set of a backend is left aside: which one a run has is known when it is found.
+    Ignores `backend.*`, because only the found run's receipt says which backend these keys belong to.
     """
     others = [text for text in overrides if text.lstrip("+").partition("=")[0].partition(".")[0] != "backend"]
     return run_folder.find(run, compose.runs_dir(others, config_dirs))
 
 
+def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Path:
+    """Return the folder of a registered model, or of a run. Raises as `find` does."""
+    folder = Path(run)
+    return folder if (folder / "model.onnx").is_file() else find(run, overrides, config_dirs)
+
+
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:
-    """Return the run in a folder, by the backend that its receipt names."""
+    """Return the run in a folder, from the backend that its receipt names."""
     config = config_of_run(folder, overrides, config_dirs)
     return backend_class(config.backend.name)(config).attach(folder)
 
 
+def config_of_run(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
+    """Return the configuration for an existing run: its receipt names the backend."""
+    receipt = run_folder.read_receipt(folder)
+    return compose.load(overrides, config_dirs, backend=(receipt.backend, receipt.backend_settings))
+
+
 def ends_with_its_command(config: Config) -> bool:
-    """Tell whether a run of this backend ends with the command that started it."""
+    """Return whether a run of this backend ends with the command that started it."""
     return backend_class(config.backend.name).ends_with_its_command
 
 
 def statuses(folders: Sequence[Path]) -> dict[Path, Status]:
-    """Return where runs stand, but for those that are removed meanwhile.
+    """Return the status of each run, except those that are removed meanwhile.
 
-    Where a backend is not installed here, that is what the receipts say.
+    The receipt's status is used if a backend does not answer or is not installed.
     """
     backends: dict[str, Backend | None] = {}
     found = {}
@@ -200,7 +242,7 @@ def statuses(folders: Sequence[Path]) -> dict[Path, Status]:
 
 
 def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
-    """Return where a run stands, by one backend for all runs of its name."""
+    """Return a run's status; `backends` has one backend per name, or None for one that does not answer."""
     receipt = run_folder.read_receipt(folder)
     backend = None
     try:
@@ -212,79 +254,37 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
         return backend.attach(folder).status() if backend is not None else receipt.status
     except BackendError:
         if backend is not None and not backend.ends_with_its_command:
-            backends[receipt.backend] = None  # a place that does not answer is asked once
+            backends[receipt.backend] = None  # ask a service that does not answer only once
         return receipt.status
     except MnistCnnError:
         return receipt.status
 
 
-def plan_of(config: Config) -> Plan:
-    """Say what would be trained, where and into which folder."""
-    from mnist_cnn.data import datasets
-
-    _refuse_force(config)
-    if config.run.run_dir is not None:
-        run_folder.check_free(Path(config.run.run_dir))
-    info = datasets.inspect(config.data, download=False)
-    if info is None:
-        described = f"{config.data.name}, not here yet: downloaded when a run starts"
-        job_lines: tuple[tuple[str, str], ...] = (("job", "its digest is known when the data are here"),)
-        where: tuple[tuple[str, str], ...] = ()
-    else:
-        job = _job(config, info)
-        described = (
-            f"{config.data.name} ({info.location}), {_counts(config, info)}, {config.data.format.value}"
-        )
-        job_lines = (("job", job.digest),)
-        where = backend_class(config.backend.name)(config).plan(job).lines
-    registered = "nowhere"
-    if config.register.name is not None:
-        registered = f"as {config.register.name}, from a test accuracy of {config.register.min_accuracy:g} on"
-    return Plan(
-        (
-            *job_lines,
-            ("data", described),
-            ("model", _describe_model(config)),
-            ("train", _describe_training(config.train)),
-            ("seed", str(config.run.seed)),
-            ("folder", config.run.run_dir or f"a new one under {config.run.runs_dir}"),
-            ("backend", config.backend.name),
-            *where,
-            ("registered", registered),
-        )
-    )
-
-
-def config_of_run(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
-    """Compose the configuration for a run that there is: its backend is the one that its receipt names."""
-    receipt = run_folder.read_receipt(folder)
-    return compose.load(overrides, config_dirs, backend=(receipt.backend, receipt.backend_settings))
-
-
 def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, force: bool) -> None:
-    """Check that a run would go on as it began, as far as that is known before it starts.
+    """Check that a resumed run would have the same job and packages as before.
 
     Raises:
-        ConfigurationError: job or packages have changed, and nothing forces it.
+        ConfigurationError: job or packages have changed, and `force` is false.
     """
-    kept = Checkpoints(folder / run_folder.CHECKPOINTS).newest()
-    if kept is not None:
-        changes = kept.job.changes_to(job)
+    checkpoint = Checkpoints(folder / run_folder.CHECKPOINTS).newest()
+    if checkpoint is not None:
+        changes = checkpoint.job.changes_to(job)
     else:
         changes = () if job.has_digest(receipt.job_digest) else ("the job",)
     if receipt.versions:
         changes += changed_versions(receipt.versions, versions())
     if changes and not force:
         raise ConfigurationError(
-            f"{folder} cannot be resumed exactly: {', '.join(changes)}", changed_hint(str(folder))
+            f"{folder} cannot be resumed, because this has changed: {', '.join(changes)}",
+            changed_hint(str(folder)),
         )
-    with run_folder.lock(folder):  # whoever starts it now removes what is half-written
-        run_folder.write_job(folder, job)  # with the digest that fits it, where it was changed by hand
+    with run_folder.lock(folder):  # a process that starts the run meanwhile removes half-written files
+        run_folder.write_job(folder, job)  # with the digest that fits a job that was changed by hand
 
 
 def _refuse_force(config: Config) -> None:
     if config.run.force:
-        raise ConfigurationError("force=true is for resume alone", "leave it out")
+        raise ConfigurationError("only resume takes force=true", "leave it out")
 
 
 def _job(config: Config, info: DataSetInfo) -> Job:
@@ -294,8 +294,8 @@ def _job(config: Config, info: DataSetInfo) -> Job:
         try:
             source = safe_read.read_text(path, SOURCE_BYTES)
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
-            message = f"model.file={model.file} cannot be read: {reason}"
+            reason = getattr(error, "strerror", None) or "it is not a text file"
+            message = f"model.file={config.model.file} cannot be read: {reason}"
             raise ConfigurationError(message, "name a Python file that defines build()") from error
         model = dataclasses.replace(model, file=path.name, source=source)
     check_network(model, info.height, info.width)
@@ -309,10 +309,53 @@ def _job(config: Config, info: DataSetInfo) -> Job:
     )
 
 
-def _counts(config: Config, info: DataSetInfo) -> str:
-    train = config.data.train_limit or info.train_images
-    held_out = f", {config.data.validation} of them for validation" if config.data.validation else ""
-    return f"{train} training images{held_out}, {config.data.test_limit or info.test_images} test images"
+# The plan, in words
+
+
+def plan_of(config: Config) -> Plan:
+    """Return what would be trained, where, and in which folder. Raises as `plan` does."""
+    from mnist_cnn.data import datasets
+
+    _refuse_force(config)
+    if config.run.run_dir is not None:
+        run_folder.check_free(Path(config.run.run_dir))
+    info = datasets.inspect(config.data, download=False)
+    backend_lines: tuple[tuple[str, str], ...] = ()
+    if info is None:
+        digest = "its digest is known once the data set is downloaded"
+        data = f"{config.data.name}, not downloaded yet: downloaded when a run starts"
+    else:
+        job = _job(config, info)
+        digest, data = job.digest, _describe_data(config, info)
+        backend_lines = backend_class(config.backend.name)(config).plan(job).lines
+    register = config.register
+    return Plan(
+        (
+            ("job", digest),
+            ("data", data),
+            ("model", _describe_model(config)),
+            ("train", _describe_training(config.train)),
+            ("seed", str(config.run.seed)),
+            ("folder", config.run.run_dir or f"a new one under {config.run.runs_dir}"),
+            ("backend", config.backend.name),
+            *backend_lines,
+            (
+                "registered",
+                "no"
+                if register.name is None
+                else f"as {register.name}, if its test accuracy is at least {register.min_accuracy:g}",
+            ),
+        )
+    )
+
+
+def _describe_data(config: Config, info: DataSetInfo) -> str:
+    data = config.data
+    held_out = f", {data.validation} of them for validation" if data.validation else ""
+    return (
+        f"{data.name} ({info.location}), {data.train_limit or info.train_images} training images{held_out}, "
+        f"{data.test_limit or info.test_images} test images, {data.format.value}"
+    )
 
 
 def _describe_model(config: Config) -> str:
@@ -337,21 +380,20 @@ def _describe_model(config: Config) -> str:
 
 
 def _describe_training(train: TrainConfig) -> str:
-    rate = f"{train.optimizer.value}, learning rate {train.learning_rate:g}"
-    if train.schedule is Schedule.one_cycle:
-        rate += " in one cycle"
-    changes = [
-        f"{name} {value:g}"
-        for name in ("rotation", "zoom", "shear", "shift")
-        if (value := getattr(train, name))
+    in_one_cycle = " in one cycle" if train.schedule is Schedule.one_cycle else ""
+    parts = [
+        f"{_epochs(train.epochs)} in batches of {train.batch_size}",
+        f"{train.optimizer.value}, learning rate {train.learning_rate:g}{in_one_cycle}",
+        train.loss.value,
     ]
+    if train.label_smoothing:
+        parts.append(f"label smoothing {train.label_smoothing:g}")
+    augmentation = ("rotation", "zoom", "shear", "shift")
+    changes = [f"{name} {value:g}" for name in augmentation if (value := getattr(train, name))]
+    parts += changes
     if changes and train.unaugmented_epochs:
-        changes.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
-    smoothing = [f"label smoothing {train.label_smoothing:g}"] if train.label_smoothing else []
-    how = f"{_epochs(train.epochs)} in batches of {train.batch_size}"
-    return ", ".join(
-        [how, rate, train.loss.value, *smoothing, *changes, f"precision {train.precision.value}"]
-    )
+        parts.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
+    return ", ".join([*parts, f"precision {train.precision.value}"])
 
 
 def _epochs(count: int) -> str:

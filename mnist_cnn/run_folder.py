@@ -182,9 +182,7 @@ def find(run: str, runs_dir: str) -> Path:
     if run == LATEST:
         newest = max(all_runs(runs_dir), key=lambda folder: read_receipt(folder).created, default=None)
         if newest is None:
-            raise ConfigurationError(
-                f"there is no run under {runs_dir}", "start one, or choose runs_dir=FOLDER"
-            )
+            raise ConfigurationError(f"no runs under {runs_dir}", "start one, or choose runs_dir=FOLDER")
         return newest
     for folder in (Path(runs_dir) / run, Path(run)):
         if (folder / RECEIPT).is_file():
@@ -198,7 +196,7 @@ def find(run: str, runs_dir: str) -> Path:
             f"{run} matches {len(matching)} runs", f"choose one of {', '.join(matching)}"
         )
     hint = did_you_mean(run, [*names, LATEST], f"`list` shows the runs under {runs_dir}")
-    raise ConfigurationError(f"there is no run {run} under {runs_dir}", hint)
+    raise ConfigurationError(f"run {run}: not found under {runs_dir}", hint)
 
 
 def all_runs(runs_dir: str) -> list[Path]:

@@ -20,7 +20,7 @@ from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.parallel import start_thread, stop_if_cancelled
 from mnist_cnn.errors import BackendError, storage_error
 from mnist_cnn.redaction import redact, without_secrets
-from mnist_cnn.terminal.output import dispensable
+from mnist_cnn.terminal.output import lossy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +92,7 @@ class ServiceError(BackendError):
 def report(line: str) -> None:
     """Print a line on stderr, because stdout may have to be JSON."""
     stop_if_cancelled()
-    print(line, file=dispensable(sys.stderr), flush=True)
+    print(line, file=lossy(sys.stderr), flush=True)
 
 
 def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:

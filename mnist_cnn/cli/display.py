@@ -1,7 +1,4 @@
-"""A run as a person watches it, in a terminal or a plain log; in a notebook it is notebook.py's.
-
-Knows the contract's Run, but no backend.
-"""
+"""A run as a person watches it in a terminal or a plain log; notebook.py does the same in a notebook."""
 
 from __future__ import annotations
 
@@ -19,22 +16,21 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backend import Run
 
-WITH_BAR = 110
-"""Columns of a terminal from which on there is room for a bar."""
+BAR_COLUMNS = 110
+"""Least width of a terminal that has room for a progress bar."""
 PLAIN_SECONDS = 10.0
-"""How often a line says where the training stands where there is no terminal."""
+"""Pause between two lines of progress in a plain log."""
 
 
 def follow(run: Run, stream: TextIO | None = None, log_stream: LogStream | None = None) -> None:
-    """Show what the trainer says and where it stands until the run has ended.
+    """Show a run's log and progress until it ends.
 
-    In a notebook this is shown in its cell, with the history; in a terminal there is one live line under
-    what was said; elsewhere, and on a `stream` that is no terminal, there are plain lines. With the
-    `log_stream` of a following that was interrupted it goes on from there.
+    A notebook shows it in the cell, with the history. A terminal shows one live line below the log. Any other
+    stream gets plain lines. Pass the `log_stream` of an interrupted call to continue where it stopped.
     """
     from mnist_cnn.cli import notebook
 
-    if stream is None and notebook.is_here():
+    if stream is None and notebook.is_notebook():
         notebook.follow(run)
         return
 
@@ -57,11 +53,11 @@ def _follow_live(run: Run, console: Console, log_stream: LogStream) -> None:
         SpinnerColumn(),
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
     ]
-    if console.width >= WITH_BAR:
+    if console.width >= BAR_COLUMNS:
         columns.insert(1, BarColumn(bar_width=24))
     with Bar(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task("starting", total=None)
-        for line in _said(log_stream):
+        for line in _trainer_lines(log_stream):
             if line is not None:
                 console.print(line)
             progress = run.progress()
@@ -72,20 +68,20 @@ def _follow_live(run: Run, console: Console, log_stream: LogStream) -> None:
 
 
 def _follow_plainly(run: Run, stream: TextIO, log_stream: LogStream) -> None:
-    last_said = time.monotonic()
-    for line in _said(log_stream):
+    last_written = time.monotonic()
+    for line in _trainer_lines(log_stream):
         progress = run.progress()
         if line is not None:
             stream.write(f"{line}\n")
-        elif progress is not None and time.monotonic() - last_said > PLAIN_SECONDS:
+        elif progress is not None and time.monotonic() - last_written > PLAIN_SECONDS:
             stream.write(f"{describe_progress(progress)}\n")
         else:
             continue
         stream.flush()
-        last_said = time.monotonic()
+        last_written = time.monotonic()
 
 
-def _said(log_stream: LogStream) -> Iterator[str | None]:
-    """Yield what the trainer says as it says it, and None now and then while it is silent."""
+def _trainer_lines(log_stream: LogStream) -> Iterator[str | None]:
+    """Yield the trainer's lines as they arrive, and None for other lines and for every pause."""
     for line in log_stream:
         yield None if line is None else trainer_line(line)

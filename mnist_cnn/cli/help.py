@@ -1,4 +1,4 @@
-"""What --help prints: made from the schema, so that it says what is checked."""
+"""The text of --help, generated from the configuration schema."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from mnist_cnn.config import (
 if TYPE_CHECKING:
     from mnist_cnn.config import Section
 
-VERB_LINES = """\
-  train                 train, here or where backend= says; the default
-  plan                  say what would be trained, where, into which folder; writes nothing
-  list                  the runs: status, accuracy, backend, age
-  status RUN            where a run stands
-  follow RUN            watch a run to its end
-  cancel RUN            end a run
-  resume RUN            go on with an interrupted run from its last checkpoint
+COMMAND_LINES = """\
+  train                 train, here or on the backend that backend= names; the default
+  plan                  print what would be trained, where and in which folder; writes nothing
+  list                  list the runs: status, accuracy, backend, age
+  status RUN            print a run's status
+  follow RUN            watch a run until it ends
+  cancel RUN            stop a run
+  resume RUN            resume an interrupted run from its last checkpoint
   register RUN          put a run's model into the registry, as register.name
-  predict RUN IMAGE...  recognise digits in PNG or JPEG pictures
-  cluster show|delete   the cluster that backend=azure trains on: what it costs, and how that ends"""
+  predict RUN IMAGE...  recognise the digits in PNG or JPEG pictures
+  cluster show|delete   show or delete the cluster of backend=azure, and what it costs"""
 
 FLAGS = """\
-  -m, --multirun        run every combination of the values in KEY=A,B; ends with a table, best first
-  --config-dir FOLDER   more options for the groups, in a folder laid out like conf/
-  --json                print the answer as JSON; what happens meanwhile goes to stderr
+  -m, --multirun        run every combination of the values in KEY=A,B; prints a table, best first
+  --config-dir FOLDER   add options for the groups, from a folder laid out like conf/
+  --json                print the result as JSON, and progress on stderr
   --cfg job             print the whole configuration as YAML
   --version             print the version
   --info, --shell-completion, --hydra-help   are Hydra's"""
 
 EXIT_CODES = """\
-  0 done  1 a bug  2 configuration  3 data  4 backend or disk  5 the training failed
-  6 the run was cancelled  130 interrupted"""
+  0 done  1 a bug  2 configuration  3 data  4 backend or disk  5 training failed
+  6 run cancelled  130 interrupted or detached"""
 
 
 def help_text(program: str) -> str:
-    """Return the whole help: verbs, every key with its meaning, what it takes and its default, flags."""
+    """Return the help: commands; every key with meaning, allowed values and default; flags."""
     sections: list[tuple[str, type[Section]]] = [
         ("the run", RunConfig),
         ("data", DataConfig),
@@ -59,15 +59,15 @@ def help_text(program: str) -> str:
     ]
     defaults = compose.compose(())
     parts = [
-        f"usage: {program} [VERB] [RUN] [KEY=VALUE ...]",
-        "Train a convolutional network on MNIST-like images, on this machine or wherever backend= says.",
-        f"Verbs (RUN is a run's name, the beginning of one, its folder, or `latest`)\n{VERB_LINES}",
+        f"usage: {program} [COMMAND] [RUN] [KEY=VALUE ...]",
+        "Train a convolutional network on MNIST-like images, here or on the backend that backend= names.",
+        f"Commands (RUN is a run's name or the beginning of it, its folder, or `latest`)\n{COMMAND_LINES}",
     ]
     for title, section in sections:
         parts.append(_describe(title, section, defaults))
     parts += [_describe_backend(name, defaults) for name in BACKENDS]
     parts.append(
-        "  A backend of your own is chosen with backend=FILE.py:Class; its keys are those of its CONFIG."
+        "  Any other backend is chosen with backend=FILE.py:Class; its CONFIG class defines its keys."
     )
     parts.append(f"Flags\n{FLAGS}")
     parts.append(f"Exit codes\n{EXIT_CODES}")

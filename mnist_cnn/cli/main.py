@@ -1,18 +1,17 @@
-"""The command line: argv taken apart, handed to its verb, and ended in the exit code that an error has.
-
-Flags that are Hydra's own are left to Hydra.
-"""
+"""Parse the arguments, run the command, and turn an error into two lines and an exit code."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mnist_cnn.cli.commands import COMMANDS, MERELY_READ, Command, print_json, program
+from mnist_cnn.cli.commands import COMMANDS, READ_ONLY, Command
+from mnist_cnn.cli.report import print_json, program
 from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
@@ -22,36 +21,37 @@ from mnist_cnn.errors import (
     unexpected_error,
 )
 from mnist_cnn.redaction import redact
-from mnist_cnn.terminal.output import write_no_more
-from mnist_cnn.terminal.signals import Terminated, ignored
+from mnist_cnn.terminal.output import redirect_to_devnull
+from mnist_cnn.terminal.signals import Terminated, ignore_signals
 
 HYDRA_FLAGS = ("--info", "-i", "--shell-completion", "-sc", "--hydra-help")
+FLAGS = ("--json", "--multirun", "--config-dir", "--cfg", "--help", "--version")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the arguments say and return the exit code."""
+    """Run a command line and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in arguments
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.signal(signal.SIGTERM, _raise_terminated)
     _make_streams_usable()
     try:
-        code = _answer(arguments)
-        _flush()  # here, where an error is heard, and not when Python ends
+        code = _run(arguments)
+        _flush()  # now, because Python's own flush at exit would report an error as a traceback
     except MnistCnnError as error:
         return _report(error, as_json=as_json)
     except KeyboardInterrupt:
         return _report(Interrupted("interrupted"), as_json=as_json)
-    except BrokenPipeError:  # whoever read the answer has gone, as `head` does
-        write_no_more(sys.stdout)
+    except BrokenPipeError:  # the reader of the output has gone, for example `head`
+        redirect_to_devnull(sys.stdout)
         return 0
-    except Exception as error:  # noqa: BLE001 - the last resort
+    except Exception as error:  # noqa: BLE001 - reported as a bug
         if not isinstance(error, OSError):
             sys.stderr.write(redact(traceback.format_exc()))
         return _report(unexpected_error(error), as_json=as_json)
     return code
 
 
-def _answer(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str]) -> int:
     if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
         from mnist_cnn.compose import leave_to_hydra
 
@@ -67,41 +67,38 @@ def _answer(arguments: Sequence[str]) -> int:
         print(f"mnist_cnn {__version__}")
         return 0
     command = parse(arguments)
-    if command.verb == "config":
+    if command.name == "config":
         from mnist_cnn.compose import as_yaml
 
         print(as_yaml(command.config()), end="")
         return 0
-    if command.is_multirun and command.verb != "train":
-        raise ConfigurationError(f"{command.verb} does not take --multirun", "only train does")
+    if command.is_multirun and command.name != "train":
+        raise ConfigurationError(f"{command.name} does not take --multirun", "only train does")
     try:
-        return COMMANDS[command.verb](command)
+        return COMMANDS[command.name](command)
     except BrokenPipeError as error:
-        if command.verb in MERELY_READ:
+        if command.name in READ_ONLY:
             raise
-        hint = f"look at what became of it: {program()} list"
-        raise BackendError(f"{command.verb} was not brought to its end: nobody reads it", hint) from error
+        hint = f"check what it did: {program()} list"
+        raise BackendError(f"{command.name} stopped: stdout was closed", hint) from error
 
 
 def _flush() -> None:
-    """Write what is still to be written; where nobody reads it any more, the exit code says how it ended."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        write_no_more(sys.stdout)
+    except BrokenPipeError:  # the exit code still says how the command ended
+        redirect_to_devnull(sys.stdout)
 
 
 def main_and_exit() -> NoReturn:
     """Run as a process: `mnist-cnn`, or `python -m mnist_cnn`."""
     code = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said, and Python's end takes a moment
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C during Python's exit would print a traceback
     raise SystemExit(code)
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Take the arguments apart. Raises ConfigurationError for a flag that there is not."""
-    from mnist_cnn.config import did_you_mean
-
+    """Parse a command line. Raises ConfigurationError for an unknown flag."""
     rest = list(arguments)
     words: list[str] = []
     overrides: list[str] = []
@@ -109,30 +106,27 @@ def parse(arguments: Sequence[str]) -> Command:
     is_multirun = shows_config = False
     while rest:
         argument = rest.pop(0)
+        flag = argument.partition("=")[0]
         if argument in ("-m", "--multirun"):
             is_multirun = True
-        elif argument.partition("=")[0] in ("--cfg", "-c"):
-            what = argument.partition("=")[2] or (rest.pop(0) if rest else "")
+        elif flag in ("--cfg", "-c"):
+            what = _value(argument, rest)
             if what != "job":
                 raise ConfigurationError(
                     f"--cfg {what}: allowed is job", "--cfg job prints the configuration"
                 )
             shows_config = True
-        elif argument.partition("=")[0] in ("--config-dir", "-cd"):
-            value = argument.partition("=")[2] or (rest.pop(0) if rest else "")
-            config_dirs.append(value)
+        elif flag in ("--config-dir", "-cd"):
+            config_dirs.append(_value(argument, rest))
         elif argument.startswith("-"):
-            if argument != "--json":
-                flags = ["--json", "--multirun", "--config-dir", "--cfg", "--help", "--version"]
-                hint = did_you_mean(argument, flags, "--help lists the flags")
-                raise ConfigurationError(f"there is no flag {argument}", hint)
+            _check_flag(argument)
         elif _is_override(argument):
             overrides.append(argument)
         else:
             words.append(argument)
-    verb = words.pop(0) if words and words[0] in COMMANDS else "train"
+    name = words.pop(0) if words and words[0] in COMMANDS else "train"
     return Command(
-        verb="config" if shows_config else verb,
+        name="config" if shows_config else name,
         words=tuple(words),
         overrides=tuple(overrides),
         config_dirs=tuple(config_dirs),
@@ -141,14 +135,33 @@ def parse(arguments: Sequence[str]) -> Command:
     )
 
 
+def _value(argument: str, rest: list[str]) -> str:
+    """Return the value of `--flag=VALUE` or `--flag VALUE`."""
+    return argument.partition("=")[2] or (rest.pop(0) if rest else "")
+
+
+def _check_flag(argument: str) -> None:
+    from mnist_cnn.config import did_you_mean
+
+    if argument != "--json":  # main looks for it itself, because an error is printed as JSON too
+        raise ConfigurationError(
+            f"unknown flag {argument}", did_you_mean(argument, FLAGS, "--help lists the flags")
+        )
+
+
+def _is_override(argument: str) -> bool:
+    """Return whether an argument is KEY=VALUE, +KEY=VALUE or ~KEY, not a word such as a path with a `=`."""
+    return re.match(r"~|\+{0,2}[A-Za-z_][\w.@-]*(/[\w.@-]+)*=", argument) is not None
+
+
 def _report(error: MnistCnnError, *, as_json: bool) -> int:
-    """Say how the command ended, as far as anything can be written, and return the exit code."""
-    with ignored():
-        _say(error, as_json=as_json)
+    """Print an error as far as anything can be written, and return its exit code."""
+    with ignore_signals():
+        _print_error(error, as_json=as_json)
     return error.exit_code
 
 
-def _say(error: MnistCnnError, *, as_json: bool) -> None:
+def _print_error(error: MnistCnnError, *, as_json: bool) -> None:
     try:
         if os.environ.get("MNIST_CNN_DEBUG") == "1":
             sys.stderr.write(redact("".join(traceback.format_exception(error))))
@@ -161,12 +174,12 @@ def _say(error: MnistCnnError, *, as_json: bool) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:
-        write_no_more(sys.stdout)
-        write_no_more(sys.stderr)
+        redirect_to_devnull(sys.stdout)
+        redirect_to_devnull(sys.stderr)
 
 
 def _make_streams_usable() -> None:
-    """Give a closed stream somewhere to go, and characters that a terminal lacks a form that it has."""
+    """Replace closed streams by /dev/null; escape characters that the terminal's encoding lacks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -175,12 +188,5 @@ def _make_streams_usable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _is_override(argument: str) -> bool:
-    """Tell KEY=VALUE (and Hydra's +KEY=VALUE, ~KEY) from a word, which may be a path with a `=` in it."""
-    import re
-
-    return re.match(r"~|\+{0,2}[A-Za-z_][\w.@-]*(/[\w.@-]+)*=", argument) is not None
-
-
-def _as_interrupt(_signal_number: int, _frame: object) -> None:
+def _raise_terminated(_signal_number: int, _frame: object) -> None:
     raise Terminated

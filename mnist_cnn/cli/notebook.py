@@ -1,7 +1,6 @@
-"""A run as a person watches it in a notebook: updated in place in its cell, and kept there when it is saved.
+"""A run as a person watches it in a notebook: updated in place in its cell, and kept when it is saved.
 
-Knows the contract's Run, the run folder and IPython's `display`, but no backend and no widgets. IPython is
-imported only here, where it is running already.
+Uses IPython's `display`, without widgets. IPython is imported only when it is already running.
 """
 
 from __future__ import annotations
@@ -20,15 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
+from mnist_cnn.cli.report import epochs_and_time
 from mnist_cnn.errors import BackendError, MnistCnnError
-from mnist_cnn.terminal.log_stream import LogStream, describe_progress, describe_seconds
+from mnist_cnn.terminal.log_stream import LogStream, describe_progress
 from mnist_cnn.training import plots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mnist_cnn.backend import Run
-    from mnist_cnn.result import EpochRow, Progress, Result
+    from mnist_cnn.result import EpochRow, Progress
 
 UPDATE_SECONDS = 0.25
 LAST_LINES = 8
@@ -37,79 +37,81 @@ PICTURE_WIDTH = 720
 """Pixels of the notebook that the learning curves take."""
 
 
-def is_here() -> bool:
-    """Tell whether this process is a notebook's kernel; imports nothing to find out."""
+def is_notebook() -> bool:
+    """Return whether this process is a notebook's kernel; imports nothing."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_ipython is not None and getattr(get_ipython(), "kernel", None) is not None
 
 
 def follow(run: Run) -> None:
-    """Show in the cell where the run stands, until it has ended; when interrupted, leave the run as it is."""
+    """Show the run in the cell until it ends; an interrupt does not affect the run."""
     cell = _Cell(run)
     try:
         cell.update()
         updated = time.monotonic()
         for line in LogStream(run):
             if line is not None:
-                cell.hear(line)
+                cell.add_line(line)
             if time.monotonic() - updated >= UPDATE_SECONDS:
                 cell.update()
-                updated = time.monotonic()  # after it, for a picture may take longer than the pause
+                updated = time.monotonic()  # after it, because drawing may take longer than the pause
         cell.end()
     except BaseException:
-        cell.leave()
+        cell.detach()
         raise
 
 
 class _Cell:
-    """What a cell shows of a run: where it stands, the history and the learning curves, below each other."""
+    """A cell's three outputs for a run: its state, the history and the learning curves."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         job = run_folder.read_job(run.folder)
         self._held_out = "validation" if job.data.validation else "test"
         self._status = Status.queued
-        self._said: deque[str] = deque(maxlen=LAST_LINES)
-        self._printed: deque[str] = deque(maxlen=LAST_LINES)
+        self._trainer_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._all_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._drawn = 0
-        self._standing, self._history, self._curves = _Place(), _Place(), _Place()
+        self._state, self._history, self._curves = _Output(), _Output(), _Output()
 
-    def hear(self, line: str) -> None:
-        """Take a line of the log."""
-        self._printed.append(line[:LONGEST_LINE])
-        said = run_folder.trainer_line(line)
-        if said is not None:
-            self._said.append(said[:LONGEST_LINE])
+    def add_line(self, line: str) -> None:
+        """Add a line of the log."""
+        self._all_lines.append(line[:LONGEST_LINE])
+        text = run_folder.trainer_line(line)
+        if text is not None:
+            self._trainer_lines.append(text[:LONGEST_LINE])
 
     def update(self) -> None:
-        """Show where the run stands now."""
-        self._look()
+        """Show the run's present state."""
+        self._refresh()
         progress = self._run.progress()
         is_training = progress is not None and progress.status == Status.running
         self._show(progress=progress if is_training and not self._status.is_final else None)
 
     def end(self) -> None:
-        """Show how the run ended; its result may have to be fetched first."""
+        """Show how the run ended, which may download its result first."""
         self.update()
         if not self._status.is_final:
-            self.leave()
+            self.detach()
             return
         try:
-            outcome = _describe_result(self._run.wait())
+            result = self._run.wait()
+            scores = f"test accuracy {result.accuracy:.4f}, test loss {result.loss:.4f}"
+            outcome = f"{scores} after {epochs_and_time(result)}"
         except MnistCnnError as error:
-            outcome = f"{error.message}\n{error.hint}".strip()
-            self._said = self._printed  # what went wrong may have been said by somebody else
-        self._look()  # one that has no result to fetch is not completed
+            outcome = str(error)
+            self._trainer_lines = self._all_lines  # the cause may be in another program's lines
+        self._refresh()  # without a result to download, the run is not completed
         self._show(note=outcome)
 
-    def leave(self) -> None:
-        """Say that nobody watches any more, where the run has not ended."""
+    def detach(self) -> None:
+        """Show how to watch the run again, unless it has ended."""
         if not self._status.is_final:
             again = f"mnist_cnn.follow(mnist_cnn.attach({str(self._run.folder)!r}))"
-            self._show(note=f"not watched any more; watch it again: {again}")
+            self._show(note=f"detached; watch it again: {again}")
 
-    def _look(self) -> None:
-        with contextlib.suppress(BackendError):  # a place that does not answer now; its backend tells of it
+    def _refresh(self) -> None:
+        with contextlib.suppress(BackendError):  # a service that does not answer; its backend reports that
             self._status = self._run.status()
 
     def _show(self, *, progress: Progress | None = None, note: str = "") -> None:
@@ -117,28 +119,28 @@ class _Cell:
         with contextlib.suppress(BackendError):
             url = run_folder.read_receipt(self._run.folder).url
         name = self._run.folder.resolve().name
-        standing = Standing(name, self._status, url, progress, note, tuple(self._said))
-        self._standing.show({"text/html": standing.html(), "text/plain": standing.text()})
+        state = RunState(name, self._status, url, progress, note, tuple(self._trainer_lines))
+        self._state.show({"text/html": state.html(), "text/plain": state.text()})
         rows: Sequence[EpochRow] = ()
-        with contextlib.suppress(BackendError):  # a damaged file; the log's lines are there all the same
+        with contextlib.suppress(BackendError):  # a damaged file; the log's lines are still shown
             rows = run_folder.read_history(self._run.folder)
         if rows:
             self._history.show(describe_history(rows, self._held_out))
         if len(rows) != self._drawn:
             self._drawn = len(rows)
-            with contextlib.suppress(OSError, MnistCnnError):  # no room for a picture: the table has it all
+            with contextlib.suppress(OSError, MnistCnnError):  # the disk is full
                 self._curves.show(draw_history(rows, self._held_out), {"image/png": {"width": PICTURE_WIDTH}})
 
 
-class _Place:
-    """One output of the cell, there from what is shown first and updated in place where that changes."""
+class _Output:
+    """One output of the cell: created by the first `show`, then updated in place."""
 
     def __init__(self) -> None:
         self._shown: dict[str, Any] = {}
         self._handle: Any = None
 
     def show(self, bundle: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
-        """Show a bundle of MIME types, unless it is there already."""
+        """Show a bundle of MIME types, unless it is shown already."""
         from IPython.display import display
 
         if bundle == self._shown:
@@ -151,8 +153,8 @@ class _Place:
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
-    """Where a run stands: `progress` of one that is training, `note` on its end, `lines` last in its log."""
+class RunState:
+    """A run's state: `progress` while it trains, a `note` when it has ended, the last `lines` of its log."""
 
     name: str
     status: Status
@@ -162,7 +164,7 @@ class Standing:
     lines: tuple[str, ...] = ()
 
     def html(self) -> str:
-        """Return it as HTML."""
+        """Return the state as HTML."""
         head = f"run <b>{escape(self.name)}</b>: <b>{escape(self.status.value)}</b>{_link(self.url)}"
         parts = [f"<div>{head}</div>"]
         if self.progress is not None:
@@ -175,14 +177,14 @@ class Standing:
         return "".join([*parts, f"<pre>{escape(text)}</pre>"])
 
     def text(self) -> str:
-        """Return it as plain text, for what shows no HTML."""
-        standing = describe_progress(self.progress) if self.progress is not None else None
+        """Return the state as plain text, for viewers without HTML."""
+        progress = describe_progress(self.progress) if self.progress is not None else None
         head = f"run {self.name}: {self.status.value}"
-        return "\n".join(filter(None, (head, self.url, standing, self.note, *self.lines)))
+        return "\n".join(filter(None, (head, self.url, progress, self.note, *self.lines)))
 
 
 def describe_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, str]:
-    """Return the history as a table; `held_out` is what `val_*` are of, "test" or "validation"."""
+    """Return the history as a table; `held_out` names the images of `val_*`: "test" or "validation"."""
     names = ("epoch", "loss", "accuracy", f"{held_out} loss", f"{held_out} accuracy", "seconds")
     cells = [
         (
@@ -200,7 +202,7 @@ def describe_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, str]:
 
 
 def draw_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, Any]:
-    """Return the learning curves as PNG. Raises as `pictures.history` does."""
+    """Return the learning curves as PNG. Raises as `plots.history` does."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "history.png"
         plots.history(rows, path, held_out=held_out)
@@ -208,14 +210,8 @@ def draw_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, Any]:
         return {"image/png": png, "text/plain": "learning curves"}
 
 
-def _describe_result(result: Result) -> str:
-    epochs = f"{len(result.history)} epoch{'s' if len(result.history) > 1 else ''}"
-    seconds = describe_seconds(sum(row.seconds for row in result.history))
-    return f"test accuracy {result.accuracy:.4f}, test loss {result.loss:.4f} after {epochs} in {seconds}"
-
-
 def _link(url: str | None) -> str:
-    """Return a link to the run's page at its service; none where the receipt names no web page."""
+    """Return a link to the run's page at its service, or "" if `url` is not a web page."""
     page = re.match(r"https?://([\w.-]+)", url or "")
     if url is None or page is None:
         return ""

@@ -1,4 +1,4 @@
-"""Plain tables for the terminal; rich draws them."""
+"""Plain tables for the terminal, drawn by rich."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-UNBOUNDED = 100_000
-"""Columns; more than any table has."""
+MAX_WIDTH = 100_000
+"""Columns; more than any table needs."""
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their heads; lines are never broken or cut, so that they can be copied."""
+    """Print rows under their heads, without breaking or cutting lines, so that they can be copied."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -24,9 +24,9 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(head, no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    drawn = io.StringIO()  # and not the terminal, where rich would end the program if a pipe breaks
+    drawn = io.StringIO()  # rich would exit the program on a broken pipe
     console = Console(file=drawn, highlight=False, markup=False)
-    unbounded = console.options.update(max_width=UNBOUNDED)
+    unbounded = console.options.update(max_width=MAX_WIDTH)
     console.width = max(console.width, console.measure(table, options=unbounded).maximum)
     console.print(table, no_wrap=True, crop=False)
     sys.stdout.write(drawn.getvalue())

@@ -1,1 +1,1 @@
-"""Signals, output that may vanish, and streams of log lines, for the command line and the backends."""
+"""Signals, output that may fail, and log streams: what the command line and the backends share."""

@@ -1,4 +1,4 @@
-"""What a run says, heard as it says it, and where it stands, in words. Knows the contract's Run alone."""
+"""A run's log as a stream of lines, and its progress as text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from mnist_cnn.backend import Run
     from mnist_cnn.result import Progress
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 class LogStream:
-    """The lines of a run's log until its end. Where iterating is interrupted, the next goes on from there."""
+    """The lines of a run's log until the run ends; a second iteration continues an interrupted one."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -26,13 +26,13 @@ class LogStream:
         self._reader: threading.Thread | None = None
 
     def __iter__(self) -> Iterator[str | None]:
-        """Yield the lines as they come, and None now and then while none does."""
+        """Yield each line as it arrives, and None every POLL_SECONDS without one."""
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, daemon=True)
             self._reader.start()
         while True:
             try:
-                line = self._lines.get(timeout=LOOK_SECONDS)
+                line = self._lines.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 yield None
                 continue
@@ -47,12 +47,12 @@ class LogStream:
             for line in self._run.logs(follow=True):
                 self._lines.put(line)
             self._lines.put(None)
-        except Exception as error:  # noqa: BLE001 - raised again where it can be heard
+        except Exception as error:  # noqa: BLE001 - __iter__ raises it again in the caller's thread
             self._lines.put(error)
 
 
 def describe_progress(progress: Progress) -> str:
-    """Return where a training stands, as one line that a terminal of 80 columns holds."""
+    """Return the progress as one line that fits a terminal of 80 columns."""
     if progress.status != Status.running:
         return progress.status
     return (
@@ -63,7 +63,7 @@ def describe_progress(progress: Progress) -> str:
 
 
 def describe_seconds(seconds: float) -> str:
-    """Return a length of time as minutes and seconds, "5:07", or with hours, "1:05:07"."""
+    """Return a duration as minutes and seconds, "5:07", or with hours, "1:05:07"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""Output that cannot be written: nobody reads it any more, its terminal is gone, or its disk is full."""
+"""Output that may fail: its reader has gone, its terminal is closed, or its disk is full."""
 
 from __future__ import annotations
 
@@ -11,51 +11,46 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Dispensable:
-    """A stream for a person to read: what is written is lost where it cannot be, and all that comes after it.
-
-    It is said on stderr, where that can be written: what goes on meanwhile goes on, but unseen.
-    """
+class LossyStream:
+    """A stream whose first failed write redirects it to /dev/null and is reported once on stderr."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write as far as anything can be written."""
-        with _dispensable(self._stream):
+        with _redirect_on_failure(self._stream):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush as far as anything can be written."""
-        with _dispensable(self._stream):
+        with _redirect_on_failure(self._stream):
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def dispensable(stream: TextIO) -> TextIO:
-    """Return a stream that loses what it cannot write; errors of anything else that happens are heard."""
-    return cast("TextIO", Dispensable(stream))
+def lossy(stream: TextIO) -> TextIO:
+    """Return a stream that drops what it cannot write; any other error still propagates."""
+    return cast("TextIO", LossyStream(stream))
 
 
 @contextmanager
-def _dispensable(stream: TextIO) -> Iterator[None]:
+def _redirect_on_failure(stream: TextIO) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        write_no_more(stream)
+        redirect_to_devnull(stream)
         with suppress(OSError):
-            reason = "nobody reads it" if isinstance(error, BrokenPipeError) else error.strerror
-            sys.stderr.write(f"the output ends here: {reason}; the command goes on\n")
+            reason = "its reader has gone" if isinstance(error, BrokenPipeError) else error.strerror
+            sys.stderr.write(f"cannot write output: {reason}; the command continues without it\n")
             sys.stderr.flush()
 
 
-def write_no_more(stream: TextIO) -> None:
-    """Let all that is still written to a stream go nowhere, so that Python's end does not stumble over it."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def redirect_to_devnull(stream: TextIO) -> None:
+    """Send all later output of a stream to /dev/null, so that Python's exit does not fail on it."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, stream.fileno())
+        os.dup2(devnull, stream.fileno())
     finally:
-        os.close(nowhere)
+        os.close(devnull)

@@ -1,4 +1,4 @@
-"""The signals by which a person or a system ends a command, put off while something is brought to its end."""
+"""Context managers for Ctrl-C and SIGTERM: defer them, take only the first one, or ignore them."""
 
 from __future__ import annotations
 
@@ -11,79 +11,89 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: as Ctrl-C, but from a system, which answers no question."""
+    """SIGTERM. Unlike Ctrl-C, it comes from a system, which answers no question."""
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Let the body end before Ctrl-C or SIGTERM is heard, so that what it starts is known and can be ended.
+def defer_signals() -> Iterator[None]:
+    """Deliver Ctrl-C and SIGTERM only after the body, so that what it starts is known and can be stopped.
 
-    In another thread than the main one, which hears no signal, nothing has to be put off.
+    Does nothing in any thread but the main one, because only that one receives signals.
 
     Raises:
-        KeyboardInterrupt: after the body, if a signal came meanwhile.
+        KeyboardInterrupt: after the body, if a signal arrived during it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
-    before = {number: signal.getsignal(number) for number in ENDING}
-    for number in (number for number in ENDING if before[number] is not signal.SIG_IGN):
-        signal.signal(number, lambda number, _frame: came.append(number))
+    received: list[int] = []
+    before = _handlers()
+    _set_unless_ignored(before, lambda number, _frame: received.append(number))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
+        _restore(before)
+    if received:
+        signal.raise_signal(received[0])
 
 
 @contextmanager
-def heard_once() -> Iterator[None]:
-    """Hear the first Ctrl-C or SIGTERM in the body, and none after it until this process ends.
+def first_signal_only() -> Iterator[None]:
+    """Raise at the first Ctrl-C or SIGTERM in the body; ignore all later ones until the process exits.
 
-    What the first one begins to end is so brought to its end, however many come after it, and whenever.
+    Later signals cannot interrupt the clean-up that the first one started.
 
     Raises:
-        KeyboardInterrupt: at the first.
+        KeyboardInterrupt: at the first signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[int, Any] = {ending: signal.getsignal(ending) for ending in ENDING}
-    is_heard = False
+    before = _handlers()
+    is_received = False
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        nonlocal is_heard
-        is_heard = True
-        for ending in ENDING:
-            signal.signal(ending, signal.SIG_IGN)
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal is_received
+        is_received = True
+        _restore(dict.fromkeys(STOP_SIGNALS, signal.SIG_IGN))
         handler = before[number]
         if callable(handler):
             handler(number, frame)
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    for number in (number for number in ENDING if before[number] is not signal.SIG_IGN):
-        signal.signal(number, hear)
+    _set_unless_ignored(before, receive)
     try:
         yield
     finally:
-        if not is_heard:
-            for ending, handler in before.items():
-                signal.signal(ending, handler)
+        if not is_received:
+            _restore(before)
 
 
 @contextmanager
-def ignored() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM in the body: a second one would leave half done what the first began."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+def ignore_signals() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM in the body, because a second one would leave the clean-up half done."""
+    before = _handlers()
+    _restore(dict.fromkeys(STOP_SIGNALS, signal.SIG_IGN))
     try:
         yield
     finally:
-        for number, handler in before.items():
+        _restore(before)
+
+
+def _handlers() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+
+def _set_unless_ignored(before: dict[int, Any], handler: Any) -> None:
+    for number in STOP_SIGNALS:
+        if before[number] is not signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

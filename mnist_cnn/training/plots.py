@@ -111,7 +111,7 @@ def mistakes(
 ) -> None:
     """Draw the 25 most confident mistakes, with true and predicted class and probability.
 
-    `images` are uint8 (N, height, width), `labels` the true classes (N,), `probabilities` floats (N, classes).
+    `images` are uint8 (N, height, width), `labels` (N,), `probabilities` floats (N, classes).
     """
     import numpy as np
 

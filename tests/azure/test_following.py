@@ -229,7 +229,7 @@ def test_an_interrupted_command_detaches_and_the_run_can_be_cancelled(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on" in err
+    assert "run is still running" in err
     assert "Traceback" not in err
     follower = subprocess.Popen(command("follow", "run"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert follower.stderr is not None
@@ -237,7 +237,7 @@ def test_an_interrupted_command_detaches_and_the_run_can_be_cancelled(
     follower.terminate()
     _, err = follower.communicate(timeout=60)
     assert follower.returncode == 130
-    assert "goes on" in err
+    assert "run is still running" in err
     status = run_command("status", "run", "--json", cwd=tmp_path)
     assert status.json()["status"] == "running"
     cancelled = run_command("cancel", "run", cwd=tmp_path)

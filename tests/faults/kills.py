@@ -102,7 +102,7 @@ def survive(home: Path, kills: int, seed: int, report: Callable[[str], None] = l
                 break
             counted[place] += 1
             report(f"kill {counted.total()} of {kills}: {place.value}")
-            run = launch.resume(str(run.folder), ())
+            run = launch.resume(str(run.folder))
         weights = run.wait().weights_sha256
         if weights != whole:
             differing.append(f"{run.folder.name} ended in {weights}, the undisturbed one in {whole}")

@@ -1,4 +1,4 @@
-"""The package as it is installed: what is tested is the wheel, and importing it costs nothing."""
+"""The installed wheel, and what importing it and running a command import."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ HEAVY = {
     *("azureml", "h5py", "hydra", "keras", "matplotlib", "numpy", "omegaconf", "onnx", "onnxruntime", "PIL"),
     *("pooch", "psutil", "requests", "rich", "tensorflow", "tqdm"),
 }
-"""Packages that take their time, so that only what uses them may import them."""
+"""Packages that are slow to import, so that only the code that uses them may import them."""
 
 
 def loaded_by(code: str) -> set[str]:
-    """Return which heavy packages a piece of code loads, in a process of its own."""
+    """Return which heavy packages a piece of code imports in a new process."""
     report = f"{code}\nimport sys\nprint('\\nLOADED', *({HEAVY} & sys.modules.keys()))"
     ended = subprocess.run(
         [sys.executable, "-P", "-c", report], capture_output=True, text=True, check=True, timeout=60
@@ -32,17 +32,17 @@ def loaded_by(code: str) -> set[str]:
 
 
 def command(*arguments: str) -> str:
-    """Return the code that runs a command, which must end in 0, or in 2 where it is a refusal."""
+    """Return code that runs a command, which must exit with 0, or with 2 if it is refused."""
     return f"from mnist_cnn.cli.main import main; assert main({list(arguments)!r}) in (0, 2)"
 
 
-def test_the_installed_wheel_is_tested_and_not_the_checkout() -> None:
+def test_the_installed_wheel_is_tested() -> None:
     assert "site-packages" in Path(mnist_cnn.__file__).parts
     assert "site-packages" in Path(backends.__file__).parts
     assert Path(mnist_cnn.__file__).parent / "conf" == config.CONF_DIR
 
 
-def test_the_package_says_its_version_once() -> None:
+def test_the_version_is_the_wheels() -> None:
     assert mnist_cnn.__version__ == version("mnist-cnn")
 
 
@@ -72,17 +72,17 @@ def test_data_licence_and_types_are_packaged() -> None:
         (command("train.epoch=1"), {"hydra", "omegaconf"}),
     ],
 )
-def test_nothing_loads_what_it_does_not_use(code: str, allowed: set[str]) -> None:
+def test_a_command_imports_only_what_it_uses(code: str, allowed: set[str]) -> None:
     assert loaded_by(code) <= allowed
 
 
-def test_a_run_is_looked_at_without_what_trained_it(small_run: Path) -> None:
+def test_status_and_list_import_no_tensorflow(small_run: Path) -> None:
     settings = ("--json", f"runs_dir={small_run.parent}")
     assert loaded_by(command("status", str(small_run))) == {"hydra", "omegaconf"}
     assert loaded_by(command("list", *settings)) == {"hydra", "omegaconf"}
 
 
-def test_predicting_loads_no_tensorflow(small_run: Path, tmp_path: Path) -> None:
+def test_predict_imports_no_tensorflow(small_run: Path, tmp_path: Path) -> None:
     pixels = np.zeros((28, 28), np.uint8)
     pixels[4:24, 13:16] = 255
     Image.fromarray(pixels).save(tmp_path / "one.png")
@@ -90,8 +90,8 @@ def test_predicting_loads_no_tensorflow(small_run: Path, tmp_path: Path) -> None
     assert loaded_by(code) == {"hydra", "numpy", "omegaconf", "onnxruntime", "PIL"}
 
 
-def test_every_name_of_the_package_is_there() -> None:
+def test_every_exported_name_can_be_imported() -> None:
     for name in mnist_cnn.__all__:
         assert getattr(mnist_cnn, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
-        mnist_cnn.nothing  # noqa: B018 - looking it up is the test
+        mnist_cnn.nothing  # noqa: B018 - the lookup is what is tested

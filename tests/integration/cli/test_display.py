@@ -1,4 +1,4 @@
-"""A run from Python, and what a person sees of it."""
+"""A run from Python, and the live display in a terminal."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
+import numpy as np
 from helpers.processes import SMALL, command
+from PIL import Image
 
 import mnist_cnn
-from mnist_cnn.result import Progress
-from mnist_cnn.terminal.log_stream import describe_progress, describe_seconds
+
+if TYPE_CHECKING:
+    import pytest
 
 
-def test_from_python_a_run_is_a_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_from_python_takes_a_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     overrides = (*SMALL, "train.epochs=1")
     job = mnist_cnn.make_job(*overrides)
@@ -31,9 +34,13 @@ def test_from_python_a_run_is_a_few_calls(tmp_path: Path, monkeypatch: pytest.Mo
     assert "x_test (500, 28, 28, 1), y_test (500, 10)" in shown.getvalue()
     assert mnist_cnn.attach("latest", "runs_dir=.").wait() == result
     assert mnist_cnn.load_predictor(run.folder).classes == 10
+    picture = np.zeros((28, 28), np.uint8)
+    picture[4:24, 13:16] = 255
+    Image.fromarray(picture).save("one.png")
+    assert mnist_cnn.predict_file("latest", "one.png", "runs_dir=.").label in range(10)
 
 
-def test_a_terminal_shows_one_live_line_with_everything_on_it(tmp_path: Path) -> None:
+def test_a_terminal_shows_one_live_line(tmp_path: Path) -> None:
     controller, terminal = os.openpty()
     process = subprocess.Popen(
         command(*SMALL, "train.epochs=1"),
@@ -48,7 +55,7 @@ def test_a_terminal_shows_one_live_line_with_everything_on_it(tmp_path: Path) ->
     while True:
         try:
             read = os.read(controller, 65536)
-        except OSError:  # Linux says so when the last writer has gone
+        except OSError:  # Linux reports EIO when the last writer has closed the terminal
             break
         if not read:
             break
@@ -59,20 +66,3 @@ def test_a_terminal_shows_one_live_line_with_everything_on_it(tmp_path: Path) ->
     line = r"epoch 1/1 step \d+/40 loss \d\.\d{4} accuracy \d\.\d{4} [\d,]+ images/s \d+:\d\d left"
     assert re.search(line, text)
     assert "completed: test accuracy" in text
-
-
-def test_a_live_line_fits_a_terminal_of_80_columns() -> None:
-    progress = Progress("running", 12, 12, 469, 469, 0.0262, 0.9918, 2150.4, 1.2)
-    line = describe_progress(progress)
-    expected = "epoch 12/12 step 469/469 loss 0.0262 accuracy 0.9918 2,150 images/s 0:01 left"
-    assert line == expected
-    assert len(line) + 2 <= 80  # two for the spinner
-    assert describe_progress(Progress("finalizing")) == "finalizing"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0:00"), (59.6, "1:00"), (307, "5:07"), (3599.7, "1:00:00"), (36061, "10:01:01")],
-)
-def test_times_are_shown_as_clocks_do(seconds: float, text: str) -> None:
-    assert describe_seconds(seconds) == text

@@ -68,7 +68,7 @@ def test_a_recipe_resumes_to_the_same_weights_while_it_augments(tmp_path: Path, 
     ended = run_command(*settings, "run_dir=whole", cwd=tmp_path)
     assert ended.code == 0, ended.err
     folder = interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=2)
-    resumed = launch.resume(str(folder), ()).wait()
+    resumed = launch.resume(str(folder)).wait()
     assert "resuming after epoch 2 of 3" in (folder / "log.txt").read_text()
     whole = run_folder.read_result(tmp_path / "whole")
     assert whole is not None

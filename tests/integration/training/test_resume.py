@@ -57,7 +57,7 @@ def test_only_force_resumes_a_changed_job_and_marks_the_result(tmp_path: Path, s
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     refused = run_command("resume", "run", cwd=tmp_path)
     assert refused.code == ConfigurationError.exit_code
-    assert "run cannot go on as it began: train.learning_rate=0.5 (was 1.0)" in refused.err
+    assert "run cannot be resumed, because this has changed: train.learning_rate=0.5 (was 1.0)" in refused.err
     assert "resume run force=true" in refused.err
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     forced = run_command(
@@ -163,7 +163,7 @@ def test_only_resume_takes_force(tmp_path: Path) -> None:
     for verb in ("train", "plan"):
         refused = run_command(verb, "force=true", cwd=tmp_path)
         assert refused.code == ConfigurationError.exit_code
-        assert "force=true is for resume alone" in refused.err
+        assert "only resume takes force=true" in refused.err
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,4 +1,4 @@
-"""Output that cannot be written is given up by itself: nothing else that fails is taken for it."""
+"""A stream that cannot be written is dropped; any other error still propagates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Unreadable:
-    """A run whose log cannot be read any more: its disk fails, which none here does."""
+    """A fake of a run whose log cannot be read, because no disk fails here on demand."""
 
     folder = Path("run")
 
@@ -30,12 +30,10 @@ class Unreadable:
         return None
 
 
-def test_a_log_that_cannot_be_read_is_heard_and_not_taken_for_a_stream_that_cannot_be_written(
-    tmp_path: Path,
-) -> None:
+def test_an_unreadable_log_is_not_an_unwritable_stream(tmp_path: Path) -> None:
     with (tmp_path / "out").open("w", encoding="utf-8") as stream:
         with pytest.raises(OSError, match="Input/output error"):
-            display.follow(Unreadable(), output.lossy(stream))  # type: ignore[arg-type] # as much of a run as is followed
+            display.follow(Unreadable(), output.lossy(stream))  # type: ignore[arg-type] # what follow needs
         stream.write("on\n")
     assert (tmp_path / "out").read_text(encoding="utf-8") == "x_train\non\n"
 
@@ -44,7 +42,7 @@ def open_files() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def test_output_is_given_up_at_no_cost_of_open_files(capfd: pytest.CaptureFixture[str]) -> None:
+def test_dropped_output_leaks_no_open_files(capfd: pytest.CaptureFixture[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w", encoding="utf-8") as stream:
@@ -52,4 +50,7 @@ def test_output_is_given_up_at_no_cost_of_open_files(capfd: pytest.CaptureFixtur
         print("lost", file=output.lossy(stream), flush=True)
         print("lost too", file=output.lossy(stream), flush=True)
         assert open_files() == before
-    assert capfd.readouterr().err == "the output ends here: nobody reads it; the command goes on\n"
+    assert (
+        capfd.readouterr().err
+        == "cannot write output: its reader has gone; the command continues without it\n"
+    )

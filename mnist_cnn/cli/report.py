@@ -1,0 +1,116 @@
+"""What commands print about runs, results, models and costs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.terminal import output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mnist_cnn.backend import ModelRef, Run, Status
+    from mnist_cnn.config import Config
+    from mnist_cnn.result import Result
+
+
+def program() -> str:
+    """Return how the user called this program, for the commands that messages suggest."""
+    called = Path(sys.argv[0]).name
+    return "mnist-cnn" if called.startswith("mnist-cnn") else "python -m mnist_cnn"
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_lossy(line: str, stream: TextIO) -> None:
+    """Print a line at once; the command continues if it cannot be written."""
+    print(line, file=output.lossy(stream), flush=True)
+
+
+def print_costs(runs: Iterable[Run]) -> None:
+    """Print on stderr what the backends of these runs cost now; Ctrl-C skips the rest."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for run in runs:
+            for line in run.cost_report():
+                print_lossy(line, sys.stderr)
+
+
+def print_completed(
+    run: Run, result: Result, model: ModelRef | None, stream: TextIO, name: str | None = None
+) -> None:
+    """Print the result, where its files are, and the next commands, which may register it as `name`."""
+    lines = [f"completed: test accuracy {percent(result.accuracy)} after {epochs_and_time(result)}"]
+    lines += [f"the weights are not comparable with another run's: {change}" for change in result.changes]
+    lines.append(f"model and plots are in {run.folder}: {', '.join(result.files)}")
+    if model is not None:
+        lines.append(registered(model))
+    lines.append(f"try it:      {program()} predict {run.folder} IMAGE.png")
+    if model is None:
+        lines.append(f"register it: {program()} register {run.folder} register.name={name or 'mnist-cnn'}")
+    print("\n".join(lines), file=stream, flush=True)
+
+
+def register_model(run: Run, config: Config) -> ModelRef | None:
+    """Register a completed run's model if `register.name` is set. Raises as `Run.register` does."""
+    if config.register.name is None:
+        return None
+    return run.register(config.register.name, min_accuracy=config.register.min_accuracy)
+
+
+def registered(model: ModelRef) -> str:
+    how = "registered" if model.is_new else "already registered"
+    return f"{how}: {model.name} version {model.version}, {model.location}"
+
+
+def next_command(run: Run, status: Status) -> str:
+    if status == "completed":
+        return f"see its result: {program()} status {run.folder}"
+    return f"resume it: {program()} resume {run.folder}"
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """Return what `list` and `status` print about a run, without its status."""
+    from mnist_cnn import run_folder
+
+    receipt = run_folder.read_receipt(folder)
+    try:
+        result = run_folder.read_result(folder)
+    except MnistCnnError:  # a damaged result is shown as missing
+        result = None
+    return {
+        "run": folder.name,
+        "backend": receipt.backend,
+        "created": receipt.created,
+        "accuracy": result.accuracy if result else None,
+        "error": receipt.error,
+    }
+
+
+def epochs_and_time(result: Result) -> str:
+    """Return for example "12 epochs in 1:30"."""
+    from mnist_cnn.terminal.log_stream import describe_seconds
+
+    count = len(result.history)
+    seconds = describe_seconds(sum(row.seconds for row in result.history))
+    return f"{count} epoch{'s' if count > 1 else ''} in {seconds}"
+
+
+def percent(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{accuracy:.2%}"
+
+
+def age(created: str) -> str:
+    """Return how long ago an ISO 8601 time was, for example "2 days"."""
+    from datetime import UTC, datetime, timedelta
+
+    import humanize
+
+    seconds = datetime.now(UTC) - datetime.fromisoformat(created)
+    return humanize.naturaldelta(max(seconds, timedelta()))  # negative if the clock was set back

@@ -1,0 +1,133 @@
+"""Start or find a run, follow it until it ends, and report how it ended; decides what Ctrl-C does."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from mnist_cnn.cli import report
+from mnist_cnn.cli.report import program
+from mnist_cnn.errors import Interrupted, MnistCnnError
+from mnist_cnn.terminal import output, signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mnist_cnn.backend import ModelRef, Run
+    from mnist_cnn.config import Config
+    from mnist_cnn.result import Result
+
+
+def run_to_end(start: Callable[[], Run], config: Config, *, as_json: bool, is_own: bool = True) -> int:
+    """Follow a run until it ends, register it if `register.name` is set, and report how it ended.
+
+    Ctrl-C stops the run if this command started it (`is_own`) and the run ends with its command. Otherwise it
+    only detaches; if the run does not end with its command, the user is asked first. A command that started a
+    run continues even if its output cannot be written.
+    """
+    from mnist_cnn import launch
+
+    ends_with_us = launch.ends_with_its_command(config)
+    is_ours_to_stop = is_own and ends_with_us
+    stream = sys.stderr if as_json else sys.stdout
+    if is_own:
+        stream = output.lossy(stream)
+    run = model = None
+    with signals.first_signal_only() if is_ours_to_stop else contextlib.nullcontext():
+        try:
+            with signals.defer_signals() if ends_with_us else contextlib.nullcontext():
+                run = start()
+            print(f"run {run.folder}", file=stream, flush=True)
+            result = _follow(run, stream, may_ask=not ends_with_us)
+            if is_own:
+                model = _register(run, result, config, stream)
+        except KeyboardInterrupt:
+            if run is None:
+                unknown = f"check whether it started: {program()} list"
+                hint = "nothing was started" if ends_with_us else unknown
+                raise Interrupted("interrupted", hint if is_own else "") from None
+            interrupted = _stop(run) if is_ours_to_stop else _detached(run)
+            report.print_costs([run])
+            raise interrupted from None
+        except MnistCnnError:
+            if run is not None:
+                report.print_costs([run])
+            raise
+    _print_result(run, result, model, stream, as_json=as_json)
+    report.print_costs([run])
+    return 0
+
+
+def _print_result(run: Run, result: Result, model: ModelRef | None, stream: TextIO, *, as_json: bool) -> None:
+    if not as_json:
+        report.print_completed(run, result, model, stream)
+        return
+    registered = dataclasses.asdict(model) if model else None
+    plain = json.loads(result.to_json())
+    report.print_json({"run": str(run.folder), "result": plain, "registered": registered})
+
+
+def _register(run: Run, result: Result, config: Config, stream: TextIO) -> ModelRef | None:
+    """Register a completed run's model; report the result first if that is refused."""
+    try:
+        return report.register_model(run, config)
+    except MnistCnnError:
+        report.print_completed(run, result, None, stream, config.register.name)
+        raise
+
+
+def _follow(run: Run, stream: TextIO, *, may_ask: bool) -> Result:
+    """Show a run until it ends and return its result.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, unless the user may be asked and chooses to follow or to cancel.
+    """
+    from mnist_cnn.cli.display import follow
+    from mnist_cnn.terminal.log_stream import LogStream
+
+    log_stream = LogStream(run)
+    while True:
+        try:
+            follow(run, stream, log_stream)
+            return run.wait()
+        except signals.Terminated:
+            raise
+        except KeyboardInterrupt:
+            answer = _ask() if may_ask else "d"
+            if answer == "d":
+                raise
+            if answer == "c":
+                run.cancel()
+
+
+def _ask() -> str:
+    """Ask the user at the terminal whether to follow, detach or cancel: f, d or c."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return "d"
+    question = "\nthe run is still running: [f]ollow it, [d]etach from it or [c]ancel it? "
+    try:
+        while True:
+            print(question, end="", file=sys.stderr, flush=True)
+            answer = input().strip().lower()[:1]
+            if answer in ("f", "d", "c"):
+                return answer
+    except (KeyboardInterrupt, EOFError):  # Ctrl-C again
+        return "d"
+
+
+def _stop(run: Run) -> Interrupted:
+    """Cancel the interrupted command's own run; return the error that reports it."""
+    with contextlib.suppress(OSError):  # the terminal is closed
+        print("\nstopping the run; its last checkpoint is kept", file=sys.stderr, flush=True)
+    with signals.ignore_signals():
+        run.cancel()
+    status = run.status()
+    return Interrupted(f"interrupted; {run.folder} is {status.value}", report.next_command(run, status))
+
+
+def _detached(run: Run) -> Interrupted:
+    hint = f"watch it again: {program()} follow {run.folder}"
+    return Interrupted(f"detached; {run.folder} is still running", hint)

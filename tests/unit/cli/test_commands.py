@@ -1,0 +1,154 @@
+"""Commands that need no trained run: plan, an empty list, and how a command ends."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+from helpers.cli import Ask, refusal
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.local import LocalBackend
+from mnist_cnn.cli import commands
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def test_plan_prints_what_would_happen_and_writes_nothing(ask: Ask, home: Path) -> None:
+    overrides = ("seed=3", "register.name=digits", "data.validation=100")
+    plain, lines = ask("plan", *overrides), ask("plan", "--json", *overrides).json()
+    assert plain.code == 0
+    assert [line.split()[0] for line in plain.out.splitlines()] == list(lines)
+    assert re.fullmatch(r"[0-9a-f]{64}", lines["job"])
+    assert "60000 training images, 100 of them for validation, 10000 test images" in lines["data"]
+    assert "12 epochs in batches of 128, adadelta, learning rate 1" in lines["train"]
+    assert lines["seed"] == "3"
+    assert lines["folder"] == "a new one under runs"
+    assert lines["registered"] == "as digits, if its test accuracy is at least 0.95"
+    assert list(home.iterdir()) == []
+
+
+def test_plan_downloads_no_missing_data(ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    ended = ask("plan", "data=fashion_mnist")
+    assert ended.code == 0
+    assert "downloaded when a run starts" in ended.out
+    assert list(home.iterdir()) == []
+
+
+def test_an_empty_list_says_how_to_start_a_run(ask: Ask) -> None:
+    assert ask("list").out.splitlines()[0] == "no runs under runs"
+    assert "backend=local" in ask("list").out
+    assert ask("list", "--json").json() == []
+
+
+def _write_run(folder: Path, created: str = "2026-01-01T00:00:00+00:00") -> None:
+    folder.mkdir(parents=True)
+    receipt = run_folder.Receipt("local", "1", "digest", Status.completed, created)
+    run_folder.write_receipt(folder, receipt)
+
+
+def test_list_shows_whole_names_newest_first(ask: Ask, home: Path) -> None:
+    names = ["a" * 60, "b" * 60]
+    for number, name in enumerate(names, 1):
+        _write_run(home / "runs" / name, f"2026-01-0{number}T00:00:00+00:00")
+    (home / "runs" / "not-a-run").mkdir()
+    lines = [line.split() for line in ask("list").out.splitlines() if "completed" in line]
+    assert [line[0] for line in lines] == names[::-1]
+    rows = ask("list", "--json").json()
+    assert [row["run"] for row in rows] == names[::-1]
+    assert {"run", "status", "accuracy", "backend", "created"} <= set(rows[0])
+
+
+def test_the_beginning_of_a_name_is_enough_if_it_is_unique(ask: Ask, home: Path) -> None:
+    for name in ("2026-01-aa", "2026-01-ab", "2026-02-cc"):
+        _write_run(home / "runs" / name)
+    assert ask("status", "2026-02").out.startswith("2026-02-cc is completed")
+    assert ask("status", "2026-01-ab").out.startswith("2026-01-ab is completed")
+    message, hint = refusal(ask("status", "2026-01"))
+    assert message == "2026-01 is the beginning of 2 runs"
+    assert hint == "of 2026-01-aa, 2026-01-ab"
+    assert refusal(ask("status", "2026-01-bb"))[1].startswith("did you mean 2026-01-")
+
+
+def _raising(error: BaseException) -> Callable[[commands.Command], int]:
+    def command(_: commands.Command) -> int:
+        raise error
+
+    return command
+
+
+def test_a_bug_exits_1_and_an_interrupt_130(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(commands.COMMANDS, "list", _raising(RuntimeError("two\nlines")))
+    ended = ask("list")
+    assert ended.code == 1
+    assert "Traceback" in ended.err
+    assert ended.err.splitlines()[-2] == "error: a bug: RuntimeError: two lines"
+    monkeypatch.setitem(commands.COMMANDS, "list", _raising(KeyboardInterrupt()))
+    ended = ask("list")
+    assert ended.code == 130
+    assert ended.err.splitlines()[0] == "interrupted"
+
+
+def test_a_closed_stdout_fails_a_command_that_changes_something(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(commands.COMMANDS, "register", _raising(BrokenPipeError()))
+    assert refusal(ask("register"), 4)[0] == "register stopped: stdout was closed"
+
+
+def test_an_interrupted_start_says_what_was_started(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalBackend, "submit", interrupted)
+    assert ask().err == "interrupted\nnothing was started\n"
+    monkeypatch.setattr(LocalBackend, "ends_with_its_command", False)  # as a cluster's backend
+    assert ask().err == "interrupted\ncheck whether it started: python -m mnist_cnn list\n"
+    assert "may have started" in ask("--multirun", "seed=1,2").out
+
+
+BACKEND_WITH_A_BUG = """
+from mnist_cnn.backends.local import LocalBackend, LocalRun
+
+
+class Run(LocalRun):
+    def logs(self, *, follow=False):
+        return iter(())
+
+    def wait(self):
+        raise {error}
+
+
+class Own(LocalBackend):
+    parallel_runs = {places}
+
+    def submit(self, job, folder):
+        return Run(folder)
+"""
+"""It starts no trainer; its runs raise an exception that no code translates."""
+
+
+FAILURES = [
+    # what wait() raises, exit code, outcome
+    ("RuntimeError('password=planted')", 1, "a bug: RuntimeError: password=***"),
+    ("OSError(5, 'Input/output error', 'run.json')", 4, "run.json: Input/output error"),
+]
+
+
+@pytest.mark.parametrize("places", [1, 2])
+@pytest.mark.parametrize("failure", FAILURES, ids=["bug", "disk"])
+def test_a_failed_trial_stops_no_other_and_fails_the_sweep(
+    ask: Ask, home: Path, places: int, failure: tuple[str, int, str]
+) -> None:
+    error, code, outcome = failure
+    (home / "own.py").write_text(BACKEND_WITH_A_BUG.format(error=error, places=places), encoding="utf-8")
+    ended = ask("--multirun", "backend=own.py:Own", "seed=1,2", "--json")
+    assert ended.code == code, ended.err
+    assert [trial["outcome"] for trial in ended.json()] == [outcome, outcome]
+    assert ("Traceback" in ended.err) == (code == 1)
+    assert "planted" not in ended.out + ended.err

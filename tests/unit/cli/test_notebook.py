@@ -1,0 +1,195 @@
+"""How a notebook's cell shows runs that end in every way, with a fake of IPython's display."""
+
+from __future__ import annotations
+
+import dataclasses
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from helpers.processes import SMALL
+
+import mnist_cnn
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.cli import notebook
+from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
+from mnist_cnn.result import EpochRow, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from mnist_cnn.backend import ModelRef, Run
+    from mnist_cnn.result import Result
+
+NASTY = "<script>alert('1')</script> & \"<b>"
+ROW = EpochRow(1, 0.25, 0.9, 0.125, 0.95, 1.0, 2.5)
+
+
+@dataclasses.dataclass
+class ScriptedRun:
+    """A run without a backend: a test sets its log and how it ends."""
+
+    folder: Path
+    end: Status
+    error: MnistCnnError | None = None
+    lines: tuple[str, ...] = ()
+    interrupted: bool = False
+    ended: bool = dataclasses.field(default=False)
+
+    def status(self) -> Status:
+        return self.end if self.ended else Status.running
+
+    def progress(self) -> Progress | None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return None
+
+    def logs(self, *, follow: bool = False) -> Iterator[str]:
+        yield from self.lines
+        self.ended = follow
+
+    def wait(self) -> Result:
+        assert self.error is not None
+        raise self.error
+
+    def cancel(self) -> None:
+        raise AssertionError
+
+    def cost_report(self) -> Iterator[str]:
+        yield from ()
+
+    def download_checkpoints(self) -> None:
+        raise NotImplementedError
+
+    def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
+        raise AssertionError(name, min_accuracy)
+
+
+class Displayed:
+    """A fake of IPython's `display`: what each output of the cell shows last, and all that was shown."""
+
+    def __init__(self) -> None:
+        self.outputs: list[dict[str, str]] = []
+        self.all: list[dict[str, str]] = []
+
+    def __call__(self, bundle: dict[str, str], **_: Any) -> Displayed.Handle:
+        self.outputs.append(bundle)
+        self.all.append(bundle)
+        return Displayed.Handle(self, len(self.outputs) - 1)
+
+    @dataclasses.dataclass
+    class Handle:
+        displayed: Displayed
+        place: int
+
+        def update(self, bundle: dict[str, str], **_: Any) -> None:
+            self.displayed.outputs[self.place] = bundle
+            self.displayed.all.append(bundle)
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> Displayed:
+    displayed = Displayed()
+    monkeypatch.setattr("IPython.display.display", displayed)
+    return displayed
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a run that has just been submitted."""
+    job = mnist_cnn.make_job(*SMALL)
+    folder = run_folder.create(str(tmp_path / "<run>"), "", job)
+    receipt = run_folder.Receipt("scripted", "1", job.digest, Status.queued, run_folder.now())
+    run_folder.write_receipt(folder, receipt)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        (Status.failed, TrainingError(f"the loss became {NASTY}", "lower it")),
+        (Status.cancelled, RunCancelled("the run was cancelled", "resume it: resume RUN")),
+        (Status.lost, BackendError("the run ended unexpectedly", "read the log")),
+    ],
+)
+def test_a_failed_run_is_shown_and_not_raised(
+    folder: Path, displayed: Displayed, end: Status, error: MnistCnnError
+) -> None:
+    run: Run = ScriptedRun(folder, end, error, ("12:00:00 mnist_cnn begun", f"Killed by {NASTY}"))
+    notebook.follow(run)
+    shown = displayed.outputs[0]
+    assert f"run <run>: {end.value}\n{error.message}\n{error.hint}" in shown["text/plain"]
+    assert shown["text/plain"].endswith(f"Killed by {NASTY}")  # a line that is not the trainer's
+    assert tags(shown["text/html"]) == ["div", "b", "b", "div", "pre"]
+
+
+def test_learning_curves_are_drawn_once_per_epoch(
+    folder: Path, displayed: Displayed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    draw = notebook.draw_history
+
+    def count_and_draw(rows: Sequence[EpochRow], held_out: str) -> dict[str, Any]:
+        drawn.append(len(rows))
+        return draw(rows, held_out)
+
+    monkeypatch.setattr(notebook, "draw_history", count_and_draw)
+    monkeypatch.setattr(notebook, "UPDATE_SECONDS", 0.0)
+    run_folder.write_history(folder, [ROW])
+    lines = tuple(f"12:00:00 mnist_cnn line {number}" for number in range(20))
+    notebook.follow(ScriptedRun(folder, Status.failed, TrainingError("it failed"), lines))
+    assert drawn == [1]
+    assert sum("image/png" in bundle for bundle in displayed.all) == 1
+    assert sum("<table>" in bundle.get("text/html", "") for bundle in displayed.all) == 1
+    assert sum("line" in bundle["text/plain"] for bundle in displayed.all) >= 20
+
+
+def test_a_long_log_causes_few_updates(
+    folder: Path, displayed: Displayed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert notebook.UPDATE_SECONDS >= 0.25
+    monkeypatch.setattr(notebook, "UPDATE_SECONDS", 3600.0)
+    lines = tuple(f"12:00:00 mnist_cnn line {number}" for number in range(5000))
+    notebook.follow(ScriptedRun(folder, Status.failed, TrainingError("it failed"), lines))
+    assert len(displayed.all) == 3  # the beginning, the end and how it ended
+    assert "line 4999" in displayed.outputs[0]["text/plain"]
+    assert "line 4000" not in displayed.outputs[0]["text/plain"]
+
+
+def test_an_interrupted_view_says_how_to_watch_again(folder: Path, displayed: Displayed) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        notebook.follow(ScriptedRun(folder, Status.completed, interrupted=True))
+    assert f"mnist_cnn.follow(mnist_cnn.attach({str(folder)!r}))" in displayed.outputs[0]["text/plain"]
+
+
+def tags(html: str) -> list[str]:
+    """Return the tags that a browser sees, in order."""
+    seen: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: seen.append(tag)  # type: ignore[method-assign]
+    parser.feed(html)
+    parser.close()
+    return seen
+
+
+def test_text_of_a_run_is_escaped_in_html() -> None:
+    state = notebook.RunState(
+        NASTY, Status.running, f"https://host/{NASTY}", Progress("running", 1, 2, 3, 4), NASTY, (NASTY, NASTY)
+    )
+    assert tags(state.html()) == ["div", "b", "b", "a", "div", "progress", "div", "pre"]
+    assert tags(notebook.describe_history([], NASTY)["text/html"]) == [
+        *("table", "thead", "tr", *["th"] * 6),
+        "tbody",
+    ]
+
+
+@pytest.mark.parametrize(
+    "url", [None, "javascript:alert(1)", "file:///etc/passwd", "https://", "http://[", "x"]
+)
+def test_only_a_web_page_is_linked(url: str | None) -> None:
+    assert "<a" not in notebook.RunState("run", Status.running, url).html()
+    linked = notebook.RunState("run", Status.running, "https://ml.example/runs/1?a=1&b=2").html()
+    assert '<a href="https://ml.example/runs/1?a=1&amp;b=2"' in linked
+    assert ">ml.example</a>" in linked

@@ -1,0 +1,59 @@
+"""A refused command says what is wrong and what to do, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers.cli import Ask, refusal
+from helpers.refused import REFUSED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(("arguments", "message", "hint"), REFUSED, ids=[case[0] for case in REFUSED])
+def test_a_refusal_is_a_message_and_a_hint_and_leaves_nothing(
+    ask: Ask, home: Path, arguments: str, message: str, hint: str
+) -> None:
+    printed = refusal(ask(*arguments.split()))
+    assert message in printed[0]
+    assert hint in printed[1]
+    assert list(home.iterdir()) == []
+
+
+def test_a_refusal_as_json_has_message_and_hint(ask: Ask) -> None:
+    ended = ask("--json", "train.epoch=3")
+    assert ended.code == 2
+    expected = {"error": "unknown key train.epoch", "hint": "did you mean train.epochs?", "exit_code": 2}
+    assert ended.json() == expected
+
+
+def test_missing_data_exit_3_and_leave_nothing(ask: Ask, home: Path) -> None:
+    for arguments in (["data.dir=nowhere"], ["--multirun", "data.dir=nowhere", "seed=1,2"]):
+        message, _ = refusal(ask(*arguments), 3)
+        assert message.startswith("data.dir=nowhere: ")
+        assert list(home.iterdir()) == []
+
+
+def test_a_runs_dir_that_cannot_be_written_exits_4(ask: Ask, home: Path) -> None:
+    (home / "file").write_text("in the way", encoding="utf-8")
+    message, hint = refusal(ask("runs_dir=file/runs"), 4)
+    assert message.startswith("cannot write the run folder file/runs/")
+    assert "runs_dir=FOLDER" in hint
+    assert [path.name for path in home.iterdir()] == ["file"]
+
+
+def test_a_run_dir_with_other_files_is_refused_and_kept(ask: Ask, home: Path) -> None:
+    (home / "full").mkdir()
+    (home / "full" / "notes.txt").write_text("mine", encoding="utf-8")
+    assert refusal(ask("run_dir=full"))[0] == "run_dir=full is not empty and holds no run"
+    assert refusal(ask("run_dir=full/notes.txt"))[0] == "run_dir=full/notes.txt is a file"
+    assert [path.name for path in home.rglob("*")] == ["full", "notes.txt"]
+
+
+def test_debugging_shows_the_traceback_of_a_refusal(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MNIST_CNN_DEBUG", "1")
+    ended = ask("train.epochs=0")
+    assert ended.code == 2
+    assert "Traceback" in ended.err

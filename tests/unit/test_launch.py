@@ -1,0 +1,96 @@
+"""The Python API, as far as it starts no training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from helpers.processes import SMALL
+
+import mnist_cnn
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.local import LocalBackend
+from mnist_cnn.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mnist_cnn.job import Job
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Job, Path]]:
+    """Every job and folder that the local backend got; it starts no process."""
+    submitted: list[tuple[Job, Path]] = []
+
+    def submit(_: LocalBackend, job: Job, folder: Path) -> Any:
+        submitted.append((job, folder))
+        return folder
+
+    monkeypatch.setattr(LocalBackend, "submit", submit)
+    return submitted
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.epochs=5",
+        "++train.epochs=5",
+        "data.train_limit=7",
+        "data=kmnist",
+        "model.filters=[4,4]",
+        "model=deep",
+        "train=quick",
+        "seed=3",
+        "+seed=3",
+        "save_h5=true",
+    ],
+)
+def test_a_job_and_an_override_that_changes_it_are_refused(
+    override: str, tmp_path: Path, submitted: list[tuple[Job, Path]]
+) -> None:
+    job = mnist_cnn.make_job(*SMALL)
+    with pytest.raises(ConfigurationError) as refused:
+        mnist_cnn.submit(job, f"runs_dir={tmp_path}", override)
+    assert refused.value.exit_code == 2
+    assert refused.value.message == f"{override} would change the submitted job"
+    assert "make_job" in refused.value.hint
+    assert submitted == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_and_overrides_of_where_it_runs_are_accepted(
+    tmp_path: Path, submitted: list[tuple[Job, Path]]
+) -> None:
+    job = mnist_cnn.make_job(*SMALL)
+    run_dir = tmp_path / "first"
+    mnist_cnn.submit(job, "backend=local", "backend.device=cpu", "register.name=digits", f"run_dir={run_dir}")
+    mnist_cnn.submit(job, f"runs_dir={tmp_path / 'runs'}")
+    assert [given for given, _ in submitted] == [job, job]
+    assert submitted[0][1] == run_dir
+
+
+def test_two_jobs_are_refused() -> None:
+    job = mnist_cnn.make_job(*SMALL)
+    with pytest.raises(ConfigurationError, match="one job, not 2"):
+        mnist_cnn.submit(job, job)
+
+
+def test_resume_starts_an_interrupted_run_in_its_folder(
+    tmp_path: Path, submitted: list[tuple[Job, Path]]
+) -> None:
+    job = mnist_cnn.make_job(*SMALL)
+    folder = run_folder.create(str(tmp_path / "run"), "", job)
+    receipt = run_folder.Receipt("local", "1", job.digest, Status.cancelled, run_folder.now())
+    run_folder.write_receipt(folder, receipt)
+    assert mnist_cnn.resume("latest", f"runs_dir={tmp_path}") is submitted[0][1]  # type: ignore[comparison-overlap] # the fixture's
+    assert submitted == [(job, folder)]
+    changed = "a-job-that-was-changed-meanwhile"
+    run_folder.write_receipt(
+        folder, run_folder.Receipt("local", "1", changed, Status.cancelled, run_folder.now())
+    )
+    with pytest.raises(ConfigurationError, match=r"this has changed: the job\n.*force=true"):
+        mnist_cnn.resume(str(folder))
+    mnist_cnn.resume(str(folder), "force=true")
+    assert submitted == [(job, folder)] * 2
