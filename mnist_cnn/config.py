@@ -124,12 +124,14 @@ class Section:
     GROUP: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        from mnist_cnn import records
+
         kinds = get_type_hints(type(self))
         for name, spec in keys_of(type(self)):
             if not _is_section(kinds[name]):
                 try:
                     value = _converted(getattr(self, name), kinds[name], spec)
-                except (ValueError, RecursionError) as error:
+                except records.NOT_SOUND as error:
                     raise refused(type(self), name, getattr(self, name)) from error
                 object.__setattr__(self, name, value)
 
@@ -376,7 +378,7 @@ def _not_a_key(section: type[Section], name: str) -> ConfigurationError:
 
 
 def _converted(value: object, kind: Any, spec: Setting) -> object:
-    """Return a value as a key's type; raise ValueError or RecursionError if it does not fit.
+    """Return a value as a key's type; raise one of `records.NOT_SOUND` if it does not fit.
 
     A text may spell a number or a truth value; a key that takes text takes a number as text.
     """

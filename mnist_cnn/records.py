@@ -19,13 +19,15 @@ Number = Annotated[float, Meta(ge=-1e100, le=1e100)]
 """A finite number. The bound is far from what a training computes, and from Python's largest float."""
 FileName = Annotated[str, Meta(pattern=r"\A(?!\.{1,2}\Z)[^/\\]+\Z")]
 """A name without a folder."""
+NOT_SOUND = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What msgspec raises; before version 0.21 its errors are not ValueErrors."""
 
 
 def decode(text: str | bytes) -> Any:
     """Return the value that a text holds as JSON. Raises ValueError if it isn't JSON."""
     try:
         return msgspec.json.decode(text)
-    except (ValueError, RecursionError) as error:
+    except NOT_SOUND as error:
         raise ValueError(_on_one_line(error)) from error
 
 
@@ -36,7 +38,7 @@ def convert(kind: type[T], value: Any) -> T:
         raise ValueError(f"unknown field {min(map(repr, value.keys() - fields))}")
     try:
         return msgspec.convert(value, kind)
-    except (ValueError, RecursionError) as error:
+    except NOT_SOUND as error:
         raise ValueError(_on_one_line(error)) from error
 
 
