@@ -23,20 +23,11 @@ def live_process(pid: int) -> psutil.Process | None:
 
 
 def start_time(pid: int) -> float | None:
-    """Return when a process started, in seconds since the epoch; None if it is gone."""
-    import psutil
-
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return None
+    """Return when a process started, in seconds since the epoch; None if it has ended."""
+    process = live_process(pid)
+    return None if process is None else process.create_time()
 
 
 def started_at(process: psutil.Process, started: float) -> bool:
     """Return whether the process started at this time, in seconds since the epoch."""
-    import psutil
-
-    try:
-        return abs(process.create_time() - started) < SAME_START_SECONDS
-    except psutil.NoSuchProcess:
-        return False
+    return abs(process.create_time() - started) < SAME_START_SECONDS

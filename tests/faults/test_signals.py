@@ -147,7 +147,7 @@ def test_a_stopped_worker_can_be_cancelled(
     worker = worker_of(run.folder)
     worker.suspend()
     monkeypatch.setattr(os, "killpg", never)
-    monkeypatch.setattr(local, "GRACE_SECONDS", 60.0)
+    monkeypatch.setattr(local, "GRACE_SECONDS", 30.0)
     run.cancel()
     assert run_folder.read_receipt(run.folder).exit_code == RunCancelled.exit_code
     assert not worker.is_running()
