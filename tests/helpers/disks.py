@@ -25,7 +25,7 @@ FILES = 10_000
 FILLER = "filler"
 FILL_AT = """
 import logging, os, sys
-from mnist_cnn import atomic
+from mnist_cnn.files import atomic
 
 process, name, count, left = os.environ["FILL_AT"].split(":")
 filler = os.environ["FILLER"]
