@@ -54,8 +54,11 @@ def test_a_poll_of_a_running_run_asks_for_its_state_alone(made: ServiceRun, cloc
 
 
 def test_a_log_that_is_not_there_yet_is_asked_for_at_each_poll(made: ServiceRun, clock: Clock) -> None:
+    image_log = (ORIGIN, made.run.container, "azureml-logs/20_image_build_log.txt")
+    made.azure.handlers.artifacts.write(*image_log, b"built\n")
     made.becomes("Running")
     assert made.polls(made.attach(), clock, 3) == ["details"] * 3
+    assert not (made.folder / run_folder.LOG).exists()
 
 
 def test_a_run_that_waits_for_a_node_has_no_log_to_ask_for(made: ServiceRun, clock: Clock) -> None:
@@ -237,13 +240,3 @@ def test_metrics_that_cannot_be_read_do_no_harm(azure: AzureService, small_run: 
     completed_run(azure, tmp_path / "run", small_run)
     azure.faults.add(Fault("POST", "/metric/v2.0.*/(list|full)$", status=403, times=0))
     assert run_here("follow", "run", cwd=tmp_path).code == 0
-
-
-def test_a_log_of_another_origin_is_not_read(made: ServiceRun, clock: Clock) -> None:
-    """The log of the image's build is none of the node."""
-    made.azure.handlers.artifacts.write(
-        ORIGIN, made.run.container, "azureml-logs/20_image_build_log.txt", b"built\n"
-    )
-    made.becomes("Running")
-    assert made.polls(made.attach(), clock, 2) == ["details"] * 2
-    assert not (made.folder / run_folder.LOG).exists()

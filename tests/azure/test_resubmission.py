@@ -215,9 +215,12 @@ def test_a_run_that_another_process_changed_is_not_submitted(
 def test_a_started_run_that_no_receipt_names_is_cancelled(
     lost: ServiceRun, azure: AzureService, at_request: Any, *, is_refused: bool
 ) -> None:
-    at_request("POST", "/snapshotrun", lambda: change_receipt(lost, id="another"))
-    if is_refused:
-        azure.faults.add(Fault("POST", "/cancel$", status=403, times=0))
+    def resubmitted_elsewhere() -> None:
+        change_receipt(lost, id="another")
+        if is_refused:
+            azure.faults.add(Fault("GET", RUN, status=403, times=0))
+
+    at_request("POST", "/snapshotrun", resubmitted_elsewhere)
     with pytest.raises(Superseded) as raised:
         resubmit(lost)
     started = azure.runs.all()[-1]
