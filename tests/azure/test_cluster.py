@@ -78,7 +78,7 @@ def test_a_cluster_of_an_unknown_size_fails_and_is_not_used(azure: AzureService,
     for overrides in (asked, asked[:1]):
         ended = submit(azure, tmp_path, *overrides)
         refused(ended, BackendError.exit_code, "badcluster is failed", "STANDARD_X99", "cluster delete")
-    for _ in range(2):  # the second time there is none
+    for _ in range(2):  # the second time it is gone
         deleted = run_here("cluster", "delete", *chosen(azure), asked[0], cwd=tmp_path)
         assert deleted.code == 0, deleted.err
         assert "badcluster" not in azure.clusters
@@ -92,7 +92,7 @@ def test_a_quota_that_does_not_suffice_is_an_error(azure: AzureService, tmp_path
 
 
 def test_a_cluster_that_vanishes_while_it_is_deleted_is_deleted(azure: AzureService, tmp_path: Path) -> None:
-    """The SDK's delete ends in a KeyError if the service says, as published, that there is none."""
+    """The SDK's delete ends in a KeyError if the service says, as published, that it is gone."""
     azure.clusters.add("goingcluster")
     azure.faults.add(Fault("DELETE", "/computes/", kind="lose-answer"))
     azure.clusters.behave(polls_to_delete=0)

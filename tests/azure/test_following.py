@@ -117,13 +117,13 @@ def test_a_result_that_a_full_disk_does_not_take_is_downloaded_later(
 
 def test_two_processes_may_follow_one_run(azure: AzureService, small_run: Path, tmp_path: Path) -> None:
     made = ServiceRun(azure, tmp_path / "run", job=run_folder.read_job(small_run))
-    made.begins()
+    made.begin()
     both = [start_command("follow", "run", cwd=tmp_path) for _ in range(2)]
     wait_for_line(tmp_path / "run", "mnist_cnn progress", both[0])
     lines = "".join(f"12:00:0{epoch} mnist_cnn epoch {epoch}/3 \n" for epoch in (1, 2, 3))
-    made.prints(f"mnist_cnn progress {{}}\n{lines}")
-    made.leaves(small_run)
-    made.becomes("Completed")
+    made.write_log(f"mnist_cnn progress {{}}\n{lines}")
+    made.write_outputs(small_run)
+    made.set_state("Completed")
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     check_is_complete(tmp_path / "run")
@@ -134,7 +134,7 @@ def test_two_processes_may_follow_one_run(azure: AzureService, small_run: Path, 
 
 def test_an_outage_of_the_network_does_not_end_following(azure: AzureService, tmp_path: Path) -> None:
     made = ServiceRun(azure, tmp_path / "run")
-    made.begins()
+    made.begin()
     process = start_command("follow", "run", cwd=tmp_path)
     azure.requests.wait_for("GET", LOG, timeout=120)
     with azure.proxy.unplugged():
@@ -143,7 +143,7 @@ def test_an_outage_of_the_network_does_not_end_following(azure: AzureService, tm
         assert status.code == BackendError.exit_code
         assert "reach" in status.err
         assert process.poll() is None
-    made.becomes("Canceled")
+    made.set_state("Canceled")
     _, err = process.communicate()
     assert process.returncode == RunCancelled.exit_code, err
 

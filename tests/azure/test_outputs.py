@@ -61,9 +61,9 @@ def test_a_download_that_is_cut_is_repeated(made: ServiceRun) -> None:
 
 def test_a_result_of_another_job_is_refused(azure: AzureService, small_run: Path, tmp_path: Path) -> None:
     made = ServiceRun(azure, tmp_path / "run", "seed=7")
-    made.prints("trained\n")
-    made.leaves(small_run)
-    made.becomes("Completed")
+    made.write_log("trained\n")
+    made.write_outputs(small_run)
+    made.set_state("Completed")
     refused(run_here("follow", "run", cwd=tmp_path), BackendError.exit_code, "another job", "resume run")
     assert made.receipt().status is Status.failed
     check_is_empty(made.folder)
@@ -75,16 +75,16 @@ def test_a_result_that_names_a_file_not_its_own_is_refused(
 ) -> None:
     result = json.loads((small_run / "result.json").read_text())
     result["files"][name] = result["files"]["model.keras"]
-    made.write("result.json", json.dumps(result).encode())
+    made.write_output("result.json", json.dumps(result).encode())
     if name == "model.h5":
-        made.delete(name)
+        made.delete_output(name)
     refused(run_here("follow", "run", cwd=made.folder.parent), BackendError.exit_code)
     check_is_empty(made.folder)
     assert not (made.folder.parent.parent / "evil.py").exists()
 
 
 def test_a_damaged_file_is_not_kept(made: ServiceRun, small_run: Path) -> None:
-    made.write("model.keras", (small_run / "model.keras").read_bytes()[:-1])
+    made.write_output("model.keras", (small_run / "model.keras").read_bytes()[:-1])
     refused(run_here("follow", "run", cwd=made.folder.parent), BackendError.exit_code, "model.keras")
     assert not made.receipt().status.is_final
     check_is_empty(made.folder)

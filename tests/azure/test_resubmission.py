@@ -1,4 +1,4 @@
-"""Submissions that the service half does, and the second submission of a run whose node was preempted.
+"""Submissions that fail half-way, and the resubmission of a run whose node was preempted.
 
 The runs are real runs of the loopback service, on a cluster without a free node.
 """
@@ -46,7 +46,7 @@ BUSY = Fault("GET", "/computes/", status=503, times=0)
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let neither the SDK nor this package wait long before the next attempt."""
+    """Shorten the pauses between attempts, of the SDK and of the backend."""
     from azureml._restclient import clientbase
 
     monkeypatch.setattr(clientbase, "DEFAULT_503_BACKOFF", 0)
@@ -69,20 +69,20 @@ def resubmit(lost: ServiceRun) -> run_folder.Receipt:
 
 @pytest.fixture
 def at_request(azure: AzureService) -> Any:
-    """Do something when the service gets a request whose path ends so, before it answers."""
+    """Add an action that runs before the service answers a request whose path ends as given."""
     added: list[Callable[[Request], None]] = []
 
     def add(method: str, ending: str, act: Callable[[], object]) -> None:
-        def hear(request: Request) -> None:
+        def on_request(request: Request) -> None:
             if request.method == method and request.path.endswith(ending):
                 act()
 
-        added.append(hear)
-        azure.server.listeners.append(hear)
+        added.append(on_request)
+        azure.server.listeners.append(on_request)
 
     yield add
-    for hear in added:
-        azure.server.listeners.remove(hear)
+    for on_request in added:
+        azure.server.listeners.remove(on_request)
 
 
 def change_receipt(lost: ServiceRun, **changes: Any) -> None:
@@ -94,7 +94,7 @@ def change_receipt(lost: ServiceRun, **changes: Any) -> None:
 def test_a_service_that_is_too_busy_leaves_the_run_as_it_was(
     lost: ServiceRun, azure: AzureService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At no moment it reads as failed, or as one that nobody submits."""
+    """The receipt never says that the run failed, or that no process submits it."""
     written, write = [], run_folder.write_receipt
 
     def note(folder: Path, receipt: run_folder.Receipt) -> None:
@@ -233,7 +233,7 @@ def test_a_started_run_that_no_receipt_names_is_cancelled(
 def test_a_resubmission_is_given_up_after_ten_minutes(
     lost: ServiceRun, azure: AzureService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service says where the run stands, but cannot start it."""
+    """The service reports the state of the run, but cannot start it."""
     clock = Clock()
     monkeypatch.setattr(azure_run, "time", clock)
     monkeypatch.setattr(azure_run, "SLOW_POLL_SECONDS", 250.0)
@@ -255,7 +255,7 @@ def test_a_preempted_run_is_submitted_no_more_often_than_asked(azure: AzureServi
 
 def test_a_training_that_failed_is_not_submitted_again(azure: AzureService, tmp_path: Path) -> None:
     made = ServiceRun(azure, tmp_path / "run", "backend.priority=lowpriority")
-    made.fails("division by zero", ConfigurationError.exit_code)
+    made.fail("division by zero", ConfigurationError.exit_code)
     refused(run_here("follow", "run", cwd=tmp_path), ConfigurationError.exit_code, "division by zero")
     assert submissions(azure) == 0
 

@@ -49,7 +49,7 @@ LOW = ("backend.cluster=lowcluster", "backend.priority=lowpriority")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of three epochs that nothing interrupted, trained here."""
+    """The folder of an uninterrupted run of three epochs, trained here."""
     home = tmp_path_factory.mktemp("whole")
     ended = run_command(*TINY, *JOB, "run_dir=run", cwd=home)
     assert ended.code == 0, ended.err
@@ -74,7 +74,7 @@ def log_of(folder: Path) -> str:
 
 
 def check_continued(folder: Path, whole: Path) -> None:
-    """Check that a run went on from a checkpoint, and ended as the one that nothing interrupted."""
+    """Check that a run continued from a checkpoint, to the weights of an uninterrupted run."""
     assert "after epoch" in log_of(folder)
     assert result_of(folder).weights_sha256 == result_of(whole).weights_sha256
     assert result_of(folder).changes == ()

@@ -33,9 +33,10 @@ def chosen(azure: AzureService) -> tuple[str, str]:
 
 
 def run_here(*arguments: str, cwd: Path) -> Ended:
-    """Run `python -m mnist_cnn ARGUMENTS` in a folder, but within this process, which has the SDK loaded.
+    """Run `python -m mnist_cnn ARGUMENTS` in a folder, within this process.
 
-    Loading it takes a process five seconds. What an earlier command has left in this process is forgotten.
+    This process has loaded the SDK already, which takes five seconds. Each command starts without the logins
+    and caches of the one before.
     """
     from mnist_cnn.cli.main import main
 
@@ -52,11 +53,11 @@ def run_here(*arguments: str, cwd: Path) -> Ended:
 
 
 def forget() -> None:
-    """Forget logins, workspaces, clusters and uploads of the commands that this process has run."""
+    """Forget the logins, workspaces, clusters and uploads of earlier commands in this process."""
     from mnist_cnn.backends.azure import service, submit
 
     service.open_workspace.cache_clear()
-    service._azure_cli.cache_clear()  # noqa: SLF001 - a new process has none of it
+    service._azure_cli.cache_clear()  # noqa: SLF001 - a new process starts without it
     service._tokens.clear()  # noqa: SLF001
     submit._done.clear()  # noqa: SLF001
 
@@ -92,20 +93,20 @@ def start_command(*arguments: str, cwd: Path, **environment: str) -> subprocess.
 
 
 def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Wait until a process has done something; the test's own time limit ends the waiting."""
+    """Wait for something that a running process does; the test's time limit ends the waiting."""
     while not is_so():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
 
 
 def wait_for_line(folder: Path, text: str, process: subprocess.Popen[str]) -> None:
-    """Wait until the run's log, as it is here, holds a text."""
+    """Wait until the run folder's log contains a text."""
     path = folder / run_folder.LOG
     wait_until(lambda: path.is_file() and text in path.read_text(errors="replace"), process)
 
 
 def read_until(text: str, process: subprocess.Popen[str]) -> str:
-    """Read a process's stderr until a line holds a text; return what was read."""
+    """Read a process's stderr up to the line that contains a text; return all of it."""
     assert process.stderr is not None
     read = ""
     while text not in read:
@@ -124,7 +125,7 @@ def submissions(azure: AzureService) -> int:
 
 
 def refused(ended: Ended, code: int, *said: str) -> None:
-    """Check an exit code, that there is no traceback, and what was said."""
+    """Check the exit code and parts of the message; no traceback, no secret."""
     assert ended.code == code, ended.out + ended.err
     assert "Traceback" not in ended.out + ended.err
     assert os.environ["AZUREML_SERVICE_PRINCIPAL_PASSWORD"] not in ended.out + ended.err

@@ -32,7 +32,7 @@ PREEMPTED = "Nodes of this job got pre-empted"
 
 
 class ServiceRun:
-    """A run of the service, and the run folder that its receipt is in."""
+    """A run of the service, and its run folder."""
 
     def __init__(
         self, azure: AzureService, folder: Path, *overrides: str, job: Job | None = None, **service: str
@@ -66,47 +66,47 @@ class ServiceRun:
         """Return the run as the backend attaches to it."""
         return AzureRun(self.folder, self.config, resubmit)
 
-    def becomes(self, state: str, error: str | None = None) -> None:
-        """Give the run a state of the service."""
+    def set_state(self, state: str, error: str | None = None) -> None:
+        """Set the state that the service reports, and why it failed."""
         said = None if error is None else {"error": {"code": "UserError", "message": error}}
         self.azure.runs.advance(self.run, state, said)
 
-    def prints(self, text: str) -> None:
-        """Let the node's log, in the service, be a text."""
+    def write_log(self, text: str) -> None:
+        """Replace the node's log."""
         self.azure.handlers.artifacts.write(ORIGIN, self.run.container, LOG, text.encode())
 
-    def begins(self) -> None:
-        """Let a node have begun to train."""
-        self.prints(f"{PROGRESS}{{}}\n")
-        self.becomes("Running")
+    def begin(self) -> None:
+        """Let a node begin to train."""
+        self.write_log(f"{PROGRESS}{{}}\n")
+        self.set_state("Running")
 
-    def fails(self, error: str, exit_code: int) -> None:
-        """Let the trainer fail, with its own error in the log."""
-        told = json.dumps({"exit_code": exit_code, "error": error, "hint": ""})
-        self.prints(f"{PROGRESS}{{}}\n{FAILURE}{told}\n")
-        self.becomes("Failed", "JobFailed: exit code 1")
+    def fail(self, error: str, exit_code: int) -> None:
+        """Let the training fail, with its error in the log."""
+        line = json.dumps({"exit_code": exit_code, "error": error, "hint": ""})
+        self.write_log(f"{PROGRESS}{{}}\n{FAILURE}{line}\n")
+        self.set_state("Failed", "JobFailed: exit code 1")
 
-    def is_preempted(self) -> None:
-        """Let the service take the run's node away for good."""
-        self.becomes("Failed", PREEMPTED)
+    def preempt(self) -> None:
+        """Let the service preempt the node, and not start the run again."""
+        self.set_state("Failed", PREEMPTED)
 
-    def leaves(self, outputs: Path) -> None:
-        """Let the run have left the files of a completed run folder, changed as the test likes."""
+    def write_outputs(self, outputs: Path) -> None:
+        """Let the run have the outputs of a completed run folder."""
         for path in outputs.iterdir():
             if path.is_file() and path.name not in (run_folder.JOB, run_folder.RECEIPT, run_folder.LOG):
-                self.write(path.name, path.read_bytes())
+                self.write_output(path.name, path.read_bytes())
 
-    def write(self, name: str, content: bytes) -> None:
+    def write_output(self, name: str, content: bytes) -> None:
         self.azure.handlers.artifacts.write(ORIGIN, self.run.container, f"outputs/{name}", content)
 
-    def delete(self, name: str) -> None:
+    def delete_output(self, name: str) -> None:
         self.azure.handlers.artifacts.delete(ORIGIN, self.run.container, f"outputs/{name}")
 
     def receipt(self) -> run_folder.Receipt:
         return run_folder.read_receipt(self.folder)
 
     def polls(self, run: AzureRun, clock: Clock, times: int, every: float = 2.0) -> list[str]:
-        """Ask for the status now and then; return what the service was asked each time, if anything."""
+        """Ask for the status `times` times, `every` seconds apart; return which requests that caused."""
         asked = []
         for _ in range(times):
             before = len(self.azure.requests.exchanges())
@@ -121,7 +121,7 @@ class ServiceRun:
 
 
 class Clock:
-    """The time that a run is followed by: it passes while the follower sleeps, and at no other time."""
+    """A clock that stands still except while the code under test sleeps."""
 
     def __init__(self) -> None:
         self.now = 1.0
@@ -136,16 +136,16 @@ class Clock:
 
 
 def completed_run(azure: AzureService, folder: Path, outputs: Path, *overrides: str) -> ServiceRun:
-    """Make a run that the service has completed, with the outputs of a completed run folder."""
+    """Return a run that the service has completed, with the outputs of a completed run folder."""
     made = ServiceRun(azure, folder, *overrides, job=run_folder.read_job(outputs))
-    made.prints("trained\n")
-    made.leaves(outputs)
-    made.becomes("Completed")
+    made.write_log("trained\n")
+    made.write_outputs(outputs)
+    made.set_state("Completed")
     return made
 
 
 def preempted_run(azure: AzureService, folder: Path, *overrides: str, **service: Any) -> ServiceRun:
-    """Make a run whose node the service has taken away for good."""
+    """Return a run whose node was preempted for good."""
     made = ServiceRun(azure, folder, *overrides, **service)
-    made.is_preempted()
+    made.preempt()
     return made

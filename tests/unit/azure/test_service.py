@@ -23,11 +23,11 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZUREML_SERVICE_PRINCIPAL_PASSWORD", "geheimer geht nicht")
     text = "GET https://a/b?sv=1&sig=abc%2F&x=1 Authorization: Bearer eyJ.x.y client_secret=q "
     text += "{'accountKey': 'k+y', \"access_token\": \"tok.en\"} geheimer geht nicht"
-    told = service.translate("do it", RuntimeError(text))
-    assert isinstance(told, service.ServiceError)
-    for said in (told.message, told.hint, told.detail):
+    error = service.translate("do it", RuntimeError(text))
+    assert isinstance(error, service.ServiceError)
+    for text in (error.message, error.hint, error.detail):
         assert not [
-            secret for secret in ("abc%2F", "eyJ", "geheimer", "=q ", "k+y", "tok.en") if secret in said
+            secret for secret in ("abc%2F", "eyJ", "geheimer", "=q ", "k+y", "tok.en") if secret in text
         ]
 
 
@@ -41,11 +41,11 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_error_of_the_sdk_becomes_a_message_and_a_hint(text: str, status: int | None, said: str) -> None:
-    told = service.translate("find the cluster", RuntimeError(text))
-    assert isinstance(told, service.ServiceError)
-    assert told.status == status
-    assert said in told.hint
-    assert "\n" not in told.message + told.hint
+    error = service.translate("find the cluster", RuntimeError(text))
+    assert isinstance(error, service.ServiceError)
+    assert error.status == status
+    assert said in error.hint
+    assert "\n" not in error.message + error.hint
 
 
 def test_a_call_that_never_ends_is_abandoned() -> None:
@@ -92,7 +92,7 @@ def test_of_several_errors_the_first_in_order_is_raised() -> None:
 def test_an_interrupted_step_reports_nothing_and_calls_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No cluster is created after a Ctrl-C while it was looked for."""
+    """A Ctrl-C during the lookup of a cluster prevents its creation."""
     is_interrupted, ended, created = threading.Event(), threading.Event(), []
     main = threading.get_ident()
 
