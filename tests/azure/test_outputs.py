@@ -1,108 +1,121 @@
-"""What a run on the cluster leaves, brought here and checked. Needs no service and no SDK."""
+"""The outputs of a completed run are downloaded and checked: from the blob store, by the real SDK."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
+if sys.version_info[:2] != (3, 11):
+    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
+
+from helpers.azure_commands import calls, chosen, refused, run_here
+from helpers.azure_runs import ServiceRun, completed_run
+from loopback import Fault
+
 from mnist_cnn import run_folder
-from mnist_cnn.backends.azure import log, outputs
-from mnist_cnn.errors import BackendError, TrainingError
+from mnist_cnn.backend import Status
+from mnist_cnn.errors import BackendError
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-class FakeRun:
-    """A completed run whose files are in a folder."""
+    from loopback import AzureService
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def get_file_names(self) -> list[str]:
-        return [f"outputs/{path.name}" for path in self.folder.iterdir() if path.is_file()]
-
-    def get_metrics(self) -> dict[str, float]:
-        return {}
-
-    def download_file(self, name: str, output_file_path: str) -> None:
-        Path(output_file_path).write_bytes((self.folder / Path(name).name).read_bytes())
+pytestmark = [
+    pytest.mark.usefixtures("azure_environment"),
+    pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
+]
+MODEL = ("register.min_accuracy=0",)
 
 
 @pytest.fixture
-def brought(tmp_path: Path, small_run: Path) -> tuple[Path, Path]:
-    """What the service has of a run, and the run folder that it is to be brought to."""
-    there, here = tmp_path / "there", tmp_path / "here"
-    for folder in (there, here):
-        folder.mkdir()
-    for file in small_run.iterdir():
-        if file.is_file():
-            (there / file.name).write_bytes(file.read_bytes())
-    (here / "run.json").write_bytes((small_run / "run.json").read_bytes())
-    return there, here
+def made(azure: AzureService, small_run: Path, tmp_path: Path) -> ServiceRun:
+    return completed_run(azure, tmp_path / "run", small_run)
 
 
-def test_a_sound_result_is_brought_here_with_its_files(brought: tuple[Path, Path]) -> None:
-    there, here = brought
-    outputs.download(FakeRun(there), here)
-    result = run_folder.read_result(here)
+def check_is_complete(folder: Path) -> None:
+    result = run_folder.read_result(folder)
     assert result is not None
-    run_folder.verify(here, result)
-    assert not list(here.glob(".downloading-*"))
+    run_folder.verify(folder, result)
+    assert not [path for path in folder.iterdir() if path.is_dir()]  # no temporary folder
 
 
-def test_a_completed_run_without_a_result_is_no_success(brought: tuple[Path, Path]) -> None:
-    there, here = brought
-    (there / "result.json").unlink()
-    with pytest.raises(outputs.ResultMissing, match=r"has no result\.json"):
-        outputs.download(FakeRun(there), here)
+def check_is_empty(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir() if path.suffix in {".json", ".keras", ".onnx", ".png"}}
+    assert names == {run_folder.JOB, run_folder.RECEIPT}
 
 
-def test_a_result_of_another_job_is_refused(brought: tuple[Path, Path]) -> None:
-    there, here = brought
-    receipt = json.loads((here / "run.json").read_text())
-    (here / "run.json").write_text(json.dumps(receipt | {"job_digest": "0" * 64}))
-    with pytest.raises(outputs.ResultMissing, match="belongs to another job"):
-        outputs.download(FakeRun(there), here)
+def test_a_result_is_downloaded_with_its_files(made: ServiceRun) -> None:
+    assert run_here("follow", "run", cwd=made.folder.parent).code == 0
+    check_is_complete(made.folder)
 
 
-@pytest.mark.parametrize("name", ["../../evil.py", "run.json", "model.onnx"])
-def test_a_result_that_names_what_is_not_its_own_brings_nothing(
-    brought: tuple[Path, Path], name: str
+def test_a_download_that_is_cut_is_repeated(made: ServiceRun) -> None:
+    made.azure.faults.add(Fault("GET", r"blob\.core.*outputs/model\.keras", kind="truncate"))
+    assert run_here("follow", "run", cwd=made.folder.parent).code == 0
+    check_is_complete(made.folder)
+
+
+def test_a_result_of_another_job_is_refused(azure: AzureService, small_run: Path, tmp_path: Path) -> None:
+    made = ServiceRun(azure, tmp_path / "run", "seed=7")
+    made.write_log("trained\n")
+    made.write_outputs(small_run)
+    made.set_state("Completed")
+    refused(run_here("follow", "run", cwd=tmp_path), BackendError.exit_code, "another job", "resume run")
+    assert made.receipt().status is Status.failed
+    check_is_empty(made.folder)
+
+
+@pytest.mark.parametrize("name", ["../../evil.py", "run.json", "model.h5"])
+def test_a_result_that_names_a_file_not_its_own_is_refused(
+    made: ServiceRun, small_run: Path, name: str
 ) -> None:
-    there, here = brought
-    result = json.loads((there / "result.json").read_text())
+    result = json.loads((small_run / "result.json").read_text())
     result["files"][name] = result["files"]["model.keras"]
-    (there / "result.json").write_text(json.dumps(result))
-    with pytest.raises(BackendError):
-        outputs.download(FakeRun(there), here)
-    assert [path.name for path in here.iterdir()] == ["run.json"]
+    made.write_output("result.json", json.dumps(result).encode())
+    if name == "model.h5":
+        made.delete_output(name)
+    refused(run_here("follow", "run", cwd=made.folder.parent), BackendError.exit_code)
+    check_is_empty(made.folder)
+    assert not (made.folder.parent.parent / "evil.py").exists()
 
 
-def test_a_damaged_file_is_not_brought(brought: tuple[Path, Path]) -> None:
-    there, here = brought
-    (there / "model.keras").write_bytes((there / "model.keras").read_bytes()[:-1])
-    with pytest.raises(BackendError, match=r"model\.keras is not the file"):
-        outputs.download(FakeRun(there), here)
-    assert [path.name for path in here.iterdir()] == ["run.json"]
+def test_a_damaged_file_is_not_kept(made: ServiceRun, small_run: Path) -> None:
+    made.write_output("model.keras", (small_run / "model.keras").read_bytes()[:-1])
+    refused(run_here("follow", "run", cwd=made.folder.parent), BackendError.exit_code, "model.keras")
+    assert not made.receipt().status.is_final
+    check_is_empty(made.folder)
 
 
-def test_a_result_that_the_disk_here_does_not_take_can_be_brought_later(brought: tuple[Path, Path]) -> None:
-    there, here = brought
-    (here / "model.keras").mkdir()
-    with pytest.raises(BackendError, match=r"cannot write .*model\.keras: Is a directory") as refused:
-        outputs.download(FakeRun(there), here)
-    assert refused.value.hint.endswith(f"then download the result: follow {here}")
-    assert not (here / "result.json").exists()
-    (here / "model.keras").rmdir()
-    outputs.download(FakeRun(there), here)
-    assert (here / "result.json").is_file()
+def test_a_result_that_cannot_be_written_here_can_be_downloaded_later(made: ServiceRun) -> None:
+    (made.folder / "model.keras").mkdir()
+    followed = run_here("follow", "run", cwd=made.folder.parent)
+    refused(followed, BackendError.exit_code, "cannot write", "model.keras: Is a directory", "follow run")
+    assert not (made.folder / "result.json").exists()
+    (made.folder / "model.keras").rmdir()
+    assert run_here("follow", "run", cwd=made.folder.parent).code == 0
+    check_is_complete(made.folder)
 
 
-def test_a_failure_is_read_from_the_log_of_the_last_start_only(tmp_path: Path) -> None:
-    told = json.dumps({"exit_code": 5, "error": "the loss became nan", "hint": "lower it"})
-    (tmp_path / "log.txt").write_text(f"x\nmnist_cnn failure {told}\n")
-    error = log.failure(tmp_path)
-    assert isinstance(error, TrainingError)
-    assert (error.message, error.hint) == ("the loss became nan", "lower it")
-    log.mark_restart(tmp_path)
-    assert log.failure(tmp_path) is None
+def test_a_registration_that_lost_its_answer_makes_one_version(made: ServiceRun) -> None:
+    home, name = made.folder.parent, f"lost-{made.id}"
+    made.azure.faults.add(Fault("POST", "/models$", kind="lose-answer"))
+    assert run_here("follow", "run", f"register.name={name}", *MODEL, cwd=home).code == 0
+    first = run_here("register", "run", f"register.name={name}", *MODEL, cwd=home)
+    assert first.code == 0, first.err
+    assert f"{name} version 1" in first.out
+    again = run_here("register", "run", f"register.name={name}", *MODEL, cwd=home)
+    assert f"registered before: {name} version 1" in again.out
+    models = made.azure.handlers.models.all()
+    assert [model["version"] for model in models if model["name"] == name] == [1]
+
+
+def test_a_variable_that_breaks_the_sdks_own_waiting_does_no_harm(
+    made: ServiceRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZUREML_RUN_POLLING_INTERVAL_MIN", "1")
+    assert run_here("follow", "run", *chosen(made.azure), cwd=made.folder.parent).code == 0
+    assert calls(made.azure, "GET", "/details") >= 1

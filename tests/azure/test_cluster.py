@@ -1,0 +1,144 @@
+"""The cluster: found, created, shown and deleted; and what makes it unusable."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if sys.version_info[:2] != (3, 11):
+    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
+
+from helpers.azure_commands import calls, chosen, refused, run_here, submissions, submit
+from loopback import Fault
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.errors import BackendError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from loopback import AzureService
+
+pytestmark = [
+    pytest.mark.usefixtures("azure_environment"),
+    pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
+]
+
+
+def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: Path) -> None:
+    azure.clusters.behave(polls_to_create=3)
+    name = "backend.cluster=newcluster"
+    ended = submit(azure, tmp_path, name, "backend.min_nodes=1", "backend.idle_seconds=120", "run_dir=run")
+    assert run_folder.read_receipt(tmp_path / "run").status is Status.queued, ended.err
+    for text in (
+        "newcluster: creating",
+        "newcluster: ready",
+        '"currentNodeCount"',
+        "min_nodes",
+    ):
+        assert text in ended.err
+    shown = run_here("cluster", "show", *chosen(azure), name, cwd=tmp_path)
+    assert shown.code == 0, shown.err
+    for text in ("newcluster: AmlCompute, Succeeded", "1 to 1 nodes", "120 s"):
+        assert text in shown.out
+    command = next(line for line in shown.out.splitlines() if "cluster delete" in line).partition(": ")[2]
+    deleted = run_here(*shlex.split(command)[3:], cwd=tmp_path)  # the words after `python -m mnist_cnn`
+    assert deleted.code == 0, deleted.err
+    assert "newcluster" not in azure.clusters
+    gone = run_here("cluster", "show", *chosen(azure), name, cwd=tmp_path)
+    assert gone.code == 0
+    assert "newcluster" in gone.out
+
+
+def test_a_cluster_that_differs_is_reported_and_left_alone(azure: AzureService, tmp_path: Path) -> None:
+    azure.clusters.add("othercluster")
+    ended = submit(azure, tmp_path, "backend.cluster=othercluster", "backend.vm_size=STANDARD_D3_V2")
+    assert "has vm_size=STANDARD_D2_V2, not backend.vm_size=STANDARD_D3_V2" in ended.err
+    assert "has max_nodes=4, not backend.max_nodes=1" in ended.err
+    assert submissions(azure) == 1
+    assert calls(azure, "PUT", "/computes/") == 0
+
+
+@pytest.mark.parametrize("kind", ["ComputeInstance", "DataLakeAnalytics", "SomethingNew"])
+def test_a_name_of_another_kind_of_compute_is_refused(azure: AzureService, tmp_path: Path, kind: str) -> None:
+    """For a kind that it has no class for, the SDK returns None, as if there were nothing."""
+    azure.clusters.add("machine", compute_type=kind)
+    refused(submit(azure, tmp_path, "backend.cluster=machine"), BackendError.exit_code, "machine")
+    assert calls(azure, "PUT", "/computes/") == 0
+    if kind == "SomethingNew":
+        azure.requests.clear()  # no document knows of this kind
+
+
+def test_a_cluster_of_an_unknown_size_fails_and_is_not_used(azure: AzureService, tmp_path: Path) -> None:
+    asked = ("backend.cluster=badcluster", "backend.vm_size=STANDARD_X99")
+    for overrides in (asked, asked[:1]):
+        ended = submit(azure, tmp_path, *overrides)
+        refused(ended, BackendError.exit_code, "badcluster is failed", "STANDARD_X99", "cluster delete")
+    for _ in range(2):  # the second time it is gone
+        deleted = run_here("cluster", "delete", *chosen(azure), asked[0], cwd=tmp_path)
+        assert deleted.code == 0, deleted.err
+        assert "badcluster" not in azure.clusters
+    assert submissions(azure) == 0
+
+
+def test_a_quota_that_does_not_suffice_is_an_error(azure: AzureService, tmp_path: Path) -> None:
+    azure.clusters.behave(quota_cores=1)
+    ended = submit(azure, tmp_path, "backend.cluster=quotacluster")
+    refused(ended, BackendError.exit_code, "quotacluster is failed", "uota")
+
+
+def test_a_cluster_that_vanishes_while_it_is_deleted_is_deleted(azure: AzureService, tmp_path: Path) -> None:
+    """The SDK's delete ends in a KeyError if the service says, as published, that it is gone."""
+    azure.clusters.add("goingcluster")
+    azure.faults.add(Fault("DELETE", "/computes/", kind="lose-answer"))
+    azure.clusters.behave(polls_to_delete=0)
+    ended = run_here("cluster", "delete", *chosen(azure), "backend.cluster=goingcluster", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert "goingcluster" not in azure.clusters
+
+
+def test_a_creation_that_lost_its_answer_is_used(azure: AzureService, tmp_path: Path) -> None:
+    azure.faults.add(Fault("PUT", "/computes/", kind="lose-answer"))
+    submit(azure, tmp_path, "backend.cluster=answerless", "run_dir=run")
+    assert run_folder.read_receipt(tmp_path / "run").status is Status.queued
+    assert azure.clusters["answerless"].state == "Succeeded"
+
+
+def test_a_gpu_is_refused_if_the_cluster_has_none(azure: AzureService, tmp_path: Path) -> None:
+    azure.clusters.add("cpucluster")
+    asked = ("backend.cluster=cpucluster", "backend.use_gpu=true", "backend.vm_size=STANDARD_NC6")
+    refused(submit(azure, tmp_path, *asked), BackendError.exit_code, "cpucluster", "GPU")
+    assert submissions(azure) == 0
+
+
+def test_a_cluster_without_a_free_node_ends_the_wait_and_not_the_run(
+    azure: AzureService, tmp_path: Path
+) -> None:
+    ended = submit(azure, tmp_path, "run_dir=run")
+    refused(ended, BackendError.exit_code, "1 second", "follow run", "cancel run")
+    assert run_folder.read_receipt(tmp_path / "run").status is Status.queued
+    assert run_here("cancel", "run", cwd=tmp_path).code == 0
+    assert run_folder.read_receipt(tmp_path / "run").status is Status.cancelled
+
+
+def test_a_sweep_submits_all_before_it_waits_and_ends_in_its_time(
+    azure: AzureService, tmp_path: Path
+) -> None:
+    """Its runs share one upload and one snapshot."""
+    ended = submit(azure, tmp_path, "--multirun", "seed=1,2", "backend.data.overwrite=true")
+    refused(ended, BackendError.exit_code)
+    templates = [(e.method, e.template) for e in azure.requests.exchanges()]
+    submitted = [i for i, (_, template) in enumerate(templates) if template.endswith("snapshotrun")]
+    polled = [i for i, (_, template) in enumerate(templates) if template.endswith("/details")]
+    assert len(submitted) == 2
+    assert submitted[-1] < polled[0]
+    assert len([e for e in azure.requests.exchanges() if e.method == "PUT" and "/mnist/" in e.path]) == 4
+    assert calls(azure, "POST", "/snapshots/{snapshot}") <= 1
+    assert "seed=1" in ended.out
+    assert "seed=2" in ended.out
+    folders = list((tmp_path / "runs").glob("*/run.json"))
+    assert [run_folder.read_receipt(path.parent).status for path in folders] == [Status.queued] * 2

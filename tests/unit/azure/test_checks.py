@@ -1,0 +1,135 @@
+"""What `backend=azure` refuses before the first request: settings, workspace, credentials, Python."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.processes import run_command
+
+from mnist_cnn import compose
+from mnist_cnn.backends.azure import checks
+from mnist_cnn.backends.azure.config import AzureConfig
+from mnist_cnn.errors import ConfigurationError
+
+NAMES = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
+PRINCIPAL = dict.fromkeys(checks.PRINCIPAL_VARIABLES, "x")
+
+
+def config_of(*overrides: str) -> AzureConfig:
+    backend = compose.load(["backend=azure", *overrides]).backend
+    assert isinstance(backend, AzureConfig)
+    return backend
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "backend.cluster=ab",
+        "backend.cluster=1cluster",
+        "backend.cluster=cluster-",
+        "backend.cluster=cluster-1",
+        "backend.cluster=a23456789012345678",
+        "backend.cluster=amlcompute",
+        "backend.experiment=ab",
+        "backend.experiment='a b'",
+        "backend.vm_size='D2 V2'",
+        "backend.min_nodes=2",
+        "backend.max_nodes=101",
+        "backend.use_gpu=true",
+        "backend.priority=spot",
+        "backend.max_duration=0",
+        "backend.data.overwrite=perhaps",
+        "backend.data.overwriet=true",
+        "backend.clustre=x",
+    ],
+)
+def test_what_the_service_would_refuse_is_refused_here(override: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        config_of(override)
+    assert override.partition("=")[0] in raised.value.message
+    assert raised.value.hint
+
+
+def test_a_run_on_low_priority_nodes_has_a_shorter_limit() -> None:
+    config_of("backend.max_duration=20000")
+    with pytest.raises(ConfigurationError, match="low-priority"):
+        config_of("backend.max_duration=20000", "backend.priority=lowpriority")
+
+
+@pytest.mark.parametrize("name", ["scikit-learn-mnist", "mnist-cnn"])
+def test_the_names_of_the_tutorial_are_accepted(name: str) -> None:
+    assert config_of(f"backend.experiment={name}", "backend.cluster=traincluster").experiment == name
+
+
+@pytest.mark.parametrize("place", [".azureml/config.json", "aml_config/config.json", "config.json"])
+def test_a_workspace_is_found_where_the_sdk_finds_it(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text(json.dumps(NAMES))
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert checks.find_workspace(None) == checks.WorkspaceName("s", "g", "w")
+    assert checks.find_workspace(str(tmp_path / place)) == checks.WorkspaceName("s", "g", "w")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not JSON of that form"),
+        ('{"subscription_id": "s", "resource_group": "g"}', "'workspace_name' is missing"),
+        (json.dumps(NAMES | {"workspace_name": "<my-workspace>"}), "name is not filled in"),
+    ],
+)
+def test_a_config_json_without_a_workspace_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigurationError, match=said) as raised:
+        checks.find_workspace(str(tmp_path))
+    assert "ml.azure.com" in raised.value.hint
+
+
+def test_a_missing_config_json_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no config\.json"):
+        checks.find_workspace(str(tmp_path))
+
+
+def test_credentials_are_a_principal_the_azure_cli_or_a_person(tmp_path: Path) -> None:
+    home = {"AZURE_CONFIG_DIR": str(tmp_path), "PATH": str(tmp_path)}
+    assert checks.credentials(PRINCIPAL, at_terminal=False) is checks.Credentials.service_principal
+    assert checks.credentials(home, at_terminal=True) is checks.Credentials.interactive
+    with pytest.raises(ConfigurationError, match="nobody at a terminal"):
+        checks.credentials(home, at_terminal=False)
+    (tmp_path / "az").write_text("#!/bin/sh\n")
+    (tmp_path / "az").chmod(0o755)
+    (tmp_path / "azureProfile.json").write_text('{"subscriptions": [{"id": "s"}]}')
+    assert checks.credentials(home, at_terminal=False) is checks.Credentials.azure_cli
+
+
+def test_an_incomplete_principal_names_what_is_missing() -> None:
+    incomplete = {name: value for name, value in PRINCIPAL.items() if not name.endswith("PASSWORD")}
+    with pytest.raises(ConfigurationError, match="AZUREML_SERVICE_PRINCIPAL_PASSWORD is not set"):
+        checks.credentials(incomplete, at_terminal=False)
+
+
+def test_another_python_is_refused_with_the_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
+    with pytest.raises(ConfigurationError, match=r"Python 3\.11, not on 3\.12"):
+        checks.check_sdk()
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="another Python is refused before that")
+def test_a_refusal_comes_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    ended = run_command("backend=azure", cwd=tmp_path, timeout=60, HOME=str(tmp_path))
+    assert ended.code == 2
+    assert "config.json" in ended.err
+    (tmp_path / "config.json").write_text(json.dumps(NAMES))
+    unset = dict.fromkeys(checks.PRINCIPAL_VARIABLES, "")
+    ended = run_command("backend=azure", cwd=tmp_path, timeout=60, HOME=str(tmp_path), PATH="", **unset)
+    assert ended.code == 2
+    assert "no credentials" in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

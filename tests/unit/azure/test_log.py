@@ -1,0 +1,85 @@
+"""The log of a run, how a run failed, and whether it is still being submitted. Needs no service."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.azure import failures, log, submitter
+from mnist_cnn.backends.azure.entry import EPOCH, PROGRESS
+from mnist_cnn.errors import BackendError, TrainingError
+from mnist_cnn.result import EpochRow
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BEGUN = f"{PROGRESS}{{}}\n"
+FAILED_ITSELF = {"error": {"error": {"code": "UserError", "message": "JobFailed: exit code 1"}}}
+OLD = time.time() - submitter.SUBMISSION_SECONDS - 60
+
+
+def test_a_failure_is_read_from_the_log_of_the_last_start_only(tmp_path: Path) -> None:
+    written = json.dumps({"exit_code": 5, "error": "the loss became nan", "hint": "lower it"})
+    (tmp_path / "log.txt").write_text(f"x\nmnist_cnn failure {written}\n")
+    error = log.failure(tmp_path)
+    assert isinstance(error, TrainingError)
+    assert (error.message, error.hint) == ("the loss became nan", "lower it")
+    log.mark_restart(tmp_path)
+    assert log.failure(tmp_path) is None
+
+
+def test_epochs_that_were_trained_elsewhere_stay_in_the_history(tmp_path: Path) -> None:
+    rows = tuple(EpochRow(epoch, 0.5, 0.5, 0.5, 0.5, 0.1, 1.0) for epoch in (1, 2, 3))
+    run_folder.write_history(tmp_path, rows[:2])
+    (tmp_path / "log.txt").write_text(f"{EPOCH}{json.dumps(dataclasses.asdict(rows[2]))}\n")
+    assert tuple(log.history(tmp_path)) == rows
+
+
+@pytest.mark.parametrize(
+    ("logged", "details", "expected"),
+    [
+        ("", {"error": {"error": {"message": "The node was Preempted."}}}, failures.Preempted),
+        ("", FAILED_ITSELF, BackendError),
+        (BEGUN, FAILED_ITSELF, TrainingError),
+        (
+            BEGUN,
+            {"error": {"error": {"message": "the disk of the node died"}}},
+            BackendError,
+        ),
+        ("", {"error": None}, BackendError),
+    ],
+    ids=["preempted", "before-the-training", "in-the-training", "node", "no-reason"],
+)
+def test_without_an_error_in_the_log_the_service_says_how_a_run_failed(
+    tmp_path: Path, logged: str, details: dict[str, Any], expected: type[Exception]
+) -> None:
+    (tmp_path / "log.txt").write_text(logged)
+    error = failures.of_run(tmp_path, details)
+    assert type(error) is expected
+    assert f"resume {tmp_path}" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_at_work"),
+    [
+        (submitter.this_process(), True),
+        (submitter.this_process().replace(f" {os.getpid()} ", " 4194305 "), False),  # beyond Linux' largest
+        (f"another-machine 1 {OLD} {time.time()}", True),
+        (f"another-machine 1 {OLD} {OLD}", False),
+        ("damaged", False),
+        ("", False),
+    ],
+    ids=["there", "gone", "elsewhere", "elsewhere-long-ago", "damaged", "none"],
+)
+def test_a_run_is_being_submitted_while_its_submitter_may_be_alive(entry: str, *, is_at_work: bool) -> None:
+    """Of a process of another machine only the time is known."""
+    service = {submitter.SUBMITTER: entry}
+    receipt = run_folder.Receipt("azure", "id", "digest", Status.preparing, "now", service=service)
+    assert submitter.is_at_work(receipt) is is_at_work

@@ -1,0 +1,158 @@
+"""The plan of `backend=azure`: what would be sent, without a service and without the SDK."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mnist_cnn import compose, launch
+from mnist_cnn.backends.azure import plan, snapshot
+from mnist_cnn.backends.azure.config import AzureConfig
+from mnist_cnn.errors import ConfigurationError
+
+
+def request_of(*overrides: str) -> plan.Request:
+    config = compose.load(["backend=azure", *overrides])
+    assert isinstance(config.backend, AzureConfig)
+    return plan.request(launch.job_of(config), config.backend)
+
+
+def test_a_plan_needs_no_credentials_and_leaves_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from mnist_cnn.cli.main import main; code = main(['plan', 'backend=azure']); "
+        "print(code, [name for name in sys.modules if name.partition('.')[0] in ('azureml', 'tensorflow')])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ended.stdout.splitlines()[-1] == "0 []"
+    assert list(tmp_path.iterdir()) == []
+    for said in (
+        "traincluster",
+        "entry.py",
+        "train-images-idx3-ubyte.gz 9,719,438 B",
+        "120 minutes",
+        "--job ",
+    ):
+        assert said in ended.stdout
+
+
+def test_the_snapshot_holds_source_and_configuration_alone() -> None:
+    names = {file.name for file in snapshot.files()}
+    needed = {
+        "entry.py",
+        "mnist_cnn/train.py",
+        "mnist_cnn/conf/config.yaml",
+        "mnist_cnn/data/sources.toml",
+        "mnist_cnn/backends/__init__.py",
+        "mnist_cnn/backends/azure/plan.py",
+    }
+    assert needed <= names
+    assert {Path(name).suffix for name in names} == {".py", ".yaml", ".toml"}
+    assert not [name for name in names if "__pycache__" in name or "test" in name]
+
+
+def test_two_snapshots_are_equal_down_to_their_times(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    snapshot.write(tmp_path / "a")
+    snapshot.write(tmp_path / "b")
+    described = [
+        {
+            str(path.relative_to(root)): (path.stat().st_mtime, path.read_bytes() if path.is_file() else b"")
+            for path in root.rglob("*")
+        }
+        for root in (tmp_path / "a", tmp_path / "b")
+    ]
+    assert described[0] == described[1]
+    assert (tmp_path / "a").stat().st_mtime == (tmp_path / "b").stat().st_mtime
+
+
+def test_a_snapshot_trains_without_the_installed_package(tmp_path: Path) -> None:
+    snapshot.write(tmp_path)
+    code = "import mnist_cnn.training.train as train, mnist_cnn.backends.azure.plan; print(train.__file__)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert Path(ended.stdout.strip()).is_relative_to(tmp_path)
+
+
+def test_the_entry_script_refuses_to_train_with_another_copy(tmp_path: Path) -> None:
+    (tmp_path / "entry.py").write_bytes((Path(plan.__file__).parent / "entry.py").read_bytes())
+    arguments = (
+        "--job",
+        plan.encode(launch.make_job("train.epochs=3")),
+        "--data-folder",
+        ".",
+        "--checkpoints",
+        ".",
+    )
+    ended = subprocess.run(
+        [sys.executable, "-P", "entry.py", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "not the snapshot's" in ended.stderr
+
+
+def test_a_job_travels_as_one_token_and_keeps_its_digest() -> None:
+    job = launch.make_job("train.epochs=3")
+    token = plan.encode(job)
+    assert token.replace("-", "").replace("_", "").isalnum()
+    decoded = plan.decode(token)
+    assert decoded.digest == job.digest
+    assert decoded.data.dir is None
+    with pytest.raises(ConfigurationError, match="--job"):
+        plan.decode(token[:-20])
+
+
+def test_a_job_too_long_for_an_argument_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("def build(a, b, c):\n    pass\n" + "# long\n" * 20_000)
+    with pytest.raises(ConfigurationError, match="characters as an argument"):
+        request_of(f"model.file={tmp_path / 'net.py'}")
+
+
+def test_each_mount_is_a_token_of_its_own() -> None:
+    asked = request_of().arguments
+    assert asked[0::2] == ("--job", "--data-folder", "--checkpoints")
+    assert asked[3::2] == (plan.DATA_MOUNT, plan.CHECKPOINT_MOUNT)
+    gpu = request_of("backend.use_gpu=true", "backend.vm_size=STANDARD_NC6S_V3")
+    assert gpu.arguments[-2:] == ("--device", "gpu")
+
+
+def test_the_environment_pins_the_versions_here_and_is_named_by_them() -> None:
+    environment = plan.environment(use_gpu=False)
+    assert f"keras=={importlib.metadata.version('keras')}" in environment.packages
+    assert environment.python == f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert [name for name in environment.packages if name.startswith("azureml-defaults==")]
+    assert all("==" in package for package in environment.packages)
+    assert plan.environment(use_gpu=False).name == environment.name
+    changed = dataclasses.replace(environment, packages=(*environment.packages, "x==1"))
+    with_gpu = plan.environment(use_gpu=True)
+    assert len({environment.name, changed.name, with_gpu.name}) == 3
+    assert [package for package in with_gpu.packages if package.startswith("tensorflow[and-cuda]==")]
+
+
+def test_different_data_sets_never_share_a_folder(tmp_path: Path) -> None:
+    packaged = launch.make_job().data
+    assert plan.data_folder(packaged) == "mnist"
+    assert plan.data_folder(dataclasses.replace(packaged, dir=str(tmp_path))) == "mnist"
+    other = dataclasses.replace(packaged, dir=str(tmp_path), digest="0" * 64)
+    assert plan.data_folder(other) == f"data-{'0' * 12}"
+    downloaded = dataclasses.replace(packaged, name="kmnist", digest="1" * 64)
+    assert plan.data_folder(downloaded) == "kmnist"

@@ -1,0 +1,146 @@
+"""Calls to the service: their errors, secrets and time-outs; and steps that run in parallel."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mnist_cnn.backends.azure import service
+from mnist_cnn.backends.azure.parallel import run_parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECONDS = 20.0
+
+
+def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZUREML_SERVICE_PRINCIPAL_PASSWORD", "geheimer geht nicht")
+    text = "GET https://a/b?sv=1&sig=abc%2F&x=1 Authorization: Bearer eyJ.x.y client_secret=q "
+    text += "{'accountKey': 'k+y', \"access_token\": \"tok.en\"} geheimer geht nicht"
+    error = service.translate("do it", RuntimeError(text))
+    assert isinstance(error, service.ServiceError)
+    for text in (error.message, error.hint, error.detail):
+        assert not [
+            secret for secret in ("abc%2F", "eyJ", "geheimer", "=q ", "k+y", "tok.en") if secret in text
+        ]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        ("Received bad response:\nResponse Code: 403\nContent: b''", 403, "role"),
+        ("AADSTS7000222: The provided client secret keys are expired", 401, "expired"),
+        ("Response Code: 409 ... exceeds the quota of 0 cores", 409, "cores"),
+        ("something else", None, "studio"),
+    ],
+)
+def test_an_error_of_the_sdk_becomes_a_message_and_a_hint(text: str, status: int | None, said: str) -> None:
+    error = service.translate("find the cluster", RuntimeError(text))
+    assert isinstance(error, service.ServiceError)
+    assert error.status == status
+    assert said in error.hint
+    assert "\n" not in error.message + error.hint
+
+
+def test_a_call_that_never_ends_is_abandoned() -> None:
+    with pytest.raises(service.ServiceError, match="no answer from the service in 0 seconds"):
+        service.call("wait", threading.Event().wait, seconds=0.05)
+
+
+def failing(error: Exception, after: threading.Event | None = None) -> Callable[[], None]:
+    def fail() -> None:
+        if after is not None:
+            assert after.wait(SECONDS)
+        raise error
+
+    return fail
+
+
+def test_parallel_steps_return_their_values_in_order() -> None:
+    both_began = threading.Barrier(2)
+
+    def wait_for_other(value: int) -> int:
+        both_began.wait(SECONDS)
+        return value
+
+    assert run_parallel(lambda: wait_for_other(1), lambda: wait_for_other(2), lambda: None) == [1, 2, None]
+
+
+def test_of_several_errors_the_first_in_order_is_raised() -> None:
+    second_failed = threading.Event()
+
+    def second() -> None:
+        try:
+            raise ValueError("second")
+        finally:
+            second_failed.set()
+
+    with pytest.raises(KeyError, match="first"):
+        run_parallel(failing(KeyError("first"), after=second_failed), second)
+    ended = []
+    with pytest.raises(ValueError, match="fails"):
+        run_parallel(failing(ValueError("fails")), lambda: ended.append(service.call("end", lambda: "it")))
+    assert ended == ["it"]
+
+
+def test_an_interrupted_step_reports_nothing_and_calls_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A Ctrl-C during the lookup of a cluster prevents its creation."""
+    is_interrupted, ended, created = threading.Event(), threading.Event(), []
+    main = threading.get_ident()
+
+    def find_and_create() -> None:
+        try:
+            signal.pthread_kill(main, signal.SIGINT)
+            service.call("find it", lambda: is_interrupted.wait(SECONDS))
+            run_parallel(
+                lambda: service.report("creating it"),
+                lambda: service.call("create it", lambda: created.append(1)),
+            )
+        finally:
+            ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_parallel(find_and_create)
+    is_interrupted.set()
+    assert ended.wait(SECONDS)
+    assert created == []
+    assert capsys.readouterr().err == ""
+    service.report("the command continues")
+    assert "continues" in capsys.readouterr().err
+
+
+def test_a_thread_pool_left_by_the_sdk_prints_no_traceback() -> None:
+    """It is a pool of Python's own without its pipe, as when Python ends."""
+    code = """
+import gc
+from multiprocessing.pool import ThreadPool
+from mnist_cnn.backends.azure import service
+
+class Other:
+    def __del__(self):
+        raise ValueError("an error of another object")
+
+service._hush_the_sdk()
+pool = ThreadPool(1)
+pool._change_notifier._writer.close()
+other = Other()
+del pool, other
+gc.collect()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-P", "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "Pool.__del__" not in ended.stderr
+    assert "an error of another object" in ended.stderr
