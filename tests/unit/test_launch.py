@@ -71,10 +71,11 @@ def test_a_job_and_overrides_of_where_it_runs_are_accepted(
     assert submitted[0][1] == run_dir
 
 
-def test_two_jobs_are_refused() -> None:
+def test_two_jobs_are_refused(tmp_path: Path, submitted: list[tuple[Job, Path]]) -> None:
     job = mnist_cnn.make_job(*SMALL)
     with pytest.raises(ConfigurationError, match="one job, not 2"):
-        mnist_cnn.submit(job, job)
+        mnist_cnn.submit(job, job, f"runs_dir={tmp_path}")
+    assert submitted == []
 
 
 def test_resume_starts_an_interrupted_run_in_its_folder(

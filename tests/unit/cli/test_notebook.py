@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers.processes import SMALL
+from helpers.scripted_run import ScriptedRun
 
 import mnist_cnn
 from mnist_cnn import run_folder
@@ -17,54 +18,13 @@ from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, Training
 from mnist_cnn.result import EpochRow, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from mnist_cnn.backend import ModelRef, Run
-    from mnist_cnn.result import Result
+    from mnist_cnn.backend import Run
 
 NASTY = "<script>alert('1')</script> & \"<b>"
 ROW = EpochRow(1, 0.25, 0.9, 0.125, 0.95, 1.0, 2.5)
-
-
-@dataclasses.dataclass
-class ScriptedRun:
-    """A run without a backend: a test sets its log and how it ends."""
-
-    folder: Path
-    end: Status
-    error: MnistCnnError | None = None
-    lines: tuple[str, ...] = ()
-    interrupted: bool = False
-    ended: bool = dataclasses.field(default=False)
-
-    def status(self) -> Status:
-        return self.end if self.ended else Status.running
-
-    def progress(self) -> Progress | None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        return None
-
-    def logs(self, *, follow: bool = False) -> Iterator[str]:
-        yield from self.lines
-        self.ended = follow
-
-    def wait(self) -> Result:
-        assert self.error is not None
-        raise self.error
-
-    def cancel(self) -> None:
-        raise AssertionError
-
-    def cost_report(self) -> Iterator[str]:
-        yield from ()
-
-    def download_checkpoints(self) -> None:
-        raise NotImplementedError
-
-    def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
-        raise AssertionError(name, min_accuracy)
 
 
 class Displayed:

@@ -1,0 +1,47 @@
+"""The live display in a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers.scripted_run import ScriptedRun
+
+from mnist_cnn.backend import Status
+from mnist_cnn.cli.display import follow
+from mnist_cnn.result import Progress
+from mnist_cnn.terminal import output
+
+if TYPE_CHECKING:
+    import pytest
+
+PROGRESS = Progress("running", 1, 2, 3, 40, 0.5, 0.75, 1234.0, 61.0)
+
+
+def _read_to_end(controller: int) -> str:
+    shown = b""
+    while True:
+        try:
+            read = os.read(controller, 65536)
+        except OSError:  # Linux reports EIO when the last writer has closed the terminal
+            read = b""
+        if not read:
+            os.close(controller)
+            return shown.decode()
+        shown += read
+
+
+def test_a_terminal_shows_one_live_line_below_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("TERM", "xterm"), ("COLUMNS", "80"), ("LINES", "24")):
+        monkeypatch.setenv(name, value)
+    controller, terminal = os.openpty()
+    lines = ("12:00:00 mnist_cnn epoch 1/2  loss 0.6", "a library's line")
+    with os.fdopen(terminal, "w", encoding="utf-8") as stream:
+        follow(ScriptedRun(Path("run"), Status.completed, lines=lines, now=PROGRESS), output.lossy(stream))
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", _read_to_end(controller))
+    live = "epoch 1/2 step 3/40 loss 0.5000 accuracy 0.7500 1,234 images/s 1:01 left"
+    assert f" {live} " in re.sub(r"[\r\n]", " ", text)
+    assert "epoch 1/2  loss 0.6\r\n" in text
+    assert "a library's line" not in text
