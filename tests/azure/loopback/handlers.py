@@ -1,4 +1,4 @@
-"""The handlers of the service, made once, and the table of all their routes."""
+"""All handlers but the one that submits runs, and the list of their routes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Handlers:
-    """Each answers one part of Azure ML. `changed` is notified when a run or a cluster changes."""
+    """One handler for each part of Azure ML. `changed` is notified when a run or a cluster changes."""
 
     tenancy: Tenancy
     blobs: BlobStore
@@ -55,13 +55,6 @@ class Handlers:
         )
 
     def routes(self) -> list[Route]:
-        return [
-            *self.identity.routes(),
-            *self.workspace.routes(),
-            *self.clusters.routes(),
-            *self.runs.routes(),
-            *self.metrics.routes(),
-            *self.artifacts.routes(),
-            *self.models.routes(),
-            *self.snapshots.routes(),
-        ]
+        first = (self.identity, self.workspace, self.clusters, self.runs)
+        handlers = (*first, self.metrics, self.artifacts, self.models, self.snapshots)
+        return [route for handler in handlers for route in handler.routes()]

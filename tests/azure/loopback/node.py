@@ -1,4 +1,4 @@
-"""The environment variables of a job, by which `Run.get_context()` finds its run."""
+"""Where jobs run, and a job's environment variables, in which `Run.get_context()` finds its run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """Where jobs run: a folder for their own folders, an interpreter, the way to this service."""
+    """Where jobs run: `folder` for their folders, `network` for the variables that lead to this service."""
 
     folder: Path
     python: Path
@@ -28,7 +28,7 @@ class Node:
 
 
 def job_environment(node: Node, handlers: Handlers, run: Run, home: Path) -> dict[str, str]:
-    """Return all variables of a job: nothing of this machine's, and nothing of the submitting side's."""
+    """Return all of a job's variables; it inherits none from this process or from the submitter."""
     have = handlers.tenancy
     definition = run.definition or {}
     given = (definition.get("environment") or {}).get("environmentVariables") or {}

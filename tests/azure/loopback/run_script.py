@@ -1,7 +1,7 @@
-"""What the node's interpreter starts: SCRIPT and its arguments, inside azureml's history context.
+"""Runs SCRIPT with its arguments on the node, inside azureml's history context.
 
-That context sends the metrics that are still waiting and uploads ./outputs and ./logs, as on Azure.
-Started with `python -P`; stands alone, and imports nothing of this package.
+As on Azure, that context sends outstanding metrics and uploads ./outputs and ./logs.
+Run it with `python -P`. It imports nothing from this package.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import json
 import os
 import runpy
 import sys
+from pathlib import Path
 
 
 def main(script: str, arguments: list[str]) -> None:
-    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # noqa: PTH100, PTH120 - as runpy wants it
+    sys.path.insert(0, str(Path(script).resolve().parent))
     sys.argv = [script, *arguments]
     from azureml.history._tracking import get_history_context_manager
 

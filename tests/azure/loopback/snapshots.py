@@ -1,4 +1,4 @@
-"""Snapshots: the code that jobs run. A folder arrives as a tree of hashes and the files that changed."""
+"""Snapshots: the code that jobs run. A client sends a tree of hashes, and the files that changed."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NO_SNAPSHOT = str(uuid.UUID(int=0))
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """Where a file's bytes lie, and the client's hash of it."""
+    """The blob that holds a file, and the client's hash of the file."""
 
     blob: str
     digest: str
 
 
 class Snapshots:
-    """By id: each file's path, its hash and the blob that holds it."""
+    """The files of each snapshot, by id and path."""
 
     def __init__(self, tenancy: Tenancy, blobs: BlobStore) -> None:
         self.tenancy = tenancy
@@ -45,11 +45,11 @@ class Snapshots:
     def routes(self) -> list[Route]:
         return [
             Route("GET", API, f"{CONTENT}/latest/metadata", self.latest),
-            Route("POST", API, f"{CONTENT}/getblob", self.places),
+            Route("POST", API, f"{CONTENT}/getblob", self.upload_urls),
             Route("POST", API, f"{CONTENT}/{{snapshot}}", self.create),
         ]
 
-    # -- for the execution handler and for tests ----------------------------------------------------------
+    # -- called by other handlers and by tests ---------------------------------------------------------
 
     def __contains__(self, snapshot: str) -> bool:
         return snapshot in self._files
@@ -58,7 +58,7 @@ class Snapshots:
         return sorted(self._files[snapshot])
 
     def forget_the_latest(self) -> None:
-        """Let the next client send all of its files, as the first one had to."""
+        """Forget the latest snapshot, so that the next client must send all of its files."""
         with self._lock:
             self._latest = {"id": NO_SNAPSHOT, "root": {}}
 
@@ -75,8 +75,8 @@ class Snapshots:
         with self._lock:
             return answer(self._latest)
 
-    def places(self, request: Request) -> Response:
-        """Answer where each file is to be put."""
+    def upload_urls(self, request: Request) -> Response:
+        """Return the URL to which the client uploads each file."""
         nodes = []
         for name in request.json()["FileNames"]:
             url = self.blobs.signed_url(CONTAINER, f"{uuid.uuid4()}/{name}", "rcw")
@@ -107,7 +107,7 @@ class Snapshots:
 
 
 def _leaves(node: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """All files in a tree, with their hashes; the root's own name is no part of their paths."""
+    """Yield the path and hash of each file in a tree; paths leave out the root's name."""
     for name, child in (node.get("children") or {}).items():
         if child["type"] == "File":
             yield prefix + name, child["hash"]
