@@ -66,9 +66,10 @@ class Recording:
             return list(self._exchanges)
 
     def clear(self) -> None:
-        """Forget all exchanges; the file keeps them."""
+        """Forget all exchanges and refused hosts; the file keeps the exchanges."""
         with self._changed:
             self._exchanges = []
+            self.refused_hosts.clear()
 
     def wait_for(self, method: str, path: str, timeout: float = 60) -> Exchange:
         """Return the first exchange that matches, once it has happened.
