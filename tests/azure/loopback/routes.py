@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ class Route:
         return found.groupdict() if found else None
 
 
+@functools.cache
 def _pattern(template: str) -> re.Pattern[str]:
     escaped = re.escape(template.replace("<WS>", WORKSPACE))
     slashes = re.sub(r"\\{\\\*(\w+)\\}", r"(?P<\1>.+)", escaped)

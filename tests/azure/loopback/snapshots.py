@@ -40,6 +40,7 @@ class Snapshots:
         self.blobs = blobs
         self._lock = threading.Lock()
         self._files: dict[str, dict[str, File]] = {}
+        self._contents: dict[str, bytes] = {}  # of blobs, which never change
         self._latest: Json = {"id": NO_SNAPSHOT, "root": {}}
 
     def routes(self) -> list[Route]:
@@ -65,9 +66,11 @@ class Snapshots:
     def unpack(self, snapshot: str, folder: Path) -> None:
         """Write a snapshot's files into a folder."""
         for name, file in self._files[snapshot].items():
+            if file.blob not in self._contents:
+                self._contents[file.blob] = self.blobs.get(CONTAINER, file.blob)
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.blobs.get(CONTAINER, file.blob))
+            path.write_bytes(self._contents[file.blob])
 
     # -- requests --------------------------------------------------------------------------------------
 
@@ -94,7 +97,7 @@ class Snapshots:
         for path, digest in _leaves(sent["DirTreeNode"]):
             before = parent.get(path)
             blob = new.get(path) or (before.blob if before and before.digest == digest else None)
-            if blob is None or not self.blobs.exists(CONTAINER, blob):
+            if blob is None or (path in new and not self.blobs.exists(CONTAINER, blob)):
                 raise Refusal(400, "UserError", f"The snapshot's file {path} was never uploaded.")
             files[path] = File(blob, digest)
         limits = rules.facts()["limits"]
