@@ -150,7 +150,8 @@ class Jobs:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if process.killed_at_line:
-            return self._preempt(run, cluster)
+            self._preempt(run, cluster)
+            return True
         self.runs.advance(run, "Finalizing")
         if ended:
             tail = process.log().strip().rpartition("\n")[2]
@@ -212,11 +213,11 @@ class Jobs:
             raise Failed(f"The compute target {cluster.name} was deleted.", "ComputeTargetNotFound")
         raise Cancelled
 
-    def _preempt(self, run: Run, cluster: Cluster) -> bool:
-        """Take the node from the cluster; return True, because its job starts again.
+    def _preempt(self, run: Run, cluster: Cluster) -> None:
+        """Take the job's node from the cluster.
 
         Raises:
-            Failed: jobs do not start again on this cluster.
+            Failed: preempted jobs do not start again on this cluster.
         """
         with self.runs.changed:
             cluster.busy.remove(run.run_id)
@@ -225,13 +226,10 @@ class Jobs:
             behaviour.preemptions -= 1
             if not behaviour.preemptions:
                 behaviour.preempt_at = None
-        if behaviour.restarts:
-            return True
-        text = (
-            "AzureMLCompute job failed. PreemptionError: Nodes of this job got pre-empted."
-            " Reason: Received pre-emption warning signal"
-        )
-        raise Failed(text, "PreemptionError")
+        if not behaviour.restarts:
+            text = "PreemptionError: Nodes of this job got pre-empted."
+            reason = "Reason: Received pre-emption warning signal"
+            raise Failed(f"AzureMLCompute job failed. {text} {reason}", "PreemptionError")
 
     def _mount(self, definition: Json, folder: Path) -> list[Mount]:
         mounts = []

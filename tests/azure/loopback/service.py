@@ -67,7 +67,7 @@ class AzureService:
         self.blobs = BlobStore(self.tenancy, azurite.await_port())
         for container in (self.tenancy.container, ARTIFACTS_CONTAINER, SNAPSHOTS_CONTAINER):
             self.blobs.create_container(container)
-        self.handlers = Handlers.of(self.tenancy, self.blobs)
+        self.handlers = Handlers(self.tenancy, self.blobs)
         self.proxy, nodes_proxy = (
             Proxy(authority, self._has_host, self.requests.add_refused_host) for _ in range(2)
         )

@@ -42,7 +42,7 @@ class Service:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     tenancy = Tenancy()
-    handlers = Handlers.of(tenancy, BlobStore(tenancy, port=0))
+    handlers = Handlers(tenancy, BlobStore(tenancy, port=0))
     started: list[Run] = []
     server = Server(handlers, started.append, Faults(), Recording(tmp_path / "requests.jsonl"))
     handlers.clusters.add("small")
