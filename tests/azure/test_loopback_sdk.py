@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from loopback import AzureService, Exchange
+    from loopback import AzureService
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="azureml-sdk cannot be installed there")
 
@@ -66,7 +65,7 @@ def submit(epochs):
     environment = Environment("toy")
     environment.python.conda_dependencies = CondaDependencies.create(
         python_version="3.11", pip_packages=["azureml-defaults"])
-    parameters = {{"--data": store.path("mnist").as_mount(), "--epochs": epochs}}
+    parameters = {{"--data": store.path("walk").as_mount(), "--epochs": epochs}}
     estimator = Estimator("code", entry_script="train.py", compute_target="walk", script_params=parameters,
                           environment_definition=environment)
     return Experiment(ws, "walk").submit(estimator)
@@ -75,7 +74,7 @@ ws = Workspace.from_config()
 store = ws.get_default_datastore()
 write("data/a.txt", "hello")
 write("data/sub/b.txt", "b" * 1000)
-store.upload("data", target_path="mnist", show_progress=False)
+store.upload("data", target_path="walk", show_progress=False)
 missing = error_of(lambda: ComputeTarget(ws, "walk"))
 settings = AmlCompute.provisioning_configuration("STANDARD_D2_V2", vm_priority="lowpriority", max_nodes=2)
 cluster = ComputeTarget.create(ws, "walk", settings)
@@ -86,7 +85,7 @@ run = submit(epochs=3)
 details = run.wait_for_completion(show_output=True)
 run.download_files(prefix="outputs/", output_directory="back")
 models = [run.register_model("toy-model", model_path="outputs/model.txt", tags={{"a": "b"}}) for _ in "12"]
-store.download("mounted", prefix="mnist")
+store.download("mounted", prefix="walk")
 facts = dict(
     missing=missing,
     status=details["status"],
@@ -107,20 +106,9 @@ print("FACTS " + json.dumps(facts, default=str))
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Walk:
-    """What the client found and printed, and what the service saw of it."""
-
-    facts: dict[str, Any]
-    printed: str
-    exchanges: list[Exchange]
-    table: str
-    images: int
-    refused_hosts: set[str]
-
-
 @pytest.fixture(scope="module")
-def walk(azure_environment: AzureService, tmp_path_factory: pytest.TempPathFactory) -> Walk:
+def walk(azure_environment: AzureService, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the client found and printed, and what the service recorded."""
     azure, folder = azure_environment, tmp_path_factory.mktemp("walk")
     (folder / "config.json").write_bytes((azure.home / "config.json").read_bytes())
     azure.requests.clear()
@@ -138,50 +126,54 @@ def walk(azure_environment: AzureService, tmp_path_factory: pytest.TempPathFacto
     printed = ended.stdout + ended.stderr
     assert ended.returncode == 0, printed
     azure.check()
-    facts = json.loads(ended.stdout.rpartition("FACTS ")[2])
-    requests = azure.requests
-    exchanges, refused = requests.exchanges(), set(requests.refused_hosts)
-    return Walk(facts, printed, exchanges, requests.table(), len(azure.jobs.images) - images, refused)
+    return {
+        **json.loads(ended.stdout.rpartition("FACTS ")[2]),
+        "printed": printed,
+        "exchanges": azure.requests.exchanges(),
+        "table": azure.requests.table(),
+        "images": len(azure.jobs.images) - images,
+        "refused_hosts": set(azure.requests.refused_hosts),
+    }
 
 
-def test_the_script_runs_from_its_snapshot_without_the_project(walk: Walk) -> None:
-    assert walk.facts["status"] == "Completed", walk.facts["error"]
-    assert "the project is missing" in walk.printed
-    assert "epoch 2" in walk.printed
+def test_the_script_runs_from_its_snapshot_without_the_project(walk: dict[str, Any]) -> None:
+    assert walk["status"] == "Completed", walk["error"]
+    assert "the project is missing" in walk["printed"]
+    assert "epoch 2" in walk["printed"]
 
 
-def test_metrics_files_and_models_come_back(walk: Walk) -> None:
-    assert walk.facts["metrics"] == {"accuracy": [0.0, 0.1, 0.2]}
+def test_metrics_files_and_models_come_back(walk: dict[str, Any]) -> None:
+    assert walk["metrics"] == {"accuracy": [0.0, 0.1, 0.2]}
     expected = {"outputs/model.txt", "outputs/deep/x.bin", "user_logs/std_log.txt"}
-    assert expected <= set(walk.facts["files"])
-    assert walk.facts["downloaded"] == ["outputs/deep/x.bin", "outputs/model.txt"]
-    assert walk.facts["model"] == "weights"
-    assert walk.facts["models"] == ["toy-model:1", "toy-model:2"]
+    assert expected <= set(walk["files"])
+    assert walk["downloaded"] == ["outputs/deep/x.bin", "outputs/model.txt"]
+    assert walk["model"] == "weights"
+    assert walk["models"] == ["toy-model:1", "toy-model:2"]
 
 
-def test_a_mounts_changes_are_uploaded(walk: Walk) -> None:
-    assert walk.facts["mounted"] == ["mnist/a.txt", "mnist/written.txt"]
+def test_a_mounts_changes_are_uploaded(walk: dict[str, Any]) -> None:
+    assert walk["mounted"] == ["walk/a.txt", "walk/written.txt"]
 
 
-def test_a_cluster_is_created_holds_an_idle_node_and_is_deleted(walk: Walk) -> None:
-    assert "ComputeTargetNotFound" in walk.facts["missing"]
-    assert walk.facts["nodes"] == 1
-    assert "ComputeTargetNotFound" in walk.facts["deleted"]
+def test_a_cluster_is_created_holds_an_idle_node_and_is_deleted(walk: dict[str, Any]) -> None:
+    assert "ComputeTargetNotFound" in walk["missing"]
+    assert walk["nodes"] == 1
+    assert "ComputeTargetNotFound" in walk["deleted"]
 
 
-def test_the_second_run_uses_the_same_image_and_its_script_fails(walk: Walk) -> None:
-    error = walk.facts["second"]["error"]  # the first run has deleted the file that the second one deletes
+def test_the_second_run_uses_the_same_image_and_its_script_fails(walk: dict[str, Any]) -> None:
+    error = walk["second"]["error"]  # the first run has deleted the file that the second one deletes
     assert error["code"] == "UserError"
     assert "FileNotFoundError" in error["message"]
-    assert walk.images == 1
+    assert walk["images"] == 1
 
 
-def test_every_exchange_is_recorded(walk: Walk, azure_environment: AzureService) -> None:
+def test_every_exchange_is_recorded(walk: dict[str, Any], azure_environment: AzureService) -> None:
     lines = [json.loads(line) for line in azure_environment.requests.path.read_text().splitlines()]
     assert len({line["number"] for line in lines}) == len(lines)
-    assert {exchange.number for exchange in walk.exchanges} <= {line["number"] for line in lines}
-    calls = {(exchange.method, exchange.template) for exchange in walk.exchanges}
+    assert {exchange.number for exchange in walk["exchanges"]} <= {line["number"] for line in lines}
+    calls = {(exchange.method, exchange.template) for exchange in walk["exchanges"]}
     assert ("POST", "/execution/v1.0<WS>/experiments/{experiment}/snapshotrun") in calls
     assert ("PUT", "(blob) /azureml-blobstore") in calls
-    assert "snapshotrun" in walk.table
-    assert not walk.refused_hosts
+    assert "snapshotrun" in walk["table"]
+    assert not walk["refused_hosts"]
