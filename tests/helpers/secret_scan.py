@@ -1,7 +1,7 @@
-"""Secrets that a test plants, and the search for them in whatever was written, sent or printed.
+"""Searches files, requests and output for known secrets, and for text that looks like a secret.
 
-A secret is found in plain text, as URLs, JSON, Python, base64 and hexadecimal digits hold it, in UTF-16, as
-its first characters alone, and inside gzip and zip files, which are also Keras models and numpy archives.
+A secret is found in plain text, in the encodings of URLs, JSON, Python, base64, hexadecimal and UTF-16, by
+its first characters alone, and inside gzip and zip files (Keras models and numpy archives are zip files).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PREFIX = 12
-"""So many characters of a secret in a row are a leak too."""
-LIKENESSES = {
+"""The first characters of a secret that already count as a leak."""
+SHAPES = {
     "the signature of a URL": rb"(?i)\bsig(?:=|%3D)[\w%+/-]{20}",
     "an access token": rb"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{20}",
     "an account's key": rb"(?i)account_?key[\"']?\s*[=:]\s*[\"']?[\w+/]{20}",
     "the signature of a request": rb"(?i)sharedkey(?:%20|\s)+\w+:[\w+/]{20}",
 }
-"""What a secret that nobody planted looks like: made on the way, as each address of a blob is."""
+"""The shapes of secrets that are made during a run, such as the signature in a blob's URL."""
 CRASHING_NETWORK = """
 import os
 import keras
@@ -45,65 +45,65 @@ def build(config, input_shape, num_classes):
     x = Crash()(layers.Flatten()(image))
     return keras.Model(image, layers.Dense(num_classes, activation="softmax")(x))
 """
-"""The file of a network that fails in training, with an error that quotes the whole environment."""
+"""The file of a network whose training fails with an error that quotes the whole environment."""
 
 
-class Planted:
-    """The secrets, by a name for each; those that come to be on the way are added."""
+class SecretScan:
+    """Finds secrets, each known by a name."""
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
-        self._needles: dict[bytes, str] = {}
+        self._encoded: dict[bytes, str] = {}
         self.add(secrets)
 
     def add(self, secrets: Mapping[str, str]) -> None:
         for name, secret in secrets.items():
-            self._needles |= dict.fromkeys(_forms(secret), name)
+            self._encoded |= dict.fromkeys(_encodings(secret), name)
 
     def found_in(self, content: bytes) -> set[str]:
-        """Name the secrets that a file or a text holds."""
+        """Return the names of the secrets, or of their shapes, in a file or a text."""
         found: set[str] = set()
-        for layer in _layers(content):
-            found |= {name for needle, name in self._needles.items() if needle in layer}
-            found |= {name for name, likeness in LIKENESSES.items() if re.search(likeness, layer)}
+        for part in _unpack(content):
+            found |= {name for encoded, name in self._encoded.items() if encoded in part}
+            found |= {name for name, shape in SHAPES.items() if re.search(shape, part)}
         return found
 
-    def leaks(self, named: Iterable[tuple[str, bytes]]) -> list[str]:
-        """Say where of many texts which secret is; a name may hold one as well as its text."""
+    def leaks(self, texts: Iterable[tuple[str, bytes]]) -> list[str]:
+        """Return which secret is where in named texts, or in their names."""
         return [
             f"{secret} is in {name}"
-            for name, content in named
+            for name, content in texts
             for secret in sorted(self.found_in(content) | self.found_in(name.encode()))
         ]
 
 
 def files_under(*roots: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield each file of some folders with its path and content."""
+    """Yield the path and content of each file in some folders."""
     for root in roots:
         for path in sorted(root.rglob("*")):
             if path.is_file():
                 yield str(path), path.read_bytes()
 
 
-def _forms(secret: str) -> set[bytes]:
-    """Return how the beginning of a secret can be written."""
+def _encodings(secret: str) -> set[bytes]:
+    """Return the first characters of a secret in all encodings."""
     plain = secret.encode()
     texts = {secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
     forms = {text[:PREFIX].encode() for text in texts}
     forms |= {secret[:PREFIX].encode("utf-16-le"), plain.hex()[: 2 * PREFIX].encode()}
     forms.add(plain.hex().upper()[: 2 * PREFIX].encode())
-    for before in range(3):  # where a secret begins within three bytes decides how base64 writes it
+    for before in range(3):  # base64 encodes groups of three bytes, and a secret can begin anywhere in one
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             begins = (0, 2, 3)[before]
             forms.add(encode(bytes(before) + plain)[begins:][:PREFIX])
     return forms
 
 
-def _layers(content: bytes) -> Iterator[bytes]:
-    """Yield a content, and what is packed in it."""
+def _unpack(content: bytes) -> Iterator[bytes]:
+    """Yield a content, and everything that is compressed in it."""
     yield content
     if content.startswith(b"\x1f\x8b"):
         try:
-            yield from _layers(gzip.decompress(content))
+            yield from _unpack(gzip.decompress(content))
         except (OSError, EOFError, zlib.error):
             return
     if content.startswith(b"PK"):
@@ -111,6 +111,6 @@ def _layers(content: bytes) -> Iterator[bytes]:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 for name in archive.namelist():
                     yield name.encode()
-                    yield from _layers(archive.read(name))
+                    yield from _unpack(archive.read(name))
         except (zipfile.BadZipFile, zlib.error):
             return

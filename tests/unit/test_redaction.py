@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from helpers.processes import SMALL, TINY, run_command
-from helpers.secret_scan import CRASHING_NETWORK, Planted, files_under
+from helpers.secret_scan import CRASHING_NETWORK, SecretScan, files_under
 
 from mnist_cnn.errors import ConfigurationError, DataError, MnistCnnError
 from mnist_cnn.redaction import redact, without_secrets
@@ -57,7 +57,7 @@ QUOTED = {
 @pytest.mark.parametrize("text", QUOTED.values(), ids=QUOTED)
 def test_a_secret_is_redacted_however_it_is_quoted(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PASSWORD", PASSWORD)
-    planted = Planted(PLANTED)
+    planted = SecretScan(PLANTED)
     assert planted.found_in(text.encode())
     assert not planted.found_in(redact(text).encode())
 
@@ -89,7 +89,7 @@ def test_a_million_characters_are_redacted_in_linear_time() -> None:
 
 
 def test_an_error_and_its_causes_show_no_secret() -> None:
-    planted = Planted(PLANTED)
+    planted = SecretScan(PLANTED)
 
     foreign = ValueError(f"token: {TOKEN}")
     foreign.__cause__ = OSError(f"password={TOKEN}")
@@ -110,7 +110,7 @@ def test_a_crashing_network_leaves_no_secret_in_the_run(tmp_path: Path) -> None:
     assert "the environment is" in ended.err
     written = [*files_under(tmp_path), ("what was printed", (ended.out + ended.err).encode())]
     assert b"RuntimeError" in (tmp_path / "run" / "log.txt").read_bytes()
-    assert not Planted(PLANTED).leaks(written)
+    assert not SecretScan(PLANTED).leaks(written)
 
 
 NETWORK_WITHOUT_ONNX = """
@@ -135,7 +135,7 @@ def test_a_failed_export_leaves_no_secret_in_the_log(tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert "no model.onnx, so `predict` will not work: RuntimeError: {" in ended.out
     written = [*files_under(tmp_path), ("what was printed", (ended.out + ended.err).encode())]
-    assert not Planted(PLANTED).leaks(written)
+    assert not SecretScan(PLANTED).leaks(written)
 
 
 @pytest.mark.usefixtures("secrets_around")
@@ -145,7 +145,7 @@ def test_a_network_that_cannot_be_built_leaves_no_secret(tmp_path: Path) -> None
     assert ended.code == ConfigurationError.exit_code
     assert "build() failed" in ended.err
     written = [*files_under(tmp_path), ("what was printed", (ended.out + ended.err).encode())]
-    assert not Planted(PLANTED).leaks(written)
+    assert not SecretScan(PLANTED).leaks(written)
 
 
 @pytest.mark.usefixtures("secrets_around")
@@ -161,4 +161,4 @@ def test_no_error_shows_the_password_of_a_mirror(tmp_path: Path) -> None:
     )
     assert ended.code == DataError.exit_code
     assert "127.0.0.1" in ended.err
-    assert not Planted(PLANTED).leaks([("what was printed", (ended.out + ended.err).encode())])
+    assert not SecretScan(PLANTED).leaks([("what was printed", (ended.out + ended.err).encode())])

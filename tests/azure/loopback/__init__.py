@@ -1,18 +1,20 @@
-"""A loopback Azure ML: good enough for the unmodified SDK, in one process and on one machine.
+"""A loopback Azure ML service: one process on one machine that answers the unmodified SDK.
 
-By hand, `python -m tests.azure.loopback -- COMMAND...` (`__main__.py`). From a test:
+On the command line: `python -m tests.azure.loopback -- COMMAND...` (`__main__.py`). In a test:
 
     with AzureService(folder) as service:
         subprocess.run(command, cwd=service.home, env={**os.environ, **service.environment})
         service.check()
 
-A request's way: `proxy.py` ends TLS for the real host names (`certificates.py`) and refuses every other
-host; `server.py` lets a fault strike it (`faults.py`), finds its handler (`routes.py`), records it
-(`recording.py`) and holds it against the published documents (`spec_check.py`). The handlers are
-`identity.py`, `workspace.py`, `compute.py`, `snapshots.py`, `history.py`, `metrics.py`, `artifacts.py`,
-`models.py` and `execution.py`; what they refuse is in `rules.py`, how in `refusals.py`. Blobs are Azurite's
-(`azurite.py`, `blobs.py`). A submitted run goes its way in `job.py`: `nodes.py` has its environment,
-`interpreter.py` its Python, `mounts.py` its data, `process.py` its process, which starts `node.py`.
+How a request is answered: `proxy.py` ends TLS for the real host names (`certificates.py`) and refuses every
+other host. `server.py` injects faults (`faults.py`), finds the handler (`routes.py`), records the exchange
+(`recording.py`) and compares it with the published documents (`spec_check.py`). The handlers, collected in
+`handlers.py`, are `identity.py`, `workspace.py`, `compute.py`, `snapshots.py`, `history.py`, `metrics.py`,
+`artifacts.py`, `models.py` and `execution.py`. `rules.py` has what they refuse, `refusals.py` the shape of
+an error. Azurite stores the blobs (`azurite.py`, `blobs.py`).
+
+How a run is executed: `job.py` takes it through its states. `node.py` makes its environment variables,
+`interpreter.py` the node's Python, `mounts.py` the data folders; `process.py` runs `run_script.py`.
 """
 
 from .compute import Behaviour

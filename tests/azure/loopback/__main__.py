@@ -1,9 +1,9 @@
 """Run a command against a loopback Azure ML: python -m tests.azure.loopback [--] COMMAND...
 
-AZURE_SERVICE_FAULTS, a JSON list of faults or the name of a file with one, makes requests fail;
-AZURE_SERVICE_CLUSTERS, a JSON object, sets how clusters behave; AZURE_SERVICE_REQUESTS names a file for the
-record of all requests, as JSON lines. The exit code is the command's, or 70 where the service's own check
-fails, as where something was asked that nobody implemented.
+AZURE_SERVICE_FAULTS: a JSON list of faults to inject, or the name of a file that holds one.
+AZURE_SERVICE_CLUSTERS: a JSON object that sets how clusters behave.
+AZURE_SERVICE_REQUESTS: the file that gets the record of all requests, as JSON lines.
+The exit code is the command's, or 70 if the service's own check fails (a request that isn't implemented).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     if not command:
         sys.stderr.write(str(__doc__))
         return 2
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # and so clean up
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # runs the clean-up
     faults = read_faults(os.environ.get("AZURE_SERVICE_FAULTS", "[]"))
     behaviour = Behaviour(**json.loads(os.environ.get("AZURE_SERVICE_CLUSTERS", "{}")))
     record = os.environ.get("AZURE_SERVICE_REQUESTS")

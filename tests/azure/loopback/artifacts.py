@@ -1,4 +1,4 @@
-"""Artifacts: files of runs and models, by origin, container and path; the blob store has their bytes."""
+"""Artifacts: files of runs and models, by origin, container and path. The blob store holds their bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ARTIFACTS = "/artifact/v2.0<WS>/artifacts"
 CONTAINER = "azureml"
-"""The container of the storage account that holds all artifacts."""
+"""The storage account's container for all artifacts."""
 PAGE = 100
 
 
@@ -30,29 +30,29 @@ class Artifacts:
         self._known: dict[tuple[str, str], dict[str, Json]] = {}
 
     def routes(self) -> list[Route]:
-        place = "{origin}/{container}"
+        owner = "{origin}/{container}"
         return [
-            Route("POST", API, f"{ARTIFACTS}/batch/metadata/{place}", self.create),
-            Route("GET", API, f"{ARTIFACTS}/prefix/contentinfo/{place}/{{*path}}", self.content_by_prefix),
-            Route("GET", API, f"{ARTIFACTS}/prefix/contentinfo/{place}", self.content_by_prefix),
-            Route("GET", API, f"{ARTIFACTS}/contentinfo/{place}/{{*path}}", self.content),
-            Route("GET", API, f"{ARTIFACTS}/metadata/{place}/{{*path}}", self.metadata),
-            Route("GET", API, f"{ARTIFACTS}/{place}", self.list),
-            Route("GET", API, f"{ARTIFACTS}/{place}/{{*path}}", self.list),
+            Route("POST", API, f"{ARTIFACTS}/batch/metadata/{owner}", self.create),
+            Route("GET", API, f"{ARTIFACTS}/prefix/contentinfo/{owner}/{{*path}}", self.content_by_prefix),
+            Route("GET", API, f"{ARTIFACTS}/prefix/contentinfo/{owner}", self.content_by_prefix),
+            Route("GET", API, f"{ARTIFACTS}/contentinfo/{owner}/{{*path}}", self.content),
+            Route("GET", API, f"{ARTIFACTS}/metadata/{owner}/{{*path}}", self.metadata),
+            Route("GET", API, f"{ARTIFACTS}/{owner}", self.list),
+            Route("GET", API, f"{ARTIFACTS}/{owner}/{{*path}}", self.list),
         ]
 
-    # -- for the other handlers and for tests -------------------------------------------------------------
+    # -- called by other handlers and by tests ---------------------------------------------------------
 
     def write(self, origin: str, container: str, path: str, content: bytes) -> None:
-        """Enter an artifact of the service's own, a log for example."""
-        self._enter(origin, container, path)
+        """Store an artifact that the service itself makes, such as a log."""
+        self._add(origin, container, path)
         self.blobs.put(CONTAINER, _blob(origin, container, path), content)
 
     def read(self, origin: str, container: str, path: str) -> bytes:
         return self.blobs.get(CONTAINER, _blob(origin, container, path))
 
     def delete(self, origin: str, container: str, path: str) -> None:
-        """Forget an artifact, as where somebody deletes it in the studio."""
+        """Delete an artifact, as a user can in the studio."""
         with self._lock:
             del self._known[origin, container][path]
 
@@ -69,23 +69,16 @@ class Artifacts:
         origin, container = request.names["origin"], request.names["container"]
         artifacts, content = {}, {}
         for row in request.json()["paths"]:
-            asked = row["path"]
-            path = posixpath.normpath(asked)
-            artifacts[asked] = self._enter(origin, container, path)
-            url = self.blobs.signed_url(CONTAINER, _blob(origin, container, path), "rcw")
-            content[asked] = {"contentUri": url, "origin": origin, "container": container, "path": path}
+            path = row["path"]
+            artifacts[path] = self._add(origin, container, path)
+            content[path] = self._content(request, posixpath.normpath(path), "rcw")
         return answer({"artifacts": artifacts, "artifactContentInformation": content, "errors": {}})
 
     def content(self, request: Request) -> Response:
-        return answer(self._content(request, self._required(request)))
+        return answer(self._content(request, self._existing(request)["path"]))
 
     def metadata(self, request: Request) -> Response:
-        origin, container = request.names["origin"], request.names["container"]
-        with self._lock:
-            known = self._known.get((origin, container), {}).get(posixpath.normpath(request.names["path"]))
-        if known is None:
-            raise _not_found(request)
-        return answer(known)
+        return answer(self._existing(request))
 
     def content_by_prefix(self, request: Request) -> Response:
         prefix = posixpath.normpath(request.names.get("path") or request.query.get("path") or "").lstrip(".")
@@ -99,18 +92,20 @@ class Artifacts:
             known = dict(self._known.get((origin, container), {}))
         return _page(request, [known[path] for path in sorted(known) if path.startswith(prefix)])
 
-    def _required(self, request: Request) -> str:
-        path = posixpath.normpath(request.names["path"])
-        if path not in self.paths(request.names["origin"], request.names["container"]):
-            raise _not_found(request)
-        return path
+    def _existing(self, request: Request) -> Json:
+        owner = request.names["origin"], request.names["container"]
+        with self._lock:
+            known = self._known.get(owner, {}).get(posixpath.normpath(request.names["path"]))
+        if known is None:
+            raise Refusal(404, "UserError", f"Artifact {request.names['path']} was not found")
+        return known
 
-    def _content(self, request: Request, path: str) -> Json:
+    def _content(self, request: Request, path: str, permissions: str = "r") -> Json:
         origin, container = request.names["origin"], request.names["container"]
-        place = {"origin": origin, "container": container, "path": path}
-        return {"contentUri": self.url(origin, container, path), **place}
+        url = self.blobs.signed_url(CONTAINER, _blob(origin, container, path), permissions)
+        return {"contentUri": url, "origin": origin, "container": container, "path": path}
 
-    def _enter(self, origin: str, container: str, path: str) -> Json:
+    def _add(self, origin: str, container: str, path: str) -> Json:
         path = posixpath.normpath(path)
         artifact = {
             "artifactId": f"{origin}/{container}/{path}",
@@ -135,7 +130,3 @@ def _page(request: Request, rows: list[Json]) -> Response:
 
 def _blob(origin: str, container: str, path: str) -> str:
     return f"{origin}/{container}/{posixpath.normpath(path)}"
-
-
-def _not_found(request: Request) -> Refusal:
-    return Refusal(404, "UserError", f"Artifact {request.names['path']} was not found")

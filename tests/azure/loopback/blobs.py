@@ -1,4 +1,4 @@
-"""The storage account: signed URLs for clients, blobs for the other handlers, requests handed to Azurite."""
+"""The storage account: signs URLs for clients, stores blobs for handlers, forwards requests to Azurite."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 VERSION = "2019-12-12"
 PROTOCOLS = "https,http"
-"""Azurite itself is spoken to without TLS, which ends at the proxy."""
+"""http too, because TLS ends at the proxy and Azurite gets plain requests."""
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 MAX_PAGES = 1000
 
@@ -35,14 +35,14 @@ class Blob:
 
 
 class BlobStore:
-    """The account's blobs. Container names and blob names are as on the wire."""
+    """The account's blobs. Container and blob names are as in a URL, decoded."""
 
     def __init__(self, tenancy: Tenancy, port: int) -> None:
         self.tenancy = tenancy
         self._port = port
 
     def forward(self, request: Request) -> Response:
-        """Hand a client's request to Azurite as it is, its Host header too, which names the account."""
+        """Forward a client's request to Azurite unchanged; its Host header names the account."""
         return self._send(request.method, request.target, request.headers, request.body)
 
     def create_container(self, container: str) -> None:
@@ -78,7 +78,7 @@ class BlobStore:
         return blobs
 
     def signed_url(self, container: str, name: str, permissions: str = "r") -> str:
-        """Return a URL that opens one blob for a day (`permissions`: r, rw, ...)."""
+        """Return a URL that gives access to one blob for a day (`permissions`: r, rw, ...)."""
         resource = f"/blob/{self.tenancy.account}/{container}/{name}"
         start, end = _times()
         fields = [permissions, start, end, resource, "", "", PROTOCOLS, VERSION, "b", "", "", "", "", "", ""]
@@ -134,7 +134,7 @@ class BlobStore:
 
 
 def _times() -> tuple[str, str]:
-    """A signature holds from a little ago until tomorrow."""
+    """Return from when to when a signature is valid: 15 minutes ago until tomorrow."""
     now = dt.datetime.now(dt.UTC)
     start, end = now - dt.timedelta(minutes=15), now + dt.timedelta(days=1)
     return start.strftime("%Y-%m-%dT%H:%M:%SZ"), end.strftime("%Y-%m-%dT%H:%M:%SZ")

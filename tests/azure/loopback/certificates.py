@@ -1,6 +1,6 @@
-"""A throw-away certificate authority, and a leaf certificate for each host that is asked for.
+"""A temporary certificate authority, and a leaf certificate for each host.
 
-The authority's key never leaves memory; its certificate is the only thing that clients must trust.
+The authority's key never leaves memory. Clients need to trust its certificate only.
 """
 
 from __future__ import annotations
@@ -18,35 +18,27 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
 class Authority:
-    """Signs leaf certificates for a day."""
+    """Signs leaf certificates that are valid for a day."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback Azure ML service")])
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            key_cert_sign=True,
-            crl_sign=True,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
+        others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+        denied = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
+        usage = x509.KeyUsage(digital_signature=True, key_cert_sign=True, crl_sign=True, **denied)
         builder = self._builder(self._name, self._key).add_extension(usage, critical=True)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         self._certificate = builder.sign(self._key, hashes.SHA256())
 
     def pem(self) -> str:
-        """The authority's own certificate, for REQUESTS_CA_BUNDLE and SSL_CERT_FILE."""
+        """Return the authority's own certificate, for REQUESTS_CA_BUNDLE and SSL_CERT_FILE."""
         pem: bytes = self._certificate.public_bytes(serialization.Encoding.PEM)
         return pem.decode()
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - one authority lives as long as its service
     def context_for(self, host: str) -> ssl.SSLContext:
-        """Return the TLS context of a server that is `host`."""
+        """Return the TLS context of a server named `host`."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])
         leaf = (
             self._builder(subject, self._leaf_key)
@@ -56,11 +48,8 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        key = self._leaf_key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+        pkcs8, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        key = self._leaf_key.private_bytes(serialization.Encoding.PEM, pkcs8, plain)
         with tempfile.TemporaryDirectory() as folder:  # ssl reads keys from files only
             path = Path(folder) / "leaf.pem"
             path.write_bytes(key + leaf.public_bytes(serialization.Encoding.PEM))

@@ -1,6 +1,6 @@
-"""Clusters: made, listed, resized and deleted as Resource Manager does, with nodes for the jobs.
+"""Clusters: created, listed, resized and deleted as Resource Manager does; they give nodes to jobs.
 
-How a cluster misbehaves (slow, full, taken away) is set by tests in `Clusters.behaviour`.
+Tests set in `Clusters.behaviour` how a cluster misbehaves: slow, full, preempted.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ OPERATION += "/computeOperationsStatus/{operation}"
 class Behaviour:
     """How clusters behave.
 
-    Slowness counts looks at a cluster or its operation, so that no test depends on a clock. A full cluster
-    gives no node to anybody, and says `allocation_error` where that is set. A low-priority node is taken
-    away at the first line of its job's log in which `preempt_at` is found, as often as `preemptions` says;
+    A slow operation takes a number of polls, not seconds, so that no test depends on a clock. A full cluster
+    allocates no node, and reports `allocation_error` if that is set. A low-priority node is preempted at the
+    first line of its job's log that matches the regular expression `preempt_at`, `preemptions` times in all;
     the job then fails, or `restarts`.
     """
 
@@ -46,13 +46,13 @@ class Behaviour:
 
 @dataclasses.dataclass
 class Cluster:
-    """One compute. `busy` maps a run to how many nodes it holds; `waiting` are the runs without, in order."""
+    """One compute. `busy` lists the runs that hold a node, `waiting` those that wait for one, in order."""
 
     name: str
     body: Json
     state: str = "Creating"
     errors: list[Json] = dataclasses.field(default_factory=list)
-    busy: dict[str, int] = dataclasses.field(default_factory=dict)
+    busy: list[str] = dataclasses.field(default_factory=list)
     waiting: list[str] = dataclasses.field(default_factory=list)
     idle_until: list[float] = dataclasses.field(default_factory=list)
     created: str = dataclasses.field(default_factory=now)
@@ -77,14 +77,14 @@ class Cluster:
         return str(self.settings.get("vmPriority", "")).lower() == "lowpriority"
 
     def idle_nodes(self) -> int:
-        """Nodes that are up without a job: those that the minimum keeps, and those not yet timed out."""
+        """Count the nodes without a job: those that the minimum keeps, and those not yet timed out."""
         self.idle_until = [until for until in self.idle_until if until > time.time()]
-        return max(len(self.idle_until), self.min_nodes - sum(self.busy.values()), 0)
+        return max(len(self.idle_until), self.min_nodes - len(self.busy), 0)
 
 
 @dataclasses.dataclass
 class Operation:
-    """A long-running operation; it ends at the poll that brings `polls_left` to zero."""
+    """A long-running operation; it ends at the poll at which `polls_left` reaches zero."""
 
     cluster: Cluster
     ends_as: str
@@ -116,7 +116,7 @@ class Clusters:
             Route("GET", MANAGEMENT, OPERATION, self.operation),
         ]
 
-    # -- for the other handlers and for tests -------------------------------------------------------------
+    # -- called by other handlers and by tests ---------------------------------------------------------
 
     def behave(self, **changes: Any) -> None:
         """Change how clusters behave, from now on."""
@@ -133,7 +133,7 @@ class Clusters:
     def add(
         self, name: str, *, compute_type: str = "AmlCompute", state: str = "Succeeded", **settings: object
     ) -> Cluster:
-        """Put a compute there that somebody else made."""
+        """Add a compute, as if another client had created it."""
         scale = {"minNodeCount": 0, "maxNodeCount": 4, "nodeIdleTimeBeforeScaleDown": "PT1800S"}
         defaults = {"vmSize": "Standard_D2_v2", "vmPriority": "Dedicated", "scaleSettings": scale}
         body = {"properties": {"computeType": compute_type, "properties": {**defaults, **settings}}}
@@ -148,33 +148,31 @@ class Clusters:
             return [self._operation_path(name) for name in self._operations]
 
     def has_node_for(self, cluster: Cluster, run_id: str) -> bool:
-        """Whether a waiting run gets its node now, first come first served; the caller holds `changed`."""
+        """Return whether a waiting run gets a node now, first come first served; needs the lock `changed`."""
         is_next = cluster.waiting[:1] == [run_id]
-        is_free = cluster.max_nodes > sum(cluster.busy.values())
+        is_free = cluster.max_nodes > len(cluster.busy)
         return cluster.state == "Succeeded" and not self.behaviour.full and is_next and is_free
 
     def release(self, cluster: Cluster, run_id: str) -> None:
-        """A job's nodes are idle now, and go when their time is over."""
+        """Make a job's node idle, until its idle time is over."""
         with self.changed:
-            nodes = cluster.busy.pop(run_id, 0)
-            scale = cluster.settings["scaleSettings"]
-            seconds = _seconds(scale.get("nodeIdleTimeBeforeScaleDown") or "PT1800S")
-            cluster.idle_until += [time.time() + seconds] * nodes
+            if run_id in cluster.busy:
+                cluster.busy.remove(run_id)
+                scale = cluster.settings["scaleSettings"]
+                seconds = _seconds(scale.get("nodeIdleTimeBeforeScaleDown") or "PT1800S")
+                cluster.idle_until.append(time.time() + seconds)
             self.changed.notify_all()
 
     # -- requests --------------------------------------------------------------------------------------
 
     def get(self, request: Request) -> Response:
         with self.changed:
-            cluster = self._clusters.get(request.names["compute"].lower())
-            if cluster is None:
-                text = f"Compute {request.names['compute']} not found in workspace {self.tenancy.workspace}"
-                raise Refusal(404, "ComputeNotFound", text)
-            shown = answer(self._document(cluster))
+            cluster = self._existing(request)
+            document = answer(self._document(cluster))
             for operation in self._operations.values():
                 if operation.cluster is cluster:
                     self._poll(operation)
-            return shown
+            return document
 
     def list(self, _request: Request) -> Response:
         with self.changed:
@@ -200,14 +198,10 @@ class Clusters:
     def patch(self, request: Request) -> Response:
         with self.changed:
             cluster = self._existing(request)
-            properties = request.json().get("properties") or {}
-            scale = (properties.get("properties") or {}).get("scaleSettings") or properties.get(
-                "scaleSettings"
-            )
-            properties = {
-                **cluster.body["properties"],
-                "properties": {**cluster.settings, "scaleSettings": scale},
-            }
+            sent = request.json().get("properties") or {}
+            scale = (sent.get("properties") or {}).get("scaleSettings") or sent.get("scaleSettings")
+            settings = {**cluster.settings, "scaleSettings": scale}
+            properties = {**cluster.body["properties"], "properties": settings}
             rules.check_cluster({"properties": properties})
             cluster.body, cluster.changed = {**cluster.body, "properties": properties}, now()
             self.changed.notify_all()
@@ -229,12 +223,8 @@ class Clusters:
             if operation is None:
                 raise Refusal(404, "NotFound", "There is no such operation.")
             self._poll(operation)
-            document: Json = {
-                "id": request.path,
-                "name": request.names["operation"],
-                "status": operation.status,
-            }
-            document["startTime"] = operation.started
+            document: Json = {"id": request.path, "name": request.names["operation"]}
+            document |= {"status": operation.status, "startTime": operation.started}
             if operation.status == "Failed":
                 document["error"] = operation.error or {}
             return answer(document, Retry_After="1")
@@ -242,17 +232,16 @@ class Clusters:
     def _existing(self, request: Request) -> Cluster:
         cluster = self._clusters.get(request.names["compute"].lower())
         if cluster is None:
-            raise Refusal(404, "ComputeNotFound", f"Compute {request.names['compute']} not found")
+            text = f"Compute {request.names['compute']} not found in workspace {self.tenancy.workspace}"
+            raise Refusal(404, "ComputeNotFound", text)
         return cluster
 
     def _poll(self, operation: Operation) -> None:
         operation.polls_left -= 1
-        waits_for_ever = operation.cluster.state == "Creating" and self.behaviour.never_created
-        if operation.status == "InProgress" and operation.polls_left <= 0 and not waits_for_ever:
-            self._end(operation)
-
-    def _end(self, operation: Operation) -> None:
         cluster = operation.cluster
+        is_stuck = cluster.state == "Creating" and self.behaviour.never_created
+        if operation.status != "InProgress" or operation.polls_left > 0 or is_stuck:
+            return
         operation.status = operation.ends_as
         if cluster.state == "Deleting":
             self._clusters.pop(cluster.name.lower(), None)
@@ -278,10 +267,10 @@ class Clusters:
         size = cluster.settings.get("vmSize") or "Standard_NC6"
         known = rules.vm_size(size)
         if known is None:
-            listed = {"code": "SupportedVMSizes", "message": ", ".join(rules.VM_SIZES), "details": []}
+            listed = {"code": "SupportedVMSizes", "message": ", ".join(rules.VM_CORES), "details": []}
             text = f"Specified VM size {size} is not supported in {LOCATION}."
             return {"code": "InvalidPropertyValue", "message": text, "details": [listed]}
-        cores = rules.VM_SIZES[known][0] * cluster.max_nodes
+        cores = rules.VM_CORES[known] * cluster.max_nodes
         if self.behaviour.quota_cores is not None and cores > self.behaviour.quota_cores:
             kind = "LowPriority" if cluster.is_low_priority else "Dedicated"
             text = (
@@ -315,32 +304,29 @@ class Clusters:
         }
 
     def _allocation(self, cluster: Cluster) -> Json:
-        running = sum(cluster.busy.values())
+        running = len(cluster.busy)
         errors = []
         if self.behaviour.full and self.behaviour.allocation_error and cluster.waiting:
             errors.append({"error": {"code": "AllocationFailed", "message": self.behaviour.allocation_error}})
         idle = cluster.idle_nodes() if cluster.state == "Succeeded" else 0
-        priority = "LowPriority" if cluster.is_low_priority else "Dedicated"
-        counts = {"idle": idle, "running": running, "preparing": 0, "unusable": 0, "leaving": 0}
+        is_steady = cluster.state == "Succeeded" and not cluster.waiting
+        counts = {"idle": idle, "running": running, "preempted": cluster.preempted}
+        counts |= {"preparing": 0, "unusable": 0, "leaving": 0}
+        size = cluster.settings.get("vmSize") or "Standard_NC6"
         return {
-            "vmSize": rules.vm_size(cluster.settings.get("vmSize") or "Standard_NC6")
-            or cluster.settings["vmSize"],
-            "vmPriority": priority,
-            "allocationState": "Steady"
-            if cluster.state == "Succeeded" and not cluster.waiting
-            else "Resizing",
+            "vmSize": rules.vm_size(size) or size,
+            "vmPriority": "LowPriority" if cluster.is_low_priority else "Dedicated",
+            "allocationState": "Steady" if is_steady else "Resizing",
             "allocationStateTransitionTime": cluster.changed,
             "errors": errors,
             "currentNodeCount": running + idle,
             "targetNodeCount": min(running + max(idle, len(cluster.waiting)), cluster.max_nodes),
-            "nodeStateCounts": {
-                f"{k}NodeCount": n for k, n in {**counts, "preempted": cluster.preempted}.items()
-            },
+            "nodeStateCounts": {f"{state}NodeCount": count for state, count in counts.items()},
         }
 
 
 def _seconds(duration: str) -> float:
-    """Days, hours, minutes and seconds of an ISO 8601 duration."""
+    """Return an ISO 8601 duration of days, hours, minutes and seconds in seconds."""
     found = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?", duration)
     if found is None:
         return 1800.0

@@ -1,6 +1,6 @@
-"""Submitting and cancelling: what is checked before a run exists, and the run's way to a node.
+"""Submitting and cancelling runs: checks a definition before the run exists, then starts the run.
 
-The way itself (image, queue, process, end) is in `job.py`.
+`job.py` executes it (image, queue, process, end).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXECUTION = "/execution/v1.0<WS>/experiments/{experiment}"
 
 
 class Execution:
-    """Takes definitions of runs; `start` puts one on its way."""
+    """Accepts definitions of runs, and starts each with `start`."""
 
     def __init__(self, handlers: Handlers, start: Callable[[Run], None]) -> None:
         self.tenancy = handlers.tenancy
@@ -41,7 +41,7 @@ class Execution:
         ]
 
     def submit(self, request: Request) -> Response:
-        """Start a run. A second request with the same id changes nothing and gets the same answer."""
+        """Start a run; a second request with the same id changes nothing and gets the same answer."""
         sent = {name.lower(): value for name, value in request.json().items()}
         run_id, experiment = request.query.get("runId") or "", request.names["experiment"]
         rules.check_run_id(run_id)
@@ -52,6 +52,7 @@ class Execution:
             self._check(configuration, sent.get("snapshotid"))
             path = EXECUTION.replace("<WS>", self.tenancy.workspace_path)
             path = path.format(experiment=urllib.parse.quote(experiment))
+            url = f"https://{API}{path}/runId/{urllib.parse.quote(run_id)}"
             run = self.runs.create(
                 run_id,
                 experiment,
@@ -59,8 +60,8 @@ class Execution:
                 scriptName=configuration.get("script"),
                 runType="azureml.scriptrun",
                 runDefinition=configuration,
-                cancelUri=f"https://{API}{path}/runId/{urllib.parse.quote(run_id)}/cancel",
-                diagnosticsUri=f"https://{API}{path}/runId/{urllib.parse.quote(run_id)}/diagnostics",
+                cancelUri=f"{url}/cancel",
+                diagnosticsUri=f"{url}/diagnostics",
             )
             run.definition = {**configuration, "snapshotId": sent["snapshotid"]}
             self.runs.advance(run, "Starting")
@@ -90,6 +91,6 @@ class Execution:
             text = f"The run asks for {nodes} nodes; '{target}' has at most {cluster.max_nodes}."
             raise Refusal(400, "NodeCountExceedsMaximum", text)
         if nodes > 1:
-            raise Refusal(501, "ServiceError", "Runs on several nodes are not played here.")
+            raise Refusal(501, "ServiceError", "The loopback service does not run jobs on several nodes.")
         if snapshot is None or snapshot not in self.snapshots:
             raise Refusal(400, "UserError", f"The snapshot {snapshot} was not found.")

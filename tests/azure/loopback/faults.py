@@ -1,6 +1,6 @@
-"""Failing chosen requests on purpose: by their number, or by method, pattern and occurrence.
+"""Injected faults: which requests fail, by number or by method, path and occurrence, and how.
 
-A fault is carried out by the proxy; the handlers do not know of it.
+The server and the proxy inject them; handlers do not know about them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import dataclasses
 import json
 import re
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +16,19 @@ if TYPE_CHECKING:
     from .messages import Request
 
 KINDS = ("status", "drop", "lose-answer", "delay", "truncate")
-"""status: an error instead of an answer; drop: the connection closed before anything is done;
-lose-answer: done, then closed; delay: done and answered late; truncate: half of the body, then closed."""
+"""status: an error instead of the handler's answer. drop: the connection closes, and no handler is called.
+lose-answer: the handler is called, then the connection closes. delay: the answer comes late.
+truncate: half of the body, then the connection closes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """Which requests fail, and how.
 
-    `path` is a regular expression, searched for in host and decoded path ("host/path"). Of the requests
-    that fit, those from `occurrence` (1 is the first) on fail, `times` of them (0: all that follow).
-    `number`, where given, is the request's number since the start instead. An error that `echoes` repeats
-    the request with its address, headers and body, as the words of some servers and proxies do.
+    `path` is a regular expression, searched for in "host/decoded path". Of the requests that match, the
+    ones from `occurrence` (1 is the first) on fail, `times` of them (0: all that follow). If `number` is
+    set, only the request with that number since the start fails. With `echoes`, the error's message repeats
+    the request with its address, headers and body, as some servers and proxies do.
     """
 
     method: str = ".*"
@@ -44,7 +44,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"a fault's kind is one of {', '.join(KINDS)}, not {self.kind!r}")
+            raise ValueError(f"kind={self.kind!r}: must be one of {', '.join(KINDS)}")
         re.compile(self.path)
 
     def fits(self, request: Request) -> bool:
@@ -53,11 +53,11 @@ class Fault:
 
 
 class Faults:
-    """The faults that wait for their requests."""
+    """The faults to inject, each with how many matching requests came so far."""
 
-    def __init__(self, faults: Iterable[Fault] = ()) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seen: list[tuple[Fault, int]] = [(fault, 0) for fault in faults]
+        self._seen: list[tuple[Fault, int]] = []
 
     def add(self, *faults: Fault) -> None:
         with self._lock:
@@ -68,24 +68,24 @@ class Faults:
             self._seen = []
 
     def for_request(self, request: Request, number: int) -> Fault | None:
-        """Count a request, and return the fault that strikes it."""
-        struck = None
+        """Count a request, and return the first fault to inject into it, if any."""
+        injected = None
         with self._lock:
             for index, (fault, seen) in enumerate(self._seen):
                 if fault.number is not None:
                     due = fault.number == number
                 elif fault.fits(request):
                     self._seen[index] = (fault, seen + 1)
-                    late = fault.times and seen + 1 >= fault.occurrence + fault.times
-                    due = seen + 1 >= fault.occurrence and not late
+                    past = seen + 1 - fault.occurrence
+                    due = past >= 0 and (fault.times == 0 or past < fault.times)
                 else:
                     due = False
-                if due and struck is None:
-                    struck = fault
-        return struck
+                if due and injected is None:
+                    injected = fault
+        return injected
 
 
 def read_faults(text: str) -> list[Fault]:
-    """Read faults from JSON text, a list of objects, or from the file that the text names."""
+    """Return the faults in a JSON list of objects, given as text or as the name of a file."""
     rows: list[dict[str, Any]] = json.loads(text if text.lstrip().startswith("[") else Path(text).read_text())
     return [Fault(**{**row, "headers": tuple(map(tuple, row.get("headers", ())))}) for row in rows]

@@ -1,10 +1,9 @@
-"""The handlers of the service, made once, and the table of all their routes."""
+"""All handlers but the one that submits runs, and the list of their routes."""
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from .artifacts import Artifacts
 from .compute import Clusters
@@ -21,47 +20,23 @@ if TYPE_CHECKING:
     from .tenancy import Tenancy
 
 
-@dataclasses.dataclass(frozen=True)
 class Handlers:
-    """Each answers one part of Azure ML. `changed` is notified when a run or a cluster changes."""
+    """One handler for each part of Azure ML. `changed` is notified when a run or a cluster changes."""
 
-    tenancy: Tenancy
-    blobs: BlobStore
-    changed: threading.Condition
-    identity: Identity
-    workspace: Workspace
-    clusters: Clusters
-    runs: Runs
-    metrics: Metrics
-    artifacts: Artifacts
-    models: Models
-    snapshots: Snapshots
-
-    @classmethod
-    def of(cls, tenancy: Tenancy, blobs: BlobStore) -> Self:
-        changed = threading.Condition(threading.RLock())
-        return cls(
-            tenancy=tenancy,
-            blobs=blobs,
-            changed=changed,
-            identity=Identity(tenancy),
-            workspace=Workspace(tenancy),
-            clusters=Clusters(tenancy, changed),
-            runs=Runs(tenancy, changed),
-            metrics=Metrics(),
-            artifacts=Artifacts(tenancy, blobs),
-            models=Models(),
-            snapshots=Snapshots(tenancy, blobs),
-        )
+    def __init__(self, tenancy: Tenancy, blobs: BlobStore) -> None:
+        self.tenancy = tenancy
+        self.blobs = blobs
+        self.changed = threading.Condition(threading.RLock())
+        self.identity = Identity(tenancy)
+        self.workspace = Workspace(tenancy)
+        self.clusters = Clusters(tenancy, self.changed)
+        self.runs = Runs(tenancy, self.changed)
+        self.metrics = Metrics()
+        self.artifacts = Artifacts(tenancy, blobs)
+        self.models = Models()
+        self.snapshots = Snapshots(tenancy, blobs)
 
     def routes(self) -> list[Route]:
-        return [
-            *self.identity.routes(),
-            *self.workspace.routes(),
-            *self.clusters.routes(),
-            *self.runs.routes(),
-            *self.metrics.routes(),
-            *self.artifacts.routes(),
-            *self.models.routes(),
-            *self.snapshots.routes(),
-        ]
+        first = (self.identity, self.workspace, self.clusters, self.runs)
+        handlers = (*first, self.metrics, self.artifacts, self.models, self.snapshots)
+        return [route for handler in handlers for route in handler.routes()]

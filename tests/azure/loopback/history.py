@@ -1,6 +1,6 @@
 """Run history: experiments, runs, their details and events.
 
-Knows nothing of how a job is executed; the execution handler changes a run's status through `Runs.advance`.
+Knows nothing about how a job is executed; `job.py` changes a run's status with `Runs.advance`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PAGE = 100
 
 @dataclasses.dataclass
 class Run:
-    """One run: the document that clients see, and what the service alone knows."""
+    """One run: the document that clients see, and what only the service knows."""
 
     document: Json
     experiment: str
     definition: Json | None = None
     events: list[Json] = dataclasses.field(default_factory=list)
     statuses: list[str] = dataclasses.field(default_factory=list)
-    """All that it went through, in order."""
+    """All that it has had, in order."""
 
     @property
     def run_id(self) -> str:
@@ -75,13 +75,6 @@ class Runs:
             Route("POST", API, EXPERIMENT, self.create_experiment),
             Route("GET", API, f"{HISTORY}/experimentids/{{experiment_id}}", self.get_experiment_by_id),
             Route("POST", API, f"{EXPERIMENT}/runs:query", self.query),
-            Route(
-                "GET",
-                API,
-                f"{HISTORY}/experimentids/{{experiment_id}}/runs/{{run}}/metricsingest/wait",
-                self.ingested,
-            ),
-            Route("GET", API, f"{EXPERIMENT}/runs/{{run}}/metricsingest/wait", self.ingested),
         ]
         for path in RUN_PATHS:
             routes += [
@@ -89,10 +82,11 @@ class Runs:
                 Route("PATCH", API, path, self.patch),
                 Route("GET", API, f"{path}/details", self.details),
                 Route("POST", API, f"{path}/events", self.event),
+                Route("GET", API, f"{path}/metricsingest/wait", self.ingested),
             ]
         return routes
 
-    # -- for the other handlers and for tests -------------------------------------------------------------
+    # -- called by other handlers and by tests ---------------------------------------------------------
 
     def __getitem__(self, run_id: str) -> Run:
         return self._runs[run_id]
@@ -105,7 +99,7 @@ class Runs:
             return list(self._runs.values())
 
     def advance(self, run: Run, status: str, error: Json | None = None) -> None:
-        """Give a run its next status; one that is over stays as it is, one that is to be cancelled ends."""
+        """Give a run its next status, unless it has ended, or must end because it was cancelled."""
         with self.changed:
             if run.is_over or (run.status == "CancelRequested" and status not in TERMINAL):
                 return
@@ -120,14 +114,14 @@ class Runs:
             self._touch(run)
 
     def cancel(self, run_id: str) -> None:
-        """Cancel a run, as somebody in the studio would."""
+        """Cancel a run, as a user can in the studio."""
         self.advance(self._runs[run_id], "CancelRequested")
 
     def wait_for(self, run_id: str, *statuses: str, timeout: float = 120) -> Run:
-        """Wait until a run has one of the statuses, or has had it.
+        """Return a run once it has, or has had, one of the statuses.
 
         Raises:
-            TimeoutError: it did not in time.
+            TimeoutError: it has had none of them in time.
         """
         with self.changed:
 
@@ -136,20 +130,20 @@ class Runs:
                 return run is not None and not set(statuses).isdisjoint(run.statuses)
 
             if not self.changed.wait_for(reached, timeout):
-                raise TimeoutError(f"run {run_id} is not {' or '.join(statuses)} after {timeout} s")
+                raise TimeoutError(f"run {run_id}: not {' or '.join(statuses)} after {timeout} s")
             return self._runs[run_id]
 
     def experiment(self, name: str) -> Json:
-        """Return an experiment, made where it is not there."""
+        """Return an experiment's document, created if missing."""
         rules.check_experiment_name(name)
         with self.changed:
             if name not in self._experiments:
-                document = {"experimentId": str(uuid.uuid4()), "name": name, "createdUtc": now(), "tags": {}}
-                self._experiments[name] = document
+                made = {"experimentId": str(uuid.uuid4()), "name": name, "createdUtc": now(), "tags": {}}
+                self._experiments[name] = made
             return self._experiments[name]
 
     def create(self, run_id: str, experiment: str, **fields: object) -> Run:
-        """Enter a new run, or add to one that a client has entered before it was submitted."""
+        """Create a run, or update one that a client created before submitting it."""
         rules.check_run_id(run_id)
         with self.changed:
             run = self._runs.get(run_id)
@@ -236,13 +230,13 @@ class Runs:
             elif name == f"{EVENT}Canceled":
                 self.advance(run, "Canceled")
             elif run.definition is None and name.removeprefix(EVENT) in {"Start", "Completed", "Failed"}:
-                word = name.removeprefix(EVENT)
-                self.advance(run, "Running" if word == "Start" else word)
+                status = name.removeprefix(EVENT)
+                self.advance(run, "Running" if status == "Start" else status)
             self._touch(run)
         return answer()
 
     def query(self, request: Request) -> Response:
-        """Answer the runs of an experiment, newest first, where `filter` is a chain of `x eq 'y'`."""
+        """Return an experiment's runs, newest first, filtered by a chain of `x eq 'y'`."""
         sent = request.json()
         experiment = self.experiment(request.names["experiment"])["experimentId"]
         conditions = re.findall(r"([\w/]+) eq '?([^'()]*)'?", sent.get("filter") or "")
@@ -251,7 +245,7 @@ class Runs:
                 run.document
                 for run in reversed(self._runs.values())
                 if run.document["experimentId"] == experiment
-                and all(_holds(run.document, field, value) for field, value in conditions)
+                and all(_equals(run.document, field, value) for field, value in conditions)
             ]
         start = int(sent.get("continuationToken") or 0)
         size = min(int(sent.get("top") or PAGE), PAGE)
@@ -274,8 +268,8 @@ class Runs:
         self.changed.notify_all()
 
 
-def _holds(document: Json, field: str, value: str) -> bool:
-    place, _, key = field.partition("/")
-    name = next((name for name in document if name.lower() == place.lower()), place)
+def _equals(document: Json, field: str, value: str) -> bool:
+    wanted, _, key = field.partition("/")
+    name = next((name for name in document if name.lower() == wanted.lower()), wanted)
     have = document.get(name)
     return str((have or {}).get(key) if key else have) == value

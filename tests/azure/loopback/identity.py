@@ -1,4 +1,4 @@
-"""Login: the identity platform's answers, and the tokens by which the other handlers know their client."""
+"""Login: the identity platform's answers, and the tokens that authorise a client's requests."""
 
 from __future__ import annotations
 
@@ -19,31 +19,26 @@ TOKEN_SECONDS = 3600
 
 
 class Identity:
-    """Issues tokens; `refuse_with` makes every login fail as Azure words it."""
+    """Issues tokens; `refuse_with` (error, description) makes every login fail with Azure's message."""
 
     def __init__(self, tenancy: Tenancy) -> None:
         self.tenancy = tenancy
         self.refuse_with: tuple[str, str] | None = None
         self._key = secrets.token_bytes(32)
         self.issued: list[str] = []
-        """Every token that was given out."""
+        """All tokens so far."""
 
     def routes(self) -> list[Route]:
+        openid = "/{tenant}/v2.0/.well-known/openid-configuration"
         return [
-            Route(
-                "GET",
-                LOGIN,
-                "/{tenant}/v2.0/.well-known/openid-configuration",
-                self.describe,
-                needs_token=False,
-            ),
+            Route("GET", LOGIN, openid, self.describe, needs_token=False),
             Route("GET", LOGIN, "/common/discovery/instance", self.discover, needs_token=False),
             Route("POST", LOGIN, "/{tenant}/oauth2/v2.0/token", self.log_in, needs_token=False),
             Route("POST", LOGIN, "/{tenant}/oauth2/token", self.log_in, needs_token=False),
         ]
 
     def expire_secret(self) -> None:
-        """From now on the secret is one that has expired."""
+        """Refuse every login from now on because the client secret has expired."""
         text = "AADSTS7000222: The provided client secret keys for app are expired."
         self.refuse_with = ("invalid_client", text)
 
@@ -59,7 +54,7 @@ class Identity:
         )
 
     def discover(self, request: Request) -> Response:
-        """Name the hosts of this cloud, which MSAL asks for when a login was refused or a token is cached."""
+        """Return this cloud's hosts; MSAL asks for them after a refused login or with a cached token."""
         aliases = [LOGIN, "login.windows.net", "login.microsoft.com", "sts.windows.net"]
         cloud = {"preferred_network": LOGIN, "preferred_cache": "login.windows.net", "aliases": aliases}
         return answer(
@@ -89,27 +84,20 @@ class Identity:
         return answer({"token_type": "Bearer", **expiry, "access_token": token})
 
     def token(self, **claims: str) -> str:
-        """Return a signed token (JWT) that is good for an hour."""
-        have = self.tenancy
-        issued = int(time.time())
-        body = {
-            "aud": "https://management.core.windows.net/",
-            "iss": f"https://sts.windows.net/{have.tenant}/",
-            "iat": issued,
-            "nbf": issued,
-            "exp": issued + TOKEN_SECONDS,
-            "tid": have.tenant,
-            **claims,
-        }
+        """Return a signed token (JWT) that is valid for an hour."""
+        tenant, issued = self.tenancy.tenant, int(time.time())
+        who = {"aud": "https://management.core.windows.net/", "iss": f"https://sts.windows.net/{tenant}/"}
+        when = {"iat": issued, "nbf": issued, "exp": issued + TOKEN_SECONDS}
+        body = {**who, **when, "tid": tenant, **claims}
         text = ".".join(_base64(json.dumps(part)) for part in ({"typ": "JWT", "alg": "HS256"}, body))
         self.issued.append(f"{text}.{self._signature(text)}")
         return self.issued[-1]
 
     def require_token(self, request: Request) -> None:
-        """Let a request in only with a token of this service.
+        """Check that a request has a valid token.
 
         Raises:
-            Refusal: there is none, it is another's, or its time is over.
+            Refusal: the token is missing, expired, or not signed by this service.
         """
         headers = {name.lower(): text for name, text in request.headers.items()}
         kind, _, token = headers.get("authorization", "").partition(" ")

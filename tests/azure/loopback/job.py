@@ -1,4 +1,4 @@
-"""A run's way: image, queue, node, process, end. One thread for each run that is under way."""
+"""Executes runs: image, queue, node, process, end. Each active run has a thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from . import rules
 from .mounts import Mount, MountError, WriteThrough
-from .nodes import Node, job_environment
+from .node import Node, job_environment
 from .process import Process
 from .refusals import data_plane_error
 
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
     from .history import Run
     from .messages import Json
 
+RUN_SCRIPT = Path(__file__).with_name("run_script.py")
 ORIGIN = "ExperimentRun"
 USER_LOG = "user_logs/std_log.txt"
 IMAGE_LOG = "azureml-logs/20_image_build_log.txt"
 LOG_FOLDERS = ("user_logs/", "system_logs/", "azureml-logs/", "logs/")
 MAX_STARTS = 5
-"""How often a job is started at most, where its nodes are taken away again and again."""
+"""How often a job is started at most, if its nodes are preempted again and again."""
 
 
 class Failed(Exception):  # noqa: N818 - how a run ends
-    """A run cannot go on; `inner` is Azure's word for why."""
+    """The run fails; `inner` is Azure's code for the reason."""
 
     def __init__(self, message: str, inner: str = "UserError") -> None:
         super().__init__(message)
@@ -41,7 +42,7 @@ class Failed(Exception):  # noqa: N818 - how a run ends
 
 
 class Cancelled(Exception):  # noqa: N818 - how a run ends
-    """Somebody cancelled the run."""
+    """The run was cancelled."""
 
 
 class Jobs:
@@ -64,7 +65,7 @@ class Jobs:
         thread.start()
 
     def stop(self) -> None:
-        """Cancel what is under way."""
+        """Cancel all active runs."""
         with self.runs.changed:
             self._closing = True
             self.runs.changed.notify_all()
@@ -84,12 +85,12 @@ class Jobs:
         try:
             self._prepare(run, definition["environment"])
             for start in range(1, MAX_STARTS + 1):
-                self._await_nodes(run, cluster)
+                self._await_node(run, cluster)
                 try:
-                    taken_away = self._run_once(run, cluster, start, deadline)
+                    restarts = self._run_once(run, cluster, start, deadline)
                 finally:
                     self.clusters.release(cluster, run.run_id)
-                if not taken_away:
+                if not restarts:
                     break
             self.runs.advance(run, "Completed")
         except Cancelled:
@@ -101,13 +102,12 @@ class Jobs:
             raise
 
     def _fail(self, run: Run, failure: Failed) -> None:
-        said = run.document.get("error")  # what the script itself reported, if anything
-        self.runs.advance(
-            run, "Failed", said or data_plane_error("UserError", failure.message, failure.inner)
-        )
+        reported = run.document.get("error")  # by the script itself
+        error = reported or data_plane_error("UserError", failure.message, failure.inner)
+        self.runs.advance(run, "Failed", error)
 
     def _prepare(self, run: Run, environment: Json) -> None:
-        """Build the environment's image, unless it is there."""
+        """Build the environment's image, unless it exists."""
         self.runs.advance(run, "Preparing")
         digest = hashlib.sha256(json.dumps(environment.get("python"), sort_keys=True).encode()).hexdigest()
         if digest not in self.images:
@@ -121,59 +121,37 @@ class Jobs:
                 )
             self.images.append(digest)
 
-    def _await_nodes(self, run: Run, cluster: Cluster) -> None:
+    def _await_node(self, run: Run, cluster: Cluster) -> None:
         self.runs.advance(run, "Queued")
         with self.runs.changed:
             cluster.waiting.append(run.run_id)
             self.runs.changed.wait_for(
                 lambda: (
-                    self._is_unwanted(run)
+                    self._is_cancelled(run)
                     or cluster.state != "Succeeded"
                     or self.clusters.has_node_for(cluster, run.run_id)
                 )
             )
             cluster.waiting.remove(run.run_id)
             self.runs.changed.notify_all()
-            if self._is_unwanted(run):
+            if self._is_cancelled(run):
                 raise Cancelled
             if cluster.state != "Succeeded":
                 raise Failed(f"The compute target {cluster.name} was deleted.", "ComputeTargetNotFound")
-            cluster.busy[run.run_id] = 1
+            cluster.busy.append(run.run_id)
             if cluster.idle_until:
                 cluster.idle_until.pop()
 
     def _run_once(self, run: Run, cluster: Cluster, start: int, deadline: float | None) -> bool:
-        """Run the script to its end. Returns whether the node was taken away and the job starts again."""
-        definition = run.definition or {}
-        place = self.node.folder / f"{run.run_id}-{start}"
-        code, home = place / "code", place / "home"
-        for path in (code, home):
-            path.mkdir(parents=True)
-        self.handlers.snapshots.unpack(definition["snapshotId"], code)
-        mounts = self._mount(definition, place / "mounts")
-        given = {f"$AZUREML_DATAREFERENCE_{mount.name}": str(mount.path) for mount in mounts}
-        arguments = [given.get(str(token), str(token)) for token in definition.get("arguments") or []]
-        command = [
-            str(self.node.python),
-            "-P",
-            "-u",
-            str(Path(__file__).with_name("node.py")),
-            definition["script"],
-        ]
-        environment = job_environment(self.node, self.handlers, run, home)
-        environment |= {name.removeprefix("$"): path for name, path in given.items()}
-        preempt_at = self.clusters.behaviour.preempt_at if cluster.is_low_priority else None
-        self.runs.advance(run, "Running")
-        process = Process([*command, *arguments], code, environment, self._log_writer(run), preempt_at)
-        written = WriteThrough(mounts)
+        """Run the script to its end; return whether the job must start again because it was preempted."""
+        folder = self.node.folder / f"{run.run_id}-{start}"
         try:
-            ended = self._await_end(run, cluster, process, deadline)
+            process, ended = self._run_in(folder, run, cluster, deadline)
         finally:
-            process.kill()
-            written.stop()
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         if process.killed_at_line:
-            return self._taken_away(run, cluster)
+            self._preempt(run, cluster)
+            return True
         self.runs.advance(run, "Finalizing")
         if ended:
             tail = process.log().strip().rpartition("\n")[2]
@@ -181,63 +159,84 @@ class Jobs:
             raise Failed(f"AzureMLCompute job failed. JobFailed: {text}", "JobFailed")
         return False
 
+    def _run_in(
+        self, folder: Path, run: Run, cluster: Cluster, deadline: float | None
+    ) -> tuple[Process, int]:
+        """Run the script with its code, data and home in a folder; return its process and exit code."""
+        definition = run.definition or {}
+        code, home = folder / "code", folder / "home"
+        for path in (code, home):
+            path.mkdir(parents=True)
+        self.handlers.snapshots.unpack(definition["snapshotId"], code)
+        mounts = self._mount(definition, folder / "mounts")
+        mounted = {f"$AZUREML_DATAREFERENCE_{mount.name}": str(mount.path) for mount in mounts}
+        arguments = [mounted.get(str(token), str(token)) for token in definition.get("arguments") or []]
+        command = [str(self.node.python), "-P", "-u", str(RUN_SCRIPT), definition["script"], *arguments]
+        environment = job_environment(self.node, self.handlers, run, home)
+        environment |= {name.removeprefix("$"): path for name, path in mounted.items()}
+        preempt_at = self.clusters.behaviour.preempt_at if cluster.is_low_priority else None
+        self.runs.advance(run, "Running")
+        process = Process(command, code, environment, self._log_writer(run), preempt_at)
+        write_through = WriteThrough(mounts)
+        try:
+            return process, self._await_end(run, cluster, process, deadline)
+        finally:
+            process.kill()
+            write_through.stop()
+
     def _await_end(self, run: Run, cluster: Cluster, process: Process, deadline: float | None) -> int:
-        """Wait for the process; end it where the run is cancelled, or its time or cluster is gone."""
+        """Return the exit code; end the process if the run is cancelled or late, or its cluster deleted."""
         ended = threading.Event()
 
-        def tell() -> None:
+        def notify_at_end() -> None:
             process.wait()
             with self.runs.changed:
                 ended.set()
                 self.runs.changed.notify_all()
 
-        threading.Thread(target=tell, daemon=True).start()
+        threading.Thread(target=notify_at_end, daemon=True).start()
         started = time.monotonic()
         with self.runs.changed:
-            over = self.runs.changed.wait_for(
-                lambda: ended.is_set() or self._is_unwanted(run) or cluster.state == "Deleting", deadline
+            in_time = self.runs.changed.wait_for(
+                lambda: ended.is_set() or self._is_cancelled(run) or cluster.state == "Deleting", deadline
             )
-            unwanted, deleted = self._is_unwanted(run), cluster.state == "Deleting"
+            is_cancelled, is_deleted = self._is_cancelled(run), cluster.state == "Deleting"
         if ended.is_set():
             return process.wait(60)
         process.terminate()
         process.wait(60)
-        if not over:
+        if not in_time:
+            seconds = time.monotonic() - started
+            run.document["cancelationReason"] = f"The run exceeded {deadline} s; it ran {seconds:.0f} s."
             self.runs.advance(run, "CancelRequested")
-            run.document["cancelationReason"] = (
-                f"The run exceeded {deadline} s; it ran {time.monotonic() - started:.0f} s."
-            )
-        if deleted and not unwanted:
+        if is_deleted and not is_cancelled:
             raise Failed(f"The compute target {cluster.name} was deleted.", "ComputeTargetNotFound")
         raise Cancelled
 
-    def _taken_away(self, run: Run, cluster: Cluster) -> bool:
-        """A node is gone. Returns whether its job starts again.
+    def _preempt(self, run: Run, cluster: Cluster) -> None:
+        """Take the job's node from the cluster.
 
         Raises:
-            Failed: it does not.
+            Failed: preempted jobs do not start again on this cluster.
         """
         with self.runs.changed:
-            cluster.busy.pop(run.run_id)
+            cluster.busy.remove(run.run_id)
             cluster.preempted += 1
             behaviour = self.clusters.behaviour
             behaviour.preemptions -= 1
-            if not behaviour.preemptions:  # so many nodes are lost, not all that follow
+            if not behaviour.preemptions:
                 behaviour.preempt_at = None
-        if behaviour.restarts:
-            return True
-        text = (
-            "AzureMLCompute job failed. PreemptionError: Nodes of this job got pre-empted."
-            " Reason: Received pre-emption warning signal"
-        )
-        raise Failed(text, "PreemptionError")
+        if not behaviour.restarts:
+            text = "PreemptionError: Nodes of this job got pre-empted."
+            reason = "Reason: Received pre-emption warning signal"
+            raise Failed(f"AzureMLCompute job failed. {text} {reason}", "PreemptionError")
 
     def _mount(self, definition: Json, folder: Path) -> list[Mount]:
         mounts = []
         for name, reference in (definition.get("dataReferences") or {}).items():
             try:
                 mount = Mount(self.handlers.blobs, name, reference, folder)
-                mount.materialise()
+                mount.download()
             except MountError as error:
                 raise Failed(str(error), "DataReferenceError") from error
             mounts.append(mount)
@@ -246,5 +245,5 @@ class Jobs:
     def _log_writer(self, run: Run) -> Callable[[bytes], None]:
         return lambda content: self.artifacts.write(ORIGIN, run.container, USER_LOG, content)
 
-    def _is_unwanted(self, run: Run) -> bool:
+    def _is_cancelled(self, run: Run) -> bool:
         return self._closing or run.status in {"CancelRequested", "Canceled"}

@@ -1,4 +1,4 @@
-"""Requests and answers as the handlers of the service see them; nothing here knows sockets or Azure."""
+"""Requests and responses as handlers see them, without sockets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One request; `names` holds what the route's template found in the path."""
+    """One request; `names` holds the path's parts by their names in the route's template."""
 
     method: str
     host: str
@@ -24,7 +24,7 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The decoded path, without doubled slashes at its front (the client sends some)."""
+        """The decoded path with one leading slash (the client sometimes sends two)."""
         return "/" + unquote(urlsplit("//host/" + self.target.lstrip("/")).path).lstrip("/")
 
     @property
@@ -38,7 +38,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """One answer. `content_length` speaks for the body where there is none to send (HEAD)."""
+    """One response. `content_length` replaces the body's length in an answer to HEAD."""
 
     status: int = 200
     body: bytes = b""
@@ -50,7 +50,7 @@ class Response:
 
 
 def answer(value: Any = None, status: int = 200, **headers: str) -> Response:
-    """Return a JSON answer, or an empty one for None; an underscore in a header's name means a hyphen."""
+    """Return a JSON response, empty for None; an underscore in a header's name means a hyphen."""
     named = tuple((name.replace("_", "-"), text) for name, text in headers.items())
     if value is None:
         return Response(status, headers=named)

@@ -1,4 +1,4 @@
-"""Metrics of runs: batches in, lists of names and full series out."""
+"""Metrics of runs: clients send batches and get lists of names and full series."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ METRIC = "/metric/v2.0<WS>/runs/{run}"
 
 
 class Metrics:
-    """Series by run and name, in the order in which their rows came."""
+    """Series by run and name; rows keep the order in which they arrived."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -28,7 +28,7 @@ class Metrics:
         ]
 
     def values(self, run_id: str, name: str) -> list[object]:
-        """Return what was logged under a name, for tests."""
+        """Return the values that a run logged under a name, for tests."""
         with self._lock:
             rows = self._series.get(run_id, {}).get(name, {}).get("value", [])
             return [row["data"].get(name) for row in rows]

@@ -1,4 +1,4 @@
-"""Model management: assets, and models whose versions the service assigns."""
+"""Model management: assets and models; the service assigns a model's version."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Models:
             raise Refusal(400, "BadRequest", f"The model name {name!r} is invalid.")
         with self._lock:
             if asset not in self._assets:
-                raise Refusal(400, "BadRequest", f"The asset of the model, {asset!r}, is not there.")
+                raise Refusal(400, "BadRequest", f"The model's asset {asset!r} was not found.")
             versions = [model["version"] for model in self._models.values() if model["name"] == name]
             version = max(versions, default=0) + 1
             model_id = f"{name}:{version}"
@@ -59,7 +59,7 @@ class Models:
         return answer(model)
 
     def list(self, request: Request) -> Response:
-        """Answer the models, newest first, by name, run and tags; `count` is the size of a page."""
+        """Return models by name, run and tags, newest first, in pages of `count`."""
         query = request.query
         tags = [tag.partition("=") for tag in (query.get("tags") or "").split(",") if tag]
         with self._lock:

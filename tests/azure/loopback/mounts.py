@@ -1,7 +1,8 @@
-"""Data references: a datastore's path as a folder on the node, written through while the job runs."""
+"""Data references: a path of the datastore as a folder on the node, whose changes are uploaded."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,11 @@ SYNC_SECONDS = 0.5
 
 
 class MountError(Exception):
-    """A reference that cannot be mounted; says why."""
+    """A data reference cannot be mounted."""
 
 
 class Mount:
-    """One data reference: `path` is what the job is given."""
+    """One data reference; the job gets `path`."""
 
     def __init__(self, blobs: BlobStore, name: str, reference: Json, folder: Path) -> None:
         self.name = name
@@ -28,14 +29,15 @@ class Mount:
         self.prefix = (reference.get("pathOnDataStore") or "").strip("/")
         self.folder = folder / (reference.get("pathOnCompute") or name).strip("/")
         self.path = self.folder
-        self._seen: dict[str, tuple[int, int]] = {}
-        self._check(reference)
+        self._stored: dict[str, tuple[int, int]] = {}
+        if reference.get("dataStoreName") != blobs.tenancy.datastore:
+            raise MountError(f"Could not find datastore: {reference.get('dataStoreName')}")
 
-    def materialise(self) -> None:
-        """Bring the store's files here.
+    def download(self) -> None:
+        """Copy the store's files into the folder.
 
         Raises:
-            MountError: there is no such path in the store.
+            MountError: the path doesn't exist in the store.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.mode == "upload":
@@ -48,35 +50,29 @@ class Mount:
             self.path.write_bytes(self.blobs.get(self.container, self.prefix))
             return
         if not inside and self.prefix:
-            text = (
-                f"The path {self.prefix!r} of the datastore {self.blobs.tenancy.datastore!r} does not exist."
-            )
-            raise MountError(text)
+            store = self.blobs.tenancy.datastore
+            raise MountError(f"The path {self.prefix!r} of the datastore {store!r} does not exist.")
         for name in inside:
             path = self.folder / name.removeprefix(below)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self.blobs.get(self.container, name))
-        self._seen = self._states()
+        self._stored = self._states()
 
-    def write_through(self) -> None:
-        """Bring to the store what the job has changed since the last time, and take away what it deleted."""
+    def upload_changes(self) -> None:
+        """Upload the files that the job has changed since the last call; delete those that it deleted."""
         if self.mode == "download" or self.path != self.folder:
             return
         states = self._states()
         for name, state in states.items():
-            if self._seen.get(name) != state:
+            if self._stored.get(name) != state:
                 self.blobs.put(self.container, self._blob(name), (self.folder / name).read_bytes())
-        for name in self._seen.keys() - states.keys():
+        for name in self._stored.keys() - states.keys():
             if self.mode == "mount":
                 self.blobs.delete(self.container, self._blob(name))
-        self._seen = states
-
-    def _check(self, reference: Json) -> None:
-        if reference.get("dataStoreName") != self.blobs.tenancy.datastore:
-            raise MountError(f"Could not find datastore: {reference.get('dataStoreName')}")
+        self._stored = states
 
     def _states(self) -> dict[str, tuple[int, int]]:
-        """Size and time of every file below the folder; what vanishes meanwhile is left out."""
+        """Return size and time of each file in the folder; files that vanish meanwhile are left out."""
         states = {}
         for path in self.folder.rglob("*"):
             try:
@@ -92,7 +88,7 @@ class Mount:
 
 
 class WriteThrough:
-    """Writes mounts through, again and again, until it is stopped; once more then."""
+    """Uploads the mounts' changes every SYNC_SECONDS, and once more when it is stopped."""
 
     def __init__(self, mounts: list[Mount]) -> None:
         self._mounts = mounts
@@ -103,15 +99,11 @@ class WriteThrough:
     def stop(self) -> None:
         self._stop.set()
         self._thread.join()
-        self._once()
 
     def _run(self) -> None:
-        while not self._stop.wait(SYNC_SECONDS):
-            self._once()
-
-    def _once(self) -> None:
-        for mount in self._mounts:
-            try:
-                mount.write_through()
-            except OSError:
-                continue  # a file that was being replaced; it is written the next time
+        is_last = False
+        while not is_last:
+            is_last = self._stop.wait(SYNC_SECONDS)
+            for mount in self._mounts:
+                with contextlib.suppress(OSError):  # a file is being replaced; the next round uploads it
+                    mount.upload_changes()

@@ -1,26 +1,54 @@
-"""What the node's interpreter starts: SCRIPT and its arguments, inside azureml's history context.
-
-That context sends the metrics that are still waiting and uploads ./outputs and ./logs, as on Azure.
-Started with `python -P`; stands alone, and imports nothing of this package.
-"""
+"""Where jobs run, and a job's environment variables, in which `Run.get_context()` finds its run."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
-import runpy
-import sys
+import time
+from typing import TYPE_CHECKING
+
+from .identity import TOKEN_SECONDS
+from .tenancy import API
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .handlers import Handlers
+    from .history import Run
 
 
-def main(script: str, arguments: list[str]) -> None:
-    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # noqa: PTH100, PTH120 - as runpy wants it
-    sys.argv = [script, *arguments]
-    from azureml.history._tracking import get_history_context_manager
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """Where jobs run: `folder` for their folders, `network` for the variables that lead to this service."""
 
-    watched = json.loads(os.environ.pop("AZURE_SERVICE_WATCHED", "[]"))
-    with get_history_context_manager(DirectoriesToWatch=watched):
-        runpy.run_path(script, run_name="__main__")
+    folder: Path
+    python: Path
+    network: Mapping[str, str]
 
 
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+def job_environment(node: Node, handlers: Handlers, run: Run, home: Path) -> dict[str, str]:
+    """Return all of a job's variables; it inherits none from this process or from the submitter."""
+    have = handlers.tenancy
+    definition = run.definition or {}
+    given = (definition.get("environment") or {}).get("environmentVariables") or {}
+    watched = (definition.get("history") or {}).get("directoriesToWatch") or ["logs"]
+    return {
+        "PATH": f"{node.python.parent}:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        **{name: str(value) for name, value in given.items()},
+        **node.network,
+        "HOME": str(home),
+        "AZUREML_RUN_ID": run.run_id,
+        "AZUREML_ARM_SUBSCRIPTION": have.subscription,
+        "AZUREML_ARM_RESOURCEGROUP": have.group,
+        "AZUREML_ARM_WORKSPACE_NAME": have.workspace,
+        "AZUREML_ARM_PROJECT_NAME": run.experiment,
+        "AZUREML_EXPERIMENT_ID": run.document["experimentId"],
+        "AZUREML_WORKSPACE_ID": have.workspace_id,
+        "AZUREML_RUN_TOKEN": handlers.identity.token(runid=run.run_id),
+        "AZUREML_RUN_TOKEN_EXPIRY": str(int(time.time()) + TOKEN_SECONDS),
+        "AZUREML_SERVICE_ENDPOINT": f"https://{API}",
+        "AZUREML_DISCOVERY_SERVICE_ENDPOINT": f"https://{API}/discovery",
+        "AZURE_SERVICE_WATCHED": json.dumps(watched),
+    }

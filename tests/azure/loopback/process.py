@@ -1,7 +1,4 @@
-"""A job's process on the node: its environment, its log, its end.
-
-Knows the operating system, and nothing of runs or requests.
-"""
+"""A job's process on the node: its environment, its log, its end. Knows no runs and no requests."""
 
 from __future__ import annotations
 
@@ -15,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 LOG_SECONDS = 0.3
-"""How often, at most, the log goes to the store while lines come in."""
+"""The time between two uploads of a growing log."""
 TERMINATE_SECONDS = 5
 
 
 class Process:
-    """Runs a command in a process group of its own; hands its output on as it grows."""
+    """Runs a command in a new process group; passes its growing output to `on_log`."""
 
     def __init__(
         self,
@@ -30,7 +27,7 @@ class Process:
         on_log: Callable[[bytes], None],
         kill_at: str | None = None,
     ) -> None:
-        """`kill_at`: at the first line that this expression is found in, the process is killed."""
+        """Start it. The first line that matches the regular expression `kill_at` kills the process."""
         self.killed_at_line = False
         self._on_log = on_log
         self._kill_at = kill_at
@@ -46,17 +43,16 @@ class Process:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self._threads = [
-            threading.Thread(target=target, daemon=True) for target in (self._read, self._publish)
-        ]
+        targets = (self._read, self._publish)
+        self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
         for thread in self._threads:
             thread.start()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code, once all of the log is handed on.
+        """Return the exit code, after the whole log has been passed on.
 
         Raises:
-            subprocess.TimeoutExpired: it has not ended in time.
+            subprocess.TimeoutExpired: the process has not ended in time.
         """
         code = self._process.wait(timeout)
         for thread in self._threads:
@@ -64,7 +60,7 @@ class Process:
         return code
 
     def terminate(self) -> None:
-        """End the whole group: first asked, then made to."""
+        """End the whole group: SIGTERM first, then SIGKILL."""
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(TERMINATE_SECONDS)
@@ -84,12 +80,12 @@ class Process:
     def _read(self) -> None:
         with self._process.stdout or contextlib.nullcontext() as stream:
             for line in stream or ():
-                self._hear(line)
+                self._add(line)
         with self._news:
             self._ended = True
             self._news.notify_all()
 
-    def _hear(self, line: bytes) -> None:
+    def _add(self, line: bytes) -> None:
         with self._news:
             self._log += line
             self._news.notify_all()
@@ -99,8 +95,8 @@ class Process:
             self.kill()
 
     def _publish(self) -> None:
-        published, pause = 0, threading.Event()
-        while True:
+        published, ended = 0, False
+        while not ended:
             with self._news:
                 while not self._ended and len(self._log) == published:
                     self._news.wait()
@@ -108,6 +104,5 @@ class Process:
             if len(content) > published or not published:
                 self._on_log(content)
                 published = len(content)
-            if ended:
-                return
-            pause.wait(LOG_SECONDS)
+            with self._news:
+                self._news.wait_for(lambda: self._ended, LOG_SECONDS)

@@ -1,6 +1,6 @@
-"""A CONNECT proxy that ends TLS itself and hands each request to one function.
+"""A CONNECT proxy that ends TLS itself and passes each request to one function.
 
-It never opens a connection to anywhere: a host that it does not play is refused and noted.
+It never opens a connection: it refuses and records every host that the service doesn't have.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .certificates import Authority
 
 Answerer = Callable[[Request], tuple[Response | None, Fault | None]]
-"""What answers: None closes the connection without an answer; a fault says what becomes of the answer."""
+"""Returns the response, or None to close the connection, and the fault to inject into the response."""
 
 MAX_BODY = 600 * 1024 * 1024
 
@@ -36,15 +36,12 @@ class Proxy(socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(
-        self,
-        authority: Authority,
-        plays: Callable[[str], bool],
-        refused: Callable[[str], None],
+        self, authority: Authority, has_host: Callable[[str], bool], on_refused_host: Callable[[str], None]
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Connection)
         self.authority = authority
-        self.plays = plays
-        self.refused = refused
+        self.has_host = has_host
+        self.on_refused_host = on_refused_host
         self.closing = threading.Event()
         self._is_plugged_in = True
         self._lock = threading.Lock()
@@ -63,14 +60,14 @@ class Proxy(socketserver.ThreadingTCPServer):
         """Close every connection and wait for its thread."""
         self.closing.set()
         self.shutdown()
-        self._break_off_all()
+        self._disconnect_all()
         self.server_close()
 
     @contextlib.contextmanager
     def unplugged(self) -> Iterator[None]:
-        """Let nothing through, as where the network of those who come this way is gone."""
+        """Drop all connections and accept none, as if the clients' network were down."""
         self._is_plugged_in = False
-        self._break_off_all()
+        self._disconnect_all()
         try:
             yield
         finally:
@@ -79,30 +76,30 @@ class Proxy(socketserver.ThreadingTCPServer):
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
         return self._is_plugged_in
 
-    def opened(self, connection: socket.socket) -> None:
+    def add(self, connection: socket.socket) -> None:
         with self._lock:
             self._open.add(connection)
 
-    def closed(self, connection: socket.socket) -> None:
-        """Close a connection, in whose place TLS may have put another than the one that was accepted."""
+    def close(self, connection: socket.socket) -> None:
+        """Close a connection: the accepted socket, or the TLS socket that has replaced it."""
         with self._lock:
             self._open.discard(connection)
         connection.close()
 
-    def _break_off_all(self) -> None:
+    def _disconnect_all(self) -> None:
         with self._lock:
             for connection in self._open:
-                _break_off(connection)
+                _disconnect(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is no news; anything else is printed."""
+        """Print an error, unless the client just went away."""
         error = sys.exception()
         if not isinstance(error, (OSError, ssl.SSLError)):
             super().handle_error(request, client_address)
 
 
 class _Connection(http.server.BaseHTTPRequestHandler):
-    """One client's connection: CONNECT first, then requests to the one host."""
+    """One client's connection: first CONNECT, then requests to that host."""
 
     protocol_version = "HTTP/1.1"
     timeout = 300
@@ -112,18 +109,18 @@ class _Connection(http.server.BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.server.opened(self.connection)
+        self.server.add(self.connection)
 
     def finish(self) -> None:
         super().finish()
-        self.server.closed(self.connection)
+        self.server.close(self.connection)
 
     def do_CONNECT(self) -> None:
         host = self.path.rpartition(":")[0].lower()
-        if not self.server.plays(host):
-            self.server.refused(host)
+        if not self.server.has_host(host):
+            self.server.on_refused_host(host)
             self.close_connection = True
-            self.send_response(403, "this host is not played here")
+            self.send_response(403, "the loopback service does not have this host")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -133,8 +130,8 @@ class _Connection(http.server.BaseHTTPRequestHandler):
         context = self.server.authority.context_for(host)
         plain = self.connection
         self.connection = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-        self.server.opened(self.connection)
-        self.server.closed(plain)
+        self.server.add(self.connection)
+        self.server.close(plain)
         self.connection.do_handshake()
         self.rfile = self.connection.makefile("rb", -1)
         self.wfile = socketserver._SocketWriter(self.connection)  # type: ignore[attr-defined]  # noqa: SLF001
@@ -146,13 +143,12 @@ class _Connection(http.server.BaseHTTPRequestHandler):
         return True
 
     def _request(self) -> None:
-        if not self.host:  # plain http through the proxy: nothing of Azure ML needs it
-            self.server.refused(self.path)
+        if not self.host:  # plain http through the proxy: no part of Azure ML uses it
+            self.server.on_refused_host(self.path)
             self.close_connection = True
             self.send_error(403)
             return
-        body = self._body()
-        request = Request(self.command, self.host, self.path, dict(self.headers.items()), body)
+        request = Request(self.command, self.host, self.path, dict(self.headers.items()), self._body())
         response, fault = self.server.answerer(request)
         if response is None:
             self._hang_up()
@@ -173,7 +169,7 @@ class _Connection(http.server.BaseHTTPRequestHandler):
             return b"".join(parts)
         length = int(self.headers.get("Content-Length") or 0)
         if length > MAX_BODY:
-            raise ValueError(f"a body of {length} bytes")
+            raise ValueError(f"the request's body has {length} bytes, more than {MAX_BODY}")
         return self.rfile.read(length)
 
     def _send(self, response: Response, *, truncated: bool) -> None:
@@ -192,12 +188,12 @@ class _Connection(http.server.BaseHTTPRequestHandler):
 
     def _hang_up(self) -> None:
         self.close_connection = True
-        _break_off(self.connection)
+        _disconnect(self.connection)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """The recording is the log."""
+        """Print nothing; `Recording` keeps all requests."""
 
 
-def _break_off(connection: socket.socket) -> None:
+def _disconnect(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""What was asked and answered: kept in order, readable as JSON lines and as a table of calls."""
+"""The record of all requests and responses, in order: as JSON lines, and as a table of calls."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-UNIMPLEMENTED = "(nobody implemented this)"
+UNIMPLEMENTED = "(not implemented)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """One request and its answer. Bodies are kept where they are JSON of the control plane."""
+    """One request and its response. Bodies are kept if they are JSON and not a blob's."""
 
     number: int
     method: str
@@ -30,11 +30,12 @@ class Exchange:
     fault: str | None = None
     sent: Any = None
     answered: Any = None
-    complaints: tuple[str, ...] = ()
+    violations: tuple[str, ...] = ()
+    """How it disagrees with the published documents, or the traceback of a bug in the service."""
 
 
 class Recording:
-    """All exchanges since the start, also written to a file as they happen."""
+    """All exchanges since the start, also appended to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,7 +57,7 @@ class Recording:
                 file.write(line + "\n")
             self._changed.notify_all()
 
-    def refuse_host(self, host: str) -> None:
+    def add_refused_host(self, host: str) -> None:
         with self._changed:
             self.refused_hosts[host] += 1
 
@@ -65,14 +66,15 @@ class Recording:
             return list(self._exchanges)
 
     def clear(self) -> None:
-        """Forget all exchanges, to count the next ones; the file keeps them."""
+        """Forget all exchanges and refused hosts; the file keeps the exchanges."""
         with self._changed:
             self._exchanges = []
+            self.refused_hosts.clear()
 
     def wait_for(self, method: str, path: str, timeout: float = 60) -> Exchange:
-        """Return the first exchange of a kind, and wait for it where it has not happened yet.
+        """Return the first exchange that matches, once it has happened.
 
-        `path` is a regular expression, searched for in host and decoded path, as a fault's.
+        `path` is a regular expression, searched for in "host/decoded path".
 
         Raises:
             TimeoutError: it did not happen in time.
@@ -88,11 +90,22 @@ class Recording:
             raise TimeoutError(f"no {method} {path} within {timeout} s")
         return exchange
 
-    def unimplemented(self) -> list[Exchange]:
-        return [exchange for exchange in self.exchanges() if exchange.template == UNIMPLEMENTED]
+    def check(self) -> None:
+        """Check that every request was implemented, and agrees with the published documents.
+
+        Raises:
+            AssertionError: names the requests that are not.
+        """
+        exchanges = self.exchanges()
+        missing = {f"{e.method} {e.host}{e.path}" for e in exchanges if e.template == UNIMPLEMENTED}
+        wrong = {text for exchange in exchanges for text in exchange.violations}
+        lines = [f"not implemented: {call}" for call in sorted(missing)]
+        lines += [f"not as published: {text}" for text in sorted(wrong)]
+        if lines:
+            raise AssertionError("\n".join(lines))
 
     def table(self) -> str:
-        """Count the calls by method and template: calls, statuses, bytes up and down."""
+        """Return the calls by method and template, with their statuses and bytes up and down."""
         rows: dict[tuple[str, str], list[Exchange]] = {}
         for exchange in self.exchanges():
             call = exchange.template if exchange.template != UNIMPLEMENTED else f"501 {exchange.path}"

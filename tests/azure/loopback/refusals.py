@@ -1,6 +1,6 @@
-"""How Azure refuses: an exception for the handlers, and the shapes that its error bodies have.
+"""How Azure refuses a request: an exception for handlers, and the shapes of error bodies.
 
-The data plane, Resource Manager, model management and the blob store each have a shape of their own.
+The data plane, Resource Manager, model management and the blob store each use a different shape.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from .messages import Json, Request, Response, answer
 from .tenancy import BLOB_SUFFIX, LOCATION, MANAGEMENT
 
 
-class Refusal(Exception):  # noqa: N818 - a refusal is the right answer, not an error of this service
-    """The service refuses a request; `code` is Azure's word for why."""
+class Refusal(Exception):  # noqa: N818 - a refusal is the right response, not an error of this service
+    """The service refuses a request; `code` is Azure's code for the reason."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is the right answer, not an 
 
 
 def refused(request: Request, refusal: Refusal) -> Response:
-    """Word a refusal as the part of Azure does to which the request went."""
+    """Return a refusal in the shape that the addressed part of Azure uses."""
     if request.host.endswith(BLOB_SUFFIX):
         text = f"<Error><Code>{refusal.code}</Code><Message>{escape(refusal.message)}</Message></Error>"
         kind = ("Content-Type", "application/xml")
@@ -38,9 +38,8 @@ def refused(request: Request, refusal: Refusal) -> Response:
 
 
 def data_plane_error(code: str, message: str, inner: str | None = None) -> Json:
-    """Return the error envelope of the data plane, which is also what a failed run carries."""
+    """Return an error in the data plane's shape, which is also the shape of a failed run's error."""
     outer = code if code in {"ServiceError", "UserError", "TransientError"} else "UserError"
-    inner_code = inner if inner is not None else code
     return {
         "error": {
             "code": outer,
@@ -48,7 +47,7 @@ def data_plane_error(code: str, message: str, inner: str | None = None) -> Json:
             "messageFormat": None,
             "messageParameters": {},
             "details": [],
-            "innerError": {"code": inner_code, "innerError": None},
+            "innerError": {"code": inner or code, "innerError": None},
         },
         "correlation": {},
         "environment": LOCATION,
@@ -59,5 +58,5 @@ def data_plane_error(code: str, message: str, inner: str | None = None) -> Json:
 
 
 def now() -> str:
-    """The time, as Azure writes it."""
+    """Return the current time in Azure's format."""
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f0+00:00")

@@ -1,11 +1,12 @@
 """Which handler answers which request: a table of method, host and path template.
 
-`<WS>` in a template is the full path of a workspace, which must be the one that there is.
+`<WS>` in a template stands for the full path of the workspace.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ WORKSPACE = (
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """A row of the table; `{*name}` in the template takes slashes too."""
+    """A row of the table; `{*name}` in the template matches slashes too."""
 
     method: str
     host: str
@@ -34,13 +35,14 @@ class Route:
     needs_token: bool = True
 
     def match(self, request: Request) -> dict[str, str] | None:
-        """Return what the template's names stand for in this request, or None."""
+        """Return the request's values of the template's names, or None if it doesn't match."""
         if (request.method, request.host) != (self.method, self.host):
             return None
         found = _pattern(self.template).fullmatch(request.path)
         return found.groupdict() if found else None
 
 
+@functools.cache
 def _pattern(template: str) -> re.Pattern[str]:
     escaped = re.escape(template.replace("<WS>", WORKSPACE))
     slashes = re.sub(r"\\{\\\*(\w+)\\}", r"(?P<\1>.+)", escaped)
@@ -48,17 +50,17 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 class Router:
-    """The whole table; the first row that fits answers."""
+    """The whole table; the first route that matches answers."""
 
     def __init__(self, tenancy: Tenancy, routes: Iterable[Route]) -> None:
         self.tenancy = tenancy
         self.routes = list(routes)
 
     def find(self, request: Request) -> tuple[Route, Request] | None:
-        """Return the row for a request, and the request with its names; None if nobody implemented it.
+        """Return the request's route, and the request with its names; None if no route matches.
 
         Raises:
-            Refusal: it asks for a subscription or workspace that is not there.
+            Refusal: the request names another subscription, resource group or workspace.
         """
         for route in self.routes:
             names = route.match(request)

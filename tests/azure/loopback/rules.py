@@ -1,6 +1,6 @@
-"""What Azure refuses or lets fail: names, sizes, cluster settings, environments. Pure functions.
+"""What Azure refuses, or accepts and lets fail: names, sizes, cluster settings, environments.
 
-The names' rules and the limits come from the facts of the published documents (azure-ml-rest.json).
+Pure functions. Patterns of names and limits come from the published documents (azure-ml-rest.json).
 """
 
 from __future__ import annotations
@@ -21,48 +21,35 @@ from .refusals import Refusal
 if TYPE_CHECKING:
     from .messages import Json
 
-VM_SIZES = {
-    "Standard_D1_v2": (1, 0),
-    "Standard_D2_v2": (2, 0),
-    "Standard_D3_v2": (4, 0),
-    "Standard_D11_v2": (2, 0),
-    "Standard_D12_v2": (4, 0),
-    "Standard_DS2_v2": (2, 0),
-    "Standard_DS3_v2": (4, 0),
-    "Standard_DS11_v2": (2, 0),
-    "Standard_DS12_v2": (4, 0),
-    "Standard_D2s_v3": (2, 0),
-    "Standard_D4s_v3": (4, 0),
-    "Standard_E4s_v3": (4, 0),
-    "Standard_F2s_v2": (2, 0),
-    "Standard_F4s_v2": (4, 0),
-    "Standard_F8s_v2": (8, 0),
-    "Standard_NC6": (6, 1),
-    "Standard_NC6s_v3": (6, 1),
-    "Standard_NC4as_T4_v3": (4, 1),
-    "Standard_NC24ads_A100_v4": (24, 1),
+SIZES_BY_CORES = {
+    1: "D1_v2",
+    2: "D2_v2 D11_v2 DS2_v2 DS11_v2 D2s_v3 F2s_v2",
+    4: "D3_v2 D12_v2 DS3_v2 DS12_v2 D4s_v3 E4s_v3 F4s_v2 NC4as_T4_v3",
+    6: "NC6 NC6s_v3",
+    8: "F8s_v2",
+    24: "NC24ads_A100_v4",
 }
-"""Sizes that clusters can have here: name -> (cores, GPUs)."""
+VM_CORES = {f"Standard_{name}": n for n, names in SIZES_BY_CORES.items() for name in names.split()}
+"""The VM sizes that clusters can have here, with their number of cores."""
 
 SUPPLIED = {"azureml-defaults": "azureml-core"}
-"""Packages that an image gets and the node's interpreter has only the working part of."""
+"""Packages that an image has, each with the installed package that does the same work on the node."""
 
 
 @functools.cache
 def facts() -> Json:
-    """The facts of the published documents."""
+    """Return the facts from the published documents."""
     loaded: Json = json.loads((Path(__file__).parent / "azure-ml-rest.json").read_text())
     return loaded
 
 
 def vm_size(name: str) -> str | None:
     """Return the size as Azure writes it (names compare without case), or None if there is none."""
-    return next((known for known in VM_SIZES if known.lower() == name.lower()), None)
+    return next((known for known in VM_CORES if known.lower() == name.lower()), None)
 
 
 def check_compute_name(name: str) -> None:
-    pattern = facts()["patterns"]["compute_name_safe"]
-    if not re.search(pattern, name):
+    if not _matches("compute_name_safe", name):
         text = (
             f"The specified compute name {name} is invalid: it must be between 2 and 16 characters, start"
             " with a letter, end with a letter or digit and hold letters, digits and hyphens."
@@ -71,7 +58,7 @@ def check_compute_name(name: str) -> None:
 
 
 def check_cluster(body: Json) -> None:
-    """Check the settings of a cluster that is to be made."""
+    """Check the settings of a new cluster."""
     properties = body.get("properties") or {}
     if properties.get("computeType") != "AmlCompute":
         raise Refusal(400, "BadArgument", f"Unsupported compute type {properties.get('computeType')}.")
@@ -85,18 +72,22 @@ def check_cluster(body: Json) -> None:
         )
         raise Refusal(400, "BadArgument", text)
     idle = scale.get("nodeIdleTimeBeforeScaleDown")
-    if idle is not None and not re.search(facts()["patterns"]["nodeIdleTimeBeforeScaleDown"], idle):
+    if idle is not None and not _matches("nodeIdleTimeBeforeScaleDown", idle):
         raise Refusal(400, "BadArgument", f"Invalid nodeIdleTimeBeforeScaleDown: {idle}")
 
 
 def check_run_id(run_id: str) -> None:
-    if not re.search(facts()["patterns"]["run_id"], run_id):
+    if not _matches("run_id", run_id):
         raise Refusal(400, "ValidationError", f"RunId {run_id!r} is invalid.")
 
 
 def check_experiment_name(name: str) -> None:
-    if not re.search(facts()["patterns"]["experiment_name_client"], name):
+    if not _matches("experiment_name_client", name):
         raise Refusal(400, "ValidationError", f"Experiment name {name!r} is invalid.")
+
+
+def _matches(pattern: str, text: str) -> bool:
+    return re.search(facts()["patterns"][pattern], text) is not None
 
 
 def check_run_document(document: Json) -> None:
@@ -120,10 +111,9 @@ def check_run_document(document: Json) -> None:
 
 
 def environment_problem(environment: Json) -> str | None:
-    """Return why no image could be built for an environment, or None.
+    """Return why an environment's image cannot be built, or None.
 
-    What can be had is what the node's interpreter has: this Python's minor version and, of each package
-    that is asked for, the version that is installed here.
+    An image can have this Python's minor version, and each package in the version that is installed here.
     """
     python = environment.get("python") or {}
     if python.get("userManagedDependencies"):
@@ -141,7 +131,7 @@ def environment_problem(environment: Json) -> str | None:
 
 
 def _python_problem(entry: str) -> str | None:
-    """Conda's `python=3.11` and `python=3.11.7`, and ranges such as `python>=3.11`."""
+    """Check conda's `python=3.11` and `python=3.11.7`, and ranges such as `python>=3.11`."""
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     version = entry.removeprefix("python").strip()
     exact = re.fullmatch(r"={1,2}(\d+\.\d+)(\.[\d*]+)*", version)

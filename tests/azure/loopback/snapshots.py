@@ -1,4 +1,4 @@
-"""Snapshots: the code that jobs run. A folder arrives as a tree of hashes and the files that changed."""
+"""Snapshots: the code that jobs run. A client sends a tree of hashes, and the files that changed."""
 
 from __future__ import annotations
 
@@ -26,30 +26,31 @@ NO_SNAPSHOT = str(uuid.UUID(int=0))
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """Where a file's bytes lie, and the client's hash of it."""
+    """The blob that holds a file, and the client's hash of the file."""
 
     blob: str
     digest: str
 
 
 class Snapshots:
-    """By id: each file's path, its hash and the blob that holds it."""
+    """The files of each snapshot, by id and path."""
 
     def __init__(self, tenancy: Tenancy, blobs: BlobStore) -> None:
         self.tenancy = tenancy
         self.blobs = blobs
         self._lock = threading.Lock()
         self._files: dict[str, dict[str, File]] = {}
+        self._contents: dict[str, bytes] = {}  # of blobs, which never change
         self._latest: Json = {"id": NO_SNAPSHOT, "root": {}}
 
     def routes(self) -> list[Route]:
         return [
             Route("GET", API, f"{CONTENT}/latest/metadata", self.latest),
-            Route("POST", API, f"{CONTENT}/getblob", self.places),
+            Route("POST", API, f"{CONTENT}/getblob", self.upload_urls),
             Route("POST", API, f"{CONTENT}/{{snapshot}}", self.create),
         ]
 
-    # -- for the execution handler and for tests ----------------------------------------------------------
+    # -- called by other handlers and by tests ---------------------------------------------------------
 
     def __contains__(self, snapshot: str) -> bool:
         return snapshot in self._files
@@ -58,16 +59,18 @@ class Snapshots:
         return sorted(self._files[snapshot])
 
     def forget_the_latest(self) -> None:
-        """Let the next client send all of its files, as the first one had to."""
+        """Forget the latest snapshot, so that the next client must send all of its files."""
         with self._lock:
             self._latest = {"id": NO_SNAPSHOT, "root": {}}
 
     def unpack(self, snapshot: str, folder: Path) -> None:
         """Write a snapshot's files into a folder."""
         for name, file in self._files[snapshot].items():
+            if file.blob not in self._contents:
+                self._contents[file.blob] = self.blobs.get(CONTAINER, file.blob)
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.blobs.get(CONTAINER, file.blob))
+            path.write_bytes(self._contents[file.blob])
 
     # -- requests --------------------------------------------------------------------------------------
 
@@ -75,8 +78,8 @@ class Snapshots:
         with self._lock:
             return answer(self._latest)
 
-    def places(self, request: Request) -> Response:
-        """Answer where each file is to be put."""
+    def upload_urls(self, request: Request) -> Response:
+        """Return the URL to which the client uploads each file."""
         nodes = []
         for name in request.json()["FileNames"]:
             url = self.blobs.signed_url(CONTAINER, f"{uuid.uuid4()}/{name}", "rcw")
@@ -94,7 +97,7 @@ class Snapshots:
         for path, digest in _leaves(sent["DirTreeNode"]):
             before = parent.get(path)
             blob = new.get(path) or (before.blob if before and before.digest == digest else None)
-            if blob is None or not self.blobs.exists(CONTAINER, blob):
+            if blob is None or (path in new and not self.blobs.exists(CONTAINER, blob)):
                 raise Refusal(400, "UserError", f"The snapshot's file {path} was never uploaded.")
             files[path] = File(blob, digest)
         limits = rules.facts()["limits"]
@@ -107,7 +110,7 @@ class Snapshots:
 
 
 def _leaves(node: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """All files in a tree, with their hashes; the root's own name is no part of their paths."""
+    """Yield the path and hash of each file in a tree; paths leave out the root's name."""
     for name, child in (node.get("children") or {}).items():
         if child["type"] == "File":
             yield prefix + name, child["hash"]

@@ -1,8 +1,8 @@
-"""Holds each request and answer against the published documents, as far as they state it.
+"""Compares each request and response with the published documents, as far as they go.
 
-The facts are in azure-ml-rest.json: endpoints, types, and two explicit lists with reasons, of what the
-client is known to do otherwise ("client") and of calls that no document covers ("unpublished",
-"not_covered"). There are no other exceptions; a new one is added there, with its reason.
+The facts are in azure-ml-rest.json: endpoints and types. It also lists, with reasons, where the client is
+known to differ ("client") and which calls no document covers ("unpublished", "not_covered"). There are no
+other exceptions; add a new one there, with its reason.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ PYTHON_TYPES: Mapping[str, Any] = {
 }
 
 
-def complaints(request: Request, response: Response | None) -> tuple[str, ...]:
-    """Return what in a request of the client, or in this service's answer, disagrees with the documents."""
+def violations(request: Request, response: Response | None) -> tuple[str, ...]:
+    """Return how a client's request or this service's response disagrees with the documents."""
     found = _endpoint(request.method, request.path)
     if found is None:
         place = request.host + request.path
         listed = (*facts()["unpublished"], *facts()["not_covered"])
         known = any(re.search(entry["match"], place, re.IGNORECASE) for entry in listed)
-        return () if known else (f"{request.method} {place}: no document and no list has it",)
-    is_refused = response is not None and 400 <= response.status < 500  # and may well be wrong, then
-    said = [] if is_refused else list(_of_request(found, request))
-    said += _of_answer(found, response) if response else ()
-    return tuple(f"{found['name']} {complaint}" for complaint in said)
+        return () if known else (f"{request.method} {place}: in no document, and in no list of exceptions",)
+    is_refused = response is not None and 400 <= response.status < 500  # the request is wrong, as expected
+    texts = [] if is_refused else list(_of_request(found, request))
+    texts += _of_response(found, response) if response else ()
+    return tuple(f"{found['name']} {text}" for text in texts)
 
 
 def _of_request(endpoint: Json, request: Request) -> Iterator[str]:
@@ -60,30 +60,30 @@ def _of_request(endpoint: Json, request: Request) -> Iterator[str]:
         except ValueError:
             yield "request: not JSON"
         else:
-            yield from disagreements(f"ref:{body['type']}", sent, "request", by_client=True)
+            yield from mismatches(f"ref:{body['type']}", sent, "request", by_client=True)
 
 
-def _of_answer(endpoint: Json, response: Response) -> Iterator[str]:
+def _of_response(endpoint: Json, response: Response) -> Iterator[str]:
     published, headers = endpoint["response"], {name.lower() for name, _ in response.headers}
     if response.status not in published["status"]:
         if response.status < 400:
-            yield f"answer: status {response.status} is not published"
+            yield f"response: status {response.status} is not published"
         elif endpoint.get("error"):
-            yield from disagreements(f"ref:{endpoint['error']['type']}", response.json(), "error")
+            yield from mismatches(f"ref:{endpoint['error']['type']}", response.json(), "error")
         return
     if response.status == 404:
-        yield from disagreements(f"ref:{endpoint['error']['type']}", response.json(), "error")
+        yield from mismatches(f"ref:{endpoint['error']['type']}", response.json(), "error")
         return
     for name, rule in (published.get("headers") or {}).items():
         if response.status in rule["on"] and name.lower() not in headers:
-            yield f"answer: header {name} is missing"
+            yield f"response: header {name} is missing"
     if published["type"] and response.status != 204:
-        yield from disagreements(f"ref:{published['type']}", response.json(), "answer")
+        yield from mismatches(f"ref:{published['type']}", response.json(), "response")
 
 
 @functools.cache
 def _endpoint(method: str, path: str) -> Json | None:
-    """Return the endpoint that a request addresses: the match with the most literal characters."""
+    """Return the endpoint of a request: the match with the most literal characters."""
     hits = [
         (len(re.sub(r"\{[^}]*\}", "", entry[key.replace("regex", "template")])), -index, entry)
         for index, entry in enumerate(facts()["endpoints"])
@@ -95,8 +95,8 @@ def _endpoint(method: str, path: str) -> Json | None:
     return best[2] if best else None
 
 
-def disagreements(kind: str, value: Any, where: str, *, by_client: bool = False) -> Iterator[str]:
-    """Say what in a JSON value disagrees with `kind`, a type in the notation of azure-ml-rest.json."""
+def mismatches(kind: str, value: Any, where: str, *, by_client: bool = False) -> Iterator[str]:
+    """Yield how a JSON value differs from `kind`, a type in the notation of azure-ml-rest.json."""
     head, _, rest = kind.partition(":")
     match head:
         case "list" | "map":
@@ -114,14 +114,14 @@ def disagreements(kind: str, value: Any, where: str, *, by_client: bool = False)
 
 
 def _of_items(head: str, kind: str, value: Any, where: str, *, by_client: bool) -> Iterator[str]:
-    """The items of a list, and those of a map that are not null."""
+    """Check the items of a list, or a map's values that are not null."""
     if not isinstance(value, list if head == "list" else dict):
         yield f"{where}: not a {head}"
         return
     items = enumerate(value) if isinstance(value, list) else value.items()
     for key, item in items:
         if item is not None or head == "list":
-            yield from disagreements(kind, item, f"{where}[{key}]", by_client=by_client)
+            yield from mismatches(kind, item, f"{where}[{key}]", by_client=by_client)
 
 
 def _allowed(enum: str, *, by_client: bool) -> list[str]:
@@ -157,4 +157,4 @@ def _of_object(name: str, value: Any, where: str, *, by_client: bool) -> Iterato
         if key not in shape["fields"] and key not in more:
             yield f"{where}.{key}: unknown"
         elif item is not None and key in types:
-            yield from disagreements(types[key], item, f"{where}.{key}", by_client=by_client)
+            yield from mismatches(types[key], item, f"{where}.{key}", by_client=by_client)

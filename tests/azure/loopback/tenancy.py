@@ -1,6 +1,6 @@
-"""The names of the one subscription, workspace and storage account that the service plays.
+"""The names and secrets of the service's one subscription, workspace and storage account.
 
-Ids are fresh at each start: the client keeps caches that are keyed by the workspace's id.
+Each start makes new ids, because the client's caches are keyed by the workspace's id.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _key() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Tenancy:
-    """Who owns what, and the secrets that open it."""
+    """The names, and the secrets that give access."""
 
     subscription: str = dataclasses.field(default_factory=_id)
     group: str = "loopback"

@@ -1,4 +1,4 @@
-"""The subscription, the workspace and its default datastore, as Azure shows them to its clients."""
+"""The subscription, the workspace and its default datastore, as Azure describes them to clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DATASTORES = "/datastore/v1.0<WS>"
 
 
 class Workspace:
-    """The one workspace. `forbidden` makes it refuse everybody, `datastore_type` changes its store's kind."""
+    """The one workspace. `forbidden` denies access to it; `datastore_type` is its datastore's type."""
 
     def __init__(self, tenancy: Tenancy) -> None:
         self.tenancy = tenancy
@@ -128,10 +128,9 @@ class Workspace:
             "subscriptionId": have.subscription,
             "resourceGroup": have.group,
         }
-        kind = self.datastore_type
         return {
             "name": have.datastore,
-            "dataStoreType": kind,
+            "dataStoreType": self.datastore_type,
             "hasBeenValidated": True,
             "tags": {},
             "azureStorageSection": section,

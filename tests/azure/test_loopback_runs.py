@@ -1,0 +1,149 @@
+"""How the loopback service executes runs: queues, nodes, mounts, preemption, deletion, deadlines."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from helpers.loopback_calls import API, COMPUTE, SNAPSHOTS, call, submit
+
+if TYPE_CHECKING:
+    from loopback import AzureService
+    from loopback.compute import Cluster
+
+pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="azureml-sdk cannot be installed there")
+
+PYTHON_38 = {"python": {"condaDependencies": {"dependencies": ["python=3.8.13"]}}}
+SLEEP = "import time; print('start', flush=True); time.sleep(600)"
+END_AT_THE_SECOND_START = """
+import pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+starts = len(list(folder.glob("start*"))) + 1
+(folder / f"start{starts}").touch()
+print("start", starts, flush=True)
+if starts < 2:
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def small(azure: AzureService) -> Cluster:
+    return azure.clusters.add("small")
+
+
+@pytest.fixture
+def run_id() -> str:
+    return f"run-{uuid.uuid4()}"
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("script", "settings", "code_and_message"),
+    [
+        ("", {"environment": PYTHON_38}, ("ImageBuildFailure", "python=3.8.13")),
+        ("", {"data": "nowhere"}, ("DataReferenceError", "'nowhere'")),
+        ("import os; os._exit(3)", {}, ("JobFailed", "exit code 3")),
+        ("raise SystemExit(3)", {}, ("UserError", "SystemExit: 3")),
+    ],
+    ids=["image", "mount", "exit code", "exception"],
+)
+def test_a_run_fails_with_azures_code_for_the_reason(
+    azure: AzureService, run_id: str, script: str, settings: dict[str, Any], code_and_message: tuple[str, str]
+) -> None:
+    submit(azure, script, run_id, **settings)
+    error = azure.runs.wait_for(run_id, "Failed").document["error"]["error"]
+    code, message = code_and_message
+    assert error["code"] == "UserError"
+    assert error.get("innerError", {}).get("code", "UserError") == code
+    assert message in error["message"]
+
+
+def test_a_run_waits_for_a_node_and_can_be_cancelled_meanwhile(azure: AzureService) -> None:
+    cluster = azure.clusters.add("small", scaleSettings={"minNodeCount": 0, "maxNodeCount": 1})
+    azure.clusters.behave(full=True, allocation_error="no cores left")
+    first, second, third = (f"run-{uuid.uuid4()}" for _ in range(3))
+    for run_id in (first, second, third):
+        submit(azure, SLEEP, run_id)
+        azure.runs.wait_for(run_id, "Queued")
+    status = call(azure, "GET", COMPUTE.format("small"))[1]["properties"]["properties"]
+    assert (status["currentNodeCount"], status["allocationState"]) == (0, "Resizing")
+    assert status["errors"][0]["error"]["message"] == "no cores left"
+
+    assert call(azure, "POST", azure.runs[first].document["cancelUri"]) == (200, {"runId": first})
+    run = azure.runs.wait_for(first, "Canceled")
+    assert run.statuses[-3:] == ["Queued", "CancelRequested", "Canceled"]
+
+    azure.clusters.behave(full=False)
+    azure.runs.wait_for(second, "Running")
+    assert cluster.busy == [second]  # the cluster has one node
+    assert cluster.waiting == [third]
+    for run_id in (second, third):
+        azure.runs.cancel(run_id)
+        azure.runs.wait_for(run_id, "Canceled")
+    assert not cluster.busy
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_is_cancelled_at_its_deadline(azure: AzureService, run_id: str) -> None:
+    submit(azure, SLEEP, run_id, maxRunDurationSeconds=1)
+    run = azure.runs.wait_for(run_id, "Canceled")
+    assert "exceeded 1 s" in run.document["cancelationReason"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_fails_if_its_cluster_is_deleted(azure: AzureService, run_id: str) -> None:
+    submit(azure, SLEEP, run_id)
+    azure.runs.wait_for(run_id, "Running")
+    url = COMPUTE.format("small") + "&underlyingResourceAction=delete"
+    assert call(azure, "DELETE", url) == (202, None)
+    run = azure.runs.wait_for(run_id, "Failed")
+    assert "was deleted" in run.document["error"]["error"]["message"]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_preempted_run_fails_or_starts_again(azure: AzureService, run_id: str, *, restarts: bool) -> None:
+    cluster = azure.clusters.add("small", vmPriority="LowPriority")
+    azure.clusters.behave(preempt_at="start 1", restarts=restarts)
+    azure.blobs.put(azure.tenancy.container, f"{run_id}/a", b"")
+    submit(azure, END_AT_THE_SECOND_START, run_id, data=run_id)
+    run = azure.runs.wait_for(run_id, "Completed", "Failed")
+    assert cluster.preempted == 1
+    if restarts:
+        assert run.statuses[-5:] == ["Running", "Queued", "Running", "Finalizing", "Completed"]
+    else:
+        assert run.status == "Failed"
+        assert "PreemptionError" in run.document["error"]["error"]["message"]
+    blobs = {blob.name for blob in azure.blobs.listing(azure.tenancy.container, f"{run_id}/start")}
+    assert blobs == {f"{run_id}/start{n}" for n in range(1, 3 if restarts else 2)}
+
+
+@pytest.mark.usefixtures("small")
+def test_a_job_inherits_nothing_from_this_process(
+    azure: AzureService, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_THIS_PROCESS", "1")
+    azure.blobs.put(azure.tenancy.container, f"{run_id}/a", b"")
+    script = "import os, sys; print('OF_THIS_PROCESS' in os.environ, os.environ['GIVEN'], *sys.argv[1:])"
+    environment = {"python": {"userManagedDependencies": True}, "environmentVariables": {"GIVEN": "yes"}}
+    longer = "--data=$AZUREML_DATAREFERENCE_data"  # no document says that this is expanded
+    submit(azure, script, run_id, longer, "7", data=run_id, environment=environment)
+    run = azure.runs.wait_for(run_id, "Completed")
+    log = azure.handlers.artifacts.read("ExperimentRun", run.container, "user_logs/std_log.txt").decode()
+    inherited, given, data, *arguments = log.splitlines()[0].split()
+    assert (inherited, given, arguments) == ("False", "yes", [longer, "7"])
+    assert data.endswith("/mounts/data")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_changed_file_must_be_uploaded(azure: AzureService, run_id: str) -> None:
+    submit(azure, "", run_id)
+    azure.runs.wait_for(run_id, "Completed")
+    _, latest = call(azure, "GET", f"{API}/content/v1.0/<WS>/snapshots/latest/metadata")
+    body = {"ParentSnapshotId": latest["id"], "DirTreeNode": latest["root"], "FileRevisionList": None}
+    url = f"{SNAPSHOTS}/{uuid.uuid4()}"
+    assert call(azure, "POST", url, body)[0] == 200
+    latest["root"]["children"]["train.py"]["hash"] = "3"
+    status, answer = call(azure, "POST", url, body)
+    assert (status, "never uploaded" in answer["error"]["message"]) == (400, True)
