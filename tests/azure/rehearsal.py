@@ -1,4 +1,4 @@
-"""Runs the docs/clusters.md's tutorial command by command, then the same training on this machine.
+"""Runs the tutorial of docs/clusters.md command by command, then the same training on this machine.
 
 Run it inside the loopback service, which provides an empty folder with a workspace's config.json:
 
@@ -23,7 +23,7 @@ MIN_ACCURACY = 0.98
 
 
 def commands() -> list[list[str]]:
-    """Return the command lines of the docs/clusters.md's tutorial."""
+    """Return the command lines of the tutorial of docs/clusters.md."""
     section = PAGE.read_text(encoding="utf-8").partition("## The tutorial, cell by cell")[2]
     block = re.search(r"```\n(.*?)```", section, flags=re.DOTALL)
     assert block is not None
@@ -31,7 +31,7 @@ def commands() -> list[list[str]]:
 
 
 def run(words: list[str]) -> None:
-    """Run one of the docs/clusters.md's command lines with this Python; exit if it fails."""
+    """Run one of its command lines with this Python; exit if it fails."""
     print(f"\n$ {shlex.join(words)}", flush=True)
     started = time.monotonic()
     code = subprocess.run([sys.executable, *words[1:]], check=False).returncode
