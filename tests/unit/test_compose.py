@@ -235,7 +235,7 @@ def test_a_custom_backend_has_the_keys_of_its_class(tmp_path: Path) -> None:
     assert getattr(config.backend, "queue") == "long"  # noqa: B009 - a class that only the file knows
     error = refusal(f"backend={file}:Own", "backend.queu=long")
     assert error.hint == "did you mean backend.queue?"
-    assert "is no backend" in refusal(f"backend={file}:Other").message
+    assert "is not a backend" in refusal(f"backend={file}:Other").message
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_credentials_are_a_principal_the_azure_cli_or_a_person(tmp_path: Path) -
     home = {"AZURE_CONFIG_DIR": str(tmp_path), "PATH": str(tmp_path)}
     assert checks.credentials(PRINCIPAL, at_terminal=False) is checks.Credentials.service_principal
     assert checks.credentials(home, at_terminal=True) is checks.Credentials.interactive
-    with pytest.raises(ConfigurationError, match="nobody at a terminal"):
+    with pytest.raises(ConfigurationError, match="no terminal to log in from"):
         checks.credentials(home, at_terminal=False)
     (tmp_path / "az").write_text("#!/bin/sh\n")
     (tmp_path / "az").chmod(0o755)
@@ -118,7 +118,7 @@ def test_an_incomplete_principal_names_what_is_missing() -> None:
 
 def test_another_python_is_refused_with_the_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 12, 1))
-    with pytest.raises(ConfigurationError, match=r"Python 3\.11, not on 3\.12"):
+    with pytest.raises(ConfigurationError, match=r"needs Python 3\.11: .* on 3\.12"):
         checks.check_sdk()
 
 

@@ -128,7 +128,7 @@ class Other:
     def __del__(self):
         raise ValueError("an error of another object")
 
-service._hush_the_sdk()
+service._silence_sdk()
 pool = ThreadPool(1)
 pool._change_notifier._writer.close()
 other = Other()

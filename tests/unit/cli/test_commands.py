@@ -70,8 +70,8 @@ def test_the_beginning_of_a_name_is_enough_if_it_is_unique(ask: Ask, home: Path)
     assert ask("status", "2026-02").out.startswith("2026-02-cc is completed")
     assert ask("status", "2026-01-ab").out.startswith("2026-01-ab is completed")
     message, hint = refusal(ask("status", "2026-01"))
-    assert message == "2026-01 is the beginning of 2 runs"
-    assert hint == "of 2026-01-aa, 2026-01-ab"
+    assert message == "2026-01 matches 2 runs"
+    assert hint == "choose one of 2026-01-aa, 2026-01-ab"
     assert refusal(ask("status", "2026-01-bb"))[1].startswith("did you mean 2026-01-")
 
 
@@ -128,7 +128,7 @@ class Own(LocalBackend):
     parallel_runs = {places}
 
     def submit(self, job, folder):
-        return Run(folder)
+        return Run(folder, self.registry)
 """
 """It starts no trainer; its runs raise an exception that no code translates."""
 

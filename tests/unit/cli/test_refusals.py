@@ -47,7 +47,7 @@ def test_a_runs_dir_that_cannot_be_written_exits_4(ask: Ask, home: Path) -> None
 def test_a_run_dir_with_other_files_is_refused_and_kept(ask: Ask, home: Path) -> None:
     (home / "full").mkdir()
     (home / "full" / "notes.txt").write_text("mine", encoding="utf-8")
-    assert refusal(ask("run_dir=full"))[0] == "run_dir=full is not empty and holds no run"
+    assert refusal(ask("run_dir=full"))[0] == "run_dir=full is not empty and is not a run"
     assert refusal(ask("run_dir=full/notes.txt"))[0] == "run_dir=full/notes.txt is a file"
     assert [path.name for path in home.rglob("*")] == ["full", "notes.txt"]
 

@@ -200,16 +200,17 @@ def test_a_path_that_is_not_a_folder_is_refused(tmp_path: Path, name: str) -> No
 
 LOAD_UNPRIVILEGED = """
 import os
-import numpy  # before privileges are dropped, because the other user may not read the installation
+import numpy  # and the configuration: the other user may not read the installation
 from mnist_cnn.data import datasets
 from mnist_cnn.config import DataConfig
 from mnist_cnn.errors import DataError
+config = DataConfig(dir="set")
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
 try:
-    datasets.load(DataConfig(dir="set"))
+    datasets.load(config)
 except DataError as error:
     print(error.message)
 """
