@@ -52,7 +52,7 @@ def test_the_snapshot_holds_source_and_configuration_alone() -> None:
     names = {file.name for file in snapshot.files()}
     needed = {
         "entry.py",
-        "mnist_cnn/train.py",
+        "mnist_cnn/training/train.py",
         "mnist_cnn/conf/config.yaml",
         "mnist_cnn/data/sources.toml",
         "mnist_cnn/backends/__init__.py",
