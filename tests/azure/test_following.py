@@ -76,8 +76,8 @@ def test_a_command_killed_later_loses_nothing(
     made = completed_run(azure, tmp_path / "run", small_run)
     model = (f"register.name=killed-{made.id}", "register.min_accuracy=0")
     if verb == "register":
-        assert run_here("follow", "run", *model, cwd=tmp_path).code == 0
-    process = start_command(verb, "run", *model, cwd=tmp_path)
+        assert run_here("follow", "run", cwd=tmp_path).code == 0
+    process = start_command(verb, "run", *(model if verb == "register" else ()), cwd=tmp_path)
     azure.requests.wait_for("POST" if verb == "register" else "GET", path, timeout=120)
     process.kill()
     process.communicate()

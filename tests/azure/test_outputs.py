@@ -69,15 +69,13 @@ def test_a_result_of_another_job_is_refused(azure: AzureService, small_run: Path
     check_is_empty(made.folder)
 
 
-@pytest.mark.parametrize("name", ["../../evil.py", "run.json", "model.h5"])
+@pytest.mark.parametrize("name", ["../../evil.py", "run.json", "missing.bin"])
 def test_a_result_that_names_a_file_not_its_own_is_refused(
     made: ServiceRun, small_run: Path, name: str
 ) -> None:
     result = json.loads((small_run / "result.json").read_text())
     result["files"][name] = result["files"]["model.keras"]
     made.write_output("result.json", json.dumps(result).encode())
-    if name == "model.h5":
-        made.delete_output(name)
     refused(run_here("follow", "run", cwd=made.folder.parent), BackendError.exit_code)
     check_is_empty(made.folder)
     assert not (made.folder.parent.parent / "evil.py").exists()
@@ -103,7 +101,7 @@ def test_a_result_that_cannot_be_written_here_can_be_downloaded_later(made: Serv
 def test_a_registration_that_lost_its_answer_makes_one_version(made: ServiceRun) -> None:
     home, name = made.folder.parent, f"lost-{made.id}"
     made.azure.faults.add(Fault("POST", "/models$", kind="lose-answer"))
-    assert run_here("follow", "run", f"register.name={name}", *MODEL, cwd=home).code == 0
+    assert run_here("follow", "run", cwd=home).code == 0
     first = run_here("register", "run", f"register.name={name}", *MODEL, cwd=home)
     assert first.code == 0, first.err
     assert f"{name} version 1" in first.out
