@@ -118,7 +118,7 @@ def test_a_lock_is_free_once_its_holder_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock is made up: there is no such file system here."""
+    """The failure is simulated, because such a file system is hard to get."""
 
     def unsupported(*_: object) -> None:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Signals, terminals that close and output that nobody reads: a run ends once, or continues, and says so."""
+"""Signals, closed terminals and output without a reader: a run ends once, or continues, and reports it."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_only_a_completed_accurate_model_may_be_registered(tmp_path: Path) -> No
 
 
 def test_repr_shows_the_recorded_status(tmp_path: Path) -> None:
-    """The worker is gone, so `status()` would say lost; repr asks nobody."""
+    """The worker is gone, so `status()` would return lost, but repr only reads the receipt."""
     write_receipt(tmp_path, Status.running, pid=1, process_started=0.0)
     run = run_in(tmp_path)
     assert repr(run) == f"<LocalRun {tmp_path}: running>"

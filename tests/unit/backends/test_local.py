@@ -1,4 +1,4 @@
-"""The local backend, as far as it needs no training: what a run's files and processes say of it."""
+"""The local backend without training: statuses from a run's files and processes, and the registry."""
 
 from __future__ import annotations
 
