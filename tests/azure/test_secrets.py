@@ -94,6 +94,9 @@ def _copy_the_package(site: Path) -> None:
     shutil.copytree(package, site / "mnist_cnn", ignore=ignored)
     for name, folder in (("backends", Path(backends.__file__).parent), ("conf", config.CONF_DIR)):
         shutil.copytree(folder, site / "mnist_cnn" / name, ignore=ignored, dirs_exist_ok=True)
+    project = package.parent / "pyproject.toml"
+    if project.exists():  # in a checkout, whose requirements are not in an installed package's metadata
+        shutil.copy(project, site)
 
 
 def _run_all_commands(flow: Flow) -> None:
