@@ -15,7 +15,11 @@ REFUSED = [
     ("train.optimizer=adm", "one of adadelta, adam, adamw, rmsprop, sgd", "optimizer"),
     ("model.filters=[0]", "model.filters=[0]: allowed is a list of whole numbers from 1 to 4096", "filters"),
     ("model.filters=[]", "model.filters=[]: 1 to 16 convolutions are allowed", "model.filters=[32,64]"),
-    ("model.kernel_size=20", "model.kernel_size=20: the input of convolution 2 is only 9 pixels wide", "smaller kernel"),
+    (
+        "model.kernel_size=20",
+        "model.kernel_size=20: the input of convolution 2 is only 9 pixels wide",
+        "smaller kernel",
+    ),
     ("model.file=nowhere.py", "model.file=nowhere.py cannot be read: No such file", "Python file"),
     ("data=mnits", "data=mnits: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
     ("data.name=other", "data.name=other: allowed is one of mnist", "data.dir=FOLDER"),

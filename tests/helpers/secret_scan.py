@@ -29,6 +29,17 @@ SHAPES = {
     "the signature of a request": rb"(?i)sharedkey(?:%20|\s)+\w+:[\w+/]{20}",
 }
 """The shapes of secrets that are made during a run, such as the signature in a blob's URL."""
+PASSWORD = 'My "pass\\word" that is & planted'  # noqa: S105 - what is searched for
+TOKEN = "Tokens-are-planted-here-and-there"  # noqa: S105 - as above
+MIRROR_PASSWORD = "Mirror-password-that-is-planted"  # noqa: S105 - as above
+PROXY_PASSWORD = "Proxy-password-that-is-planted"  # noqa: S105 - as above
+PLANTED = {"my password": PASSWORD, "my token": TOKEN, "mirror": MIRROR_PASSWORD, "proxy": PROXY_PASSWORD}
+ENVIRONMENT = {
+    "DB_PASSWORD": PASSWORD,
+    "AZUREML_RUN_TOKEN": TOKEN,
+    "HTTP_PROXY": f"http://somebody:{PROXY_PASSWORD}@127.0.0.1:9",
+}
+
 CRASHING_NETWORK = """
 import os
 import keras
