@@ -84,7 +84,7 @@ def test_repeated_ctrl_c_ends_the_run_once(tmp_path: Path, started: Start) -> No
         time.sleep(0.005)  # so that they do not count as one signal
     ended = end_of(process)
     assert ended.code == Interrupted.exit_code
-    assert ended.err.count("ending the run") == 1
+    assert ended.err.count("stopping the run") == 1
     assert "interrupted; run is cancelled\n" in ended.err
     assert "resume run" in ended.err
     assert not worker.is_running()
@@ -102,7 +102,7 @@ with signals.first_signal_only():
             print("begun")
         print("never")
     except KeyboardInterrupt as first:
-        for number in signals.ENDING:
+        for number in signals.STOP_SIGNALS:
             os.kill(os.getpid(), number)
         print(type(first).__name__)
 os.kill(os.getpid(), signal.SIGINT)
