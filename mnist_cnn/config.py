@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import (
@@ -31,7 +32,6 @@ T = TypeVar("T")
 
 CONF_DIR = Path(__file__).parent / "conf"
 """The packaged configuration; in a checkout a symbolic link to the top-level `conf/`."""
-
 
 KEYS_HINT = "--help lists every key"
 TRUTH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
@@ -224,11 +224,7 @@ class TrainConfig(Section):
         Precision.float32, "arithmetic of training; auto is bfloat16 if the device supports it"
     )
     checkpoint_every: int = setting(
-        1,
-        "write a checkpoint every N epochs, and after the last",
-        unit="epochs",
-        ge=1,
-        le=100_000,
+        1, "write a checkpoint every N epochs, and after the last", unit="epochs", ge=1, le=100_000
     )
     threads: int | None = setting(
         None, "threads per operation; null lets TensorFlow choose", unit="threads", ge=1, le=1024
@@ -246,7 +242,7 @@ class RegisterConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name is not None and not _is_file_name(self.name):
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", self.name):
             message = (
                 f"register.name={written(self.name)}: allowed are 1 to 255 letters, digits, '-', '_' and '.'"
             )
@@ -442,10 +438,3 @@ def did_you_mean(name: str, known: Collection[str], otherwise: str, group: str =
     near = get_close_matches(name, known, n=1, cutoff=0.6)
     prefix = f"{group}." if group else ""
     return f"did you mean {prefix}{near[0]}?" if near else otherwise
-
-
-def _is_file_name(name: str) -> bool:
-    """Return whether a name is a portable file name."""
-    import re
-
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", name) is not None

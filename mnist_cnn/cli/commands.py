@@ -246,8 +246,8 @@ def _predict(command: Command) -> int:
 
 
 def _cluster(command: Command) -> int:
+    from mnist_cnn import launch
     from mnist_cnn.backend import HasCluster
-    from mnist_cnn.backends import backend_class
 
     actions = ("show", "delete")
     if len(command.words) != 1 or command.words[0] not in actions:
@@ -255,7 +255,7 @@ def _cluster(command: Command) -> int:
         raise ConfigurationError(f"cluster needs one of {', '.join(actions)}", hint)
     command.allow_only("backend")
     config = command.config()
-    backend = backend_class(config.backend.name)(config)
+    backend = launch.backend_of(config)
     if not isinstance(backend, HasCluster):
         hint = f"name a backend that has one: {program()} cluster {command.words[0]} backend=azure"
         raise ConfigurationError(f"backend={config.backend.name} has no cluster", hint)

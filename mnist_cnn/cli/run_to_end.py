@@ -49,7 +49,9 @@ def run_to_end(start: Callable[[], Run], config: Config, *, as_json: bool, is_ow
                 unknown = f"check whether it started: {program()} list"
                 hint = "nothing was started" if ends_with_us else unknown
                 raise Interrupted("interrupted", hint if is_own else "") from None
-            interrupted = _stop(run) if is_ours_to_stop else _detached(run)
+            hint = f"watch it again: {program()} follow {run.folder}"
+            detached = Interrupted(f"detached; {run.folder} is still running", hint)
+            interrupted = _stop(run) if is_ours_to_stop else detached
             report.print_costs([run])
             raise interrupted from None
         except MnistCnnError:
@@ -126,8 +128,3 @@ def _stop(run: Run) -> Interrupted:
         run.cancel()
     status = run.status()
     return Interrupted(f"interrupted; {run.folder} is {status.value}", report.next_command(run, status))
-
-
-def _detached(run: Run) -> Interrupted:
-    hint = f"watch it again: {program()} follow {run.folder}"
-    return Interrupted(f"detached; {run.folder} is still running", hint)

@@ -8,10 +8,9 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn import compose, launch
-from mnist_cnn.backends import backend_class
 from mnist_cnn.cli import report
 from mnist_cnn.cli.display import follow
 from mnist_cnn.cli.tables import print_table
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from mnist_cnn.result import Result
 
 POLL_SECONDS = 0.2
+FORMATS = {"accuracy": ".2%", "loss": ".4f", "seconds_per_epoch": ".1f"}
+"""How the table shows the measured values of a result."""
 
 
 @dataclasses.dataclass
@@ -83,7 +84,7 @@ def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]
         config = compose.load(job_overrides, config_dirs)
         settings = " ".join(text for text in job_overrides if text.lstrip("+").partition("=")[0] in swept)
         trials.append(Trial(settings or "as configured", config, launch.job_of(config)))
-        launch.check(config, trials[-1].job)
+        launch.backend_of(config).check(trials[-1].job)
     folders = [trial.config.run.run_dir for trial in trials if trial.config.run.run_dir is not None]
     if len(set(folders)) < len(folders):
         message = f"run_dir={folders[0]} is one folder for {len(trials)} runs"
@@ -93,8 +94,7 @@ def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]
 
 def _run_all(trials: Sequence[Trial], stream: TextIO) -> None:
     """Run the trials, as many at a time as their backend accepts. Raises KeyboardInterrupt."""
-    config = trials[0].config
-    limit = backend_class(config.backend.name)(config).parallel_runs or len(trials)
+    limit = launch.backend_of(trials[0].config).parallel_runs or len(trials)
     waiting, running = list(trials), list[Trial]()
     while waiting or running:
         while waiting and len(running) < limit:
@@ -177,28 +177,16 @@ def _cancel_running(trials: Sequence[Trial]) -> None:
 
 def _print_table(trials: Sequence[Trial], *, as_json: bool) -> None:
     ranked = sorted(trials, key=lambda trial: -trial.result.accuracy if trial.result else 1.0)
-    if as_json:
-        report.print_json([_row(trial) for trial in ranked])
-        return
-    heads = ["settings", "accuracy", "loss", "s per epoch", "outcome", "run"]
-    cells = []
+    rows: list[dict[str, Any]] = []
     for trial in ranked:
-        result = trial.result
-        measured = (
-            [f"{result.accuracy:.2%}", f"{result.loss:.4f}", f"{result.seconds_per_epoch:.1f}"]
-            if result
-            else ["", "", ""]
-        )
-        cells.append([trial.settings, *measured, trial.outcome, str(trial.run.folder) if trial.run else ""])
-    print_table(heads, cells)
-
-
-def _row(trial: Trial) -> dict[str, object]:
-    return {
-        "settings": trial.settings,
-        "accuracy": trial.result.accuracy if trial.result else None,
-        "loss": trial.result.loss if trial.result else None,
-        "seconds_per_epoch": trial.result.seconds_per_epoch if trial.result else None,
-        "outcome": trial.outcome,
-        "run": str(trial.run.folder) if trial.run else None,
-    }
+        measured = {name: getattr(trial.result, name, None) for name in FORMATS}
+        folder = str(trial.run.folder) if trial.run else None
+        rows.append({"settings": trial.settings, **measured, "outcome": trial.outcome, "run": folder})
+    if as_json:
+        report.print_json(rows)
+        return
+    cells = [
+        ["" if value is None else format(value, FORMATS.get(name, "")) for name, value in row.items()]
+        for row in rows
+    ]
+    print_table(["settings", "accuracy", "loss", "s per epoch", "outcome", "run"], cells)

@@ -43,7 +43,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             _sync(temporary)
         temporary.replace(path)
         if durable:
-            _sync_folder(path.parent)
+            _sync(path.parent)
     except OSError as error:
         raise storage_error(error, str(path)) from error
     finally:
@@ -57,21 +57,15 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Sync a file's content, or a folder's names, to disk."""
+    """Sync a file's content, or a folder's names if its file system supports that, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in CANNOT_SYNC):
+            raise
     finally:
         os.close(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync a folder's names to disk, if its file system supports that."""
-    try:
-        _sync(folder)
-    except OSError as error:
-        if error.errno not in CANNOT_SYNC:
-            raise
 
 
 def default_file_mode() -> int:
