@@ -345,8 +345,7 @@ def written(value: object) -> str:
 def read_section(section: type[S], values: Mapping[str, Any]) -> S:
     """Make a section from plain values, as YAML or JSON give them.
 
-    Raises:
-        ConfigurationError: an unknown key, a wrong type, or a value out of bounds.
+    Raises ConfigurationError for an unknown key, a wrong type, or a value out of bounds.
     """
     known = dict(keys_of(section))
     if not isinstance(values, dict):

@@ -36,6 +36,12 @@ EXIT_CODES = """\
   0 done  1 a bug  2 configuration  3 data  4 backend or disk  5 training failed
   6 run cancelled  130 interrupted or detached"""
 
+EXAMPLES = """\
+  {program} backend=local
+  {program} train.epochs=3 data.train_limit=10000 seed=1
+  {program} --multirun train.learning_rate=0.5,1.0
+  {program} predict latest digit.png"""
+
 
 def help_text(program: str) -> str:
     """Return the help: commands; every key with meaning, allowed values and default; flags."""
@@ -49,8 +55,7 @@ def help_text(program: str) -> str:
         "  Any other backend is chosen with backend=FILE.py:Class; its CONFIG class defines its keys.",
         f"Flags\n{FLAGS}",
         f"Exit codes\n{EXIT_CODES}",
-        f"Examples\n  {program} backend=local\n  {program} train.epochs=3 data.train_limit=10000 seed=1\n"
-        f"  {program} --multirun train.learning_rate=0.5,1.0\n  {program} predict latest digit.png",
+        f"Examples\n{EXAMPLES.format(program=program)}",
     ]
     return "\n\n".join(parts)
 

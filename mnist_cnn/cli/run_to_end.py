@@ -49,9 +49,7 @@ def run_to_end(start: Callable[[], Run], config: Config, *, as_json: bool, is_ow
                 unknown = f"check whether it started: {program()} list"
                 hint = "nothing was started" if ends_with_us else unknown
                 raise Interrupted("interrupted", hint if is_own else "") from None
-            hint = f"watch it again: {program()} follow {run.folder}"
-            detached = Interrupted(f"detached; {run.folder} is still running", hint)
-            interrupted = _stop(run) if is_ours_to_stop else detached
+            interrupted = _stop(run) if is_ours_to_stop else _detached(run)
             report.print_costs([run])
             raise interrupted from None
         except MnistCnnError:
@@ -82,11 +80,7 @@ def _register(run: Run, result: Result, config: Config, stream: TextIO) -> Model
 
 
 def _follow(run: Run, stream: TextIO, *, may_ask: bool) -> Result:
-    """Show a run until it ends and return its result.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C, unless the user may be asked and chooses to follow or to cancel.
-    """
+    """Show a run until it ends and return its result; after Ctrl-C ask first, if the user may be asked."""
     from mnist_cnn.cli.display import follow
     from mnist_cnn.terminal.log_stream import LogStream
 
@@ -128,3 +122,8 @@ def _stop(run: Run) -> Interrupted:
         run.cancel()
     status = run.status()
     return Interrupted(f"interrupted; {run.folder} is {status.value}", report.next_command(run, status))
+
+
+def _detached(run: Run) -> Interrupted:
+    hint = f"watch it again: {program()} follow {run.folder}"
+    return Interrupted(f"detached; {run.folder} is still running", hint)

@@ -43,10 +43,5 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
 
 
 def read_text(path: Path, max_bytes: int, encoding: str = "utf-8") -> str:
-    """Read a text file of at most `max_bytes` bytes.
-
-    Raises:
-        OSError: as `open_file` does.
-        UnicodeDecodeError: the file is not text in this encoding.
-    """
+    """Read a text file. Raises OSError as `open_file` does, UnicodeDecodeError if it isn't such text."""
     return read_bytes(path, max_bytes).decode(encoding)
