@@ -99,13 +99,10 @@ class Setting:
 
     def bounds(self) -> str:
         """Return the bounds in words, or an empty string if there are none."""
-        lower = f"from {self.ge}" if self.ge is not None else ""
-        above = f"above {self.gt}" if self.gt is not None else ""
-        upper = f"to {self.le}" if self.le is not None else ""
-        below = f"below {self.lt}" if self.lt is not None else ""
-        if lower and not (upper or below):
-            lower = f"{self.ge} or more"
-        return " ".join(part for part in (lower or above, upper or below) if part)
+        if self.ge is not None and self.le is None and self.lt is None:
+            return f"{self.ge} or more"
+        limits = {"from": self.ge, "above": self.gt, "to": self.le, "below": self.lt}
+        return " ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None)
 
 
 def setting(default: T, meaning: str, **bounds: Any) -> T:

@@ -157,25 +157,21 @@ def _is_override(argument: str) -> bool:
 def _report(error: MnistCnnError, *, as_json: bool) -> int:
     """Print an error as far as anything can be written, and return its exit code."""
     with ignore_signals():
-        _print_error(error, as_json=as_json)
+        try:
+            if os.environ.get("MNIST_CNN_DEBUG") == "1":
+                sys.stderr.write(redact("".join(traceback.format_exception(error))))
+            if as_json:
+                print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+            is_failure = not isinstance(error, Interrupted | RunCancelled)
+            for line in (f"{'error: ' if is_failure else ''}{error.message}", error.hint):
+                if line:
+                    print(line.replace("\n", "\\n"), file=sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            redirect_to_devnull(sys.stdout)
+            redirect_to_devnull(sys.stderr)
     return error.exit_code
-
-
-def _print_error(error: MnistCnnError, *, as_json: bool) -> None:
-    try:
-        if os.environ.get("MNIST_CNN_DEBUG") == "1":
-            sys.stderr.write(redact("".join(traceback.format_exception(error))))
-        if as_json:
-            print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
-        is_failure = not isinstance(error, Interrupted | RunCancelled)
-        for line in (f"{'error: ' if is_failure else ''}{error.message}", error.hint):
-            if line:
-                print(line.replace("\n", "\\n"), file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        redirect_to_devnull(sys.stdout)
-        redirect_to_devnull(sys.stderr)
 
 
 def _make_streams_usable() -> None:

@@ -171,8 +171,7 @@ def _cancel_running(trials: Sequence[Trial]) -> None:
         if trial.run is not None and trial.result is None and trial.error is None:
             with _record_failure(trial):
                 trial.run.cancel()
-                trial.result = trial.run.wait()
-                trial.outcome = "completed"
+                _watch(trial)
 
 
 def _print_table(trials: Sequence[Trial], *, as_json: bool) -> None:
