@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mnist_cnn import compose, launch, run_folder
+from mnist_cnn.backend import HasCluster
 from mnist_cnn.cli.report import (
     age,
     describe_run,
@@ -23,7 +25,11 @@ from mnist_cnn.cli.report import (
     registered,
 )
 from mnist_cnn.cli.run_to_end import run_to_end
+from mnist_cnn.cli.sweep import run_sweep
+from mnist_cnn.cli.tables import print_table
+from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted
+from mnist_cnn.terminal.log_stream import describe_progress
 
 if TYPE_CHECKING:
     from mnist_cnn.backend import Run
@@ -43,8 +49,6 @@ class Command:
 
     def config(self) -> Config:
         """Compose and check the configuration."""
-        from mnist_cnn import compose
-
         return compose.load(self.overrides, self.config_dirs)
 
     def allow_only(self, *groups: str) -> None:
@@ -67,46 +71,32 @@ class Command:
 
     def folder(self) -> Path:
         """Return the folder of the RUN argument."""
-        from mnist_cnn import launch
-
         return launch.find(self.run_word(), self.overrides, self.config_dirs)
 
     def run(self) -> Run:
         """Return the run of the RUN argument."""
-        from mnist_cnn import launch
-
         return launch.attach_to(self.folder(), self.overrides, self.config_dirs)
 
     def run_config(self) -> Config:
         """Return the configuration for the run of the RUN argument."""
-        from mnist_cnn import launch
-
         return launch.config_of_run(self.folder(), self.overrides, self.config_dirs)
 
     def refuse_words(self) -> None:
         if self.words:
-            from mnist_cnn.config import did_you_mean
-
             others = [name for name in COMMANDS if name != self.name]
             hint = did_you_mean(self.words[0], others, "settings are written KEY=VALUE; see --help")
             raise ConfigurationError(f"{self.name} does not take the word {self.words[0]}", hint)
 
 
 def _train(command: Command) -> int:
-    from mnist_cnn import launch
-
     command.refuse_words()
     if command.is_multirun:
-        from mnist_cnn.cli.sweep import run_sweep
-
         return run_sweep(command.overrides, command.config_dirs, as_json=command.as_json)
     config = command.config()
     return run_to_end(partial(launch.start, config, launch.job_of(config)), config, as_json=command.as_json)
 
 
 def _resume(command: Command) -> int:
-    from mnist_cnn import launch
-
     command.allow_only("runs_dir", "backend", "register", "force")
     config = launch.config_to_resume(command.folder(), command.overrides, command.config_dirs)
     start = launch.prepare_resume(command.run_word(), command.overrides, command.config_dirs)
@@ -119,8 +109,6 @@ def _follow(command: Command) -> int:
 
 
 def _plan(command: Command) -> int:
-    from mnist_cnn import launch
-
     command.refuse_words()
     plan = launch.plan_of(command.config())
     if command.as_json:
@@ -132,8 +120,6 @@ def _plan(command: Command) -> int:
 
 
 def _list(command: Command) -> int:
-    from mnist_cnn import compose, launch, run_folder
-
     command.refuse_words()
     command.allow_only("runs_dir")
     runs_dir = compose.runs_dir(command.overrides, command.config_dirs)
@@ -148,8 +134,6 @@ def _list(command: Command) -> int:
     if not rows:
         print(f"no runs under {runs_dir}\nstart one: {program()} backend=local")
         return 0
-    from mnist_cnn.cli.tables import print_table
-
     print_table(
         ["run", "status", "accuracy", "backend", "age"],
         [
@@ -161,9 +145,6 @@ def _list(command: Command) -> int:
 
 
 def _status(command: Command) -> int:
-    from mnist_cnn import run_folder
-    from mnist_cnn.terminal.log_stream import describe_progress
-
     command.allow_only("runs_dir", "backend")
     run = command.run()
     status = run.status()
@@ -226,7 +207,6 @@ def _register(command: Command) -> int:
 
 
 def _predict(command: Command) -> int:
-    from mnist_cnn import launch
     from mnist_cnn.prediction.predictor import load_predictor
 
     if len(command.words) < 2:  # noqa: PLR2004 - a run and a picture
@@ -246,9 +226,6 @@ def _predict(command: Command) -> int:
 
 
 def _cluster(command: Command) -> int:
-    from mnist_cnn import launch
-    from mnist_cnn.backend import HasCluster
-
     actions = ("show", "delete")
     if len(command.words) != 1 or command.words[0] not in actions:
         hint = f"for example {program()} cluster show backend=azure"
