@@ -43,8 +43,7 @@ JOB_KEYS = ("data", "model", "train", "seed", "save_h5")
 def make_job(*overrides: str) -> Job:
     """Return the job that overrides describe; a missing data set is downloaded.
 
-    Raises:
-        ConfigurationError, DataError: the configuration or the data are not valid.
+    Raises ConfigurationError or DataError if the configuration or the data are not valid.
     """
     return job_of(compose.load(overrides))
 
@@ -52,8 +51,7 @@ def make_job(*overrides: str) -> Job:
 def plan(*overrides: str) -> Plan:
     """Return what `submit` would do with overrides; writes, sends and downloads nothing.
 
-    Raises:
-        ConfigurationError, DataError: `submit` would refuse them.
+    Raises ConfigurationError or DataError if `submit` would refuse them.
     """
     return plan_of(compose.load(overrides))
 
@@ -84,9 +82,7 @@ def submit(*job_or_overrides: Job | str) -> Run:
 def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
     """Return a run by its folder, its name under `runs_dir`, the beginning of its name, or `latest`.
 
-    Raises:
-        ConfigurationError: the run does not exist.
-        BackendError: its receipt is damaged.
+    Raises ConfigurationError if the run does not exist, BackendError if its receipt is damaged.
     """
     return attach_to(find(run, overrides), overrides)
 
@@ -94,8 +90,7 @@ def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
 def resume(run: str = run_folder.LATEST, *overrides: str) -> Run:
     """Resume an interrupted run from its newest checkpoint, where it ran before or on another backend.
 
-    Raises:
-        ConfigurationError, DataError, BackendError: as `prepare_resume`, or the backend refuses the job.
+    Raises as `prepare_resume` does, and BackendError if the backend refuses the job.
     """
     return prepare_resume(run, overrides)()
 
@@ -103,9 +98,7 @@ def resume(run: str = run_folder.LATEST, *overrides: str) -> Run:
 def predict_file(run: str, image: str | Path, *overrides: str) -> Prediction:
     """Return the digit in a picture, as a run's or a registered model recognises it.
 
-    Raises:
-        ConfigurationError: the run does not exist.
-        DataError: the model or the picture is missing or damaged.
+    Raises ConfigurationError if the run does not exist, DataError if model or picture are missing or damaged.
     """
     from mnist_cnn.prediction.predictor import load_predictor
 
@@ -134,8 +127,7 @@ def backend_of(config: Config) -> Backend:
 def start(config: Config, job: Job) -> Run:
     """Make the run folder and submit the job; the folder is removed if the backend refuses the job.
 
-    Raises:
-        ConfigurationError, DataError, BackendError: the folder cannot be made, or the job is refused.
+    Raises ConfigurationError, DataError or BackendError if the folder cannot be made, or the job is refused.
     """
     _refuse_force(config)
     backend = backend_of(config)

@@ -49,10 +49,8 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], *, as_json: 
     """Run each combination of the swept values; return the first failure's exit code, or 0.
 
     As many run at a time as the backend accepts. A failure does not stop the other trials. Ctrl-C cancels the
-    running ones if they end with their command; the table is printed in any case.
-
-    Raises:
-        ConfigurationError, DataError: one of the jobs is not valid; none is started then.
+    running ones if they end with their command; the table is printed in any case. If one of the jobs is not
+    valid, none is started: raises ConfigurationError or DataError.
     """
     trials = _trials(overrides, config_dirs)
     ends_with_us = launch.ends_with_its_command(trials[0].config)

@@ -27,8 +27,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     If the body raises, the temporary file is removed and `path` is unchanged. If `durable`, the file is
     synced to disk, so that it survives a power failure; that takes milliseconds.
 
-    Raises:
-        BackendError: the file cannot be written (full disk, no permission).
+    Raises BackendError if the file cannot be written (full disk, no permission).
     """
     try:
         handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=path.suffix, dir=path.parent)

@@ -21,8 +21,7 @@ HISTORY_BYTES = 32 * 1024**2
 def open_file(path: Path, max_bytes: int | None = None) -> BufferedReader:
     """Open a regular file of at most `max_bytes` bytes for reading.
 
-    Raises:
-        OSError: it cannot be opened, is longer, or is a folder, a pipe or a device.
+    Raises OSError if it cannot be opened, is longer, or is a folder, a pipe or a device.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for a pipe's writer
     found = os.fstat(handle)

@@ -21,11 +21,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Deliver Ctrl-C and SIGTERM only after the body, so that what it starts is known and can be stopped.
-
-    Raises:
-        KeyboardInterrupt: after the body, if a signal arrived during it.
-    """
+    """Deliver Ctrl-C and SIGTERM only after the body, so that what it starts is known and can be stopped."""
     received: list[int] = []
     with _handled_by(lambda number, _frame: received.append(number), _handlers()):
         yield
@@ -35,12 +31,9 @@ def defer_signals() -> Iterator[None]:
 
 @contextmanager
 def first_signal_only() -> Iterator[None]:
-    """Raise at the first Ctrl-C or SIGTERM in the body; ignore all later ones until the process exits.
+    """Raise KeyboardInterrupt at the first Ctrl-C or SIGTERM in the body; ignore later ones until the exit.
 
     Later signals cannot interrupt the clean-up that the first one started.
-
-    Raises:
-        KeyboardInterrupt: at the first signal.
     """
     restored = _handlers()
 
@@ -75,9 +68,9 @@ def _handled_by(handler: Any, restored: dict[int, Any]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    for number in STOP_SIGNALS:
-        if restored[number] is not signal.SIG_IGN:
-            signal.signal(number, handler)
+    for stop_signal in STOP_SIGNALS:
+        if restored[stop_signal] is not signal.SIG_IGN:
+            signal.signal(stop_signal, handler)
     try:
         yield
     finally:
