@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 from mnist_cnn import compose, launch
 from mnist_cnn.cli import report
 from mnist_cnn.cli.display import follow
-from mnist_cnn.cli.tables import print_table
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, unexpected_error
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output, signals
@@ -186,4 +185,4 @@ def _print_table(trials: Sequence[Trial], *, as_json: bool) -> None:
         ["" if value is None else format(value, FORMATS.get(name, "")) for name, value in row.items()]
         for row in rows
     ]
-    print_table(["settings", "accuracy", "loss", "s per epoch", "outcome", "run"], cells)
+    report.print_table(["settings", "accuracy", "loss", "s per epoch", "outcome", "run"], cells)
