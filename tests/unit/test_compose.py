@@ -197,12 +197,6 @@ def test_an_option_from_a_config_dir_is_checked(more_options: str) -> None:
     assert (error.message, error.hint) == ("train.clean_epochs was renamed", "use train.unaugmented_epochs")
 
 
-def test_a_missing_config_dir_is_refused(tmp_path: Path) -> None:
-    nowhere = str(tmp_path / "nowhere")
-    assert refusal(config_dirs=(nowhere,)).message == f"--config-dir {nowhere}: there is no such folder"
-    assert refusal(config_dirs=("",)).message == "--config-dir needs a folder"
-
-
 def test_a_config_dir_with_special_characters_is_found(tmp_path: Path) -> None:
     folder = tmp_path / "a b,c=[d] 'e' %20"
     (folder / "train").mkdir(parents=True)
