@@ -31,7 +31,7 @@ from mnist_cnn.config import (
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.job import Job
 
-SECTIONS = (*compose.SECTIONS, LocalConfig)
+SECTIONS: tuple[type[Section], ...] = (*compose.SECTIONS, LocalConfig)
 KEYS = [(section, name) for section in SECTIONS for name, _ in keys_of(section)]
 JOB = Job(DataConfig(digest="0" * 64), ModelConfig(), TrainConfig(), seed=0)
 

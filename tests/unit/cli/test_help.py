@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from helpers.cli import Ask
 
-SECTIONS = (*compose.SECTIONS, LocalConfig)
+SECTIONS: tuple[type[Section], ...] = (*compose.SECTIONS, LocalConfig)
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=[section.GROUP or "run" for section in SECTIONS])
