@@ -73,8 +73,7 @@ class Run(Protocol):
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """Yield the lines that the trainer printed; with `follow`, until the run has ended.
 
-        Raises:
-            BackendError: the log cannot be read. A followed run is still running.
+        Raises BackendError if the log cannot be read. A followed run is still running.
         """
 
     def wait(self) -> Result:
@@ -90,15 +89,13 @@ class Run(Protocol):
     def cancel(self) -> None:
         """End the run and return when it has ended. Does nothing if it had ended before.
 
-        Raises:
-            BackendError: the run cannot be cancelled from here, or does not end.
+        Raises BackendError if the run cannot be cancelled from here, or does not end.
         """
 
     def download_checkpoints(self) -> None:
         """Download the ended run's checkpoints into its folder, so that another backend can resume it.
 
-        Raises:
-            BackendError: that is not possible now.
+        Raises BackendError if that is not possible now.
         """
 
     def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
@@ -133,11 +130,7 @@ class Backend(Protocol):
         """Return where and how the job would run. Sends nothing, writes nothing."""
 
     def check(self, job: Job) -> None:
-        """Check everything that can be checked here, before a run folder is made.
-
-        Raises:
-            ConfigurationError, DataError: what is wrong.
-        """
+        """Check all that can be checked before a run folder is made. Raises ConfigurationError, DataError."""
 
     def submit(self, job: Job, folder: Path) -> Run:
         """Start the job in a run folder that holds its job.json; write the receipt, run.json.
@@ -150,11 +143,7 @@ class Backend(Protocol):
         """
 
     def attach(self, folder: Path) -> Run:
-        """Return the run in a folder, which is all that this needs.
-
-        Raises:
-            BackendError: the folder holds no run.
-        """
+        """Return the run in a folder, which is all that this needs. Raises BackendError if it holds none."""
 
 
 @runtime_checkable
@@ -162,8 +151,4 @@ class HasCluster(Protocol):
     """Optional interface for a backend that manages a cluster, for `cluster show` and `cluster delete`."""
 
     def cluster(self, action: str) -> Iterator[str]:
-        """Do `show` or `delete`, and yield lines for people.
-
-        Raises:
-            BackendError: the service refuses it.
-        """
+        """Do `show` or `delete`, and yield lines for people. Raises BackendError if it is refused."""

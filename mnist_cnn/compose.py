@@ -76,14 +76,11 @@ def load(
         raise ConfigurationError("model.source is read from model.file", "set model.file=FILE.py")
     chosen = values["backend"] if isinstance(values["backend"], dict) else {}
     backend_section = backend_class(str(chosen.get("name", BackendConfig.name))).CONFIG
-    known = [
-        full_key(section, name)
-        for section in (*SECTIONS, backend_section, *sections_within(backend_section))
-        for name, _ in keys_of(section)
-    ]
     run_names = [name for name, _ in keys_of(RunConfig)]
     for name, value in values.items():
         if name not in (*run_names, *GROUPS, "register"):
+            sections = (*SECTIONS, backend_section, *sections_within(backend_section))
+            known = [full_key(section, key) for section in sections for key, _ in keys_of(section)]
             raise unknown_key(_first_leaf(str(name), value), known)
     return Config(
         run=read_section(RunConfig, {name: values[name] for name in run_names if name in values}),
@@ -115,12 +112,9 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     from yaml import YAMLError
 
     for folder in config_dirs:
-        if not folder:
-            raise ConfigurationError("--config-dir needs a folder", "it is laid out like conf/")
-        if not Path(folder).is_dir():
-            raise ConfigurationError(
-                f"--config-dir {folder}: there is no such folder", "it is laid out like conf/"
-            )
+        if not folder or not Path(folder).is_dir():
+            wrong = f" {folder}: there is no such folder" if folder else " needs a folder"
+            raise ConfigurationError(f"--config-dir{wrong}", "it is laid out like conf/")
         _check_settings_files(Path(folder))
     outside = None
     lines = [f"hydra.searchpath=[{','.join(_quoted_uri(folder) for folder in config_dirs)}]"]
@@ -135,8 +129,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
             composed = hydra.compose("config", overrides=lines)
         values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        message = lines[0] if lines else type(error).__name__
+        message = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         key = getattr(error, "full_key", None)
         message = f"{key}: {message}" if key and key not in message else message
         mark = getattr(error, "problem_mark", None)  # where a YAML file is broken
@@ -175,8 +168,7 @@ def leave_to_hydra(arguments: Sequence[str]) -> int:
 def expand(overrides: Sequence[str]) -> list[list[str]]:
     """Expand sweeps (`a=1,2`, `range`, `choice`) to one list of overrides for each job.
 
-    Raises:
-        ConfigurationError: an override that cannot be parsed, or a `glob` or `interval` sweep.
+    Raises ConfigurationError for an override that cannot be parsed, and a `glob` or `interval` sweep.
     """
     from hydra.core.override_parser.types import Glob, IntervalSweep
 

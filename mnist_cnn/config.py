@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import (
@@ -31,7 +32,6 @@ T = TypeVar("T")
 
 CONF_DIR = Path(__file__).parent / "conf"
 """The packaged configuration; in a checkout a symbolic link to the top-level `conf/`."""
-
 
 KEYS_HINT = "--help lists every key"
 TRUTH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
@@ -99,13 +99,10 @@ class Setting:
 
     def bounds(self) -> str:
         """Return the bounds in words, or an empty string if there are none."""
-        lower = f"from {self.ge}" if self.ge is not None else ""
-        above = f"above {self.gt}" if self.gt is not None else ""
-        upper = f"to {self.le}" if self.le is not None else ""
-        below = f"below {self.lt}" if self.lt is not None else ""
-        if lower and not (upper or below):
-            lower = f"{self.ge} or more"
-        return " ".join(part for part in (lower or above, upper or below) if part)
+        if self.ge is not None and self.le is None and self.lt is None:
+            return f"{self.ge} or more"
+        limits = {"from": self.ge, "above": self.gt, "to": self.le, "below": self.lt}
+        return " ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None)
 
 
 def setting(default: T, meaning: str, **bounds: Any) -> T:
@@ -224,11 +221,7 @@ class TrainConfig(Section):
         Precision.float32, "arithmetic of training; auto is bfloat16 if the device supports it"
     )
     checkpoint_every: int = setting(
-        1,
-        "write a checkpoint every N epochs, and after the last",
-        unit="epochs",
-        ge=1,
-        le=100_000,
+        1, "write a checkpoint every N epochs, and after the last", unit="epochs", ge=1, le=100_000
     )
     threads: int | None = setting(
         None, "threads per operation; null lets TensorFlow choose", unit="threads", ge=1, le=1024
@@ -246,7 +239,7 @@ class RegisterConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name is not None and not _is_file_name(self.name):
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", self.name):
             message = (
                 f"register.name={written(self.name)}: allowed are 1 to 255 letters, digits, '-', '_' and '.'"
             )
@@ -349,8 +342,7 @@ def written(value: object) -> str:
 def read_section(section: type[S], values: Mapping[str, Any]) -> S:
     """Make a section from plain values, as YAML or JSON give them.
 
-    Raises:
-        ConfigurationError: an unknown key, a wrong type, or a value out of bounds.
+    Raises ConfigurationError for an unknown key, a wrong type, or a value out of bounds.
     """
     known = dict(keys_of(section))
     if not isinstance(values, dict):
@@ -442,10 +434,3 @@ def did_you_mean(name: str, known: Collection[str], otherwise: str, group: str =
     near = get_close_matches(name, known, n=1, cutoff=0.6)
     prefix = f"{group}." if group else ""
     return f"did you mean {prefix}{near[0]}?" if near else otherwise
-
-
-def _is_file_name(name: str) -> bool:
-    """Return whether a name is a portable file name."""
-    import re
-
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", name) is not None

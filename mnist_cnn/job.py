@@ -67,11 +67,9 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str, name: str = "job.json", *, may_be_changed: bool = False) -> Self:
-        """Read job.json's text; an error names the file `name`.
+        """Read job.json's text. Raises ConfigurationError, which names the file `name`, if it isn't a job.
 
-        Raises:
-            ConfigurationError: not JSON, of an unknown schema, a bad value, or a wrong digest, which is
-                ignored if the job `may_be_changed`.
+        A wrong digest is an error too, unless the job `may_be_changed`.
         """
         hint = "another version wrote it, or it was changed by hand; start a new run"
         try:

@@ -43,8 +43,7 @@ JOB_KEYS = ("data", "model", "train", "seed", "save_h5")
 def make_job(*overrides: str) -> Job:
     """Return the job that overrides describe; a missing data set is downloaded.
 
-    Raises:
-        ConfigurationError, DataError: the configuration or the data are not valid.
+    Raises ConfigurationError or DataError if the configuration or the data are not valid.
     """
     return job_of(compose.load(overrides))
 
@@ -52,8 +51,7 @@ def make_job(*overrides: str) -> Job:
 def plan(*overrides: str) -> Plan:
     """Return what `submit` would do with overrides; writes, sends and downloads nothing.
 
-    Raises:
-        ConfigurationError, DataError: `submit` would refuse them.
+    Raises ConfigurationError or DataError if `submit` would refuse them.
     """
     return plan_of(compose.load(overrides))
 
@@ -84,9 +82,7 @@ def submit(*job_or_overrides: Job | str) -> Run:
 def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
     """Return a run by its folder, its name under `runs_dir`, the beginning of its name, or `latest`.
 
-    Raises:
-        ConfigurationError: the run does not exist.
-        BackendError: its receipt is damaged.
+    Raises ConfigurationError if the run does not exist, BackendError if its receipt is damaged.
     """
     return attach_to(find(run, overrides), overrides)
 
@@ -94,8 +90,7 @@ def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
 def resume(run: str = run_folder.LATEST, *overrides: str) -> Run:
     """Resume an interrupted run from its newest checkpoint, where it ran before or on another backend.
 
-    Raises:
-        ConfigurationError, DataError, BackendError: as `prepare_resume`, or the backend refuses the job.
+    Raises as `prepare_resume` does, and BackendError if the backend refuses the job.
     """
     return prepare_resume(run, overrides)()
 
@@ -103,9 +98,7 @@ def resume(run: str = run_folder.LATEST, *overrides: str) -> Run:
 def predict_file(run: str, image: str | Path, *overrides: str) -> Prediction:
     """Return the digit in a picture, as a run's or a registered model recognises it.
 
-    Raises:
-        ConfigurationError: the run does not exist.
-        DataError: the model or the picture is missing or damaged.
+    Raises ConfigurationError if the run does not exist, DataError if model or picture are missing or damaged.
     """
     from mnist_cnn.prediction.predictor import load_predictor
 
@@ -126,23 +119,18 @@ def job_of(config: Config) -> Job:
     return _job(config, info)
 
 
-def check(config: Config, job: Job) -> None:
-    """Check everything that can be known before a backend gets the job.
-
-    Raises:
-        ConfigurationError, DataError: the backend would refuse the job.
-    """
-    backend_class(config.backend.name)(config).check(job)
+def backend_of(config: Config) -> Backend:
+    """Return a configuration's backend. Raises ConfigurationError if it cannot be imported."""
+    return backend_class(config.backend.name)(config)
 
 
 def start(config: Config, job: Job) -> Run:
     """Make the run folder and submit the job; the folder is removed if the backend refuses the job.
 
-    Raises:
-        ConfigurationError, DataError, BackendError: the folder cannot be made, or the job is refused.
+    Raises ConfigurationError, DataError or BackendError if the folder cannot be made, or the job is refused.
     """
     _refuse_force(config)
-    backend = backend_class(config.backend.name)(config)
+    backend = backend_of(config)
     backend.check(job)
     folder = run_folder.create(config.run.run_dir, config.run.runs_dir, job)
     try:
@@ -163,7 +151,7 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     """
     folder = find(run, overrides, config_dirs)
     config = config_to_resume(folder, overrides, config_dirs)
-    backend = backend_class(config.backend.name)(config)
+    backend = backend_of(config)
     receipt = run_folder.read_receipt(folder)
     moves = config.backend.name != receipt.backend
     force = ("force=true",) if config.run.force else ()
@@ -171,10 +159,9 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     status = before.status()
     if not status.is_final:
         host = run_folder.other_host(receipt)
-        on, gone = (
-            (f" on {host}", f"; if that machine is gone: resume {folder} force=true") if host else ("", "")
-        )
-        raise ConfigurationError(f"{folder} is {status.value}{on}", f"watch it: follow {folder}{gone}")
+        where = f" on {host}" if host else ""
+        gone = f"; if that machine is gone: resume {folder} force=true" if host else ""
+        raise ConfigurationError(f"{folder} is {status.value}{where}", f"watch it: follow {folder}{gone}")
     run_folder.check_resumable(folder, status)
     job = run_folder.read_job(folder, may_be_changed=True)
     backend.check(job)
@@ -213,8 +200,7 @@ def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[st
 
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:
     """Return the run in a folder, from the backend that its receipt names."""
-    config = config_of_run(folder, overrides, config_dirs)
-    return backend_class(config.backend.name)(config).attach(folder)
+    return backend_of(config_of_run(folder, overrides, config_dirs)).attach(folder)
 
 
 def config_of_run(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
@@ -248,8 +234,7 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
     try:
         if receipt.backend not in backends:
             backends[receipt.backend] = None
-            config = config_of_run(folder, (), ())
-            backends[receipt.backend] = backend_class(config.backend.name)(config)
+            backends[receipt.backend] = backend_of(config_of_run(folder, (), ()))
         backend = backends[receipt.backend]
         return backend.attach(folder).status() if backend is not None else receipt.status
     except BackendError:
@@ -261,11 +246,7 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
 
 
 def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, force: bool) -> None:
-    """Check that a resumed run would have the same job and packages as before.
-
-    Raises:
-        ConfigurationError: job or packages have changed, and `force` is false.
-    """
+    """Raise ConfigurationError if job or packages have changed, and `force` is false."""
     checkpoint = Checkpoints(folder / run_folder.CHECKPOINTS).newest()
     if checkpoint is not None:
         changes = checkpoint.job.changes_to(job)
@@ -274,10 +255,8 @@ def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, for
     if receipt.versions:
         changes += changed_versions(receipt.versions, versions())
     if changes and not force:
-        raise ConfigurationError(
-            f"{folder} cannot be resumed, because this has changed: {', '.join(changes)}",
-            changed_hint(str(folder)),
-        )
+        message = f"{folder} cannot be resumed, because this has changed: {', '.join(changes)}"
+        raise ConfigurationError(message, changed_hint(str(folder)))
     with run_folder.lock(folder):  # a process that starts the run meanwhile removes half-written files
         run_folder.write_job(folder, job)  # with the digest that fits a job that was changed by hand
 
@@ -295,7 +274,7 @@ def _job(config: Config, info: DataSetInfo) -> Job:
             source = safe_read.read_text(path, SOURCE_BYTES)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not a text file"
-            message = f"model.file={config.model.file} cannot be read: {reason}"
+            message = f"model.file={model.file} cannot be read: {reason}"
             raise ConfigurationError(message, "name a Python file that defines build()") from error
         model = dataclasses.replace(model, file=path.name, source=source)
     check_network(model, info.height, info.width)
@@ -327,8 +306,10 @@ def plan_of(config: Config) -> Plan:
     else:
         job = _job(config, info)
         digest, data = job.digest, _describe_data(config, info)
-        backend_lines = backend_class(config.backend.name)(config).plan(job).lines
-    register = config.register
+        backend_lines = backend_of(config).plan(job).lines
+    registered = "no"
+    if (name := config.register.name) is not None:
+        registered = f"as {name}, if its test accuracy is at least {config.register.min_accuracy:g}"
     return Plan(
         (
             ("job", digest),
@@ -339,12 +320,7 @@ def plan_of(config: Config) -> Plan:
             ("folder", config.run.run_dir or f"a new one under {config.run.runs_dir}"),
             ("backend", config.backend.name),
             *backend_lines,
-            (
-                "registered",
-                "no"
-                if register.name is None
-                else f"as {register.name}, if its test accuracy is at least {register.min_accuracy:g}",
-            ),
+            ("registered", registered),
         )
     )
 
@@ -389,9 +365,9 @@ def _describe_training(train: TrainConfig) -> str:
     if train.label_smoothing:
         parts.append(f"label smoothing {train.label_smoothing:g}")
     augmentation = ("rotation", "zoom", "shear", "shift")
-    changes = [f"{name} {value:g}" for name in augmentation if (value := getattr(train, name))]
-    parts += changes
-    if changes and train.unaugmented_epochs:
+    augmented = [f"{name} {value:g}" for name in augmentation if (value := getattr(train, name))]
+    parts += augmented
+    if augmented and train.unaugmented_epochs:
         parts.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
     return ", ".join([*parts, f"precision {train.precision.value}"])
 

@@ -93,11 +93,7 @@ class Result:
 
     @classmethod
     def from_json(cls, text: str, name: str = "result.json") -> Self:
-        """Read result.json's text; an error names the file `name`.
-
-        Raises:
-            BackendError: not JSON, of another schema, or not a result.
-        """
+        """Read result.json's text. Raises BackendError, which names the file `name`, if it isn't a result."""
         hint = "the run's result is damaged; run the job again with the settings in job.json"
         try:
             content = records.decode(text)

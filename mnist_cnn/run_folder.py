@@ -14,7 +14,6 @@ This module creates, finds, reads and writes run folders. It starts and stops no
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 import secrets
@@ -32,7 +31,7 @@ from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
 from mnist_cnn.files import atomic, locks, safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.result import EpochRow, Progress, Result
+from mnist_cnn.result import EpochRow, Progress, Result, describe_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -84,11 +83,7 @@ class Receipt:
 
     @classmethod
     def from_json(cls, text: str, name: str = RECEIPT) -> Self:
-        """Read run.json's text; an error names the file `name`.
-
-        Raises:
-            BackendError: not JSON, of an unknown schema, or not a receipt.
-        """
+        """Read run.json's text. Raises BackendError, which names the file `name`, if it isn't a receipt."""
         try:
             receipt = records.convert(cls, migrations.upgrade_receipt(records.decode(text)))
             if datetime.fromisoformat(receipt.created).tzinfo is None:
@@ -120,13 +115,13 @@ def creation_time(folder: Path) -> str:
 def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
     """Create a run folder with its job: `run_dir`, or a new name under `runs_dir`.
 
-    Raises:
-        ConfigurationError: `run_dir` already holds a run, or isn't an empty folder.
-        BackendError: the folder cannot be created.
+    Raises ConfigurationError if `run_dir` isn't empty, BackendError if the folder cannot be created.
     """
-    folder = Path(run_dir) if run_dir is not None else Path(runs_dir) / _new_name()
     if run_dir is not None:
+        folder = Path(run_dir)
         check_free(folder)
+    else:
+        folder = Path(runs_dir) / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{secrets.token_hex(2)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(exist_ok=run_dir is not None)
@@ -150,11 +145,7 @@ def remove_unstarted(folder: Path) -> None:
 
 
 def check_free(folder: Path) -> None:
-    """Check that a folder is empty or doesn't exist.
-
-    Raises:
-        ConfigurationError: it holds a run, isn't empty, or is a file.
-    """
+    """Check that a folder is empty or doesn't exist. Raises ConfigurationError if it isn't."""
     try:
         if any(folder.iterdir()):
             raise _taken(folder)
@@ -176,8 +167,7 @@ def _taken(folder: Path) -> ConfigurationError:
 def find(run: str, runs_dir: str) -> Path:
     """Return a run's folder from `latest`, a name under `runs_dir` (or its beginning), or a path.
 
-    Raises:
-        ConfigurationError: no run matches, or several do.
+    Raises ConfigurationError if no run matches, or several do.
     """
     if run == LATEST:
         newest = max(all_runs(runs_dir), key=lambda folder: read_receipt(folder).created, default=None)
@@ -192,9 +182,8 @@ def find(run: str, runs_dir: str) -> Path:
     if len(matching) == 1:
         return Path(runs_dir) / matching[0]
     if matching:
-        raise ConfigurationError(
-            f"{run} matches {len(matching)} runs", f"choose one of {', '.join(matching)}"
-        )
+        hint = f"choose one of {', '.join(matching)}"
+        raise ConfigurationError(f"{run} matches {len(matching)} runs", hint)
     hint = did_you_mean(run, [*names, LATEST], f"`list` shows the runs under {runs_dir}")
     raise ConfigurationError(f"run {run}: not found under {runs_dir}", hint)
 
@@ -206,10 +195,14 @@ def all_runs(runs_dir: str) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot read runs_dir={runs_dir}: {error.strerror}", "choose another"
-        ) from error
-    return [folder for folder in folders if _holds_receipt(folder)]
+        message = f"cannot read runs_dir={runs_dir}: {error.strerror}"
+        raise ConfigurationError(message, "choose another") from error
+    runs = []
+    for folder in folders:
+        with suppress(BackendError):
+            read_receipt(folder)
+            runs.append(folder)
+    return runs
 
 
 def read_job(folder: Path, *, may_be_changed: bool = False) -> Job:
@@ -236,8 +229,7 @@ def write_receipt(folder: Path, receipt: Receipt) -> None:
 def record_trainer(folder: Path, pid: int) -> None:
     """Record the trainer's process in the receipt; the process that started it calls this.
 
-    Raises:
-        BackendError: the receipt cannot be read or written.
+    Raises BackendError if the receipt cannot be read or written.
     """
     started = process_identity.start_time(pid)  # None reads as lost
     write_receipt(folder, dataclasses.replace(read_receipt(folder), pid=pid, process_started=started))
@@ -267,11 +259,7 @@ def lock(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContex
 
 
 def check_resumable(folder: Path, status: Status) -> None:
-    """Check that a run with this status can be resumed.
-
-    Raises:
-        ConfigurationError: it is still running, or completed.
-    """
+    """Raise ConfigurationError if a run with this status is still running, or completed."""
     if status is Status.completed:
         raise ConfigurationError(f"{folder} is completed", "there is nothing to resume; start a new run")
     if not status.is_final:
@@ -281,8 +269,7 @@ def check_resumable(folder: Path, status: Status) -> None:
 def await_registration(folder: Path, pid: int) -> None:
     """Wait until the receipt names this trainer's process; then only this process writes it.
 
-    Raises:
-        BackendError: it doesn't, because the process that started the trainer has died.
+    Raises BackendError if it doesn't, because the process that started the trainer has died.
     """
     deadline = time.monotonic() + ENTRY_SECONDS
     while read_receipt(folder).pid != pid:
@@ -292,11 +279,7 @@ def await_registration(folder: Path, pid: int) -> None:
 
 
 def check_still_ours(folder: Path, receipt: Receipt) -> None:
-    """Check that the receipt still names the process that it named before.
-
-    Raises:
-        BackendError: another process has resumed the run, or the receipt is gone.
-    """
+    """Raise BackendError if another process has resumed the run since this receipt, or removed it."""
     now = read_receipt(folder)
     if (now.pid, now.host, now.process_started) != (receipt.pid, receipt.host, receipt.process_started):
         raise BackendError(f"{folder} is trained by another process now", f"watch it: follow {folder}")
@@ -305,8 +288,7 @@ def check_still_ours(folder: Path, receipt: Receipt) -> None:
 def record_end(folder: Path, status: Status, error: MnistCnnError | None = None) -> None:
     """Record the run's final status in its receipt, and remove progress.json.
 
-    Raises:
-        BackendError: the receipt cannot be read or written.
+    Raises BackendError if the receipt cannot be read or written.
     """
     with suppress(OSError):  # the receipt matters more
         (folder / PROGRESS).unlink(missing_ok=True)  # first, because it makes room on a full disk
@@ -323,8 +305,7 @@ def record_end(folder: Path, status: Status, error: MnistCnnError | None = None)
 def update_receipt(folder: Path, run_id: str, change: Callable[[Receipt], Receipt]) -> bool:
     """Change the receipt, but only if it still names this run; return whether it does.
 
-    Raises:
-        BackendError: it cannot be written, or another process holds the lock.
+    Raises BackendError if it cannot be written, or another process holds the lock.
     """
     with lock(folder):
         now = read_receipt(folder)
@@ -335,11 +316,7 @@ def update_receipt(folder: Path, run_id: str, change: Callable[[Receipt], Receip
 
 
 def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnError) -> None:
-    """Record the final status, but only if the receipt still names this run.
-
-    Raises:
-        BackendError: it cannot be written, or another process holds the lock.
-    """
+    """Record the end if the receipt still names this run. Raises as `update_receipt` does."""
     with lock(folder):
         if read_receipt(folder).id == run_id:
             record_end(folder, status, error)
@@ -401,36 +378,15 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def verify(folder: Path, result: Result) -> None:
-    """Check the length and SHA-256 of every file that the result names.
-
-    Raises:
-        BackendError: a file is missing, or isn't the one that the training wrote.
-    """
+    """Raise BackendError if a file of the result is missing, or isn't the one that the training wrote."""
     hint = "the run's files were changed; restore them from a copy, or run the job again"
     for name, entry in result.files.items():
         path = folder / name
         if not path.is_file():
             raise BackendError(f"{path} is missing", hint)
         length = path.stat().st_size
-        if length != entry.bytes or _sha256(path) != entry.sha256:
+        if length != entry.bytes or describe_content(path.read_bytes()) != entry:
             raise BackendError(f"{path} is not the file that the training wrote: {length} bytes", hint)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _new_name() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{secrets.token_hex(2)}"
-
-
-def _holds_receipt(folder: Path) -> bool:
-    try:
-        read_receipt(folder)
-    except BackendError:
-        return False
-    return True
 
 
 def _read(path: Path, most: int) -> str:

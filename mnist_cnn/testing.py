@@ -30,7 +30,6 @@ import pytest
 
 from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends import backend_class
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled, TrainingError
 from mnist_cnn.training.checkpoint import Checkpoints
 
@@ -63,6 +62,12 @@ class Waiter:
     run: Run
     before: Status
     result: str
+
+
+def _printed_by(code: str, *arguments: str) -> str:
+    """Return what a Python process prints that runs this code."""
+    command = [sys.executable, "-P", "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
 
 
 class BackendContract:
@@ -106,14 +111,7 @@ class BackendContract:
             "run = launch.attach_to(Path(sys.argv[1]), sys.argv[2:]); before = run.status(); "
             "print(before.value); print(run.wait().to_json())"
         )
-        ended = subprocess.run(
-            [sys.executable, "-P", "-c", code, str(run.folder), *overrides],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=True,
-        )
-        before, result = ended.stdout.split("\n", 1)
+        before, result = _printed_by(code, str(run.folder), *overrides).split("\n", 1)
         return Waiter(run, Status(before), result)
 
     @pytest.fixture(scope="class")
@@ -167,14 +165,8 @@ class BackendContract:
             "right = model.predict(images, verbose=0).argmax(1) == arrays.y_test; "
             "print(right.mean(), weights_sha256(model))"
         )
-        ended = subprocess.run(
-            [sys.executable, "-P", "-c", code, completed.folder / "model.keras", job.to_json()],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        accuracy, weights = ended.stdout.split()
+        printed = _printed_by(code, str(completed.folder / "model.keras"), job.to_json())
+        accuracy, weights = printed.split()
         assert float(accuracy) == pytest.approx(result.accuracy, abs=1e-9)
         assert weights == result.weights_sha256
 
@@ -239,8 +231,7 @@ class BackendContract:
     def test_attaching_to_an_unknown_run_is_an_error(self, home: Path, overrides: tuple[str, ...]) -> None:
         with pytest.raises(MnistCnnError, match="nowhere"):
             launch.attach(str(home / "nowhere"), *overrides)
-        config = compose.load(overrides)
-        backend = backend_class(config.backend.name)(config)
+        backend = launch.backend_of(compose.load(overrides))
         with pytest.raises(BackendError, match=r"run\.json"):
             backend.attach(home / "nowhere")
 

@@ -10,20 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cnn.cli.report import (
-    age,
-    describe_run,
-    next_command,
-    percent,
-    print_costs,
-    print_json,
-    print_lossy,
-    program,
-    register_model,
-    registered,
-)
+from mnist_cnn import compose, launch, run_folder
+from mnist_cnn.backend import HasCluster
+from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
+from mnist_cnn.cli.sweep import run_sweep
+from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted
+from mnist_cnn.terminal.log_stream import describe_progress
 
 if TYPE_CHECKING:
     from mnist_cnn.backend import Run
@@ -43,8 +37,6 @@ class Command:
 
     def config(self) -> Config:
         """Compose and check the configuration."""
-        from mnist_cnn import compose
-
         return compose.load(self.overrides, self.config_dirs)
 
     def allow_only(self, *groups: str) -> None:
@@ -61,52 +53,38 @@ class Command:
         """Return the command's RUN argument."""
         if len(self.words) != 1 or not self.words[0]:
             wanted = "one RUN" if not any(self.words) else f"one RUN, not {' '.join(self.words)}"
-            hint = f"for example {program()} {self.name} latest; `list` shows the runs"
+            hint = f"for example {report.program()} {self.name} latest; `list` shows the runs"
             raise ConfigurationError(f"{self.name} needs {wanted}", hint)
         return self.words[0]
 
     def folder(self) -> Path:
         """Return the folder of the RUN argument."""
-        from mnist_cnn import launch
-
         return launch.find(self.run_word(), self.overrides, self.config_dirs)
 
     def run(self) -> Run:
         """Return the run of the RUN argument."""
-        from mnist_cnn import launch
-
         return launch.attach_to(self.folder(), self.overrides, self.config_dirs)
 
     def run_config(self) -> Config:
         """Return the configuration for the run of the RUN argument."""
-        from mnist_cnn import launch
-
         return launch.config_of_run(self.folder(), self.overrides, self.config_dirs)
 
     def refuse_words(self) -> None:
         if self.words:
-            from mnist_cnn.config import did_you_mean
-
             others = [name for name in COMMANDS if name != self.name]
             hint = did_you_mean(self.words[0], others, "settings are written KEY=VALUE; see --help")
             raise ConfigurationError(f"{self.name} does not take the word {self.words[0]}", hint)
 
 
 def _train(command: Command) -> int:
-    from mnist_cnn import launch
-
     command.refuse_words()
     if command.is_multirun:
-        from mnist_cnn.cli.sweep import run_sweep
-
         return run_sweep(command.overrides, command.config_dirs, as_json=command.as_json)
     config = command.config()
     return run_to_end(partial(launch.start, config, launch.job_of(config)), config, as_json=command.as_json)
 
 
 def _resume(command: Command) -> int:
-    from mnist_cnn import launch
-
     command.allow_only("runs_dir", "backend", "register", "force")
     config = launch.config_to_resume(command.folder(), command.overrides, command.config_dirs)
     start = launch.prepare_resume(command.run_word(), command.overrides, command.config_dirs)
@@ -119,12 +97,10 @@ def _follow(command: Command) -> int:
 
 
 def _plan(command: Command) -> int:
-    from mnist_cnn import launch
-
     command.refuse_words()
     plan = launch.plan_of(command.config())
     if command.as_json:
-        print_json(dict(plan.lines))
+        report.print_json(dict(plan.lines))
         return 0
     for label, value in plan.lines:
         print(f"{label:<11} {value}")
@@ -132,55 +108,45 @@ def _plan(command: Command) -> int:
 
 
 def _list(command: Command) -> int:
-    from mnist_cnn import compose, launch, run_folder
-
     command.refuse_words()
     command.allow_only("runs_dir")
     runs_dir = compose.runs_dir(command.overrides, command.config_dirs)
     rows = []
     for folder, status in launch.statuses(run_folder.all_runs(runs_dir)).items():
         with contextlib.suppress(BackendError):  # another process removed it meanwhile
-            rows.append({**describe_run(folder), "status": status.value})
+            rows.append({**report.describe_run(folder), "status": status.value})
     rows.sort(key=lambda row: str(row["created"]), reverse=True)
     if command.as_json:
-        print_json(rows)
+        report.print_json(rows)
         return 0
     if not rows:
-        print(f"no runs under {runs_dir}\nstart one: {program()} backend=local")
+        print(f"no runs under {runs_dir}\nstart one: {report.program()} backend=local")
         return 0
-    from mnist_cnn.cli.tables import print_table
-
-    print_table(
-        ["run", "status", "accuracy", "backend", "age"],
-        [
-            [row["run"], row["status"], percent(row["accuracy"]), row["backend"], age(row["created"])]
-            for row in rows
-        ],
-    )
+    columns = ("run", "status", "accuracy", "backend", "age")
+    for row in rows:
+        row |= {"accuracy": report.percent(row["accuracy"]), "age": report.age(row["created"])}
+    report.print_table(columns, [[row[name] for name in columns] for row in rows])
     return 0
 
 
 def _status(command: Command) -> int:
-    from mnist_cnn import run_folder
-    from mnist_cnn.terminal.log_stream import describe_progress
-
     command.allow_only("runs_dir", "backend")
     run = command.run()
     status = run.status()
     progress = run.progress() if not status.is_final else None
-    row = {**describe_run(run.folder), "status": status.value}
+    row = {**report.describe_run(run.folder), "status": status.value}
     if command.as_json:
         now = dataclasses.asdict(progress) if progress else None
-        print_json({**row, "folder": str(run.folder), "progress": now})
+        report.print_json({**row, "folder": str(run.folder), "progress": now})
         return 0
-    print(f"{row['run']} is {status.value} ({row['backend']}, {age(row['created'])} old)")
+    print(f"{row['run']} is {status.value} ({row['backend']}, {report.age(row['created'])} old)")
     host = run_folder.other_host(run_folder.read_receipt(run.folder))
     if host is not None and not status.is_final:
         print(f"this is the last status that {host} recorded")
     if progress is not None:
         print(describe_progress(progress))
     if row["accuracy"] is not None:
-        print(f"test accuracy {percent(row['accuracy'])}")
+        print(f"test accuracy {report.percent(row['accuracy'])}")
     if row["error"] is not None:
         print(f"error: {row['error']}")
     return 0
@@ -189,7 +155,7 @@ def _status(command: Command) -> int:
 def _cancel(command: Command) -> int:
     command.allow_only("runs_dir", "backend")
     run = command.run()
-    cancel_it = f"cancel it: {program()} cancel {run.folder}"
+    cancel_it = f"cancel it: {report.program()} cancel {run.folder}"
     try:
         before = run.status()
         run.cancel()
@@ -202,35 +168,34 @@ def _cancel(command: Command) -> int:
         hint = f"{error.hint}; then {cancel_it}" if error.hint else cancel_it
         raise BackendError(f"{error.message}; {run.folder} may still be running", hint) from error
     if command.as_json:
-        print_json({"run": run.folder.name, "status": status.value})
+        report.print_json({"run": run.folder.name, "status": status.value})
     elif before.is_final:
-        print_lossy(f"{run.folder} had already ended: {status.value}", sys.stdout)
+        report.print_lossy(f"{run.folder} had already ended: {status.value}", sys.stdout)
     else:
-        print_lossy(f"{run.folder} is {status.value}\n{next_command(run, status)}", sys.stdout)
-    print_costs([run])
+        report.print_lossy(f"{run.folder} is {status.value}\n{report.next_command(run, status)}", sys.stdout)
+    report.print_costs([run])
     return 0
 
 
 def _register(command: Command) -> int:
     command.allow_only("runs_dir", "backend", "register")
     config = command.run_config()
-    model = register_model(command.run(), config)
+    model = report.register_model(command.run(), config)
     if model is None:
-        hint = f"for example {program()} register {command.run_word()} register.name=mnist-cnn"
+        hint = f"for example {report.program()} register {command.run_word()} register.name=mnist-cnn"
         raise ConfigurationError("register needs a name", hint)
     if command.as_json:
-        print_json(dataclasses.asdict(model))
+        report.print_json(dataclasses.asdict(model))
     else:
-        print_lossy(registered(model), sys.stdout)
+        report.print_lossy(report.registered(model), sys.stdout)
     return 0
 
 
 def _predict(command: Command) -> int:
-    from mnist_cnn import launch
     from mnist_cnn.prediction.predictor import load_predictor
 
     if len(command.words) < 2:  # noqa: PLR2004 - a run and a picture
-        hint = f"for example {program()} predict latest digit.png"
+        hint = f"for example {report.program()} predict latest digit.png"
         raise ConfigurationError("predict needs a RUN and at least one IMAGE", hint)
     command.allow_only("runs_dir")
     run, *images = command.words
@@ -238,7 +203,7 @@ def _predict(command: Command) -> int:
     predictions = load_predictor(folder).predict_files([Path(image) for image in images])
     pairs = list(zip(images, predictions, strict=True))
     if command.as_json:
-        print_json([{"image": image, **dataclasses.asdict(prediction)} for image, prediction in pairs])
+        report.print_json([{"image": image, **dataclasses.asdict(prediction)} for image, prediction in pairs])
         return 0
     for image, prediction in pairs:
         print(f"{image}: {prediction.label}  ({prediction.probability:.1%})")
@@ -246,26 +211,23 @@ def _predict(command: Command) -> int:
 
 
 def _cluster(command: Command) -> int:
-    from mnist_cnn.backend import HasCluster
-    from mnist_cnn.backends import backend_class
-
     actions = ("show", "delete")
     if len(command.words) != 1 or command.words[0] not in actions:
-        hint = f"for example {program()} cluster show backend=azure"
+        hint = f"for example {report.program()} cluster show backend=azure"
         raise ConfigurationError(f"cluster needs one of {', '.join(actions)}", hint)
     command.allow_only("backend")
     config = command.config()
-    backend = backend_class(config.backend.name)(config)
+    backend = launch.backend_of(config)
     if not isinstance(backend, HasCluster):
-        hint = f"name a backend that has one: {program()} cluster {command.words[0]} backend=azure"
+        hint = f"name a backend that has one: {report.program()} cluster {command.words[0]} backend=azure"
         raise ConfigurationError(f"backend={config.backend.name} has no cluster", hint)
     lines = []
     stream = sys.stderr if command.as_json else sys.stdout
     for line in backend.cluster(command.words[0]):
         lines.append(line)
-        print_lossy(line, stream)
+        report.print_lossy(line, stream)
     if command.as_json:
-        print_json(lines)
+        report.print_json(lines)
     return 0
 
 

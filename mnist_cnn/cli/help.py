@@ -6,19 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import compose
-from mnist_cnn.backends import BACKENDS, installed
-from mnist_cnn.config import (
-    DataConfig,
-    ModelConfig,
-    RegisterConfig,
-    RunConfig,
-    TrainConfig,
-    allowed,
-    full_key,
-    keys_of,
-    sections_within,
-    written,
-)
+from mnist_cnn.backends import BACKENDS, backend_class, installed
+from mnist_cnn.config import allowed, full_key, keys_of, sections_within, written
 
 if TYPE_CHECKING:
     from mnist_cnn.config import Section
@@ -47,34 +36,27 @@ EXIT_CODES = """\
   0 done  1 a bug  2 configuration  3 data  4 backend or disk  5 training failed
   6 run cancelled  130 interrupted or detached"""
 
+EXAMPLES = """\
+  {program} backend=local
+  {program} train.epochs=3 data.train_limit=10000 seed=1
+  {program} --multirun train.learning_rate=0.5,1.0
+  {program} predict latest digit.png"""
+
 
 def help_text(program: str) -> str:
     """Return the help: commands; every key with meaning, allowed values and default; flags."""
-    sections: list[tuple[str, type[Section]]] = [
-        ("the run", RunConfig),
-        ("data", DataConfig),
-        ("model", ModelConfig),
-        ("train", TrainConfig),
-        ("register", RegisterConfig),
-    ]
     defaults = compose.compose(())
     parts = [
         f"usage: {program} [COMMAND] [RUN] [KEY=VALUE ...]",
         "Train a convolutional network on MNIST-like images, here or on the backend that backend= names.",
         f"Commands (RUN is a run's name or the beginning of it, its folder, or `latest`)\n{COMMAND_LINES}",
+        *(_describe(section.GROUP or "the run", section, defaults) for section in compose.SECTIONS),
+        *(_describe(f"backend={name}", backend_class(name).CONFIG, defaults) for name in BACKENDS),
+        "  Any other backend is chosen with backend=FILE.py:Class; its CONFIG class defines its keys.",
+        f"Flags\n{FLAGS}",
+        f"Exit codes\n{EXIT_CODES}",
+        f"Examples\n{EXAMPLES.format(program=program)}",
     ]
-    for title, section in sections:
-        parts.append(_describe(title, section, defaults))
-    parts += [_describe_backend(name, defaults) for name in BACKENDS]
-    parts.append(
-        "  Any other backend is chosen with backend=FILE.py:Class; its CONFIG class defines its keys."
-    )
-    parts.append(f"Flags\n{FLAGS}")
-    parts.append(f"Exit codes\n{EXIT_CODES}")
-    parts.append(
-        f"Examples\n  {program} backend=local\n  {program} train.epochs=3 data.train_limit=10000 seed=1\n"
-        f"  {program} --multirun train.learning_rate=0.5,1.0\n  {program} predict latest digit.png"
-    )
     return "\n\n".join(parts)
 
 
@@ -96,9 +78,3 @@ def _describe(title: str, section: type[Section], defaults: dict[str, Any]) -> s
     for inner in sections_within(section):
         lines += _describe("", inner, {}).splitlines()[1:]
     return "\n".join(lines)
-
-
-def _describe_backend(name: str, defaults: dict[str, Any]) -> str:
-    from mnist_cnn.backends import backend_class
-
-    return _describe(f"backend={name}", backend_class(name).CONFIG, defaults)

@@ -8,9 +8,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from mnist_cnn.cli.commands import COMMANDS, READ_ONLY, Command
 from mnist_cnn.cli.report import print_json, program
 from mnist_cnn.errors import (
     BackendError,
@@ -23,6 +22,9 @@ from mnist_cnn.errors import (
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal.output import redirect_to_devnull
 from mnist_cnn.terminal.signals import Terminated, ignore_signals
+
+if TYPE_CHECKING:
+    from mnist_cnn.cli.commands import Command
 
 HYDRA_FLAGS = ("--info", "-i", "--shell-completion", "-sc", "--hydra-help")
 FLAGS = ("--json", "--multirun", "--config-dir", "--cfg", "--help", "--version")
@@ -66,6 +68,8 @@ def _run(arguments: Sequence[str]) -> int:
 
         print(f"mnist_cnn {__version__}")
         return 0
+    from mnist_cnn.cli.commands import COMMANDS, READ_ONLY
+
     command = parse(arguments)
     if command.name == "config":
         from mnist_cnn.compose import as_yaml
@@ -99,6 +103,8 @@ def main_and_exit() -> NoReturn:
 
 def parse(arguments: Sequence[str]) -> Command:
     """Parse a command line. Raises ConfigurationError for an unknown flag."""
+    from mnist_cnn.cli.commands import COMMANDS, Command
+
     rest = list(arguments)
     words: list[str] = []
     overrides: list[str] = []
@@ -157,25 +163,21 @@ def _is_override(argument: str) -> bool:
 def _report(error: MnistCnnError, *, as_json: bool) -> int:
     """Print an error as far as anything can be written, and return its exit code."""
     with ignore_signals():
-        _print_error(error, as_json=as_json)
+        try:
+            if os.environ.get("MNIST_CNN_DEBUG") == "1":
+                sys.stderr.write(redact("".join(traceback.format_exception(error))))
+            if as_json:
+                print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+            is_failure = not isinstance(error, Interrupted | RunCancelled)
+            for line in (f"{'error: ' if is_failure else ''}{error.message}", error.hint):
+                if line:
+                    print(line.replace("\n", "\\n"), file=sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            redirect_to_devnull(sys.stdout)
+            redirect_to_devnull(sys.stderr)
     return error.exit_code
-
-
-def _print_error(error: MnistCnnError, *, as_json: bool) -> None:
-    try:
-        if os.environ.get("MNIST_CNN_DEBUG") == "1":
-            sys.stderr.write(redact("".join(traceback.format_exception(error))))
-        if as_json:
-            print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
-        is_failure = not isinstance(error, Interrupted | RunCancelled)
-        for line in (f"{'error: ' if is_failure else ''}{error.message}", error.hint):
-            if line:
-                print(line.replace("\n", "\\n"), file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        redirect_to_devnull(sys.stdout)
-        redirect_to_devnull(sys.stderr)
 
 
 def _make_streams_usable() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.terminal import output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from mnist_cnn.backend import ModelRef, Run, Status
     from mnist_cnn.config import Config
@@ -32,6 +33,25 @@ def print_json(value: object) -> None:
 def print_lossy(line: str, stream: TextIO) -> None:
     """Print a line at once; the command continues if it cannot be written."""
     print(line, file=output.lossy(stream), flush=True)
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under their heads, without breaking or cutting lines, so that they can be copied."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    drawn = io.StringIO()  # rich would exit the program on a broken pipe
+    console = Console(file=drawn, highlight=False, markup=False)
+    unbounded = console.options.update(max_width=100_000)  # more columns than any table needs
+    console.width = max(console.width, console.measure(table, options=unbounded).maximum)
+    console.print(table, no_wrap=True, crop=False)
+    sys.stdout.write(drawn.getvalue())
 
 
 def print_costs(runs: Iterable[Run]) -> None:

@@ -8,10 +8,13 @@ import json
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from mnist_cnn import launch
 from mnist_cnn.cli import report
+from mnist_cnn.cli.display import follow
 from mnist_cnn.cli.report import program
 from mnist_cnn.errors import Interrupted, MnistCnnError
 from mnist_cnn.terminal import output, signals
+from mnist_cnn.terminal.log_stream import LogStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +31,6 @@ def run_to_end(start: Callable[[], Run], config: Config, *, as_json: bool, is_ow
     only detaches; if the run does not end with its command, the user is asked first. A command that started a
     run continues even if its output cannot be written.
     """
-    from mnist_cnn import launch
-
     ends_with_us = launch.ends_with_its_command(config)
     is_ours_to_stop = is_own and ends_with_us
     stream = sys.stderr if as_json else sys.stdout
@@ -80,14 +81,7 @@ def _register(run: Run, result: Result, config: Config, stream: TextIO) -> Model
 
 
 def _follow(run: Run, stream: TextIO, *, may_ask: bool) -> Result:
-    """Show a run until it ends and return its result.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C, unless the user may be asked and chooses to follow or to cancel.
-    """
-    from mnist_cnn.cli.display import follow
-    from mnist_cnn.terminal.log_stream import LogStream
-
+    """Show a run until it ends and return its result; after Ctrl-C ask first, if the user may be asked."""
     log_stream = LogStream(run)
     while True:
         try:

@@ -8,13 +8,11 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn import compose, launch
-from mnist_cnn.backends import backend_class
 from mnist_cnn.cli import report
 from mnist_cnn.cli.display import follow
-from mnist_cnn.cli.tables import print_table
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, unexpected_error
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output, signals
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
     from mnist_cnn.result import Result
 
 POLL_SECONDS = 0.2
+FORMATS = {"accuracy": ".2%", "loss": ".4f", "seconds_per_epoch": ".1f"}
+"""How the table shows the measured values of a result."""
 
 
 @dataclasses.dataclass
@@ -48,10 +48,8 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], *, as_json: 
     """Run each combination of the swept values; return the first failure's exit code, or 0.
 
     As many run at a time as the backend accepts. A failure does not stop the other trials. Ctrl-C cancels the
-    running ones if they end with their command; the table is printed in any case.
-
-    Raises:
-        ConfigurationError, DataError: one of the jobs is not valid; none is started then.
+    running ones if they end with their command; the table is printed in any case. If one of the jobs is not
+    valid, none is started: raises ConfigurationError or DataError.
     """
     trials = _trials(overrides, config_dirs)
     ends_with_us = launch.ends_with_its_command(trials[0].config)
@@ -83,7 +81,7 @@ def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]
         config = compose.load(job_overrides, config_dirs)
         settings = " ".join(text for text in job_overrides if text.lstrip("+").partition("=")[0] in swept)
         trials.append(Trial(settings or "as configured", config, launch.job_of(config)))
-        launch.check(config, trials[-1].job)
+        launch.backend_of(config).check(trials[-1].job)
     folders = [trial.config.run.run_dir for trial in trials if trial.config.run.run_dir is not None]
     if len(set(folders)) < len(folders):
         message = f"run_dir={folders[0]} is one folder for {len(trials)} runs"
@@ -93,8 +91,7 @@ def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]
 
 def _run_all(trials: Sequence[Trial], stream: TextIO) -> None:
     """Run the trials, as many at a time as their backend accepts. Raises KeyboardInterrupt."""
-    config = trials[0].config
-    limit = backend_class(config.backend.name)(config).parallel_runs or len(trials)
+    limit = launch.backend_of(trials[0].config).parallel_runs or len(trials)
     waiting, running = list(trials), list[Trial]()
     while waiting or running:
         while waiting and len(running) < limit:
@@ -171,34 +168,21 @@ def _cancel_running(trials: Sequence[Trial]) -> None:
         if trial.run is not None and trial.result is None and trial.error is None:
             with _record_failure(trial):
                 trial.run.cancel()
-                trial.result = trial.run.wait()
-                trial.outcome = "completed"
+                _watch(trial)
 
 
 def _print_table(trials: Sequence[Trial], *, as_json: bool) -> None:
     ranked = sorted(trials, key=lambda trial: -trial.result.accuracy if trial.result else 1.0)
-    if as_json:
-        report.print_json([_row(trial) for trial in ranked])
-        return
-    heads = ["settings", "accuracy", "loss", "s per epoch", "outcome", "run"]
-    cells = []
+    rows: list[dict[str, Any]] = []
     for trial in ranked:
-        result = trial.result
-        measured = (
-            [f"{result.accuracy:.2%}", f"{result.loss:.4f}", f"{result.seconds_per_epoch:.1f}"]
-            if result
-            else ["", "", ""]
-        )
-        cells.append([trial.settings, *measured, trial.outcome, str(trial.run.folder) if trial.run else ""])
-    print_table(heads, cells)
-
-
-def _row(trial: Trial) -> dict[str, object]:
-    return {
-        "settings": trial.settings,
-        "accuracy": trial.result.accuracy if trial.result else None,
-        "loss": trial.result.loss if trial.result else None,
-        "seconds_per_epoch": trial.result.seconds_per_epoch if trial.result else None,
-        "outcome": trial.outcome,
-        "run": str(trial.run.folder) if trial.run else None,
-    }
+        measured = {name: getattr(trial.result, name, None) for name in FORMATS}
+        folder = str(trial.run.folder) if trial.run else None
+        rows.append({"settings": trial.settings, **measured, "outcome": trial.outcome, "run": folder})
+    if as_json:
+        report.print_json(rows)
+        return
+    cells = [
+        ["" if value is None else format(value, FORMATS.get(name, "")) for name, value in row.items()]
+        for row in rows
+    ]
+    report.print_table(["settings", "accuracy", "loss", "s per epoch", "outcome", "run"], cells)

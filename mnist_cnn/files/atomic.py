@@ -27,8 +27,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     If the body raises, the temporary file is removed and `path` is unchanged. If `durable`, the file is
     synced to disk, so that it survives a power failure; that takes milliseconds.
 
-    Raises:
-        BackendError: the file cannot be written (full disk, no permission).
+    Raises BackendError if the file cannot be written (full disk, no permission).
     """
     try:
         handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=path.suffix, dir=path.parent)
@@ -43,7 +42,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             _sync(temporary)
         temporary.replace(path)
         if durable:
-            _sync_folder(path.parent)
+            _sync(path.parent)
     except OSError as error:
         raise storage_error(error, str(path)) from error
     finally:
@@ -57,21 +56,15 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Sync a file's content, or a folder's names, to disk."""
+    """Sync a file's content, or a folder's names if its file system supports that, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in CANNOT_SYNC):
+            raise
     finally:
         os.close(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync a folder's names to disk, if its file system supports that."""
-    try:
-        _sync(folder)
-    except OSError as error:
-        if error.errno not in CANNOT_SYNC:
-            raise
 
 
 def default_file_mode() -> int:

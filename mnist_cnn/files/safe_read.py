@@ -21,8 +21,7 @@ HISTORY_BYTES = 32 * 1024**2
 def open_file(path: Path, max_bytes: int | None = None) -> BufferedReader:
     """Open a regular file of at most `max_bytes` bytes for reading.
 
-    Raises:
-        OSError: it cannot be opened, is longer, or is a folder, a pipe or a device.
+    Raises OSError if it cannot be opened, is longer, or is a folder, a pipe or a device.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for a pipe's writer
     found = os.fstat(handle)
@@ -43,10 +42,5 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
 
 
 def read_text(path: Path, max_bytes: int, encoding: str = "utf-8") -> str:
-    """Read a text file of at most `max_bytes` bytes.
-
-    Raises:
-        OSError: as `open_file` does.
-        UnicodeDecodeError: the file is not text in this encoding.
-    """
+    """Read a text file. Raises OSError as `open_file` does, UnicodeDecodeError if it isn't such text."""
     return read_bytes(path, max_bytes).decode(encoding)

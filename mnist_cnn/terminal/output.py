@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
@@ -49,8 +50,5 @@ def _redirect_on_failure(stream: TextIO) -> Iterator[None]:
 
 def redirect_to_devnull(stream: TextIO) -> None:
     """Send all later output of a stream to /dev/null, so that Python's exit does not fail on it."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(devnull, stream.fileno())
-    finally:
-        os.close(devnull)
+    with Path(os.devnull).open("wb") as devnull:
+        os.dup2(devnull.fileno(), stream.fileno())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -20,80 +21,58 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Deliver Ctrl-C and SIGTERM only after the body, so that what it starts is known and can be stopped.
-
-    Does nothing in any thread but the main one, because only that one receives signals.
-
-    Raises:
-        KeyboardInterrupt: after the body, if a signal arrived during it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Deliver Ctrl-C and SIGTERM only after the body, so that what it starts is known and can be stopped."""
     received: list[int] = []
-    before = _handlers()
-    _set_unless_ignored(before, lambda number, _frame: received.append(number))
-    try:
+    with _handled_by(lambda number, _frame: received.append(number), _handlers()):
         yield
-    finally:
-        _restore(before)
     if received:
         signal.raise_signal(received[0])
 
 
 @contextmanager
 def first_signal_only() -> Iterator[None]:
-    """Raise at the first Ctrl-C or SIGTERM in the body; ignore all later ones until the process exits.
+    """Raise KeyboardInterrupt at the first Ctrl-C or SIGTERM in the body; ignore later ones until the exit.
 
     Later signals cannot interrupt the clean-up that the first one started.
-
-    Raises:
-        KeyboardInterrupt: at the first signal.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = _handlers()
-    is_received = False
+    restored = _handlers()
 
     def receive(number: int, frame: FrameType | None) -> None:
-        nonlocal is_received
-        is_received = True
-        _restore(dict.fromkeys(STOP_SIGNALS, signal.SIG_IGN))
-        handler = before[number]
+        handler = restored[number]
+        for stop_signal in STOP_SIGNALS:
+            restored[stop_signal] = signal.SIG_IGN
+            signal.signal(stop_signal, signal.SIG_IGN)
         if callable(handler):
             handler(number, frame)
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    _set_unless_ignored(before, receive)
-    try:
+    with _handled_by(receive, restored):
         yield
-    finally:
-        if not is_received:
-            _restore(before)
 
 
-@contextmanager
-def ignore_signals() -> Iterator[None]:
+def ignore_signals() -> AbstractContextManager[None]:
     """Ignore Ctrl-C and SIGTERM in the body, because a second one would leave the clean-up half done."""
-    before = _handlers()
-    _restore(dict.fromkeys(STOP_SIGNALS, signal.SIG_IGN))
-    try:
-        yield
-    finally:
-        _restore(before)
+    return _handled_by(signal.SIG_IGN, _handlers())
 
 
 def _handlers() -> dict[int, Any]:
     return {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
 
-def _set_unless_ignored(before: dict[int, Any], handler: Any) -> None:
-    for number in STOP_SIGNALS:
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, handler)
+@contextmanager
+def _handled_by(handler: Any, restored: dict[int, Any]) -> Iterator[None]:
+    """Set a handler for the signals that are not ignored; afterwards set the `restored` ones.
 
-
-def _restore(handlers: dict[int, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    Does nothing in any thread but the main one, because only that one receives signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    for stop_signal in STOP_SIGNALS:
+        if restored[stop_signal] is not signal.SIG_IGN:
+            signal.signal(stop_signal, handler)
+    try:
+        yield
+    finally:
+        for number, before in restored.items():
+            signal.signal(number, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -87,10 +88,7 @@ def test_resume_starts_an_interrupted_run_in_its_folder(
     run_folder.write_receipt(folder, receipt)
     assert mnist_cnn.resume("latest", f"runs_dir={tmp_path}") is submitted[0][1]  # type: ignore[comparison-overlap] # the fixture's
     assert submitted == [(job, folder)]
-    changed = "a-job-that-was-changed-meanwhile"
-    run_folder.write_receipt(
-        folder, run_folder.Receipt("local", "1", changed, Status.cancelled, run_folder.now())
-    )
+    run_folder.write_receipt(folder, dataclasses.replace(receipt, job_digest="of another job"))
     with pytest.raises(ConfigurationError, match=r"this has changed: the job\n.*force=true"):
         mnist_cnn.resume(str(folder))
     mnist_cnn.resume(str(folder), "force=true")

@@ -15,28 +15,14 @@ from mnist_cnn.backends.local import LocalConfig
 from mnist_cnn.cli import commands
 from mnist_cnn.cli import help as help_page
 from mnist_cnn.cli.main import parse
-from mnist_cnn.config import (
-    DataConfig,
-    ModelConfig,
-    RegisterConfig,
-    RunConfig,
-    Section,
-    TrainConfig,
-    allowed,
-    full_key,
-    keys_of,
-    written,
-)
+from mnist_cnn.config import Section, allowed, full_key, keys_of, written
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from helpers.cli import Ask
 
-SECTIONS: tuple[type[Section], ...] = (
-    *(RunConfig, DataConfig, ModelConfig, TrainConfig),
-    *(RegisterConfig, LocalConfig),
-)
+SECTIONS: tuple[type[Section], ...] = (*compose.SECTIONS, LocalConfig)
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=[section.GROUP or "run" for section in SECTIONS])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+from functools import partial
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,19 +35,15 @@ class Displayed:
         self.outputs: list[dict[str, str]] = []
         self.all: list[dict[str, str]] = []
 
-    def __call__(self, bundle: dict[str, str], **_: Any) -> Displayed.Handle:
-        self.outputs.append(bundle)
+    def __call__(self, bundle: dict[str, str], **_: Any) -> SimpleNamespace:
+        self.outputs.append({})
+        update = partial(self._update, len(self.outputs) - 1)
+        update(bundle)
+        return SimpleNamespace(update=update)
+
+    def _update(self, place: int, bundle: dict[str, str], **_: Any) -> None:
+        self.outputs[place] = bundle
         self.all.append(bundle)
-        return Displayed.Handle(self, len(self.outputs) - 1)
-
-    @dataclasses.dataclass
-    class Handle:
-        displayed: Displayed
-        place: int
-
-        def update(self, bundle: dict[str, str], **_: Any) -> None:
-            self.displayed.outputs[self.place] = bundle
-            self.displayed.all.append(bundle)
 
 
 @pytest.fixture
