@@ -36,10 +36,8 @@ if TYPE_CHECKING:
     from mnist_cnn.result import Result
 
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 10.0
-"""How long a cancelled worker may take to exit before it is killed."""
-START_SECONDS = 10.0
-"""How long to wait for another process that holds the run folder to start the run."""
+GRACE_SECONDS = 10.0  # for a cancelled worker to exit before it is killed
+START_SECONDS = 10.0  # for another process that holds the run folder to start the run
 WORKER = "mnist_cnn.training.worker"
 
 

@@ -58,6 +58,8 @@ def history(rows: Sequence[EpochRow], path: Path, *, held_out: str) -> None:
     finite.
     """
     with _drawing(path, 10, 4.4) as figure:
+        from matplotlib.ticker import PercentFormatter  # not earlier: Matplotlib may warn
+
         left, right = figure.subplots(1, 2)
         epochs = [row.epoch for row in rows]
         val_losses, val_accuracies = [row.val_loss for row in rows], [row.val_accuracy for row in rows]
@@ -66,7 +68,7 @@ def history(rows: Sequence[EpochRow], path: Path, *, held_out: str) -> None:
         left.set_ylabel("cross-entropy (nats)")
         _curves(right, epochs, [row.accuracy for row in rows], val_accuracies, held_out)
         right.set_title("Accuracy", loc="left")
-        right.yaxis.set_major_formatter(_percent)
+        right.yaxis.set_major_formatter(PercentFormatter(1))
         _mark_best(left, epochs, val_losses, min, "{:.4f}")
         _mark_best(right, epochs, val_accuracies, max, "{:.2%}")
         left.legend(frameon=False, loc="best")
@@ -245,9 +247,4 @@ def _share(part: int, whole: int) -> str:
 
 def _probability(probability: float) -> str:
     """Return a percentage that is never rounded up to 100%."""
-    rounds_up_from = 0.9995
-    return "> 99.9%" if rounds_up_from <= probability < 1 else f"{probability:.1%}"
-
-
-def _percent(value: float, _position: int | None = None) -> str:
-    return f"{value:.4g}" if not math.isfinite(value) else f"{100 * value:.6g}%"
+    return "> 99.9%" if 0.9995 <= probability < 1 else f"{probability:.1%}"  # noqa: PLR2004 - rounds up

@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import itertools
 import re
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,9 +22,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .machine import command, environment
-from .options import number
-from .report import print_progress, table
+from .machine import command, environment, python
+from .machine import run as run_process
+from .report import number, print_progress, table
 
 if TYPE_CHECKING:
     from loopback import AzureService
@@ -84,8 +83,6 @@ class TimedRequest:
 
 @dataclasses.dataclass
 class StepCost:
-    """Seconds, requests and bytes of a step."""
-
     seconds: float = 0.0
     requests: int = 0
     bytes_up: int = 0
@@ -124,10 +121,8 @@ class Costs:
         rows.append(["all", *self._cells(STEPS)])
         rows.append(["all but the run", *self._cells([step for step in STEPS if step != RUN])])
         imports = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.import_seconds.items())
-        added = ", ".join(
-            f"{seconds(cost) - self.local_seconds:.2f} s more for a {kind} run"
-            for kind, cost in self.by_kind.items()
-        )
+        more = {kind: seconds(cost) - self.local_seconds for kind, cost in self.by_kind.items()}
+        added = ", ".join(f"{difference:.2f} s more for a {kind} run" for kind, difference in more.items())
         return (
             f"what the cluster adds, by step (bytes sent and got)\n{table(heads, rows)}\n"
             f"the same job with backend=local: {self.local_seconds:.2f} s; {added}\nimports alone: {imports}"
@@ -168,10 +163,9 @@ def run(arguments: argparse.Namespace) -> list[Costs]:
             service.check()
         with tempfile.TemporaryDirectory() as folder:
             started = time.monotonic()
-            _run(overrides, Path(folder), {}).check_returncode()
+            run_process(command(*overrides), cwd=folder, timeout=600).check_returncode()
             local.append(time.monotonic() - started)
-        printed = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
-        imports.append([float(word) for word in printed.stdout.split()])
+        imports.append([float(word) for word in run_process(python(IMPORTS)).stdout.split()])
         print_progress(f"round {round_number}/{arguments.rounds}  local {local[-1]:.4g}")
     best = {kind: min(of_kind, key=lambda cost: seconds(cost, RUN)) for kind, of_kind in costs.items()}
     fastest = [min(column) for column in zip(*imports, strict=True)]
@@ -192,7 +186,9 @@ def _measure(service: AzureService, recorder: Recorder, overrides: tuple[str, ..
 
     threading.Thread(target=record_the_end, daemon=True).start()
     started = time.monotonic()
-    ended = _run(("backend=azure", *overrides), service.home, service.environment)
+    changed = {**environment(), **service.environment}
+    words = command("backend=azure", *overrides)
+    ended = run_process(words, cwd=service.home, env=changed, timeout=600)
     end = time.monotonic()
     if ended.returncode:
         sys.stderr.write(ended.stderr)
@@ -242,16 +238,3 @@ def _steps(requests: list[TimedRequest]) -> Iterable[str]:
             yield SUBMIT
         else:
             yield STEP_OF_PHASE[phase]
-
-
-def _run(overrides: tuple[str, ...], cwd: Path, changed: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*overrides),
-        cwd=cwd,
-        env={**environment(), **changed},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )

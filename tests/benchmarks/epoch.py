@@ -15,8 +15,7 @@ from typing import Any
 from mnist_cnn import cpu
 
 from .machine import NO_BFLOAT16, printed, script
-from .options import IMAGES, number
-from .report import Metric, Report, take_turns
+from .report import IMAGES, Metric, Report, number, take_turns
 
 OPTIONS = {
     "--rounds": number(3, "how often each contestant trains"),

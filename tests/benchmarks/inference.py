@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .machine import small_run
-from .options import number
-from .report import Measure, Metric, Report, take_turns
+from .report import Measure, Metric, Report, number, take_turns, timed
 
 OPTIONS = {
     "--rounds": number(5, "how often each way is measured"),
@@ -67,46 +66,34 @@ class Ways:
 
     def several(self) -> dict[str, Measure]:
         """Measure predictions of all images, in images per second."""
-        return {
-            KERAS: self._rate(lambda: self.model.predict(self.scaled, verbose=0)),
-            "model.predict, batch 1000": self._rate(
-                lambda: self.model.predict(self.scaled, batch_size=1000, verbose=0)
-            ),
-            COMPILED: self._rate(self._in_batches),
-            OURS: self._rate(lambda: self.predictor(self.bytes)),
+        ways: dict[str, Callable[[], object]] = {
+            KERAS: lambda: self.model.predict(self.scaled, verbose=0),
+            "model.predict, batch 1000": lambda: self.model.predict(self.scaled, batch_size=1000, verbose=0),
+            COMPILED: self._in_batches,
+            OURS: lambda: self.predictor(self.bytes),
         }
+        return {name: partial(self._rate, predict) for name, predict in ways.items()}
 
     def one(self, calls: int) -> dict[str, Measure]:
         """Measure predictions of one image, in milliseconds."""
         image, pixels = self.scaled[:1], self.bytes[:1]
         few = max(1, calls // 10)
         return {
-            KERAS: _latency(lambda: self.model.predict(image, verbose=0), few),
-            "model(x)": _latency(lambda: self.model(image, training=False).numpy(), few),
-            "concrete function": _latency(lambda: self.concrete(self.constant(image)).numpy(), calls),
-            OURS: _latency(lambda: self.predictor(pixels), calls),
+            KERAS: partial(_latency, lambda: self.model.predict(image, verbose=0), few),
+            "model(x)": partial(_latency, lambda: self.model(image, training=False).numpy(), few),
+            "concrete function": partial(
+                _latency, lambda: self.concrete(self.constant(image)).numpy(), calls
+            ),
+            OURS: partial(_latency, lambda: self.predictor(pixels), calls),
         }
 
     def _in_batches(self) -> None:
         for start in range(0, len(self.scaled), BATCH):
             self.compiled(self.constant(self.scaled[start : start + BATCH])).numpy()
 
-    def _rate(self, predict: Callable[[], object]) -> Measure:
-        def measure() -> list[float]:
-            started = time.perf_counter()
-            predict()
-            return [len(self.scaled) / (time.perf_counter() - started)]
-
-        return measure
+    def _rate(self, predict: Callable[[], object]) -> list[float]:
+        return [len(self.scaled) / seconds for seconds in timed(predict)]
 
 
-def _latency(predict: Callable[[], object], calls: int) -> Measure:
-    def measure() -> list[float]:
-        times = []
-        for _ in range(calls):
-            started = time.perf_counter()
-            predict()
-            times.append(1000 * (time.perf_counter() - started))
-        return times
-
-    return measure
+def _latency(predict: Callable[[], object], calls: int) -> list[float]:
+    return [1000 * seconds for seconds in timed(predict, calls)]
