@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     Arrays = tuple[Array, Array, Array, Array]
 
-RANKS = (3, 1, 3, 1)
-"""Ranks of the four files, always in this order: training images and labels, test images and labels."""
+RANKS = (3, 1, 3, 1)  # of the four files, always in this order: training images and labels, then test
 
 TUTORIAL_NAMES = ("train-images", "train-labels", "test-images", "test-labels")
 STEMS = tuple(zip(downloads.NAMES, TUTORIAL_NAMES, strict=True))

@@ -58,16 +58,17 @@ class SourceFile:
 class Source:
     """A named set. A set without a `url` is inside the package, and only its `digest` is known.
 
-    `files` are training images, training labels, test images, test labels.
+    `files` are training images, training labels, test images, test labels. The defaults are MNIST's, whose
+    form the other sets share.
     """
 
     name: str
-    train_images: int
-    test_images: int
-    height: int
-    width: int
-    classes: int
-    files: tuple[SourceFile, ...]
+    train_images: int = 60_000
+    test_images: int = 10_000
+    height: int = 28
+    width: int = 28
+    classes: int = 10
+    files: tuple[SourceFile, ...] = ()
     url: str = ""
     digest: str = ""
 

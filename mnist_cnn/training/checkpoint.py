@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 2  # if the newest is damaged, the one before it is used
-CHECKSUM_BYTES = 64
 _ABOUT = "about"
 
 log = logging.getLogger("mnist_cnn")
@@ -214,7 +213,7 @@ def read(path: Path) -> Checkpoint | None:
     larger than the file.
     """
     try:
-        checksum = safe_read.read_text(path.with_suffix(".sha256"), CHECKSUM_BYTES)
+        checksum = safe_read.read_text(path.with_suffix(".sha256"), max_bytes=64)
         with safe_read.open_file(path) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
                 return None

@@ -185,10 +185,8 @@ class Trainer:
     def _find_variables(self) -> list[Any]:
         """Trace the compiled epoch; return weights, random seeds, optimizer state, in that order.
 
-        A custom network may use variables that belong to none of its layers, such as Keras' global seed.
-
-        Raises:
-            ConfigurationError: the network draws random numbers from a state that cannot be saved.
+        A custom network may use variables that belong to none of its layers, such as Keras' global seed. One
+        that draws random numbers from a state that cannot be saved is refused.
         """
         import tensorflow as tf
 
@@ -274,10 +272,8 @@ def loss_function(config: TrainConfig) -> Callable[[Any, Any], Any]:
     """Return a function of targets and probabilities (B, classes) -> losses (B,), in nats."""
     import keras
 
-    if config.label_smoothing:
-        return functools.partial(
-            keras.losses.categorical_crossentropy, label_smoothing=config.label_smoothing
-        )
+    if smoothing := config.label_smoothing:
+        return functools.partial(keras.losses.categorical_crossentropy, label_smoothing=smoothing)
     loss: Callable[[Any, Any], Any] = keras.losses.get(config.loss.value)
     return loss
 

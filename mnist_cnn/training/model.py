@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from mnist_cnn.config import ModelConfig
 
-BUILD = "build"
-"""The function that a network file defines: build(config, input_shape, num_classes) -> keras.Model."""
+BUILD = "build"  # the function of a network file: (config, input_shape, num_classes) -> keras.Model
 
 
 def check_network(config: ModelConfig, height: int, width: int) -> None:

@@ -24,7 +24,7 @@ OPTIONS = {
     "--epochs": number(1, "epochs of a run"),
     "--images": IMAGES,
 }
-KERAS = "plain Keras"
+KERAS, BFLOAT16 = "plain Keras", "mnist_cnn, bfloat16"
 SIZE = Metric("peak in MiB", "times that of", digits=0)
 READING = (
     "from mnist_cnn import config; from mnist_cnn.data import datasets; datasets.load(config.DataConfig())"
@@ -43,13 +43,10 @@ def run(arguments: argparse.Namespace) -> list[Report]:
             "import tensorflow": python("import tensorflow"),
             "mnist_cnn, float32": [*trained, "train.precision=float32"],
             KERAS: script("plain_keras.py", str(arguments.epochs), str(arguments.images)),
+            BFLOAT16: [*trained, "train.precision=bfloat16"],
         }
-        missing = {}
-        if cpu.computes_bfloat16():
-            processes["mnist_cnn, bfloat16"] = [*trained, "train.precision=bfloat16"]
-        else:
-            missing["mnist_cnn, bfloat16"] = NO_BFLOAT16
-        contestants = {name: partial(peak, words) for name, words in processes.items()}
+        missing = {} if cpu.computes_bfloat16() else {BFLOAT16: NO_BFLOAT16}
+        contestants = {name: partial(peak, processes[name]) for name in processes if name not in missing}
         values = take_turns(contestants, arguments.rounds)
     return [Report("memory of whole commands", SIZE, values, (KERAS,), missing)]
 

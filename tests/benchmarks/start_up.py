@@ -8,6 +8,7 @@ modules are compiled and files are cached.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import tempfile
 import time
 from functools import partial
@@ -40,10 +41,13 @@ def run(arguments: argparse.Namespace) -> list[Report]:
         def measured(words: list[str], *codes: int) -> Measure:
             return lambda: [seconds_of(words, folder, codes or (0,))]
 
+        has_azure = importlib.util.find_spec("azureml") is not None
+        azure = ("azureml.core", "azureml.train.estimator") if has_azure else ()
         contestants: dict[str, Measure] = {
             "python -c pass": measured(python("pass")),
             "import hydra": measured(python("import hydra")),
             "import onnxruntime": measured(python("import onnxruntime")),
+            **{f"import {name}": measured(python(f"import {name}")) for name in azure},
             "--help": measured(command("--help")),
             "a refused configuration": measured(command("train.epochs=0"), 2),
             "plan": measured(command("plan")),
