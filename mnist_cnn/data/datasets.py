@@ -218,7 +218,6 @@ def _read_four(found: _Located, num_classes: int) -> Arrays:
 
 
 def _check_pair(images: Path, x: Array, labels: Path, y: Array, num_classes: int) -> None:
-    """Check one file of images against its labels."""
     if len(x) != len(y):
         raise DataError(f"{labels}: it has {len(y)} labels for the {len(x)} images of {images}")
     largest = int(y.max())
@@ -233,14 +232,11 @@ def _check_pair(images: Path, x: Array, labels: Path, y: Array, num_classes: int
 
 def _check_digest(config: DataConfig, found: str, location: str) -> None:
     if config.digest is not None and config.digest != found:
-        raise DataError(
-            f"the data's digest is {found} ({location}), but data.digest={config.digest} was expected",
-            "get the expected data, or leave out data.digest to use these",
-        )
+        message = f"the data's digest is {found} ({location}), but data.digest={config.digest} was expected"
+        raise DataError(message, "get the expected data, or leave out data.digest to use these")
 
 
 def _check_limits(config: DataConfig, train_images: int, test_images: int) -> None:
-    """Check the limits against the number of images, and that one image is left to train on."""
     for key, limit, available in (
         ("data.train_limit", config.train_limit, train_images),
         ("data.test_limit", config.test_limit, test_images),

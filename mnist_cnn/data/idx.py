@@ -60,7 +60,6 @@ def read_idx(path: Path, rank: int) -> Array:
 
 
 def _read_header(path: Path, stream: BufferedReader | _Gunzip, rank: int) -> tuple[int, ...]:
-    """Read and check the magic number and the dimensions."""
     header = bytearray(4 + 4 * rank)
     filled = stream.readinto(memoryview(header))
     magic, expected = bytes(header[: min(4, filled)]), bytes((0, 0, UBYTE, rank))

@@ -54,10 +54,6 @@ class Checkpoint:
     generators: dict[str, Any]
     changes: tuple[str, ...] = ()
 
-    def changes_to(self, job: Job, runtime: Runtime) -> tuple[str, ...]:
-        """Describe the changes that affect the weights; none if the training can resume exactly."""
-        return (*self.job.changes_to(job), *self.runtime.changes_to(runtime))
-
     def check(self, job: Job, runtime: Runtime, *, force: bool) -> Checkpoint:
         """Return the checkpoint to resume from; with `force` it records what has changed.
 
@@ -67,7 +63,7 @@ class Checkpoint:
         if len(self.history) > job.train.epochs:
             message = f"the checkpoint is of epoch {len(self.history)}, the job has {job.train.epochs}"
             raise ConfigurationError(message, "start a new run")
-        changes = self.changes_to(job, runtime)
+        changes = (*self.job.changes_to(job), *self.runtime.changes_to(runtime))
         if not changes:
             return self
         what = ", ".join(changes)

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from mnist_cnn.data.datasets import DataSet
     from mnist_cnn.job import Job
 
-PROGRESS_SECONDS = 0.5  # target time between two progress reports, and so the longest delay of a signal
+PROGRESS_SECONDS = 0.5  # target time between two progress reports; a signal is handled no later
 EVALUATION_BATCH = 250  # as fast as 1,000, which needs 250 MiB more with the tutorial's network
 
+# The operations of TensorFlow's `random_ops` that keep their random state to themselves.
 STATEFUL_RANDOM_OPS = {
     "Multinomial", "ParameterizedTruncatedNormal", "RandomGamma", "RandomPoisson", "RandomPoissonV2",
     "RandomShuffle", "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "TruncatedNormal",
 }  # fmt: skip
-"""Operations that keep their random state to themselves: the stateful ones of TensorFlow's `random_ops`."""
 
 
 class Trainer:
@@ -60,8 +60,9 @@ class Trainer:
         self.evaluate = functools.partial(evaluate, predict_function(self.model), *held_out)
         self.optimizer = optimizer(job.train, self.data.steps * job.train.epochs)
         self.optimizer.build(self.model.trainable_variables)
-        self.loss_sum = tf.Variable(0.0, dtype=tf.float64)  # over the images of the epoch so far
-        self.correct = tf.Variable(0, dtype=tf.int64)  # of their predictions
+        # Sum of the loss, and number of correct predictions, over the images of the epoch so far.
+        self.loss_sum = tf.Variable(0.0, dtype=tf.float64)
+        self.correct = tf.Variable(0, dtype=tf.int64)
         self.run_steps = tf.function(self._run_steps, autograph=False)  # AutoGraph takes as long as tracing
         self.variables = self._find_variables()
 

@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from mnist_cnn.data.datasets import DataSet
     from mnist_cnn.job import Job
 
-SAVED_FILES = (
-    "model.keras", "model.onnx", "keras-tf-mnist.h5", "history.png", "confusion.png", "mistakes.png",
-    run_folder.METRICS,
-)  # fmt: skip
+PLOTS = ("history.png", "confusion.png", "mistakes.png")
+SAVED_FILES = ("model.keras", "model.onnx", "keras-tf-mnist.h5", *PLOTS, run_folder.METRICS)
 
 log = logging.getLogger("mnist_cnn")
 
