@@ -10,9 +10,9 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
-import importlib
 import importlib.util
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -60,9 +60,7 @@ def backend_class(name: str) -> type[Backend]:
     Raises:
         ConfigurationError: no backend has this name, or the class cannot be imported or lacks something.
     """
-    if ":" in name:
-        return _import_class(name)
-    target = BACKENDS.get(name) or installed().get(name)
+    target = name if ":" in name else BACKENDS.get(name) or installed().get(name)
     if target is None:
         known = sorted({*BACKENDS, *installed()})
         hint = did_you_mean(name, known, "choose a class of your own with backend=FILE.py:Class")
@@ -74,7 +72,9 @@ def _import_class(target: str) -> type[Backend]:
     module_name, _, class_name = target.rpartition(":")
     hint = "choose a backend with backend=NAME, backend=FILE.py:Class or backend=package.module:Class"
     try:
-        found: Any = getattr(_import_module(module_name), class_name, None)
+        is_file = module_name.endswith(".py")
+        module = _import_file(Path(module_name).absolute()) if is_file else import_module(module_name)
+        found: Any = getattr(module, class_name, None)
     except Exception as error:
         message = f"backend={target} cannot be imported: {type(error).__name__}: {error}"
         raise ConfigurationError(" ".join(message.split()), hint) from error
@@ -86,11 +86,6 @@ def _import_class(target: str) -> type[Backend]:
     return cast("type[Backend]", found)
 
 
-def _import_module(name: str) -> ModuleType:
-    """Import a module by its name, or from a file if the name is a path that ends in .py."""
-    return _import_file(Path(name).absolute()) if name.endswith(".py") else importlib.import_module(name)
-
-
 @functools.cache
 def _import_file(path: Path) -> ModuleType:
     """Import a file once, under a name that no other file has."""
@@ -99,8 +94,7 @@ def _import_file(path: Path) -> ModuleType:
     name = f"mnist_cnn_backend_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        message = f"{path} is not a Python file"
-        raise ImportError(message)
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look it up there
     try:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from mnist_cnn.backend import Run
     from mnist_cnn.result import Result
 
-LINE_BYTES = 1024**2
-"""A longer line of the log is yielded in pieces of this size."""
+LINE_BYTES = 1024**2  # a longer line of the log is yielded in pieces of this size
 
 
 class LogReader:
@@ -94,11 +93,10 @@ def check_can_register(folder: Path, status: Status, name: str, min_accuracy: fl
         raise BackendError(f"{folder} is {status.value}, not completed", "register it when it is completed")
     result = result_of(folder)
     if result.accuracy < min_accuracy:
-        message = (
-            f"not registered: test accuracy {result.accuracy:.4f} is below "
-            f"register.min_accuracy={min_accuracy:g}"
+        reason = f"test accuracy {result.accuracy:.4f} is below register.min_accuracy={min_accuracy:g}"
+        raise BackendError(
+            f"not registered: {reason}", "train a better model, or lower register.min_accuracy"
         )
-        raise BackendError(message, "train a better model, or lower register.min_accuracy")
     return result
 
 

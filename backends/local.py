@@ -36,10 +36,8 @@ if TYPE_CHECKING:
     from mnist_cnn.result import Result
 
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 10.0
-"""How long a cancelled worker may take to exit before it is killed."""
-START_SECONDS = 10.0
-"""How long to wait for another process that holds the run folder to start the run."""
+GRACE_SECONDS = 10.0  # for a cancelled worker to exit before it is killed
+START_SECONDS = 10.0  # for another process that holds the run folder to start the run
 WORKER = "mnist_cnn.training.worker"
 
 
@@ -67,8 +65,7 @@ class LocalBackend:
 
     def __init__(self, config: Config) -> None:
         if not isinstance(config.backend, LocalConfig):
-            message = f"expected a LocalConfig, not {type(config.backend).__name__}"
-            raise TypeError(message)
+            raise TypeError(f"expected a LocalConfig, not {type(config.backend).__name__}")
         self.config = config.backend
         self.force = config.run.force
         self.registry = Path(config.register.dir)
@@ -82,12 +79,8 @@ class LocalBackend:
     def plan(self, job: Job) -> Plan:
         """Return the device, the threads and the command that would train."""
         threads = job.train.threads or "TensorFlow's choice"
-        return Plan(
-            (
-                ("where", f"this machine, device {self.config.device.value}, threads {threads}"),
-                ("command", shlex.join(self.command(Path("FOLDER")))),
-            )
-        )
+        where = f"this machine, device {self.config.device.value}, threads {threads}"
+        return Plan((("where", where), ("command", shlex.join(self.command(Path("FOLDER"))))))
 
     def check(self, job: Job) -> None:
         """Check nothing: only the worker can tell what this machine cannot do."""
@@ -139,8 +132,8 @@ class LocalBackend:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         root = Path(run_folder.__file__).resolve().parent.parent
         if "site-packages" not in root.parts:  # a checkout that may not be installed
-            paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-            environment["PYTHONPATH"] = os.pathsep.join(paths)
+            paths = (str(root), os.environ.get("PYTHONPATH"))
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         command = self.command(folder)
         with (folder / run_folder.LOG).open("ab") as log:
             try:
@@ -171,6 +164,7 @@ class LocalBackend:
         return LocalRun(folder, self.registry, trusts_other_host=not self.force)
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class LocalRun:
     """A worker process, known from its run folder; only the process that started it passes `process`.
 
@@ -178,18 +172,10 @@ class LocalRun:
     progress.json is known. It counts as running while this run `trusts_other_host`.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        registry: Path,
-        process: subprocess.Popen[bytes] | None = None,
-        *,
-        trusts_other_host: bool = True,
-    ) -> None:
-        self.folder = folder
-        self._registry = registry
-        self._process = process
-        self._trusts_other_host = trusts_other_host
+    folder: Path
+    registry: Path
+    process: subprocess.Popen[bytes] | None = None
+    trusts_other_host: bool = dataclasses.field(default=True, kw_only=True)
 
     def __repr__(self) -> str:
         return common.describe_run(self)
@@ -236,11 +222,7 @@ class LocalRun:
         raise common.recorded_error(self.folder, f"then resume it: resume {self.folder}")
 
     def cancel(self) -> None:
-        """Ask the worker to exit, then kill it; return when it is gone.
-
-        Raises:
-            BackendError: it is another user's, runs on another machine, or is still there after SIGKILL.
-        """
+        """Ask the worker to exit, then kill it; return when it is gone."""
         worker: psutil.Process | None = None
         while not self.status().is_final and (worker := self._worker()) is None:
             if (host := self._other_host()) is not None:
@@ -250,15 +232,14 @@ class LocalRun:
             time.sleep(POLL_SECONDS)  # the worker is just being started
         if self.status().is_final or worker is None:
             return
-        self._trusts_other_host = False  # the worker is here, so this machine was renamed
+        self.trusts_other_host = False  # the worker is here, so this machine was renamed
         self._stop(worker)
         self._await_own_process()
         if self.status() is Status.lost:  # killed, or stopped before it could write the receipt
+            cancelled = RunCancelled("the run was cancelled")
             with run_folder.lock(self.folder):
                 if self.status() is Status.lost:  # still: nobody has resumed it meanwhile
-                    run_folder.record_end(
-                        self.folder, Status.cancelled, RunCancelled("the run was cancelled")
-                    )
+                    run_folder.record_end(self.folder, Status.cancelled, cancelled)
 
     def _stop(self, worker: psutil.Process) -> None:
         import psutil
@@ -295,7 +276,7 @@ class LocalRun:
         """Copy the model into the local registry, as the next version of its name."""
         result = common.check_can_register(self.folder, self.status(), name, min_accuracy)
         run_folder.verify(self.folder, result)
-        return local_registry.add(self._registry, name, self.folder, result)
+        return local_registry.add(self.registry, name, self.folder, result)
 
     def cost_report(self) -> Iterator[str]:
         """Yield nothing: a local run costs nothing."""
@@ -334,7 +315,7 @@ class LocalRun:
     def _other_host(self) -> str | None:
         """Return the other machine that trains an unfinished run, or None."""
         receipt = run_folder.read_receipt(self.folder)
-        if self._own_process(receipt) is not None or not self._trusts_other_host:
+        if self._own_process(receipt) is not None or not self.trusts_other_host:
             return None
         return run_folder.other_host(receipt)
 
@@ -345,10 +326,10 @@ class LocalRun:
 
     def _own_process(self, receipt: run_folder.Receipt) -> subprocess.Popen[bytes] | None:
         """Return the worker that this object started, unless the receipt names another by now."""
-        if self._process is None:
+        if self.process is None:
             return None
-        self._process.poll()  # so that an ended worker is no zombie, even if the receipt names another
-        return self._process if self._process.pid == receipt.pid else None
+        self.process.poll()  # so that an ended worker is no zombie, even if the receipt names another
+        return self.process if self.process.pid == receipt.pid else None
 
     def _lost_error(self) -> MnistCnnError:
         """Return why the worker ended without a final receipt."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,21 +19,14 @@ from mnist_cnn.data.idx import read_idx
 from mnist_cnn.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mnist_cnn.data.idx import Array
 
     Arrays = tuple[Array, Array, Array, Array]
 
-RANKS = (3, 1, 3, 1)
-"""Ranks of the four files, always in this order: training images and labels, test images and labels."""
+RANKS = (3, 1, 3, 1)  # of the four files, always in this order: training images and labels, then test
 
-STEMS = (
-    ("train-images-idx3-ubyte", "train-images"),
-    ("train-labels-idx1-ubyte", "train-labels"),
-    ("t10k-images-idx3-ubyte", "test-images"),
-    ("t10k-labels-idx1-ubyte", "test-labels"),
-)
+TUTORIAL_NAMES = ("train-images", "train-labels", "test-images", "test-labels")
+STEMS = tuple(zip(downloads.NAMES, TUTORIAL_NAMES, strict=True))
 """The official name of each of the four files, then the tutorial's."""
 
 FOLDER_HINT = "get the four files again, or leave out data.dir to use the packaged MNIST"
@@ -89,14 +81,9 @@ def inspect(config: DataConfig, *, download: bool = True) -> DataSetInfo | None:
     else:
         found = _locate(config)
         x_train, y_train, x_test, y_test = _read_four(found, config.num_classes)
-        info = DataSetInfo(
-            digest=digest(x_train, y_train, x_test, y_test),
-            train_images=len(x_train),
-            test_images=len(x_test),
-            height=x_train.shape[1],
-            width=x_train.shape[2],
-            location=found.location,
-        )
+        found_digest = digest(x_train, y_train, x_test, y_test)
+        count, height, width = x_train.shape
+        info = DataSetInfo(found_digest, count, len(x_test), height, width, found.location)
     _check_digest(config, info.digest, info.location)
     _check_limits(config, info.train_images, info.test_images)
     return info
@@ -110,6 +97,8 @@ def load(config: DataConfig) -> DataSet:
 
     Raises: as `inspect`.
     """
+    import numpy as np
+
     found = _locate(config)
     x_train, y_train, x_test, y_test = _read_four(found, config.num_classes)
     if config.digest is not None:
@@ -117,7 +106,8 @@ def load(config: DataConfig) -> DataSet:
     _check_limits(config, len(x_train), len(x_test))
     used = len(x_train) if config.train_limit is None else config.train_limit
     kept = used - config.validation
-    x_train, x_test = _with_channel(x_train, config.format), _with_channel(x_test, config.format)
+    channel_axis = 1 if config.format is Format.channels_first else 3
+    x_train, x_test = np.expand_dims(x_train, channel_axis), np.expand_dims(x_test, channel_axis)
     return DataSet(
         x_train=x_train[:kept],
         y_train=y_train[:kept],
@@ -160,8 +150,7 @@ class _Located:
 def _locate(config: DataConfig) -> _Located:
     """Find the four files; download those of a named set that are missing."""
     if config.dir is not None:
-        with _add_hint(FOLDER_HINT):
-            return _Located(_find_in_folder(Path(config.dir)), config.dir, FOLDER_HINT)
+        return _Located(_find_in_folder(Path(config.dir)), config.dir, FOLDER_HINT)
     source = downloads.find_source(config.name)
     if not source.url:
         return _Located(downloads.packaged(source), "packaged", downloads.PACKAGED_HINT)
@@ -175,12 +164,13 @@ def _find_in_folder(folder: Path) -> tuple[Path, ...]:
     try:
         if not folder.is_dir():
             problem = "it is not a folder" if folder.exists() else "the folder does not exist"
-            raise DataError(f"data.dir={folder}: {problem}")
+            raise DataError(f"data.dir={folder}: {problem}", FOLDER_HINT)
         with os.scandir(folder):  # report a folder without permission as such, not as missing files
             pass
         return tuple(_find(folder, stems) for stems in STEMS)
     except OSError as error:
-        raise DataError(f"data.dir={folder}: cannot be read: {error.strerror or error}") from error
+        message = f"data.dir={folder}: cannot be read: {error.strerror or error}"
+        raise DataError(message, FOLDER_HINT) from error
 
 
 def _find(folder: Path, stems: tuple[str, ...]) -> Path:
@@ -189,17 +179,8 @@ def _find(folder: Path, stems: tuple[str, ...]) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise DataError(f"{folder / names[0]} is missing; accepted names are {', '.join(names)}")
-
-
-@contextmanager
-def _add_hint(hint: str) -> Iterator[None]:
-    """Add a hint to a DataError without one, because what to do depends on where the files came from."""
-    try:
-        yield
-    except DataError as error:
-        error.hint = error.hint or hint
-        raise
+    message = f"{folder / names[0]} is missing; accepted names are {', '.join(names)}"
+    raise DataError(message, FOLDER_HINT)
 
 
 def _packaged_info(source: downloads.Source, num_classes: int) -> DataSetInfo:
@@ -211,14 +192,8 @@ def _packaged_info(source: downloads.Source, num_classes: int) -> DataSetInfo:
             f"but data.num_classes={num_classes} allows 0 to {num_classes - 1}",
             f"set data.num_classes={source.classes}",
         )
-    return DataSetInfo(
-        digest=source.digest,
-        train_images=source.train_images,
-        test_images=source.test_images,
-        height=source.height,
-        width=source.width,
-        location="packaged",
-    )
+    counts = (source.train_images, source.test_images)
+    return DataSetInfo(source.digest, *counts, source.height, source.width, "packaged")
 
 
 def _read_four(found: _Located, num_classes: int) -> Arrays:
@@ -226,22 +201,23 @@ def _read_four(found: _Located, num_classes: int) -> Arrays:
 
     Two threads read, because zlib releases the GIL; the training images are most of the work.
     """
-    with _add_hint(found.hint):
+    train_images, train_labels, test_images, test_labels = found.paths
+    try:
         with ThreadPoolExecutor(max_workers=2) as threads:
             x_train, y_train, x_test, y_test = threads.map(read_idx, found.paths, RANKS)
-        train_images, train_labels, test_images, test_labels = found.paths
         _check_pair(train_images, x_train, train_labels, y_train, num_classes)
         _check_pair(test_images, x_test, test_labels, y_test, num_classes)
-        if x_train.shape[1:] != x_test.shape[1:]:
-            raise DataError(
-                f"{test_images}: its images have {_size(x_test)} pixels, "
-                f"but those of {train_images} have {_size(x_train)}"
-            )
+    except DataError as error:
+        error.hint = error.hint or found.hint
+        raise
+    train_size, test_size = (" x ".join(map(str, images.shape[1:])) for images in (x_train, x_test))
+    if train_size != test_size:
+        others = f"but those of {train_images} have {train_size}"
+        raise DataError(f"{test_images}: its images have {test_size} pixels, {others}", found.hint)
     return x_train, y_train, x_test, y_test
 
 
 def _check_pair(images: Path, x: Array, labels: Path, y: Array, num_classes: int) -> None:
-    """Check one file of images against its labels."""
     if len(x) != len(y):
         raise DataError(f"{labels}: it has {len(y)} labels for the {len(x)} images of {images}")
     largest = int(y.max())
@@ -254,25 +230,13 @@ def _check_pair(images: Path, x: Array, labels: Path, y: Array, num_classes: int
         )
 
 
-def _size(images: Array) -> str:
-    return f"{images.shape[1]} x {images.shape[2]}"
-
-
-def _with_channel(images: Array, format_: Format) -> Array:
-    """Give (N, H, W) images their channel axis: a view, (N, H, W, 1) or (N, 1, H, W)."""
-    return images[:, None] if format_ is Format.channels_first else images[..., None]
-
-
 def _check_digest(config: DataConfig, found: str, location: str) -> None:
     if config.digest is not None and config.digest != found:
-        raise DataError(
-            f"the data's digest is {found} ({location}), but data.digest={config.digest} was expected",
-            "get the expected data, or leave out data.digest to use these",
-        )
+        message = f"the data's digest is {found} ({location}), but data.digest={config.digest} was expected"
+        raise DataError(message, "get the expected data, or leave out data.digest to use these")
 
 
 def _check_limits(config: DataConfig, train_images: int, test_images: int) -> None:
-    """Check the limits against the number of images, and that one image is left to train on."""
     for key, limit, available in (
         ("data.train_limit", config.train_limit, train_images),
         ("data.test_limit", config.test_limit, test_images),

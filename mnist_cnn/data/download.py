@@ -31,16 +31,17 @@ if TYPE_CHECKING:
     from requests import Response
 
 DATASETS_DIR = Path(__file__).parent
+NAMES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+"""The official names of the four files, without .gz, in the order of `Source.files`."""
 
-RETRIES = 2
-"""Retries of a download after a transient failure, after 1 and 2 seconds."""
-
-TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
-"""The 4xx statuses that are worth a retry."""
-
-TIMEOUTS = (10.0, 30.0)
-"""Seconds to wait for a connection, and for the next bytes on it."""
-
+RETRIES = 2  # after a transient failure, after 1 and 2 seconds
+TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)  # the 4xx statuses worth a retry
+TIMEOUTS = (10.0, 30.0)  # seconds to wait for a connection, and for the next bytes on it
 PACKAGED_HINT = "the installation is damaged; reinstall with pip install --force-reinstall mnist-cnn"
 
 
@@ -57,16 +58,17 @@ class SourceFile:
 class Source:
     """A named set. A set without a `url` is inside the package, and only its `digest` is known.
 
-    `files` are training images, training labels, test images, test labels.
+    `files` are training images, training labels, test images, test labels. The defaults are MNIST's, whose
+    form the other sets share.
     """
 
     name: str
-    train_images: int
-    test_images: int
-    height: int
-    width: int
-    classes: int
-    files: tuple[SourceFile, ...]
+    train_images: int = 60_000
+    test_images: int = 10_000
+    height: int = 28
+    width: int = 28
+    classes: int = 10
+    files: tuple[SourceFile, ...] = ()
     url: str = ""
     digest: str = ""
 
@@ -79,8 +81,9 @@ def sources() -> dict[str, Source]:
 
 
 def _source(name: str, values: dict[str, Any]) -> Source:
-    files = tuple(SourceFile(file["name"], file["bytes"], file["sha256"]) for file in values["files"])
-    return Source(**{**values, "name": name, "files": files})
+    files = zip(NAMES, values["files"], strict=True)
+    described = tuple(SourceFile(f"{stem}.gz", size, sha256) for stem, (size, sha256) in files)
+    return Source(**{**values, "name": name, "files": described})
 
 
 def find_source(name: str) -> Source:
@@ -111,8 +114,7 @@ def packaged(source: Source) -> tuple[Path, ...]:
 
 def cache_folder(name: str) -> Path:
     """Return the folder of a downloaded set, which need not exist."""
-    chosen = os.environ.get("MNIST_CNN_CACHE")
-    if chosen:
+    if chosen := os.environ.get("MNIST_CNN_CACHE"):
         return Path(chosen).expanduser() / name
     import pooch
 
@@ -134,8 +136,7 @@ def fetch(source: Source, folder: Path, *, retries: int = RETRIES) -> tuple[Path
         DataError: the server cannot be reached, does not have the file, or sends other bytes.
         BackendError: the folder cannot be written.
     """
-    missing = _missing(source, folder)
-    if missing:
+    if missing := _missing(source, folder):
         _download(source, folder, missing, retries)
     return tuple(folder / file.name for file in source.files)
 
@@ -220,17 +221,13 @@ def _downloader(file: SourceFile) -> Any:
                 get(url, _LimitedFile(target, file), downloads)
             except HTTPError as error:
                 answer = error.response
-                if answer is not None and _is_final(answer.status_code):
+                status = answer.status_code if answer is not None else HTTPStatus.INTERNAL_SERVER_ERROR
+                if status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in TRANSIENT:
                     raise _Refused(f"the server answers {answer.status_code} {answer.reason}") from error
                 raise
         Path(path).chmod(default_file_mode())  # only the owner can read pooch's temporary file
 
     return download
-
-
-def _is_final(status: int) -> bool:
-    """Return whether a retry after this HTTP error (400 and above) is pointless."""
-    return status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in TRANSIENT
 
 
 class _LimitedFile:

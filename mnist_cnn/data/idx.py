@@ -10,12 +10,13 @@ import math
 import os
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO
 
 from mnist_cnn.errors import DataError
 from mnist_cnn.files import safe_read
 
 if TYPE_CHECKING:
+    from io import BufferedReader
     from pathlib import Path
 
     import numpy as np
@@ -23,17 +24,11 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.uint8]
 
-MAX_BYTES = 2 * 1024**3
-"""Limit of a file's unpacked values; all of MNIST's training images are 47 MB."""
-
-MAX_RATIO = 1032
-"""Deflate's best compression: https://zlib.net/zlib_tech.html, "Maximum Compression Factor"."""
-
-UBYTE = 0x08
-"""The type byte of unsigned bytes in an IDX file's magic number; the byte after it is the rank."""
-
-CONTENTS = {1: "labels", 3: "images"}
-"""What a file of each rank contains."""
+MAX_BYTES = 2 * 1024**3  # of a file's unpacked values; all of MNIST's training images are 47 MB
+MAX_RATIO = 1032  # Deflate's best: https://zlib.net/zlib_tech.html, "Maximum Compression Factor"
+UBYTE = 0x08  # the type of unsigned bytes in an IDX file's magic number; the byte after it is the rank
+CONTENTS = {1: "labels", 3: "images"}  # of a file of each rank
+GZIP_WINDOW = 16 + 15  # for zlib: 16 adds header and trailer, 15 is the largest window
 
 
 def read_idx(path: Path, rank: int) -> Array:
@@ -52,7 +47,7 @@ def read_idx(path: Path, rank: int) -> Array:
             length = os.fstat(file.fileno()).st_size
             gzipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            stream: _Stream = _Gunzip(file) if gzipped else file
+            stream = _Gunzip(file) if gzipped else file
             shape = _read_header(path, stream, rank)
             _check_length(path, shape, length, gzipped=gzipped)
             return _read_values(path, stream, shape)
@@ -64,8 +59,7 @@ def read_idx(path: Path, rank: int) -> Array:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _read_header(path: Path, stream: _Stream, rank: int) -> tuple[int, ...]:
-    """Read and check the magic number and the dimensions."""
+def _read_header(path: Path, stream: BufferedReader | _Gunzip, rank: int) -> tuple[int, ...]:
     header = bytearray(4 + 4 * rank)
     filled = stream.readinto(memoryview(header))
     magic, expected = bytes(header[: min(4, filled)]), bytes((0, 0, UBYTE, rank))
@@ -77,10 +71,8 @@ def _read_header(path: Path, stream: _Stream, rank: int) -> tuple[int, ...]:
     if min(shape) < 1:
         raise DataError(f"{path} is empty: its header says {_product(shape)}")
     if math.prod(shape) > MAX_BYTES:
-        raise DataError(
-            f"{path} is too large: its header says {_product(shape)} = {math.prod(shape)} bytes; "
-            f"the limit is {MAX_BYTES}"
-        )
+        promise = f"its header says {_product(shape)} = {math.prod(shape)} bytes"
+        raise DataError(f"{path} is too large: {promise}; the limit is {MAX_BYTES}")
     return shape
 
 
@@ -97,18 +89,14 @@ def _describe_magic(magic: bytes, rank: int) -> str:
 def _check_length(path: Path, shape: tuple[int, ...], length: int, *, gzipped: bool) -> None:
     """Check that a file of `length` bytes can contain what its header says."""
     expected = 4 + 4 * len(shape) + math.prod(shape)
+    promise = f"{path}: its header says {_product(shape)}, {expected} bytes in all"
     if gzipped and length * MAX_RATIO < expected:
-        raise DataError(
-            f"{path}: its header says {_product(shape)}, {expected} bytes in all; "
-            f"{length} gzipped bytes cannot contain that much"
-        )
+        raise DataError(f"{promise}; {length} gzipped bytes cannot contain that much")
     if not gzipped and length != expected:
-        raise DataError(
-            f"{path}: its header says {_product(shape)}, {expected} bytes in all; it has {length}"
-        )
+        raise DataError(f"{promise}; it has {length}")
 
 
-def _read_values(path: Path, stream: _Stream, shape: tuple[int, ...]) -> Array:
+def _read_values(path: Path, stream: BufferedReader | _Gunzip, shape: tuple[int, ...]) -> Array:
     """Read the promised values, and check that nothing follows them."""
     import numpy as np
 
@@ -127,12 +115,6 @@ def _product(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-class _Stream(Protocol):
-    """`readinto` fills the view, or as much of it as there are bytes for."""
-
-    def readinto(self, view: memoryview, /) -> int: ...
-
-
 class _Gunzip:
     """The unpacked bytes of a gzip file (RFC 1952) with one or more members.
 
@@ -144,17 +126,18 @@ class _Gunzip:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._member = _gzip_member()
+        self._member = zlib.decompressobj(GZIP_WINDOW)
         self._packed = b""
 
     def readinto(self, view: memoryview, /) -> int:
+        """Fill the view, or as much of it as there are bytes for; return their number."""
         done = 0
         while done < len(view):
             self._packed = self._packed or self._file.read(self.PACKED)
             if self._member.eof:
                 if not self._packed:
                     break
-                self._member = _gzip_member()
+                self._member = zlib.decompressobj(GZIP_WINDOW)
             piece = self._member.decompress(self._packed, min(len(view) - done, self.UNPACKED))
             if not (piece or self._packed or self._member.eof):
                 raise EOFError
@@ -162,8 +145,3 @@ class _Gunzip:
             view[done : done + len(piece)] = piece
             done += len(piece)
         return done
-
-
-def _gzip_member() -> Any:
-    """Return a decompressor of one gzip member: 16 adds header and trailer, 15 is the largest window."""
-    return zlib.decompressobj(wbits=16 + 15)

@@ -42,14 +42,9 @@ def prepare(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     ratio", got grey levels by anti-aliasing, and were "centered in a 28x28 image by computing the
     center of mass of the pixels" (http://yann.lecun.com/exdb/mnist). The box grows with the image.
 
-    Args:
-        path: a PNG or JPEG file of any size; dark ink on light or light on dark, also transparent,
-            upright or turned by its EXIF orientation, on a background that may be uneven or noisy.
-        height: rows of the image to make, for example 28.
-        width: columns of the image to make, for example 28.
-
-    Returns:
-        uint8 (height, width), light ink on black.
+    `path` is a PNG or JPEG file of any size, with dark ink on light or light on dark, also transparent,
+    upright or turned by its EXIF orientation, on a background that may be uneven or noisy. The result is
+    uint8 (height, width), light ink on black.
 
     Raises:
         DataError: the picture is missing, damaged, too large or blank.
@@ -57,10 +52,8 @@ def prepare(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     grey = _read_grey(path)  # (rows, columns) of the picture
     ink = _find_ink(grey)  # cropped to the digit, in [0, 1]
     if ink is None:
-        raise DataError(
-            f"{path} is blank: nothing in it stands out from its background",
-            "give a picture of one digit with some contrast and a margin around it",
-        )
+        hint = "give a picture of one digit with some contrast and a margin around it"
+        raise DataError(f"{path} is blank: nothing in it stands out from its background", hint)
     fitted = _fit(ink, max(1, round(INK_BOX * height)), max(1, round(INK_BOX * width)))
     return _centre(fitted, height, width)
 
@@ -82,9 +75,8 @@ def _translate_errors(path: Path) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is not a picture in a supported format", PICTURE_HINT) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} is too large: {error}", "make it smaller; 1000 pixels a side are plenty for one digit"
-        ) from error
+        hint = "make it smaller; 1000 pixels a side are plenty for one digit"
+        raise DataError(f"{path} is too large: {error}", hint) from error
     except Exception as error:  # a decoder raises whatever the damaged bytes lead to
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read as a picture: {reason}", PICTURE_HINT) from error
@@ -229,9 +221,7 @@ def _otsu(values: NDArray[np.float32]) -> float:
 def _large_parts(mask: NDArray[np.bool_], strong: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Keep the 8-connected parts of `mask` with at least `MIN_PART` of the largest part's strong pixels.
 
-    Args:
-        mask: bool (rows, columns).
-        strong: bool of the same shape, a subset of `mask` with at least one True.
+    `strong` is a subset of `mask` with at least one True.
     """
     rows, columns = mask.shape
     stride = columns + 2  # two empty columns, so that a run never touches the end of the row above

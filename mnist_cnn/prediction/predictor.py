@@ -60,13 +60,9 @@ class Predictor:
     model: bytes = field(repr=False)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the class probabilities of `images`.
+        """Return the class probabilities, float32 (N, classes), of uint8 images (N, height, width).
 
-        Args:
-            images: uint8 (N, height, width), light ink on a dark background, as in MNIST; N may be 0.
-
-        Returns:
-            float32 (N, classes).
+        Images are light ink on a dark background, as in MNIST; N may be 0.
 
         Raises:
             DataError: the model takes another shape or dtype, or fails.
@@ -117,10 +113,9 @@ class Predictor:
 
         from mnist_cnn.prediction.pictures import prepare
 
-        images = np.empty((len(paths), self.height, self.width), np.uint8)
-        for index, path in enumerate(paths):
-            images[index] = prepare(path, self.height, self.width)
-        return [Prediction(int(row.argmax()), float(row.max()), tuple(row.tolist())) for row in self(images)]
+        images = [prepare(path, self.height, self.width) for path in paths]
+        rows = self(np.array(images, np.uint8).reshape(len(paths), self.height, self.width))
+        return [Prediction(int(row.argmax()), float(row.max()), tuple(row.tolist())) for row in rows]
 
 
 def load_predictor(folder_or_model: Path) -> Predictor:
@@ -181,10 +176,9 @@ def _open_session(model: bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal only; errors are raised as well
     options.intra_op_num_threads = threads
+    providers = ["CPUExecutionProvider"]
     # The fallback would print, and retry with the same provider.
-    return onnxruntime.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"], enable_fallback=False
-    )
+    return onnxruntime.InferenceSession(model, options, providers, enable_fallback=False)
 
 
 def _reason(error: Exception) -> str:
@@ -217,11 +211,8 @@ def _number_of_classes(path: Path, session: Any) -> int:
         classes = outputs[0].shape[1]
         if isinstance(classes, int) and classes > 1:
             return classes
-    raise DataError(
-        f"{path} is not a classifier: it returns {_describe(outputs)}, "
-        "not one float32 array of (batch, classes)",
-        MODEL_HINT,
-    )
+    returned = f"it returns {_describe(outputs)}, not one float32 array of (batch, classes)"
+    raise DataError(f"{path} is not a classifier: {returned}", MODEL_HINT)
 
 
 def _describe(values: Sequence[Any]) -> str:
@@ -233,10 +224,8 @@ def _check_probabilities(path: Path, values: NDArray[np.float32], classes: int) 
     import numpy as np
 
     if values.shape != (1, classes):
-        raise DataError(
-            f"{path} is not a classifier: it returns {values.shape} for one image, not {(1, classes)}",
-            MODEL_HINT,
-        )
+        returned = f"it returns {values.shape} for one image, not {(1, classes)}"
+        raise DataError(f"{path} is not a classifier: {returned}", MODEL_HINT)
     if not (values.min() >= 0 and np.isclose(values.sum(), 1, atol=1e-3)):
         raise DataError(
             f"{path} does not return probabilities: for a black image they add up to {values.sum():.4g}",

@@ -11,11 +11,6 @@ if TYPE_CHECKING:
     from mnist_cnn.config import TrainConfig
 
 
-def is_enabled(config: TrainConfig) -> bool:
-    """Return whether the configuration distorts images at all."""
-    return any((config.rotation, config.zoom, config.shear, config.shift))
-
-
 def distort(images: Any, config: TrainConfig, seed: Any, augment_scale: Any) -> Any:
     """Return the images, each distorted at random.
 

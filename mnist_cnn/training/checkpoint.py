@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-KEPT = 2
-"""How many are kept: if the newest is damaged, the one before it is used."""
-CHECKSUM_BYTES = 64
+KEPT = 2  # if the newest is damaged, the one before it is used
 _ABOUT = "about"
 
 log = logging.getLogger("mnist_cnn")
@@ -56,10 +54,6 @@ class Checkpoint:
     generators: dict[str, Any]
     changes: tuple[str, ...] = ()
 
-    def changes_to(self, job: Job, runtime: Runtime) -> tuple[str, ...]:
-        """Describe the changes that affect the weights; none if the training can resume exactly."""
-        return (*self.job.changes_to(job), *self.runtime.changes_to(runtime))
-
     def check(self, job: Job, runtime: Runtime, *, force: bool) -> Checkpoint:
         """Return the checkpoint to resume from; with `force` it records what has changed.
 
@@ -69,7 +63,7 @@ class Checkpoint:
         if len(self.history) > job.train.epochs:
             message = f"the checkpoint is of epoch {len(self.history)}, the job has {job.train.epochs}"
             raise ConfigurationError(message, "start a new run")
-        changes = self.changes_to(job, runtime)
+        changes = (*self.job.changes_to(job), *self.runtime.changes_to(runtime))
         if not changes:
             return self
         what = ", ".join(changes)
@@ -156,9 +150,8 @@ class MountedCheckpoints(Checkpoints):
         name = f"{_stem(checkpoint)}-{secrets.token_hex(8)}.npz"
         try:
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as here:
-                written = Path(here) / name
-                write(written, checkpoint)
-                self._copy(written, len(checkpoint.history))
+                write(Path(here) / name, checkpoint)
+                self._copy(Path(here) / name, len(checkpoint.history))
         except OSError as error:
             raise storage_error(error, tempfile.gettempdir(), "TMPDIR=FOLDER") from error
 
@@ -169,22 +162,16 @@ class MountedCheckpoints(Checkpoints):
                 shutil.copyfile(file, self.folder / file.name)
             self._prune()
         except OSError as error:
-            log.warning(
-                "checkpoint of epoch %d not saved, the store failed: %s", epoch, error.strerror or error
-            )
+            reason = error.strerror or error
+            log.warning("checkpoint of epoch %d not saved, the store failed: %s", epoch, reason)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, its checksum last. Raises BackendError if that fails."""
     import numpy as np
 
-    about = _About(
-        checkpoint.job.to_json(),
-        checkpoint.runtime,
-        checkpoint.history,
-        checkpoint.generators,
-        checkpoint.changes,
-    )
+    values = {name: getattr(checkpoint, name) for name in ("runtime", "history", "generators", "changes")}
+    about = _About(job=checkpoint.job.to_json(), **values)
     described = {"schema": migrations.SCHEMA, **dataclasses.asdict(about)}
     with atomic.replacing(path) as temporary:
         arrays: dict[str, Any] = {f"{i:04d}": array for i, array in enumerate(checkpoint.arrays)}
@@ -202,17 +189,13 @@ def generators() -> dict[str, Any]:
     return {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), *rest]}
 
 
-def set_generators(state: dict[str, Any]) -> None:
-    """Restore Python's and NumPy's global random generators to a state from `generators`."""
+def set_generators(state: dict[str, Any], of_python: Any = random, of_numpy: Any = None) -> None:
+    """Restore random generators, by default the global ones, to a state from `generators`."""
     import numpy as np
 
-    _restore(random, np.random, state)
-
-
-def _restore(of_python: Any, of_numpy: Any, state: dict[str, Any]) -> None:
     version, keys, gauss = state["python"]
     of_python.setstate((version, tuple(keys), gauss))
-    of_numpy.set_state(tuple(state["numpy"]))
+    (of_numpy or np.random).set_state(tuple(state["numpy"]))
 
 
 def _stem(checkpoint: Checkpoint) -> str:
@@ -226,7 +209,7 @@ def read(path: Path) -> Checkpoint | None:
     larger than the file.
     """
     try:
-        checksum = safe_read.read_text(path.with_suffix(".sha256"), CHECKSUM_BYTES)
+        checksum = safe_read.read_text(path.with_suffix(".sha256"), max_bytes=64)
         with safe_read.open_file(path) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
                 return None
@@ -249,6 +232,6 @@ def _parse(file: BufferedReader) -> Checkpoint:
     if not all(isinstance(array, np.ndarray) for array in arrays):
         raise ValueError("it has a member that isn't an array")
     about = records.convert(_About, migrations.upgrade_checkpoint(content))
-    _restore(random.Random(), np.random.RandomState(), about.generators)  # noqa: S311 - a trial
+    set_generators(about.generators, random.Random(), np.random.RandomState())  # noqa: S311 - a trial
     job = Job.from_json(about.job)
     return Checkpoint(job, about.runtime, about.history, arrays, about.generators, about.changes)

@@ -29,16 +29,14 @@ if TYPE_CHECKING:
     from mnist_cnn.data.datasets import DataSet
     from mnist_cnn.job import Job
 
-PROGRESS_SECONDS = 0.5
-"""Target time between two progress reports, and so the longest delay before a signal is handled."""
-EVALUATION_BATCH = 250
-"""As fast as larger batches. A batch of 1,000 needs 250 MiB more with the tutorial's network."""
+PROGRESS_SECONDS = 0.5  # target time between two progress reports; a signal is handled no later
+EVALUATION_BATCH = 250  # as fast as 1,000, which needs 250 MiB more with the tutorial's network
 
+# The operations of TensorFlow's `random_ops` that keep their random state to themselves.
 STATEFUL_RANDOM_OPS = {
     "Multinomial", "ParameterizedTruncatedNormal", "RandomGamma", "RandomPoisson", "RandomPoissonV2",
     "RandomShuffle", "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "TruncatedNormal",
 }  # fmt: skip
-"""Operations that keep their random state to themselves: the stateful ones of TensorFlow's `random_ops`."""
 
 
 class Trainer:
@@ -53,19 +51,20 @@ class Trainer:
         count, *shape = arrays.x_train.shape
         images, labels = tf.constant(arrays.x_train), tf.constant(arrays.y_train)
         self.data = _TrainingData(images, labels, tuple(shape), count, min(job.train.batch_size, count))
+        self.precision = effective_precision(job.train.precision)  # float32 or bfloat16
         policy = "mixed_bfloat16" if self.precision is Precision.bfloat16 else "float32"
         self.model = with_fast_layers(self._build(policy))
-        self.evaluate = functools.partial(evaluate, predict_function(self.model), *_held_out(arrays))
+        held_out = (arrays.x_test, arrays.y_test)
+        if len(arrays.x_validation):
+            held_out = (arrays.x_validation, arrays.y_validation)
+        self.evaluate = functools.partial(evaluate, predict_function(self.model), *held_out)
         self.optimizer = optimizer(job.train, self.data.steps * job.train.epochs)
         self.optimizer.build(self.model.trainable_variables)
-        self.totals = _Totals()
+        # Sum of the loss, and number of correct predictions, over the images of the epoch so far.
+        self.loss_sum = tf.Variable(0.0, dtype=tf.float64)
+        self.correct = tf.Variable(0, dtype=tf.int64)
         self.run_steps = tf.function(self._run_steps, autograph=False)  # AutoGraph takes as long as tracing
         self.variables = self._find_variables()
-
-    @property
-    def precision(self) -> Precision:
-        """Return the precision of the convolutions: float32 or bfloat16."""
-        return effective_precision(self.job.train.precision)
 
     def run_epoch(self, epoch: int, on_progress: Callable[[Progress], None]) -> EpochRow:
         """Train on every image once, then evaluate; return the epoch's row.
@@ -73,6 +72,7 @@ class Trainer:
         Raises:
             TrainingError: the loss or a weight is not finite.
         """
+        import numpy as np
         import tensorflow as tf
 
         started = time.perf_counter()
@@ -80,7 +80,8 @@ class Trainer:
         order = tf.constant(permutation(self.job.seed, epoch, self.data.count))  # (N,) int32
         is_augmented = epoch <= config.epochs - config.unaugmented_epochs
         augment_scale = tf.constant(1.0 if is_augmented else 0.0)
-        self.totals.reset()
+        self.loss_sum.assign(0.0)
+        self.correct.assign(0)
         first, length = 0, 1  # steps first to first + length are the next call
         while first < steps:
             call_started = time.perf_counter()
@@ -90,11 +91,13 @@ class Trainer:
             seconds = time.perf_counter() - call_started
             length = max(1, round(length * min(4.0, PROGRESS_SECONDS / seconds)))
             first = stop
-            self._check_finite(progress.loss, f"in epoch {epoch}, by step {stop} of {steps}")
+            self._check_loss(progress.loss, f"in epoch {epoch}, by step {stop} of {steps}")
             on_progress(progress)
         val_loss, val_accuracy, _ = self.evaluate()
-        self._check_finite(val_loss, f"after epoch {epoch}")
-        self._check_weights(epoch)
+        self._check_loss(val_loss, f"after epoch {epoch}")
+        bad = sum(not np.isfinite(weight).all() for weight in self.model.get_weights())
+        if bad:  # a relu may hide them from the loss
+            raise self._diverged(f"{bad} of the weight arrays contain NaN or infinity after epoch {epoch}")
         return EpochRow(
             epoch=epoch,
             loss=progress.loss,
@@ -126,7 +129,8 @@ class Trainer:
             gradients = tape.gradient(loss, self.model.trainable_variables)
             self.optimizer.apply(gradients, self.model.trainable_variables)
             hits = tf.equal(tf.argmax(probabilities, 1, tf.int32), labels)  # (B,) bool
-            self.totals.add(loss, hits)
+            self.loss_sum.assign_add(tf.cast(loss, tf.float64) * tf.cast(tf.size(hits), tf.float64))
+            self.correct.assign_add(tf.math.count_nonzero(hits))
             return (step + 1,)
 
         tf.while_loop(lambda step: step < stop, train_step, (first,), parallel_iterations=1)
@@ -137,13 +141,14 @@ class Trainer:
 
         from mnist_cnn.training import augmentation
 
-        if not augmentation.is_enabled(self.job.train):
+        config = self.job.train
+        if not any((config.rotation, config.zoom, config.shear, config.shift)):
             return images
         seed = tf.stack([self.job.seed, tf.cast(self.optimizer.iterations, tf.int64)])
         is_last = self.job.data.format is Format.channels_last
         height, width = images.shape[1:3] if is_last else images.shape[2:4]
         flat = tf.reshape(images, (-1, height, width, 1))
-        return tf.reshape(augmentation.distort(flat, self.job.train, seed, augment_scale), tf.shape(images))
+        return tf.reshape(augmentation.distort(flat, config, seed, augment_scale), tf.shape(images))
 
     def state(self) -> tuple[NDArray[Any], ...]:
         """Return every array that decides the next epoch. Call it at the end of an epoch."""
@@ -181,10 +186,8 @@ class Trainer:
     def _find_variables(self) -> list[Any]:
         """Trace the compiled epoch; return weights, random seeds, optimizer state, in that order.
 
-        A custom network may use variables that belong to none of its layers, such as Keras' global seed.
-
-        Raises:
-            ConfigurationError: the network draws random numbers from a state that cannot be saved.
+        A custom network may use variables that belong to none of its layers, such as Keras' global seed. One
+        that draws random numbers from a state that cannot be saved is refused.
         """
         import tensorflow as tf
 
@@ -201,7 +204,7 @@ class Trainer:
             raise ConfigurationError(message, hint)
         named = [*self.model.variables, *self.optimizer.variables]
         known = {variable.value.ref() for variable in named}
-        known |= {self.totals.loss.ref(), self.totals.correct.ref()}
+        known |= {self.loss_sum.ref(), self.correct.ref()}
         return [*named, *(variable for variable in graph.variables if variable.ref() not in known)]
 
     def _progress(self, epoch: int, stop: int, started: float) -> Progress:
@@ -215,37 +218,27 @@ class Trainer:
             epochs=self.job.train.epochs,
             step=stop,
             steps=self.data.steps,
-            loss=float(self.totals.loss.numpy()) / done,
-            accuracy=int(self.totals.correct.numpy()) / done,
+            loss=float(self.loss_sum.numpy()) / done,
+            accuracy=int(self.correct.numpy()) / done,
             images_per_second=rate,
             seconds_left=(total - done + epochs_left * total) / rate,
         )
 
-    def _check_finite(self, loss: float, when: str) -> None:
+    def _check_loss(self, loss: float, when: str) -> None:
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss became {loss} {when}", self._lower_rate_hint())
+            raise self._diverged(f"the loss became {loss} {when}")
 
-    def _check_weights(self, epoch: int) -> None:
-        """Raise TrainingError if a weight is not finite. The loss can miss that behind a relu."""
-        import numpy as np
-
-        bad = sum(int(not np.isfinite(weight).all()) for weight in self.model.get_weights())
-        if bad:
-            message = f"{bad} of the weight arrays contain NaN or infinity after epoch {epoch}"
-            raise TrainingError(message, self._lower_rate_hint())
-
-    def _lower_rate_hint(self) -> str:
-        return f"lower train.learning_rate, which is {self.job.train.learning_rate:g}"
+    def _diverged(self, message: str) -> TrainingError:
+        hint = f"lower train.learning_rate, which is {self.job.train.learning_rate:g}"
+        return TrainingError(message, hint)
 
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingData:
-    """Training images and labels as tensors, and how they are divided into steps."""
+    """Training images, uint8 (N, ...), and labels, uint8 (N,), as tensors, and their division into steps."""
 
     images: Any
-    """uint8, (N, 28, 28, 1) or (N, 1, 28, 28)."""
     labels: Any
-    """uint8, (N,)."""
     image_shape: tuple[int, ...]
     count: int
     batch: int
@@ -253,34 +246,6 @@ class _TrainingData:
     @property
     def steps(self) -> int:
         return math.ceil(self.count / self.batch)
-
-
-class _Totals:
-    """Sum of the loss, and number of correct predictions, over the images of the epoch so far."""
-
-    def __init__(self) -> None:
-        import tensorflow as tf
-
-        self.loss = tf.Variable(0.0, dtype=tf.float64)
-        self.correct = tf.Variable(0, dtype=tf.int64)
-
-    def add(self, loss: Any, hits: Any) -> None:
-        """Add a batch, in the graph: its mean loss, and bool (B,) for each image."""
-        import tensorflow as tf
-
-        self.loss.assign_add(tf.cast(loss, tf.float64) * tf.cast(tf.size(hits), tf.float64))
-        self.correct.assign_add(tf.math.count_nonzero(hits))
-
-    def reset(self) -> None:
-        self.loss.assign(0.0)
-        self.correct.assign(0)
-
-
-def _held_out(arrays: DataSet) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the images and labels that val_* is measured on: validation if there is any, else test."""
-    if len(arrays.x_validation):
-        return arrays.x_validation, arrays.y_validation
-    return arrays.x_test, arrays.y_test
 
 
 def _restore_dtype(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
@@ -308,10 +273,8 @@ def loss_function(config: TrainConfig) -> Callable[[Any, Any], Any]:
     """Return a function of targets and probabilities (B, classes) -> losses (B,), in nats."""
     import keras
 
-    if config.label_smoothing:
-        return functools.partial(
-            keras.losses.categorical_crossentropy, label_smoothing=config.label_smoothing
-        )
+    if smoothing := config.label_smoothing:
+        return functools.partial(keras.losses.categorical_crossentropy, label_smoothing=smoothing)
     loss: Callable[[Any, Any], Any] = keras.losses.get(config.loss.value)
     return loss
 

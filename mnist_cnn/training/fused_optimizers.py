@@ -53,8 +53,7 @@ class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
         )
 
 
-FUSED = {Optimizer.adadelta: FusedAdadelta, Optimizer.adam: FusedAdam}
-"""The optimizers with a fused update. The others are Keras' own."""
+FUSED = {Optimizer.adadelta: FusedAdadelta, Optimizer.adam: FusedAdam}  # the others are Keras' own
 
 
 def _handle(variable: Any) -> Any:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from mnist_cnn.config import ModelConfig
 
-BUILD = "build"
-"""The function that a network file defines: build(config, input_shape, num_classes) -> keras.Model."""
+BUILD = "build"  # the function of a network file: (config, input_shape, num_classes) -> keras.Model
 
 
 def check_network(config: ModelConfig, height: int, width: int) -> None:
@@ -32,10 +31,8 @@ def check_network(config: ModelConfig, height: int, width: int) -> None:
         _check_source(config)
         return
     if max(config.pooled_convolutions) > len(config.filters):
-        message = (
-            f"model.pool_after={written(config.pool_after)}: "
-            f"model.filters has {len(config.filters)} convolutions"
-        )
+        pools, count = written(config.pool_after), len(config.filters)
+        message = f"model.pool_after={pools}: model.filters has {count} convolutions"
         raise ConfigurationError(message, "[] pools after the last of them")
     size = min(height, width)
     for number, (kernel_size, stride) in enumerate(convolutions(config), 1):
@@ -76,10 +73,8 @@ def build_model(
             if number in config.pooled_convolutions:
                 network += [layers.MaxPooling2D(config.pool_size)]
             if normalised:
-                network += [
-                    layers.BatchNormalization(channel_axis, config.batch_norm_momentum),
-                    layers.ReLU(),
-                ]
+                network += [layers.BatchNormalization(channel_axis, config.batch_norm_momentum)]
+                network += [layers.ReLU()]
         network += [layers.Dropout(config.conv_dropout)] if config.conv_dropout else []
         network += [layers.Flatten()]
         if config.dense_units:
@@ -128,12 +123,8 @@ def _check_source(config: ModelConfig) -> None:
     hint = f"define a function {BUILD}(config, input_shape, num_classes) that returns a keras.Model"
     try:
         tree = ast.parse(config.source or "", filename=str(config.file))
-    except (
-        SyntaxError,
-        ValueError,
-        RecursionError,
-        MemoryError,
-    ) as error:  # deep nesting raises the last two
+    # Deep nesting raises the last two.
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigurationError(f"model.file={config.file} is not valid Python: {error}", hint) from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == BUILD for node in tree.body):
         raise ConfigurationError(f"model.file={config.file} defines no function {BUILD}", hint)

@@ -58,18 +58,18 @@ def history(rows: Sequence[EpochRow], path: Path, *, held_out: str) -> None:
     finite.
     """
     with _drawing(path, 10, 4.4) as figure:
+        from matplotlib.ticker import PercentFormatter  # not earlier: Matplotlib may warn
+
         left, right = figure.subplots(1, 2)
         epochs = [row.epoch for row in rows]
-        val_losses, val_accuracies = [row.val_loss for row in rows], [row.val_accuracy for row in rows]
-        _curves(left, epochs, [row.loss for row in rows], val_losses, held_out)
-        left.set_title("Loss", loc="left")
+        for axes, name, best, form in ((left, "loss", min, "{:.4f}"), (right, "accuracy", max, "{:.2%}")):
+            held_out_values = [getattr(row, f"val_{name}") for row in rows]
+            _curves(axes, epochs, [getattr(row, name) for row in rows], held_out_values, held_out)
+            _mark_best(axes, epochs, held_out_values, best, form)
+            axes.set_title(name.capitalize(), loc="left")
         left.set_ylabel("cross-entropy (nats)")
-        _curves(right, epochs, [row.accuracy for row in rows], val_accuracies, held_out)
-        right.set_title("Accuracy", loc="left")
-        right.yaxis.set_major_formatter(_percent)
-        _mark_best(left, epochs, val_losses, min, "{:.4f}")
-        _mark_best(right, epochs, val_accuracies, max, "{:.2%}")
         left.legend(frameon=False, loc="best")
+        right.yaxis.set_major_formatter(PercentFormatter(1))
         note = f"training: mean over the epoch, as the weights change · {held_out}: after the epoch"
         figure.supxlabel(note, fontsize=8, color=FAINT)
 
@@ -245,9 +245,4 @@ def _share(part: int, whole: int) -> str:
 
 def _probability(probability: float) -> str:
     """Return a percentage that is never rounded up to 100%."""
-    rounds_up_from = 0.9995
-    return "> 99.9%" if rounds_up_from <= probability < 1 else f"{probability:.1%}"
-
-
-def _percent(value: float, _position: int | None = None) -> str:
-    return f"{value:.4g}" if not math.isfinite(value) else f"{100 * value:.6g}%"
+    return "> 99.9%" if 0.9995 <= probability < 1 else f"{probability:.1%}"  # noqa: PLR2004 - rounds up

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from mnist_cnn import cpu, records
 from mnist_cnn.version import __version__
 
-RECORDED_PACKAGES = ("keras", "numpy", "tensorflow")
+PACKAGES = ("keras", "numpy", "tensorflow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Runtime:
 
 def versions() -> dict[str, str]:
     """Return the versions of this package and of the packages that compute."""
-    return {"mnist_cnn": __version__, **{package: version(package) for package in RECORDED_PACKAGES}}
+    return {"mnist_cnn": __version__, **{package: version(package) for package in PACKAGES}}
 
 
 def changed_versions(then: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:

@@ -7,8 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-FINAL_SHARE = 0.01
-"""Lower bound of the rate, as a share of its peak."""
+FINAL_SHARE = 0.01  # lower bound of the rate, as a share of its peak
 
 
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]

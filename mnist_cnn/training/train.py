@@ -18,7 +18,7 @@ from mnist_cnn.data import datasets
 from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.files import atomic
 from mnist_cnn.redaction import redact
-from mnist_cnn.result import EpochRow, FileEntry, Progress, Result, describe_content
+from mnist_cnn.result import EpochRow, Progress, Result, describe_content
 from mnist_cnn.training import checkpoint, plots
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
 from mnist_cnn.training.epoch import Trainer, evaluate, predict_function
@@ -29,17 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import keras
-    from numpy.typing import NDArray
 
     from mnist_cnn.data.datasets import DataSet
     from mnist_cnn.job import Job
 
-H5_SIZE_FACTOR = 2
-"""Upper bound on an HDF5 file's size, as a multiple of the size of its float32 weights."""
-SAVED_FILES = (
-    "model.keras", "model.onnx", "keras-tf-mnist.h5", "history.png", "confusion.png", "mistakes.png",
-    run_folder.METRICS,
-)  # fmt: skip
+PLOTS = ("history.png", "confusion.png", "mistakes.png")
+SAVED_FILES = ("model.keras", "model.onnx", "keras-tf-mnist.h5", *PLOTS, run_folder.METRICS)
 
 log = logging.getLogger("mnist_cnn")
 
@@ -115,11 +110,7 @@ def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
 
 
 def _prepare_tensorflow(job: Job, device: str) -> str:
-    """Import TensorFlow, make it deterministic and choose the device; return the device's kind.
-
-    Raises:
-        BackendError: the job asks for a GPU and TensorFlow finds none.
-    """
+    """Import TensorFlow, make it deterministic and choose the device; return the device's kind."""
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -161,7 +152,12 @@ def _finish(
     loss, accuracy, probabilities = evaluate(predict_function(model), arrays.x_test, arrays.y_test)
     log.info("test loss %.4f, test accuracy %.4f", loss, accuracy)
     _save_model(job, model, folder)
-    _save_plots(job, arrays, history, probabilities, folder)
+    plots.history(history, folder / "history.png", held_out=_held_out_name(job))
+    predicted = probabilities.argmax(axis=1)
+    plots.confusion(arrays.y_test, predicted, job.data.num_classes, folder / "confusion.png")
+    images = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)  # (N, 28, 28)
+    plots.mistakes(images, arrays.y_test, probabilities, folder / "mistakes.png")
+    saved = (folder / name for name in SAVED_FILES)
     result = Result(
         job_digest=job.digest,
         accuracy=accuracy,
@@ -169,22 +165,12 @@ def _finish(
         history=tuple(history),
         seconds_per_epoch=sum(row.seconds for row in history) / len(history),
         weights_sha256=weights_sha256(model),
-        files=_describe_files(folder),
+        files={path.name: describe_content(path.read_bytes()) for path in saved if path.exists()},
         **recorded,
     )
     atomic.write_text(folder / run_folder.RESULT, result.to_json())
     log.info("weights %s", result.weights_sha256)
     return result
-
-
-def _save_plots(
-    job: Job, arrays: DataSet, history: list[EpochRow], probabilities: NDArray[Any], folder: Path
-) -> None:
-    plots.history(history, folder / "history.png", held_out=_held_out_name(job))
-    predicted = probabilities.argmax(axis=1)
-    plots.confusion(arrays.y_test, predicted, job.data.num_classes, folder / "confusion.png")
-    images = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)  # (N, 28, 28)
-    plots.mistakes(images, arrays.y_test, probabilities, folder / "mistakes.png")
 
 
 def _save_model(job: Job, model: keras.Model, folder: Path) -> None:
@@ -205,16 +191,10 @@ def _save_model(job: Job, model: keras.Model, folder: Path) -> None:
 def save_h5(model: keras.Model, path: Path) -> None:
     """Write the tutorial's HDF5 file. Raises BackendError if it cannot be written."""
     with atomic.replacing(path) as temporary:
-        # Writing zeros first raises OSError if the disk is full. h5py would crash the process.
-        temporary.write_bytes(bytes(H5_SIZE_FACTOR * 4 * model.count_params()))
+        # Zeros, at least as many as the file's bytes, raise OSError if the disk is full; h5py would crash.
+        temporary.write_bytes(bytes(2 * 4 * model.count_params()))
         model.save(temporary)
 
 
 def _held_out_name(job: Job) -> str:
     return "validation" if job.data.validation else "test"
-
-
-def _describe_files(folder: Path) -> dict[str, FileEntry]:
-    """Return size and hash of each saved file, by name."""
-    paths = (folder / name for name in SAVED_FILES)
-    return {path.name: describe_content(path.read_bytes()) for path in paths if path.exists()}

@@ -43,17 +43,12 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="benchmark", required=True, metavar="NAME")
     for name, module in BENCHMARKS.items():
         about = str(module.__doc__)
-        command = commands.add_parser(
-            name,
-            help=about.splitlines()[0],
-            description=about,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        command = commands.add_parser(name, help=about.splitlines()[0], description=about)
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
         for flag, settings in module.OPTIONS.items():
             command.add_argument(flag, **settings)
-        command.add_argument(
-            "--json", type=Path, metavar="FILE", help="write all measured values, and the machine, as JSON"
-        )
+        saved = "write all measured values, and the machine, as JSON"
+        command.add_argument("--json", type=Path, metavar="FILE", help=saved)
     return whole
 
 

@@ -4,6 +4,7 @@ In each round, a fresh loopback service gets a first and a second run of the sam
 locally. The command is a separate process. The service's proxy records its requests, so that any version of
 the package can be measured (set PYTHONPATH). The table shows the fastest round of each kind of run. The
 service answers within milliseconds: a real network adds a round trip to each request of a sequence.
+`start-up` measures the SDK's imports alone.
 
 Needs the extra `azure` and the loopback service's packages, which the environment of `tox -e py` has.
 """
@@ -14,7 +15,6 @@ import argparse
 import dataclasses
 import itertools
 import re
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .machine import command, environment
-from .options import number
-from .report import print_progress, table
+from .machine import run as run_process
+from .report import number, print_progress, table
 
 if TYPE_CHECKING:
     from loopback import AzureService
@@ -44,31 +44,22 @@ STEPS = (IMPORT, LOGIN, UPLOAD, CLUSTER, SNAPSHOT, SUBMIT, RUN, POLLING, DOWNLOA
 IMPORT_PAUSE = 0.25
 """Before the submission, a pause of this many seconds between two requests counts as imports."""
 PHASES = (
-    ("submitting", SUBMIT, r"POST .*/snapshotrun$"),
-    ("following", DOWNLOAD, r"GET .*/artifacts/ExperimentRun/[^/]+$"),
-    ("downloading", REGISTER, r"GET .*/modelmanagement/.*/models$"),
-    ("registering", COSTS, r"GET .*/computes/[^/]+$"),
-    ("reporting", EXIT, r"(?!)"),
+    (LOGIN, SUBMIT, r"POST .*/snapshotrun$"),
+    (POLLING, DOWNLOAD, r"GET .*/artifacts/ExperimentRun/[^/]+$"),
+    (DOWNLOAD, REGISTER, r"GET .*/modelmanagement/.*/models$"),
+    (REGISTER, COSTS, r"GET .*/computes/[^/]+$"),
+    (COSTS, EXIT, r"(?!)"),
 )
-"""The phases of a command in order, each with the step and the pattern of the request that ends it."""
-SUBMITTING_STEPS = (
-    (CLUSTER, r"/computes/"),
-    (UPLOAD, r"/datastore/|blob\.core\.[^/]+/azureml-blobstore"),
-    (SNAPSHOT, r"/content/|blob\.core\.[^/]+/snapshots/"),
-    (LOGIN, ""),
-)
-"""The steps before the submission, which may run in parallel, each with the pattern of its requests."""
-STEP_OF_PHASE = {
-    "following": POLLING, "downloading": DOWNLOAD, "registering": REGISTER, "reporting": COSTS
-}  # fmt: skip
-IMPORTS = """
-import time
-start = time.perf_counter()
-import azureml.core
-core = time.perf_counter()
-import azureml.train.estimator
-print(core - start, time.perf_counter() - core)
-"""
+"""A command's phases: the step of most requests, and the step and the pattern of the request that ends it."""
+OTHER_STEPS = {
+    LOGIN: (
+        (CLUSTER, r"/computes/"),
+        (UPLOAD, r"/datastore/|blob\.core\.[^/]+/azureml-blobstore"),
+        (SNAPSHOT, r"/content/|blob\.core\.[^/]+/snapshots/"),
+    ),
+    POLLING: ((SUBMIT, r"^PATCH"),),
+}
+"""Other steps of a phase, which may run in parallel with it, each with the pattern of its requests."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,29 +75,27 @@ class TimedRequest:
 
 @dataclasses.dataclass
 class StepCost:
-    """Seconds, requests and bytes of a step."""
-
     seconds: float = 0.0
     requests: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
 
 
-class Recorder:
-    """Records the requests of a service's clients, but not those of its nodes."""
+def record(service: AzureService) -> list[TimedRequest]:
+    """Return a list that grows with each request of the service's clients, but not of its nodes."""
+    requests: list[TimedRequest] = []
+    answer = service.proxy.answerer
 
-    def __init__(self, service: AzureService) -> None:
-        self.requests: list[TimedRequest] = []
-        self._answer = service.proxy.answerer
-        service.proxy.answerer = self
-
-    def __call__(self, request: Request) -> tuple[Response | None, Fault | None]:
+    def answer_and_record(request: Request) -> tuple[Response | None, Fault | None]:
         start = time.monotonic()
-        response, fault = self._answer(request)
+        response, fault = answer(request)
         down = len(response.body) if response is not None else 0
         target = f"{request.method} {request.host}{request.path}"
-        self.requests.append(TimedRequest(target, start, time.monotonic(), len(request.body), down))
+        requests.append(TimedRequest(target, start, time.monotonic(), len(request.body), down))
         return response, fault
+
+    service.proxy.answerer = answer_and_record
+    return requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +104,6 @@ class Costs:
 
     by_kind: dict[str, dict[str, StepCost]]
     local_seconds: float
-    import_seconds: dict[str, float]
 
     def text(self) -> str:
         """Return a row for each step, then their sums."""
@@ -123,14 +111,11 @@ class Costs:
         rows = [[step, *self._cells((step,))] for step in STEPS]
         rows.append(["all", *self._cells(STEPS)])
         rows.append(["all but the run", *self._cells([step for step in STEPS if step != RUN])])
-        imports = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.import_seconds.items())
-        added = ", ".join(
-            f"{seconds(cost) - self.local_seconds:.2f} s more for a {kind} run"
-            for kind, cost in self.by_kind.items()
-        )
+        more = {kind: seconds(cost) - self.local_seconds for kind, cost in self.by_kind.items()}
+        added = ", ".join(f"{difference:.2f} s more for a {kind} run" for kind, difference in more.items())
         return (
             f"what the cluster adds, by step (bytes sent and got)\n{table(heads, rows)}\n"
-            f"the same job with backend=local: {self.local_seconds:.2f} s; {added}\nimports alone: {imports}"
+            f"the same job with backend=local: {self.local_seconds:.2f} s; {added}"
         )
 
     def as_mapping(self) -> dict[str, Any]:
@@ -159,28 +144,27 @@ def run(arguments: argparse.Namespace) -> list[Costs]:
 
     overrides = (*JOB, *arguments.overrides)
     costs: dict[str, list[dict[str, StepCost]]] = {"first": [], "second": []}
-    local, imports = list[float](), list[list[float]]()
+    local: list[float] = []
     for round_number in range(1, arguments.rounds + 1):
         with tempfile.TemporaryDirectory() as folder, AzureService(Path(folder)) as service:
-            recorder = Recorder(service)
+            requests = record(service)
             for of_kind in costs.values():
-                of_kind.append(_measure(service, recorder, overrides))
+                requests.clear()
+                of_kind.append(_measure(service, requests, overrides))
             service.check()
         with tempfile.TemporaryDirectory() as folder:
             started = time.monotonic()
-            _run(overrides, Path(folder), {}).check_returncode()
+            run_process(command(*overrides), cwd=folder, timeout=600).check_returncode()
             local.append(time.monotonic() - started)
-        printed = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
-        imports.append([float(word) for word in printed.stdout.split()])
         print_progress(f"round {round_number}/{arguments.rounds}  local {local[-1]:.4g}")
     best = {kind: min(of_kind, key=lambda cost: seconds(cost, RUN)) for kind, of_kind in costs.items()}
-    fastest = [min(column) for column in zip(*imports, strict=True)]
-    return [Costs(best, min(local), dict(zip(("azureml.core", "its Estimator"), fastest, strict=True)))]
+    return [Costs(best, min(local))]
 
 
-def _measure(service: AzureService, recorder: Recorder, overrides: tuple[str, ...]) -> dict[str, StepCost]:
+def _measure(
+    service: AzureService, requests: list[TimedRequest], overrides: tuple[str, ...]
+) -> dict[str, StepCost]:
     """Run the command with `backend=azure`; return the cost of its steps."""
-    recorder.requests.clear()
     before = {run.run_id for run in service.runs.all()}
     run_ended: list[float] = []
 
@@ -192,12 +176,14 @@ def _measure(service: AzureService, recorder: Recorder, overrides: tuple[str, ..
 
     threading.Thread(target=record_the_end, daemon=True).start()
     started = time.monotonic()
-    ended = _run(("backend=azure", *overrides), service.home, service.environment)
+    changed = {**environment(), **service.environment}
+    words = command("backend=azure", *overrides)
+    ended = run_process(words, cwd=service.home, env=changed, timeout=600)
     end = time.monotonic()
     if ended.returncode:
         sys.stderr.write(ended.stderr)
         ended.check_returncode()
-    return _cost_by_step(sorted(recorder.requests, key=lambda one: one.end), started, run_ended[0], end)
+    return _cost_by_step(sorted(requests, key=lambda one: one.end), started, run_ended[0], end)
 
 
 def _cost_by_step(
@@ -231,27 +217,11 @@ def _cost_by_step(
 def _steps(requests: list[TimedRequest]) -> Iterable[str]:
     """Yield the step of each request."""
     phases = iter(PHASES)
-    phase, last_step, last_request = next(phases)
+    step, last_step, last_request = next(phases)
     for one in requests:
         if re.search(last_request, one.target):
             yield last_step
-            phase, last_step, last_request = next(phases)
-        elif phase == "submitting":
-            yield next(step for step, pattern in SUBMITTING_STEPS if re.search(pattern, one.target))
-        elif phase == "following" and one.target.startswith("PATCH"):
-            yield SUBMIT
+            step, last_step, last_request = next(phases)
         else:
-            yield STEP_OF_PHASE[phase]
-
-
-def _run(overrides: tuple[str, ...], cwd: Path, changed: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*overrides),
-        cwd=cwd,
-        env={**environment(), **changed},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+            others = OTHER_STEPS.get(step, ())
+            yield next((other for other, pattern in others if re.search(pattern, one.target)), step)

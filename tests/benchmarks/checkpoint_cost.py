@@ -7,10 +7,7 @@ and removes the oldest checkpoint.
 from __future__ import annotations
 
 import argparse
-import itertools
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import mnist_cnn
@@ -19,15 +16,13 @@ from mnist_cnn.training import checkpoint
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints, MountedCheckpoints
 from mnist_cnn.training.runtime import Runtime
 
-from .options import IMAGES, number
-from .report import Metric, Report, take_turns
+from .report import IMAGES, Metric, Report, number, take_turns, timed
 
 OPTIONS = {
     "--rounds": number(3, "how many epochs are timed, with five checkpoints after each"),
     "--images": IMAGES,
 }
 CHECKPOINTS = 5
-EPOCH = "one epoch"
 SECONDS = Metric("seconds", "share of", digits=3)
 
 
@@ -42,19 +37,17 @@ def run(arguments: argparse.Namespace) -> list[Report]:
     trainer = Trainer(job, datasets.load(job.data))
     runtime = Runtime.here(trainer.precision.value, "cpu", None)
     rows = [trainer.run_epoch(1, lambda progress: None)]  # not timed: the first epoch allocates memory
-    numbers = itertools.count(2)
 
     def train() -> None:
-        rows.append(trainer.run_epoch(next(numbers), lambda progress: None))
+        rows.append(trainer.run_epoch(len(rows) + 1, lambda progress: None))
 
     def save(where: Checkpoints) -> None:
-        history = tuple(rows)
-        where.save(Checkpoint(job, runtime, history, trainer.state(), checkpoint.generators()))
+        where.save(Checkpoint(job, runtime, tuple(rows), trainer.state(), checkpoint.generators()))
 
     with tempfile.TemporaryDirectory(dir=".") as name:
         here, mounted = Checkpoints(Path(name) / "here"), MountedCheckpoints(Path(name) / "mounted")
         contestants = {
-            EPOCH: lambda: timed(train),
+            "one epoch": lambda: timed(train),
             "one checkpoint": lambda: timed(lambda: save(here), CHECKPOINTS),
             "one checkpoint in a mounted store": lambda: timed(lambda: save(mounted), CHECKPOINTS),
             "finding the newest": lambda: timed(here.newest, CHECKPOINTS),
@@ -62,14 +55,4 @@ def run(arguments: argparse.Namespace) -> list[Report]:
         values = take_turns(contestants, arguments.rounds)
         size = next(iter((Path(name) / "here").glob("*.npz"))).stat().st_size
     title = f"checkpoints of {size:,} bytes, {arguments.images} images"
-    return [Report(title, SECONDS, values, (EPOCH,))]
-
-
-def timed(act: Callable[[], object], times: int = 1) -> list[float]:
-    """Call `act` several times; return the seconds of each call."""
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        act()
-        seconds.append(time.perf_counter() - started)
-    return seconds
+    return [Report(title, SECONDS, values, ("one epoch",))]

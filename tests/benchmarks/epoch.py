@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 from mnist_cnn import cpu
 
 from .machine import NO_BFLOAT16, printed, script
-from .options import IMAGES, number
-from .report import Metric, Report, take_turns
+from .report import IMAGES, Metric, Report, number, take_turns
 
 OPTIONS = {
     "--rounds": number(3, "how often each contestant trains"),
@@ -34,28 +32,22 @@ def run(arguments: argparse.Namespace) -> list[Report]:
         raise SystemExit("--epochs: at least 2, because the first is not counted")
     accuracies: dict[str, list[float]] = {}
 
-    def trained(name: str, words: Sequence[str]) -> Callable[[], list[float]]:
-        def measure() -> list[float]:
-            answer: dict[str, Any] = printed(words)
-            accuracies.setdefault(name, []).append(answer["test_accuracy"][-1])
-            seconds: list[float] = answer["seconds"]
-            return seconds[1:]
-
-        return measure
+    def train(name: str) -> list[float]:
+        answer = printed(words[name])
+        accuracies.setdefault(name, []).append(answer["test_accuracy"][-1])
+        seconds: list[float] = answer["seconds"]
+        return seconds[1:]
 
     size = (str(arguments.epochs), str(arguments.images))
-    words = {KERAS: script("plain_keras.py", *size)}
-    missing = {}
-    if importlib.util.find_spec("torch") is not None:
-        words[TORCH] = script("pytorch.py", *size)
-    else:
-        missing[TORCH] = "not installed"
-    words[FLOAT32] = script("ours.py", *size, "train.precision=float32")
-    if cpu.computes_bfloat16():
-        words[BFLOAT16] = script("ours.py", *size, "train.precision=bfloat16")
-    else:
-        missing[BFLOAT16] = NO_BFLOAT16
-    contestants = {name: trained(name, command) for name, command in words.items()}
+    words = {
+        KERAS: script("plain_keras.py", *size),
+        TORCH: script("pytorch.py", *size),
+        FLOAT32: script("ours.py", *size, "train.precision=float32"),
+        BFLOAT16: script("ours.py", *size, "train.precision=bfloat16"),
+    }
+    missing = {} if importlib.util.find_spec("torch") else {TORCH: "not installed"}
+    missing |= {} if cpu.computes_bfloat16() else {BFLOAT16: NO_BFLOAT16}
+    contestants = {name: partial(train, name) for name in words if name not in missing}
     values = take_turns(contestants, arguments.rounds)
     title = f"the tutorial's training, {arguments.images} images, epochs 2 to {arguments.epochs}"
     details = {"test_accuracy_of_last_epoch": accuracies}

@@ -9,14 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .machine import small_run
-from .options import number
-from .report import Measure, Metric, Report, take_turns
+from .report import Measure, Metric, Report, number, take_turns, timed
 
 OPTIONS = {
     "--rounds": number(5, "how often each way is measured"),
@@ -30,83 +27,46 @@ BATCH = 100
 
 
 def run(arguments: argparse.Namespace) -> list[Report]:
-    """Train a small run, then measure."""
+    """Train a small run, then measure. Images are random: the speed does not depend on them."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import mnist_cnn
+
     with tempfile.TemporaryDirectory() as name:
         folder = small_run(Path(name) / "run")
-        ways = Ways(folder, arguments.images)
-    several, one = ways.several(), ways.one(arguments.calls)
+        model: Any = keras.models.load_model(folder / "model.keras")
+        predictor = mnist_cnn.load_predictor(folder)
+    count, calls, few = arguments.images, arguments.calls, max(1, arguments.calls // 10)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8)
+    scaled = np.expand_dims(pixels.astype(np.float32) / np.float32(255), 3)  # (N, 28, 28, 1)
+    compiled: Any = tf.function(lambda images: model(images, training=False))
+    concrete: Any = compiled.get_concrete_function(tf.TensorSpec((1, 28, 28, 1), tf.float32))
+
+    def predict_in_batches() -> None:
+        for start in range(0, count, BATCH):
+            compiled(tf.constant(scaled[start : start + BATCH])).numpy()
+
+    several: dict[str, Measure] = {
+        KERAS: lambda: timed(lambda: model.predict(scaled, verbose=0)),
+        "model.predict, batch 1000": lambda: timed(lambda: model.predict(scaled, batch_size=1000, verbose=0)),
+        COMPILED: lambda: timed(predict_in_batches),
+        OURS: lambda: timed(lambda: predictor(pixels)),
+    }
+    one: dict[str, Measure] = {
+        KERAS: lambda: timed(lambda: model.predict(scaled[:1], verbose=0), few),
+        "model(x)": lambda: timed(lambda: model(scaled[:1], training=False).numpy(), few),
+        "concrete function": lambda: timed(lambda: concrete(tf.constant(scaled[:1])).numpy(), calls),
+        OURS: lambda: timed(lambda: predictor(pixels[:1]), calls),
+    }
     for measure in (*several.values(), *one.values()):
         measure()  # not counted, because it traces and allocates
-    rates = take_turns(several, arguments.rounds)
-    latencies = take_turns(one, arguments.rounds)
+    seconds, latencies = take_turns(several, arguments.rounds), take_turns(one, arguments.rounds)
+    rates = {name: [count / value for value in values] for name, values in seconds.items()}
+    milliseconds = {name: [1000 * value for value in values] for name, values in latencies.items()}
     return [
-        Report(f"{arguments.images} images", RATE, rates, (KERAS, COMPILED)),
-        Report("one image at a time", LATENCY, latencies, (KERAS,)),
+        Report(f"{count} images", RATE, rates, (KERAS, COMPILED)),
+        Report("one image at a time", LATENCY, milliseconds, (KERAS,)),
     ]
-
-
-class Ways:
-    """Ways to predict with a run's network. Images are random: the speed does not depend on them."""
-
-    def __init__(self, folder: Path, count: int) -> None:
-        import keras
-        import numpy as np
-        import tensorflow as tf
-
-        import mnist_cnn
-
-        self.model: Any = keras.models.load_model(folder / "model.keras")
-        self.predictor = mnist_cnn.load_predictor(folder)
-        self.bytes = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8)
-        self.scaled = np.expand_dims(self.bytes.astype(np.float32) / np.float32(255), 3)  # (N, 28, 28, 1)
-        self.compiled: Any = tf.function(lambda images: self.model(images, training=False))
-        signature = tf.TensorSpec((1, 28, 28, 1), tf.float32)
-        self.concrete: Any = tf.function(self.compiled).get_concrete_function(signature)
-        self.constant: Any = tf.constant
-
-    def several(self) -> dict[str, Measure]:
-        """Measure predictions of all images, in images per second."""
-        return {
-            KERAS: self._rate(lambda: self.model.predict(self.scaled, verbose=0)),
-            "model.predict, batch 1000": self._rate(
-                lambda: self.model.predict(self.scaled, batch_size=1000, verbose=0)
-            ),
-            COMPILED: self._rate(self._in_batches),
-            OURS: self._rate(lambda: self.predictor(self.bytes)),
-        }
-
-    def one(self, calls: int) -> dict[str, Measure]:
-        """Measure predictions of one image, in milliseconds."""
-        image, pixels = self.scaled[:1], self.bytes[:1]
-        few = max(1, calls // 10)
-        return {
-            KERAS: _latency(lambda: self.model.predict(image, verbose=0), few),
-            "model(x)": _latency(lambda: self.model(image, training=False).numpy(), few),
-            "concrete function": _latency(lambda: self.concrete(self.constant(image)).numpy(), calls),
-            OURS: _latency(lambda: self.predictor(pixels), calls),
-        }
-
-    def _in_batches(self) -> None:
-        for start in range(0, len(self.scaled), BATCH):
-            self.compiled(self.constant(self.scaled[start : start + BATCH])).numpy()
-
-    def _rate(self, predict: Callable[[], object]) -> Measure:
-        def measure() -> list[float]:
-            started = time.perf_counter()
-            predict()
-            return [len(self.scaled) / (time.perf_counter() - started)]
-
-        return measure
-
-
-def _latency(predict: Callable[[], object], calls: int) -> Measure:
-    def measure() -> list[float]:
-        times = []
-        for _ in range(calls):
-            started = time.perf_counter()
-            predict()
-            times.append(1000 * (time.perf_counter() - started))
-        return times
-
-    return measure

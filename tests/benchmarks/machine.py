@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,7 @@ from typing import Any
 from mnist_cnn import cpu
 
 PACKAGES = ("mnist-cnn", "tensorflow", "keras", "numpy", "onnxruntime", "hydra-core", "torch")
-SMALL = ("data.train_limit=1000", "data.test_limit=500", "train.epochs=1")
-"""Settings of a run that takes seconds. Start-up and inference do not depend on its accuracy."""
+SMALL = ("data.train_limit=1000", "data.test_limit=500", "train.epochs=1")  # a run that takes seconds
 NO_BFLOAT16 = "not applicable: this CPU does not compute bfloat16 natively"
 
 
@@ -27,14 +28,22 @@ class CommandError(Exception):
 
 def description() -> dict[str, Any]:
     """Return the parts of the machine that decide its speed."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    processor = found.group(1) if found else ""
+    versions = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
     return {
-        "processor": _processor_name(),
+        "processor": processor or platform.processor() or platform.machine(),
         "features": cpu.description(),
         "count": cpu.count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {package: found for package in PACKAGES if (found := _version(package))},
+        "versions": versions,
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
 
@@ -42,6 +51,11 @@ def description() -> dict[str, Any]:
 def command(*arguments: str) -> list[str]:
     """Return the command line of `python -m mnist_cnn`, with the installed package."""
     return [sys.executable, "-P", "-m", "mnist_cnn", *arguments]
+
+
+def python(code: str) -> list[str]:
+    """Return the command line that runs Python code."""
+    return [sys.executable, "-c", code]
 
 
 def script(name: str, *arguments: str) -> list[str]:
@@ -54,13 +68,15 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
-def printed(words: Sequence[str]) -> dict[str, Any]:
-    """Run a process and return the JSON that it prints.
+def run(words: Sequence[str], **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Run a process to its end, and return what it printed; `settings` are those of `subprocess.run`."""
+    settings = {"env": environment(), "stdin": subprocess.DEVNULL, **settings}
+    return subprocess.run(words, capture_output=True, text=True, check=False, **settings)
 
-    Raises:
-        CommandError: its exit code is not 0.
-    """
-    ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment())
+
+def printed(words: Sequence[str]) -> dict[str, Any]:
+    """Run a process and return the JSON that it prints. Raises CommandError if it fails."""
+    ended = run(words)
     if ended.returncode:
         lines = [line for line in ended.stderr.splitlines() if line.strip()] or ["no message"]
         raise CommandError(next((line for line in lines if line.startswith("error: ")), lines[-1]))
@@ -69,13 +85,9 @@ def printed(words: Sequence[str]) -> dict[str, Any]:
 
 
 def seconds_of(words: Sequence[str], folder: Path, codes: Sequence[int] = (0,)) -> float:
-    """Run a process in a folder; return its seconds from start to end.
-
-    Raises:
-        CommandError: its exit code is not in `codes`.
-    """
+    """Return the seconds of a process. Raises CommandError if its exit code is not in `codes`."""
     started = time.perf_counter()
-    ended = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, env=environment())
+    ended = run(words, cwd=folder)
     seconds = time.perf_counter() - started
     if ended.returncode not in codes:
         raise CommandError(f"{' '.join(words)} ended with exit code {ended.returncode}: {ended.stderr}")
@@ -86,19 +98,3 @@ def small_run(folder: Path) -> Path:
     """Train a small run in `folder`; return the folder."""
     printed(command(*SMALL, f"run_dir={folder}", "--json"))
     return folder
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

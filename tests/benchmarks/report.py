@@ -1,27 +1,32 @@
-"""Measure contestants in turns, and report the values as a table and as JSON."""
+"""What the benchmarks share: options, turns, and reports as a table and as JSON."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 Measure = Callable[[], Iterable[float]]
 """Runs a contestant once and returns one or more measured values."""
 
 
-class Table(Protocol):
-    """The result of a benchmark."""
+def number(default: int, about: str) -> dict[str, Any]:
+    """Return the arguments of `add_argument` for an option that takes a whole number above 0."""
+    return {"type": count, "default": default, "metavar": "N", "help": f"{about} (default: %(default)s)"}
 
-    def text(self) -> str:
-        """Return the table as lines of text."""
-        ...
 
-    def as_mapping(self) -> dict[str, Any]:
-        """Return all measured values, ready for JSON."""
-        ...
+def count(text: str) -> int:
+    """Parse a whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
+IMAGES = number(60_000, "number of training images")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +37,6 @@ class Metric:
     compared: str
     less_is_better: bool = False
     digits: int = 1
-
-    def ratio(self, median: float, reference: float) -> float:
-        """Compare two medians. Above 1 is better, or more if neither is better."""
-        return reference / median if self.less_is_better else median / reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,18 +51,18 @@ class Report:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def ratios(self, name: str) -> dict[str, float]:
-        """Return the ratio of a contestant's median to each reference that was measured."""
+        """Compare a contestant's median to each reference that was measured. Above 1 is better, or more."""
         median = statistics.median(self.values[name])
-        return {
-            reference: self.metric.ratio(median, statistics.median(self.values[reference]))
-            for reference in self.references
-            if reference in self.values
+        measured = {
+            name: statistics.median(self.values[name]) for name in self.references if name in self.values
         }
+        if self.metric.less_is_better:
+            return {name: reference / median for name, reference in measured.items()}
+        return {name: median / reference for name, reference in measured.items()}
 
     def text(self) -> str:
         """Return title, heads and a row for each contestant."""
-        references = [name for name in self.references if name in self.values]
-        compared = (f"{self.metric.compared} {name}" for name in references)
+        compared = (f"{self.metric.compared} {name}" for name in self.references if name in self.values)
         heads = [self.metric.unit, "minimum", "median", "maximum", *compared]
         rows = []
         for name, values in self.values.items():
@@ -77,15 +78,18 @@ class Report:
             name: {"minimum": min(values), "median": statistics.median(values), "ratios": self.ratios(name)}
             for name, values in self.values.items()
         }
-        return {
-            "title": self.title,
-            "unit": self.metric.unit,
-            "compared": self.metric.compared,
-            "values": {name: list(values) for name, values in self.values.items()},
-            "summaries": summaries,
-            "missing": dict(self.missing),
-            **self.details,
-        }
+        own = {"title": self.title, "unit": self.metric.unit, "compared": self.metric.compared}
+        return {**own, "values": self.values, "summaries": summaries, "missing": self.missing, **self.details}
+
+
+def timed(act: Callable[[], object], times: int = 1) -> list[float]:
+    """Call `act` several times; return the seconds of each call."""
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        act()
+        seconds.append(time.perf_counter() - started)
+    return seconds
 
 
 def take_turns(contestants: Mapping[str, Measure], rounds: int) -> dict[str, list[float]]:

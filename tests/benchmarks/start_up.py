@@ -8,14 +8,16 @@ modules are compiled and files are cached.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
-from .machine import command, seconds_of, small_run
-from .options import number
-from .report import Measure, Metric, Report, take_turns
+from PIL import Image, ImageDraw
+
+from .machine import command, python, seconds_of, small_run
+from .report import Measure, Metric, Report, number, take_turns
 
 OPTIONS = {
     "--rounds": number(7, "how often each command runs"),
@@ -32,22 +34,27 @@ def run(arguments: argparse.Namespace) -> list[Report]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         small_run(folder / "runs" / "small")
-        picture = draw_digit(folder / "digit.png")
+        digit = Image.new("L", (200, 200), "white")
+        ImageDraw.Draw(digit).line([(95, 40), (105, 160)], "black", 14)  # a handwritten 1
+        digit.save(folder / "digit.png")
 
         def measured(words: list[str], *codes: int) -> Measure:
             return lambda: [seconds_of(words, folder, codes or (0,))]
 
+        has_azure = importlib.util.find_spec("azureml") is not None
+        azure = ("azureml.core", "azureml.train.estimator") if has_azure else ()
         contestants: dict[str, Measure] = {
             "python -c pass": measured(python("pass")),
             "import hydra": measured(python("import hydra")),
             "import onnxruntime": measured(python("import onnxruntime")),
+            **{f"import {name}": measured(python(f"import {name}")) for name in azure},
             "--help": measured(command("--help")),
             "a refused configuration": measured(command("train.epochs=0"), 2),
             "plan": measured(command("plan")),
             "plan train.epochs=3": measured(command("plan", "train.epochs=3")),
             "status latest": measured(command("status", "latest")),
             "list": measured(command("list")),
-            "predict latest digit.png": measured(command("predict", "latest", picture.name)),
+            "predict latest digit.png": measured(command("predict", "latest", "digit.png")),
         }
         if not arguments.no_trainer:
             contestants[TENSORFLOW] = measured(python("import tensorflow"))
@@ -56,11 +63,6 @@ def run(arguments: argparse.Namespace) -> list[Report]:
             measure()
         values = take_turns(contestants, arguments.rounds)
     return [Report("whole processes", SECONDS, values, (TENSORFLOW,))]
-
-
-def python(code: str) -> list[str]:
-    """Return the command line that runs Python code."""
-    return [command()[0], "-c", code]
 
 
 def first_step(folder: Path) -> list[float]:
@@ -79,13 +81,3 @@ def first_step(folder: Path) -> list[float]:
         seconds = time.perf_counter() - started
         run.cancel()
     return [seconds]
-
-
-def draw_digit(path: Path) -> Path:
-    """Draw a handwritten 1."""
-    from PIL import Image, ImageDraw
-
-    image = Image.new("L", (200, 200), "white")
-    ImageDraw.Draw(image).line([(95, 40), (105, 160)], "black", 14)
-    image.save(path)
-    return path

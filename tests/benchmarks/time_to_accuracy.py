@@ -20,11 +20,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .machine import CommandError, command, printed
-from .options import number
-from .report import print_progress, summary, table
+from .report import number, print_progress, table
 
-TARGETS = {"quick": 0.99, "balanced": 0.994, "accurate": 0.996}
-"""Target test accuracies of the recipes in conf/train."""
+TARGETS = {"quick": 0.99, "balanced": 0.994, "accurate": 0.996}  # of the recipes in conf/train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +35,7 @@ class Recipe:
 
     @classmethod
     def parse(cls, text: str) -> Recipe:
-        """Parse a recipe of the command line.
-
-        Raises:
-            argparse.ArgumentTypeError: the target is not a number, or there are no settings.
-        """
+        """Parse a recipe of the command line. Raises ArgumentTypeError if it isn't one."""
         settings, _, after_at = text.partition("@")
         words = shlex.split(settings)
         try:
@@ -73,17 +67,11 @@ class Trials:
         """Return the row of the table."""
         if self.error is not None:
             return [self.recipe.name, self.error]
-        times, shares = self.seconds, self.accuracies
+        times = (f"{of(self.seconds):.2f}" for of in (min, statistics.median))
+        shares = (f"{of(self.accuracies):.2%}" for of in (min, statistics.median))
         target = self.recipe.target
-        return [
-            self.recipe.name,
-            f"{min(times):.2f}",
-            f"{statistics.median(times):.2f}",
-            f"{min(shares):.2%}",
-            f"{statistics.median(shares):.2%}",
-            "" if target is None else f"{target:.2%}",
-            "" if target is None else f"{self.reached()} of {len(shares)}",
-        ]
+        aim = ("", "") if target is None else (f"{target:.2%}", f"{self.reached()} of {len(self.accuracies)}")
+        return [self.recipe.name, *times, *shares, *aim]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,5 +137,5 @@ def train(trials: Trials, seed: int) -> None:
     trials.seeds.append(seed)
     trials.seconds.append(result["training_seconds"])
     trials.accuracies.append(result["accuracy"])
-    seconds = summary(trials.seconds[-1:])
-    print_progress(f"{trials.recipe.name}  seed {seed}  {seconds} s  {result['accuracy']:.2%}")
+    figures = f"{result['training_seconds']:.4g} s  {result['accuracy']:.2%}"
+    print_progress(f"{trials.recipe.name}  seed {seed}  {figures}")
