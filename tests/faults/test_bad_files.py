@@ -157,7 +157,7 @@ def test_a_network_that_is_nested_too_deep_is_refused(home: Path, source: str) -
 
 def test_a_workspace_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a":' * 100_000)
-    with pytest.raises(ConfigurationError, match="is no workspace's"):
+    with pytest.raises(ConfigurationError, match="is not a workspace's"):
         checks.find_workspace(str(tmp_path))
 
 
