@@ -106,7 +106,7 @@ def test_a_registration_that_lost_its_answer_makes_one_version(made: ServiceRun)
     assert first.code == 0, first.err
     assert f"{name} version 1" in first.out
     again = run_here("register", "run", f"register.name={name}", *MODEL, cwd=home)
-    assert f"registered before: {name} version 1" in again.out
+    assert f"already registered: {name} version 1" in again.out
     models = made.azure.handlers.models.all()
     assert [model["version"] for model in models if model["name"] == name] == [1]
 
