@@ -198,7 +198,7 @@ class ScenarioRunner:
             self.service.clusters.add(record.cluster)
         if scenario == CANCEL:
             ended = self.run(record, *self._train(record), "backend.queue_timeout=1")
-            if "no node took it" not in ended.err:
+            if "no node is free" not in ended.err:
                 raise RuntimeError(f"the run should have waited for a node:\n{ended.err}")
         return record
 
