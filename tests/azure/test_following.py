@@ -96,7 +96,7 @@ def test_a_result_that_a_full_disk_does_not_take_is_downloaded_later(
     full = "No space left on device"
     azure.clusters.behave(full=True)
     with small_disk(tmp_path, "32m") as disk:
-        started = disk.run(*chosen(azure), *TINY, "run_dir=run", fill_at="command:run.json:2:0")
+        started = disk.run(*chosen(azure), *TINY, "run_dir=run", **disk.full_at("command", "run.json", 2))
         refused(started, BackendError.exit_code, f"cannot write run/run.json: {full}", "has started")
         refused(started, BackendError.exit_code, "free some space", "follow run")
         assert submissions(azure) == 1

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
-from . import __doc__ as description
+TESTS = Path(__file__).parent.parent
+sys.path += [str(TESTS), str(TESTS / "azure")]  # for the tests' helpers and the loopback service
 
-MATRICES = {"requests": "every_request", "files": "files", "kills": "kills"}
-"""The module of each matrix, with its `add_arguments` and `run`."""
+from . import __doc__ as description  # noqa: E402
+from . import every_request, files, kills  # noqa: E402
+
+MATRICES = {"requests": every_request, "files": files, "kills": kills}
 
 
 def main(arguments: list[str]) -> int:
     """Run the named matrix; return the exit code."""
-    modules = load_matrices()
-    chosen = parser(modules).parse_args(arguments)
+    chosen = parser().parse_args(arguments)
     try:
-        code: int = modules[chosen.matrix].run(chosen)
+        code: int = MATRICES[chosen.matrix].run(chosen)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return code
 
 
-def load_matrices() -> dict[str, ModuleType]:
-    """Import all matrices; the loopback service and the tests' helpers are put on sys.path first."""
-    tests = Path(__file__).parent.parent
-    for folder in (str(tests), str(tests / "azure")):
-        if folder not in sys.path:
-            sys.path.append(folder)
-    return {name: importlib.import_module(f".{module}", __package__) for name, module in MATRICES.items()}
-
-
-def parser(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return a parser with a command for each matrix."""
     whole = argparse.ArgumentParser(prog="python -m tests.faults", description=description)
     commands = whole.add_subparsers(dest="matrix", required=True, metavar="NAME")
-    for name, module in modules.items():
+    for name, module in MATRICES.items():
         about = str(module.__doc__)
         command = commands.add_parser(
             name,

@@ -16,14 +16,15 @@ import queue
 import signal
 import sys
 import tempfile
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.report import table
+import msgspec
+from benchmarks.report import print_progress, table
 from loopback import AzureService
 
 import mnist_cnn
@@ -35,7 +36,6 @@ from .scenario import SCENARIOS, ScenarioRunner
 
 WORKERS = 5
 """More than there are CPUs, because a case mostly waits."""
-RECORDED = "recorded"
 ATTEMPTS = 3
 """Attempts at a case whose request does not come."""
 
@@ -58,16 +58,16 @@ def run(chosen: argparse.Namespace) -> int:
     code = ledger.digest(*(Path(of).parent for of in (mnist_cnn.__file__, backends.__file__)), CONF_DIR)
     finished = ledger.Ledger(chosen.ledger, code, any_code=chosen.any_code)
     with start_runners(chosen.workers) as runners:
-        weights, observed = load_or_record(runners[:2], finished)
-        cases = {str(case): case for case in kinds.cases(observed)}
+        recording = load_or_record(runners[:2], finished)
+        cases = {str(case): case for case in kinds.cases(recording.observed)}
         asked = [name for name in cases if ledger.is_selected(name, chosen)]
         if chosen.list:
             print("\n".join(asked))
             return 0
         left = [cases[name] for name in asked if name not in finished]
         left.sort(key=lambda case: zlib.crc32(str(case).encode()))  # mixes waiting and computing cases
-        report_progress(f"{len(cases)} cases, {len(asked)} selected, {len(left)} left to run")
-        run_all(runners, left, weights, finished)
+        print_progress(f"{len(cases)} cases, {len(asked)} selected, {len(left)} left to run")
+        run_all(runners, left, recording.weights, finished)
     entries = finished.entries(asked)
     print(report([cases[entry.case] for entry in entries], entries))
     others = sum(entry.code != code for entry in entries)
@@ -90,27 +90,23 @@ def start_runners(count: int) -> Iterator[list[ScenarioRunner]]:
         yield made
 
 
-def load_or_record(
-    runners: Sequence[ScenarioRunner], finished: ledger.Ledger
-) -> tuple[str, dict[str, list[kinds.Observed]]]:
-    """Return the final weights and each scenario's requests, without faults.
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """The final weights and each scenario's requests, without faults."""
 
-    They come from the ledger, or are recorded on several runners at once.
-    """
-    known = finished.note(RECORDED)
-    if known is None:
-        report_progress("recording runs without faults")
-        weights, observed = record_scenarios(runners)
-        as_json = {name: [one.as_json() for one in runs] for name, runs in observed.items()}
-        finished.add_note(RECORDED, {"weights": weights, "observed": as_json})
-        return weights, observed
-    observed = {
-        name: [kinds.Observed.from_json(one) for one in runs] for name, runs in known["observed"].items()
-    }
-    return known["weights"], observed
+    weights: str
+    observed: dict[str, list[kinds.Observed]]
 
 
-def record_scenarios(runners: Sequence[ScenarioRunner]) -> tuple[str, dict[str, list[kinds.Observed]]]:
+def load_or_record(runners: Sequence[ScenarioRunner], finished: ledger.Ledger) -> Recording:
+    """Return the recording in the ledger; make it, on several runners at once, if there is none."""
+    if finished.recorded is None:
+        print_progress("recording runs without faults")
+        finished.record(msgspec.to_builtins(record_scenarios(runners)))
+    return msgspec.convert(finished.recorded, Recording)
+
+
+def record_scenarios(runners: Sequence[ScenarioRunner]) -> Recording:
     """Run every scenario without faults, on several runners at once.
 
     Raises:
@@ -128,22 +124,21 @@ def record_scenarios(runners: Sequence[ScenarioRunner]) -> tuple[str, dict[str, 
     run_on_each(runners, record_all)
     if len(set(weights)) != 1:
         raise RuntimeError(f"runs without faults end in {len(set(weights))} different weights")
-    return weights[0], observed
+    return Recording(weights[0], observed)
 
 
 def record_scenario(runner: ScenarioRunner, scenario: str) -> tuple[kinds.Observed, list[str]]:
     """Run a scenario without faults; return its requests and the weights of its result, if any."""
     recorder = kinds.RequestRecorder(requests=runner)
     record = runner.run_scenario(scenario, recorder)
-    result = record.result
-    found = [result.weights_sha256] if result is not None else []
+    found = [record.result.weights_sha256] if record.result is not None else []
     judged = outcome.judge(runner, record, *(found or [""]))
     runner.clear(record)
     if judged.broken:
         raise RuntimeError(
             f"a promise is broken without a fault: {'; '.join(judged.broken)}:\n{record.printed()}"
         )
-    return kinds.Observed(list(recorder.seen), runner.refused_at_first(record)), found
+    return kinds.Observed(list(recorder.seen), record.refused_at_first()), found
 
 
 def run_all(
@@ -153,37 +148,37 @@ def run_all(
     waiting: queue.SimpleQueue[kinds.Case] = queue.SimpleQueue()
     for case in cases:
         waiting.put(case)
-    is_stopped = threading.Event()
 
     def work(runner: ScenarioRunner) -> None:
-        while True:
-            try:
+        with suppress(queue.Empty):
+            while True:
                 case = waiting.get_nowait()
-            except queue.Empty:
-                return
-            entry = run_case(runner, case, weights)
-            if is_stopped.is_set():
-                return
-            finished.add(entry)
-            broken = f"  {'; '.join(entry.broken)}" if entry.broken else ""
-            report_progress(
-                f"{entry.seconds:4.0f} s  {entry.outcome:<20}  {case}{broken}  ({waiting.qsize()} left)"
-            )
+                entry = run_case(runner, case, weights)
+                if runner.is_closed:  # a case that this process interrupts is not finished
+                    return
+                finished.add(entry)
+                broken = f"  {'; '.join(entry.broken)}" if entry.broken else ""
+                print_progress(
+                    f"{entry.seconds:4.0f} s  {entry.outcome:<20}  {case}{broken}  ({waiting.qsize()} left)"
+                )
 
-    try:
-        run_on_each(runners, work)
-    finally:  # a case that this process interrupts is not finished
-        is_stopped.set()
+    run_on_each(runners, work)
 
 
 def run_case(runner: ScenarioRunner, case: kinds.Case, weights: str) -> ledger.Entry:
     """Run one case; if its request does not come, repeat it for the last one that came."""
     injected_fault = case.injected_fault
     for _attempt in range(ATTEMPTS):
-        record = runner.run_scenario(case.scenario, injected_fault.fault(case.way, runner))
+        fault = kinds.MatchingFault(
+            requests=runner,
+            injected_fault=injected_fault,
+            occurrence=injected_fault.occurrence,
+            **kinds.WAYS[case.way],
+        )
+        record = runner.run_scenario(case.scenario, fault)
         judged = outcome.judge(runner, record, weights, must_succeed=case.way == "delay")
         output = record.printed()[-3000:] if judged.broken else ""
-        count = runner.count(record, injected_fault.kind)
+        count = record.kinds.count(injected_fault.kind)
         runner.clear(record)
         if judged.outcome != outcome.NOT_INJECTED:
             break
@@ -219,25 +214,11 @@ def report(cases: Sequence[kinds.Case], entries: Sequence[ledger.Entry]) -> str:
 
 
 def run_on_each(runners: Sequence[ScenarioRunner], act: Callable[[ScenarioRunner], None]) -> None:
-    """Call `act` with all runners in parallel; raise the first exception when all have ended."""
-    errors: list[BaseException] = []
-
-    def call(runner: ScenarioRunner) -> None:
+    """Call `act` with all runners in parallel; after an exception or a signal, close them and raise it."""
+    with ThreadPoolExecutor(len(runners)) as pool:
         try:
-            act(runner)
-        except BaseException as error:  # noqa: BLE001 - raised below
-            errors.append(error)
-
-    threads = [threading.Thread(target=call, args=(runner,), daemon=True) for runner in runners]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-def report_progress(line: str) -> None:
-    """Print a line to stderr."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+            list(pool.map(act, runners))
+        except BaseException:
+            for runner in runners:
+                runner.close()
+            raise

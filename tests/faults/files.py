@@ -14,14 +14,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from benchmarks.report import print_progress, table
 
 from . import trial
-from .ledger import Shard
+from .ledger import add_shard
 from .readers import KINDS
-
-if TYPE_CHECKING:
-    from .trial import Outcome
 
 INPUTS = 100_000
 TINY = (
@@ -43,14 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="decides every input (default: %(default)s)"
     )
-    shard = Shard()
-    parser.add_argument(
-        "--shard",
-        type=Shard.parse,
-        default=shard,
-        metavar="I/N",
-        help="run every Nth input, starting with the Ith",
-    )
+    add_shard(parser)
     parser.add_argument(
         "--kind", action="append", choices=list(KINDS), metavar="KIND", help="run only this kind"
     )
@@ -71,14 +62,12 @@ def run(chosen: argparse.Namespace) -> int:
         sound = tiny_run(Path(home) / "run")
         for kind in chosen.kind or KINDS:
             count = max(1, round(chosen.inputs * KINDS[kind].share))
-            indices = (
-                [chosen.only]
-                if chosen.only is not None
-                else list(range(chosen.shard.number - 1, count, chosen.shard.count))
-            )
+            indices = range(chosen.shard.number - 1, count, chosen.shard.count)
+            if chosen.only is not None:
+                indices = range(chosen.only, chosen.only + 1)
             outcomes.append(trial.run_trial(kind, indices, chosen.seed, sound, chosen.kept.absolute()))
-            print(row(outcomes[-1]), file=sys.stderr, flush=True)
-    print(table(outcomes))
+            print_progress("  ".join(row(outcomes[-1])))
+    print(table(HEADS, [row(outcome) for outcome in outcomes]))
     for outcome in outcomes:
         for index, fault in outcome.faults.items():
             print(f"\n{outcome.kind} {index}: {fault}")
@@ -100,21 +89,9 @@ def tiny_run(folder: Path) -> Path:
 HEADS = ("kind of file", "inputs", "faults", "seconds", "slowest", "MiB", "limit", "ends")
 
 
-def row(outcome: Outcome) -> str:
-    """Return a kind's line of the table."""
+def row(outcome: trial.Outcome) -> list[str]:
+    """Return a kind's cells of the table."""
     ends = ", ".join(f"{end} {count}" for end, count in outcome.ends.most_common())
-    figures = (outcome.inputs, len(outcome.faults), f"{outcome.seconds:.0f}", f"{outcome.slowest:.2f}")
-    return line((outcome.kind, *figures, outcome.mebibytes, KINDS[outcome.kind].mebibytes, ends))
-
-
-def line(cells: tuple[object, ...]) -> str:
-    """Align cells in columns."""
-    widths = (14, 8, 7, 8, 8, 6, 6)
-    first, *figures = map(str, cells[:-1])
-    aligned = (text.rjust(width) for text, width in zip(figures, widths[1:], strict=True))
-    return "  ".join((first.ljust(widths[0]), *aligned, str(cells[-1])))
-
-
-def table(outcomes: list[Outcome]) -> str:
-    """Return the table of all kinds."""
-    return "\n".join((line(HEADS), *map(row, outcomes)))
+    limit = KINDS[outcome.kind].mebibytes
+    figures = (f"{outcome.seconds:.0f}", f"{outcome.slowest:.2f}", outcome.mebibytes, limit)
+    return [outcome.kind, *map(str, (outcome.inputs, len(outcome.faults), *figures)), ends]

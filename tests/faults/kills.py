@@ -38,10 +38,6 @@ TRAINING_KILLS, SAVING_KILLS = 8, 3
 """Kills of one run while it trains, then while it saves; then it may complete."""
 START_SECONDS = 120.0
 """Limit of the time to the first step, on a busy machine."""
-TRAINING_SECONDS = 2.5
-"""Limit of the time from the first step to a kill."""
-CHECKPOINT_SECONDS, MODEL_SECONDS = 0.03, 0.3
-"""Limit of the time from the start of a write to a kill: about as long as the write takes."""
 POLL_SECONDS = 0.0005
 MODELS = (".keras", ".h5", ".onnx")
 
@@ -56,22 +52,14 @@ class Place(StrEnum):
     finalizing = "finalizing otherwise"
 
 
-MUST_OCCUR = (Place.epoch, Place.checkpoint, Place.model)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Survived:
-    """The kills by place, and the runs whose weights differ from the undisturbed run's."""
+    """Kills by place, runs, those with other weights than the undisturbed run, and damaged checkpoints."""
 
-    kills: collections.Counter[Place]
-    runs: int
-    differing: tuple[str, ...]
-    damaged: int
-    """How many checkpoints were found damaged."""
-
-    @property
-    def never_hit(self) -> tuple[Place, ...]:
-        return tuple(place for place in MUST_OCCUR if not self.kills[place])
+    kills: collections.Counter[Place] = dataclasses.field(default_factory=collections.Counter)
+    runs: int = 0
+    differing: list[str] = dataclasses.field(default_factory=list)
+    damaged: int = 0
 
     def table(self) -> str:
         """Return a table with a line for each place."""
@@ -87,43 +75,37 @@ def survive(home: Path, kills: int, seed: int, report: Callable[[str], None] = l
     job = launch.make_job(*JOB)
     whole = launch.submit(job, f"run_dir={home / 'whole'}").wait().weights_sha256
     draw = random.Random(seed)  # noqa: S311 - not for secrets
-    counted: collections.Counter[Place] = collections.Counter()
-    differing: list[str] = []
-    damaged = runs = 0
-    while counted.total() < kills:
-        runs += 1
-        run = launch.submit(job, f"run_dir={home / f'run-{runs}'}")
-        for kill in range(min(TRAINING_KILLS + SAVING_KILLS, kills - counted.total())):
-            is_saving = kill >= TRAINING_KILLS or kills - counted.total() <= 1
-            place = _kill(
-                run, draw, Place.model if is_saving else draw.choice((Place.epoch, Place.checkpoint))
-            )
+    found = Survived()
+    while (left := kills - found.kills.total()) > 0:
+        found.runs += 1
+        run = launch.submit(job, f"run_dir={home / f'run-{found.runs}'}")
+        for kill in range(min(TRAINING_KILLS + SAVING_KILLS, left)):
+            is_saving = kill >= TRAINING_KILLS or kill == left - 1
+            intended = Place.model if is_saving else draw.choice((Place.epoch, Place.checkpoint))
+            place = _kill(run, draw, intended)
             if place is None:
                 break
-            counted[place] += 1
-            report(f"kill {counted.total()} of {kills}: {place.value}")
+            found.kills[place] += 1
+            report(f"kill {found.kills.total()} of {kills}: {place.value}")
             run = launch.resume(str(run.folder))
         weights = run.wait().weights_sha256
         if weights != whole:
-            differing.append(f"{run.folder.name} ended in {weights}, the undisturbed one in {whole}")
+            found.differing.append(f"{run.folder.name} ended in {weights}, the undisturbed one in {whole}")
         log = (run.folder / run_folder.LOG).read_text(encoding="utf-8", errors="replace")
-        damaged += log.count("is damaged: skipped")
-    return Survived(counted, runs, tuple(differing), damaged)
+        found.damaged += log.count("is damaged: skipped")
+    return found
 
 
 def _kill(run: Run, draw: random.Random, intended: Place) -> Place | None:
     """Kill a run's worker; return what it was doing, or None if it had ended."""
     folder = run.folder
     worker = psutil.Process(run_folder.read_receipt(folder).pid)
-    _wait_until(worker, lambda: _is_under_way(folder))
-    if intended is Place.epoch:
-        _wait_until(worker, lambda: False, draw.uniform(0, TRAINING_SECONDS))
-    elif intended is Place.checkpoint:
-        _wait_until(worker, lambda: _is_writing_checkpoint(folder))
-        time.sleep(draw.uniform(0, CHECKPOINT_SECONDS))
-    else:
-        _wait_until(worker, lambda: _is_writing_model(folder))
-        time.sleep(draw.uniform(0, MODEL_SECONDS))
+    condition, seconds = MOMENTS[intended]
+    for awaited in (_is_under_way, condition):
+        deadline = time.monotonic() + START_SECONDS
+        while not awaited(folder) and _is_alive(worker) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+    time.sleep(draw.uniform(0, seconds))
     try:
         worker.kill()
     except psutil.NoSuchProcess:
@@ -135,15 +117,8 @@ def _kill(run: Run, draw: random.Random, intended: Place) -> Place | None:
     return None  # it had ended, but its process still existed
 
 
-def _wait_until(
-    worker: psutil.Process, condition: Callable[[], bool], seconds: float = START_SECONDS
-) -> None:
-    """Wait until a condition holds, the time is over or the worker has ended."""
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline and worker.is_running():
-        if worker.status() == psutil.STATUS_ZOMBIE:
-            return
-        time.sleep(POLL_SECONDS)
+def _is_alive(worker: psutil.Process) -> bool:
+    return worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
 
 
 def _is_under_way(folder: Path) -> bool:
@@ -174,6 +149,14 @@ def _is_writing_model(folder: Path) -> bool:
     return any(path.suffix in MODELS for path in folder.glob(f"{atomic.PREFIX}*"))
 
 
+MOMENTS = {
+    Place.epoch: (_is_under_way, 2.5),
+    Place.checkpoint: (_is_writing_checkpoint, 0.03),
+    Place.model: (_is_writing_model, 0.3),
+}
+"""When to kill: the awaited event, and the limit of the seconds after it: about as long as a write takes."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this matrix's arguments."""
     parser.add_argument("--kills", type=int, default=KILLS, metavar="N", help="number of kills")
@@ -185,6 +168,7 @@ def run(chosen: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="kills-") as home:
         survived = survive(Path(home), chosen.kills, chosen.seed, lambda line: print(line, flush=True))
     print(f"\n{survived.table()}")
-    for place in survived.never_hit:
+    never_hit = [place for place in MOMENTS if not survived.kills[place]]
+    for place in never_hit:
         print(f"no kill hit a worker while {place.value}")
-    return 1 if survived.differing or survived.damaged or survived.never_hit else 0
+    return 1 if survived.differing or survived.damaged or never_hit else 0

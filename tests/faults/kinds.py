@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any
 
 from loopback.faults import Fault
 from loopback.recording import UNIMPLEMENTED
 
 if TYPE_CHECKING:
     from loopback.messages import Request
+
+    from .scenario import ScenarioRunner
 
 DELAY_SECONDS = 30.0
 WAYS: dict[str, dict[str, Any]] = {
@@ -56,18 +58,6 @@ class Kind:
         return f"{self.method} {self.template}"
 
 
-class Requests(Protocol):
-    """Classifies incoming requests."""
-
-    def kind(self, request: Request) -> Kind:
-        """Return a request's kind."""
-        ...
-
-    def is_over(self) -> bool:
-        """Return whether the run has ended."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Seen:
     """A request, and whether it came after the end of the run."""
@@ -80,7 +70,7 @@ class Seen:
 class RequestRecorder(Fault):
     """Records every request and fails none."""
 
-    requests: Requests
+    requests: ScenarioRunner
     seen: list[Seen] = dataclasses.field(default_factory=list)
 
     def fits(self, request: Request) -> bool:
@@ -97,16 +87,12 @@ class InjectedFault:
     occurrence: int = 1
     is_late: bool = False
 
-    def fault(self, way: str, requests: Requests) -> Fault:
-        """Return the service's fault that makes the request fail."""
-        return MatchingFault(requests=requests, injected_fault=self, occurrence=self.occurrence, **WAYS[way])
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MatchingFault(Fault):
     """Fails the request that `injected_fault` chooses."""
 
-    requests: Requests
+    requests: ScenarioRunner
     injected_fault: InjectedFault
 
     def fits(self, request: Request) -> bool:
@@ -133,16 +119,6 @@ class Observed:
 
     seen: Sequence[Seen]
     refused_at_first: Sequence[Kind] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """Read the values of `as_json`."""
-        seen = [Seen(Kind(**one["kind"]), one["is_late"]) for one in value["seen"]]
-        return cls(seen, [Kind(**kind) for kind in value["refused_at_first"]])
 
     def kinds(self) -> set[Kind]:
         return {seen.kind for seen in self.seen if seen.kind.template != UNIMPLEMENTED}

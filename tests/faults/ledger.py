@@ -6,6 +6,7 @@ A line also names the code that was tested, so that a case counts only for that 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,6 +16,8 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +38,21 @@ class Ledger:
 
     def __init__(self, path: Path | None, code: str, *, any_code: bool = False) -> None:
         self.code = code
+        self.recorded: Any = None
+        """A JSON value that all cases need."""
         self._path = path
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
-        self._notes: dict[str, Any] = {}
         text = path.read_text(encoding="utf-8") if path is not None and path.exists() else ""
         for line in text.splitlines():
-            row = _read(line)
-            if row is None or not (any_code or row["code"] == code):
-                continue
-            if "note" in row:
-                self._notes[row["note"]] = row["value"]
-            else:
-                self._entries[row["case"]] = Entry(**{**row, "broken": tuple(row["broken"])})
+            with contextlib.suppress(ValueError):  # its process was killed while it wrote the line
+                row = json.loads(line)
+                if not any_code and row["code"] != code:
+                    continue
+                if "recorded" in row:
+                    self.recorded = row["recorded"]
+                else:
+                    self._entries[row["case"]] = msgspec.convert(row, Entry)
 
     def __contains__(self, case: str) -> bool:
         return case in self._entries
@@ -55,39 +60,23 @@ class Ledger:
     def add(self, entry: Entry) -> None:
         """Record a finished case."""
         entry = dataclasses.replace(entry, code=self.code)
-        with self._lock:
-            self._entries[entry.case] = entry
-            self._write(dataclasses.asdict(entry))
+        self._entries[entry.case] = entry
+        self._write(dataclasses.asdict(entry))
 
-    def add_note(self, note: str, value: Any) -> None:
-        """Record a JSON value that all cases need."""
-        with self._lock:
-            self._notes[note] = value
-            self._write({"note": note, "value": value, "code": self.code})
-
-    def note(self, note: str) -> Any:
-        """Return a recorded value, or None."""
-        return self._notes.get(note)
+    def record(self, value: Any) -> None:
+        """Record the JSON value that all cases need."""
+        self.recorded = value
+        self._write({"recorded": value, "code": self.code})
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
+            with self._lock, self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def entries(self, cases: Iterable[str]) -> list[Entry]:
         """Return the entries of these cases, in their order."""
-        with self._lock:
-            return [self._entries[case] for case in cases if case in self._entries]
-
-
-def _read(line: str) -> dict[str, Any] | None:
-    """Return a line's entry, or None if its process was killed while it wrote the line."""
-    try:
-        row: dict[str, Any] = json.loads(line)
-    except ValueError:
-        return None
-    return row
+        return [self._entries[case] for case in cases if case in self._entries]
 
 
 def digest(*folders: Path) -> str:
@@ -118,10 +107,15 @@ class Shard:
         return zlib.crc32(case.encode()) % self.count == self.number - 1
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a matrix with a ledger."""
+def add_shard(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that chooses a part of the matrix."""
     whole = Shard()
     parser.add_argument("--shard", type=Shard.parse, default=whole, metavar="I/N", help="run one of N parts")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a matrix with a ledger."""
+    add_shard(parser)
     parser.add_argument(
         "--ledger", type=Path, metavar="FILE", help="record finished cases here; skip those already in it"
     )

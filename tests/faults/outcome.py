@@ -39,40 +39,117 @@ _TEXTS = (".json", ".jsonl", ".txt")
 
 @dataclasses.dataclass
 class CaseOutcome:
-    """A scenario's outcome, and the promises that it broke."""
+    """The outcome of a scenario, and the promises that it broke; `weights` are those without a fault."""
 
-    outcome: str
+    runner: ScenarioRunner
+    record: ScenarioRecord
+    weights: str
+    outcome: str = RIGHT
     broken: list[str] = dataclasses.field(default_factory=list)
 
-    def expect(self, *, that: bool, otherwise: str) -> None:
+    def expect(self, that: object, otherwise: str) -> None:
         if not that:
             self.broken.append(otherwise)
-            self.outcome = BROKEN
+
+    def judge_run(self) -> None:
+        ended, run = self.record.ended[-1], next(iter(self.record.runs), None)
+        if ended.code == 0:
+            self._expect_result("a false success")
+            self._expect_one_version()
+            return
+        self._expect_error_message(ended)
+        if run is None or run.definition is None:
+            status = self._status() if self.record.folder.exists() else None
+            self.expect(status in (Status.failed, None), f"nothing started, but the run is {status}")
+            self.outcome = NOTHING
+        elif not run.is_over:
+            self._expect_cancel_named(ended)
+            cancelled = self.runner.run(self.record, "cancel", RUN)
+            self.expect(cancelled.code == 0 and run.is_over, f"cancel: {cancelled.err[-500:]}")
+            self.outcome = ENDED
+        else:
+            self._take_the_hint(ended)
+
+    def _take_the_hint(self, ended: Ended) -> None:
+        """Run the command that the message of an ended run names."""
+        said = ended.out + ended.err
+        verb = next((verb for verb in ("follow", "resume", "register") if f"{verb} {RUN}" in said), None)
+        self.outcome = RESUMED if verb == "resume" else COMPLETED
+        if verb is None:
+            self.broken.append("the message does not name the next command")
+            return
+        arguments = self.runner.register_arguments(self.record) if verb != "follow" else ()
+        then = self.runner.run(self.record, verb, RUN, *arguments)
+        self.expect(then.code == 0, f"{verb}: {then.err[-500:]}")
+        self._expect_result(f"after {verb}")
+        if verb != "follow":  # follow does not register
+            self._expect_one_version()
+
+    def judge_cancellation(self) -> None:
+        run, ended = self.record.runs[0], self.record.ended[-1]
+        is_cancelled = len(self.record.ended) > 1
+        if ended.code:
+            self._expect_error_message(ended)
+            if not is_cancelled and not run.is_over:
+                self._expect_cancel_named(ended)
+            verb = ("cluster", "delete", *self.runner.place(self.record)) if is_cancelled else ("cancel", RUN)
+            again = self.runner.run(self.record, *verb)
+            self.expect(again.code == 0, f"{' '.join(verb[:2])} again: {again.err[-500:]}")
+            self.outcome = ENDED
+        self.expect(run.status == "Canceled", f"the run is {run.status} in the service")
+        self.expect(self._status() is Status.cancelled, f"the run is {self._status()} here")
+        exists = self.record.cluster in self.runner.service.clusters
+        self.expect(not exists or not is_cancelled, "the cluster still exists")
+
+    def _status(self) -> Status:
+        return run_folder.read_receipt(self.record.folder).status
+
+    def _expect_error_message(self, ended: Ended) -> None:
+        self.expect(ended.code == BackendError.exit_code, f"exit code {ended.code}")
+        self.expect(re.search(r"^error: .+\n.+", ended.err, re.MULTILINE), "an error without a message")
+
+    def _expect_cancel_named(self, ended: Ended) -> None:
+        verb = f"cancel {RUN}"
+        self.expect(verb in ended.err, f"a run is still running, and the message does not name `{verb}`")
+
+    def _expect_result(self, what: str) -> None:
+        result = self.record.result
+        if result is None:
+            self.broken.append(f"{what}: no result")
+            return
+        try:
+            run_folder.verify(self.record.folder, result)
+        except MnistCnnError as error:
+            self.broken.append(f"{what}: {error.message}")
+        self.expect(result.weights_sha256 == self.weights, f"{what}: different weights")
+        self.expect(self._status() is Status.completed, f"{what}: the run is {self._status()}")
+
+    def _expect_one_version(self) -> None:
+        versions = len(self.runner.registered(self.record.model))
+        self.expect(versions == 1, f"the model has {versions} versions")
 
 
 def judge(
     runner: ScenarioRunner, record: ScenarioRecord, weights: str, *, must_succeed: bool = False
 ) -> CaseOutcome:
     """Judge a scenario; `weights` is the `weights_sha256` of a run without faults."""
-    outcome = CaseOutcome(RIGHT)
-    was_injected = any(exchange.fault for exchange in record.exchanges)
-    for text in _broken_promises(runner, record):
-        outcome.expect(that=False, otherwise=text)
+    found = CaseOutcome(runner, record, weights)
+    found.broken += _broken_promises(runner, record)
     if not record.timed_out:
         try:
             if record.scenario == CANCEL:
-                _judge_cancellation(runner, record, outcome)
+                found.judge_cancellation()
             else:
-                _judge_run(runner, record, weights, outcome)
+                found.judge_run()
         except subprocess.TimeoutExpired as expired:
-            outcome.expect(that=False, otherwise=f"{' '.join(expired.cmd[4:])} does not end")
-    for text in _secrets(runner, record):
-        outcome.expect(that=False, otherwise=text)
-    is_right = outcome.outcome in (RIGHT, BROKEN)
-    outcome.expect(that=is_right or not must_succeed, otherwise="a late answer was treated as a failure")
-    if not was_injected and outcome.outcome != BROKEN:
-        outcome.outcome = NOT_INJECTED
-    return outcome
+            found.broken.append(f"{' '.join(expired.cmd[4:])} does not end")
+    found.broken += _secrets(runner, record)
+    found.expect(found.outcome == RIGHT or not must_succeed, "a late answer was treated as a failure")
+    if found.broken:
+        found.outcome = BROKEN
+    elif not any(exchange.fault for exchange in record.exchanges):
+        found.outcome = NOT_INJECTED
+    return found
 
 
 def _broken_promises(runner: ScenarioRunner, record: ScenarioRecord) -> Iterator[str]:
@@ -96,94 +173,6 @@ def _broken_promises(runner: ScenarioRunner, record: ScenarioRecord) -> Iterator
         runner.service.check()
     except AssertionError as error:
         yield str(error)
-
-
-def _judge_run(runner: ScenarioRunner, record: ScenarioRecord, weights: str, outcome: CaseOutcome) -> None:
-    ended, run = record.ended[-1], next(iter(record.runs), None)
-    if ended.code == 0:
-        _expect_result(record, weights, outcome, "a false success")
-        _expect_one_version(runner, record, outcome)
-        return
-    _expect_error_message(ended, outcome)
-    status = run_folder.read_receipt(record.folder).status if record.folder.exists() else None
-    if run is None or run.definition is None:
-        outcome.expect(
-            that=status in (Status.failed, None), otherwise=f"nothing started, but the run is {status}"
-        )
-        _end_as(outcome, NOTHING)
-    elif not run.is_over:
-        _expect_named(ended, f"cancel {RUN}", outcome)
-        cancelled = runner.run(record, "cancel", RUN)
-        outcome.expect(that=cancelled.code == 0 and run.is_over, otherwise=f"cancel: {cancelled.err[-500:]}")
-        _end_as(outcome, ENDED)
-    else:
-        said = ended.out + ended.err
-        verb = next((verb for verb in ("follow", "resume", "register") if f"{verb} {RUN}" in said), None)
-        outcome.expect(that=verb is not None, otherwise="the message does not name the next command")
-        if verb is not None:
-            then = runner.run(
-                record, verb, RUN, *(runner.register_arguments(record) if verb != "follow" else ())
-            )
-            outcome.expect(that=then.code == 0, otherwise=f"{verb}: {then.err[-500:]}")
-            _expect_result(record, weights, outcome, f"after {verb}")
-            if verb != "follow":  # follow does not register
-                _expect_one_version(runner, record, outcome)
-        _end_as(outcome, RESUMED if verb == "resume" else COMPLETED)
-
-
-def _judge_cancellation(runner: ScenarioRunner, record: ScenarioRecord, outcome: CaseOutcome) -> None:
-    run, ended = record.runs[0], record.ended[-1]
-    is_cancelled = len(record.ended) > 1
-    if ended.code:
-        verb = ("cluster", "delete") if is_cancelled else ("cancel", RUN)
-        _expect_error_message(ended, outcome)
-        if not is_cancelled and not run.is_over:
-            _expect_named(ended, f"cancel {RUN}", outcome)
-        place = (f"backend.workspace={runner.service.home}", f"backend.cluster={record.cluster}")
-        again = runner.run(record, *verb, *(("backend=azure", *place) if is_cancelled else ()))
-        outcome.expect(that=again.code == 0, otherwise=f"{' '.join(verb)} again: {again.err[-500:]}")
-        _end_as(outcome, ENDED)
-    outcome.expect(that=run.status == "Canceled", otherwise=f"the run is {run.status} in the service")
-    status = run_folder.read_receipt(record.folder).status
-    outcome.expect(that=status is Status.cancelled, otherwise=f"the run is {status} here")
-    exists = record.cluster in runner.service.clusters
-    outcome.expect(that=not exists or not is_cancelled, otherwise="the cluster still exists")
-
-
-def _expect_error_message(ended: Ended, outcome: CaseOutcome) -> None:
-    outcome.expect(that=ended.code == BackendError.exit_code, otherwise=f"exit code {ended.code}")
-    has_message = re.search(r"^error: .+\n.+", ended.err, flags=re.MULTILINE) is not None
-    outcome.expect(that=has_message, otherwise="an error without a message")
-
-
-def _expect_named(ended: Ended, text: str, outcome: CaseOutcome) -> None:
-    outcome.expect(
-        that=text in ended.err, otherwise=f"a run is still running, and the message does not name `{text}`"
-    )
-
-
-def _expect_result(record: ScenarioRecord, weights: str, outcome: CaseOutcome, what: str) -> None:
-    result = record.result
-    if result is None:
-        outcome.expect(that=False, otherwise=f"{what}: no result")
-        return
-    try:
-        run_folder.verify(record.folder, result)
-    except MnistCnnError as error:
-        outcome.expect(that=False, otherwise=f"{what}: {error.message}")
-    outcome.expect(that=result.weights_sha256 == weights, otherwise=f"{what}: different weights")
-    status = run_folder.read_receipt(record.folder).status
-    outcome.expect(that=status is Status.completed, otherwise=f"{what}: the run is {status}")
-
-
-def _expect_one_version(runner: ScenarioRunner, record: ScenarioRecord, outcome: CaseOutcome) -> None:
-    versions = len(runner.registered(record.model))
-    outcome.expect(that=versions == 1, otherwise=f"the model has {versions} versions")
-
-
-def _end_as(outcome: CaseOutcome, name: str) -> None:
-    if outcome.outcome != BROKEN:
-        outcome.outcome = name
 
 
 def _secrets(runner: ScenarioRunner, record: ScenarioRecord) -> Iterator[str]:

@@ -7,7 +7,6 @@ import gzip
 import itertools
 import os
 import shutil
-import struct
 import subprocess
 import time
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import TYPE_CHECKING
 from helpers.processes import Ended, command
 from loopback import Behaviour
 
-from mnist_cnn import run_folder
+from mnist_cnn import data, run_folder
+from mnist_cnn.data.idx import read_idx
 
 from .kinds import Kind
+from .readers.mutations import idx_header
 
 if TYPE_CHECKING:
     from loopback import AzureService
@@ -38,7 +39,6 @@ FIRST, AGAIN, CANCEL = "first run", "next run", "cancel"
 SCENARIOS = (AGAIN, FIRST, CANCEL)
 """next run: data, code and experiment exist, and a cluster that differs from the configuration; first run:
 nothing exists; cancel: a run that waits for a node is cancelled and its cluster deleted. Cheapest first."""
-MODEL = "faulty"
 
 
 @dataclasses.dataclass
@@ -63,6 +63,18 @@ class ScenarioRecord:
     def result(self) -> Result | None:
         return run_folder.read_result(self.folder)
 
+    @property
+    def kinds(self) -> list[Kind]:
+        """The kinds of its requests, in order."""
+        return [Kind.of(made.method, made.template, made.path) for made in self.exchanges]
+
+    def refused_at_first(self) -> list[Kind]:
+        """Return the kinds whose first request was refused because the resource did not exist yet."""
+        first: dict[Kind, int] = {}
+        for kind, exchange in zip(self.kinds, self.exchanges, strict=True):
+            first.setdefault(kind, exchange.status)
+        return [kind for kind, status in first.items() if status >= 400]
+
     def printed(self) -> str:
         """Return everything that the commands printed."""
         return "".join(f"{ended.out}{ended.err}" for ended in self.ended) + self.timed_out
@@ -76,7 +88,7 @@ class ScenarioRunner:
         self.folder = folder
         self._numbers = itertools.count(1)
         self._is_warm = False
-        self._is_closed = False
+        self.is_closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._deleted_data: dict[str, bytes] = {}
         self._before: set[str] = set()
@@ -92,7 +104,10 @@ class ScenarioRunner:
         self.service.faults.add(*faults)
         started = time.monotonic()
         try:
-            for arguments in self._commands(record):
+            commands = [self._train(record)]
+            if scenario == CANCEL:
+                commands = [("cancel", RUN), ("cluster", "delete", *self.place(record))]
+            for arguments in commands:
                 record.ended.append(self.run(record, *arguments))
                 if record.ended[-1].code:
                     break
@@ -112,8 +127,6 @@ class ScenarioRunner:
             subprocess.TimeoutExpired: it took longer than `CASE_SECONDS`.
             RuntimeError: the runner is closed.
         """
-        if self._is_closed:
-            raise RuntimeError("the runner is closed")
         environment = {**os.environ, **self.service.environment, "HOME": str(self._user(record))}
         with subprocess.Popen(
             command(*arguments),
@@ -125,6 +138,8 @@ class ScenarioRunner:
         ) as process:
             self._process = process
             try:
+                if self.is_closed:
+                    raise RuntimeError("the runner is closed")
                 said = process.communicate(timeout=CASE_SECONDS)
             finally:
                 process.kill()
@@ -132,7 +147,7 @@ class ScenarioRunner:
 
     def close(self) -> None:
         """Kill the running command and start no other."""
-        self._is_closed = True
+        self.is_closed = True
         if self._process is not None:
             self._process.kill()
 
@@ -156,21 +171,13 @@ class ScenarioRunner:
         """Return a request's kind."""
         return Kind.of(request.method, self.service.server.template(request), request.path)
 
-    def count(self, record: ScenarioRecord, kind: Kind) -> int:
-        """Return the number of requests of a kind."""
-        made = (Kind.of(e.method, e.template, e.path) for e in record.exchanges)
-        return sum(one == kind for one in made)
-
-    def refused_at_first(self, record: ScenarioRecord) -> list[Kind]:
-        """Return the kinds whose first request was refused because the resource did not exist yet."""
-        first: dict[Kind, int] = {}
-        for exchange in record.exchanges:
-            first.setdefault(Kind.of(exchange.method, exchange.template, exchange.path), exchange.status)
-        return [kind for kind, status in first.items() if status >= 400]
-
     def registered(self, model: str) -> list[Json]:
         """Return a model's versions."""
         return [one for one in self.service.handlers.models.all() if one["name"] == model]
+
+    def place(self, record: ScenarioRecord) -> tuple[str, ...]:
+        workspace = f"backend.workspace={self.service.home}"
+        return ("backend=azure", workspace, f"backend.cluster={record.cluster}")
 
     def register_arguments(self, record: ScenarioRecord) -> tuple[str, ...]:
         return (f"register.name={record.model}", "register.min_accuracy=0")
@@ -179,17 +186,20 @@ class ScenarioRunner:
         number = next(self._numbers)
         home = self.folder / f"scenario-{number}"
         home.mkdir(parents=True)
-        record = ScenarioRecord(scenario, home, f"cluster{number}", f"{MODEL}-{number}")
+        record = ScenarioRecord(scenario, home, f"cluster{number}", f"faulty-{number}")
         self._before = {run.run_id for run in self.service.runs.all()}
         self.service.faults.clear()
         self.service.clusters.behaviour = Behaviour(full=scenario == CANCEL)
         if scenario == FIRST:
             self._delete_uploads()
-        else:
-            self._restore_data()
+        else:  # a first run should have uploaded the data, and may not have
+            for name, content in self._deleted_data.items():
+                self.service.blobs.put(self.service.tenancy.container, name, content)
             self.service.clusters.add(record.cluster)
         if scenario == CANCEL:
-            self._submit_without_a_node(record)
+            ended = self.run(record, *self._train(record), "backend.queue_timeout=1")
+            if "no node is free" not in ended.err:
+                raise RuntimeError(f"the run should have waited for a node:\n{ended.err}")
         return record
 
     def _delete_uploads(self) -> None:
@@ -199,29 +209,10 @@ class ScenarioRunner:
             self._deleted_data[blob.name] = blobs.get(container, blob.name)
             blobs.delete(container, blob.name)
 
-    def _restore_data(self) -> None:
-        """Restore the data that a first run should have uploaded, and may not have."""
-        for name, content in self._deleted_data.items():
-            self.service.blobs.put(self.service.tenancy.container, name, content)
-
-    def _submit_without_a_node(self, record: ScenarioRecord) -> None:
-        ended = self.run(record, *self._train(record), "backend.queue_timeout=1")
-        if "no node took it" not in ended.err:
-            raise RuntimeError(f"the run should have waited for a node:\n{ended.err}")
-
-    def _commands(self, record: ScenarioRecord) -> list[tuple[str, ...]]:
-        place = (f"backend.workspace={self.service.home}", f"backend.cluster={record.cluster}")
-        if record.scenario == CANCEL:
-            return [("cancel", RUN), ("cluster", "delete", "backend=azure", *place)]
-        return [self._train(record)]
-
     def _train(self, record: ScenarioRecord) -> tuple[str, ...]:
-        is_first = record.scenario == FIRST
         return (
-            "backend=azure",
-            f"backend.workspace={self.service.home}",
-            f"backend.cluster={record.cluster}",
-            f"backend.experiment={record.cluster if is_first else 'again'}",
+            *self.place(record),
+            f"backend.experiment={record.cluster if record.scenario == FIRST else 'again'}",
             f"data.dir={self.folder / DATA}",
             "model=compact",
             "train.epochs=1",
@@ -238,13 +229,10 @@ class ScenarioRunner:
 
 def write_few_images(folder: Path) -> None:
     """Write the first images of MNIST as a small data set."""
-    from mnist_cnn import data
-
     folder.mkdir(parents=True, exist_ok=True)
     for part, count in IMAGES.items():
-        for name, header in (("images-idx3", 16), ("labels-idx1", 8)):
+        for name, rank in (("images-idx3", 3), ("labels-idx1", 1)):
             source = Path(next(iter(data.__path__))) / "mnist" / f"{part}-{name}-ubyte.gz"
-            content = gzip.decompress(source.read_bytes())
-            each = (len(content) - header) // struct.unpack(">I", content[4:8])[0]
-            kept = content[:4] + struct.pack(">I", count) + content[8 : header + count * each]
-            (folder / source.name).write_bytes(gzip.compress(kept, mtime=0))
+            kept = read_idx(source, rank)[:count]
+            content = idx_header((0, 0, 8, rank), kept.shape) + kept.tobytes()
+            (folder / source.name).write_bytes(gzip.compress(content, mtime=0))

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 if sys.version_info[:2] != (3, 11):
     pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
 
 from faults import kinds, outcome
-from faults.__main__ import load_matrices, parser
-from faults.every_request import record_scenario, report, run_case
+from faults.__main__ import parser
+from faults.every_request import Recording, record_scenario, report, run_case
 from faults.kinds import FIRST, LAST, Case, InjectedFault, Kind, Observed, Seen
 from faults.ledger import Entry, Ledger, Shard
 from faults.scenario import AGAIN, CANCEL, ScenarioRunner
@@ -70,9 +71,10 @@ def test_each_kind_fails_at_its_first_and_last_request() -> None:
     slow = [Seen(look), *fast]
     observed = {
         AGAIN: [Observed(slow), Observed(fast)],
-        FIRST_RUN: [Observed.from_json(Observed(fast, [found]).as_json())],
+        FIRST_RUN: [Observed(fast, [found])],
     }
-    cases = list(kinds.cases(observed))
+    recording = msgspec.to_builtins(Recording("weights", observed))
+    cases = list(kinds.cases(msgspec.convert(recording, Recording).observed))
     assert len({str(case) for case in cases}) == len(cases)
     places = {(case.scenario, case.injected_fault) for case in cases}
     assert places == {
@@ -106,7 +108,7 @@ def test_shards_share_all_cases_and_none_twice() -> None:
     assert sum(map(len, parts)) == len(set.union(*parts)) == 100
     for refused in (["requests", "--shard", "4/3"], ["requests", "--shard", "0/3"], ["never"]):
         with pytest.raises(SystemExit) as ended:
-            parser(load_matrices()).parse_args(refused)
+            parser().parse_args(refused)
         assert ended.value.code == 2
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from helpers.copies import change_receipt
 from helpers.disks import FILES, FILLER, Disk, small_disk
 from helpers.fault_points import fault
-from helpers.processes import TINY, Ended
-from PIL import Image
+from helpers.processes import REGISTER, TINY, Ended
 
+from faults.readers.given_files import draw_digit
+from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def test_a_run_survives_a_full_disk_at_each_write(disk: Disk, whole: dict[str, A
     run, verb = disk.seen / "run", [*JOB, "run_dir=run"]
     for name, count, left in WORKER_WRITES:
         before = checkpoints(run)
-        ended = disk.run(*verb, fill_at=f"worker:{name}:{count}:{left}")
+        ended = disk.run(*verb, **disk.full_at("worker", name, count, left))
         check_message(ended, name)
         assert "resume it: resume run" in ended.err
         receipt = json.loads((run / "run.json").read_text(encoding="utf-8"))
@@ -96,7 +98,7 @@ def test_a_run_survives_a_full_disk_at_each_write(disk: Disk, whole: dict[str, A
         disk.make_room()
         verb = ["resume", "run"]
     # The run is complete without its final receipt, because the result is there.
-    ended = disk.run("resume", "run", "--json", fill_at="worker:run.json:1:0")
+    ended = disk.run("resume", "run", "--json", **disk.full_at("worker", "run.json"))
     assert ended.code == 0, ended.err
     assert disk.run("status", "run", "--json").json()["status"] == "completed"
     result = ended.json()["result"]
@@ -109,7 +111,7 @@ def test_a_run_survives_a_full_disk_at_each_write(disk: Disk, whole: dict[str, A
     ("name", "count"), [("job.json", 1), ("run.json", 1), ("progress.json", 1), ("run.json", 2)]
 )
 def test_a_run_that_cannot_start_on_a_full_disk_leaves_nothing(disk: Disk, name: str, count: int) -> None:
-    check_message(disk.run(*JOB, "run_dir=new", fill_at=f"command:{name}:{count}:0"), name)
+    check_message(disk.run(*JOB, "run_dir=new", **disk.full_at("command", name, count)), name)
     assert not (disk.seen / "new").exists()
 
 
@@ -127,12 +129,11 @@ def test_a_run_survives_a_log_line_that_does_not_fit(disk: Disk, whole: dict[str
 @pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("name", ["model.keras", "model.onnx", "model.json"])
 def test_a_model_that_does_not_fit_gets_no_version(disk: Disk, name: str) -> None:
-    settings = ("register.name=m", "register.min_accuracy=0")
-    ended = disk.run("register", "whole", *settings, fill_at=f"command:{name}:1:0")
+    ended = disk.run("register", "whole", *REGISTER, **disk.full_at("command", name))
     check_message(ended, name)
     assert [path.name for path in (disk.seen / "models" / "m").iterdir()] == [".lock"]
     disk.make_room()
-    assert "version 1" in disk.run("register", "whole", *settings).out
+    assert "version 1" in disk.run("register", "whole", *REGISTER).out
     for path in (disk.seen / "models" / "m").glob("1/*"):
         path.unlink()
     (disk.seen / "models" / "m" / "1").rmdir()
@@ -148,35 +149,24 @@ def test_a_run_folder_that_cannot_be_made_is_an_error(disk: Disk) -> None:
 
 @pytest.mark.usefixtures("whole")
 def test_a_run_on_a_read_only_disk_can_be_used(disk: Disk, tmp_path: Path) -> None:
-    stroke = Image.new("L", (28, 28))
-    stroke.paste(255, (13, 4, 16, 24))
-    stroke.save(tmp_path / "one.png")
+    draw_digit(tmp_path / "one.png")
     disk.remount("ro")
-    for words in (
-        ["status", "whole"],
-        ["follow", "whole"],
-        ["predict", "whole", f"{tmp_path}/one.png"],
-        ["cancel", "whole"],
-    ):
-        ended = disk.run(*words)
-        assert (ended.code, ended.err) == (0, ""), words
+    for verb, *more in (["status"], ["follow"], ["predict", f"{tmp_path}/one.png"], ["cancel"]):
+        ended = disk.run(verb, "whole", *more)
+        assert (ended.code, ended.err) == (0, ""), verb
     listed = disk.run("list", "runs_dir=.", "--json").json()
     assert "completed" in [row["status"] for row in listed if row["run"] == "whole"]
-    settings = ("register.name=m", "register.min_accuracy=0", f"register.dir={tmp_path}/models")
-    assert "version 1" in disk.run("register", "whole", *settings).out
+    elsewhere = f"register.dir={tmp_path}/models"
+    assert "version 1" in disk.run("register", "whole", *REGISTER, elsewhere).out
 
 
 @pytest.mark.usefixtures("whole")
 def test_writing_to_a_read_only_disk_is_refused(disk: Disk) -> None:
     shutil.copytree(disk.seen / "whole", disk.seen / "lost")
-    receipt = json.loads((disk.seen / "lost" / "run.json").read_text(encoding="utf-8")) | {
-        "status": "running"
-    }
-    (disk.seen / "lost" / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
+    change_receipt(disk.seen / "lost", status=Status.running)
     (disk.seen / "lost" / "result.json").unlink()
     disk.remount("ro")
-    settings = ("register.name=m", "register.min_accuracy=0")
-    for words in ([*JOB, "run_dir=new"], ["resume", "lost"], ["register", "whole", *settings]):
+    for words in ([*JOB, "run_dir=new"], ["resume", "lost"], ["register", "whole", *REGISTER]):
         ended = disk.run(*words)
         assert ended.code == BackendError.exit_code, words
         what, hint = ended.err.splitlines()

@@ -58,5 +58,5 @@ def test_a_run_survives_a_kill_at_a_random_moment(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(kills, "JOB", JOB)
     survived = kills.survive(tmp_path, kills=1, seed=1)
     assert survived.kills.total() == 1
-    assert survived.differing == ()
+    assert survived.differing == []
     assert survived.damaged == 0

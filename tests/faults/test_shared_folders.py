@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import filelock
 import psutil
 import pytest
-from helpers.copies import interrupted_copy
+from helpers.copies import change_receipt, interrupted_copy
 from helpers.fault_points import Gate
 from helpers.processes import (
     TINY,
@@ -54,12 +53,6 @@ def stopped_run(tmp_path: Path) -> local.LocalRun:
     assert isinstance(run, local.LocalRun)
     worker_of(run.folder).suspend()
     return run
-
-
-def change_receipt(folder: Path, **values: object) -> run_folder.Receipt:
-    changed = dataclasses.replace(run_folder.read_receipt(folder), **values)  # type: ignore[arg-type]
-    run_folder.write_receipt(folder, changed)
-    return changed
 
 
 # Folders
@@ -211,11 +204,8 @@ def test_cancel_does_not_wait_for_a_later_worker(tmp_path: Path, monkeypatch: py
         worker.kill()
         change_receipt(submitted.folder, pid=this.pid, process_started=this.create_time())
 
-    def never(*_: object) -> None:
-        raise AssertionError("it waited for the other worker")
-
     monkeypatch.setattr(psutil.Process, "terminate", kill_and_resume)
-    monkeypatch.setattr(os, "killpg", never)
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("it waited for the other worker"))
     launch.attach_to(submitted.folder).cancel()
     wait_until(lambda: not submitted.status().is_final and not psutil.pid_exists(cancelled.pid))
 
@@ -285,8 +275,8 @@ def test_setting_the_clock_does_not_lose_a_run(tmp_path: Path, hours: int) -> No
 
 def test_latest_is_the_last_run_after_the_clock_was_set_back(tmp_path: Path) -> None:
     before = write_receipt(tmp_path / "before", Status.cancelled)
-    ahead = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="microseconds")
-    run_folder.write_receipt(tmp_path / "before", dataclasses.replace(before, created=ahead))
+    ahead = datetime.fromisoformat(before.created) + timedelta(hours=1)
+    change_receipt(tmp_path / "before", created=ahead.isoformat(timespec="microseconds"))
     run = stopped_run(tmp_path)
     run.cancel()
     assert launch.attach("latest", f"runs_dir={tmp_path}").folder == run.folder

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from helpers.fault_points import Gate
 from helpers.processes import (
+    REGISTER,
     TINY,
     command,
     end_of,
@@ -66,10 +67,6 @@ def submit_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         return run
 
     return submit
-
-
-def never(*_: object) -> None:
-    raise AssertionError("the worker was killed, although it could end by itself")
 
 
 # Signals
@@ -146,7 +143,7 @@ def test_a_stopped_worker_can_be_cancelled(
     run = submit_to("import tensorflow", LONG)
     worker = worker_of(run.folder)
     worker.suspend()
-    monkeypatch.setattr(os, "killpg", never)
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("the worker was killed, although it could end"))
     monkeypatch.setattr(local, "GRACE_SECONDS", 30.0)
     run.cancel()
     assert run_folder.read_receipt(run.folder).exit_code == RunCancelled.exit_code
@@ -195,8 +192,7 @@ def test_a_run_survives_the_closing_of_its_terminal(tmp_path: Path, undisturbed:
 
 @pytest.mark.parametrize("redirection", ["> /dev/full", "<&- >&- 2>&-"])
 def test_a_run_without_output_is_completed(tmp_path: Path, started: Start, redirection: str) -> None:
-    register = ("register.name=m", "register.min_accuracy=0")
-    line = f"{shlex.join(command(*TINY, *register, 'run_dir=run'))} {redirection}"
+    line = f"{shlex.join(command(*TINY, *REGISTER, 'run_dir=run'))} {redirection}"
     ended = end_of(started("/bin/sh", "-c", line))
     assert ended.code == 0
     assert launch.attach_to(tmp_path / "run").status() is Status.completed

@@ -1,12 +1,13 @@
 """Tests one kind of bad file, input by input, in a separate process that may crash, hang or grow.
 
-The process reports each input before it reads it, so that an input that kills it is known. An input depends
-only on the kind, the seed and its number, so that it can be repeated.
+The process reports the inputs in order, so the first one without a report is the one that killed it. An input
+depends only on the kind, the seed and its number, so that it can be repeated.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -17,10 +18,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
+
+import psutil
 
 from .readers import KINDS
 
@@ -81,89 +83,66 @@ def _run_process(  # noqa: PLR0913, PLR0917 - everything that an input needs
     process = context.Process(target=_work, args=(theirs, outcome.kind, indices, seed, run, kept, folder))
     process.start()
     theirs.close()
-    started, last = time.monotonic(), -1
-    while True:
-        try:
+    started, left = time.monotonic(), iter(indices)
+    with contextlib.suppress(EOFError):
+        while True:
             if not ours.poll(2 * HANG_SECONDS):  # its alarm did not stop it
                 process.kill()
-            message = ours.recv()
-        except EOFError:
-            break
-        if message[0] == "begins":
-            last = message[1]
-        elif message[0] == "ends":
-            outcome.ends[message[1]] += 1
-            outcome.slowest = max(outcome.slowest, message[2])
-            last = -1
-        elif message[0] == "fault":
-            outcome.faults[message[1]] = message[2]
-            last = -1
-        else:
-            outcome.mebibytes = max(outcome.mebibytes, message[1])
+            end, fault, seconds, grown = ours.recv()
+            if fault:
+                outcome.faults[next(left)] = fault
+            else:
+                outcome.ends[end] += 1
+                next(left)
+            outcome.slowest = max(outcome.slowest, seconds)
+            outcome.mebibytes = max(outcome.mebibytes, grown)
     process.join()
     outcome.seconds += time.monotonic() - started
-    if last == -1:
-        if process.exitcode:
-            raise RuntimeError(
-                f"{outcome.kind}: its process ended with {process.exitcode} between two inputs"
-            )
+    if not process.exitcode:
         return []
-    outcome.faults[last] = f"the process ended with {process.exitcode}"
-    _keep(kept, outcome.kind, last, {"crash": b""})
-    return indices[indices.index(last) + 1 :]
+    killer = next(left, None)
+    if killer is None:
+        raise RuntimeError(f"{outcome.kind}: its process ended with {process.exitcode} after all inputs")
+    outcome.faults[killer] = f"the process ended with {process.exitcode}"
+    _keep(kept, outcome.kind, killer, {"crash": b""})
+    return list(left)
 
 
 def _work(  # noqa: PLR0913, PLR0917 - as above
     reports: Connection, kind: str, indices: list[int], seed: int, run: Path, kept: Path, folder: Path
 ) -> None:
-    """Test inputs and report how each ended."""
+    """Test inputs and report how each ended; stop after too many faults or too much growth."""
     os.environ["MNIST_CNN_CACHE"] = str(folder / "cache")
-    known = KINDS[kind]
+    limit, process, faults = KINDS[kind].mebibytes, psutil.Process(), 0
     (folder / "files").mkdir()
-    reader = known.reader(run, folder / "files")
-    _warm_up(reader, kind)
-    before = _resident()
-    _limit_address_space(known.mebibytes)
-    faults = 0
+    reader = KINDS[kind].reader(run, folder / "files")
+    for index in range(10):  # not counted: what they import is no growth, and faults come again
+        with contextlib.suppress(Exception, SystemExit, Hang), limited(HANG_SECONDS):
+            reader.outcome(reader.draw(random_of(kind, -1, index)))
+    before = process.memory_info().rss // 2**20
+    address_space = process.memory_info().vms + (limit + SPARE_MEBIBYTES) * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (address_space, resource.getrlimit(resource.RLIMIT_AS)[1]))
     for index in indices:
-        reports.send(("begins", index))
         files = reader.draw(random_of(kind, seed, index))
-        started = time.monotonic()
+        started, end, fault = time.monotonic(), "", ""
         try:
             with limited(HANG_SECONDS):
-                end = reader.look(files)
+                end = reader.outcome(files)
         except BaseException:  # noqa: BLE001 - any exception is a fault
-            reports.send(("fault", index, traceback.format_exc()))
+            fault = traceback.format_exc()
+        seconds, grown = time.monotonic() - started, max(0, peak() - before)
+        if grown > limit:
+            fault += f"the process has grown by {grown} MiB; the limit is {limit}"
+        if fault:
             _keep(kept, kind, index, files)
             faults += 1
-            if faults >= MAX_FAULTS:
-                break
-        else:
-            reports.send(("ends", end, time.monotonic() - started))
-        grown = peak() - before
-        if grown > known.mebibytes:
-            reports.send(
-                ("fault", index, f"the process has grown by {grown} MiB; the limit is {known.mebibytes}")
-            )
-            _keep(kept, kind, index, files)
+        reports.send((end, fault, seconds, grown))
+        if grown > limit or faults >= MAX_FAULTS:
             break
-    reports.send(("grown", max(0, peak() - before)))
     reports.close()
 
 
-def _warm_up(reader: object, kind: str) -> None:
-    """Read a few inputs first, so that imports do not count as growth."""
-    for index in range(10):
-        try:
-            with limited(HANG_SECONDS):
-                reader.look(reader.draw(random_of(kind, -1, index)))  # type: ignore[attr-defined]
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # noqa: BLE001, S110 - the counted inputs report it
-            pass
-
-
-@contextmanager
+@contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
     """Raise Hang if the body takes longer, even while it waits for a file."""
 
@@ -187,13 +166,6 @@ def _keep(kept: Path, kind: str, index: int, files: Files) -> None:
         (folder / name).write_bytes(content)
 
 
-def _resident() -> int:
-    """Return this process's resident memory, in MiB."""
-    import psutil
-
-    return int(psutil.Process().memory_info().rss) // 2**20
-
-
 def peak() -> int:
     """Return this process's peak resident memory, in MiB."""
     status = Path("/proc/self/status")
@@ -202,10 +174,3 @@ def peak() -> int:
     # On Linux, ru_maxrss includes the memory of the parent process.
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) // 2**10
-
-
-def _limit_address_space(mebibytes: int) -> None:
-    import psutil
-
-    limit = int(psutil.Process().memory_info().vms) + (mebibytes + SPARE_MEBIBYTES) * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))

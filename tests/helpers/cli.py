@@ -24,17 +24,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def _refuse_to_train(*_: object) -> None:
-    message = "a training was started"
-    raise AssertionError(message)
-
-
 @pytest.fixture
 def ask(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     """A function that runs a command in this process; `home` is the current folder."""
     assert home.is_dir()
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(LocalBackend, "submit", _refuse_to_train)
+    monkeypatch.setattr(LocalBackend, "submit", lambda *_: pytest.fail("a training was started"))
     before = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str) -> Ended:

@@ -19,14 +19,19 @@ def interrupted_copy(run: Path, folder: Path, after: int) -> Path:
     for path in (folder / run_folder.CHECKPOINTS).iterdir():
         if path.stem not in kept:
             path.unlink()
-    receipt = dataclasses.replace(run_folder.read_receipt(folder), status=Status.running)
-    run_folder.write_receipt(folder, receipt)
+    change_receipt(folder, status=Status.running)
     return folder
 
 
 def copy_run(run: Path, folder: Path, **receipt: Any) -> Path:
     """Copy a completed run without its checkpoints; change these values of its receipt."""
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns(run_folder.CHECKPOINTS))
-    if receipt:
-        run_folder.write_receipt(folder, dataclasses.replace(run_folder.read_receipt(folder), **receipt))
+    change_receipt(folder, **receipt)
     return folder
+
+
+def change_receipt(folder: Path, **values: Any) -> run_folder.Receipt:
+    """Change values of a run's receipt; return the new receipt."""
+    changed = dataclasses.replace(run_folder.read_receipt(folder), **values)
+    run_folder.write_receipt(folder, changed)
+    return changed

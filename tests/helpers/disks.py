@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from helpers.fault_points import fault
-from helpers.processes import Ended, command, hear_interrupts
+from helpers.processes import Ended, command, end_of, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,39 +34,28 @@ class Disk:
         self.seen = Path(f"/proc/{holder}/root{folder}")
         self._enter = [nsenter, "--user", "--mount", "--preserve-credentials", f"--target={holder}"]
 
-    def start(self, *words: str, fill_at: str | None = None, **environment: str) -> subprocess.Popen[str]:
-        """Start a command line in the disk's folder.
+    def full_at(self, process: str, name: str, count: int = 1, left: int = 0) -> dict[str, str]:
+        """Return the environment in which the disk is full, but for `left` bytes, from a write on.
 
-        `fill_at` is PROCESS:FILE:COUNT:LEFT: the disk is full, but for LEFT bytes, from the COUNT-th time
-        that `command` or `worker` writes that FILE. The write itself then really fails.
+        It is the `count`-th time that `process`, `command` or `worker`, writes the file `name`. The write
+        itself then really fails.
         """
-        if fill_at is not None:
-            process, point, count, left = fill_at.split(":")
-            filler = self.folder / FILLER
-            environment |= fault("fill", process, point, int(count), left=int(left), path=filler)
-        line = f"cd {shlex.quote(str(self.folder))} && exec {shlex.join(words)}"
-        return subprocess.Popen(
-            [*self._enter, "/bin/sh", "-c", line],
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=hear_interrupts,  # noqa: PLW1509 - no threads here
-        )
+        return fault("fill", process, name, count, left=left, path=self.folder / FILLER)
 
-    def run(self, *arguments: str, fill_at: str | None = None, **environment: str) -> Ended:
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command line in the disk's folder."""
+        line = f"cd {shlex.quote(str(self.folder))} && exec {shlex.join(words)}"
+        return start(*self._enter, "/bin/sh", "-c", line, cwd=self.folder.parent, **environment)
+
+    def run(self, *arguments: str, **environment: str) -> Ended:
         """Run `python -m mnist_cnn ARGUMENTS` in the disk's folder, to its end."""
-        with self.start(*command(*arguments), fill_at=fill_at, **environment) as process:
-            out, err = process.communicate(timeout=180)
-        return Ended(process.returncode, out, err)
+        return end_of(self.start(*command(*arguments), **environment), timeout=180)
 
     def remount(self, options: str) -> None:
         """Change the file system's options: `ro`, `rw`, `nr_inodes=N`."""
         # With its source named, mount keeps the other options; a user may not give them all again.
-        with self.start("mount", "-o", f"remount,{options}", "small", str(self.folder)) as process:
-            _, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
+        ended = end_of(self.start("mount", "-o", f"remount,{options}", "small", str(self.folder)))
+        assert ended.code == 0, ended.err
 
     def fill(self, left: int = 0) -> None:
         """Fill the disk but for `left` bytes."""

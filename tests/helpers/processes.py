@@ -34,6 +34,8 @@ TINY = (
     "model.dense_units=8",
 )
 """Overrides of a job that learns next to nothing and leaves small files."""
+REGISTER = ("register.name=m", "register.min_accuracy=0")
+"""Overrides that register a run's model as m, even if it learned next to nothing."""
 
 
 @dataclasses.dataclass(frozen=True)

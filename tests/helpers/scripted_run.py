@@ -26,7 +26,7 @@ class ScriptedRun:
     lines: tuple[str, ...] = ()
     interrupted: bool = False
     now: Progress | None = None
-    ended: bool = dataclasses.field(default=False)
+    ended: bool = False
 
     def status(self) -> Status:
         return self.end if self.ended else Status.running

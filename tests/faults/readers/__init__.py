@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from .checkpoint_files import Checkpoints
 from .data_files import DataFolder, Idx
 from .given_files import Network, Picture, Settings, Workspace
 from .model_files import KerasModel, Onnx
-from .run_files import Registered, of_run
+from .run_files import Registered, RunFile
 
 if TYPE_CHECKING:
     from .reader import Reader
@@ -32,11 +33,11 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "IDX": Kind(Idx, 1, 16),
     "data.dir": Kind(DataFolder, 0.1, 16),
-    "run.json": Kind(of_run("run.json"), 0.03, 64),
-    "job.json": Kind(of_run("job.json", "failed"), 0.02, 64),
-    "result.json": Kind(of_run("result.json"), 0.02, 64),
-    "metrics.jsonl": Kind(of_run("metrics.jsonl"), 0.01, 64),
-    "progress.json": Kind(of_run("progress.json", "running"), 0.01, 64),
+    "run.json": Kind(partial(RunFile, name="run.json"), 0.03, 64),
+    "job.json": Kind(partial(RunFile, name="job.json", status="failed"), 0.02, 64),
+    "result.json": Kind(partial(RunFile, name="result.json"), 0.02, 64),
+    "metrics.jsonl": Kind(partial(RunFile, name="metrics.jsonl"), 0.01, 64),
+    "progress.json": Kind(partial(RunFile, name="progress.json", status="running"), 0.01, 64),
     "model.json": Kind(Registered, 0.01, 64),
     "checkpoint": Kind(Checkpoints, 0.05, 256),
     "model.onnx": Kind(Onnx, 0.1, 256),

@@ -6,31 +6,30 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging
 import zipfile
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+
+from mnist_cnn import launch
+from mnist_cnn.result import EpochRow
+from mnist_cnn.training import checkpoint
+from mnist_cnn.training.runtime import Runtime
+
 from . import mutations
-from .reader import ACCEPTED, Fault, Files, put
+from .reader import ACCEPTED, Fault, Files, Reader, put
 
 
-class Checkpoints:
+class Checkpoints(Reader):
     """Two checkpoints. The newer has damaged bytes, or bad content with a right checksum."""
 
-    def __init__(self, _run: Path, folder: Path) -> None:
-        import logging
-
-        import numpy as np
-
-        from mnist_cnn import launch
-        from mnist_cnn.result import EpochRow
-        from mnist_cnn.training import checkpoint
-        from mnist_cnn.training.runtime import Runtime
-
+    def __init__(self, run: Path, folder: Path) -> None:
+        super().__init__(run, folder)
         logging.getLogger("mnist_cnn").addHandler(logging.NullHandler())
         self.kept = checkpoint.Checkpoints(folder)
-        self.folder = folder
         job, runtime = launch.make_job(), Runtime.here("float32", "cpu", None)
         self.arrays = (np.arange(6, dtype=np.float32).reshape(2, 3), np.array([7, 8], np.uint32))
         for epochs in (1, 2):
@@ -54,9 +53,7 @@ class Checkpoints:
             checksum = mutations.damaged(checksum, random)
         return {self.newer: content, self.newer.replace(".npz", ".sha256"): checksum}
 
-    def look(self, files: Files) -> str:
-        import numpy as np
-
+    def read(self, files: Files) -> str:
         put(self.folder, {**self.sound, **files})
         found = self.kept.newest()
         if found is None:
@@ -78,25 +75,22 @@ class Checkpoints:
 
     def _repacked(self, random: Random) -> bytes:
         """Return the newer checkpoint with a missing, foreign, odd or huge member."""
-        import numpy as np
-
         with zipfile.ZipFile(io.BytesIO(self.sound[self.newer])) as old:
             members = {name: old.read(name) for name in old.namelist()}
         name = random.choice(sorted(members))
         about = json.loads(np.load(io.BytesIO(members["about.npy"])).tobytes())
-        way = random.choice((0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, *7 * (7,)))
+        way = random.choice((*2 * (0, 1, 2, 3, 4, 5), 6, *7 * (7,)))
         if way == 0:
             del members[name]
         elif way == 1:
-            members[random.choice(("0002.npy", "x", "../x.npy", "0000", "\N{PILE OF POO}.npy"))] = members[
-                name
-            ]
+            foreign = random.choice(("0002.npy", "x", "../x.npy", "0000", "\N{PILE OF POO}.npy"))
+            members[foreign] = members[name]
         elif way == 2:
             members[name] = as_npy(np.array([{"a": 1}, None], dtype=object))
         elif way == 3:
             members[name] = mutations.damaged(members[name], random)
         elif way == 4:
-            members[name] = as_npy(random.choice(ODD_ARRAYS()))
+            members[name] = as_npy(random.choice(ODD_ARRAYS))
         elif way == 5:
             members[name] = npy_of_zeros(10 ** random.choice((9, 12, 15)))
         elif way == 6:
@@ -120,34 +114,19 @@ class Checkpoints:
 
 def npy_of_zeros(count: int) -> bytes:
     """Return a .npy file whose header claims `count` float32 values; it holds one."""
-    import numpy as np
-
     return as_npy(np.zeros(1, np.float32)).replace(b"(1,), }", b"(%d,), }" % count)
 
 
 def as_npy(array: Any) -> bytes:
     """Return an array as a .npy file, objects pickled."""
-    import numpy as np
-
     file = io.BytesIO()
     np.save(file, array, allow_pickle=True)
     return file.getvalue()
 
 
-def ODD_ARRAYS() -> list[Any]:  # noqa: N802 - a constant that needs numpy
-    import numpy as np
-
-    return [
-        np.float32(1),
-        np.zeros((0,), np.float32),
-        np.zeros((3, 2), np.float32),
-        np.zeros((2, 3), np.float64),
-        np.zeros((2, 3), ">f4"),
-        np.array([True, False]),
-        np.array(["x", "y"]),
-        np.array(b"{}"),
-        np.array("{}"),
-        np.zeros(2, [("a", "f4")]),
-        np.array(["2026-11-24"], "M8[s]"),
-        np.asfortranarray(np.ones((2, 3), np.float32)),
-    ]
+ODD_ARRAYS: tuple[Any, ...] = (
+    *(np.float32(1), np.zeros((0,), np.float32), np.zeros((3, 2), np.float32)),
+    *(np.zeros((2, 3), np.float64), np.zeros((2, 3), ">f4"), np.array([True, False])),
+    *(np.array(["x", "y"]), np.array(b"{}"), np.array("{}"), np.zeros(2, [("a", "f4")])),
+    *(np.array(["2026-11-24"], "M8[s]"), np.asfortranarray(np.ones((2, 3), np.float32))),
+)

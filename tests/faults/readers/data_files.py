@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from random import Random
 
+from mnist_cnn.config import DataConfig
+from mnist_cnn.data import datasets
+from mnist_cnn.data.idx import read_idx
+from mnist_cnn.errors import DataError, MnistCnnError
+
 from . import mutations, oracle
-from .reader import ACCEPTED, Fault, Files, put, refused
+from .reader import ACCEPTED, Fault, Files, Reader, put
 
 
-class Idx:
+class Idx(Reader):
     """One IDX file."""
 
-    def __init__(self, _run: Path, folder: Path) -> None:
-        self.folder = folder
+    refusals = DataError
 
     def draw(self, random: Random) -> Files:
         rank = random.choice((1, 3))
         return {f"rank-{rank}": mutations.damaged_idx(random, rank)}
 
-    def look(self, files: Files) -> str:
-        from mnist_cnn.data.idx import read_idx
-        from mnist_cnn.errors import DataError
-
+    def read(self, files: Files) -> str:
         ((name, content),) = files.items()
         rank = int(name[-1])
         wanted = oracle.read(content, rank)
@@ -32,20 +32,18 @@ class Idx:
         except DataError as error:
             if wanted is not None:
                 raise Fault("a sound file is refused") from error
-            return refused(error)
+            raise
         if wanted != oracle.Read(array.shape, array.tobytes()) or array.dtype.name != "uint8":
             raise Fault(f"read as {array.dtype} {array.shape}, but the oracle reads {wanted}")
         return ACCEPTED
 
 
-class DataFolder:
+class DataFolder(Reader):
     """The four files of `data.dir`: damaged, swapped, of other sizes, or with invalid labels."""
 
     RANKS = {"train-images": 3, "train-labels": 1, "test-images": 3, "test-labels": 1}  # noqa: RUF012
     CLASSES = 10
-
-    def __init__(self, _run: Path, folder: Path) -> None:
-        self.folder = folder
+    refusals = MnistCnnError
 
     def draw(self, random: Random) -> Files:
         counts = {"train": random.randrange(2, 7), "test": random.randrange(2, 7)}
@@ -71,22 +69,17 @@ class DataFolder:
             del files[one]
         return files
 
-    def look(self, files: Files) -> str:
-        from mnist_cnn.config import DataConfig
-        from mnist_cnn.data import datasets
-        from mnist_cnn.errors import MnistCnnError
-
+    def read(self, files: Files) -> str:
         for name in self.RANKS:
             (self.folder / name).unlink(missing_ok=True)
         put(self.folder, files)
         wanted = self._wanted(files)
-        config = DataConfig(dir=str(self.folder), num_classes=self.CLASSES)
         try:
-            found = datasets.load(config)
+            found = datasets.load(DataConfig(dir=str(self.folder), num_classes=self.CLASSES))
         except MnistCnnError as error:
             if wanted is not None:
                 raise Fault("a sound data set is refused") from error
-            return refused(error)
+            raise
         arrays = (found.x_train[..., 0], found.y_train, found.x_test[..., 0], found.y_test)
         if wanted != [oracle.Read(array.shape, array.tobytes()) for array in arrays]:
             raise Fault(f"the oracle reads {wanted}")

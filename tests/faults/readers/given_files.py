@@ -8,16 +8,21 @@ import json
 import os
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from mnist_cnn import compose, launch
+from mnist_cnn.backends.azure.checks import find_workspace
+from mnist_cnn.config import CONF_DIR
+from mnist_cnn.errors import ConfigurationError, DataError, MnistCnnError
+from mnist_cnn.prediction.pictures import prepare
 
 from . import mutations
-from .reader import ACCEPTED, Fault, Files, put, refused
-
-if TYPE_CHECKING:
-    from PIL import Image
+from .reader import ACCEPTED, Fault, Files, Reader, put
 
 
-class Picture:
+class Picture(Reader):
     """A picture for `predict`, of any format, mode and size."""
 
     MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr", "HSV", "LAB")
@@ -25,9 +30,7 @@ class Picture:
         *("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"),
         *("ICO", "TGA", "PDF", "EPS", "PCX", "JPEG2000"),
     )
-
-    def __init__(self, _run: Path, folder: Path) -> None:
-        self.folder = folder
+    refusals = DataError
 
     def draw(self, random: Random) -> Files:
         choice = random.random()
@@ -38,23 +41,15 @@ class Picture:
         content = self._drawn(random)
         return {"picture": mutations.damaged(content, random) if random.random() < 0.85 else content}
 
-    def look(self, files: Files) -> str:
-        from mnist_cnn.errors import DataError
-        from mnist_cnn.prediction.pictures import prepare
-
+    def read(self, files: Files) -> str:
         put(self.folder, files)
-        try:
-            image = prepare(self.folder / "picture", 28, 28)
-        except DataError as error:
-            return refused(error)
+        image = prepare(self.folder / "picture", 28, 28)
         if (image.shape, image.dtype.name) != ((28, 28), "uint8") or not image.any():
             raise Fault(f"{image.dtype} {image.shape} was returned as the picture of a digit")
         return ACCEPTED
 
     def _drawn(self, random: Random) -> bytes:
         """Draw a digit and save it in a random mode and format."""
-        from PIL import Image, ImageDraw
-
         side = random.choice((1, 2, 28, 60, 200))
         image = Image.new("L", (side, random.choice((1, side, side))), random.choice((0, 127, 255)))
         ImageDraw.Draw(image).line(
@@ -64,8 +59,6 @@ class Picture:
 
     def _large(self, random: Random) -> bytes:
         """Make a small file with up to 100 million pixels, or with a header that claims more."""
-        from PIL import Image
-
         mode = random.choice(("1", "L", "RGB", "RGBA", "LA", "P", "I;16"))
         size = random.choice(((9400, 9400), (6000, 6000), (20_000, 3000), (2**16 - 1, 1000)))
         kind = random.choice(("PNG", "TIFF")) if mode in ("1", "I;16", "P") else "PNG"
@@ -84,8 +77,6 @@ class Picture:
 
 def saved(image: Image.Image, mode: str, kind: str, random: Random) -> bytes:
     """Save a picture in a mode and a format; as PNG if they don't fit together."""
-    from PIL import Image
-
     options: dict[str, Any] = {}
     if kind in ("GIF", "TIFF", "WEBP", "PNG") and random.random() < 0.2:
         options = {"save_all": True, "append_images": [image.rotate(90), image]}
@@ -106,17 +97,8 @@ def saved(image: Image.Image, mode: str, kind: str, random: Random) -> bytes:
 
 
 NO_PICTURES = (
-    *(
-        b"",
-        b"\0",
-        b"seven",
-        b"%PDF-1.7\n",
-        b"\x89PNG\r\n\x1a\n",
-        b"GIF89a",
-        b"BM",
-        b"II*\0",
-        b"RIFF\0\0\0\0WEBP",
-    ),
+    *(b"", b"\0", b"seven", b"%PDF-1.7\n", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0"),
+    b"RIFF\0\0\0\0WEBP",
     b'<svg xmlns="http://www.w3.org/2000/svg"><text>7</text></svg>',
     b"P6 100000 100000 255\n",
     b"P5 9000 9000 65535\n",
@@ -130,93 +112,52 @@ NO_PICTURES = (
 
 def draw_digit(path: Path) -> None:
     """Draw a handwritten 1."""
-    from PIL import Image, ImageDraw
-
     image = Image.new("L", (200, 200), "white")
     ImageDraw.Draw(image).line([(95, 40), (105, 160)], "black", 14)
     image.save(path)
 
 
-class Workspace:
+class Workspace(Reader):
     """The workspace's config.json."""
 
     SOUND = (
         {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"},
         {"Scope": "/subscriptions/s/resourceGroups/g/providers/Microsoft.ML/workspaces/w"},
     )
-
-    def __init__(self, _run: Path, folder: Path) -> None:
-        self.folder = folder
+    refusals = ConfigurationError
 
     def draw(self, random: Random) -> Files:
         content = json.dumps(random.choice(self.SOUND)).encode()
         mark = b"\xef\xbb\xbf" if random.random() < 0.1 else b""
         return {"config.json": mark + mutations.damaged_json(content, random)}
 
-    def look(self, files: Files) -> str:
-        from mnist_cnn.backends.azure.checks import find_workspace
-        from mnist_cnn.errors import ConfigurationError
-
+    def read(self, files: Files) -> str:
         put(self.folder, files)
-        try:
-            found = find_workspace(str(self.folder))
-        except ConfigurationError as error:
-            return refused(error)
+        found = find_workspace(str(self.folder))
         if not all(isinstance(value, str) and value for value in dataclasses.astuple(found)):
             raise Fault(f"{found} is taken for a workspace")
         return ACCEPTED
 
 
-class Settings:
+class Settings(Reader):
     """A YAML file of a --config-dir."""
 
     NOT_YAML = (
-        *(
-            b"",
-            b"\0",
-            b"[1, 2]",
-            b"3",
-            b"a: [",
-            b"a: &a [*a]",
-            b"%YAML 9.9\n---\na: 1",
-            b"\xff\xfee\0p\0",
-            b"- a\n- b",
-        ),
-        *(
-            b"a: " + b"[" * 5000,
-            b"{" * 3000,
-            b"epochs: " + b"9" * 5000,
-            b"epochs: 1e400",
-            b"epochs: ${epochs}",
-        ),
-        *(
-            b"defaults: [chosen]",
-            b"defaults: [x]",
-            b"defaults: 3",
-            b"defaults: [{a: b}]",
-            b"defaults: [_self_, quick]",
-        ),
-        *(
-            b"epochs: ${oc.env:NO_SUCH}",
-            b"epochs: ${a:b}",
-            b"epochs: ???",
-            b"? [1]\n: 2",
-            b"1: 2",
-            b"null: 3",
-            b"epochs: 2026-01-01",
-        ),
+        *(b"", b"\0", b"[1, 2]", b"3", b"a: [", b"a: &a [*a]", b"%YAML 9.9\n---\na: 1", b"\xff\xfee\0p\0"),
+        *(b"- a\n- b", b"a: " + b"[" * 5000, b"{" * 3000, b"epochs: " + b"9" * 5000, b"epochs: 1e400"),
+        *(b"defaults: [chosen]", b"defaults: [x]", b"defaults: 3", b"defaults: [{a: b}]"),
+        *(b"defaults: [_self_, quick]", b"epochs: ${epochs}", b"epochs: ${oc.env:NO_SUCH}"),
+        *(b"epochs: ${a:b}", b"epochs: ???", b"? [1]\n: 2", b"1: 2", b"null: 3", b"epochs: 2026-01-01"),
         b'!!python/object/apply:os.system ["touch pwned"]',
         b"".join(
             b"%c: &%c [%s]\n" % (97 + i, 97 + i, b",".join([b"*%c" % (96 + i) if i else b"x"] * 9))
             for i in range(9)
         ),
     )
+    refusals = MnistCnnError
 
-    def __init__(self, _run: Path, folder: Path) -> None:
-        from mnist_cnn.config import CONF_DIR
-
-        self.folder = folder / "conf" / "train"
-        self.folder.mkdir(parents=True)
+    def __init__(self, run: Path, folder: Path) -> None:
+        super().__init__(run, folder / "conf" / "train")
         self.sound = (CONF_DIR / "train" / "balanced.yaml").read_bytes()
         os.chdir(folder)
 
@@ -225,22 +166,17 @@ class Settings:
             return {"chosen.yaml": random.choice(self.NOT_YAML)}
         return {"chosen.yaml": mutations.damaged(self.sound, random, self.NOT_YAML)}
 
-    def look(self, files: Files) -> str:
-        from mnist_cnn import compose
-        from mnist_cnn.errors import MnistCnnError
-
+    def read(self, files: Files) -> str:
         put(self.folder, files)
         try:
             compose.load(["train=chosen"], [str(self.folder.parent)])
-        except MnistCnnError as error:
-            return refused(error)
         finally:
             if Path("pwned").exists():
                 raise Fault("a settings file ran a command")
         return ACCEPTED
 
 
-class Network:
+class Network(Reader):
     """A network file for model.file; it is parsed, but not run."""
 
     SOUND = b"import keras\n\n\ndef build(config, input_shape, num_classes):\n    return keras.Sequential()\n"
@@ -249,20 +185,12 @@ class Network:
         *(b"[" * 150 + b"]" * 150, b"#coding: rot13\n", b"# coding: no-such\ndef build(): pass"),
         *(b"a=" * 50_000 + b"1", b"1" * 5000, b"f'{" * 200),
     )
-
-    def __init__(self, _run: Path, folder: Path) -> None:
-        self.file = folder / "network.py"
+    refusals = MnistCnnError
 
     def draw(self, random: Random) -> Files:
-        return {self.file.name: mutations.damaged(self.SOUND, random, self.NO_PYTHON)}
+        return {"network.py": mutations.damaged(self.SOUND, random, self.NO_PYTHON)}
 
-    def look(self, files: Files) -> str:
-        from mnist_cnn import launch
-        from mnist_cnn.errors import MnistCnnError
-
-        put(self.file.parent, files)
-        try:
-            launch.make_job(f"model.file={self.file}")
-        except MnistCnnError as error:
-            return refused(error)
+    def read(self, files: Files) -> str:
+        put(self.folder, files)
+        launch.make_job(f"model.file={self.folder / 'network.py'}")
         return ACCEPTED

@@ -9,11 +9,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+import onnx
+
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.prediction.predictor import load_predictor
+
 from . import mutations
-from .reader import ACCEPTED, Fault, Files, asked, compose_once, put, put_run, refused
+from .reader import ACCEPTED, Fault, Files, Reader, asked, compose_once, put
+from .run_files import REGISTER_RUN
 
 
-class Onnx:
+class Onnx(Reader):
     """A foreign .onnx file with changed fields or bytes; sometimes beside the record of another model."""
 
     SIZES = (0, 1, -1, 2, 3, 7, 10, 28, 255, 65_536, 2**31 - 1, 2**31, 2**40, 2**62, -(2**31), -(2**62))
@@ -21,9 +28,10 @@ class Onnx:
         *("", "x", "Conv", "Reshape", "Loop", "If"),
         *("Gather", "Expand", "Tile", "Pad", "Concat", "Constant"),
     )
+    refusals = MnistCnnError
 
     def __init__(self, run: Path, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(run, folder)
         self.sound = (run / "model.onnx").read_bytes()
         self.record = (run / "result.json").read_bytes()
 
@@ -32,32 +40,21 @@ class Onnx:
         files = {"model.onnx": change(self.sound, random)}
         return files | {"result.json": self.record} if random.random() < 0.3 else files
 
-    def look(self, files: Files) -> str:
-        import numpy as np
-
-        from mnist_cnn.errors import MnistCnnError
-        from mnist_cnn.prediction.predictor import load_predictor
-
+    def read(self, files: Files) -> str:
         (self.folder / "result.json").unlink(missing_ok=True)
         put(self.folder, files)
-        images = np.zeros((2, 28, 28), np.uint8)
-        try:
-            predictor = load_predictor(self.folder)
-            if "result.json" in files and files["model.onnx"] != self.sound:
-                raise Fault("another model was accepted as the run's")
-            if (predictor.height, predictor.width) != (28, 28):
-                return "accepted, of another size"
-            answer = predictor(images)
-        except MnistCnnError as error:
-            return refused(error)
+        predictor = load_predictor(self.folder)
+        if "result.json" in files and files["model.onnx"] != self.sound:
+            raise Fault("another model was accepted as the run's")
+        if (predictor.height, predictor.width) != (28, 28):
+            return "accepted, of another size"
+        answer = predictor(np.zeros((2, 28, 28), np.uint8))
         if answer.shape != (2, predictor.classes) or answer.dtype != np.float32:
             raise Fault(f"{answer.dtype} {answer.shape} was returned as the probabilities of two images")
         return ACCEPTED
 
     def _changed(self, content: bytes, random: Random) -> bytes:
         """Change sizes, names, operators or weights; drop or duplicate parts."""
-        import onnx
-
         model = onnx.ModelProto.FromString(content)
         messages: list[Any] = list(parts(model))
         words = [
@@ -106,11 +103,11 @@ def parts(message: Any) -> list[Any]:
     return found
 
 
-class KerasModel:
+class KerasModel(Reader):
     """model.keras, which must be registered unchanged or not at all, and is never loaded."""
 
     def __init__(self, run: Path, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(run, folder)
         self.run = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
         os.chdir(folder)
         compose_once()
@@ -118,10 +115,10 @@ class KerasModel:
     def draw(self, random: Random) -> Files:
         return {"model.keras": mutations.damaged(self.run["model.keras"], random)}
 
-    def look(self, files: Files) -> str:
+    def read(self, files: Files) -> str:
         shutil.rmtree(self.folder / "models", ignore_errors=True)
-        put_run(self.folder / "runs/run", {**self.run, **files})
-        ended = asked("register", "run", "register.name=m", "register.min_accuracy=0")
+        put(self.folder / "runs/run", {**self.run, **files})
+        ended = asked(*REGISTER_RUN)
         if (ended == ACCEPTED) != (files["model.keras"] == self.run["model.keras"]):
             raise Fault(f"{ended}, though it is not what the training wrote")
         return ended

@@ -7,6 +7,7 @@ Written from the format's description (http://yann.lecun.com/exdb/mnist/, "the I
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 
 MOST = 4 * 1024**2
@@ -28,12 +29,7 @@ def read(content: bytes, rank: int) -> Read | None:
         return None
     shape = tuple(int.from_bytes(plain[4 * i : 4 * i + 4], "big") for i in range(1, rank + 1))
     values = plain[4 + 4 * rank :]
-    promised = 1
-    for dimension in shape:
-        promised *= dimension
-    if promised == 0 or promised != len(values):
-        return None
-    return Read(shape, values)
+    return Read(shape, values) if 0 < math.prod(shape) == len(values) else None
 
 
 def unpacked(content: bytes) -> bytes | None:

@@ -6,13 +6,19 @@ message that isn't one line, or an array that the oracle reads differently.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import copy
+import functools
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any
+
+from mnist_cnn import compose
+from mnist_cnn.cli.main import main
+from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, MnistCnnError
 
 Files = Mapping[str, bytes]
 """File names and contents."""
@@ -25,21 +31,35 @@ class Fault(Exception):  # noqa: N818 - what is looked for
     """A promise was broken."""
 
 
-class Reader(Protocol):
+class Reader(abc.ABC):
     """One kind of file, made and read."""
 
+    refusals: type[MnistCnnError] | tuple[()] = ()
+    """The errors with which the product may refuse the files."""
+
+    def __init__(self, _run: Path, folder: Path) -> None:
+        """Prepare to read files in an empty folder; the first argument is a sound run's folder."""
+        self.folder = folder
+
+    @abc.abstractmethod
     def draw(self, random: Random) -> Files:
         """Make files, bad or not, that depend only on `random`."""
 
-    def look(self, files: Files) -> str:
+    @abc.abstractmethod
+    def read(self, files: Files) -> str:
         """Let the product read them; return the outcome. Raises Fault, or what the product raises."""
 
+    def outcome(self, files: Files) -> str:
+        """Read files; return the outcome, also if the product refuses them."""
+        try:
+            return self.read(files)
+        except self.refusals as error:
+            return refused(error)
 
-def refused(error: Exception) -> str:
-    """Return an error's name. Raises Fault if it isn't a MnistCnnError with a one-line message."""
-    from mnist_cnn.errors import MnistCnnError
 
-    if not isinstance(error, MnistCnnError) or type(error) is MnistCnnError:
+def refused(error: MnistCnnError) -> str:
+    """Return an error's name. Raises Fault if it is a bug's, or its message isn't one line."""
+    if type(error) is MnistCnnError:
         raise Fault(f"{type(error).__name__} is not an error of the package") from error
     if not error.message or "\n" in error.message or len(error.message) > LONGEST_MESSAGE:
         raise Fault(f"not a one-line message: {error.message[:200]!r}") from error
@@ -48,8 +68,6 @@ def refused(error: Exception) -> str:
 
 def answer(*arguments: str) -> tuple[int, str, str]:
     """Run a command in this process; return its exit code, stdout and stderr."""
-    from mnist_cnn.cli.main import main
-
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(list(arguments))
@@ -58,8 +76,6 @@ def answer(*arguments: str) -> tuple[int, str, str]:
 
 def asked(*arguments: str) -> str:
     """Run a command in this process; return its outcome, which must be a documented one."""
-    from mnist_cnn.errors import ERRORS_BY_EXIT_CODE
-
     code, _, said = answer(*arguments)
     if "Traceback" in said or (code > 1 and code not in ERRORS_BY_EXIT_CODE):
         raise Fault(f"{' '.join(arguments)} exits {code}: {said[-3000:]}")
@@ -72,27 +88,17 @@ def asked(*arguments: str) -> str:
 
 def compose_once() -> None:
     """Cache composed overrides, because composing is slow and reads none of these files."""
-    from mnist_cnn import compose
-
-    real, known = compose.compose, {}
+    known = functools.cache(compose.compose)
 
     def cached(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
-        asked_for = (*overrides, "", *config_dirs)
-        if asked_for not in known:
-            known[asked_for] = real(overrides, config_dirs)
-        return copy.deepcopy(known[asked_for])
+        return copy.deepcopy(known(tuple(overrides), tuple(config_dirs)))
 
     compose.compose = cached
 
 
 def put(folder: Path, files: Files) -> None:
-    """Write files into a folder."""
+    """Write files into a folder, which is created if it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).unlink(missing_ok=True)  # some file systems sync a file that is overwritten
         (folder / name).write_bytes(content)
-
-
-def put_run(folder: Path, files: Files) -> None:
-    """Create a folder and write files into it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    put(folder, files)

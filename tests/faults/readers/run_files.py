@@ -5,43 +5,46 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from helpers.processes import REGISTER
+
+from mnist_cnn import run_folder
+from mnist_cnn.backends.local import LocalBackend
+from mnist_cnn.cli.notebook import describe_history
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.terminal.log_stream import describe_progress
+
 from . import mutations
 from .given_files import draw_digit
-from .reader import Fault, Files, Reader, answer, asked, compose_once, put, put_run, refused
+from .reader import Fault, Files, Reader, answer, asked, compose_once, put, refused
+
+REGISTER_RUN = ("register", "run", *REGISTER)
 
 
-class RunFile:
-    """A JSON file of the run folder, read by every command that reads it."""
+class RunFile(Reader):
+    """A JSON file of the folder of a run with a status, read by every command that reads it."""
 
-    COMMANDS = (
+    COMMANDS: tuple[tuple[str, ...], ...] = (
         ("list", "--json"),
         ("list",),
         ("status", "latest"),
         ("status", "run", "--json"),
         ("follow", "run"),
         ("resume", "run"),
-        ("register", "run", "register.name=m", "register.min_accuracy=0"),
+        REGISTER_RUN,
         ("predict", "run", "digit.png"),
     )
 
     def __init__(self, run: Path, folder: Path, name: str, status: str | None = None) -> None:
-        from mnist_cnn.backends.local import LocalBackend
-
+        super().__init__(run, folder)
         # `resume` starts a process that ends at once, instead of a training.
         LocalBackend.command = lambda self, folder: ["true"]  # type: ignore[method-assign]
         compose_once()
         self.name = name
-        self.folder = folder
-        self.sound = {
-            file.name: file.read_bytes()
-            for file in run.iterdir()
-            if file.suffix in (".json", ".jsonl", ".onnx")
-        }
-        self.sound["model.keras"] = (run / "model.keras").read_bytes()
+        read = (".json", ".jsonl", ".onnx", ".keras")
+        self.sound = {file.name: file.read_bytes() for file in run.iterdir() if file.suffix in read}
         self.sound["progress.json"] = b'{"status": "running", "epoch": 1, "epochs": 2, "step": 1, "steps": 9}'
         if status is not None:
             receipt = json.loads(self.sound["run.json"]) | {"status": status, "exit_code": 5}
@@ -53,22 +56,16 @@ class RunFile:
         verb = json.dumps(random.choice(self.COMMANDS)).encode()
         return {self.name: mutations.damaged_json(self.sound[self.name], random), "verb": verb}
 
-    def look(self, files: Files) -> str:
+    def read(self, files: Files) -> str:
         shutil.rmtree(self.folder / "runs", ignore_errors=True)
         shutil.rmtree(self.folder / "models", ignore_errors=True)
-        run = self.folder / "runs" / "run"
-        run.mkdir(parents=True)
+        run = self.folder / "runs/run"
         put(run, {**self.sound, "log.txt": b"10:15:00 mnist_cnn x\n", self.name: files[self.name]})
         self._read_directly(run)
         return asked(*json.loads(files["verb"]))
 
     def _read_directly(self, run: Path) -> None:
         """Read with the functions that a notebook or another program would call."""
-        from mnist_cnn import run_folder
-        from mnist_cnn.cli.notebook import describe_history
-        from mnist_cnn.errors import MnistCnnError
-        from mnist_cnn.terminal.log_stream import describe_progress
-
         for read in (
             run_folder.read_job,
             run_folder.read_receipt,
@@ -85,25 +82,17 @@ class RunFile:
 class Registered(RunFile):
     """model.json of a registered model, when it predicts or the next version is registered."""
 
+    COMMANDS = (REGISTER_RUN, ("predict", "models/m/1", "digit.png"))
+
     def __init__(self, run: Path, folder: Path) -> None:
         super().__init__(run, folder, "model.json")
-        put_run(folder / "runs" / "run", self.sound)
-        code, _, said = answer("register", "run", "register.name=m", "register.min_accuracy=0")
+        put(folder / "runs/run", self.sound)
+        code, _, said = answer(*REGISTER_RUN)
         if code:
             raise Fault(said)
         self.sound = {file.name: file.read_bytes() for file in (folder / "models/m/1").iterdir()}
 
-    def draw(self, random: Random) -> Files:
-        verb = random.choice((self.COMMANDS[6], ("predict", "models/m/1", "digit.png")))
-        content = mutations.damaged_json(self.sound["model.json"], random)
-        return {"model.json": content, "verb": json.dumps(verb).encode()}
-
-    def look(self, files: Files) -> str:
+    def read(self, files: Files) -> str:
         shutil.rmtree(self.folder / "models")
-        put_run(self.folder / "models/m/1", {**self.sound, "model.json": files["model.json"]})
+        put(self.folder / "models/m/1", {**self.sound, "model.json": files["model.json"]})
         return asked(*json.loads(files["verb"]))
-
-
-def of_run(name: str, status: str | None = None) -> Callable[[Path, Path], Reader]:
-    """Return a reader of one file of the run folder of a run with this status."""
-    return lambda run, folder: RunFile(run, folder, name, status)

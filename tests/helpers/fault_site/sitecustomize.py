@@ -54,27 +54,22 @@ def is_reached(point: str) -> bool:
 @contextlib.contextmanager
 def faulty_replacing(path: Path, **options: Any) -> Iterator[Path]:
     """Stand in for `atomic.replacing`."""
-    if not is_reached(path.name):
-        with replacing(path, **options) as temporary:
-            yield temporary
-    elif CHOSEN["fault"] == "kill":
-        with replacing(path, **options) as temporary:
-            yield temporary
+    fault = CHOSEN["fault"] if is_reached(path.name) else None
+    with contextlib.ExitStack() as stack:
+        if fault == "fill":
+            fill()
+        elif fault == "wait":
+            wait()
+        elif fault == "limit":
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (CHOSEN["left"], hard))
+            stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, (soft, hard))
+        temporary = stack.enter_context(replacing(path, **options))
+        yield temporary
+        if fault == "kill":
             os.truncate(temporary, temporary.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
-    elif CHOSEN["fault"] == "limit":
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (CHOSEN["left"], hard))
-        try:
-            with replacing(path, **options) as temporary:
-                yield temporary
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    else:
-        {"fill": fill, "wait": wait}[CHOSEN["fault"]]()
-        with replacing(path, **options) as temporary:
-            yield temporary
 
 
 def faulty_emit(self: Any, record: logging.LogRecord) -> None:
