@@ -17,14 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.processes import command
-from helpers.secret_scan import CRASHING_NETWORK
-
-if sys.version_info[:2] != (3, 11):
-    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
-
-from helpers.azure_commands import ENDLESS, TINY, chosen, wait_for_line
+from helpers.azure_commands import ENDLESS, SDK_TESTS, TINY, chosen
+from helpers.processes import command, wait_for_line
 from helpers.secret_flow import SECRET_FILES, WRONG_PASSWORD, Flow
+from helpers.secret_scan import CRASHING_NETWORK
 from loopback import Fault
 from loopback.messages import Request
 from loopback.tenancy import API
@@ -37,7 +33,7 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-pytestmark = pytest.mark.usefixtures("azure_environment")
+pytestmark = SDK_TESTS
 
 FOUR_FAILURES = """
 import os, sys, traceback

@@ -42,10 +42,10 @@ class Mount:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.mode == "upload":
             return
-        rows = self.blobs.listing(self.container, self.prefix)
+        names = self.blobs.names(self.container, self.prefix)
         below = f"{self.prefix}/" if self.prefix else ""
-        inside = [row.name for row in rows if row.name.startswith(below)]
-        if not inside and any(row.name == self.prefix for row in rows):
+        inside = [name for name in names if name.startswith(below)]
+        if not inside and self.prefix in names:
             self.path = self.folder / Path(self.prefix).name
             self.path.write_bytes(self.blobs.get(self.container, self.prefix))
             return

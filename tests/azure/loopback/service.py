@@ -8,11 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import trustme
+
 from . import interpreter
 from .artifacts import CONTAINER as ARTIFACTS_CONTAINER
 from .azurite import Azurite
 from .blobs import BlobStore
-from .certificates import Authority
 from .faults import Faults
 from .handlers import Handlers
 from .job import Jobs
@@ -61,8 +62,8 @@ class AzureService:
         azurite = Azurite(self.folder, self.tenancy)  # takes the longest, so it starts first
         started.callback(azurite.stop)
         python = interpreter.make(self.folder / "node")
-        authority = Authority()
-        self.certificate.write_text(authority.pem())
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(self.certificate))
         self._write_configuration()
         self.blobs = BlobStore(self.tenancy, azurite.await_port())
         for container in (self.tenancy.container, ARTIFACTS_CONTAINER, SNAPSHOTS_CONTAINER):
