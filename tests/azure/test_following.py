@@ -73,7 +73,7 @@ def test_a_command_killed_later_loses_nothing(
     check_is_complete(tmp_path / "run")
     registered = succeeded(run_here("register", "run", *model, cwd=tmp_path))
     assert calls(azure, "POST", "/models") == 1
-    assert ("registered before" in registered.out) == (verb == "register")
+    assert ("already registered" in registered.out) == (verb == "register")
 
 
 def test_a_result_that_a_full_disk_does_not_take_is_downloaded_later(

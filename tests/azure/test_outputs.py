@@ -92,7 +92,7 @@ def test_a_registration_that_lost_its_answer_makes_one_version(made: ServiceRun)
     made.azure.faults.add(Fault("POST", "/models$", kind="lose-answer"))
     succeeded(made.command("follow"))
     succeeded(made.command(*register), f"{model} version 1")
-    succeeded(made.command(*register), f"registered before: {model} version 1")
+    succeeded(made.command(*register), f"already registered: {model} version 1")
     models = made.azure.handlers.models.all()
     assert [one["version"] for one in models if one["name"] == model] == [1]
 

@@ -37,11 +37,11 @@ class Proxy(socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(
-        self, authority: trustme.CA, has_host: Callable[[str], bool], on_refused_host: Callable[[str], None]
+        self, authority: trustme.CA, hosts: set[str], on_refused_host: Callable[[str], None]
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Connection)
         self.authority = authority
-        self.has_host = has_host
+        self.hosts = hosts
         self.on_refused_host = on_refused_host
         self.closing = threading.Event()
         self._is_plugged_in = True
@@ -118,7 +118,7 @@ class _Connection(http.server.BaseHTTPRequestHandler):
 
     def do_CONNECT(self) -> None:
         host = self.path.rpartition(":")[0].lower()
-        if not self.server.has_host(host):
+        if host not in self.server.hosts:
             self.server.on_refused_host(host)
             self.close_connection = True
             self.send_response(403, "the loopback service does not have this host")
