@@ -160,7 +160,7 @@ def test_a_network_that_is_nested_too_deep_is_refused(home: Path, source: str) -
 
 def test_a_workspace_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a":' * 100_000)
-    with pytest.raises(ConfigurationError, match="is no workspace's"):
+    with pytest.raises(ConfigurationError, match="is not a workspace's"):
         checks.find_workspace(str(tmp_path))
 
 
@@ -247,7 +247,7 @@ def test_a_large_picture_takes_limited_memory(tmp_path: Path, mode: str) -> None
     image.paste(colours[mode], (4_000, 900, 5_400, 8_000))
     image.save(tmp_path / "large.png", compress_level=1)
     command = [sys.executable, "-P", "-c", PREPARE, str(tmp_path / "large.png")]
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
     grown = int(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
     assert grown < 1_200

@@ -84,7 +84,7 @@ def test_repeated_ctrl_c_ends_the_run_once(tmp_path: Path, started: Start) -> No
         time.sleep(0.005)  # so that they do not count as one signal
     ended = end_of(process)
     assert ended.code == Interrupted.exit_code
-    assert ended.err.count("ending the run") == 1
+    assert ended.err.count("stopping the run") == 1
     assert "interrupted; run is cancelled\n" in ended.err
     assert "resume run" in ended.err
     assert not worker.is_running()
@@ -102,7 +102,7 @@ with signals.first_signal_only():
             print("begun")
         print("never")
     except KeyboardInterrupt as first:
-        for number in signals.ENDING:
+        for number in signals.STOP_SIGNALS:
             os.kill(os.getpid(), number)
         print(type(first).__name__)
 os.kill(os.getpid(), signal.SIGINT)
@@ -202,7 +202,7 @@ def test_a_run_without_output_is_completed(tmp_path: Path, started: Start, redir
     assert launch.attach_to(tmp_path / "run").status() is Status.completed
     assert (tmp_path / "models" / "m" / "1" / "model.json").is_file()
     if "full" in redirection:
-        assert ended.err == "the output ends here: No space left on device; the command goes on\n"
+        assert ended.err == "cannot write output: No space left on device; the command continues without it\n"
 
 
 def test_a_sweep_whose_reader_has_gone_is_completed(tmp_path: Path, started: Start) -> None:
@@ -211,7 +211,7 @@ def test_a_sweep_whose_reader_has_gone_is_completed(tmp_path: Path, started: Sta
     ended = end_of(started("/bin/sh", "-c", line))
     assert (tmp_path / "code").read_text(encoding="utf-8") == "0\n"
     assert ended.out == "[1/2] seed=1\n"
-    assert ended.err == "the output ends here: nobody reads it; the command goes on\n"
+    assert ended.err == "cannot write output: its reader has gone; the command continues without it\n"
     listed = run_command("list", "--json", cwd=tmp_path).json()
     assert [row["status"] for row in listed] == ["completed", "completed"]
 
