@@ -19,7 +19,7 @@ from helpers.azure_commands import (
     submit,
     succeeded,
 )
-from helpers.processes import Ended
+from helpers.processes import end_of
 from loopback import Fault
 
 from mnist_cnn import run_folder
@@ -105,11 +105,9 @@ def test_an_expired_secret_is_an_error_with_a_hint(azure: AzureService, tmp_path
     before = azure.handlers.identity.refuse_with
     azure.handlers.identity.expire_secret()
     try:
-        process = start(azure, tmp_path)
-        out, err = process.communicate()
+        ended = end_of(start(azure, tmp_path))
     finally:
         azure.handlers.identity.refuse_with = before
-    ended = Ended(process.returncode, out, err)
     refused(ended, BackendError.exit_code, "login was refused", "AADSTS7000222", "expired")
 
 

@@ -21,7 +21,7 @@ from helpers.azure_commands import (
 )
 from helpers.azure_runs import preempted_run
 from helpers.copies import interrupted_copy
-from helpers.processes import result_of, run_command, start_command, wait_until
+from helpers.processes import end_of, result_of, run_command, start_command, wait_until
 from loopback import Fault
 
 from mnist_cnn import run_folder
@@ -120,10 +120,8 @@ def test_a_run_that_is_cancelled_while_it_is_submitted_does_not_start(
     cancel = start_command("cancel", "run", cwd=tmp_path)
     wait_until(lambda: "cancelled" in run_folder.read_receipt(tmp_path / "run").service, cancel)
     azure.clusters.behave(never_created=False)
-    said = process.communicate()[1]
-    assert process.returncode == RunCancelled.exit_code, said
-    said = cancel.communicate()[1]
-    assert cancel.returncode == 0, said
+    refused(end_of(process), RunCancelled.exit_code)
+    succeeded(end_of(cancel))
     assert run_folder.read_receipt(tmp_path / "run").status is Status.cancelled
     assert submissions(azure) == 0
 
@@ -144,11 +142,8 @@ def test_a_submission_that_another_process_takes_for_dead_starts_nothing(
     second = start_command(*resume, cwd=tmp_path)
     wait_until(lambda: run_folder.read_receipt(folder).id != receipt.id, second)
     azure.clusters.behave(never_created=False, full=True)
-    said = first.communicate()[1]
-    assert first.returncode == BackendError.exit_code, said
-    assert "another process" in said
-    said = second.communicate()[1]
-    assert second.returncode == BackendError.exit_code, said  # it waits for a node
+    refused(end_of(first), BackendError.exit_code, "another process")
+    refused(end_of(second), BackendError.exit_code)  # it waits for a node
     assert run_folder.read_receipt(folder).status is Status.queued
     assert submissions(azure) == 1
 
