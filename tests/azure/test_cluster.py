@@ -26,12 +26,7 @@ def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: P
     name = "backend.cluster=newcluster"
     ended = submit(azure, tmp_path, name, "backend.min_nodes=1", "backend.idle_seconds=120", "run_dir=run")
     assert run_folder.read_receipt(tmp_path / "run").status is Status.queued, ended.err
-    for text in (
-        "newcluster: creating",
-        "newcluster: ready",
-        '"currentNodeCount"',
-        "min_nodes",
-    ):
+    for text in ("newcluster: creating", "newcluster: ready", '"currentNodeCount"', "min_nodes"):
         assert text in ended.err
     shown = succeeded(run_here("cluster", "show", *chosen(azure), name, cwd=tmp_path))
     for text in ("newcluster: AmlCompute, Succeeded", "1 to 1 nodes", "120 s"):

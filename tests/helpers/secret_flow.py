@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from loopback.messages import Request
 
 SECRET = "Lying+about/and=secret&there"  # noqa: S105 - what is searched for
-MINE = {
-    "MY_API_TOKEN": "Mine-and-in-the-environment",
-    "DB_PASSWORD": 'My "pass\\word" that is & in there',
-}
+MINE = {"MY_API_TOKEN": "Mine-and-in-the-environment", "DB_PASSWORD": 'My "pass\\word" that is & in there'}
 """The user's own variables, which the commands inherit and must not pass on."""
 PROXY_PASSWORD = "Proxy-password-that-is-secret"  # noqa: S105 - as above
 GIT_TOKEN = "Git-token-that-is-secret"  # noqa: S105 - as above

@@ -81,11 +81,7 @@ def test_a_request_that_is_not_as_published_fails_the_check(service: Service) ->
 
 @pytest.mark.parametrize(
     ("secret", "client", "status", "error"),
-    [
-        ("wrong", None, 401, "AADSTS7000215"),
-        (None, "wrong", 400, "AADSTS700016"),
-        (None, None, 200, ""),
-    ],
+    [("wrong", None, 401, "AADSTS7000215"), (None, "wrong", 400, "AADSTS700016"), (None, None, 200, "")],
 )
 def test_a_login_needs_the_right_client_and_secret(
     service: Service, secret: str | None, client: str | None, status: int, error: str
