@@ -115,10 +115,10 @@ def submissions(azure: AzureService) -> int:
 
 
 def succeeded(ended: Ended, *said: str) -> Ended:
-    """Check that a command succeeded and printed some texts; return how it ended."""
+    """Check that a command succeeded and reported some texts; return how it ended."""
     assert ended.code == 0, ended.out + ended.err
     for text in said:
-        assert text in ended.out + ended.err
+        assert text in ended.err, ended.err[-2000:]
     return ended
 
 
