@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
-
-if sys.version_info[:2] != (3, 11):
-    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
-
-from helpers.azure_commands import calls, chosen, refused, run_here, submissions, submit
+from helpers.azure_commands import SDK_TESTS, calls, chosen, refused, run_here, submissions, submit, succeeded
 from loopback import Fault
 
 from mnist_cnn import run_folder
@@ -23,10 +18,7 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-pytestmark = [
-    pytest.mark.usefixtures("azure_environment"),
-    pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
-]
+pytestmark = SDK_TESTS
 
 
 def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: Path) -> None:
@@ -34,15 +26,9 @@ def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: P
     name = "backend.cluster=newcluster"
     ended = submit(azure, tmp_path, name, "backend.min_nodes=1", "backend.idle_seconds=120", "run_dir=run")
     assert run_folder.read_receipt(tmp_path / "run").status is Status.queued, ended.err
-    for text in (
-        "newcluster: creating",
-        "newcluster: ready",
-        '"currentNodeCount"',
-        "min_nodes",
-    ):
+    for text in ("newcluster: creating", "newcluster: ready", '"currentNodeCount"', "min_nodes"):
         assert text in ended.err
-    shown = run_here("cluster", "show", *chosen(azure), name, cwd=tmp_path)
-    assert shown.code == 0, shown.err
+    shown = succeeded(run_here("cluster", "show", *chosen(azure), name, cwd=tmp_path))
     for text in ("newcluster: AmlCompute, Succeeded", "1 to 1 nodes", "120 s"):
         assert text in shown.out
     command = next(line for line in shown.out.splitlines() if "cluster delete" in line).partition(": ")[2]
@@ -79,8 +65,7 @@ def test_a_cluster_of_an_unknown_size_fails_and_is_not_used(azure: AzureService,
         ended = submit(azure, tmp_path, *overrides)
         refused(ended, BackendError.exit_code, "badcluster is failed", "STANDARD_X99", "cluster delete")
     for _ in range(2):  # the second time it is gone
-        deleted = run_here("cluster", "delete", *chosen(azure), asked[0], cwd=tmp_path)
-        assert deleted.code == 0, deleted.err
+        succeeded(run_here("cluster", "delete", *chosen(azure), asked[0], cwd=tmp_path))
         assert "badcluster" not in azure.clusters
     assert submissions(azure) == 0
 
@@ -96,8 +81,7 @@ def test_a_cluster_that_vanishes_while_it_is_deleted_is_deleted(azure: AzureServ
     azure.clusters.add("goingcluster")
     azure.faults.add(Fault("DELETE", "/computes/", kind="lose-answer"))
     azure.clusters.behave(polls_to_delete=0)
-    ended = run_here("cluster", "delete", *chosen(azure), "backend.cluster=goingcluster", cwd=tmp_path)
-    assert ended.code == 0, ended.err
+    succeeded(run_here("cluster", "delete", *chosen(azure), "backend.cluster=goingcluster", cwd=tmp_path))
     assert "goingcluster" not in azure.clusters
 
 

@@ -3,56 +3,44 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pexpect
 import pytest
-from helpers.processes import SMALL, command, hear_interrupts
-
-if sys.version_info[:2] != (3, 11):
-    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
-
 from helpers.azure_commands import (
     ENDLESS,
+    SDK_TESTS,
     TINY,
     calls,
     chosen,
+    copy_package,
     read_until,
     refused,
     run_here,
     start,
-    start_command,
     submissions,
-    wait_for_line,
+    succeeded,
 )
 from helpers.azure_runs import LOG, ServiceRun, completed_run
 from helpers.disks import small_disk
+from helpers.processes import SMALL, command, end_of, hear_interrupts, result_of, start_command, wait_for_line
 from loopback import Fault
 
-import mnist_cnn
-from mnist_cnn import backends, run_folder
+from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.config import CONF_DIR
 from mnist_cnn.errors import BackendError, RunCancelled
 
 if TYPE_CHECKING:
     from loopback import AzureService
 
-pytestmark = [
-    pytest.mark.usefixtures("azure_environment"),
-    pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
-]
+pytestmark = SDK_TESTS
 
 
 def check_is_complete(folder: Path) -> None:
-    result = run_folder.read_result(folder)
-    assert result is not None
-    run_folder.verify(folder, result)
+    run_folder.verify(folder, result_of(folder))
 
 
 def test_a_command_killed_as_it_submits_loses_nothing(azure: AzureService, tmp_path: Path) -> None:
@@ -83,8 +71,7 @@ def test_a_command_killed_later_loses_nothing(
     process.communicate()
     assert run_here("follow", "run", cwd=tmp_path).code == 0
     check_is_complete(tmp_path / "run")
-    registered = run_here("register", "run", *model, cwd=tmp_path)
-    assert registered.code == 0, registered.err
+    registered = succeeded(run_here("register", "run", *model, cwd=tmp_path))
     assert calls(azure, "POST", "/models") == 1
     assert ("already registered" in registered.out) == (verb == "register")
 
@@ -110,8 +97,7 @@ def test_a_result_that_a_full_disk_does_not_take_is_downloaded_later(
         refused(followed, BackendError.exit_code, f"cannot write second: {full}", "follow second")
         assert not (disk.seen / "second" / "result.json").exists()
         disk.make_room()
-        followed = disk.run("follow", "second", "--json")
-        assert followed.code == 0, followed.err
+        succeeded(disk.run("follow", "second", "--json"))
         check_is_complete(disk.seen / "second")
 
 
@@ -144,8 +130,7 @@ def test_an_outage_of_the_network_does_not_end_following(azure: AzureService, tm
         assert "reach" in status.err
         assert process.poll() is None
     made.set_state("Canceled")
-    _, err = process.communicate()
-    assert process.returncode == RunCancelled.exit_code, err
+    refused(end_of(process), RunCancelled.exit_code)
 
 
 def test_a_run_whose_output_nobody_reads_is_followed_to_its_end(azure: AzureService, tmp_path: Path) -> None:
@@ -189,20 +174,13 @@ def test_an_interrupted_command_detaches_from_its_run(azure: AzureService, tmp_p
     process = start(azure, tmp_path, *ENDLESS, "run_dir=run")
     wait_for_line(tmp_path / "run", "epoch 1/", process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
-    assert process.returncode == 130
-    assert "follow run" in err
-    assert "Traceback" not in err
+    refused(end_of(process), 130, "follow run")
     follower = start_command("follow", "run", cwd=tmp_path)
     read_until("watch it in the studio", follower)
     follower.terminate()
-    _, err = follower.communicate()
-    assert follower.returncode == 130
+    refused(end_of(follower), 130)
     assert run_here("status", "run", "--json", cwd=tmp_path).json()["status"] == "running"
-    cancelled = run_here("cancel", "run", cwd=tmp_path)
-    assert cancelled.code == 0, cancelled.err
-    assert "cluster traincluster has 1 node" in cancelled.err
-    assert "cluster delete" in cancelled.err
+    succeeded(run_here("cancel", "run", cwd=tmp_path), "cluster traincluster has 1 node", "cluster delete")
     assert run_here("follow", "run", cwd=tmp_path).code == RunCancelled.exit_code
 
 
@@ -211,10 +189,7 @@ def test_ctrl_c_before_the_submission_starts_no_run(azure: AzureService, tmp_pat
     process = start(azure, tmp_path, "run_dir=run")
     azure.requests.wait_for("GET", "/computes/", timeout=120)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
-    assert process.returncode == 130
-    assert "interrupted before run was submitted" in err
-    assert "cluster traincluster" in err
+    refused(end_of(process), 130, "interrupted before run was submitted", "cluster traincluster")
     assert submissions(azure) == 0
     assert run_folder.read_receipt(tmp_path / "run").status is Status.cancelled
 
@@ -222,22 +197,13 @@ def test_ctrl_c_before_the_submission_starts_no_run(azure: AzureService, tmp_pat
 def test_the_node_trains_what_was_submitted_although_it_changes_here(
     azure: AzureService, small_run: Path, tmp_path: Path
 ) -> None:
-    site = tmp_path / "site"
-    package = Path(mnist_cnn.__file__).parent
-    shutil.copytree(package, site / "mnist_cnn", ignore=shutil.ignore_patterns("__pycache__"))
-    for name, folder in (("backends", Path(backends.__file__).parent), ("conf", CONF_DIR)):
-        shutil.copytree(folder, site / "mnist_cnn" / name, dirs_exist_ok=True)
-    process = start_command(*chosen(azure), *SMALL, "run_dir=run", cwd=tmp_path, PYTHONPATH=str(site))
+    package = copy_package(tmp_path / "site")
+    environment = {"PYTHONPATH": str(package.parent)}
+    process = start_command(*chosen(azure), *SMALL, "run_dir=run", cwd=tmp_path, **environment)
     azure.requests.wait_for("POST", "snapshotrun$", timeout=120)
-    damaged = [
-        path for name in ("training", "data") for path in (site / "mnist_cnn" / name).glob("[a-z]*.py")
-    ]
+    damaged = [path for name in ("training", "data") for path in (package / name).glob("[a-z]*.py")]
     assert damaged
     for path in damaged:
         path.write_text("raise SystemExit('damaged')\n")
-    _, err = process.communicate()
-    assert process.returncode == 0, err
-    result, local = (run_folder.read_result(folder) for folder in (tmp_path / "run", small_run))
-    assert result is not None
-    assert local is not None
-    assert result.weights_sha256 == local.weights_sha256
+    succeeded(end_of(process))
+    assert result_of(tmp_path / "run").weights_sha256 == result_of(small_run).weights_sha256

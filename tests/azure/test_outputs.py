@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
-
-if sys.version_info[:2] != (3, 11):
-    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
-
-from helpers.azure_commands import calls, chosen, refused, run_here
+from helpers.azure_commands import SDK_TESTS, calls, chosen, refused, succeeded
 from helpers.azure_runs import ServiceRun, completed_run
+from helpers.processes import result_of
 from loopback import Fault
 
 from mnist_cnn import run_folder
@@ -24,11 +20,7 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-pytestmark = [
-    pytest.mark.usefixtures("azure_environment"),
-    pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
-]
-MODEL = ("register.min_accuracy=0",)
+pytestmark = SDK_TESTS
 
 
 @pytest.fixture
@@ -37,9 +29,7 @@ def made(azure: AzureService, small_run: Path, tmp_path: Path) -> ServiceRun:
 
 
 def check_is_complete(folder: Path) -> None:
-    result = run_folder.read_result(folder)
-    assert result is not None
-    run_folder.verify(folder, result)
+    run_folder.verify(folder, result_of(folder))
     assert not [path for path in folder.iterdir() if path.is_dir()]  # no temporary folder
 
 
@@ -48,23 +38,16 @@ def check_is_empty(folder: Path) -> None:
     assert names == {run_folder.JOB, run_folder.RECEIPT}
 
 
-def test_a_result_is_downloaded_with_its_files(made: ServiceRun) -> None:
-    assert run_here("follow", "run", cwd=made.folder.parent).code == 0
-    check_is_complete(made.folder)
-
-
 def test_a_download_that_is_cut_is_repeated(made: ServiceRun) -> None:
     made.azure.faults.add(Fault("GET", r"blob\.core.*outputs/model\.keras", kind="truncate"))
-    assert run_here("follow", "run", cwd=made.folder.parent).code == 0
+    succeeded(made.command("follow"))
     check_is_complete(made.folder)
 
 
 def test_a_result_of_another_job_is_refused(azure: AzureService, small_run: Path, tmp_path: Path) -> None:
     made = ServiceRun(azure, tmp_path / "run", "seed=7")
-    made.write_log("trained\n")
-    made.write_outputs(small_run)
-    made.set_state("Completed")
-    refused(run_here("follow", "run", cwd=tmp_path), BackendError.exit_code, "another job", "resume run")
+    made.end(small_run)
+    refused(made.command("follow"), BackendError.exit_code, "another job", "resume run")
     assert made.receipt().status is Status.failed
     check_is_empty(made.folder)
 
@@ -76,44 +59,42 @@ def test_a_result_that_names_a_file_not_its_own_is_refused(
     result = json.loads((small_run / "result.json").read_text())
     result["files"][name] = result["files"]["model.keras"]
     made.write_output("result.json", json.dumps(result).encode())
-    refused(run_here("follow", "run", cwd=made.folder.parent), BackendError.exit_code)
+    refused(made.command("follow"), BackendError.exit_code)
     check_is_empty(made.folder)
     assert not (made.folder.parent.parent / "evil.py").exists()
 
 
 def test_a_damaged_file_is_not_kept(made: ServiceRun, small_run: Path) -> None:
     made.write_output("model.keras", (small_run / "model.keras").read_bytes()[:-1])
-    refused(run_here("follow", "run", cwd=made.folder.parent), BackendError.exit_code, "model.keras")
+    refused(made.command("follow"), BackendError.exit_code, "model.keras")
     assert not made.receipt().status.is_final
     check_is_empty(made.folder)
 
 
 def test_a_result_that_cannot_be_written_here_can_be_downloaded_later(made: ServiceRun) -> None:
     (made.folder / "model.keras").mkdir()
-    followed = run_here("follow", "run", cwd=made.folder.parent)
+    followed = made.command("follow")
     refused(followed, BackendError.exit_code, "cannot write", "model.keras: Is a directory", "follow run")
     assert not (made.folder / "result.json").exists()
     (made.folder / "model.keras").rmdir()
-    assert run_here("follow", "run", cwd=made.folder.parent).code == 0
+    succeeded(made.command("follow"))
     check_is_complete(made.folder)
 
 
 def test_a_registration_that_lost_its_answer_makes_one_version(made: ServiceRun) -> None:
-    home, name = made.folder.parent, f"lost-{made.id}"
+    model = f"lost-{made.id}"
+    register = ("register", f"register.name={model}", "register.min_accuracy=0")
     made.azure.faults.add(Fault("POST", "/models$", kind="lose-answer"))
-    assert run_here("follow", "run", cwd=home).code == 0
-    first = run_here("register", "run", f"register.name={name}", *MODEL, cwd=home)
-    assert first.code == 0, first.err
-    assert f"{name} version 1" in first.out
-    again = run_here("register", "run", f"register.name={name}", *MODEL, cwd=home)
-    assert f"already registered: {name} version 1" in again.out
+    succeeded(made.command("follow"))
+    assert f"{model} version 1" in succeeded(made.command(*register)).out
+    assert f"already registered: {model} version 1" in succeeded(made.command(*register)).out
     models = made.azure.handlers.models.all()
-    assert [model["version"] for model in models if model["name"] == name] == [1]
+    assert [one["version"] for one in models if one["name"] == model] == [1]
 
 
 def test_a_variable_that_breaks_the_sdks_own_waiting_does_no_harm(
     made: ServiceRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AZUREML_RUN_POLLING_INTERVAL_MIN", "1")
-    assert run_here("follow", "run", *chosen(made.azure), cwd=made.folder.parent).code == 0
+    assert made.command("follow", *chosen(made.azure)).code == 0
     assert calls(made.azure, "GET", "/details") >= 1

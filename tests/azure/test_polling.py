@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
-
-if sys.version_info[:2] != (3, 11):
-    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
-
-from helpers.azure_commands import refused, run_here
+from helpers.azure_commands import SDK_TESTS, refused, succeeded
 from helpers.azure_runs import LOG, ORIGIN, Clock, ServiceRun, completed_run
 from loopback import Fault
 
@@ -25,10 +20,7 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-pytestmark = [
-    pytest.mark.usefixtures("azure_environment"),
-    pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
-]
+pytestmark = SDK_TESTS
 OUTAGE_SECONDS = 600.0
 
 
@@ -140,7 +132,7 @@ def test_an_outage_of_ten_minutes_ends_following_and_not_the_run(made: ServiceRu
 def test_a_cancellation_in_the_studio_is_exit_6_and_says_why(made: ServiceRun) -> None:
     made.begin()
     made.set_state("Canceled")
-    followed = run_here("follow", "run", cwd=made.folder.parent)
+    followed = made.command("follow")
     refused(followed, RunCancelled.exit_code, "the service cancelled the run", "studio", "120 minutes")
     assert made.receipt().status is Status.cancelled
     assert not (made.folder / run_folder.RESULT).exists()
@@ -148,7 +140,7 @@ def test_a_cancellation_in_the_studio_is_exit_6_and_says_why(made: ServiceRun) -
 
 def test_an_unknown_state_counts_as_running(made: ServiceRun, azure: AzureService) -> None:
     made.set_state("Meditating")
-    status = run_here("status", "run", "--json", cwd=made.folder.parent)
+    status = made.command("status", "--json")
     assert status.json()["status"] == "running"
     assert "Meditating" in status.err
     azure.requests.clear()  # no document knows of this state
@@ -157,27 +149,25 @@ def test_an_unknown_state_counts_as_running(made: ServiceRun, azure: AzureServic
 def test_a_run_is_finalizing_until_its_result_is_here(
     azure: AzureService, small_run: Path, tmp_path: Path
 ) -> None:
-    completed_run(azure, tmp_path / "run", small_run)
-    assert run_here("status", "run", "--json", cwd=tmp_path).json()["status"] == "finalizing"
-    assert run_here("follow", "run", cwd=tmp_path).code == 0
-    assert run_here("status", "run", "--json", cwd=tmp_path).json()["status"] == "completed"
+    made = completed_run(azure, tmp_path / "run", small_run)
+    assert made.command("status", "--json").json()["status"] == "finalizing"
+    succeeded(made.command("follow"))
+    assert made.command("status", "--json").json()["status"] == "completed"
 
 
 def test_a_completed_run_without_a_result_has_failed(
     azure: AzureService, small_run: Path, tmp_path: Path
 ) -> None:
     made = completed_run(azure, tmp_path / "run", small_run)
-    made.delete_output("result.json")
-    followed = run_here("follow", "run", cwd=tmp_path)
-    refused(followed, BackendError.exit_code, "outputs/ has no result.json", "resume run")
+    azure.handlers.artifacts.delete(ORIGIN, made.run.container, "outputs/result.json")
+    refused(made.command("follow"), BackendError.exit_code, "outputs/ has no result.json", "resume run")
     assert made.receipt().status is Status.failed
 
 
 def test_the_error_is_read_from_a_log_that_is_refused_at_first(made: ServiceRun) -> None:
     made.fail("division by zero", ConfigurationError.exit_code)
     made.azure.faults.add(Fault("GET", "prefix/contentinfo", status=403, times=3))
-    followed = run_here("follow", "run", cwd=made.folder.parent)
-    refused(followed, ConfigurationError.exit_code, "division by zero")
+    refused(made.command("follow"), ConfigurationError.exit_code, "division by zero")
 
 
 def test_refused_polls_do_not_end_following(azure: AzureService, small_run: Path, tmp_path: Path) -> None:
@@ -190,21 +180,16 @@ def test_refused_polls_do_not_end_following(azure: AzureService, small_run: Path
         Fault("GET", state, occurrence=2, kind="drop"),
         Fault("GET", state, occurrence=4, status=403, times=2),
     )
-    followed = run_here("follow", "run", cwd=tmp_path)
-    assert followed.code == 0, followed.err
-    assert "403" in followed.err
-    assert "test accuracy" in followed.out
+    assert "test accuracy" in succeeded(made.command("follow"), "403").out
 
 
 def test_a_workspace_that_is_not_found_loses_no_run(azure: AzureService, made: ServiceRun) -> None:
     made.begin()
     azure.faults.add(Fault("GET", "workspaces/loopback-workspace$", status=404, times=0))
     for command in ("follow", "resume"):
-        ended = run_here(command, "run", cwd=made.folder.parent)
-        refused(ended, BackendError.exit_code, "cannot open the workspace")
+        refused(made.command(command), BackendError.exit_code, "cannot open the workspace")
     azure.faults.clear()
-    resumed = run_here("resume", "run", cwd=made.folder.parent)
-    refused(resumed, ConfigurationError.exit_code)  # it is still running
+    refused(made.command("resume"), ConfigurationError.exit_code)  # it is still running
     assert made.receipt().id == made.id
 
 
@@ -213,29 +198,22 @@ def test_a_result_is_kept_of_a_run_that_failed_after_its_training(
 ) -> None:
     """The service fails a run whose last metrics it could not take. A damaged result does not count."""
     made = ServiceRun(azure, tmp_path / "run", job=run_folder.read_job(small_run))
-    made.write_log("trained\n")
-    made.write_outputs(small_run)
-    made.set_state("Failed", "the metrics could not be taken")
+    made.end(small_run, "Failed", "the metrics could not be taken")
     azure.faults.add(Fault("GET", r"/artifacts/ExperimentRun/[^/]+$", status=403, times=0))
-    ended = run_here("follow", "run", cwd=tmp_path)
-    refused(ended, BackendError.exit_code, "HTTP 403", "the service keeps", "follow run")
+    refused(made.command("follow"), BackendError.exit_code, "HTTP 403", "the service keeps", "follow run")
     assert made.receipt().status is not Status.failed
     azure.faults.clear()
-    followed = run_here("follow", "run", cwd=tmp_path)
-    assert followed.code == 0, followed.err
+    succeeded(made.command("follow"))
     assert run_folder.read_result(made.folder) is not None
 
     damaged = ServiceRun(azure, tmp_path / "damaged", job=run_folder.read_job(small_run))
-    damaged.write_log("trained\n")
-    damaged.write_outputs(small_run)
+    damaged.end(small_run, "Failed", "the metrics could not be taken")
     damaged.write_output("history.png", (small_run / "history.png").read_bytes()[:-1])
-    damaged.set_state("Failed", "the metrics could not be taken")
-    followed = run_here("follow", "damaged", cwd=tmp_path)
-    refused(followed, BackendError.exit_code, "the run failed in the service")
+    refused(damaged.command("follow"), BackendError.exit_code, "the run failed in the service")
     assert damaged.receipt().status is Status.failed
 
 
 def test_metrics_that_cannot_be_read_do_no_harm(azure: AzureService, small_run: Path, tmp_path: Path) -> None:
-    completed_run(azure, tmp_path / "run", small_run)
+    made = completed_run(azure, tmp_path / "run", small_run)
     azure.faults.add(Fault("POST", "/metric/v2.0.*/(list|full)$", status=403, times=0))
-    assert run_here("follow", "run", cwd=tmp_path).code == 0
+    succeeded(made.command("follow"))

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
-
-if sys.version_info[:2] != (3, 11):
-    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
-
-from helpers.azure_commands import calls, chosen, refused, run_here, start, submissions, submit
+from helpers.azure_commands import (
+    SDK_TESTS,
+    calls,
+    chosen,
+    refused,
+    run_here,
+    start,
+    submissions,
+    submit,
+    succeeded,
+)
+from helpers.processes import end_of
 from loopback import Fault
 
 from mnist_cnn import run_folder
@@ -25,32 +31,29 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-pytestmark = [
-    pytest.mark.usefixtures("azure_environment"),
-    pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
-]
+pytestmark = SDK_TESTS
+WORKSPACE = r"workspaces/loopback-workspace$"
 LABELS = r"blob\.core.*t10k-labels"
 OVERWRITE = "backend.data.overwrite=true"
+REFUSED = {
+    "data": (Fault("PUT", LABELS, status=403, times=0), "cannot send mnist/t10k-labels"),
+    "datastore": (Fault("GET", "/datastore/", status=403, times=0), "cannot find the default datastore"),
+    "cluster": (Fault("GET", "/computes/", status=403, times=0), "cannot find the cluster traincluster"),
+    "workspace": (Fault("GET", WORKSPACE, status=404, times=0), "cannot open the workspace"),
+    # The SDK returns a workspace even if nothing can be reached.
+    "network": (Fault("GET", WORKSPACE, kind="drop", times=0), "cannot open the workspace", "the network"),
+    "run": (Fault("POST", "snapshotrun", status=400, times=0), "cannot submit the run"),
+}
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        (Fault("PUT", LABELS, status=403, times=0), "cannot send mnist/t10k-labels"),
-        (Fault("GET", "/datastore/", status=403, times=0), "cannot find the default datastore"),
-        (Fault("GET", "/computes/", status=403, times=0), "cannot find the cluster traincluster"),
-        (Fault("GET", r"workspaces/loopback-workspace$", status=404, times=0), "cannot open the workspace"),
-        (Fault("POST", "snapshotrun", status=400, times=0), "cannot submit the run"),
-    ],
-    ids=["data", "datastore", "cluster", "workspace", "run"],
-)
+@pytest.mark.parametrize(("fault", "said"), [(fault, said) for fault, *said in REFUSED.values()], ids=REFUSED)
 def test_a_refused_request_is_exit_4_and_says_which(
-    azure: AzureService, tmp_path: Path, fault: Fault, said: str
+    azure: AzureService, tmp_path: Path, fault: Fault, said: list[str]
 ) -> None:
     if "traincluster" not in azure.clusters:
         azure.clusters.add("traincluster")
     azure.faults.add(fault)
-    refused(submit(azure, tmp_path, OVERWRITE, "run_dir=run"), BackendError.exit_code, said)
+    refused(submit(azure, tmp_path, OVERWRITE, "run_dir=run"), BackendError.exit_code, *said)
     assert calls(azure, "PUT", "/computes/") == 0
     assert run_folder.read_receipt(tmp_path / "run").status is Status.failed
 
@@ -60,8 +63,7 @@ def test_after_a_refused_lookup_nothing_is_sent_or_created(
     azure: AzureService, tmp_path: Path, path: str
 ) -> None:
     azure.faults.add(Fault("GET", path, status=403, times=0))
-    ended = submit(azure, tmp_path, OVERWRITE, "backend.cluster=nevermade")
-    refused(ended, BackendError.exit_code)
+    refused(submit(azure, tmp_path, OVERWRITE, "backend.cluster=nevermade"), BackendError.exit_code)
     assert calls(azure, "PUT", "") == 0
     assert "nevermade" not in azure.clusters
 
@@ -99,31 +101,14 @@ def test_a_datastore_of_another_kind_is_refused(azure: AzureService, tmp_path: P
     assert calls(azure, "PUT", "") == 0
 
 
-def test_an_unreachable_service_is_not_a_workspace(azure: AzureService, tmp_path: Path) -> None:
-    """The SDK returns a workspace even then."""
-    azure.faults.add(Fault("GET", "workspaces/loopback-workspace$", kind="drop", times=0))
-    refused(submit(azure, tmp_path), BackendError.exit_code, "cannot open the workspace", "network")
-
-
 def test_an_expired_secret_is_an_error_with_a_hint(azure: AzureService, tmp_path: Path) -> None:
     before = azure.handlers.identity.refuse_with
     azure.handlers.identity.expire_secret()
     try:
-        process = start(azure, tmp_path)
-        _, err = process.communicate()
+        ended = end_of(start(azure, tmp_path))
     finally:
         azure.handlers.identity.refuse_with = before
-    assert process.returncode == BackendError.exit_code, err
-    for text in ("login was refused", "AADSTS7000222", "expired"):
-        assert text in err
-
-
-def test_a_wrong_secret_is_not_repeated(azure: AzureService, tmp_path: Path) -> None:
-    process = start(azure, tmp_path, AZUREML_SERVICE_PRINCIPAL_PASSWORD="not-the-secret")  # noqa: S106
-    out, err = process.communicate()
-    assert process.returncode == BackendError.exit_code, err
-    assert "AADSTS7000215" in err
-    assert "not-the-secret" not in out + err
+    refused(ended, BackendError.exit_code, "login was refused", "AADSTS7000222", "expired")
 
 
 def test_a_login_of_the_azure_cli_needs_no_principal(
@@ -141,8 +126,7 @@ def test_a_login_of_the_azure_cli_needs_no_principal(
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     monkeypatch.setenv("AZURE_CONFIG_DIR", str(tools))
-    shown = run_here("cluster", "show", *chosen(azure), "backend.cluster=nocluster", cwd=tmp_path)
-    assert shown.code == 0, shown.err
+    shown = succeeded(run_here("cluster", "show", *chosen(azure), "backend.cluster=nocluster", cwd=tmp_path))
     assert token not in shown.out + shown.err
     asked = (tools / "asked").read_text().splitlines()
     assert 1 <= len(asked) <= 3

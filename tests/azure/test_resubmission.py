@@ -7,15 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-if sys.version_info[:2] != (3, 11):
-    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
-
-from helpers.azure_commands import calls, refused, run_here, submissions, submit
+from helpers.azure_commands import SDK_TESTS, calls, refused, run_here, submissions, submit, succeeded
 from helpers.azure_runs import Clock, ServiceRun, preempted_run
 from loopback import Fault
 
@@ -36,12 +31,11 @@ if TYPE_CHECKING:
     from loopback import AzureService
     from loopback.messages import Request
 
-pytestmark = [
-    pytest.mark.usefixtures("azure_environment", "impatient"),
-    pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
-]
+pytestmark = [*SDK_TESTS, pytest.mark.usefixtures("impatient")]
 RUN = r"/history/.*/runs/[^/]+$"
 BUSY = Fault("GET", "/computes/", status=503, times=0)
+ABSENCE = (Fault("GET", RUN, status=403), Fault("GET", RUN, occurrence=2, status=503, times=4))
+"""The service cannot be asked for a run for a while."""
 
 
 @pytest.fixture
@@ -51,7 +45,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(clientbase, "DEFAULT_503_BACKOFF", 0)
     monkeypatch.setattr(submission, "SLOW_POLL_SECONDS", 0.0)
-    monkeypatch.setattr(submission, "LATE_SECONDS", 0.3)
+    monkeypatch.setattr(submission, "LATE_START_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -60,11 +54,12 @@ def lost(azure: AzureService, tmp_path: Path) -> ServiceRun:
     return preempted_run(azure, tmp_path / "run")
 
 
-def resubmit(lost: ServiceRun) -> run_folder.Receipt:
+def resubmit(lost: ServiceRun, *faults: Fault) -> None:
+    """Submit a run again; the faults begin when its status is known."""
     run = lost.attach()
     run.status()
+    lost.azure.faults.add(*faults)
     submission.resubmit(run, lost.id, "why")
-    return lost.receipt()
 
 
 @pytest.fixture
@@ -154,47 +149,25 @@ def test_a_refused_resubmission_ends_the_run(lost: ServiceRun, azure: AzureServi
 def test_a_resubmission_that_may_yet_be_done_is_not_made_again(
     lost: ServiceRun, azure: AzureService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = lost.attach()
-    run.status()
     monkeypatch.setattr(submission, "SUBMIT_SECONDS", 0.2)
-    azure.faults.add(
-        Fault("POST", "snapshotrun", kind="delay", seconds=3), Fault("GET", RUN, status=404, times=0)
-    )
+    faults = Fault("POST", "snapshotrun", kind="delay", seconds=3), Fault("GET", RUN, status=404, times=0)
     with pytest.raises(SubmissionUnknown):
-        submission.resubmit(run, lost.id, "why")
+        resubmit(lost, *faults)
     assert lost.receipt().id != lost.id
     assert submissions(azure) <= 1
 
 
-def test_a_started_resubmission_is_found_when_the_service_is_back(
-    lost: ServiceRun, azure: AzureService
-) -> None:
-    run = lost.attach()
-    run.status()
-    azure.faults.add(
-        Fault("PATCH", "/runs/", status=403),
-        Fault("GET", RUN, status=403),
-        Fault("GET", RUN, occurrence=2, status=503, times=4),
-    )
-    submission.resubmit(run, lost.id, "why")
+def test_a_started_resubmission_is_found_when_the_service_is_back(lost: ServiceRun) -> None:
+    resubmit(lost, Fault("PATCH", "/runs/", status=403), *ABSENCE)
     receipt = lost.receipt()
     assert (receipt.status, receipt.service["retries"]) == (Status.queued, "1")
     assert receipt.id != lost.id
     assert receipt.url != lost.before.url
 
 
-def test_a_resubmission_that_has_not_begun_leaves_the_run_as_it_was(
-    lost: ServiceRun, azure: AzureService
-) -> None:
-    run = lost.attach()
-    run.status()
-    azure.faults.add(
-        Fault("POST", "snapshotrun", status=403, times=0),
-        Fault("GET", RUN, status=403),
-        Fault("GET", RUN, occurrence=2, status=503, times=4),
-    )
+def test_a_resubmission_that_has_not_begun_leaves_the_run_as_it_was(lost: ServiceRun) -> None:
     with pytest.raises(SubmissionUnknown):
-        submission.resubmit(run, lost.id, "why")
+        resubmit(lost, Fault("POST", "snapshotrun", status=403, times=0), *ABSENCE)
     assert lost.receipt() == lost.before
 
 
@@ -247,8 +220,7 @@ def test_a_resubmission_is_given_up_after_ten_minutes(
 
 def test_a_preempted_run_is_submitted_no_more_often_than_asked(azure: AzureService, tmp_path: Path) -> None:
     made = preempted_run(azure, tmp_path / "run", "backend.preemption_retries=1", retries="1")
-    followed = run_here("follow", "run", cwd=tmp_path)
-    refused(followed, BackendError.exit_code, "pre-empted", "resume run")
+    refused(made.command("follow"), BackendError.exit_code, "pre-empted", "resume run")
     assert submissions(azure) == 0
     assert made.receipt().status is Status.failed
 
@@ -256,24 +228,22 @@ def test_a_preempted_run_is_submitted_no_more_often_than_asked(azure: AzureServi
 def test_a_training_that_failed_is_not_submitted_again(azure: AzureService, tmp_path: Path) -> None:
     made = ServiceRun(azure, tmp_path / "run", "backend.priority=lowpriority")
     made.fail("division by zero", ConfigurationError.exit_code)
-    refused(run_here("follow", "run", cwd=tmp_path), ConfigurationError.exit_code, "division by zero")
+    refused(made.command("follow"), ConfigurationError.exit_code, "division by zero")
     assert submissions(azure) == 0
 
 
 def test_a_preempted_run_can_be_cancelled(lost: ServiceRun, azure: AzureService) -> None:
-    home = lost.folder.parent
-    assert run_here("cancel", "run", cwd=home).code == 0
+    succeeded(lost.command("cancel"))
     assert lost.receipt().status is Status.cancelled
-    assert run_here("follow", "run", cwd=home).code == RunCancelled.exit_code
+    assert lost.command("follow").code == RunCancelled.exit_code
     assert submissions(azure) == 0
 
 
 def test_a_preempted_run_waits_for_the_machine_that_began_it(lost: ServiceRun, azure: AzureService) -> None:
-    home = lost.folder.parent
-    assert run_here("status", "run", "--json", cwd=home).json()["status"] == "queued"
+    assert lost.command("status", "--json").json()["status"] == "queued"
     change_receipt(lost, versions={**lost.before.versions, "keras": "3.14.9"})
     elsewhere = lost.receipt()
-    refused(run_here("follow", "run", cwd=home), BackendError.exit_code, "(was 3.14.9)", "resume run")
+    refused(lost.command("follow"), BackendError.exit_code, "(was 3.14.9)", "resume run")
     assert lost.receipt() == elsewhere
     assert submissions(azure) == 0
 
@@ -285,10 +255,21 @@ def test_a_lost_answer_to_the_submission_makes_one_run(azure: AzureService, tmp_
     assert run_folder.read_receipt(tmp_path / "run").status is Status.queued
 
 
-def test_a_run_that_started_although_its_submission_failed_is_found(
-    azure: AzureService, tmp_path: Path
+@pytest.mark.parametrize(
+    "faults",
+    [
+        (Fault("PATCH", "/runs/", status=403),),
+        (Fault("PATCH", "/runs/", status=503, times=0), Fault("GET", RUN, status=404, times=2)),
+        (Fault("POST", "snapshotrun", kind="delay", seconds=3), Fault("GET", RUN, status=404, times=2)),
+    ],
+    ids=["before it fails", "after it fails", "after it is given up"],
+)
+def test_a_run_that_starts_although_its_submission_fails_is_found(
+    azure: AzureService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: tuple[Fault, ...]
 ) -> None:
-    azure.faults.add(Fault("PATCH", "/runs/", status=403))
+    if faults[0].kind == "delay":
+        monkeypatch.setattr(submission, "SUBMIT_SECONDS", 0.5)
+    azure.faults.add(*faults)
     assert "\nthe run has started\n" in submit(azure, tmp_path, "run_dir=run").err
     assert run_folder.read_receipt(tmp_path / "run").status is Status.queued
 
@@ -302,12 +283,6 @@ def test_a_submission_of_which_nothing_is_known_is_found_later(azure: AzureServi
     assert status.json()["status"] == "queued"
 
 
-def test_a_run_that_starts_after_its_submission_failed_is_found(azure: AzureService, tmp_path: Path) -> None:
-    azure.faults.add(Fault("PATCH", "/runs/", status=503, times=0), Fault("GET", RUN, status=404, times=2))
-    assert "\nthe run has started\n" in submit(azure, tmp_path, "run_dir=run").err
-    assert run_folder.read_receipt(tmp_path / "run").status is Status.queued
-
-
 @pytest.mark.parametrize(("status", "looks"), [(503, 3), (403, 1)], ids=["busy", "refused"])
 def test_a_failed_submission_is_looked_for_while_it_may_start(
     azure: AzureService, tmp_path: Path, status: int, looks: int
@@ -317,13 +292,3 @@ def test_a_failed_submission_is_looked_for_while_it_may_start(
     refused(ended, BackendError.exit_code, f"cannot submit the run: HTTP {status}", "resume run")
     asked = calls(azure, "GET", "/history/v1.0<WS>/runs/{run}")
     assert asked == 1 if looks == 1 else asked >= looks
-
-
-def test_a_run_that_starts_after_it_was_given_up_is_found(
-    azure: AzureService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(submission, "SUBMIT_SECONDS", 0.5)
-    azure.faults.add(
-        Fault("POST", "snapshotrun", kind="delay", seconds=3), Fault("GET", RUN, status=404, times=2)
-    )
-    assert "\nthe run has started\n" in submit(azure, tmp_path, "run_dir=run").err

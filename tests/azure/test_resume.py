@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.copies import interrupted_copy
-from helpers.processes import run_command
-
-if sys.version_info[:2] != (3, 11):
-    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
-
 from helpers.azure_commands import (
+    SDK_TESTS,
     TINY,
     chosen,
     refused,
     run_here,
     start,
-    start_command,
     submissions,
+    succeeded,
     train,
-    wait_until,
 )
 from helpers.azure_runs import preempted_run
+from helpers.copies import interrupted_copy
+from helpers.processes import end_of, result_of, run_command, start_command, wait_until
 from loopback import Fault
 
 from mnist_cnn import run_folder
@@ -37,12 +32,7 @@ from mnist_cnn.training.checkpoint import Checkpoints
 if TYPE_CHECKING:
     from loopback import AzureService
 
-    from mnist_cnn.result import Result
-
-pytestmark = [
-    pytest.mark.usefixtures("azure_environment"),
-    pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
-]
+pytestmark = SDK_TESTS
 JOB = ("train.epochs=3",)
 LOW = ("backend.cluster=lowcluster", "backend.priority=lowpriority")
 
@@ -51,8 +41,7 @@ LOW = ("backend.cluster=lowcluster", "backend.priority=lowpriority")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an uninterrupted run of three epochs, trained here."""
     home = tmp_path_factory.mktemp("whole")
-    ended = run_command(*TINY, *JOB, "run_dir=run", cwd=home)
-    assert ended.code == 0, ended.err
+    succeeded(run_command(*TINY, *JOB, "run_dir=run", cwd=home))
     return home / "run"
 
 
@@ -61,12 +50,6 @@ def low(azure: AzureService) -> AzureService:
     if "lowcluster" not in azure.clusters:
         azure.clusters.add("lowcluster", vmPriority="LowPriority")
     return azure
-
-
-def result_of(folder: Path) -> Result:
-    result = run_folder.read_result(folder)
-    assert result is not None
-    return result
 
 
 def log_of(folder: Path) -> str:
@@ -85,8 +68,7 @@ def test_a_node_that_the_service_replaces_costs_no_epoch(
     low: AzureService, whole: Path, tmp_path: Path
 ) -> None:
     low.clusters.behave(preempt_at="epoch 2/", restarts=True)
-    ended = train(low, tmp_path, *JOB, *LOW, "run_dir=run")
-    assert ended.code == 0, ended.err
+    succeeded(train(low, tmp_path, *JOB, *LOW, "run_dir=run"))
     check_continued(tmp_path / "run", whole)
     assert submissions(low) == 1
 
@@ -95,8 +77,7 @@ def test_a_run_that_lost_its_node_for_good_is_submitted_again(
     low: AzureService, whole: Path, tmp_path: Path
 ) -> None:
     low.clusters.behave(preempt_at="epoch 2/")
-    ended = train(low, tmp_path, *JOB, *LOW, "run_dir=run")
-    assert ended.code == 0, ended.err
+    ended = succeeded(train(low, tmp_path, *JOB, *LOW, "run_dir=run"))
     check_continued(tmp_path / "run", whole)
     assert submissions(low) == 2
     said = "again, 1 of 3"
@@ -139,10 +120,8 @@ def test_a_run_that_is_cancelled_while_it_is_submitted_does_not_start(
     cancel = start_command("cancel", "run", cwd=tmp_path)
     wait_until(lambda: "cancelled" in run_folder.read_receipt(tmp_path / "run").service, cancel)
     azure.clusters.behave(never_created=False)
-    said = process.communicate()[1]
-    assert process.returncode == RunCancelled.exit_code, said
-    said = cancel.communicate()[1]
-    assert cancel.returncode == 0, said
+    refused(end_of(process), RunCancelled.exit_code)
+    succeeded(end_of(cancel))
     assert run_folder.read_receipt(tmp_path / "run").status is Status.cancelled
     assert submissions(azure) == 0
 
@@ -163,11 +142,8 @@ def test_a_submission_that_another_process_takes_for_dead_starts_nothing(
     second = start_command(*resume, cwd=tmp_path)
     wait_until(lambda: run_folder.read_receipt(folder).id != receipt.id, second)
     azure.clusters.behave(never_created=False, full=True)
-    said = first.communicate()[1]
-    assert first.returncode == BackendError.exit_code, said
-    assert "another process" in said
-    said = second.communicate()[1]
-    assert second.returncode == BackendError.exit_code, said  # it waits for a node
+    refused(end_of(first), BackendError.exit_code, "another process")
+    refused(end_of(second), BackendError.exit_code)  # it waits for a node
     assert run_folder.read_receipt(folder).status is Status.queued
     assert submissions(azure) == 1
 
@@ -181,9 +157,7 @@ def test_a_local_run_continues_on_the_cluster_to_the_same_weights(
     refused(lacking, BackendError.exit_code, "cannot send", "resume run")
     sent = [e.path for e in azure.requests.exchanges() if e.method == "PUT" and "epoch-000002" in e.path]
     assert list(dict.fromkeys(Path(path).suffix for path in sent)) == [".npz", ".sha256"]
-    resumed = run_here("resume", "run", "register.name=null", cwd=tmp_path)
-    assert resumed.code == 0, resumed.err
-    assert "checkpoint: sending" in resumed.err
+    succeeded(run_here("resume", "run", "register.name=null", cwd=tmp_path), "checkpoint: sending")
     assert "after epoch 2 of 3" in log_of(folder)
     assert run_folder.read_receipt(folder).backend == "azure"
     check_continued(folder, whole)
@@ -200,8 +174,7 @@ def test_a_run_of_the_cluster_continues_here_to_the_same_weights(
     unreachable = run_command("resume", "run", "backend=local", cwd=tmp_path)
     refused(unreachable, BackendError.exit_code, "cannot read mnist-cnn-checkpoints/")
     before = run_folder.read_receipt(folder)
-    resumed = run_command("resume", "run", "backend=local", cwd=tmp_path)
-    assert resumed.code == 0, resumed.err
+    succeeded(run_command("resume", "run", "backend=local", cwd=tmp_path))
     receipt = run_folder.read_receipt(folder)
     assert receipt.id != before.id  # for another process that still follows it there
     assert (receipt.backend, receipt.status) == ("local", Status.completed)
@@ -219,8 +192,7 @@ def test_a_forced_change_is_marked_on_the_cluster_too(
     job["train"]["learning_rate"] = 0.5
     (folder / "job.json").write_text(json.dumps(job))
     model = ("register.name=forced", "register.min_accuracy=0")
-    ended = run_here("resume", "run", "force=true", *chosen(azure), *model, cwd=tmp_path)
-    assert ended.code == 0, ended.err
+    ended = succeeded(run_here("resume", "run", "force=true", *chosen(azure), *model, cwd=tmp_path))
     (change,) = result_of(folder).changes
     assert "train.learning_rate=0.5" in change
     assert change in ended.out

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,19 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.processes import command
-from helpers.secret_scan import CRASHING_NETWORK
-
-if sys.version_info[:2] != (3, 11):
-    pytest.skip("the SDK is for Python 3.11", allow_module_level=True)
-
-from helpers.azure_commands import ENDLESS, TINY, chosen, wait_for_line
+from helpers.azure_commands import ENDLESS, SDK_TESTS, TINY, chosen, copy_package
+from helpers.processes import command, wait_for_line
 from helpers.secret_flow import SECRET_FILES, WRONG_PASSWORD, Flow
+from helpers.secret_scan import CRASHING_NETWORK
 from loopback import Fault
 from loopback.messages import Request
 from loopback.tenancy import API
 
-from mnist_cnn import backends, config, run_folder
+from mnist_cnn import run_folder
 from mnist_cnn.errors import BackendError, MnistCnnError
 
 if TYPE_CHECKING:
@@ -37,7 +32,7 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-pytestmark = pytest.mark.usefixtures("azure_environment")
+pytestmark = SDK_TESTS
 
 FOUR_FAILURES = """
 import os, sys, traceback
@@ -73,7 +68,7 @@ print_error("run_dir=failed3")
 def flow(azure_environment: AzureService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
     """All commands, run once."""
     azure, site = azure_environment, tmp_path_factory.mktemp("site")
-    _copy_the_package(site)
+    copy_package(site)
     flow = Flow.prepare(azure, tmp_path_factory.mktemp("secrets"), site)
     (flow.work / "crash.py").write_text(CRASHING_NETWORK)
     try:
@@ -85,18 +80,6 @@ def flow(azure_environment: AzureService, tmp_path_factory: pytest.TempPathFacto
             azure.runs.cancel(run.run_id)
         azure.faults.clear()
         azure.requests.clear()
-
-
-def _copy_the_package(site: Path) -> None:
-    """Copy the installed package, so that files with secrets can be added to it."""
-    package = Path(run_folder.__file__).parent
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(package, site / "mnist_cnn", ignore=ignored)
-    for name, folder in (("backends", Path(backends.__file__).parent), ("conf", config.CONF_DIR)):
-        shutil.copytree(folder, site / "mnist_cnn" / name, ignore=ignored, dirs_exist_ok=True)
-    project = package.parent / "pyproject.toml"
-    if project.exists():  # in a checkout, whose requirements are not in an installed package's metadata
-        shutil.copy(project, site)
 
 
 def _run_all_commands(flow: Flow) -> None:

@@ -205,9 +205,9 @@ class ScenarioRunner:
     def _delete_uploads(self) -> None:
         blobs, container = self.service.blobs, self.service.tenancy.container
         self.service.handlers.snapshots.forget_the_latest()
-        for blob in blobs.listing(container, "data-"):
-            self._deleted_data[blob.name] = blobs.get(container, blob.name)
-            blobs.delete(container, blob.name)
+        for name in blobs.names(container, "data-"):
+            self._deleted_data[name] = blobs.get(container, name)
+            blobs.delete(container, name)
 
     def _train(self, record: ScenarioRecord) -> tuple[str, ...]:
         return (

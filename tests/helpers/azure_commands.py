@@ -5,23 +5,28 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from helpers.processes import TINY as TINY_JOB
-from helpers.processes import Ended, command, hear_interrupts
+from helpers.processes import Ended, start_command
 
-from mnist_cnn import run_folder
+from mnist_cnn import backends, config, run_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from loopback import AzureService
 
+SDK_TESTS = [
+    pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the SDK is for Python 3.11"),
+    pytest.mark.usefixtures("azure_environment"),
+    pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
+]
+"""The marks of tests that run the SDK on the loopback service."""
 TINY = (*TINY_JOB, "register.name=null")
 """Overrides of a job that learns next to nothing and is done when TensorFlow is loaded."""
 ENDLESS = ("data.train_limit=10000", "train.epochs=10000")
@@ -77,33 +82,6 @@ def start(azure: AzureService, cwd: Path, *overrides: str, **environment: str) -
     return start_command(*chosen(azure), *TINY, *overrides, cwd=cwd, **environment)
 
 
-def start_command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start `python -m mnist_cnn ARGUMENTS` in a folder, and return while it runs."""
-    return subprocess.Popen(
-        command(*arguments),
-        cwd=cwd,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_interrupts,  # noqa: PLW1509 - it makes one system call
-    )
-
-
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Wait for something that a running process does; the test's time limit ends the waiting."""
-    while not is_so():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-
-
-def wait_for_line(folder: Path, text: str, process: subprocess.Popen[str]) -> None:
-    """Wait until the run folder's log contains a text."""
-    path = folder / run_folder.LOG
-    wait_until(lambda: path.is_file() and text in path.read_text(errors="replace"), process)
-
-
 def read_until(text: str, process: subprocess.Popen[str]) -> str:
     """Read a process's stderr up to the line that contains a text; return all of it."""
     assert process.stderr is not None
@@ -115,12 +93,33 @@ def read_until(text: str, process: subprocess.Popen[str]) -> str:
     return read
 
 
+def copy_package(site: Path) -> Path:
+    """Copy the installed package into a folder for PYTHONPATH, so that a test can change it."""
+    package, ignored = Path(run_folder.__file__).parent, shutil.ignore_patterns("__pycache__")
+    copy = site / "mnist_cnn"
+    shutil.copytree(package, copy, ignore=ignored)
+    for name, folder in (("backends", Path(backends.__file__).parent), ("conf", config.CONF_DIR)):
+        shutil.copytree(folder, copy / name, ignore=ignored, dirs_exist_ok=True)
+    project = package.parent / "pyproject.toml"
+    if project.exists():  # in a checkout, whose requirements are not in an installed package's metadata
+        shutil.copy(project, site)
+    return copy
+
+
 def calls(azure: AzureService, method: str, template: str) -> int:
     return len([e for e in azure.requests.exchanges() if e.method == method and template in e.template])
 
 
 def submissions(azure: AzureService) -> int:
     return calls(azure, "POST", "snapshotrun")
+
+
+def succeeded(ended: Ended, *said: str) -> Ended:
+    """Check that a command succeeded and reported some texts; return how it ended."""
+    assert ended.code == 0, ended.out + ended.err
+    for text in said:
+        assert text in ended.err, ended.err[-2000:]
+    return ended
 
 
 def refused(ended: Ended, code: int, *said: str) -> None:

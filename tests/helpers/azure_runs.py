@@ -7,7 +7,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from helpers.azure_commands import TINY, chosen, forget
+from helpers.azure_commands import TINY, chosen, forget, run_here
 
 from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from helpers.processes import Ended
     from loopback import AzureService
 
     from mnist_cnn.job import Job
@@ -90,8 +91,13 @@ class ServiceRun:
         """Let the service preempt the node, and not start the run again."""
         self.set_state("Failed", PREEMPTED)
 
+    def end(self, outputs: Path, state: str = "Completed", error: str | None = None) -> None:
+        """Let the training end with the outputs of a completed run folder, and the run in this state."""
+        self.write_log("trained\n")
+        self.write_outputs(outputs)
+        self.set_state(state, error)
+
     def write_outputs(self, outputs: Path) -> None:
-        """Let the run have the outputs of a completed run folder."""
         for path in outputs.iterdir():
             if path.is_file() and path.name not in (run_folder.JOB, run_folder.RECEIPT, run_folder.LOG):
                 self.write_output(path.name, path.read_bytes())
@@ -99,8 +105,9 @@ class ServiceRun:
     def write_output(self, name: str, content: bytes) -> None:
         self.azure.handlers.artifacts.write(ORIGIN, self.run.container, f"outputs/{name}", content)
 
-    def delete_output(self, name: str) -> None:
-        self.azure.handlers.artifacts.delete(ORIGIN, self.run.container, f"outputs/{name}")
+    def command(self, verb: str, *arguments: str) -> Ended:
+        """Run a command on the run folder, in its parent."""
+        return run_here(verb, self.folder.name, *arguments, cwd=self.folder.parent)
 
     def receipt(self) -> run_folder.Receipt:
         return run_folder.read_receipt(self.folder)
@@ -138,9 +145,7 @@ class Clock:
 def completed_run(azure: AzureService, folder: Path, outputs: Path, *overrides: str) -> ServiceRun:
     """Return a run that the service has completed, with the outputs of a completed run folder."""
     made = ServiceRun(azure, folder, *overrides, job=run_folder.read_job(outputs))
-    made.write_log("trained\n")
-    made.write_outputs(outputs)
-    made.set_state("Completed")
+    made.end(outputs)
     return made
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import psutil
-from helpers.processes import command, hear_interrupts
+from helpers.processes import command, start
 from helpers.secret_scan import SecretScan, files_under
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from loopback.messages import Request
 
 SECRET = "Lying+about/and=secret&there"  # noqa: S105 - what is searched for
-MINE = {
-    "MY_API_TOKEN": "Mine-and-in-the-environment",
-    "DB_PASSWORD": 'My "pass\\word" that is & in there',
-}
+MINE = {"MY_API_TOKEN": "Mine-and-in-the-environment", "DB_PASSWORD": 'My "pass\\word" that is & in there'}
 """The user's own variables, which the commands inherit and must not pass on."""
 PROXY_PASSWORD = "Proxy-password-that-is-secret"  # noqa: S105 - as above
 GIT_TOKEN = "Git-token-that-is-secret"  # noqa: S105 - as above
@@ -94,7 +91,6 @@ class Flow:
         """The variables of every command; HOME and TMPDIR are folders that hold nothing else."""
         proxy = os.environ["HTTPS_PROXY"].replace("://", f"://user:{PROXY_PASSWORD}@")
         return {
-            **os.environ,
             **MINE,
             **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), proxy),
             "HOME": str(self.root / "home"),
@@ -107,16 +103,7 @@ class Flow:
     # -- commands --------------------------------------------------------------------------------------
 
     def start(self, line: list[str], **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            line,
-            cwd=self.work,
-            env={**self.environment, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=hear_interrupts,  # noqa: PLW1509 - it makes one system call
-        )
+        return start(*line, cwd=self.work, **{**self.environment, **environment})
 
     def end(self, process: subprocess.Popen[str], expected: str = "") -> int:
         """Wait for a process, keep its output, check that this holds a text; return the exit code."""
@@ -181,9 +168,9 @@ class Flow:
     def blobs(self) -> Iterator[tuple[str, bytes]]:
         store = self.azure.blobs
         for container in (self.azure.tenancy.container, "azureml", "snapshots"):
-            for blob in store.listing(container):
-                if not blob.name.startswith("mnist/"):  # these are the package's own data files
-                    yield f"{container}/{blob.name}", store.get(container, blob.name)
+            for name in store.names(container):
+                if not name.startswith("mnist/"):  # these are the package's own data files
+                    yield f"{container}/{name}", store.get(container, name)
 
     def documents(self) -> Iterator[tuple[str, bytes]]:
         """Yield what the service knows about the runs and models, and shows on its pages."""

@@ -6,8 +6,8 @@ On the command line: `python -m tests.azure.loopback -- COMMAND...` (`__main__.p
         subprocess.run(command, cwd=service.home, env={**os.environ, **service.environment})
         service.check()
 
-How a request is answered: `proxy.py` ends TLS for the real host names (`certificates.py`) and refuses every
-other host. `server.py` injects faults (`faults.py`), finds the handler (`routes.py`), records the exchange
+How a request is answered: `proxy.py` ends TLS for the real host names and refuses every other host.
+`server.py` injects faults (`faults.py`), finds the handler (`routes.py`), records the exchange
 (`recording.py`) and compares it with the published documents (`spec_check.py`). The handlers, collected in
 `handlers.py`, are `identity.py`, `workspace.py`, `compute.py`, `snapshots.py`, `history.py`, `metrics.py`,
 `artifacts.py`, `models.py` and `execution.py`. `rules.py` has what they refuse, `refusals.py` the shape of

@@ -1,6 +1,6 @@
 """Run a command against a loopback Azure ML: python -m tests.azure.loopback [--] COMMAND...
 
-AZURE_SERVICE_FAULTS: a JSON list of faults to inject, or the name of a file that holds one.
+AZURE_SERVICE_FAULTS: a JSON list of faults to inject.
 AZURE_SERVICE_CLUSTERS: a JSON object that sets how clusters behave.
 AZURE_SERVICE_REQUESTS: the file that gets the record of all requests, as JSON lines.
 The exit code is the command's, or 70 if the service's own check fails (a request that isn't implemented).

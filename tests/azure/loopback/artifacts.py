@@ -36,7 +36,6 @@ class Artifacts:
             Route("GET", API, f"{ARTIFACTS}/prefix/contentinfo/{owner}/{{*path}}", self.content_by_prefix),
             Route("GET", API, f"{ARTIFACTS}/prefix/contentinfo/{owner}", self.content_by_prefix),
             Route("GET", API, f"{ARTIFACTS}/contentinfo/{owner}/{{*path}}", self.content),
-            Route("GET", API, f"{ARTIFACTS}/metadata/{owner}/{{*path}}", self.metadata),
             Route("GET", API, f"{ARTIFACTS}/{owner}", self.list),
             Route("GET", API, f"{ARTIFACTS}/{owner}/{{*path}}", self.list),
         ]
@@ -76,9 +75,6 @@ class Artifacts:
 
     def content(self, request: Request) -> Response:
         return answer(self._content(request, self._existing(request)["path"]))
-
-    def metadata(self, request: Request) -> Response:
-        return answer(self._existing(request))
 
     def content_by_prefix(self, request: Request) -> Response:
         prefix = posixpath.normpath(request.names.get("path") or request.query.get("path") or "").lstrip(".")

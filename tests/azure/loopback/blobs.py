@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import datetime as dt
 import hashlib
 import hmac
@@ -23,15 +22,6 @@ PROTOCOLS = "https,http"
 """http too, because TLS ends at the proxy and Azurite gets plain requests."""
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 MAX_PAGES = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Blob:
-    """A row of a container's listing."""
-
-    name: str
-    size: int
-    etag: str
 
 
 class BlobStore:
@@ -61,21 +51,18 @@ class BlobStore:
     def delete(self, container: str, name: str) -> None:
         self._call("DELETE", f"/{container}/{quote(name)}", {}, expect=(202, 404))
 
-    def listing(self, container: str, prefix: str = "") -> list[Blob]:
-        """Return all blobs whose name starts with `prefix`."""
+    def names(self, container: str, prefix: str = "") -> list[str]:
+        """Return the names of all blobs that start with `prefix`."""
         query = {"restype": "container", "comp": "list", "prefix": prefix}
-        blobs: list[Blob] = []
+        names: list[str] = []
         for _page in range(MAX_PAGES):
             root = ET.fromstring(self._call("GET", f"/{container}", query, expect=(200,)).body)  # noqa: S314 - Azurite's
-            for row in root.iterfind("Blobs/Blob"):
-                text = {child.tag: child.text or "" for child in row.iterfind("Properties/*")}
-                name = row.findtext("Name") or ""
-                blobs.append(Blob(name, int(text["Content-Length"]), text["Etag"]))
+            names += [name.text or "" for name in root.iterfind("Blobs/Blob/Name")]
             marker = root.findtext("NextMarker")
             if not marker:
                 break
             query["marker"] = marker
-        return blobs
+        return names
 
     def signed_url(self, container: str, name: str, permissions: str = "r") -> str:
         """Return a URL that gives access to one blob for a day (`permissions`: r, rw, ...)."""

@@ -1,4 +1,4 @@
-"""Clusters: created, listed, resized and deleted as Resource Manager does; they give nodes to jobs.
+"""Clusters: created, shown and deleted as Resource Manager does; they give nodes to jobs.
 
 Tests set in `Clusters.behaviour` how a cluster misbehaves: slow, full, preempted.
 """
@@ -107,11 +107,8 @@ class Clusters:
     def routes(self) -> list[Route]:
         return [
             Route("GET", API, f"/rp/workspaces{COMPUTES}/{{compute}}", self.get),
-            Route("GET", API, f"/rp/workspaces{COMPUTES}", self.list),
             Route("GET", MANAGEMENT, f"{COMPUTES}/{{compute}}", self.get),
-            Route("GET", MANAGEMENT, COMPUTES, self.list),
             Route("PUT", MANAGEMENT, f"{COMPUTES}/{{compute}}", self.put),
-            Route("PATCH", MANAGEMENT, f"{COMPUTES}/{{compute}}", self.patch),
             Route("DELETE", MANAGEMENT, f"{COMPUTES}/{{compute}}", self.delete),
             Route("GET", MANAGEMENT, OPERATION, self.operation),
         ]
@@ -174,10 +171,6 @@ class Clusters:
                     self._poll(operation)
             return document
 
-    def list(self, _request: Request) -> Response:
-        with self.changed:
-            return answer({"value": [self._document(cluster) for cluster in self._clusters.values()]})
-
     def put(self, request: Request) -> Response:
         name, body = request.names["compute"], request.json()
         rules.check_compute_name(name)
@@ -194,18 +187,6 @@ class Clusters:
             operation = Operation(cluster, "Failed" if error else "Succeeded", 0, error)
             operation.polls_left = self.behaviour.polls_to_create
             return self._accepted(operation, 200 if before else 201, self._document(cluster))
-
-    def patch(self, request: Request) -> Response:
-        with self.changed:
-            cluster = self._existing(request)
-            sent = request.json().get("properties") or {}
-            scale = (sent.get("properties") or {}).get("scaleSettings") or sent.get("scaleSettings")
-            settings = {**cluster.settings, "scaleSettings": scale}
-            properties = {**cluster.body["properties"], "properties": settings}
-            rules.check_cluster({"properties": properties})
-            cluster.body, cluster.changed = {**cluster.body, "properties": properties}, now()
-            self.changed.notify_all()
-            return answer(self._document(cluster))
 
     def delete(self, request: Request) -> Response:
         with self.changed:

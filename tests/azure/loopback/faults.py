@@ -1,4 +1,4 @@
-"""Injected faults: which requests fail, by number or by method, path and occurrence, and how.
+"""Injected faults: which requests fail, by method, path and occurrence, and how.
 
 The server and the proxy inject them; handlers do not know about them.
 """
@@ -9,7 +9,6 @@ import dataclasses
 import json
 import re
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,9 +25,8 @@ class Fault:
     """Which requests fail, and how.
 
     `path` is a regular expression, searched for in "host/decoded path". Of the requests that match, the
-    ones from `occurrence` (1 is the first) on fail, `times` of them (0: all that follow). If `number` is
-    set, only the request with that number since the start fails. With `echoes`, the error's message repeats
-    the request with its address, headers and body, as some servers and proxies do.
+    ones from `occurrence` (1 is the first) on fail, `times` of them (0: all that follow). With `echoes`, the
+    error's message repeats the request with its address, headers and body, as some servers and proxies do.
     """
 
     method: str = ".*"
@@ -36,7 +34,6 @@ class Fault:
     occurrence: int = 1
     kind: str = "status"
     times: int = 1
-    number: int | None = None
     status: int = 500
     seconds: float = 1.0
     headers: tuple[tuple[str, str], ...] = ()
@@ -67,25 +64,21 @@ class Faults:
         with self._lock:
             self._seen = []
 
-    def for_request(self, request: Request, number: int) -> Fault | None:
+    def for_request(self, request: Request) -> Fault | None:
         """Count a request, and return the first fault to inject into it, if any."""
         injected = None
         with self._lock:
             for index, (fault, seen) in enumerate(self._seen):
-                if fault.number is not None:
-                    due = fault.number == number
-                elif fault.fits(request):
-                    self._seen[index] = (fault, seen + 1)
-                    past = seen + 1 - fault.occurrence
-                    due = past >= 0 and (fault.times == 0 or past < fault.times)
-                else:
-                    due = False
-                if due and injected is None:
+                if not fault.fits(request):
+                    continue
+                self._seen[index] = (fault, seen + 1)
+                past = seen + 1 - fault.occurrence
+                if injected is None and past >= 0 and (fault.times == 0 or past < fault.times):
                     injected = fault
         return injected
 
 
 def read_faults(text: str) -> list[Fault]:
-    """Return the faults in a JSON list of objects, given as text or as the name of a file."""
-    rows: list[dict[str, Any]] = json.loads(text if text.lstrip().startswith("[") else Path(text).read_text())
+    """Return the faults in a JSON list of objects."""
+    rows: list[dict[str, Any]] = json.loads(text)
     return [Fault(**{**row, "headers": tuple(map(tuple, row.get("headers", ())))}) for row in rows]

@@ -6,7 +6,6 @@ Knows nothing about how a job is executed; `job.py` changes a run's status with 
 from __future__ import annotations
 
 import dataclasses
-import re
 import threading
 import uuid
 from collections.abc import Callable
@@ -28,7 +27,6 @@ TERMINAL = ("Completed", "Failed", "Canceled")
 EVENT = "Microsoft.MachineLearning.Run."
 DETAILS = """runId target status startTimeUtc endTimeUtc error warnings tags properties parameters
     inputDatasets outputDatasets runDefinition revision runNumber runUuid""".split()  # noqa: SIM905
-PAGE = 100
 
 
 @dataclasses.dataclass
@@ -74,7 +72,6 @@ class Runs:
             Route("GET", API, EXPERIMENT, self.get_experiment),
             Route("POST", API, EXPERIMENT, self.create_experiment),
             Route("GET", API, f"{HISTORY}/experimentids/{{experiment_id}}", self.get_experiment_by_id),
-            Route("POST", API, f"{EXPERIMENT}/runs:query", self.query),
         ]
         for path in RUN_PATHS:
             routes += [
@@ -235,23 +232,6 @@ class Runs:
             self._touch(run)
         return answer()
 
-    def query(self, request: Request) -> Response:
-        """Return an experiment's runs, newest first, filtered by a chain of `x eq 'y'`."""
-        sent = request.json()
-        experiment = self.experiment(request.names["experiment"])["experimentId"]
-        conditions = re.findall(r"([\w/]+) eq '?([^'()]*)'?", sent.get("filter") or "")
-        with self.changed:
-            found = [
-                run.document
-                for run in reversed(self._runs.values())
-                if run.document["experimentId"] == experiment
-                and all(_equals(run.document, field, value) for field, value in conditions)
-            ]
-        start = int(sent.get("continuationToken") or 0)
-        size = min(int(sent.get("top") or PAGE), PAGE)
-        more = str(start + size) if start + size < len(found) else None
-        return answer({"value": found[start : start + size], "continuationToken": more, "nextLink": None})
-
     def ingested(self, request: Request) -> Response:
         self._find(request)
         return answer()
@@ -266,10 +246,3 @@ class Runs:
         run.document["revision"] += 1
         run.document["lastModifiedUtc"] = now()
         self.changed.notify_all()
-
-
-def _equals(document: Json, field: str, value: str) -> bool:
-    wanted, _, key = field.partition("/")
-    name = next((name for name in document if name.lower() == wanted.lower()), wanted)
-    have = document.get(name)
-    return str((have or {}).get(key) if key else have) == value

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,7 +176,8 @@ class Jobs:
         environment |= {name.removeprefix("$"): path for name, path in mounted.items()}
         preempt_at = self.clusters.behaviour.preempt_at if cluster.is_low_priority else None
         self.runs.advance(run, "Running")
-        process = Process(command, code, environment, self._log_writer(run), preempt_at)
+        write_log = functools.partial(self.artifacts.write, ORIGIN, run.container, USER_LOG)
+        process = Process(command, code, environment, write_log, preempt_at)
         write_through = WriteThrough(mounts)
         try:
             return process, self._await_end(run, cluster, process, deadline)
@@ -241,9 +242,6 @@ class Jobs:
                 raise Failed(str(error), "DataReferenceError") from error
             mounts.append(mount)
         return mounts
-
-    def _log_writer(self, run: Run) -> Callable[[bytes], None]:
-        return lambda content: self.artifacts.write(ORIGIN, run.container, USER_LOG, content)
 
     def _is_cancelled(self, run: Run) -> bool:
         return self._closing or run.status in {"CancelRequested", "Canceled"}

@@ -27,12 +27,6 @@ class Metrics:
             Route("POST", API, f"{METRIC}/full", self.full),
         ]
 
-    def values(self, run_id: str, name: str) -> list[object]:
-        """Return the values that a run logged under a name, for tests."""
-        with self._lock:
-            rows = self._series.get(run_id, {}).get(name, {}).get("value", [])
-            return [row["data"].get(name) for row in rows]
-
     def batch(self, request: Request) -> Response:
         sent = request.json()["values"]
         limits = rules.facts()["limits"]

@@ -28,7 +28,6 @@ class Models:
             Route("POST", MODELS, f"{MANAGEMENT}/assets", self.create_asset),
             Route("POST", MODELS, f"{MANAGEMENT}/models", self.register),
             Route("GET", MODELS, f"{MANAGEMENT}/models", self.list),
-            Route("GET", MODELS, f"{MANAGEMENT}/models/{{model}}", self.get),
             Route("DELETE", MODELS, f"{MANAGEMENT}/models/{{model}}", self.delete),
         ]
 
@@ -78,13 +77,6 @@ class Models:
         if start + size < len(found):
             reply["nextLink"] = f"https://{MODELS}{request.path}?$skipToken={start + size}"
         return answer(reply)
-
-    def get(self, request: Request) -> Response:
-        with self._lock:
-            found = self._models.get(request.names["model"])
-        if found is None:
-            raise Refusal(404, "ModelNotFound", f"Model with id {request.names['model']} not found.")
-        return answer(found)
 
     def delete(self, request: Request) -> Response:
         with self._lock:

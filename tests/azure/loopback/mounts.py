@@ -25,11 +25,12 @@ class Mount:
         self.name = name
         self.blobs = blobs
         self.container = blobs.tenancy.container
-        self.mode = str(reference.get("mode") or "mount").lower()
         self.prefix = (reference.get("pathOnDataStore") or "").strip("/")
-        self.folder = folder / (reference.get("pathOnCompute") or name).strip("/")
-        self.path = self.folder
+        self.path = folder / (reference.get("pathOnCompute") or name).strip("/")
         self._stored: dict[str, tuple[int, int]] = {}
+        mode = str(reference.get("mode") or "mount").lower()
+        if mode != "mount":
+            raise MountError(f"The loopback service does not have the mode {mode!r}.")
         if reference.get("dataStoreName") != blobs.tenancy.datastore:
             raise MountError(f"Could not find datastore: {reference.get('dataStoreName')}")
 
@@ -37,48 +38,38 @@ class Mount:
         """Copy the store's files into the folder.
 
         Raises:
-            MountError: the path doesn't exist in the store.
+            MountError: the path isn't a folder of the store.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.mode == "upload":
-            return
-        rows = self.blobs.listing(self.container, self.prefix)
-        below = f"{self.prefix}/" if self.prefix else ""
-        inside = [row.name for row in rows if row.name.startswith(below)]
-        if not inside and any(row.name == self.prefix for row in rows):
-            self.path = self.folder / Path(self.prefix).name
-            self.path.write_bytes(self.blobs.get(self.container, self.prefix))
-            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        below = self._blob("")
+        inside = self.blobs.names(self.container, below)
         if not inside and self.prefix:
             store = self.blobs.tenancy.datastore
             raise MountError(f"The path {self.prefix!r} of the datastore {store!r} does not exist.")
         for name in inside:
-            path = self.folder / name.removeprefix(below)
+            path = self.path / name.removeprefix(below)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self.blobs.get(self.container, name))
         self._stored = self._states()
 
     def upload_changes(self) -> None:
         """Upload the files that the job has changed since the last call; delete those that it deleted."""
-        if self.mode == "download" or self.path != self.folder:
-            return
         states = self._states()
         for name, state in states.items():
             if self._stored.get(name) != state:
-                self.blobs.put(self.container, self._blob(name), (self.folder / name).read_bytes())
+                self.blobs.put(self.container, self._blob(name), (self.path / name).read_bytes())
         for name in self._stored.keys() - states.keys():
-            if self.mode == "mount":
-                self.blobs.delete(self.container, self._blob(name))
+            self.blobs.delete(self.container, self._blob(name))
         self._stored = states
 
     def _states(self) -> dict[str, tuple[int, int]]:
         """Return size and time of each file in the folder; files that vanish meanwhile are left out."""
         states = {}
-        for path in self.folder.rglob("*"):
+        for path in self.path.rglob("*"):
             try:
                 if path.is_file():
                     stat = path.stat()
-                    states[str(path.relative_to(self.folder))] = (stat.st_size, stat.st_mtime_ns)
+                    states[str(path.relative_to(self.path))] = (stat.st_size, stat.st_mtime_ns)
             except OSError:
                 continue
         return states

@@ -6,6 +6,7 @@ It never opens a connection: it refuses and records every host that the service 
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.server
 import socket
 import socketserver
@@ -19,7 +20,7 @@ from .faults import Fault
 from .messages import Request, Response
 
 if TYPE_CHECKING:
-    from .certificates import Authority
+    import trustme
 
 Answerer = Callable[[Request], tuple[Response | None, Fault | None]]
 """Returns the response, or None to close the connection, and the fault to inject into the response."""
@@ -36,11 +37,11 @@ class Proxy(socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(
-        self, authority: Authority, has_host: Callable[[str], bool], on_refused_host: Callable[[str], None]
+        self, authority: trustme.CA, hosts: set[str], on_refused_host: Callable[[str], None]
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Connection)
         self.authority = authority
-        self.has_host = has_host
+        self.hosts = hosts
         self.on_refused_host = on_refused_host
         self.closing = threading.Event()
         self._is_plugged_in = True
@@ -117,7 +118,7 @@ class _Connection(http.server.BaseHTTPRequestHandler):
 
     def do_CONNECT(self) -> None:
         host = self.path.rpartition(":")[0].lower()
-        if not self.server.has_host(host):
+        if host not in self.server.hosts:
             self.server.on_refused_host(host)
             self.close_connection = True
             self.send_response(403, "the loopback service does not have this host")
@@ -127,7 +128,7 @@ class _Connection(http.server.BaseHTTPRequestHandler):
         self.send_response(200, "Connection established")
         self.end_headers()
         self.wfile.flush()
-        context = self.server.authority.context_for(host)
+        context = _server_context(self.server.authority, host)
         plain = self.connection
         self.connection = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
         self.server.add(self.connection)
@@ -192,6 +193,14 @@ class _Connection(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Print nothing; `Recording` keeps all requests."""
+
+
+@functools.lru_cache(maxsize=64)
+def _server_context(authority: trustme.CA, host: str) -> ssl.SSLContext:
+    """Return the TLS context of a server named `host`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(host).configure_cert(context)
+    return context
 
 
 def _disconnect(connection: socket.socket) -> None:

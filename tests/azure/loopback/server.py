@@ -44,7 +44,7 @@ class Server:
         number = self.recording.next_number()
         for listener in self.listeners:
             listener(request)
-        fault = self.faults.for_request(request, number)
+        fault = self.faults.for_request(request)
         kind = fault.kind if fault else None
         template, bug = self.template(request), ""
         response: Response | None = None

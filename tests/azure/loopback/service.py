@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+import trustme
 
 from . import interpreter
 from .artifacts import CONTAINER as ARTIFACTS_CONTAINER
 from .azurite import Azurite
 from .blobs import BlobStore
-from .certificates import Authority
 from .faults import Faults
 from .handlers import Handlers
 from .job import Jobs
@@ -24,8 +24,7 @@ from .snapshots import CONTAINER as SNAPSHOTS_CONTAINER
 from .tenancy import API, LOGIN, MANAGEMENT, MODELS, Tenancy
 
 if TYPE_CHECKING:
-    from .compute import Clusters
-    from .history import Runs
+    from types import TracebackType
 
 HOSTS = {LOGIN, MANAGEMENT, API, MODELS}
 
@@ -61,31 +60,26 @@ class AzureService:
         azurite = Azurite(self.folder, self.tenancy)  # takes the longest, so it starts first
         started.callback(azurite.stop)
         python = interpreter.make(self.folder / "node")
-        authority = Authority()
-        self.certificate.write_text(authority.pem())
-        self._write_configuration()
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(self.certificate))
+        have = self.tenancy
+        names = {"subscription_id": have.subscription, "resource_group": have.group}
+        names["workspace_name"] = have.workspace
+        (self.home / "config.json").write_text(json.dumps(names))
         self.blobs = BlobStore(self.tenancy, azurite.await_port())
         for container in (self.tenancy.container, ARTIFACTS_CONTAINER, SNAPSHOTS_CONTAINER):
             self.blobs.create_container(container)
         self.handlers = Handlers(self.tenancy, self.blobs)
-        self.proxy, nodes_proxy = (
-            Proxy(authority, self._has_host, self.requests.add_refused_host) for _ in range(2)
-        )
+        self.clusters, self.runs = self.handlers.clusters, self.handlers.runs
+        hosts = {*HOSTS, self.tenancy.blob_host}
+        self.proxy, nodes_proxy = (Proxy(authority, hosts, self.requests.add_refused_host) for _ in range(2))
         self.jobs = Jobs(self.handlers, Node(self.folder / "jobs", python, self._network(nodes_proxy)))
-        self.handlers.runs.log_files = self.jobs.log_files
+        self.runs.log_files = self.jobs.log_files
         self.server = Server(self.handlers, self.jobs.start, self.faults, self.requests)
         for proxy in (self.proxy, nodes_proxy):
             proxy.start(self.server.answer)
             started.callback(proxy.stop)
         started.callback(self.jobs.stop)
-
-    @property
-    def clusters(self) -> Clusters:
-        return self.handlers.clusters
-
-    @property
-    def runs(self) -> Runs:
-        return self.handlers.runs
 
     def _network(self, proxy: Proxy) -> dict[str, str]:
         """Return the variables that send all of a client's requests to this service."""
@@ -109,15 +103,3 @@ class AzureService:
     def check(self) -> None:
         """Check all recorded requests, as `Recording.check` does."""
         self.requests.check()
-
-    def _write_configuration(self) -> None:
-        have = self.tenancy
-        names = {
-            "subscription_id": have.subscription,
-            "resource_group": have.group,
-            "workspace_name": have.workspace,
-        }
-        (self.home / "config.json").write_text(json.dumps(names, indent=2) + "\n")
-
-    def _has_host(self, host: str) -> bool:
-        return host in HOSTS or host == self.tenancy.blob_host

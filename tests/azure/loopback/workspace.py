@@ -25,8 +25,6 @@ class Workspace:
             Route("GET", MANAGEMENT, "<WS>", self.get),
             Route("GET", API, "/discovery", self.discovery, needs_token=False),
             Route("GET", API, f"{DATASTORES}/default", self.default_datastore),
-            Route("GET", API, f"{DATASTORES}/datastores", self.list_datastores),
-            Route("GET", API, f"{DATASTORES}/datastores/{{datastore}}", self.get_datastore),
         ]
 
     def clouds(self, _request: Request) -> Response:
@@ -102,15 +100,6 @@ class Workspace:
         return answer({**services, "modelmanagement": f"https://{MODELS}", "studio": "https://ml.azure.com"})
 
     def default_datastore(self, _request: Request) -> Response:
-        return answer(self._datastore())
-
-    def list_datastores(self, _request: Request) -> Response:
-        return answer({"value": [self._datastore()]})
-
-    def get_datastore(self, request: Request) -> Response:
-        if request.names["datastore"] != self.tenancy.datastore:
-            text = f"Could not find datastore: {request.names['datastore']}"
-            raise Refusal(404, "UserError", text)
         return answer(self._datastore())
 
     def _datastore(self) -> Json:

@@ -48,11 +48,7 @@ def test_epochs_that_were_trained_elsewhere_stay_in_the_history(tmp_path: Path) 
         ("", {"error": {"error": {"message": "The node was Preempted."}}}, failures.Preempted),
         ("", FAILED_ITSELF, BackendError),
         (BEGUN, FAILED_ITSELF, TrainingError),
-        (
-            BEGUN,
-            {"error": {"error": {"message": "the disk of the node died"}}},
-            BackendError,
-        ),
+        (BEGUN, {"error": {"error": {"message": "the disk of the node died"}}}, BackendError),
         ("", {"error": None}, BackendError),
     ],
     ids=["preempted", "before-the-training", "in-the-training", "node", "no-reason"],

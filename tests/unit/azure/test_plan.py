@@ -22,20 +22,20 @@ def request_of(*overrides: str) -> plan.Request:
     return plan.request(launch.job_of(config), config.backend)
 
 
+def run_python(
+    *arguments: str, cwd: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, *arguments]
+    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=60)
+
+
 def test_a_plan_needs_no_credentials_and_leaves_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from mnist_cnn.cli.main import main; code = main(['plan', 'backend=azure']); "
         "print(code, [name for name in sys.modules if name.partition('.')[0] in ('azureml', 'tensorflow')])"
     )
-    ended = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
+    ended = run_python("-P", "-c", code, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
+    assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == "0 []"
     assert list(tmp_path.iterdir()) == []
     for said in (
@@ -82,30 +82,16 @@ def test_two_snapshots_are_equal_down_to_their_times(tmp_path: Path) -> None:
 def test_a_snapshot_trains_without_the_installed_package(tmp_path: Path) -> None:
     snapshot.write(tmp_path)
     code = "import mnist_cnn.training.train as train, mnist_cnn.backends.azure.plan; print(train.__file__)"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
-    )
+    ended = run_python("-c", code, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
     assert Path(ended.stdout.strip()).is_relative_to(tmp_path)
 
 
 def test_the_entry_script_refuses_to_train_with_another_copy(tmp_path: Path) -> None:
     (tmp_path / "entry.py").write_bytes((Path(plan.__file__).parent / "entry.py").read_bytes())
-    arguments = (
-        "--job",
-        plan.encode(launch.make_job("train.epochs=3")),
-        "--data-folder",
-        ".",
-        "--checkpoints",
-        ".",
-    )
-    ended = subprocess.run(
-        [sys.executable, "-P", "entry.py", *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    job = plan.encode(launch.make_job("train.epochs=3"))
+    arguments = ("--job", job, "--data-folder", ".", "--checkpoints", ".")
+    ended = run_python("-P", "entry.py", *arguments, cwd=tmp_path)
     assert ended.returncode == 1
     assert "not the snapshot's" in ended.stderr
 

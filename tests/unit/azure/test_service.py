@@ -89,9 +89,7 @@ def test_of_several_errors_the_first_in_order_is_raised() -> None:
     assert ended == ["it"]
 
 
-def test_an_interrupted_step_reports_nothing_and_calls_nothing(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_interrupted_step_reports_nothing_and_calls_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """A Ctrl-C during the lookup of a cluster prevents its creation."""
     is_interrupted, ended, created = threading.Event(), threading.Event(), []
     main = threading.get_ident()
