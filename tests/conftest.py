@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 from helpers.processes import SMALL, Ended, command, run_command, start
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable, Iterator
-    from types import ModuleType
-
     from loopback import AzureService
 
 __all__ = ["SMALL", "Ended", "command", "run_command"]

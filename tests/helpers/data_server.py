@@ -7,15 +7,13 @@ import math
 import random
 import struct
 from collections import defaultdict
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mnist_cnn.data import datasets
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
+Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
 
 
 def idx(*shape: int) -> bytes:

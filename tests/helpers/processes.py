@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,6 @@ import psutil
 from mnist_cnn import launch, run_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mnist_cnn.backend import Run
     from mnist_cnn.result import Result
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.result import EpochRow, Result, describe_content
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ROW = EpochRow(1, loss=0.5, accuracy=0.9, val_loss=0.4, val_accuracy=0.9, learning_rate=1.0, seconds=1.5)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from helpers.processes import SMALL, TINY, run_command
@@ -16,9 +16,6 @@ from helpers.secret_scan import (
 )
 
 from mnist_cnn.errors import ConfigurationError, DataError, MnistCnnError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture

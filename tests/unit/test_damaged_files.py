@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from helpers.records import write_receipt, write_result
@@ -11,9 +11,6 @@ from helpers.records import write_receipt, write_result
 from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HUGE = "1" + 400 * "0"
 PROGRESS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +15,6 @@ from mnist_cnn.backends.local import LocalBackend
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mnist_cnn.job import Job
 
 

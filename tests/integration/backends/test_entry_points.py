@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import zipfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from helpers.processes import TINY, Ended, run_command
 from helpers.records import write_receipt
 
 from mnist_cnn.backend import Status
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SOURCE = '''
 import dataclasses

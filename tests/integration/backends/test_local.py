@@ -6,7 +6,9 @@ import dataclasses
 import json
 import re
 import signal
-from typing import TYPE_CHECKING
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from helpers.copies import copy_run, interrupted_copy
@@ -32,12 +34,7 @@ from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, RunC
 from mnist_cnn.files import locks
 from mnist_cnn.testing import LONG, BackendContract
 
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable
-    from pathlib import Path
-
-    Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 class TestLocalBackend(BackendContract):

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from mnist_cnn import backends
 from mnist_cnn.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 OWN = "from mnist_cnn.backends.local import LocalBackend\n\n\nclass Own(LocalBackend):\n    pass\n"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from helpers.records import write_receipt, write_result
@@ -12,9 +12,6 @@ from mnist_cnn import errors, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import common, local
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled, TrainingError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def run_in(folder: Path) -> local.LocalRun:

@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,10 +21,6 @@ from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError, RunCancelled
 from mnist_cnn.result import Progress
 from mnist_cnn.training import worker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 THIS = psutil.Process()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from helpers.cli import Ask, refusal
@@ -12,10 +14,6 @@ from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.local import LocalBackend
 from mnist_cnn.cli import commands
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 
 def test_plan_prints_what_would_happen_and_writes_nothing(ask: Ask, home: Path) -> None:

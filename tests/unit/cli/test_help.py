@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,8 +30,6 @@ from mnist_cnn.config import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from helpers.cli import Ask
 
 SECTIONS: tuple[type[Section], ...] = (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.processes import SMALL
@@ -12,16 +14,10 @@ from helpers.scripted_run import ScriptedRun
 
 import mnist_cnn
 from mnist_cnn import run_folder
-from mnist_cnn.backend import Status
+from mnist_cnn.backend import Run, Status
 from mnist_cnn.cli import notebook
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
 from mnist_cnn.result import EpochRow, Progress
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from mnist_cnn.backend import Run
 
 NASTY = "<script>alert('1')</script> & \"<b>"
 ROW = EpochRow(1, 0.25, 0.9, 0.125, 0.95, 1.0, 2.5)

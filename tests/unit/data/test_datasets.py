@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,9 @@ from mnist_cnn.data import datasets, download
 from mnist_cnn.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mnist_cnn.data.idx import Array
 
-    Read = Callable[[DataConfig], object]
+Read = Callable[[DataConfig], object]
 
 DIGEST = "bea3e11839735ea12a1e2ed33f0af431a175a00cca73e97c652fbd0a3ed97cc4"
 OFFICIAL = (

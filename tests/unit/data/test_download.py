@@ -13,15 +13,18 @@ import socket
 import stat
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pooch.core
 import pytest
 from helpers.data_server import (
     FILES,
     FIRST,
+    Answer,
     Server,
     declared_encoded,
     endless,
@@ -36,13 +39,6 @@ from mnist_cnn.config import DataConfig
 from mnist_cnn.data import datasets, download
 from mnist_cnn.data.download import Source, SourceFile, fetch
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from http.server import BaseHTTPRequestHandler
-    from pathlib import Path
-
-    from helpers.data_server import Answer
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import math
 import struct
 import tracemalloc
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,15 +16,10 @@ from faults.readers import oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnist_cnn.data.idx import MAX_BYTES, read_idx
+from mnist_cnn.data.idx import MAX_BYTES, Array, read_idx
 from mnist_cnn.errors import DataError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from mnist_cnn.data.idx import Array
-
-    Pack = Callable[[bytes], bytes]
+Pack = Callable[[bytes], bytes]
 
 IMAGES = np.random.default_rng(0).integers(0, 10, (7, 5, 4), np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 10, 7, np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.resources
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,6 @@ from mnist_cnn.errors import DataError
 from mnist_cnn.prediction.pictures import prepare
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 CLOSE = 12.0  # mean absolute difference of 255 levels; an image differs from other digits by 45

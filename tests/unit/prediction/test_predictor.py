@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,6 @@ from mnist_cnn.prediction.pictures import prepare
 from mnist_cnn.prediction.predictor import load_predictor
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 SHAPE = ("batch", 28, 28, 1)

@@ -11,6 +11,7 @@ import random
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,6 @@ from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints, MountedCheckp
 from mnist_cnn.training.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mnist_cnn.job import Job
 
 HERE = Runtime("float32", "cpu", "x86_64 avx2", 2, {"keras": "3.15.0", "numpy": "2.3.0"})
