@@ -30,15 +30,10 @@ from mnist_cnn.config import (
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.job import Job
 
-SECTIONS: tuple[type[Section], ...] = (
-    RunConfig,
-    DataConfig,
-    ModelConfig,
-    TrainConfig,
-    RegisterConfig,
-    LocalConfig,
-)
-KEYS = [(section, name) for section in SECTIONS for name, _ in keys_of(section)]
+SECTIONS = (RunConfig, DataConfig, ModelConfig, TrainConfig, RegisterConfig, LocalConfig)
+KEYS: list[tuple[type[Section], str]] = [
+    (section, name) for section in SECTIONS for name, _ in keys_of(section)
+]
 JOB = Job(DataConfig(digest="0" * 64), ModelConfig(), TrainConfig(), seed=0)
 
 SCALARS = st.one_of(
@@ -53,57 +48,45 @@ SCALARS = st.one_of(
 )
 
 
-def named(section: type[Section], name: str) -> str:
-    return full_key(section, name)
-
-
 def refusal(section: type[Section], name: str, value: object) -> ConfigurationError:
     with pytest.raises(ConfigurationError) as caught:
         read_section(section, {name: value})
     return caught.value
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_a_section_without_values_has_its_defaults(section: type[Section]) -> None:
-    assert read_section(section, {}) == section()
+def test_a_section_without_values_has_its_defaults() -> None:
+    for section in SECTIONS:
+        assert read_section(section, {}) == section()
 
 
-@pytest.mark.parametrize(("section", "name"), KEYS, ids=[named(*pair) for pair in KEYS])
-def test_every_key_has_a_meaning_and_lists_its_values(section: type[Section], name: str) -> None:
-    spec = dict(keys_of(section))[name]
-    assert spec.meaning
-    assert "class" not in allowed(section, name)
+def test_every_key_has_a_meaning_and_lists_its_values() -> None:
+    for section, name in KEYS:
+        assert dict(keys_of(section))[name].meaning
+        assert "class" not in allowed(section, name)
 
 
 BOUNDED = [(section, name) for section, name in KEYS if dict(keys_of(section))[name].bounds()]
 
 
-@pytest.mark.parametrize(("section", "name"), BOUNDED, ids=[named(*pair) for pair in BOUNDED])
+@pytest.mark.parametrize(("section", "name"), BOUNDED, ids=[full_key(*pair) for pair in BOUNDED])
 def test_a_number_is_accepted_at_its_bound_and_refused_beyond(section: type[Section], name: str) -> None:
     spec = dict(keys_of(section))[name]
     is_list = getattr(get_type_hints(section)[name], "__origin__", None) is tuple
-    is_float = get_type_hints(section)[name] is float
-    step = 1e-9 if is_float else 1
-
-    def given_as(number: float) -> Any:
-        return [number] if is_list else number
-
-    taken = [bound for bound in (spec.ge, spec.le) if bound is not None]
-    beyond = [bound for bound in (spec.gt, spec.lt) if bound is not None]
-    if spec.gt is not None:
-        taken.append(spec.gt + step)
-    if spec.lt is not None:
-        taken.append(spec.lt - step)
-    if spec.ge is not None:
-        beyond.append(spec.ge - step)
-    if spec.le is not None:
-        beyond.append(spec.le + step)
-    for number in taken:
-        section_made = read_section(section, {name: given_as(number)})
+    step = 1e-9 if get_type_hints(section)[name] is float else 1
+    accepted_and_refused = [
+        (spec.ge, 0, -step),
+        (spec.le, 0, step),
+        (spec.gt, step, 0),
+        (spec.lt, -step, 0),
+    ]
+    for bound, inside, outside in accepted_and_refused:
+        if bound is None:
+            continue
+        number, beyond = bound + inside, bound + outside
+        section_made = read_section(section, {name: [number] if is_list else number})
         assert getattr(section_made, name) == ((number,) if is_list else number)
-    for number in beyond:
-        error = refusal(section, name, given_as(number))
-        assert error.message.startswith(f"{named(section, name)}=")
+        error = refusal(section, name, [beyond] if is_list else beyond)
+        assert error.message.startswith(f"{full_key(section, name)}=")
         assert error.message.endswith(f"allowed is {allowed(section, name)}")
 
 
@@ -111,7 +94,7 @@ def test_a_number_is_accepted_at_its_bound_and_refused_beyond(section: type[Sect
 def test_a_number_that_is_not_finite_is_refused(number: object) -> None:
     for section, name in KEYS:
         if get_type_hints(section)[name] is float:
-            assert named(section, name) in refusal(section, name, number).message
+            assert full_key(section, name) in refusal(section, name, number).message
 
 
 @pytest.mark.parametrize("number", [10**400, -(10**400)], ids=["high", "low"])
@@ -122,7 +105,7 @@ def test_a_number_too_large_for_a_float_is_refused(number: int) -> None:
         if number > 0 and bounds.le is None and bounds.lt is None:
             assert getattr(read_section(section, {name: value}), name) == number
         else:
-            assert refusal(section, name, value).message.startswith(f"{named(section, name)}=")
+            assert refusal(section, name, value).message.startswith(f"{full_key(section, name)}=")
 
 
 @pytest.mark.parametrize("truth", [True, False])
@@ -130,7 +113,7 @@ def test_a_truth_value_is_neither_a_number_nor_text(truth: bool) -> None:  # noq
     for section, name in KEYS:
         if get_type_hints(section)[name] is not bool:
             message = refusal(section, name, truth).message
-            assert message.startswith(f"{named(section, name)}={str(truth).lower()}: ")
+            assert message.startswith(f"{full_key(section, name)}={str(truth).lower()}: ")
     message = refusal(ModelConfig, "filters", [32, truth]).message
     assert message.startswith(f"model.filters=[32,{str(truth).lower()}]: ")
 
@@ -141,7 +124,7 @@ def test_null_is_accepted_only_if_the_key_says_so() -> None:
             assert allowed(section, name).endswith(", or null")
             assert getattr(read_section(section, {name: None}), name) is None
         else:
-            assert refusal(section, name, None).message.startswith(f"{named(section, name)}=null: ")
+            assert refusal(section, name, None).message.startswith(f"{full_key(section, name)}=null: ")
 
 
 def test_a_choice_is_read_by_name_and_a_refusal_lists_all() -> None:
@@ -174,58 +157,27 @@ def test_a_value_of_another_type_is_converted(
     assert type(converted) is type(made)
 
 
+WRONG: dict[tuple[type[Section], str], list[Any]] = {
+    (TrainConfig, "epochs"): [1.5, "three", "", [1], {"a": 1}],
+    (TrainConfig, "learning_rate"): ["fast"],
+    (RunConfig, "save_h5"): ["maybe"],
+    (DataConfig, "dir"): [["a"]],
+    (ModelConfig, "filters"): [32, [32, 1.5], [32, "x"], [32, 0], [], [1] * 17],
+    (RegisterConfig, "name"): ["", "../up", "a/b", ".hidden", "a" * 256, "line\n"],
+}
+
+
 @pytest.mark.parametrize(
-    ("section", "name", "value"),
-    [
-        (TrainConfig, "epochs", 1.5),
-        (TrainConfig, "epochs", "three"),
-        (TrainConfig, "epochs", ""),
-        (TrainConfig, "epochs", [1]),
-        (TrainConfig, "epochs", {"a": 1}),
-        (TrainConfig, "learning_rate", "fast"),
-        (RunConfig, "save_h5", "maybe"),
-        (DataConfig, "dir", ["a"]),
-        (ModelConfig, "filters", 32),
-        (ModelConfig, "filters", [32, 1.5]),
-        (ModelConfig, "filters", [32, "x"]),
-        (ModelConfig, "filters", [32, 0]),
-        (ModelConfig, "filters", []),
-        (ModelConfig, "filters", [1] * 17),
-        (RegisterConfig, "name", ""),
-        (RegisterConfig, "name", "../up"),
-        (RegisterConfig, "name", "a/b"),
-        (RegisterConfig, "name", ".hidden"),
-        (RegisterConfig, "name", "a" * 256),
-        (RegisterConfig, "name", "line\n"),
-    ],
+    ("section", "name", "value"), [(*key, value) for key, values in WRONG.items() for value in values]
 )
 def test_a_wrong_value_is_refused_in_one_line_with_its_key(
     section: type[Section], name: str, value: object
 ) -> None:
     error = refusal(section, name, value)
-    assert error.message.startswith(f"{named(section, name)}=")
+    assert error.message.startswith(f"{full_key(section, name)}=")
     assert "allowed" in error.message
     assert "\n" not in error.message
     assert error.hint
-
-
-@pytest.mark.parametrize(
-    ("section", "typed", "meant"),
-    [
-        (TrainConfig, "epoch", "train.epochs"),
-        (TrainConfig, "learnign_rate", "train.learning_rate"),
-        (DataConfig, "trian_limit", "data.train_limit"),
-        (RunConfig, "sed", "seed"),
-        (LocalConfig, "devcie", "backend.device"),
-        (TrainConfig, "momentum_of_nothing", None),
-    ],
-)
-def test_an_unknown_key_is_refused_with_the_nearest_one(
-    section: type[Section], typed: str, meant: str | None
-) -> None:
-    error = refusal(section, typed, 1)
-    assert error.message == f"unknown key {named(section, typed)}"
-    assert error.hint == (f"did you mean {meant}?" if meant else "--help lists every key")
 
 
 def test_a_configuration_is_immutable() -> None:
@@ -243,7 +195,7 @@ def test_any_value_of_any_key_is_accepted_or_refused_by_name(
     try:
         made = read_section(section, {name: value})
     except ConfigurationError as error:
-        assert named(section, name) in error.message  # noqa: PT017 - most values are refused
+        assert full_key(section, name) in error.message  # noqa: PT017 - most values are refused
         assert "\n" not in error.message  # noqa: PT017
         return
     taken = getattr(made, name)
@@ -312,19 +264,13 @@ def job_with(key: str, value: object) -> Job:
 
 def test_every_key_of_a_job_is_tested_for_the_digest() -> None:
     sections = (DataConfig, ModelConfig, TrainConfig)
-    assert {named(section, name) for section in sections for name, _ in keys_of(section)} == {
-        *OTHER,
-        *WITHOUT_WEIGHT,
-    }
+    keys = {full_key(section, name) for section in sections for name, _ in keys_of(section)}
+    assert keys == {*OTHER, *WITHOUT_WEIGHT}
 
 
 @pytest.mark.parametrize("key", OTHER)
 def test_what_decides_the_weights_changes_the_digest(key: str) -> None:
     assert job_with(key, OTHER[key]).digest != JOB.digest
-
-
-def test_the_seed_changes_the_digest() -> None:
-    assert dataclasses.replace(JOB, seed=1).digest != JOB.digest
 
 
 @pytest.mark.parametrize("key", WITHOUT_WEIGHT)
@@ -334,7 +280,8 @@ def test_locations_and_file_names_do_not_change_the_digest(key: str) -> None:
     assert other.digest == JOB.digest
 
 
-def test_which_files_are_written_does_not_change_the_digest() -> None:
+def test_the_digest_covers_the_seed_but_not_the_files_written() -> None:
+    assert dataclasses.replace(JOB, seed=1).digest != JOB.digest
     assert dataclasses.replace(JOB, save_h5=True).digest == JOB.digest
 
 
@@ -353,23 +300,16 @@ def without(name: str) -> str:
     return json.dumps({key: value for key, value in json.loads(JOB.to_json()).items() if key != name})
 
 
+NOT_A_JOB = ["", "{", "[]", "null", '"text"', "{}"]
+INCOMPLETE = [without(name) for name in ("schema", "digest", "data", "seed", "save_h5")]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is not a job"),
-        ("{", "is not a job"),
-        ("[]", "is not a job"),
-        ("null", "is not a job"),
-        ('"text"', "is not a job"),
-        ("{}", "is not a job"),
-        (without("schema"), "is not a job"),
-        (without("digest"), "is not a job"),
-        (without("data"), "is not a job"),
-        (without("seed"), "is not a job"),
-        (without("save_h5"), "is not a job"),
+        *((text, "is not a job") for text in (*NOT_A_JOB, *INCOMPLETE)),
         (changed(train=None), "train=null: train is a group of keys"),
         (changed(train=[1]), "train=[1]: train is a group of keys"),
-        (changed(train=7), "train=7: train is a group of keys"),
         (changed(train="epochs"), "train=epochs: train is a group of keys"),
         (changed(train={"epochs": 0}), "train.epochs=0: allowed is a whole number"),
         (changed(train={"epoch": 1}), "unknown key train.epoch"),
