@@ -67,6 +67,13 @@ def run_command(*arguments: str, cwd: Path, timeout: float = 180, **environment:
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
+def run_successfully(*arguments: str, cwd: Path, **environment: str) -> Ended:
+    """Run `python -m mnist_cnn ARGUMENTS` in a folder; it must exit with 0."""
+    ended = run_command(*arguments, cwd=cwd, **environment)
+    assert ended.code == 0, ended.out + ended.err
+    return ended
+
+
 def start_command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
     """Start `python -m mnist_cnn ARGUMENTS` in a folder."""
     return start(*command(*arguments), cwd=cwd, **environment)

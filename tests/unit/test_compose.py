@@ -236,8 +236,8 @@ def test_a_custom_backend_has_the_keys_of_its_class(tmp_path: Path) -> None:
         (["data=mnist,kmnist"], [["data=mnist"], ["data=kmnist"]]),
         (["++seed=1,2"], [["++seed=1"], ["++seed=2"]]),
         (
-            ["seed=1,2", "save_h5=true,false"],
-            [[f"seed={s}", f"save_h5={h5}"] for s in (1, 2) for h5 in ("true", "false")],
+            ["seed=1,2", "train.epochs=3,4"],
+            [[f"seed={seed}", f"train.epochs={epochs}"] for seed in (1, 2) for epochs in (3, 4)],
         ),
     ],
 )
