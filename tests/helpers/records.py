@@ -13,9 +13,10 @@ ROW = EpochRow(1, loss=0.5, accuracy=0.9, val_loss=0.4, val_accuracy=0.9, learni
 
 
 def write_receipt(folder: Path, status: Status, **values: Any) -> run_folder.Receipt:
-    """Write a local run's receipt into a folder, which is made if it is missing."""
+    """Write a run's receipt, by default a local one's, into a folder, which is made if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    receipt = run_folder.Receipt("local", folder.name, "digest", status, run_folder.now(), **values)
+    fixed = {"backend": "local", "id": folder.name, "job_digest": "digest", "created": run_folder.now()}
+    receipt = run_folder.Receipt(status=status, **fixed | values)
     run_folder.write_receipt(folder, receipt)
     return receipt
 

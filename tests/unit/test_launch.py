@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers.processes import SMALL
+from helpers.records import write_receipt
 
 import mnist_cnn
 from mnist_cnn import run_folder
@@ -60,12 +60,10 @@ def test_a_job_and_overrides_of_where_it_runs_are_accepted(tmp_path: Path, submi
 def test_resume_starts_an_interrupted_run_in_its_folder(tmp_path: Path, submitted: Submitted) -> None:
     job = mnist_cnn.make_job(*SMALL)
     folder = run_folder.create(str(tmp_path / "run"), "", job)
-    receipt = run_folder.Receipt("local", "1", job.digest, Status.cancelled, run_folder.now())
-    run_folder.write_receipt(folder, receipt)
+    write_receipt(folder, Status.cancelled, job_digest=job.digest)
     assert mnist_cnn.resume("latest", f"runs_dir={tmp_path}") is submitted[0][1]  # type: ignore[comparison-overlap] # the fixture's
     assert submitted == [(job, folder)]
-    changed = dataclasses.replace(receipt, job_digest="a-job-that-was-changed-meanwhile")
-    run_folder.write_receipt(folder, changed)
+    write_receipt(folder, Status.cancelled, job_digest="a-job-that-was-changed-meanwhile")
     with pytest.raises(ConfigurationError, match=r"this has changed: the job\n.*force=true"):
         mnist_cnn.resume(str(folder))
     mnist_cnn.resume(str(folder), "force=true")
