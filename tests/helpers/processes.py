@@ -126,6 +126,13 @@ def worker_of(run: Path) -> psutil.Process:
     return psutil.Process(run_folder.read_receipt(run).pid)
 
 
+def wait_for_worker(run: Path, process: subprocess.Popen[str]) -> psutil.Process:
+    """Return the process that trains a run, as soon as the receipt names it."""
+    wait_until((run / run_folder.LOG).exists, process)
+    wait_until(lambda: run_folder.read_receipt(run).pid, process)
+    return worker_of(run)
+
+
 def resume(run: Path, *overrides: str) -> Run:
     """Resume a run in its folder."""
     return launch.prepare_resume(str(run), overrides)()

@@ -58,10 +58,10 @@ def test_all_saved_models_predict_the_same(small_run: Path, keras: ModuleType) -
     images = datasets.load(DataConfig()).x_test
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = keras.models.load_model(small_run / "model.keras", safe_mode=True)
-        h5 = keras.models.load_model(small_run / "keras-tf-mnist.h5", safe_mode=True)
-    expected = model.predict_on_batch(images.astype("float32") / 255)
-    assert np.array_equal(h5.predict_on_batch(images.astype("float32") / 255), expected)
+        names = ("model.keras", "keras-tf-mnist.h5")
+        models = [keras.models.load_model(small_run / name, safe_mode=True) for name in names]
+    expected, from_h5 = (model.predict_on_batch(images.astype("float32") / 255) for model in models)
+    assert np.array_equal(from_h5, expected)
     assert np.abs(load_predictor(small_run)(images[..., 0]) - expected).max() < 1e-5
 
 
