@@ -67,9 +67,9 @@ def run_command(*arguments: str, cwd: Path, timeout: float = 180, **environment:
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
-def run_successfully(*arguments: str, cwd: Path, **environment: str) -> Ended:
+def run_successfully(*arguments: str, cwd: Path) -> Ended:
     """Run `python -m mnist_cnn ARGUMENTS` in a folder; it must exit with 0."""
-    ended = run_command(*arguments, cwd=cwd, **environment)
+    ended = run_command(*arguments, cwd=cwd)
     assert ended.code == 0, ended.out + ended.err
     return ended
 

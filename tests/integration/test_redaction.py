@@ -63,10 +63,11 @@ def test_a_network_that_shows_its_environment_leaves_no_secret(
     assert not SecretScan(PLANTED).leaks(written)
 
 
-def test_no_error_shows_the_password_of_a_mirror(tmp_path: Path) -> None:
+def test_no_error_shows_the_password_of_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror = f"http://somebody:{MIRROR_PASSWORD}@127.0.0.1:9/there"
-    environment = {"MNIST_CNN_MIRROR": mirror, "MNIST_CNN_CACHE": str(tmp_path), "MNIST_CNN_DEBUG": "1"}
-    ended = run_command("data=kmnist", cwd=tmp_path, **environment, NO_PROXY="*")
+    monkeypatch.setenv("MNIST_CNN_MIRROR", mirror)
+    monkeypatch.setenv("MNIST_CNN_CACHE", str(tmp_path))
+    ended = run_command("data=kmnist", cwd=tmp_path, MNIST_CNN_DEBUG="1", NO_PROXY="*")
     assert ended.code == DataError.exit_code
     assert "127.0.0.1" in ended.err
     assert not SecretScan(PLANTED).leaks([("what was printed", (ended.out + ended.err).encode())])

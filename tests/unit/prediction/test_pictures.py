@@ -111,7 +111,7 @@ def test_dust_is_ignored(tmp_path: Path) -> None:
 def test_a_hard_shadow_is_ignored(tmp_path: Path) -> None:
     def photo(drawn: NDArray[np.uint8]) -> NDArray[Any]:
         y, x = np.linspace(-1, 1, drawn.shape[0])[:, None], np.linspace(-1, 1, drawn.shape[1])
-        return np.where(x + y > 0.3, 150, 190) - 0.5 * drawn
+        return np.asarray(np.where(x + y > 0.3, 150, 190) - 0.5 * drawn)
 
     assert mean_difference(tmp_path / "shadow.png", photo) < 2 * CLOSE
 
