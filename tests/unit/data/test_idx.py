@@ -132,13 +132,6 @@ def test_bytes_after_the_gzipped_data_are_refused(path: Path, garbage: bytes) ->
     refused(path, gzip.compress(write_idx(IMAGES)) + garbage, 3)
 
 
-def test_a_gzip_file_of_several_members_is_read(path: Path) -> None:
-    content = write_idx(IMAGES)
-    members = [gzip.compress(content[start : start + 9]) for start in range(0, len(content), 9)]
-    path.write_bytes(b"".join([*members, gzip.compress(b"")]))
-    assert np.array_equal(read_idx(path, 3), IMAGES)
-
-
 # Memory
 
 
