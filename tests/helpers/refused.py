@@ -14,6 +14,7 @@ REFUSED = [
     ("model.kernel_size=20", "the input of convolution 2 is only 9 pixels wide", "smaller kernel"),
     ("model.file=nowhere.py", "model.file=nowhere.py cannot be read: No such file", "Python file"),
     ("data.name=other", "data.name=other: allowed is one of mnist", "data.dir=FOLDER"),
+    ("data.name=kmnst", "allowed is one of mnist, fashion_mnist, kmnist", "did you mean kmnist?"),
     ("data.train_limit=60001", "data.train_limit=60001: allowed is a whole number from 1 to 60000", "null"),
     ("data.validation=60000", "data.validation=60000: allowed is a whole number from 0 to 59999", "train"),
     ("backend=nowhere.py:Own", "nowhere.py:Own cannot be imported", "backend=FILE.py:Class"),

@@ -120,15 +120,9 @@ def test_a_damaged_installation_is_refused(
 
 
 def test_too_few_classes_for_the_packaged_set_are_refused() -> None:
-    with pytest.raises(DataError, match=r"labels 0 to 9, but data.num_classes=8 allows 0 to 7") as caught:
+    said = r"labels 0 to 9, but data.num_classes=8 allows 0 to 7\n.*data.num_classes=10"
+    with pytest.raises(DataError, match=said):
         datasets.inspect(DataConfig(num_classes=8))
-    assert "data.num_classes=10" in caught.value.hint
-
-
-def test_an_unknown_set_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(ConfigurationError, match="mnist, fashion_mnist, kmnist") as caught:
-        datasets.inspect(DataConfig(name="fashion_mnst"))
-    assert "fashion_mnist" in caught.value.hint
 
 
 # Names, and gzipped or raw
@@ -167,9 +161,8 @@ def test_a_missing_file_is_reported_with_the_accepted_names(folder: Path) -> Non
 @pytest.mark.parametrize("name", ["none", "a-file", "x" * 300])
 def test_a_path_that_is_not_a_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "a-file").write_text("")
-    with pytest.raises(DataError, match=f"data.dir={tmp_path / name}: ") as caught:
+    with pytest.raises(DataError, match=rf"data.dir={tmp_path / name}: .*\n.*leave out data.dir"):
         datasets.inspect(at(tmp_path / name))
-    assert "leave out data.dir" in caught.value.hint
 
 
 LOAD_UNPRIVILEGED = """
@@ -245,9 +238,8 @@ def test_data_with_another_digest_are_refused(folder: Path) -> None:
         (datasets.inspect, at(folder, digest="0" * 64)),
         (datasets.inspect, DataConfig(digest="0" * 64)),
     ):
-        with pytest.raises(DataError, match="data.digest=" + "0" * 64) as caught:
+        with pytest.raises(DataError, match="data.digest=" + "0" * 64 + r".*\n.*leave out data.digest"):
             read(config)
-        assert "leave out data.digest" in caught.value.hint
 
 
 # Limits, validation, format
