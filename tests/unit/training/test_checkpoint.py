@@ -191,6 +191,9 @@ def test_a_failed_write_leaves_the_older_checkpoints(tmp_path: Path, kept: Check
         kept.save(a_checkpoint(2))
     assert names(tmp_path, "*.sha256") == ["epoch-000001.sha256"]
     assert not names(tmp_path, ".writing*")
+    (tmp_path / "c").write_text("a file, where a folder should be")
+    with pytest.raises(BackendError, match="/c: File exists"):
+        Checkpoints(tmp_path / "c").save(a_checkpoint(1))
 
 
 def test_a_new_training_is_not_pruned_by_damaged_later_epochs(tmp_path: Path) -> None:
@@ -206,12 +209,6 @@ def test_a_new_training_is_not_pruned_by_damaged_later_epochs(tmp_path: Path) ->
     for epochs in (8, 9):
         anew.save(a_checkpoint(epochs))
     assert names(tmp_path) == ["epoch-000008.npz", "epoch-000009.npz"]
-
-
-def test_a_folder_that_cannot_be_created_is_a_backend_error(tmp_path: Path) -> None:
-    (tmp_path / "c").write_text("a file, where a folder should be")
-    with pytest.raises(BackendError, match="/c: File exists"):
-        Checkpoints(tmp_path / "c").save(a_checkpoint(1))
 
 
 class TestMounted:
