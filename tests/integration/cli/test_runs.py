@@ -92,7 +92,7 @@ def test_a_file_that_is_not_a_picture_exits_3(ask: Ask, home: Path, completed_ru
 
 def test_a_run_dir_that_is_a_run_is_refused(ask: Ask, completed_run: Path) -> None:
     message, hint = refusal(ask(f"run_dir={completed_run}"))
-    assert message == f"run_dir={completed_run} holds a run already"
+    assert message == f"run_dir={completed_run} already holds a run"
     assert f"resume {completed_run}" in hint
 
 
