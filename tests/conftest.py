@@ -1,43 +1,38 @@
-"""What all tests share: one small run, trained once, and one loopback Azure ML."""
+"""Fixtures for all tests: one small completed run, and one loopback Azure ML service."""
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.processes import SMALL, Ended, command, run_command, start
+from helpers.processes import SMALL, Ended, run_successfully, start
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable, Iterator
-    from types import ModuleType
-
     from loopback import AzureService
-
-__all__ = ["SMALL", "Ended", "command", "run_command"]
 
 
 @pytest.fixture(scope="session")
 def small_command(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     """The folder of a completed small run, and what its command printed."""
     home = tmp_path_factory.mktemp("small")
-    ended = run_command(*SMALL, "run_dir=run", "save_h5=true", cwd=home)
-    assert ended.code == 0, ended.out + ended.err
-    return home / "run", ended
+    return home / "run", run_successfully(*SMALL, "run_dir=run", "save_h5=true", cwd=home)
 
 
 @pytest.fixture(scope="session")
 def small_run(small_command: tuple[Path, Ended]) -> Path:
-    """The folder of a completed small run; tests read it and change nothing in it."""
+    """The folder of a completed small run, which no test may change."""
     return small_command[0]
 
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start command lines in the test's folder; end whatever a failed test leaves of them."""
+    """Return a function that starts a command line in the test's folder; stop them all afterwards."""
     processes: list[subprocess.Popen[str]] = []
 
     def start_here(*words: str, **environment: str) -> subprocess.Popen[str]:
@@ -56,7 +51,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 @pytest.fixture(scope="session")
 def azure_started() -> Iterator[AzureService]:
-    """The loopback service of the whole session; what it stores is gone with it."""
+    """The loopback service of the whole session, which stores its data in a temporary folder."""
     from loopback import AzureService
 
     with (
@@ -69,7 +64,7 @@ def azure_started() -> Iterator[AzureService]:
 
 @pytest.fixture(scope="module")
 def azure_environment(azure_started: AzureService) -> Iterator[AzureService]:
-    """The service, for this process and those that a module's tests start."""
+    """The service, with the environment variables that lead this process and its children to it."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in azure_started.environment.items():
             patch.setenv(name, value)
@@ -78,12 +73,12 @@ def azure_environment(azure_started: AzureService) -> Iterator[AzureService]:
 
 @pytest.fixture
 def azure(azure_environment: AzureService) -> Iterator[AzureService]:
-    """The service without faults or records, checked against the documents afterwards."""
+    """The service without injected faults; its requests are checked against the documents afterwards."""
     from loopback import Behaviour
 
     _check_against_documents(azure_environment)
     yield azure_environment
-    for run in azure_environment.runs.all():  # whatever a failed test left under way
+    for run in azure_environment.runs.all():  # that a failed test left running
         azure_environment.runs.cancel(run.run_id)
     azure_environment.faults.clear()
     azure_environment.clusters.behaviour = Behaviour()
@@ -91,7 +86,7 @@ def azure(azure_environment: AzureService) -> Iterator[AzureService]:
 
 
 def _check_against_documents(service: AzureService) -> None:
-    """Hold what was recorded against the documents, and forget it."""
+    """Check the recorded requests against the documents, and forget them."""
     try:
         service.check()
     finally:
@@ -100,7 +95,7 @@ def _check_against_documents(service: AzureService) -> None:
 
 @pytest.fixture
 def notebook_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder for a notebook's runs; the kernel's own files go beside it."""
+    """An empty folder for a notebook's runs. The kernel's own files are outside it."""
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     folder = tmp_path / "notebook"
@@ -108,13 +103,13 @@ def notebook_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     yield folder
     import mnist_cnn
 
-    for receipt in folder.glob("*/run.json"):  # whatever a failed test left running
+    for receipt in folder.glob("*/run.json"):  # that a failed test left running
         mnist_cnn.attach(str(receipt.parent)).cancel()
 
 
 @pytest.fixture(scope="session")
 def keras() -> ModuleType:
-    """Import Keras into this process, made deterministic as in a training."""
+    """Keras in this process, with deterministic operations as in a training."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import keras

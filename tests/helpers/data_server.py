@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import random
 import struct
 from collections import defaultdict
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mnist_cnn.data import datasets
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
+Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
 
 
 def idx(*shape: int) -> bytes:
@@ -30,17 +29,20 @@ FILES = {
 FIRST = next(iter(FILES))
 
 
-def whole(request: BaseHTTPRequestHandler, body: bytes) -> None:
+def send_header(request: BaseHTTPRequestHandler, **fields: str) -> None:
     request.send_response(200)
-    request.send_header("Content-Length", str(len(body)))
+    for name, value in fields.items():
+        request.send_header(name.replace("_", "-"), value)
     request.end_headers()
+
+
+def whole(request: BaseHTTPRequestHandler, body: bytes) -> None:
+    send_header(request, Content_Length=str(len(body)))
     request.wfile.write(body)
 
 
 def truncated(request: BaseHTTPRequestHandler, body: bytes) -> None:
-    request.send_response(200)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
+    send_header(request, Content_Length=str(len(body)))
     request.wfile.write(body[: len(body) // 2])
 
 
@@ -49,21 +51,16 @@ def wrong(request: BaseHTTPRequestHandler, body: bytes) -> None:
 
 
 def endless(request: BaseHTTPRequestHandler, _: bytes) -> None:
-    request.send_response(200)
-    request.end_headers()
-    try:
+    send_header(request)
+    with contextlib.suppress(OSError):  # the client closes the connection
         while True:
             request.wfile.write(bytes(64 * 1024))
-    except OSError:  # the client closed the connection
-        pass
 
 
 def declared_encoded(request: BaseHTTPRequestHandler, body: bytes) -> None:
     """Declare the file's own gzip as the encoding, as some servers do for clients that accept it."""
-    request.send_response(200)
-    if "gzip" in request.headers.get("Accept-Encoding", ""):
-        request.send_header("Content-Encoding", "gzip")
-    request.end_headers()
+    accepted = request.headers.get("Accept-Encoding", "")
+    send_header(request, **({"Content_Encoding": "gzip"} if "gzip" in accepted else {}))
     request.wfile.write(body)
 
 
@@ -89,9 +86,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.waits: list[float] = []
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        self.url = f"http://127.0.0.1:{self.server_port}"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -103,9 +98,8 @@ class Handler(BaseHTTPRequestHandler):
         if folder != "small" or name not in FILES:
             self.send_error(404)
             return
-        answers = self.server.answers[name]
-        answer = answers.pop(0) if answers else whole
-        answer(self, FILES[name])
+        answers = self.server.answers[name] or [whole]
+        answers.pop(0)(self, FILES[name])
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -1,4 +1,4 @@
-"""A notebook in a real kernel, and what was displayed in it on the way."""
+"""A notebook that runs in a real kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import nbformat
 
 
 class Notebook(nbclient.NotebookClient):
-    """A notebook that runs in a real kernel, and what was displayed in it on the way."""
+    """A notebook in a real kernel; `seen` records every output that it displayed or updated."""
 
     def __init__(self, folder: Path, *cells: str) -> None:
         self.seen: list[tuple[int, str, dict[str, str]]] = []

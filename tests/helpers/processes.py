@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,6 @@ import psutil
 from mnist_cnn import launch, run_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mnist_cnn.backend import Run
     from mnist_cnn.result import Result
 
@@ -68,6 +67,13 @@ def run_command(*arguments: str, cwd: Path, timeout: float = 180, **environment:
         check=False,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def run_successfully(*arguments: str, cwd: Path) -> Ended:
+    """Run `python -m mnist_cnn ARGUMENTS` in a folder; it must exit with 0."""
+    ended = run_command(*arguments, cwd=cwd)
+    assert ended.code == 0, ended.out + ended.err
+    return ended
 
 
 def start_command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
@@ -120,6 +126,13 @@ def wait_for_line(run: Path, text: str, process: subprocess.Popen[str] | None = 
 def worker_of(run: Path) -> psutil.Process:
     """Return the process that trains a run."""
     return psutil.Process(run_folder.read_receipt(run).pid)
+
+
+def wait_for_worker(run: Path, process: subprocess.Popen[str]) -> psutil.Process:
+    """Return the process that trains a run, as soon as the receipt names it."""
+    wait_until((run / run_folder.LOG).exists, process)
+    wait_until(lambda: run_folder.read_receipt(run).pid, process)
+    return worker_of(run)
 
 
 def resume(run: Path, *overrides: str) -> Run:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.result import EpochRow, Result, describe_content
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 ROW = EpochRow(1, loss=0.5, accuracy=0.9, val_loss=0.4, val_accuracy=0.9, learning_rate=1.0, seconds=1.5)
 
 
 def write_receipt(folder: Path, status: Status, **values: Any) -> run_folder.Receipt:
-    """Write a local run's receipt into a folder, which is made if it is missing."""
+    """Write a run's receipt, by default a local one's, into a folder, which is made if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    receipt = run_folder.Receipt("local", folder.name, "digest", status, run_folder.now(), **values)
+    fixed = {"backend": "local", "id": folder.name, "job_digest": "digest", "created": run_folder.now()}
+    receipt = run_folder.Receipt(status=status, **fixed | values)
     run_folder.write_receipt(folder, receipt)
     return receipt
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cnn.backend import Status
+from mnist_cnn.backend import ModelRef, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from mnist_cnn.backend import ModelRef
     from mnist_cnn.errors import MnistCnnError
     from mnist_cnn.result import Progress, Result
 

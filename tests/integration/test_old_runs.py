@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faults.readers.given_files import draw_digit
-from helpers.processes import run_command
+from helpers.processes import result_of, run_command, run_successfully
 
 from mnist_cnn import launch, run_folder
 from mnist_cnn.backends.azure.config import AzureConfig
@@ -32,28 +32,17 @@ def change(file: Path, **values: object) -> None:
 
 
 def test_list_and_status_show_old_runs(home: Path) -> None:
-    listed = run_command("list", "--json", cwd=home)
-    assert {row["run"]: row["status"] for row in listed.json()} == {
-        "azure": "completed",
-        "completed": "completed",
-    }
+    listed = run_command("list", "--json", cwd=home).json()
+    assert {row["run"]: row["status"] for row in listed} == {"azure": "completed", "completed": "completed"}
     for run, backend in (("completed", "local"), ("azure", "azure")):
-        status = run_command("status", run, "--json", cwd=home)
-        assert status.code == 0, status.err
-        assert (status.json()["status"], status.json()["backend"]) == ("completed", backend)
+        status = run_successfully("status", run, "--json", cwd=home).json()
+        assert (status["status"], status["backend"]) == ("completed", backend)
 
 
-def test_an_old_run_predicts(home: Path) -> None:
+def test_an_old_run_predicts_and_is_registered(home: Path) -> None:
     draw_digit(home / "digit.png")
-    predicted = run_command("predict", "completed", "digit.png", cwd=home)
-    assert predicted.code == 0, predicted.err
-    assert "digit.png" in predicted.out
-
-
-def test_an_old_run_is_registered(home: Path) -> None:
-    wanted = ("register.name=m", "register.min_accuracy=0")
-    registered = run_command("register", "completed", *wanted, cwd=home)
-    assert registered.code == 0, registered.err
+    assert "digit.png" in run_successfully("predict", "completed", "digit.png", cwd=home).out
+    run_successfully("register", "completed", "register.name=m", "register.min_accuracy=0", cwd=home)
     assert (home / "models" / "m" / "1" / "model.onnx").is_file()
 
 
@@ -67,10 +56,8 @@ def test_an_old_run_resumes_to_the_weights_that_it_had(home: Path) -> None:
     assert len(found.history) == 2
     changes = found.runtime.changes_to(Runtime.here(found.runtime.precision, "cpu", found.job.train.threads))
     force = ("force=true",) if changes else ()
-    resumed = run_command("resume", "completed", *force, cwd=home)
-    assert resumed.code == 0, resumed.err
-    result = run_folder.read_result(folder)
-    assert result is not None
+    run_successfully("resume", "completed", *force, cwd=home)
+    result = result_of(folder)
     assert [row.epoch for row in result.history] == [1, 2, 3]
     assert bool(result.changes) == bool(changes)
     assert changes or result.weights_sha256 == recorded["weights_sha256"]
@@ -94,12 +81,8 @@ def test_the_settings_of_an_old_azure_run_get_their_new_names(home: Path) -> Non
     config = launch.config_of_run(folder, (), ()).backend
     assert isinstance(config, AzureConfig)
     assert (config.preemption_retries, config.queue_timeout) == (1, 60)
-
-
-def test_another_backends_setting_keeps_an_old_name(home: Path) -> None:
-    folder = home / "runs" / "completed"
     change(folder / "run.json", backend="own.py:Own", backend_settings={"retries": 1})
-    assert run_folder.read_receipt(folder).backend_settings == {"retries": 1}
+    assert run_folder.read_receipt(folder).backend_settings == {"retries": 1}  # another backend's own name
 
 
 def test_a_receipt_of_an_unknown_schema_is_refused(home: Path) -> None:

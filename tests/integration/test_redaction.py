@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-from helpers.processes import SMALL, TINY, run_command
+from helpers.processes import TINY, run_command
 from helpers.secret_scan import (
     CRASHING_NETWORK,
     ENVIRONMENT,
@@ -17,28 +17,15 @@ from helpers.secret_scan import (
 
 from mnist_cnn.errors import ConfigurationError, DataError, MnistCnnError
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def secrets_around(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put secrets into the environment."""
     for name, secret in ENVIRONMENT.items():
         monkeypatch.setenv(name, secret)
 
 
-@pytest.mark.usefixtures("secrets_around")
-def test_a_crashing_network_leaves_no_secret_in_the_run(tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text(CRASHING_NETWORK)
-    ended = run_command(*SMALL, "model.file=net.py", "run_dir=run", cwd=tmp_path)
-    assert ended.code == MnistCnnError.exit_code
-    assert "the environment is" in ended.err
-    written = [*files_under(tmp_path), ("what was printed", (ended.out + ended.err).encode())]
-    assert b"RuntimeError" in (tmp_path / "run" / "log.txt").read_bytes()
-    assert not SecretScan(PLANTED).leaks(written)
-
-
+NETWORK_THAT_CANNOT_BE_BUILT = "import os\ndef build(*_):\n    raise ValueError(dict(os.environ))\n"
 NETWORK_WITHOUT_ONNX = """
 import os
 import keras
@@ -54,37 +41,33 @@ def build(config, input_shape, num_classes):
 """
 
 
-@pytest.mark.usefixtures("secrets_around")
-def test_a_failed_export_leaves_no_secret_in_the_log(tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text(NETWORK_WITHOUT_ONNX)
+@pytest.mark.parametrize(
+    ("network", "code", "shown"),
+    [
+        (CRASHING_NETWORK, MnistCnnError.exit_code, "the environment is"),
+        (NETWORK_THAT_CANNOT_BE_BUILT, ConfigurationError.exit_code, "build() failed"),
+        (NETWORK_WITHOUT_ONNX, 0, "no model.onnx, so `predict` will not work: RuntimeError: {"),
+    ],
+    ids=["crashes", "cannot be built", "cannot be exported"],
+)
+def test_a_network_that_shows_its_environment_leaves_no_secret(
+    tmp_path: Path, network: str, code: int, shown: str
+) -> None:
+    (tmp_path / "net.py").write_text(network)
     ended = run_command(*TINY, "model.file=net.py", "run_dir=run", cwd=tmp_path)
-    assert ended.code == 0, ended.err
-    assert "no model.onnx, so `predict` will not work: RuntimeError: {" in ended.out
+    assert ended.code == code, ended.err
+    assert shown in ended.out + ended.err
+    if network is CRASHING_NETWORK:
+        assert b"RuntimeError" in (tmp_path / "run" / "log.txt").read_bytes()
     written = [*files_under(tmp_path), ("what was printed", (ended.out + ended.err).encode())]
     assert not SecretScan(PLANTED).leaks(written)
 
 
-@pytest.mark.usefixtures("secrets_around")
-def test_a_network_that_cannot_be_built_leaves_no_secret(tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text("import os\ndef build(*_):\n    raise ValueError(dict(os.environ))\n")
-    ended = run_command(*SMALL, "model.file=net.py", "run_dir=run", cwd=tmp_path)
-    assert ended.code == ConfigurationError.exit_code
-    assert "build() failed" in ended.err
-    written = [*files_under(tmp_path), ("what was printed", (ended.out + ended.err).encode())]
-    assert not SecretScan(PLANTED).leaks(written)
-
-
-@pytest.mark.usefixtures("secrets_around")
-def test_no_error_shows_the_password_of_a_mirror(tmp_path: Path) -> None:
+def test_no_error_shows_the_password_of_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror = f"http://somebody:{MIRROR_PASSWORD}@127.0.0.1:9/there"
-    ended = run_command(
-        "data=kmnist",
-        cwd=tmp_path,
-        MNIST_CNN_MIRROR=mirror,
-        MNIST_CNN_CACHE=str(tmp_path),
-        MNIST_CNN_DEBUG="1",
-        NO_PROXY="*",
-    )
+    monkeypatch.setenv("MNIST_CNN_MIRROR", mirror)
+    monkeypatch.setenv("MNIST_CNN_CACHE", str(tmp_path))
+    ended = run_command("data=kmnist", cwd=tmp_path, MNIST_CNN_DEBUG="1", NO_PROXY="*")
     assert ended.code == DataError.exit_code
     assert "127.0.0.1" in ended.err
     assert not SecretScan(PLANTED).leaks([("what was printed", (ended.out + ended.err).encode())])

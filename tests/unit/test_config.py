@@ -31,8 +31,8 @@ from mnist_cnn.config import (
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.job import Job
 
-SECTIONS: tuple[type[Section], ...] = (*compose.SECTIONS, LocalConfig)
-KEYS = [(section, name) for section in SECTIONS for name, _ in keys_of(section)]
+SECTIONS = (RunConfig, DataConfig, ModelConfig, TrainConfig, RegisterConfig, LocalConfig)
+KEYS: list[tuple[type[Section], str]] = [(group, name) for group in SECTIONS for name, _ in keys_of(group)]
 JOB = Job(DataConfig(digest="0" * 64), ModelConfig(), TrainConfig(), seed=0)
 
 SCALARS = st.one_of(
@@ -47,22 +47,25 @@ SCALARS = st.one_of(
 )
 
 
-def refusal(section: type[Section], name: str, value: object) -> ConfigurationError:
+def refusal(section: type[Section], name: str, value: object) -> str:
+    """Return the message that refuses a value: one line that begins with the key."""
     with pytest.raises(ConfigurationError) as caught:
         read_section(section, {name: value})
-    return caught.value
+    assert caught.value.message.startswith(f"{full_key(section, name)}=")
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    return caught.value.message
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_a_section_without_values_has_its_defaults(section: type[Section]) -> None:
-    assert read_section(section, {}) == section()
+def test_a_section_without_values_has_its_defaults() -> None:
+    for section in SECTIONS:
+        assert read_section(section, {}) == section()
 
 
-@pytest.mark.parametrize(("section", "name"), KEYS, ids=[full_key(*pair) for pair in KEYS])
-def test_every_key_has_a_meaning_and_lists_its_values(section: type[Section], name: str) -> None:
-    spec = dict(keys_of(section))[name]
-    assert spec.meaning
-    assert "class" not in allowed(section, name)
+def test_every_key_has_a_meaning_and_lists_its_values() -> None:
+    for section, name in KEYS:
+        assert dict(keys_of(section))[name].meaning
+        assert "class" not in allowed(section, name)
 
 
 BOUNDED = [(section, name) for section, name in KEYS if dict(keys_of(section))[name].bounds()]
@@ -72,30 +75,22 @@ BOUNDED = [(section, name) for section, name in KEYS if dict(keys_of(section))[n
 def test_a_number_is_accepted_at_its_bound_and_refused_beyond(section: type[Section], name: str) -> None:
     spec = dict(keys_of(section))[name]
     is_list = getattr(get_type_hints(section)[name], "__origin__", None) is tuple
-    is_float = get_type_hints(section)[name] is float
-    step = 1e-9 if is_float else 1
-
-    def given_as(number: float) -> Any:
-        return [number] if is_list else number
-
-    sides = [  # of each bound, the number that is accepted and the one that is refused
-        *((bound, bound + away) for bound, away in ((spec.ge, -step), (spec.le, step)) if bound is not None),
-        *((bound + into, bound) for bound, into in ((spec.gt, step), (spec.lt, -step)) if bound is not None),
-    ]
-    assert sides
-    for accepted, refused in sides:
-        section_made = read_section(section, {name: given_as(accepted)})
-        assert getattr(section_made, name) == ((accepted,) if is_list else accepted)
-        error = refusal(section, name, given_as(refused))
-        assert error.message.startswith(f"{full_key(section, name)}=")
-        assert error.message.endswith(f"allowed is {allowed(section, name)}")
+    step = 1e-9 if get_type_hints(section)[name] is float else 1
+    steps = [(spec.ge, 0, -step), (spec.le, 0, step), (spec.gt, step, 0), (spec.lt, -step, 0)]
+    for bound, inside, outside in steps:
+        if bound is not None:
+            number, beyond = bound + inside, bound + outside
+            made = read_section(section, {name: [number] if is_list else number})
+            assert getattr(made, name) == ((number,) if is_list else number)
+            message = refusal(section, name, [beyond] if is_list else beyond)
+            assert message.endswith(f"allowed is {allowed(section, name)}")
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, "nan", "inf", "-inf", ".nan", ".inf"])
 def test_a_number_that_is_not_finite_is_refused(number: object) -> None:
     for section, name in KEYS:
         if get_type_hints(section)[name] is float:
-            assert full_key(section, name) in refusal(section, name, number).message
+            refusal(section, name, number)
 
 
 @pytest.mark.parametrize("number", [10**400, -(10**400)], ids=["high", "low"])
@@ -106,17 +101,15 @@ def test_a_number_too_large_for_a_float_is_refused(number: int) -> None:
         if number > 0 and bounds.le is None and bounds.lt is None:
             assert getattr(read_section(section, {name: value}), name) == number
         else:
-            assert refusal(section, name, value).message.startswith(f"{full_key(section, name)}=")
+            refusal(section, name, value)
 
 
 @pytest.mark.parametrize("truth", [True, False])
 def test_a_truth_value_is_neither_a_number_nor_text(truth: bool) -> None:  # noqa: FBT001 - what is tested
     for section, name in KEYS:
         if get_type_hints(section)[name] is not bool:
-            message = refusal(section, name, truth).message
-            assert message.startswith(f"{full_key(section, name)}={str(truth).lower()}: ")
-    message = refusal(ModelConfig, "filters", [32, truth]).message
-    assert message.startswith(f"model.filters=[32,{str(truth).lower()}]: ")
+            assert f"={str(truth).lower()}: " in refusal(section, name, truth)
+    assert f"=[32,{str(truth).lower()}]: " in refusal(ModelConfig, "filters", [32, truth])
 
 
 def test_null_is_accepted_only_if_the_key_says_so() -> None:
@@ -125,7 +118,7 @@ def test_null_is_accepted_only_if_the_key_says_so() -> None:
             assert allowed(section, name).endswith(", or null")
             assert getattr(read_section(section, {name: None}), name) is None
         else:
-            assert refusal(section, name, None).message.startswith(f"{full_key(section, name)}=null: ")
+            assert "=null: " in refusal(section, name, None)
 
 
 def test_a_choice_is_read_by_name_and_a_refusal_lists_all() -> None:
@@ -135,67 +128,42 @@ def test_a_choice_is_read_by_name_and_a_refusal_lists_all() -> None:
             continue
         for member in kind:
             assert getattr(read_section(section, {name: member.value}), name) is member
-        message = refusal(section, name, "other").message
-        assert message.endswith("one of " + ", ".join(member.value for member in kind))
+        names = ", ".join(member.value for member in kind)
+        assert refusal(section, name, "other").endswith(f"one of {names}")
+
+
+CONVERTED: list[tuple[type[Section], str, object, object]] = [
+    (TrainConfig, "epochs", "3", 3),
+    (TrainConfig, "learning_rate", 1, 1.0),
+    (TrainConfig, "learning_rate", "1e-3", 0.001),
+    (DataConfig, "dir", 7, "7"),
+    (RunConfig, "save_h5", "true", True),
+    (ModelConfig, "filters", [8, "16"], (8, 16)),
+]
+
+
+def test_a_value_of_another_type_is_converted() -> None:
+    for section, name, value, made in CONVERTED:
+        converted = getattr(read_section(section, {name: value}), name)
+        assert converted == made
+        assert type(converted) is type(made)
+
+
+WRONG: dict[tuple[type[Section], str], list[Any]] = {
+    (TrainConfig, "epochs"): [1.5, "three", "", [1], {"a": 1}],
+    (TrainConfig, "learning_rate"): ["fast"],
+    (RunConfig, "save_h5"): ["maybe"],
+    (DataConfig, "dir"): [["a"]],
+    (ModelConfig, "filters"): [32, [32, 1.5], [32, "x"], [32, 0], [], [1] * 17],
+    (RegisterConfig, "name"): ["", "../up", "a/b", ".hidden", "a" * 256, "line\n"],
+}
 
 
 @pytest.mark.parametrize(
-    ("section", "name", "value", "made"),
-    [
-        (TrainConfig, "epochs", "3", 3),
-        (TrainConfig, "learning_rate", 1, 1.0),
-        (TrainConfig, "learning_rate", "1e-3", 0.001),
-        (DataConfig, "dir", 7, "7"),
-        (RunConfig, "save_h5", "true", True),
-        (ModelConfig, "filters", [8, "16"], (8, 16)),
-    ],
+    ("section", "name", "value"), [(*key, value) for key, values in WRONG.items() for value in values]
 )
-def test_a_value_of_another_type_is_converted(
-    section: type[Section], name: str, value: object, made: object
-) -> None:
-    converted = getattr(read_section(section, {name: value}), name)
-    assert converted == made
-    assert type(converted) is type(made)
-
-
-@pytest.mark.parametrize(
-    ("section", "name", "value"),
-    [
-        *((TrainConfig, "epochs", value) for value in (1.5, "three", "", [1], {"a": 1})),
-        (TrainConfig, "learning_rate", "fast"),
-        (RunConfig, "save_h5", "maybe"),
-        (DataConfig, "dir", ["a"]),
-        *((ModelConfig, "filters", value) for value in (32, [32, 1.5], [32, "x"], [32, 0], [], [1] * 17)),
-        *((RegisterConfig, "name", name) for name in ("", "../up", "a/b", ".hidden", "a" * 256, "line\n")),
-    ],
-)
-def test_a_wrong_value_is_refused_in_one_line_with_its_key(
-    section: type[Section], name: str, value: object
-) -> None:
-    error = refusal(section, name, value)
-    assert error.message.startswith(f"{full_key(section, name)}=")
-    assert "allowed" in error.message
-    assert "\n" not in error.message
-    assert error.hint
-
-
-@pytest.mark.parametrize(
-    ("section", "typed", "meant"),
-    [
-        (TrainConfig, "epoch", "train.epochs"),
-        (TrainConfig, "learnign_rate", "train.learning_rate"),
-        (DataConfig, "trian_limit", "data.train_limit"),
-        (RunConfig, "sed", "seed"),
-        (LocalConfig, "devcie", "backend.device"),
-        (TrainConfig, "momentum_of_nothing", None),
-    ],
-)
-def test_an_unknown_key_is_refused_with_the_nearest_one(
-    section: type[Section], typed: str, meant: str | None
-) -> None:
-    error = refusal(section, typed, 1)
-    assert error.message == f"unknown key {full_key(section, typed)}"
-    assert error.hint == (f"did you mean {meant}?" if meant else "--help lists every key")
+def test_a_wrong_value_is_refused(section: type[Section], name: str, value: object) -> None:
+    assert "allowed" in refusal(section, name, value)
 
 
 def test_a_configuration_is_immutable() -> None:
@@ -281,7 +249,8 @@ def job_with(key: str, value: object) -> Job:
 
 
 def test_every_key_of_a_job_is_tested_for_the_digest() -> None:
-    keys = {full_key(section, name) for section, name in KEYS if section.GROUP in ("data", "model", "train")}
+    sections = (DataConfig, ModelConfig, TrainConfig)
+    keys = {full_key(section, name) for section in sections for name, _ in keys_of(section)}
     assert keys == {*OTHER, *WITHOUT_WEIGHT}
 
 
@@ -290,16 +259,16 @@ def test_what_decides_the_weights_changes_the_digest(key: str) -> None:
     assert job_with(key, OTHER[key]).digest != JOB.digest
 
 
-def test_the_seed_changes_the_digest_and_the_files_that_are_written_do_not() -> None:
-    assert dataclasses.replace(JOB, seed=1).digest != JOB.digest
-    assert dataclasses.replace(JOB, save_h5=True).digest == JOB.digest
-
-
 @pytest.mark.parametrize("key", WITHOUT_WEIGHT)
 def test_locations_and_file_names_do_not_change_the_digest(key: str) -> None:
     other = job_with(key, WITHOUT_WEIGHT[key])
     assert other != JOB
     assert other.digest == JOB.digest
+
+
+def test_the_digest_covers_the_seed_but_not_the_files_written() -> None:
+    assert dataclasses.replace(JOB, seed=1).digest != JOB.digest
+    assert dataclasses.replace(JOB, save_h5=True).digest == JOB.digest
 
 
 @pytest.mark.parametrize("source", [None, "???", "${seed}", "a = '${nothing}'", "${", "é\n\t\\"])
@@ -317,14 +286,16 @@ def without(name: str) -> str:
     return json.dumps({key: value for key, value in json.loads(JOB.to_json()).items() if key != name})
 
 
+NOT_A_JOB = ["", "{", "[]", "null", '"text"', "{}"]
+INCOMPLETE = [without(name) for name in ("schema", "digest", "data", "seed", "save_h5")]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        *((text, "is not a job") for text in ("", "{", "[]", "null", '"text"', "{}")),
-        *((without(name), "is not a job") for name in ("schema", "digest", "data", "seed", "save_h5")),
+        *((text, "is not a job") for text in (*NOT_A_JOB, *INCOMPLETE)),
         (changed(train=None), "train=null: train is a group of keys"),
         (changed(train=[1]), "train=[1]: train is a group of keys"),
-        (changed(train=7), "train=7: train is a group of keys"),
         (changed(train="epochs"), "train=epochs: train is a group of keys"),
         (changed(train={"epochs": 0}), "train.epochs=0: allowed is a whole number"),
         (changed(train={"epoch": 1}), "unknown key train.epoch"),

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-from helpers.records import write_receipt, write_result
+from helpers.records import ROW, write_receipt, write_result
 
 from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HUGE = "1" + 400 * "0"
 PROGRESS = (
@@ -40,10 +38,7 @@ def test_a_progress_file_that_cannot_be_removed_hides_no_error(tmp_path: Path) -
 
 
 RESULT = (
-    '"accuracy": "x"',
-    '"loss": NaN',
-    f'"loss": {HUGE}',
-    '"versions": []',
+    *('"accuracy": "x"', '"loss": NaN', f'"loss": {HUGE}', '"versions": []'),
     '"files": {"../x": {"bytes": 1, "sha256": ""}}',
     '"files": {"x": {"bytes": "1", "sha256": ""}}',
 )
@@ -57,29 +52,19 @@ def test_a_damaged_result_is_an_error(tmp_path: Path, damage: str) -> None:
         launch.attach_to(tmp_path / "run").wait()
 
 
-ROW = (
-    '{"epoch": 1, "loss": 1, "accuracy": 1, "val_loss": 1, "val_accuracy": 1, '
-    '"learning_rate": 1, "seconds": %s}'
-)
-
-
 @pytest.mark.parametrize("damage", ["null", '"1"', "[]", "NaN", HUGE])
 def test_a_damaged_history_is_an_error(tmp_path: Path, damage: str) -> None:
-    (tmp_path / "metrics.jsonl").write_text(ROW % "1.5")
-    assert len(run_folder.read_history(tmp_path)) == 1
-    (tmp_path / "metrics.jsonl").write_text(ROW % damage)
+    run_folder.write_history(tmp_path, [ROW])
+    (sound,) = run_folder.read_history(tmp_path)
+    text = json.dumps(dataclasses.asdict(sound) | {"seconds": json.loads(damage)})
+    (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(BackendError, match=r"metrics\.jsonl"):
         run_folder.read_history(tmp_path)
 
 
 RECEIPT = (
-    "{",
-    "[]",
-    '{"schema": 2}',
-    '"created": "yesterday"',
-    '"pid": "yesterday"',
-    '"url": 1',
-    f'"process_started": {HUGE}',
+    *("{", "[]", '{"schema": 2}'),
+    *('"created": "yesterday"', '"pid": "yesterday"', '"url": 1', f'"process_started": {HUGE}'),
 )
 
 

@@ -11,15 +11,10 @@ from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, ConfigurationError, MnistCnnEr
 
 @pytest.mark.parametrize("error_class", [MnistCnnError, *ERRORS_BY_EXIT_CODE.values()])
 def test_the_text_of_an_error_contains_its_hint(error_class: type[MnistCnnError]) -> None:
-    error = error_class("run x: not found under runs", "`list` shows the runs")
-    assert str(error) == "run x: not found under runs\n`list` shows the runs"
-    assert str(error_class("run x: not found under runs")) == "run x: not found under runs"
-
-
-def test_a_hint_that_is_added_later_is_part_of_the_text() -> None:
-    error = ConfigurationError("train.epochs=0")
-    error.hint = "set it to 1"
-    assert str(error) == "train.epochs=0\nset it to 1"
+    error = error_class("run x: not found under runs")
+    assert str(error) == "run x: not found under runs"
+    error.hint = "`list` shows the runs"
+    assert str(error) == str(error_class(error.message, error.hint)) == f"{error.message}\n{error.hint}"
 
 
 def test_a_traceback_shows_message_and_hint_once() -> None:

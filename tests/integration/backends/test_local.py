@@ -6,7 +6,9 @@ import dataclasses
 import json
 import re
 import signal
-from typing import TYPE_CHECKING
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from helpers.copies import copy_run, interrupted_copy
@@ -20,8 +22,10 @@ from helpers.processes import (
     result_of,
     resume,
     run_command,
+    run_successfully,
     start_command,
     wait_for_line,
+    wait_for_worker,
     wait_until,
     worker_of,
 )
@@ -32,12 +36,7 @@ from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, RunC
 from mnist_cnn.files import locks
 from mnist_cnn.testing import LONG, BackendContract
 
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable
-    from pathlib import Path
-
-    Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 class TestLocalBackend(BackendContract):
@@ -67,9 +66,7 @@ def test_sigterm_ends_a_command_and_its_run(tmp_path: Path, started: Start) -> N
 
 def test_a_killed_worker_is_lost(tmp_path: Path, started: Start) -> None:
     process = started(*command(*TINY, LONG, "run_dir=run"))
-    wait_until((tmp_path / "run" / "log.txt").exists, process)
-    wait_until(lambda: run_folder.read_receipt(tmp_path / "run").pid, process)
-    worker_of(tmp_path / "run").kill()
+    wait_for_worker(tmp_path / "run", process).kill()
     ended = end_of(process)
     assert ended.code == BackendError.exit_code
     assert "ended without an error: it was killed" in ended.err
@@ -86,9 +83,7 @@ def test_a_run_survives_its_command(tmp_path: Path, started: Start) -> None:
     process.wait()
     assert worker_of(tmp_path / "run").is_running()
     gate.open()
-    followed = run_command("follow", "run", cwd=tmp_path)
-    assert followed.code == 0, followed.err
-    assert "completed: test accuracy" in followed.out
+    assert "completed: test accuracy" in run_successfully("follow", "run", cwd=tmp_path).out
 
 
 @pytest.mark.parametrize("name", ["epoch-000001.npz", "model.keras"])
@@ -141,13 +136,11 @@ import os, signal
 import keras
 from keras import layers
 
-
 class Interrupts(layers.Layer):
     def call(self, x, training=False):
         if training:
             os.kill(os.getpid(), signal.SIGTERM)
         return x
-
 
 def build(config, input_shape, num_classes):
     out = layers.Dense(num_classes, activation="softmax")
@@ -168,12 +161,10 @@ def test_a_run_can_be_cancelled_while_it_is_traced(tmp_path: Path) -> None:
 
 def test_runs_in_folders_of_one_name_have_different_ids(tmp_path: Path) -> None:
     """The registry tells runs apart by their ids."""
-    ids = set()
-    for parent in ("one", "two"):
-        run = launch.submit(*TINY, LONG, f"run_dir={tmp_path / parent / 'run'}")
-        ids.add(run_folder.read_receipt(run.folder).id)
+    runs = [launch.submit(*TINY, LONG, f"run_dir={tmp_path / parent / 'run'}") for parent in ("one", "two")]
+    for run in runs:
         run.cancel()
-    assert len(ids) == 2
+    assert len({run_folder.read_receipt(run.folder).id for run in runs}) == 2
 
 
 def test_of_two_that_resume_a_run_the_second_is_refused(
@@ -189,8 +180,7 @@ def test_of_two_that_resume_a_run_the_second_is_refused(
         pass
     gate.open()
     wait_until(lambda: run_folder.read_receipt(folder).status is Status.preparing, process)
-    wait_until(lambda: run_folder.read_receipt(folder).pid, process)
-    worker_of(folder).suspend()
+    wait_for_worker(folder, process).suspend()
     with pytest.raises(ConfigurationError, match="run is preparing") as raised:
         start_second()
     assert "follow" in raised.value.hint

@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 from helpers.notebooks import Notebook
-from helpers.processes import SMALL
-
-from mnist_cnn import run_folder
+from helpers.processes import SMALL, result_of
 
 
 def test_a_notebook_shows_a_run_in_place_and_keeps_its_end(notebook_folder: Path) -> None:
@@ -26,8 +24,7 @@ def test_a_notebook_shows_a_run_in_place_and_keeps_its_end(notebook_folder: Path
     )
     client.execute()
 
-    result = run_folder.read_result(notebook_folder / "first")
-    assert result is not None
+    result = result_of(notebook_folder / "first")
     outputs = client.nb.cells[2].outputs
     assert [output["output_type"] for output in outputs] == ["display_data"] * 3  # all three in place
     assert f"run first: completed\ntest accuracy {result.accuracy:.4f}, test loss" in client.shown(2)
@@ -60,10 +57,8 @@ def test_interrupting_the_kernel_does_not_stop_the_run(notebook_folder: Path) ->
     client.execute()
     assert client.interrupt_at is None
     assert any("<progress " in data.get("text/html", "") for _, _, data in client.seen)
-    outputs = client.nb.cells[1].outputs
-    assert [output["ename"] for output in outputs if output["output_type"] == "error"] == [
-        "KeyboardInterrupt"
-    ], outputs
+    errors = [output["ename"] for output in client.nb.cells[1].outputs if output["output_type"] == "error"]
+    assert errors == ["KeyboardInterrupt"]
     assert "run long: running\ndetached; watch it again" in client.shown(1)
     assert "epoch  loss  accuracy  test loss  test accuracy  seconds\n1  " in client.shown(1)
     assert "<progress " not in client.shown(1, "text/html")
@@ -76,12 +71,7 @@ def test_following_outside_a_notebook_imports_no_ipython(small_run: Path) -> Non
         "import sys, mnist_cnn; mnist_cnn.follow(mnist_cnn.attach(sys.argv[1])); "
         "print([name for name in ('IPython', 'ipykernel', 'matplotlib') if name in sys.modules])"
     )
-    ended = subprocess.run(
-        [sys.executable, "-P", "-c", code, str(small_run)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert "epoch 2/2  loss" in ended.stdout
-    assert ended.stdout.splitlines()[-1] == "[]"
+    command = [sys.executable, "-P", "-c", code, str(small_run)]
+    shown = subprocess.check_output(command, text=True, timeout=60)
+    assert "epoch 2/2  loss" in shown
+    assert shown.splitlines()[-1] == "[]"

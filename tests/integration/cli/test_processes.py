@@ -7,12 +7,16 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers.cli import refusal
 from helpers.processes import SMALL, command, run_command
+from helpers.records import write_receipt
 from helpers.refused import REFUSED
+
+from mnist_cnn.backend import Status
 
 
 def test_no_refusal_imports_tensorflow(tmp_path: Path) -> None:
@@ -27,29 +31,28 @@ def test_no_refusal_imports_tensorflow(tmp_path: Path) -> None:
         [sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert json.loads(ended.stdout.splitlines()[-1]) == [[2] * len(cases) + [0, 0, 0], []]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_refused_process_exits_2_and_leaves_nothing(tmp_path: Path) -> None:
-    message, _ = refusal(run_command("train.epochs=0", cwd=tmp_path))
+    message, _ = refusal(run_command("train.epochs=0", cwd=tmp_path))  # which exits with 2
     assert message.startswith("train.epochs=0: ")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_a_reader_that_has_gone_is_not_an_error(tmp_path: Path, unbuffered: str) -> None:
+@pytest.fixture
+def broken_pipe() -> Iterator[int]:
+    """The end for writing of a pipe whose reader has gone."""
     reader, writer = os.pipe()
     os.close(reader)
-    ended = subprocess.run(
-        command("--help"),
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
+    yield writer
     os.close(writer)
-    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_reader_that_has_gone_is_not_an_error(tmp_path: Path, broken_pipe: int, unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(
+        command("--help"), cwd=tmp_path, env=environment, stdout=broken_pipe, stderr=subprocess.PIPE
+    ) as process:
+        _, err = process.communicate()
+    assert (process.returncode, err) == (0, b"")
 
 
 @pytest.mark.parametrize(
@@ -81,26 +84,16 @@ LocalRun.cost_report = lambda self: iter(["the cluster has 1 node"])
 
 @pytest.mark.parametrize(("words", "code"), [("backend.device=gpu run_dir=run", 4), ("cancel done", 0)])
 def test_a_cost_report_that_cannot_be_written_is_ignored(
-    tmp_path: Path, small_run: Path, words: str, code: int
+    tmp_path: Path, broken_pipe: int, words: str, code: int
 ) -> None:
     (tmp_path / "own.py").write_text(COSTLY_BACKEND, encoding="utf-8")
-    (tmp_path / "done").mkdir()
-    receipt = json.loads((small_run / "run.json").read_text(encoding="utf-8"))
-    receipt["backend"] = f"{tmp_path}/own.py:LocalBackend"
-    (tmp_path / "done" / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
-    reader, writer = os.pipe()
-    os.close(reader)
+    write_receipt(tmp_path / "done", Status.completed, backend=f"{tmp_path}/own.py:LocalBackend")
     backend = () if "done" in words else ("backend=own.py:LocalBackend", *SMALL)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONUNBUFFERED": "1"}
+    line, out = command(*words.split(), *backend), broken_pipe
     ended = subprocess.run(
-        command(*words.split(), *backend),
-        cwd=tmp_path,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONUNBUFFERED": "1"},
-        stdout=writer,
-        stderr=writer,
-        timeout=120,
-        check=False,
+        line, cwd=tmp_path, env=environment, stdout=out, stderr=out, timeout=120, check=False
     )
-    os.close(writer)
     assert ended.returncode == code
 
 

@@ -12,9 +12,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 from helpers.copies import interrupted_copy
-from helpers.processes import run_command
+from helpers.processes import result_of, run_successfully
 
-from mnist_cnn import compose, launch, run_folder
+from mnist_cnn import compose, launch
 from mnist_cnn.config import DataConfig
 from mnist_cnn.data import datasets
 from mnist_cnn.prediction.predictor import load_predictor
@@ -65,13 +65,11 @@ def test_a_recipe_resumes_to_the_same_weights_while_it_augments(tmp_path: Path, 
         "train=balanced", "train.unaugmented_epochs=0", "train.epochs=3", "data.train_limit=1000",
         "data.test_limit=200",
     )  # fmt: skip
-    ended = run_command(*settings, "run_dir=whole", cwd=tmp_path)
-    assert ended.code == 0, ended.err
+    run_successfully(*settings, "run_dir=whole", cwd=tmp_path)
     folder = interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=2)
     resumed = launch.resume(str(folder)).wait()
     assert "resuming after epoch 2 of 3" in (folder / "log.txt").read_text()
-    whole = run_folder.read_result(tmp_path / "whole")
-    assert whole is not None
+    whole = result_of(tmp_path / "whole")
     assert resumed.weights_sha256 == whole.weights_sha256
     assert [row.val_loss for row in resumed.history] == [row.val_loss for row in whole.history]
     check_saved_models(tmp_path / "whole", keras)

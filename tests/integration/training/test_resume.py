@@ -8,40 +8,41 @@ from pathlib import Path
 
 import pytest
 from helpers.copies import interrupted_copy
-from helpers.processes import SMALL, TINY, result_of, resume, run_command
+from helpers.processes import SMALL, TINY, result_of, resume, run_command, run_successfully
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training import checkpoint
 from mnist_cnn.training.checkpoint import Checkpoints
 
-NOISY = """
+NETWORK = """
+import random
+
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import layers
+
+
+def drawn(x):
+    return (np.random.normal(size=x.shape) + random.random()).astype(np.float32)
 
 
 class Noise(layers.Layer):
     def call(self, x, training=False):
-        return x + keras.random.normal(keras.ops.shape(x)) if training else x
+        return x + {noise} if training else x
 
 
 def build(config, input_shape, num_classes):
     out = layers.Dense(num_classes, activation="softmax")
     return keras.Sequential([keras.Input(input_shape), layers.Flatten(), Noise(), out])
 """
+FROM_KERAS = NETWORK.format(noise="keras.random.normal(keras.ops.shape(x))")
 """A network that draws from Keras' global seed, which is not one of its variables."""
-DRAWN = """
-def drawn(x):
-    return (np.random.normal(size=x.shape) + random.random()).astype(np.float32)
-
-
-def noise(x):
-    return tf.numpy_function(drawn, [x], tf.float32)
-
-
-"""
-"""Code that draws from the global generators of Python and NumPy instead."""
+FROM_PYTHON = NETWORK.format(noise="tf.reshape(tf.numpy_function(drawn, [x], tf.float32), tf.shape(x))")
+"""A network that draws from the global generators of Python and NumPy."""
+FROM_TENSORFLOW = NETWORK.format(noise="tf.random.normal(tf.shape(x))")
 
 
 def change_job(folder: Path, **train: object) -> None:
@@ -60,10 +61,8 @@ def test_only_force_resumes_a_changed_job_and_marks_the_result(tmp_path: Path, s
     assert "run cannot be resumed, because this has changed: train.learning_rate=0.5 (was 1.0)" in refused.err
     assert "resume run force=true" in refused.err
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-    forced = run_command(
-        "resume", "run", "force=true", "register.name=forced", "register.min_accuracy=0", cwd=tmp_path
-    )
-    assert forced.code == 0, forced.err
+    registered = ("register.name=forced", "register.min_accuracy=0")
+    forced = run_successfully("resume", "run", "force=true", *registered, cwd=tmp_path)
     change = "since epoch 2: train.learning_rate=0.5 (was 1.0)"
     assert result_of(folder).changes == (change,)
     assert result_of(folder).job_digest == run_folder.read_job(folder).digest
@@ -121,27 +120,15 @@ def test_without_a_sound_checkpoint_the_run_starts_again(tmp_path: Path, small_r
 
 def test_checkpoint_every_sets_the_distance_of_checkpoints(tmp_path: Path) -> None:
     job = (*SMALL, "data.train_limit=100", "train.epochs=5", "train.checkpoint_every=3")
-    ended = run_command(*job, "run_dir=run", cwd=tmp_path)
-    assert ended.code == 0, ended.err
+    run_successfully(*job, "run_dir=run", cwd=tmp_path)
     names = sorted(path.stem for path in (tmp_path / "run" / "checkpoints").glob("*.npz"))
     assert names == ["epoch-000003", "epoch-000005"]
-    assert launch.make_job(*job).digest == launch.make_job(*job, "train.checkpoint_every=1").digest
 
 
-FROM_PYTHON = (
-    NOISY.replace("x + keras.random.normal(keras.ops.shape(x))", "x + tf.reshape(noise(x), tf.shape(x))")
-    .replace(
-        "import keras\n", "import random\n\nimport keras\nimport numpy as np\nimport tensorflow as tf\n", 1
-    )
-    .replace("class Noise", DRAWN + "class Noise")
-)
-
-
-@pytest.mark.parametrize("network", [NOISY, FROM_PYTHON], ids=["keras", "python"])
+@pytest.mark.parametrize("network", [FROM_KERAS, FROM_PYTHON], ids=["keras", "python"])
 def test_a_network_that_draws_random_numbers_resumes_exactly(tmp_path: Path, network: str) -> None:
     (tmp_path / "noisy.py").write_text(network)
-    ended = run_command(*TINY, "train.epochs=2", "model.file=noisy.py", "run_dir=whole", cwd=tmp_path)
-    assert ended.code == 0, ended.err
+    run_successfully(*TINY, "train.epochs=2", "model.file=noisy.py", "run_dir=whole", cwd=tmp_path)
     whole = result_of(tmp_path / "whole")
     result = resume(interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=1)).wait()
     assert result.history[1].loss == whole.history[1].loss
@@ -149,10 +136,7 @@ def test_a_network_that_draws_random_numbers_resumes_exactly(tmp_path: Path, net
 
 
 def test_a_network_whose_draws_cannot_be_saved_is_refused(tmp_path: Path) -> None:
-    text = NOISY.replace("keras.random.normal", "tf.random.normal").replace(
-        "import keras\n", "import keras\nimport tensorflow as tf\n", 1
-    )
-    (tmp_path / "noisy.py").write_text(text)
+    (tmp_path / "noisy.py").write_text(FROM_TENSORFLOW)
     ended = run_command(*SMALL, "model.file=noisy.py", cwd=tmp_path)
     assert ended.code == ConfigurationError.exit_code, ended.err
     assert "the network draws with TensorFlow's RandomStandardNormal, whose state no checkpoint" in ended.err

@@ -6,11 +6,10 @@ import json
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from helpers.processes import SMALL, run_command
+from helpers.processes import SMALL, result_of, run_successfully
 
 from mnist_cnn import run_folder
 from mnist_cnn.config import DataConfig
@@ -18,37 +17,21 @@ from mnist_cnn.data import datasets
 from mnist_cnn.prediction.predictor import load_predictor
 from mnist_cnn.training.model import weights_sha256
 
-if TYPE_CHECKING:
-    from mnist_cnn.result import Result
-
 # TensorFlow's and Keras' own warnings, which differ between versions of Python and NumPy.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 
 
-def result_of(folder: Path) -> Result:
-    result = run_folder.read_result(folder)
-    assert result is not None
-    return result
-
-
 def test_equal_jobs_in_two_processes_end_in_equal_weights(tmp_path: Path, small_run: Path) -> None:
-    ended = run_command(*SMALL, "run_dir=run", cwd=tmp_path)
-    assert ended.code == 0, ended.err
+    run_successfully(*SMALL, "run_dir=run", cwd=tmp_path)
     again, before = result_of(tmp_path / "run"), result_of(small_run)
-    for name in ("precision", "device", "processor", "threads", "versions"):
+    for name in ("precision", "device", "processor", "threads", "versions", "weights_sha256", "job_digest"):
         assert getattr(again, name) == getattr(before, name)
-    assert again.weights_sha256 == before.weights_sha256
-    assert again.job_digest == before.job_digest
 
 
 def test_channels_first_sparse_labels_and_validation_train(tmp_path: Path) -> None:
-    overrides = (
-        "data.format=channels_first",
-        "train.loss=sparse_categorical_crossentropy",
-        "data.validation=200",
-    )
-    ended = run_command(*SMALL, *overrides, "run_dir=run", cwd=tmp_path)
-    assert ended.code == 0, ended.out + ended.err
+    data = ("data.format=channels_first", "data.validation=200")
+    loss = "train.loss=sparse_categorical_crossentropy"
+    ended = run_successfully(*SMALL, *data, loss, "run_dir=run", cwd=tmp_path)
     assert "x_train (800, 1, 28, 28), y_train (800,)" in ended.out
     assert "x_validation (200, 1, 28, 28), y_validation (200,)" in ended.out
     assert "validation accuracy" in ended.out
@@ -61,8 +44,7 @@ def test_channels_first_sparse_labels_and_validation_train(tmp_path: Path) -> No
 
 
 def test_bfloat16_trains_and_saves_a_plain_float32_model(tmp_path: Path, keras: ModuleType) -> None:
-    ended = run_command(*SMALL, "train.precision=bfloat16", "run_dir=run", cwd=tmp_path)
-    assert ended.code == 0, ended.err
+    run_successfully(*SMALL, "train.precision=bfloat16", "run_dir=run", cwd=tmp_path)
     result = result_of(tmp_path / "run")
     assert result.precision == "bfloat16"
     assert result.accuracy > 0.6
@@ -76,10 +58,10 @@ def test_all_saved_models_predict_the_same(small_run: Path, keras: ModuleType) -
     images = datasets.load(DataConfig()).x_test
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = keras.models.load_model(small_run / "model.keras", safe_mode=True)
-        h5 = keras.models.load_model(small_run / "keras-tf-mnist.h5", safe_mode=True)
-    expected = model.predict_on_batch(images.astype("float32") / 255)
-    assert np.array_equal(h5.predict_on_batch(images.astype("float32") / 255), expected)
+        names = ("model.keras", "keras-tf-mnist.h5")
+        models = [keras.models.load_model(small_run / name, safe_mode=True) for name in names]
+    expected, from_h5 = (model.predict_on_batch(images.astype("float32") / 255) for model in models)
+    assert np.array_equal(from_h5, expected)
     assert np.abs(load_predictor(small_run)(images[..., 0]) - expected).max() < 1e-5
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from helpers.records import write_receipt, write_result
@@ -13,9 +13,6 @@ from mnist_cnn.backend import Status
 from mnist_cnn.backends import common, local
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled, TrainingError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 def run_in(folder: Path) -> local.LocalRun:
     return local.LocalRun(folder, folder / "models")
@@ -24,22 +21,15 @@ def run_in(folder: Path) -> local.LocalRun:
 def test_a_log_is_read_in_whole_lines(tmp_path: Path) -> None:
     reader, log = common.LogReader(tmp_path), tmp_path / "log.txt"
     assert list(reader.new_lines()) == []
-    log.write_text("one\n\ntw", encoding="utf-8")
-    assert list(reader.new_lines()) == ["one", ""]
-    assert list(reader.new_lines()) == []
-    log.write_text("one\n\ntwo\nthr", encoding="utf-8")
-    assert list(reader.new_lines()) == ["two"]
+    written = b""
+    half, rest = "ä".encode()[:1], "ä".encode()[1:]
+    for part, lines in ((b"one\n\ntw", ["one", ""]), (b"o\n" + half, ["two"]), (rest + b"\nthr", ["ä"])):
+        written += part
+        log.write_bytes(written)
+        assert list(reader.new_lines()) == lines
+        assert list(reader.new_lines()) == []
     assert list(reader.new_lines(is_last=True)) == ["thr"]
     assert list(reader.new_lines(is_last=True)) == []
-
-
-def test_a_character_that_is_written_in_two_parts_is_read_whole(tmp_path: Path) -> None:
-    reader, log = common.LogReader(tmp_path), tmp_path / "log.txt"
-    first, second = "ä\n".encode()[:1], "ä\n".encode()[1:]
-    log.write_bytes(first)
-    assert list(reader.new_lines()) == []
-    log.write_bytes(first + second)
-    assert list(reader.new_lines()) == ["ä"]
 
 
 def test_a_line_without_end_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,14 +49,12 @@ def test_a_log_that_is_not_text_or_not_a_file(tmp_path: Path) -> None:
         list(common.LogReader(tmp_path).new_lines())
 
 
-@pytest.mark.parametrize("kind", [MnistCnnError, *errors.ERRORS_BY_EXIT_CODE.values()])
-def test_each_exit_code_gives_its_error_back(kind: type[MnistCnnError]) -> None:
-    assert common.error_class(kind.exit_code) is kind
-
-
-@pytest.mark.parametrize("exit_code", [None, 0, 99])
-def test_an_unknown_exit_code_is_a_backend_error(exit_code: int | None) -> None:
-    assert common.error_class(exit_code) is BackendError
+def test_each_exit_code_gives_its_error_back() -> None:
+    kinds: list[type[MnistCnnError]] = [MnistCnnError, *errors.ERRORS_BY_EXIT_CODE.values()]
+    for kind in kinds:
+        assert common.error_class(kind.exit_code) is kind
+    for unknown in (None, 0, 99):
+        assert common.error_class(unknown) is BackendError
 
 
 def test_a_failed_run_raises_what_its_receipt_records(tmp_path: Path) -> None:

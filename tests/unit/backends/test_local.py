@@ -8,21 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from helpers.records import write_receipt, write_result
 
 from mnist_cnn import launch, process_identity, run_folder
-from mnist_cnn.backend import Status
+from mnist_cnn.backend import Run, Status
 from mnist_cnn.errors import BackendError, RunCancelled
 from mnist_cnn.result import Progress
 from mnist_cnn.training import worker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 THIS = psutil.Process()
 
@@ -51,12 +49,9 @@ def test_a_process_is_recognised_by_its_start(tmp_path: Path) -> None:
     assert launch.attach_to(tmp_path).status() is Status.running
 
 
-@pytest.mark.parametrize("pid", [4_194_305, 2**40, -1])
-def test_a_pid_that_cannot_be_is_no_process(pid: int) -> None:
-    assert process_identity.live_process(pid) is None
-
-
-def test_a_zombie_is_no_live_process() -> None:
+def test_a_zombie_and_an_impossible_pid_are_no_live_process() -> None:
+    for pid in (4_194_305, 2**40, -1):
+        assert process_identity.live_process(pid) is None
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
         assert process_identity.live_process(process.pid) is None
@@ -109,29 +104,29 @@ def test_a_worker_that_no_receipt_names_leaves_the_receipt_alone(
     assert run_folder.read_receipt(tmp_path) == receipt
 
 
-def registry(folder: Path) -> tuple[str]:
-    return (f"register.dir={folder}",)
-
-
-def test_a_damaged_model_is_not_registered(tmp_path: Path) -> None:
+@pytest.fixture
+def completed(tmp_path: Path) -> Run:
+    """A completed run in the folder `run`, whose registry is `models`."""
     write_result(tmp_path / "run")
+    return launch.attach_to(tmp_path / "run", (f"register.dir={tmp_path / 'models'}",))
+
+
+def test_a_damaged_model_is_not_registered(tmp_path: Path, completed: Run) -> None:
     (tmp_path / "run" / "model.keras").write_bytes(b"model.kerat")
     with pytest.raises(BackendError, match=r"model\.keras"):
-        launch.attach_to(tmp_path / "run", registry(tmp_path / "models")).register("m", min_accuracy=0)
+        completed.register("m", min_accuracy=0)
     assert not (tmp_path / "models").exists()
 
 
-def test_a_damaged_version_of_a_registry_is_an_error(tmp_path: Path) -> None:
-    write_result(tmp_path / "run")
+def test_a_damaged_version_of_a_registry_is_an_error(tmp_path: Path, completed: Run) -> None:
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
     (tmp_path / "models" / "m" / "1" / "model.json").write_text("{")
     with pytest.raises(BackendError, match=r"m/1/model\.json is damaged"):
-        launch.attach_to(tmp_path / "run", registry(tmp_path / "models")).register("m", min_accuracy=0)
+        completed.register("m", min_accuracy=0)
 
 
-def test_an_unfinished_version_of_a_registry_is_left_alone(tmp_path: Path) -> None:
-    write_result(tmp_path / "run")
+def test_an_unfinished_version_of_a_registry_is_left_alone(tmp_path: Path, completed: Run) -> None:
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
-    model = launch.attach_to(tmp_path / "run", registry(tmp_path / "models")).register("m", min_accuracy=0)
+    model = completed.register("m", min_accuracy=0)
     assert (model.version, model.is_new) == (2, True)
     assert (tmp_path / "models" / "m" / "2" / "model.onnx").read_bytes() == b"model.onnx"

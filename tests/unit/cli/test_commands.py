@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from helpers.cli import Ask, refusal
+from helpers.records import write_receipt
 
-from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.local import LocalBackend
 from mnist_cnn.cli import commands
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 
 def test_plan_prints_what_would_happen_and_writes_nothing(ask: Ask, home: Path) -> None:
@@ -46,19 +44,13 @@ def test_an_empty_list_says_how_to_start_a_run(ask: Ask) -> None:
     assert ask("list", "--json").json() == []
 
 
-def _write_run(folder: Path, created: str = "2026-01-01T00:00:00+00:00") -> None:
-    folder.mkdir(parents=True)
-    receipt = run_folder.Receipt("local", "1", "digest", Status.completed, created)
-    run_folder.write_receipt(folder, receipt)
-
-
 def test_list_shows_whole_names_newest_first(ask: Ask, home: Path) -> None:
     names = ["a" * 60, "b" * 60]
     for number, name in enumerate(names, 1):
-        _write_run(home / "runs" / name, f"2026-01-0{number}T00:00:00+00:00")
+        write_receipt(home / "runs" / name, Status.completed, created=f"2026-01-0{number}T00:00:00+00:00")
     (home / "runs" / "not-a-run").mkdir()
-    lines = [line.split() for line in ask("list").out.splitlines() if "completed" in line]
-    assert [line[0] for line in lines] == names[::-1]
+    lines = [line for line in ask("list").out.splitlines() if "completed" in line]
+    assert [line.split()[0] for line in lines] == names[::-1]
     rows = ask("list", "--json").json()
     assert [row["run"] for row in rows] == names[::-1]
     assert {"run", "status", "accuracy", "backend", "created"} <= set(rows[0])
@@ -66,17 +58,16 @@ def test_list_shows_whole_names_newest_first(ask: Ask, home: Path) -> None:
 
 def test_the_beginning_of_a_name_is_enough_if_it_is_unique(ask: Ask, home: Path) -> None:
     for name in ("2026-01-aa", "2026-01-ab", "2026-02-cc"):
-        _write_run(home / "runs" / name)
+        write_receipt(home / "runs" / name, Status.completed)
     assert ask("status", "2026-02").out.startswith("2026-02-cc is completed")
     assert ask("status", "2026-01-ab").out.startswith("2026-01-ab is completed")
-    message, hint = refusal(ask("status", "2026-01"))
-    assert message == "2026-01 matches 2 runs"
-    assert hint == "choose one of 2026-01-aa, 2026-01-ab"
+    expected = ("2026-01 matches 2 runs", "choose one of 2026-01-aa, 2026-01-ab")
+    assert refusal(ask("status", "2026-01")) == expected
     assert refusal(ask("status", "2026-01-bb"))[1].startswith("did you mean 2026-01-")
 
 
-def _raising(error: BaseException) -> Callable[[commands.Command], int]:
-    def command(_: commands.Command) -> int:
+def _raising(error: BaseException) -> Callable[..., NoReturn]:
+    def command(*_: object) -> NoReturn:
         raise error
 
     return command
@@ -94,18 +85,13 @@ def test_a_bug_exits_1_and_an_interrupt_130(ask: Ask, monkeypatch: pytest.Monkey
     assert ended.err.splitlines()[0] == "interrupted"
 
 
-def test_a_closed_stdout_fails_a_command_that_changes_something(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_closed_stdout_fails_a_changing_command(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(commands.COMMANDS, "register", _raising(BrokenPipeError()))
     assert refusal(ask("register"), 4)[0] == "register stopped: stdout was closed"
 
 
 def test_an_interrupted_start_says_what_was_started(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(LocalBackend, "submit", interrupted)
+    monkeypatch.setattr(LocalBackend, "submit", _raising(KeyboardInterrupt()))
     assert ask().err == "interrupted\nnothing was started\n"
     monkeypatch.setattr(LocalBackend, "ends_with_its_command", False)  # as a cluster's backend
     assert ask().err == "interrupted\ncheck whether it started: python -m mnist_cnn list\n"
@@ -115,14 +101,12 @@ def test_an_interrupted_start_says_what_was_started(ask: Ask, monkeypatch: pytes
 BACKEND_WITH_A_BUG = """
 from mnist_cnn.backends.local import LocalBackend, LocalRun
 
-
 class Run(LocalRun):
     def logs(self, *, follow=False):
         return iter(())
 
     def wait(self):
         raise {error}
-
 
 class Own(LocalBackend):
     parallel_runs = {places}
@@ -133,19 +117,18 @@ class Own(LocalBackend):
 """It starts no trainer; its runs raise an exception that no code translates."""
 
 
-FAILURES = [
-    # what wait() raises, exit code, outcome
-    ("RuntimeError('password=planted')", 1, "a bug: RuntimeError: password=***"),
-    ("OSError(5, 'Input/output error', 'run.json')", 4, "run.json: Input/output error"),
-]
-
-
-@pytest.mark.parametrize("places", [1, 2])
-@pytest.mark.parametrize("failure", FAILURES, ids=["bug", "disk"])
-def test_a_failed_trial_stops_no_other_and_fails_the_sweep(
-    ask: Ask, home: Path, places: int, failure: tuple[str, int, str]
+@pytest.mark.parametrize(
+    ("places", "error", "code", "outcome"),
+    [
+        (1, "RuntimeError('password=planted')", 1, "a bug: RuntimeError: password=***"),
+        (2, "RuntimeError('password=planted')", 1, "a bug: RuntimeError: password=***"),
+        (1, "OSError(5, 'Input/output error', 'run.json')", 4, "run.json: Input/output error"),
+        (2, "OSError(5, 'Input/output error', 'run.json')", 4, "run.json: Input/output error"),
+    ],
+)
+def test_a_failed_trial_stops_no_other_and_fails_the_sweep(  # noqa: PLR0913, PLR0917 - a table's columns
+    ask: Ask, home: Path, places: int, error: str, code: int, outcome: str
 ) -> None:
-    error, code, outcome = failure
     (home / "own.py").write_text(BACKEND_WITH_A_BUG.format(error=error, places=places), encoding="utf-8")
     ended = ask("--multirun", "backend=own.py:Own", "seed=1,2", "--json")
     assert ended.code == code, ended.err

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from helpers.processes import SMALL
+from helpers.records import ROW, write_receipt
 from helpers.scripted_run import ScriptedRun
 
 import mnist_cnn
 from mnist_cnn import run_folder
-from mnist_cnn.backend import Status
+from mnist_cnn.backend import Run, Status
 from mnist_cnn.cli import notebook
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
-from mnist_cnn.result import EpochRow, Progress
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from mnist_cnn.backend import Run
+from mnist_cnn.result import Progress
 
 NASTY = "<script>alert('1')</script> & \"<b>"
-ROW = EpochRow(1, 0.25, 0.9, 0.125, 0.95, 1.0, 2.5)
 
 
 class Displayed:
@@ -36,14 +31,16 @@ class Displayed:
         self.all: list[dict[str, str]] = []
 
     def __call__(self, bundle: dict[str, str], **_: Any) -> SimpleNamespace:
-        self.outputs.append({})
-        update = partial(self._update, len(self.outputs) - 1)
-        update(bundle)
-        return SimpleNamespace(update=update)
-
-    def _update(self, place: int, bundle: dict[str, str], **_: Any) -> None:
-        self.outputs[place] = bundle
+        """Return what IPython calls a handle, whose `update` changes the output."""
+        place = len(self.outputs)
+        self.outputs.append(bundle)
         self.all.append(bundle)
+
+        def update(bundle: dict[str, str], **_: Any) -> None:
+            self.outputs[place] = bundle
+            self.all.append(bundle)
+
+        return SimpleNamespace(update=update)
 
 
 @pytest.fixture
@@ -56,10 +53,8 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> Displayed:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The folder of a run that has just been submitted."""
-    job = mnist_cnn.make_job(*SMALL)
-    folder = run_folder.create(str(tmp_path / "<run>"), "", job)
-    receipt = run_folder.Receipt("scripted", "1", job.digest, Status.queued, run_folder.now())
-    run_folder.write_receipt(folder, receipt)
+    folder = run_folder.create(str(tmp_path / "<run>"), "", mnist_cnn.make_job(*SMALL))
+    write_receipt(folder, Status.queued)
     return folder
 
 
@@ -85,19 +80,13 @@ def test_a_failed_run_is_shown_and_not_raised(
 def test_learning_curves_are_drawn_once_per_epoch(
     folder: Path, displayed: Displayed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[int] = []
-    draw = notebook.draw_history
-
-    def count_and_draw(rows: Sequence[EpochRow], held_out: str) -> dict[str, Any]:
-        drawn.append(len(rows))
-        return draw(rows, held_out)
-
-    monkeypatch.setattr(notebook, "draw_history", count_and_draw)
+    draw = Mock(wraps=notebook.draw_history)
+    monkeypatch.setattr(notebook, "draw_history", draw)
     monkeypatch.setattr(notebook, "UPDATE_SECONDS", 0.0)
     run_folder.write_history(folder, [ROW])
     lines = tuple(f"12:00:00 mnist_cnn line {number}" for number in range(20))
     notebook.follow(ScriptedRun(folder, Status.failed, TrainingError("it failed"), lines))
-    assert drawn == [1]
+    draw.assert_called_once()
     assert sum("image/png" in bundle for bundle in displayed.all) == 1
     assert sum("<table>" in bundle.get("text/html", "") for bundle in displayed.all) == 1
     assert sum("line" in bundle["text/plain"] for bundle in displayed.all) >= 20
@@ -132,21 +121,16 @@ def tags(html: str) -> list[str]:
 
 
 def test_text_of_a_run_is_escaped_in_html() -> None:
-    state = notebook.RunState(
-        NASTY, Status.running, f"https://host/{NASTY}", Progress("running", 1, 2, 3, 4), NASTY, (NASTY, NASTY)
-    )
+    url, progress = f"https://host/{NASTY}", Progress("running", 1, 2, 3, 4)
+    state = notebook.RunState(NASTY, Status.running, url, progress, NASTY, (NASTY, NASTY))
     assert tags(state.html()) == ["div", "b", "b", "a", "div", "progress", "div", "pre"]
-    assert tags(notebook.describe_history([], NASTY)["text/html"]) == [
-        *("table", "thead", "tr", *["th"] * 6),
-        "tbody",
-    ]
+    table = notebook.describe_history([], NASTY)["text/html"]
+    assert tags(table) == ["table", "thead", "tr", *["th"] * 6, "tbody"]
 
 
-@pytest.mark.parametrize(
-    "url", [None, "javascript:alert(1)", "file:///etc/passwd", "https://", "http://[", "x"]
-)
-def test_only_a_web_page_is_linked(url: str | None) -> None:
-    assert "<a" not in notebook.RunState("run", Status.running, url).html()
+def test_only_a_web_page_is_linked() -> None:
+    for url in (None, "javascript:alert(1)", "file:///etc/passwd", "https://", "http://[", "x"):
+        assert "<a" not in notebook.RunState("run", Status.running, url).html()
     linked = notebook.RunState("run", Status.running, "https://ml.example/runs/1?a=1&b=2").html()
     assert '<a href="https://ml.example/runs/1?a=1&amp;b=2"' in linked
     assert ">ml.example</a>" in linked

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,18 +22,14 @@ from mnist_cnn.data import datasets, download
 from mnist_cnn.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mnist_cnn.data.idx import Array
 
-    Read = Callable[[DataConfig], object]
+Read = Callable[[DataConfig], object]
 
 DIGEST = "bea3e11839735ea12a1e2ed33f0af431a175a00cca73e97c652fbd0a3ed97cc4"
 OFFICIAL = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
+    *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 )
 TUTORIAL = ("train-images", "train-labels", "test-images", "test-labels")
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = range(4)
@@ -85,12 +83,8 @@ def refused(folder: Path, part: int, content: bytes) -> DataError:
 # The packaged set
 
 
-@pytest.fixture(scope="module")
-def mnist() -> datasets.DataSet:
-    return datasets.load(DataConfig(digest=DIGEST))
-
-
-def test_the_packaged_set_is_mnist(mnist: datasets.DataSet) -> None:
+def test_the_packaged_set_is_mnist() -> None:
+    mnist = datasets.load(DataConfig(digest=DIGEST))
     assert mnist.x_train.shape == (60_000, 28, 28, 1)
     assert mnist.x_test.shape == (10_000, 28, 28, 1)
     assert mnist.x_train.dtype == mnist.y_train.dtype == np.uint8
@@ -100,35 +94,18 @@ def test_the_packaged_set_is_mnist(mnist: datasets.DataSet) -> None:
     assert np.bincount(mnist.y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert round(float(mnist.x_train.mean()) / 255, 4) == 0.1307  # the mean that everyone normalizes with
 
-
-def test_sources_toml_has_the_digest_of_the_arrays(mnist: datasets.DataSet) -> None:
     arrays = (mnist.x_train[..., 0], mnist.y_train, mnist.x_test[..., 0], mnist.y_test)
     assert datasets.digest(*arrays) == download.sources()["mnist"].digest == DIGEST
-
-
-def test_inspect_describes_the_packaged_set() -> None:
     assert datasets.inspect(DataConfig()) == datasets.DataSetInfo(DIGEST, 60_000, 10_000, 28, 28, "packaged")
-
-
-def test_inspecting_the_packaged_set_imports_no_numpy() -> None:
-    program = (
-        "import sys; from mnist_cnn.config import DataConfig; from mnist_cnn.data import datasets;"
-        "datasets.inspect(DataConfig(train_limit=9));"
-        "print({'numpy', 'pooch', 'tensorflow', 'hydra'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-P", "-c", program], check=True, capture_output=True, text=True)
-    assert done.stdout == "set()\n"
 
 
 @by_inspect_and_load
 def test_a_damaged_installation_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Read
 ) -> None:
-    labels = (
-        Path(shutil.copytree(download.DATASETS_DIR / "mnist", tmp_path / "mnist"))
-        / f"{OFFICIAL[TRAIN_LABELS]}.gz"
-    )
+    copy = shutil.copytree(download.DATASETS_DIR / "mnist", tmp_path / "mnist")
     monkeypatch.setattr(download, "DATASETS_DIR", tmp_path)
+    labels = copy / f"{OFFICIAL[TRAIN_LABELS]}.gz"
     content = bytearray(labels.read_bytes())
     content[5] ^= 1  # the gzip header's time: no reader would mind
     labels.write_bytes(content)
@@ -143,15 +120,9 @@ def test_a_damaged_installation_is_refused(
 
 
 def test_too_few_classes_for_the_packaged_set_are_refused() -> None:
-    with pytest.raises(DataError, match=r"labels 0 to 9, but data.num_classes=8 allows 0 to 7") as caught:
+    said = r"labels 0 to 9, but data.num_classes=8 allows 0 to 7\n.*data.num_classes=10"
+    with pytest.raises(DataError, match=said):
         datasets.inspect(DataConfig(num_classes=8))
-    assert "data.num_classes=10" in caught.value.hint
-
-
-def test_an_unknown_set_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(ConfigurationError, match="mnist, fashion_mnist, kmnist") as caught:
-        datasets.inspect(DataConfig(name="fashion_mnst"))
-    assert "fashion_mnist" in caught.value.hint
 
 
 # Names, and gzipped or raw
@@ -165,11 +136,8 @@ def test_files_are_found_by_any_name_gzipped_or_raw(
 ) -> None:
     contents = [pack(idx(array)) for array in small_arrays()]
     write_set(tmp_path, [stem + suffix for stem in stems], contents)
-    x_train, y_train, x_test, y_test = small_arrays()
-    info = datasets.inspect(at(tmp_path))
-    assert info == datasets.DataSetInfo(
-        datasets.digest(x_train, y_train, x_test, y_test), 7, 3, 5, 4, str(tmp_path)
-    )
+    digest = datasets.digest(*small_arrays())
+    assert datasets.inspect(at(tmp_path)) == datasets.DataSetInfo(digest, 7, 3, 5, 4, str(tmp_path))
 
 
 def test_the_official_name_is_preferred(tmp_path: Path) -> None:
@@ -193,9 +161,8 @@ def test_a_missing_file_is_reported_with_the_accepted_names(folder: Path) -> Non
 @pytest.mark.parametrize("name", ["none", "a-file", "x" * 300])
 def test_a_path_that_is_not_a_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "a-file").write_text("")
-    with pytest.raises(DataError, match=f"data.dir={tmp_path / name}: ") as caught:
+    with pytest.raises(DataError, match=rf"data.dir={tmp_path / name}: .*\n.*leave out data.dir"):
         datasets.inspect(at(tmp_path / name))
-    assert "leave out data.dir" in caught.value.hint
 
 
 LOAD_UNPRIVILEGED = """
@@ -250,16 +217,19 @@ def test_a_label_beyond_the_classes_is_reported(folder: Path) -> None:
     assert datasets.load(at(folder, num_classes=11)).y_train.max() == 10
 
 
-@pytest.mark.parametrize("part", [TRAIN_LABELS, TEST_LABELS])
-def test_as_many_labels_as_images_are_required(folder: Path, part: int) -> None:
-    error = refused(folder, part, gzip.compress(idx(np.zeros(4, np.uint8))))
-    assert "it has 4 labels for the " in error.message
-
-
-def test_test_images_of_another_size_are_refused(folder: Path) -> None:
-    error = refused(folder, TEST_IMAGES, gzip.compress(idx(np.zeros((3, 4, 5), np.uint8))))
-    assert "its images have 4 x 5 pixels" in error.message
-    assert "train-images-idx3-ubyte.gz have 5 x 4" in error.message
+@pytest.mark.parametrize(
+    ("part", "shape", "message"),
+    [
+        (TRAIN_LABELS, (4,), "it has 4 labels for the "),
+        (TEST_LABELS, (4,), "it has 4 labels for the "),
+        (TEST_IMAGES, (3, 4, 5), "its images have 4 x 5 pixels.*train-images-idx3-ubyte.gz have 5 x 4"),
+    ],
+)
+def test_files_that_do_not_fit_together_are_refused(
+    folder: Path, part: int, shape: tuple[int, ...], message: str
+) -> None:
+    error = refused(folder, part, gzip.compress(idx(np.zeros(shape, np.uint8))))
+    assert re.search(message, error.message)
 
 
 def test_data_with_another_digest_are_refused(folder: Path) -> None:
@@ -268,9 +238,8 @@ def test_data_with_another_digest_are_refused(folder: Path) -> None:
         (datasets.inspect, at(folder, digest="0" * 64)),
         (datasets.inspect, DataConfig(digest="0" * 64)),
     ):
-        with pytest.raises(DataError, match="data.digest=" + "0" * 64) as caught:
+        with pytest.raises(DataError, match="data.digest=" + "0" * 64 + r".*\n.*leave out data.digest"):
             read(config)
-        assert "leave out data.digest" in caught.value.hint
 
 
 # Limits, validation, format
@@ -306,10 +275,7 @@ def test_validation_takes_the_last_training_images_in_use(folder: Path, limit: i
         ({"train_limit": 8}, "data.train_limit=8: allowed is a whole number from 1 to 7, or null"),
         ({"test_limit": 4}, "data.test_limit=4: allowed is a whole number from 1 to 3, or null"),
         ({"validation": 7}, "data.validation=7: allowed is a whole number from 0 to 6"),
-        (
-            {"validation": 3, "train_limit": 3},
-            "data.validation=3: allowed is a whole number from 0 to 2",
-        ),
+        ({"validation": 3, "train_limit": 3}, "data.validation=3: allowed is a whole number from 0 to 2"),
     ],
 )
 def test_limits_beyond_the_data_are_refused(
@@ -322,15 +288,9 @@ def test_limits_beyond_the_data_are_refused(
     read(at(folder, **{**values, **lower}))
 
 
-def test_limits_beyond_the_packaged_set_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"data.train_limit=60001: .* from 1 to 60000, or null"):
-        datasets.inspect(DataConfig(train_limit=60_001))
-
-
 def test_limits_and_format_do_not_change_the_digest(folder: Path) -> None:
-    plain = datasets.inspect(at(folder))
-    limited = datasets.inspect(at(folder, train_limit=2, validation=1, format=Format.channels_first))
-    assert plain == limited
+    limited = at(folder, train_limit=2, validation=1, format=Format.channels_first)
+    assert datasets.inspect(limited) == datasets.inspect(at(folder))
 
 
 @pytest.mark.parametrize(
@@ -342,8 +302,9 @@ def test_the_format_places_the_channel(folder: Path, format_: Format, shape: tup
     assert np.array_equal(loaded.x_train.reshape(7, 5, 4), small_arrays()[TRAIN_IMAGES])
 
 
-def test_the_arrays_are_read_only_views(folder: Path) -> None:
+def test_the_arrays_are_read_only_views_and_compared_by_identity(folder: Path) -> None:
     loaded = datasets.load(at(folder, train_limit=5, validation=2, format=Format.channels_first))
+    assert loaded != replace(loaded)
     assert np.shares_memory(loaded.x_train.base, loaded.x_validation.base)
     for array in vars(loaded).values():
         assert not array.flags.owndata
@@ -360,8 +321,3 @@ def test_the_digest_depends_on_shapes_and_order() -> None:
     }
     assert len(digests) == 4
     assert datasets.digest(np.asfortranarray(x_train), y_train, x_test, y_test) in digests
-
-
-def test_data_sets_compare_by_identity(folder: Path) -> None:
-    loaded = datasets.load(at(folder))
-    assert loaded != replace(loaded)

@@ -13,36 +13,22 @@ import socket
 import stat
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pooch.core
 import pytest
-from helpers.data_server import (
-    FILES,
-    FIRST,
-    Server,
-    declared_encoded,
-    endless,
-    status,
-    truncated,
-    whole,
-    wrong,
-)
+from helpers import data_server
+from helpers.data_server import FILES, FIRST, Answer, Server, endless, status, truncated, whole, wrong
 from helpers.disks import small_disk
 
 from mnist_cnn.config import DataConfig
 from mnist_cnn.data import datasets, download
 from mnist_cnn.data.download import Source, SourceFile, fetch
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from http.server import BaseHTTPRequestHandler
-    from pathlib import Path
-
-    from helpers.data_server import Answer
 
 
 @pytest.fixture
@@ -60,10 +46,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def source(server: Server) -> Source:
-    files = [
-        SourceFile(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in FILES.items()
-    ]
-    return Source("small", 40, 20, 6, 6, 10, tuple(files), url=f"{server.url}/small")
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
+    files = tuple(SourceFile(name, len(content), sums[name]) for name, content in FILES.items())
+    return Source("small", 40, 20, 6, 6, 10, files, url=f"{server.url}/small")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -78,16 +63,6 @@ def test_a_set_is_downloaded_once(source: Source, server: Server, tmp_path: Path
     assert server.requests == list(FILES)
     assert fetch(source, folder) == paths
     assert server.requests == list(FILES)
-
-
-def test_only_missing_or_damaged_files_are_downloaded(source: Source, server: Server, tmp_path: Path) -> None:
-    first, second, *_ = fetch(source, tmp_path)
-    first.unlink()
-    second.write_bytes(bytes(second.stat().st_size))
-    server.requests.clear()
-    fetch(source, tmp_path)
-    assert server.requests == [first.name, second.name]
-    assert contents(tmp_path) == FILES
 
 
 @pytest.mark.parametrize("answer", [status(503), status(429), truncated, wrong, endless])
@@ -108,6 +83,7 @@ def test_a_transient_failure_is_retried(
         (truncated, "IncompleteRead"),
         (wrong, "does not match the known hash"),
         (endless, "more than the file's"),
+        *((status(code), f"the server answers {code}") for code in (403, 404, 410)),
     ],
 )
 def test_a_lasting_failure_is_an_error_and_leaves_no_file(
@@ -116,8 +92,9 @@ def test_a_lasting_failure_is_an_error_and_leaves_no_file(
     server.answers[FIRST] = [answer] * 5
     with pytest.raises(DataError, match=message) as caught:
         fetch(source, tmp_path)
-    assert server.requests == [FIRST, FIRST, FIRST]
-    assert server.waits == [1, 2]
+    is_final = message.startswith("the server answers")  # so that no retry would help
+    assert server.waits == ([] if is_final else [1, 2])
+    assert server.requests == [FIRST] * (1 if is_final else 3)
     assert contents(tmp_path) == {}
     assert f"{source.url}/{FIRST}" in caught.value.message
     assert "\n" not in caught.value.message
@@ -125,19 +102,8 @@ def test_a_lasting_failure_is_an_error_and_leaves_no_file(
     assert source.url in caught.value.hint
 
 
-@pytest.mark.parametrize("code", [403, 404, 410])
-def test_a_final_answer_is_not_retried(source: Source, server: Server, tmp_path: Path, code: int) -> None:
-    server.answers[FIRST] = [status(code)] * 5
-    with pytest.raises(DataError, match=f"the server answers {code}") as caught:
-        fetch(source, tmp_path)
-    assert server.requests == [FIRST]
-    assert server.waits == []
-    assert contents(tmp_path) == {}
-    assert "data.dir=FOLDER" in caught.value.hint
-
-
 def test_a_server_cannot_have_the_file_unpacked(source: Source, server: Server, tmp_path: Path) -> None:
-    server.answers[FIRST] = [declared_encoded]
+    server.answers[FIRST] = [data_server.declared_encoded]
     fetch(source, tmp_path, retries=0)
     assert contents(tmp_path) == FILES
 
@@ -146,9 +112,8 @@ def test_an_unreachable_server_is_an_error(source: Source, tmp_path: Path) -> No
     with socket.socket() as taken:  # bound, but not listening, so connections are refused
         taken.bind(("127.0.0.1", 0))
         nowhere = replace(source, url=f"http://127.0.0.1:{taken.getsockname()[1]}")
-        with pytest.raises(DataError, match=r"cannot be downloaded: .*refused") as caught:
+        with pytest.raises(DataError, match=r"(?s)cannot be downloaded: .*refused.*data\.dir=FOLDER"):
             fetch(nowhere, tmp_path, retries=1)
-    assert "data.dir=FOLDER" in caught.value.hint
     assert contents(tmp_path) == {}
 
 
@@ -169,36 +134,27 @@ def test_a_silent_server_is_a_timeout(
         finished.set()
 
 
-def test_a_mirror_replaces_the_source(
+def test_a_mirror_replaces_the_source_if_it_is_http(
     source: Source, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MNIST_CNN_MIRROR", f"{server.url}/")
-    fetch(replace(source, url="http://127.0.0.1:1/nowhere"), tmp_path, retries=0)
-    assert contents(tmp_path) == FILES
-
-
-def test_a_mirror_that_is_not_http_is_an_error(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    elsewhere = replace(source, url="http://127.0.0.1:1/nowhere")
     monkeypatch.setenv("MNIST_CNN_MIRROR", "file:///nowhere")
     with pytest.raises(DataError, match="cannot be downloaded"):
-        fetch(source, tmp_path, retries=0)
+        fetch(elsewhere, tmp_path, retries=0)
+    monkeypatch.setenv("MNIST_CNN_MIRROR", f"{server.url}/")
+    fetch(elsewhere, tmp_path, retries=0)
+    assert contents(tmp_path) == FILES
 
 
 # Storage
 
 
-def test_a_cache_that_cannot_be_made_is_a_storage_error(source: Source, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_made_or_read_is_an_error(source: Source, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, where a folder should be")
-    with pytest.raises(BackendError, match=r"cannot write .*cache") as caught:
+    with pytest.raises(BackendError, match=r"(?s)cannot write .*cache.*MNIST_CNN_CACHE"):
         fetch(source, tmp_path / "cache" / "small")
-    assert "MNIST_CNN_CACHE" in caught.value.hint
-
-
-def test_a_cache_that_cannot_be_read_is_an_error(source: Source, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"{FIRST} cannot be read") as caught:
+    with pytest.raises(DataError, match=f"(?s){FIRST} cannot be read.*MNIST_CNN_CACHE"):
         fetch(source, tmp_path / ("x" * 300))
-    assert "MNIST_CNN_CACHE" in caught.value.hint
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
@@ -279,8 +235,7 @@ def small(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def test_inspect_downloads_and_describes_the_set(small: Path, server: Server) -> None:
     info = datasets.inspect(DataConfig(name="small"))
     assert info is not None
-    assert (info.train_images, info.test_images, info.height, info.width) == (40, 20, 6, 6)
-    assert info.location == str(small)
+    assert info == datasets.DataSetInfo(info.digest, 40, 20, 6, 6, str(small))
     assert datasets.inspect(DataConfig(name="small", digest=info.digest), download=False) == info
     assert datasets.load(DataConfig(name="small", digest=info.digest)).x_train.shape == (40, 6, 6, 1)
     assert server.requests == list(FILES)
@@ -294,11 +249,15 @@ def test_inspect_without_download_sends_no_request(small: Path, server: Server) 
     assert not small.exists()
 
 
-def test_a_damaged_cache_is_downloaded_again(small: Path) -> None:
+def test_only_missing_or_damaged_files_are_downloaded(small: Path, server: Server) -> None:
     assert len(datasets.load(DataConfig(name="small")).y_test) == 20
-    (small / FIRST).write_bytes(b"damaged")
+    first, second, *_ = (small / name for name in FILES)
+    first.unlink()
+    second.write_bytes(bytes(second.stat().st_size))
     assert datasets.inspect(DataConfig(name="small"), download=False) is None
+    server.requests.clear()
     datasets.load(DataConfig(name="small"))
+    assert server.requests == [first.name, second.name]
     assert contents(small) == FILES
 
 
@@ -309,19 +268,14 @@ def test_the_default_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert download.cache_folder("kmnist") == tmp_path / "kmnist"
 
 
-def test_sources_toml_has_all_that_a_download_needs() -> None:
+def test_sources_toml_has_what_downloads_and_the_licence_need() -> None:
     table = download.sources()
     assert list(table) == ["mnist", "fashion_mnist", "kmnist"]
     for name in ("fashion_mnist", "kmnist"):
         source = table[name]
+        assert source == Source(name, 60_000, 10_000, 28, 28, 10, source.files, source.url, source.digest)
         assert source.url.startswith("http")
         assert [file.name for file in source.files] == list(FILES)
         assert all(len(bytes.fromhex(file.sha256)) == 32 and file.size > 0 for file in source.files)
-        assert (source.train_images, source.test_images) == (60_000, 10_000)
-        assert (source.height, source.width) == (28, 28)
-
-
-def test_the_licence_lists_the_checksums_of_its_files() -> None:
     licence = (download.DATASETS_DIR / "mnist" / "LICENSE.md").read_text(encoding="utf-8")
-    for file in download.sources()["mnist"].files:
-        assert f"{file.sha256}  {file.name}" in licence
+    assert all(f"{file.sha256}  {file.name}" in licence for file in table["mnist"].files)

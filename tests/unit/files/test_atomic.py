@@ -6,16 +6,13 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from mnist_cnn.errors import BackendError
 from mnist_cnn.files import atomic
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import importlib.resources
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +19,6 @@ from mnist_cnn.errors import DataError
 from mnist_cnn.prediction.pictures import prepare
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 CLOSE = 12.0  # mean absolute difference of 255 levels; an image differs from other digits by 45
@@ -51,6 +51,12 @@ def difference(prepared: NDArray[np.uint8], original: NDArray[np.uint8]) -> floa
     return float(np.abs(prepared.astype(float) - original).mean())
 
 
+def mean_difference(path: Path, change: Callable[[NDArray[np.uint8]], NDArray[Any]]) -> float:
+    """Return how far ten digits are from MNIST's if `change` is done to each before it is saved."""
+    prepared = [prepare(save(change(enlarge(IMAGES[index])), path), 28, 28) for index in DIGITS]
+    return float(np.mean([difference(prepared[index], IMAGES[index]) for index in DIGITS]))
+
+
 def noisy_paper(rows: int, columns: int, seed: int) -> NDArray[np.float64]:
     """Return light paper that is lit from one side, with a sensor's noise."""
     y, x = np.linspace(-1, 1, rows)[:, None], np.linspace(-1, 1, columns)
@@ -75,12 +81,8 @@ def examples(count: int) -> settings:
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 @pytest.mark.parametrize("inverted", [False, True], ids=["light on dark", "dark on light"])
 def test_a_redrawn_mnist_image_is_restored(tmp_path: Path, suffix: str, *, inverted: bool) -> None:
-    differences = []
-    for index in DIGITS:
-        drawn = enlarge(IMAGES[index])
-        path = save(255 - drawn if inverted else drawn, tmp_path / f"{index}.{suffix}")
-        differences.append(difference(prepare(path, 28, 28), IMAGES[index]))
-    assert np.mean(differences) < CLOSE
+    path = tmp_path / f"digit.{suffix}"
+    assert mean_difference(path, lambda drawn: 255 - drawn if inverted else drawn) < CLOSE
     assert np.mean([difference(IMAGES[0], IMAGES[index]) for index in DIGITS[1:]]) > 3 * CLOSE
 
 
@@ -90,12 +92,12 @@ def test_an_mnist_image_is_unchanged(tmp_path: Path) -> None:
 
 
 def test_an_uneven_and_noisy_background_is_ignored(tmp_path: Path) -> None:
-    differences = []
-    for index in DIGITS:
-        drawn = enlarge(IMAGES[index])
-        photo = noisy_paper(drawn.shape[0], drawn.shape[1], index) - 0.45 * drawn
-        differences.append(difference(prepare(save(photo, tmp_path / "photo.jpg"), 28, 28), IMAGES[index]))
-    assert np.mean(differences) < CLOSE
+    seeds = iter(DIGITS)
+
+    def photo(drawn: NDArray[np.uint8]) -> NDArray[Any]:
+        return noisy_paper(drawn.shape[0], drawn.shape[1], next(seeds)) - 0.45 * drawn
+
+    assert mean_difference(tmp_path / "photo.jpg", photo) < CLOSE
 
 
 def test_dust_is_ignored(tmp_path: Path) -> None:
@@ -107,13 +109,11 @@ def test_dust_is_ignored(tmp_path: Path) -> None:
 
 
 def test_a_hard_shadow_is_ignored(tmp_path: Path) -> None:
-    differences = []
-    for index in DIGITS:
-        drawn = enlarge(IMAGES[index])
+    def photo(drawn: NDArray[np.uint8]) -> NDArray[Any]:
         y, x = np.linspace(-1, 1, drawn.shape[0])[:, None], np.linspace(-1, 1, drawn.shape[1])
-        photo = np.where(x + y > 0.3, 150, 190) - 0.5 * drawn
-        differences.append(difference(prepare(save(photo, tmp_path / "shadow.png"), 28, 28), IMAGES[index]))
-    assert np.mean(differences) < 2 * CLOSE
+        return np.asarray(np.where(x + y > 0.3, 150, 190) - 0.5 * drawn)
+
+    assert mean_difference(tmp_path / "shadow.png", photo) < 2 * CLOSE
 
 
 @pytest.mark.parametrize("ink", [0, 255], ids=["black ink", "white ink"])
@@ -239,11 +239,8 @@ def refusal(path: Path) -> DataError:
     return caught.value
 
 
-def test_a_missing_picture_is_refused(tmp_path: Path) -> None:
+def test_a_missing_picture_and_a_folder_are_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "seven.png").message
-
-
-def test_a_folder_is_not_a_picture(tmp_path: Path) -> None:
     assert "is a folder" in refusal(tmp_path).message
 
 
@@ -287,18 +284,15 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
     assert "too large" in refusal(path).message
 
 
-@pytest.mark.parametrize(
-    "pixels",
-    [
-        np.zeros((30, 40)),
-        np.full((30, 40), 127),
-        np.full((30, 40), 255),
-        np.array([[200]]),
-        np.zeros((20, 20, 4)),
-        noisy_paper(300, 400, 0),
-    ],
-    ids=["black", "grey", "white", "one pixel", "transparent", "noisy paper"],
-)
+BLANK = {
+    **{shade: np.full((30, 40), value) for shade, value in (("black", 0), ("grey", 127), ("white", 255))},
+    "one pixel": np.array([[200]]),
+    "transparent": np.zeros((20, 20, 4)),
+    "noisy paper": noisy_paper(300, 400, 0),
+}
+
+
+@pytest.mark.parametrize("pixels", BLANK.values(), ids=BLANK)
 def test_a_blank_picture_is_refused(tmp_path: Path, pixels: NDArray[Any]) -> None:
     suffix = "png" if pixels.ndim == 3 else "jpg"
     assert "blank" in refusal(save(pixels, tmp_path / f"blank.{suffix}")).message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +15,9 @@ from PIL import Image
 
 from mnist_cnn.errors import DataError
 from mnist_cnn.prediction.pictures import prepare
-from mnist_cnn.prediction.predictor import load_predictor
+from mnist_cnn.prediction.predictor import Predictor, load_predictor
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 SHAPE = ("batch", 28, 28, 1)
@@ -78,6 +77,11 @@ def save(pixels: NDArray[np.uint8], path: Path) -> Path:
 # Predictions
 
 
+@pytest.fixture
+def predictor(tmp_path: Path) -> Predictor:
+    return load_predictor(classifier(tmp_path / "half.onnx"))
+
+
 @pytest.mark.parametrize("shape", [SHAPE, ("batch", 1, 28, 28), (None, 20, 30, 1)])
 def test_both_channel_orders_predict_the_same(tmp_path: Path, shape: tuple[Any, ...]) -> None:
     predictor = load_predictor(classifier(tmp_path / "half.onnx", shape=shape))
@@ -92,15 +96,13 @@ def test_both_channel_orders_predict_the_same(tmp_path: Path, shape: tuple[Any, 
     assert probabilities == pytest.approx(np.array([[high, 1 - high], [1 - high, high]]), abs=1e-6)
 
 
-def test_many_images_get_the_same_predictions_as_single_ones(tmp_path: Path) -> None:
-    predictor = load_predictor(classifier(tmp_path / "half.onnx"))
+def test_many_images_get_the_same_predictions_as_single_ones(predictor: Predictor) -> None:
     single = np.concatenate([predictor(image[None]) for image in IMAGES])
     assert predictor(IMAGES) == pytest.approx(single, abs=1e-6)
     assert predictor(IMAGES[:0]).shape == (0, 2)
 
 
-def test_files_are_predicted_in_order(tmp_path: Path) -> None:
-    predictor = load_predictor(classifier(tmp_path / "half.onnx"))
+def test_files_are_predicted_in_order_and_bad_ones_named(tmp_path: Path, predictor: Predictor) -> None:
     top = save(letter_t(), tmp_path / "top.png")
     bottom = save(letter_t()[::-1], tmp_path / "bottom.png")
     predictions = predictor.predict_files([bottom, top, bottom])
@@ -112,16 +114,11 @@ def test_files_are_predicted_in_order(tmp_path: Path) -> None:
     assert predictions[0] == predictions[2] != predictions[1]
     assert predictor.predict_files([]) == []
 
-
-def test_a_bad_picture_among_good_ones_is_named(tmp_path: Path) -> None:
-    predictor = load_predictor(classifier(tmp_path / "half.onnx"))
-    good = save(letter_t(), tmp_path / "good.png")
     with pytest.raises(DataError, match=r"missing\.png does not exist"):
-        predictor.predict_files([good, tmp_path / "missing.png"])
+        predictor.predict_files([top, tmp_path / "missing.png"])
 
 
-def test_images_of_another_size_or_dtype_are_refused(tmp_path: Path) -> None:
-    predictor = load_predictor(classifier(tmp_path / "half.onnx"))
+def test_images_of_another_size_or_dtype_are_refused(predictor: Predictor) -> None:
     with pytest.raises(DataError, match="28x28"):
         predictor(np.zeros((1, 32, 32), np.uint8))
     with pytest.raises(DataError, match="uint8"):
@@ -165,8 +162,7 @@ def refusal(path: Path) -> str:
 
 
 def test_a_folder_and_its_model_file_are_the_same_model(tmp_path: Path) -> None:
-    model = classifier(tmp_path / "model.onnx")
-    expected = load_predictor(model)(IMAGES[:3])
+    expected = load_predictor(classifier(tmp_path / "model.onnx"))(IMAGES[:3])
     assert np.array_equal(load_predictor(tmp_path)(IMAGES[:3]), expected)
 
 
@@ -200,15 +196,8 @@ def test_a_model_with_another_input_shape_is_refused(tmp_path: Path, shape: tupl
     assert "does not classify single-channel images" in message
 
 
-def test_a_model_with_another_input_type_is_refused(tmp_path: Path) -> None:
-    path = one_operator(tmp_path / "double.onnx", "Identity", SHAPE, TensorProto.DOUBLE)
-    assert "tensor(double)" in refusal(path)
-
-
-def test_a_model_with_another_output_is_refused(tmp_path: Path) -> None:
-    assert "is not a classifier" in refusal(one_operator(tmp_path / "same.onnx", "Relu", SHAPE))
-
-
-def test_a_model_that_returns_logits_is_refused(tmp_path: Path) -> None:
-    path = classifier(tmp_path / "logits.onnx", softmax=False)
-    assert "does not return probabilities" in refusal(path)
+def test_a_model_with_another_input_type_or_output_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    assert "tensor(double)" in refusal(one_operator(path, "Identity", SHAPE, TensorProto.DOUBLE))
+    assert "is not a classifier" in refusal(one_operator(path, "Relu", SHAPE))
+    assert "does not return probabilities" in refusal(classifier(path, softmax=False))

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from mnist_cnn.cli import display
 from mnist_cnn.terminal import output
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class Unreadable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from mnist_cnn.training.model import weights_sha256
 if TYPE_CHECKING:
     from mnist_cnn.result import Progress
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("keras"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning"),
+]
 
 TINY = (
     "data.train_limit=200", "data.test_limit=50", "train.batch_size=32", "model.filters=[2]",
@@ -33,7 +37,6 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
     assert len({tuple(order) for order in orders}) == 3
 
 
-@pytest.mark.usefixtures("keras")
 def test_the_number_of_steps_per_call_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     job = launch.make_job(*TINY)
     arrays = datasets.load(job.data)
@@ -51,7 +54,6 @@ def test_the_number_of_steps_per_call_changes_no_result(monkeypatch: pytest.Monk
     assert [(row.loss, row.accuracy) for row in rows[:2]] == [(row.loss, row.accuracy) for row in rows[2:]]
 
 
-@pytest.mark.usefixtures("keras")
 def test_weights_that_are_not_finite_fail_even_behind_a_relu() -> None:
     job = launch.make_job(*TINY)
     trainer = epoch.Trainer(job, datasets.load(job.data))
@@ -61,25 +63,21 @@ def test_weights_that_are_not_finite_fail_even_behind_a_relu() -> None:
         trainer.run_epoch(1, lambda progress: None)
 
 
-@pytest.mark.usefixtures("keras")
 def test_auto_is_bfloat16_if_the_device_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The GPU is made up: the machines that run the tests need not have one."""
     import tensorflow as tf
 
     assert epoch.effective_precision(Precision.bfloat16) is Precision.bfloat16
     for flag, expected in ((True, Precision.bfloat16), (False, Precision.float32)):
-        monkeypatch.setattr(cpu, "computes_bfloat16", lambda flag=flag: flag)
+        monkeypatch.setattr(cpu, "computes_bfloat16", Mock(return_value=flag))
         assert epoch.effective_precision(Precision.auto) is expected
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
     for capability, expected in (((7, 5), Precision.float32), ((8, 0), Precision.bfloat16)):
-        details = {"compute_capability": capability}
-        monkeypatch.setattr(
-            tf.config.experimental, "get_device_details", lambda gpu, details=details: details
-        )
+        details = Mock(return_value={"compute_capability": capability})
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
         assert epoch.effective_precision(Precision.auto) is expected
 
 
-@pytest.mark.usefixtures("keras")
 @pytest.mark.parametrize("name", Optimizer)
 def test_every_optimizer_works_with_each_schedule(name: Optimizer) -> None:
     constant = epoch.optimizer(TrainConfig(optimizer=name, learning_rate=0.5), steps=10)
@@ -88,7 +86,6 @@ def test_every_optimizer_works_with_each_schedule(name: Optimizer) -> None:
     assert float(epoch.optimizer(one_cycle, steps=10).learning_rate) == pytest.approx(0.005)
 
 
-@pytest.mark.usefixtures("keras")
 def test_the_one_cycle_rate_rises_and_falls_in_straight_lines() -> None:
     from mnist_cnn.training.schedule import OneCycle
 

@@ -84,13 +84,17 @@ def test_fused_batch_normalisation_equals_keras_own(
     assert (np.asarray(layers[1].moving_mean) == 0).all() == (not trainable)
 
 
+def with_fast_layers(model: Any) -> Any:
+    from mnist_cnn.training import fast_layers  # which imports Keras
+
+    return fast_layers.with_fast_layers(model)
+
+
 def kinds(model: Any) -> list[str]:
     return [type(layer).__name__ for layer in model.layers]
 
 
 def test_a_network_with_fast_layers_is_the_same_network(keras: ModuleType) -> None:
-    from mnist_cnn.training.fast_layers import with_fast_layers
-
     config = ModelConfig(filters=(4, 6), batch_norm=True, dense_units=5, dense_dropout=0.3)
     plain = build_model(config, (12, 12, 1), 3, Format.channels_last, "float32")
     trained = with_fast_layers(plain)
@@ -107,8 +111,6 @@ def test_a_network_with_fast_layers_is_the_same_network(keras: ModuleType) -> No
 
 
 def test_a_custom_mixed_precision_network_ends_in_float32(keras: ModuleType) -> None:
-    from mnist_cnn.training.fast_layers import with_fast_layers
-
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         image = keras.Input((8, 8, 1))
@@ -123,8 +125,6 @@ def test_a_custom_mixed_precision_network_ends_in_float32(keras: ModuleType) -> 
 
 
 def test_a_network_may_end_in_an_operation_without_a_layer(keras: ModuleType) -> None:
-    from mnist_cnn.training.fast_layers import with_fast_layers
-
     image = keras.Input((8, 8, 1))
     dropped = keras.layers.Dropout(0.5)(keras.layers.Flatten()(image))
     model = keras.Model(image, keras.ops.softmax(keras.layers.Dense(3)(dropped)))
@@ -135,8 +135,6 @@ def test_a_network_may_end_in_an_operation_without_a_layer(keras: ModuleType) ->
 
 
 def test_a_custom_class_is_left_as_it_is(keras: ModuleType) -> None:
-    from mnist_cnn.training.fast_layers import with_fast_layers
-
     class Bare(keras.Model):  # type: ignore[misc, name-defined]
         def call(self, images: Any) -> Any:
             return images
@@ -155,9 +153,7 @@ def test_a_custom_class_is_left_as_it_is(keras: ModuleType) -> None:
     assert kinds(trained) == ["Doubled", "ByteDropout"]
 
 
-def test_a_rate_that_is_no_multiple_of_1_256_is_left_to_keras(keras: ModuleType) -> None:
-    from mnist_cnn.training.fast_layers import with_fast_layers
-
+def test_a_rate_that_is_not_a_multiple_of_1_256_is_left_to_keras(keras: ModuleType) -> None:
     rates = (0.3, 1.0, 0.5)
     plain = keras.Sequential([keras.Input((3,)), *(keras.layers.Dropout(rate) for rate in rates)])
     assert kinds(with_fast_layers(plain)) == ["Dropout", "Dropout", "ByteDropout"]
