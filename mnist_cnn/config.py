@@ -43,7 +43,7 @@ RENAMED: dict[str, str | None] = {
     "backend.start_seconds": "backend.queue_timeout",
     "backend.node_count": None,
 }
-"""The keys of version 0.1.0 that have another name now, or None if they were removed."""
+"""The keys of the first preview that have another name now, or None if they were removed."""
 
 
 class Format(StrEnum):

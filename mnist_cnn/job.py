@@ -37,7 +37,7 @@ class Job:
         return _digest(self._decisive())
 
     def has_digest(self, digest: str) -> bool:
-        """Return whether a recorded digest is this job's; version 0.1.0 computed another one."""
+        """Return whether a recorded digest is this job's, in this schema or in the one before."""
         return digest in (self.digest, _digest(migrations.downgrade_job(self._decisive())))
 
     def changes_to(self, now: Job) -> tuple[str, ...]:

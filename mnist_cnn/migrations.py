@@ -1,12 +1,12 @@
 """Reads what earlier versions wrote into run folders.
 
-Version 0.1.0 wrote schema 1 of job.json, run.json and the checkpoints:
+Previews of version 0.1.0 wrote schema 1 of job.json, run.json and the checkpoints:
 
     job.json      `train.clean_epochs` is `train.unaugmented_epochs` now
     run.json      settings of the azure backend had other names (`config.RENAMED`)
     checkpoints   `conditions` is `runtime` now, and the job within is of schema 1
 
-Version 0.2.0 writes schema 2. Both write schema 1 of result.json.
+Version 0.1.0 writes schema 2. Both write schema 1 of result.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def upgrade_job(content: Any) -> dict[str, Any]:
 
 
 def downgrade_job(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a job's content as version 0.1.0 wrote it, whose digest it recorded."""
+    """Return a job's content in schema 1, whose digest an old run recorded."""
     train = {**content["train"]}
     train["clean_epochs"] = train.pop("unaugmented_epochs")
     return {**content, "schema": 1, "train": train}
@@ -36,12 +36,12 @@ def downgrade_job(content: dict[str, Any]) -> dict[str, Any]:
 def upgrade_receipt(content: Any) -> dict[str, Any]:
     """Return run.json's content in the newest schema. Raises ValueError for an unknown one."""
 
-    def from_0_1(old: dict[str, Any]) -> dict[str, Any]:
+    def from_schema_1(old: dict[str, Any]) -> dict[str, Any]:
         if old.get("backend") != "azure":  # another backend may have a key of the same name
             return old
         return {**old, "backend_settings": _renamed("backend", old.get("backend_settings"))}
 
-    return _upgrade(content, from_0_1)
+    return _upgrade(content, from_schema_1)
 
 
 def upgrade_checkpoint(content: Any) -> dict[str, Any]:
@@ -50,13 +50,13 @@ def upgrade_checkpoint(content: Any) -> dict[str, Any]:
     return _upgrade(content, lambda old: {names.get(name, name): value for name, value in old.items()})
 
 
-def _upgrade(content: Any, from_0_1: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+def _upgrade(content: Any, from_schema_1: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it isn't a JSON object")  # noqa: TRY004 - of a file's content, not of an argument
     schema = content.get("schema")
     if schema not in (1, SCHEMA):
         raise ValueError(f"it is of schema {schema!r}; this version reads schemas 1 and {SCHEMA}")
-    upgraded = from_0_1(content) if schema == 1 else content
+    upgraded = from_schema_1(content) if schema == 1 else content
     return {name: value for name, value in upgraded.items() if name != "schema"}
 
 

@@ -1,4 +1,4 @@
-"""Run folders that version 0.1.0 wrote stay readable, and its interrupted runs can be resumed."""
+"""Run folders of schema 1, which previews of version 0.1.0 wrote, stay readable, and interrupted ones can be resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training.checkpoint import Checkpoints
 from mnist_cnn.training.runtime import Runtime
 
-OLD = Path(__file__).parents[1] / "data" / "run-of-0.1.0"
+OLD = Path(__file__).parents[1] / "data" / "runs-of-schema-1"
 
 
 @pytest.fixture

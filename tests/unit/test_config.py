@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnist_cnn import compose
 from mnist_cnn.backends.local import Device, LocalConfig
 from mnist_cnn.config import (
     DataConfig,

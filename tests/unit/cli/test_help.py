@@ -22,7 +22,7 @@ from mnist_cnn.config import Section, allowed, full_key, keys_of, written
 if TYPE_CHECKING:
     from helpers.cli import Ask
 
-SECTIONS = (RunConfig, DataConfig, ModelConfig, TrainConfig, RegisterConfig, LocalConfig)
+SECTIONS: tuple[type[Section], ...] = (*compose.SECTIONS, LocalConfig)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
