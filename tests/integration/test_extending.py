@@ -50,9 +50,7 @@ def test_a_custom_network_is_one_file_and_travels_in_the_job(tmp_path: Path) -> 
         ("def construct():\n    pass\n", "defines no function build"),
     ],
 )
-def test_a_network_file_that_cannot_work_is_refused_before_anything_starts(
-    tmp_path: Path, source: str, said: str
-) -> None:
+def test_a_network_file_that_cannot_work_is_refused_at_once(tmp_path: Path, source: str, said: str) -> None:
     (tmp_path / "net.py").write_text(source)
     ended = run_command("model.file=net.py", cwd=tmp_path)
     assert ended.code == 2
