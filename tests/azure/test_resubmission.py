@@ -51,7 +51,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(clientbase, "DEFAULT_503_BACKOFF", 0)
     monkeypatch.setattr(submission, "SLOW_POLL_SECONDS", 0.0)
-    monkeypatch.setattr(submission, "LATE_SECONDS", 0.3)
+    monkeypatch.setattr(submission, "LATE_START_SECONDS", 0.3)
 
 
 @pytest.fixture
