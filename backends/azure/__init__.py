@@ -62,5 +62,9 @@ class AzureBackend:
         from mnist_cnn.backends.azure import cluster, service
 
         workspace = service.open_workspace(checks.find_workspace(self.config.workspace))
+        name = self.config.cluster
+        target = cluster.find(workspace, name)
+        if target is None:
+            return iter([f"cluster {name}: not found in workspace {workspace.name} (nothing is billed)"])
         act = cluster.delete if action == "delete" else cluster.show
-        return act(workspace, self.config)
+        return act(target, self.config)

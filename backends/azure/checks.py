@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from enum import StrEnum
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,13 +66,9 @@ def check_sdk() -> None:
 
 
 def workspace_file(setting: str | None) -> Path:
-    """Return the path of the workspace's config.json.
+    """Return the path of the workspace's config.json. Raises ConfigurationError if there is none.
 
-    `setting` is the file or a folder. If it is None, the search starts in the current folder. A search goes
-    from a folder through all its parents.
-
-    Raises:
-        ConfigurationError: no such file.
+    `setting` is the file or a folder; None is the current folder. Parent folders are searched too.
     """
     start = Path(setting or ".").expanduser().absolute()
     if not start.exists():
@@ -94,13 +91,10 @@ def find_workspace(setting: str | None) -> WorkspaceName:
     path = workspace_file(setting)
     try:
         mapping: Any = json.loads(safe_read.read_text(path, safe_read.SETTINGS_BYTES, "utf-8-sig"))
-        scope = mapping.get("Scope")
-        pieces = scope.split("/") if scope else []
-        found = WorkspaceName(
-            subscription_id=pieces[2] if scope else mapping["subscription_id"],
-            resource_group=pieces[4] if scope else mapping["resource_group"],
-            name=pieces[8] if scope else mapping["workspace_name"],
-        )
+        if scope := mapping.get("Scope"):
+            found = WorkspaceName(*itemgetter(2, 4, 8)(scope.split("/")))
+        else:
+            found = WorkspaceName(*itemgetter("subscription_id", "resource_group", "workspace_name")(mapping))
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}", WORKSPACE_HINT) from error
     except (ValueError, AttributeError, IndexError, TypeError, RecursionError, KeyError) as error:

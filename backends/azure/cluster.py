@@ -34,10 +34,9 @@ FIRST_POLL_SECONDS, SLOW_POLL_SECONDS = 0.2, 5.0
 
 
 def ensure(workspace: Any, target: Any | None, config: AzureConfig) -> Any:
-    """Return the cluster `target`, or create it if it is None.
+    """Return the cluster `target`, or create it if it is None; it may not be ready yet.
 
-    Differences from the configuration are reported; the cluster isn't changed. It may not be ready yet:
-    `wait_until_ready` waits for that.
+    Differences from the configuration are reported; the cluster isn't changed.
 
     Raises:
         BackendError: the name belongs to something else, or the service refuses the cluster.
@@ -51,9 +50,8 @@ def ensure(workspace: Any, target: Any | None, config: AzureConfig) -> Any:
     for line in differences(target, config):
         report(line)
     if config.use_gpu and not has_gpu(str(target.vm_size)):
-        message = (
-            f"backend.use_gpu=true, but the nodes of cluster {target.name} ({target.vm_size}) have no GPU"
-        )
+        nodes = f"the nodes of cluster {target.name} ({target.vm_size})"
+        message = f"backend.use_gpu=true, but {nodes} have no GPU"
         raise BackendError(message, "choose a cluster whose nodes have GPUs: backend.cluster=NAME")
     return target
 
@@ -111,13 +109,13 @@ def find(workspace: Any, name: str) -> Any | None:
 
 def differences(target: Any, config: AzureConfig) -> Iterator[str]:
     """Yield a line for each setting in which the cluster differs from the configuration."""
-    low, high = _node_limits(target)
+    low, high, idle_seconds = _scale(target)
     settings = {
         "vm_size": (str(target.vm_size).upper(), config.vm_size.upper()),
         "priority": (str(target.vm_priority).lower(), config.priority.value),
         "min_nodes": (low, config.min_nodes),
         "max_nodes": (high, config.max_nodes),
-        "idle_seconds": (_idle_seconds(target), config.idle_seconds),
+        "idle_seconds": (idle_seconds, config.idle_seconds),
     }
     for name, (found, wanted) in settings.items():
         if found != wanted:
@@ -130,22 +128,16 @@ def command(action: str, config: AzureConfig) -> str:
     return f"python -m mnist_cnn cluster {action} backend=azure backend.cluster={config.cluster}{workspace}"
 
 
-def show(workspace: Any, config: AzureConfig) -> Iterator[str]:
+def show(target: Any, config: AzureConfig) -> Iterator[str]:
     """Yield lines on the cluster's nodes, errors and costs."""
-    name = config.cluster
-    target = find(workspace, name)
-    if target is None:
-        yield f"cluster {name}: not found in workspace {workspace.name} (nothing is billed)"
-        return
-    yield f"cluster {name}: {target.type}, {target.provisioning_state}"
+    yield f"cluster {config.cluster}: {target.type}, {target.provisioning_state}"
     if target.type != CLUSTER_TYPE:
         return
     yield f"nodes: {target.vm_size}, {str(target.vm_priority).lower()}"
     if target.scale_settings:
-        low, high = _node_limits(target)
-        yield f"scale: {low} to {high} nodes; an idle node is released after {_idle_seconds(target)} seconds"
-    for error in _errors(target):
-        yield f"error: {error}"
+        low, high, idle_seconds = _scale(target)
+        yield f"scale: {low} to {high} nodes; an idle node is released after {idle_seconds} seconds"
+    yield from (f"error: {error}" for error in _errors(target))
     yield from costs(target, config)
 
 
@@ -163,17 +155,13 @@ def costs(target: Any, config: AzureConfig) -> Iterator[str]:
     if least:
         yield f"{least} of them are never released (min_nodes)"
     if nodes > least:
-        yield f"idle nodes are released after {_idle_seconds(target)} seconds"
+        yield f"idle nodes are released after {_scale(target)[-1]} seconds"
     yield f"release them now: {command('delete', config)}"
 
 
-def delete(workspace: Any, config: AzureConfig) -> Iterator[str]:
+def delete(target: Any, config: AzureConfig) -> Iterator[str]:
     """Delete the cluster and wait until it is gone; yield lines to print. Raises BackendError."""
-    name = config.cluster
-    target = find(workspace, name)
-    if target is None:
-        yield f"cluster {name}: not found in workspace {workspace.name} (nothing is billed)"
-        return
+    name, workspace = config.cluster, target.workspace
     if target.type != CLUSTER_TYPE:
         message = f"{name} is a {target.type}, not a cluster ({CLUSTER_TYPE}); it was not deleted"
         raise BackendError(message, "see https://ml.azure.com")
@@ -183,8 +171,8 @@ def delete(workspace: Any, config: AzureConfig) -> Iterator[str]:
     pause = FIRST_POLL_SECONDS
     while (target := find(workspace, name)) is not None:
         if time.monotonic() > deadline:
-            message = f"cluster {name} is still {target.provisioning_state}"
-            raise BackendError(message, "see https://ml.azure.com")
+            state = target.provisioning_state
+            raise BackendError(f"cluster {name} is still {state}", "see https://ml.azure.com")
         time.sleep(pause)
         pause = min(SLOW_POLL_SECONDS, 2 * pause)
     yield f"cluster {name}: deleted"
@@ -208,15 +196,13 @@ def _create(workspace: Any, config: AzureConfig) -> Any:
         )
         return ComputeTarget.create(workspace, config.cluster, provisioning)
 
-    nodes = f"{config.min_nodes} to {config.max_nodes} {config.priority.value} nodes of {config.vm_size}"
-    report(f"cluster {config.cluster}: creating it with {nodes}")
+    report(f"cluster {config.cluster}: creating it with {config.nodes}")
     try:
         return call(f"create the cluster {config.cluster}", create)
     except ServiceError as error:
         if not error.is_transient:
             raise
-        target = find(workspace, config.cluster)  # it may exist, because the answer may have been lost
-        if target is None:
+        if (target := find(workspace, config.cluster)) is None:  # the answer may have been lost
             raise
         return target
 
@@ -225,18 +211,19 @@ def _errors(target: Any) -> Iterator[str]:
     """Yield the provisioning errors with their details, which list the allowed values."""
     for entry in target.provisioning_errors or []:
         error = entry.get("error", entry) if isinstance(entry, dict) else {"message": str(entry)}
-        details = [
-            detail.get("message", "") for detail in error.get("details") or [] if isinstance(detail, dict)
-        ]
-        yield " ".join(" ".join(filter(None, (error.get("code"), error.get("message"), *details))).split())
+        details = filter(lambda detail: isinstance(detail, dict), error.get("details") or [])
+        texts = (error.get("code"), error.get("message"), *(detail.get("message") for detail in details))
+        yield " ".join(" ".join(filter(None, texts)).split())
 
 
-def _node_limits(target: Any) -> tuple[int | str, int | str]:
+def _scale(target: Any) -> tuple[int | str, int | str, int | str]:
+    """Return the fewest nodes, the most, and the seconds after which an idle one is released."""
     scale = target.scale_settings
-    return (scale.minimum_node_count, scale.maximum_node_count) if scale else ("unknown", "unknown")
-
-
-def _idle_seconds(target: Any) -> int | str:
-    scale = target.scale_settings
-    value = scale.idle_seconds_before_scaledown if scale else None
-    return "unknown" if value is None else int(value)
+    if not scale:
+        return "unknown", "unknown", "unknown"
+    idle_seconds = scale.idle_seconds_before_scaledown
+    return (
+        scale.minimum_node_count,
+        scale.maximum_node_count,
+        "unknown" if idle_seconds is None else int(idle_seconds),
+    )

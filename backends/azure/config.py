@@ -65,10 +65,7 @@ class AzureConfig(BackendConfig):
         120, "the service cancels a run that takes longer", unit="minutes", ge=1, le=21 * 24 * 60
     )
     preemption_retries: int = setting(
-        3,
-        "how often a followed run is submitted again after its node was preempted",
-        ge=0,
-        le=100,
+        3, "how often a followed run is submitted again after its node was preempted", ge=0, le=100
     )
     queue_timeout: int = setting(
         3600, "how long a followed run may wait for a node", unit="seconds", ge=1, le=604_800
@@ -90,15 +87,17 @@ class AzureConfig(BackendConfig):
             raise ConfigurationError(message, "lower backend.min_nodes, or raise backend.max_nodes")
         if self.use_gpu and not has_gpu(self.vm_size):
             message = f"backend.use_gpu=true, but nodes of backend.vm_size={self.vm_size} have no GPU"
-            raise ConfigurationError(
-                message, "choose a size of the N series: backend.vm_size=STANDARD_NC6S_V3"
-            )
+            hint = "choose a size of the N series: backend.vm_size=STANDARD_NC6S_V3"
+            raise ConfigurationError(message, hint)
         if self.priority is Priority.lowpriority and self.max_duration > LOW_PRIORITY_MINUTES:
-            message = (
-                f"backend.max_duration={self.max_duration}: a run on low-priority nodes may take at most "
-                f"{LOW_PRIORITY_MINUTES} minutes"
-            )
+            limit = f"a run on low-priority nodes may take at most {LOW_PRIORITY_MINUTES} minutes"
+            message = f"backend.max_duration={self.max_duration}: {limit}"
             raise ConfigurationError(message, "lower it, or set backend.priority=dedicated")
+
+    @property
+    def nodes(self) -> str:
+        """The nodes of a new cluster, in words."""
+        return f"{self.min_nodes} to {self.max_nodes} {self.priority.value} nodes of {self.vm_size}"
 
 
 def has_gpu(vm_size: str) -> bool:
@@ -110,6 +109,5 @@ def has_gpu(vm_size: str) -> bool:
 
 
 def _refused(name: str, value: str, rule: str, example: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"backend.{name}={written(value)}: {rule}", f"for example backend.{name}={example}"
-    )
+    hint = f"for example backend.{name}={example}"
+    return ConfigurationError(f"backend.{name}={written(value)}: {rule}", hint)

@@ -51,8 +51,7 @@ def status_hint(folder: Path) -> str:
 
 def of_run(folder: Path, details: dict[str, Any]) -> MnistCnnError:
     """Return the error of a failed run: the trainer's from the log, or else the service's."""
-    error = log.failure(folder)
-    if error is not None:
+    if (error := log.failure(folder)) is not None:
         return error
     envelope = details.get("error") or {}
     body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}

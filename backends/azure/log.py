@@ -70,12 +70,9 @@ def has_node_log(files: Mapping[str, str]) -> bool:
 
 
 def mark_restart(folder: Path, reason: str | None = None) -> None:
-    """Append a line to log.txt that separates two starts of a run, if there is a log.
+    """Append a line to log.txt, if there is one, that separates two starts of a run. Raises BackendError.
 
     Call it after the receipt names the new run, so that no process appends the previous run's log later.
-
-    Raises:
-        BackendError: the local disk refuses it.
     """
     path = folder / run_folder.LOG
     try:
@@ -126,7 +123,7 @@ def _piece(folder: Path, url: str) -> bytes:
     known = path.read_bytes() if path.is_file() else b""
     known = known.rpartition(NEXT_LOG)[2]
     start = max(0, len(known) - OVERLAP)
-    for first in (start, 0):
+    for first in dict.fromkeys((start, 0)):
         answer = requests.get(url, headers={"Range": f"bytes={first}-"}, timeout=TIMEOUT_SECONDS)
         if answer.status_code == 416:  # noqa: PLR2004 - it is empty, or shorter than log.txt
             content = b""
@@ -135,8 +132,6 @@ def _piece(folder: Path, url: str) -> bytes:
             content = answer.content if answer.status_code == 206 else answer.content[first:]  # noqa: PLR2004
         if content.startswith(known[first:]):
             return content[len(known) - first :]
-        if first == 0:
-            break
     # It is another log, because it does not start with what is known. If it is empty, it has just started.
     return NEXT_LOG + content if content else b""
 

@@ -14,6 +14,7 @@ from mnist_cnn import run_folder
 from mnist_cnn.backends.azure.failures import resume_hint
 from mnist_cnn.backends.azure.parallel import run_parallel
 from mnist_cnn.backends.azure.service import ServiceError, call_with_retries, report
+from mnist_cnn.backends.azure.upload import MIN_BYTES_PER_SECOND
 from mnist_cnn.errors import BackendError, storage_error
 from mnist_cnn.files import atomic
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 OUTPUTS = "outputs"
 PREFIX = ".downloading-"
 """Prefix of the temporary folder where files lie until all are verified."""
-MIN_BYTES_PER_SECOND = 50_000
-"""A slower download is abandoned."""
 MIN_SECONDS = 300.0
 MIN_FREE_BYTES = 65_536
 """Room for result.json and for what is written at a run's end."""

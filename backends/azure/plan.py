@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import mnist_cnn
 from mnist_cnn.backends.azure import checks, snapshot
+from mnist_cnn.backends.azure.snapshot import SentFile
 from mnist_cnn.data import datasets
 from mnist_cnn.data.download import find_source
 from mnist_cnn.errors import ConfigurationError
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mnist_cnn.backends.azure.config import AzureConfig
-    from mnist_cnn.backends.azure.snapshot import SnapshotFile
     from mnist_cnn.config import DataConfig
 
 DATA_MOUNT, CHECKPOINT_MOUNT = "DATA_MOUNT", "CHECKPOINT_MOUNT"
@@ -39,15 +39,6 @@ MAX_ARGUMENT = 100_000
 """Characters. Linux accepts 131,072 bytes in one argument."""
 MAX_TAG = 1_000
 """Characters of a tag's value."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DataFile:
-    """A data file: its name on the datastore, its local path, its length in bytes."""
-
-    name: str
-    source: Path
-    bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +62,8 @@ class Request:
 
     experiment: str
     data_folder: str
-    data_files: tuple[DataFile, ...]
-    snapshot: tuple[SnapshotFile, ...]
+    data_files: tuple[SentFile, ...]
+    snapshot: tuple[SentFile, ...]
     environment: Environment
     arguments: tuple[str, ...]
     max_seconds: int
@@ -107,19 +98,18 @@ def data_folder(config: DataConfig) -> str:
     return config.name if config.dir is None else f"data-{str(config.digest)[:12]}"
 
 
-def data_files(config: DataConfig) -> tuple[DataFile, ...]:
+def data_files(config: DataConfig) -> tuple[SentFile, ...]:
     """Return the four files under their official names, gzipped or raw as they are locally."""
     stems = (stems[0] for stems in datasets.STEMS)
     return tuple(
-        DataFile(f"{stem}{'.gz' if path.suffix == '.gz' else ''}", path, path.stat().st_size)
+        SentFile(f"{stem}{'.gz' if path.suffix == '.gz' else ''}", path, path.stat().st_size)
         for stem, path in zip(stems, datasets.files(config), strict=True)
     )
 
 
 def environment(*, use_gpu: bool) -> Environment:
     """Return an environment with the local versions of Python and of all dependencies."""
-    pins = {name: version(name) for name in _dependencies()}
-    pins |= NODE_PACKAGES
+    pins = {name: version(name) for name in _dependencies()} | NODE_PACKAGES
     with suppress(PackageNotFoundError):
         pins["azureml-core"] = version("azureml-core")
     packages = tuple(
@@ -173,7 +163,6 @@ def tags(job: Job) -> dict[str, str]:
 
 def describe(request: Request, config: AzureConfig) -> tuple[tuple[str, str], ...]:
     """Return labels and values that describe a request to a user."""
-    nodes = f"{config.min_nodes} to {config.max_nodes} {config.priority.value} nodes of {config.vm_size}"
     sent = ", ".join(f"{file.name} {file.bytes:,} B" for file in request.data_files)
     code = sum(file.bytes for file in request.snapshot)
     snapshot_lines = [f"{file.name} {file.bytes:,} B" for file in request.snapshot]
@@ -185,7 +174,7 @@ def describe(request: Request, config: AzureConfig) -> tuple[tuple[str, str], ..
     return (
         ("workspace", workspace),
         ("experiment", request.experiment),
-        ("cluster", f"{config.cluster}: {nodes}, idle ones released after {config.idle_seconds} s"),
+        ("cluster", f"{config.cluster}: {config.nodes}, idle ones released after {config.idle_seconds} s"),
         ("upload", f"to {request.data_folder}/ on the default datastore: {sent}"),
         ("snapshot", _under(f"{len(request.snapshot)} files, {code:,} B", snapshot_lines)),
         ("environment", _under(f"{request.environment.name}: {python}", request.environment.packages)),

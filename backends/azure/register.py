@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import ModelRef
@@ -18,11 +19,7 @@ STUDIO = "https://ml.azure.com"
 
 
 def register(workspace: Any, run: Any, name: str, result: Result) -> ModelRef:
-    """Register the model; return the existing version if the run has one under this name.
-
-    Raises:
-        BackendError: the service refuses it.
-    """
+    """Register the model, or return the run's version under this name. Raises BackendError."""
     found = _registered(workspace, run.id, name)
     if found:
         return _reference(found[0], is_new=False)
@@ -34,12 +31,10 @@ def register(workspace: Any, run: Any, name: str, result: Result) -> ModelRef:
     }
     if result.changes:
         tags["changes"] = "; ".join(result.changes)[:MAX_TAG]
+    settings = {"model_name": name, "model_path": MODEL, "tags": tags, "properties": dict(tags)}
     failure: ServiceError | None = None
     try:
-        call(
-            f"register the model {name}",
-            lambda: run.register_model(model_name=name, model_path=MODEL, tags=tags, properties=dict(tags)),
-        )
+        call(f"register the model {name}", partial(run.register_model, **settings))
     except ServiceError as error:  # the model may exist, because the answer may have been lost
         failure = error
     # If an answer is lost, the SDK repeats the request, and the service creates another version.
@@ -53,12 +48,9 @@ def register(workspace: Any, run: Any, name: str, result: Result) -> ModelRef:
 
 def _registered(workspace: Any, run_id: str, name: str) -> list[Any]:
     """Return the run's versions under a name, oldest first."""
+    from azureml.core import Model
 
-    def list_models() -> list[Any]:
-        from azureml.core import Model
-
-        return list(Model.list(workspace, name=name, tags=[[RUN_TAG, run_id]]))
-
+    list_models = partial(Model.list, workspace, name=name, tags=[[RUN_TAG, run_id]])
     models = call_with_retries(f"find the model {name}", list_models)
     mine = [model for model in models if (model.tags or {}).get(RUN_TAG) == run_id and model.name == name]
     return sorted(mine, key=lambda model: int(model.version))

@@ -7,31 +7,17 @@ import threading
 import time
 from concurrent.futures import wait
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Status
 from mnist_cnn.backends import common
-from mnist_cnn.backends.azure import (
-    checkpoints,
-    checks,
-    cluster,
-    failures,
-    log,
-    outputs,
-    register,
-    submitter,
-    upload,
-)
+from mnist_cnn.backends.azure import checkpoints, checks, cluster, failures, log, outputs, register, upload
 from mnist_cnn.backends.azure.failures import follow_hint, resume_hint, status_hint
 from mnist_cnn.backends.azure.parallel import start_thread
-from mnist_cnn.backends.azure.service import (
-    ServiceError,
-    call,
-    call_with_retries,
-    open_workspace,
-    report,
-)
+from mnist_cnn.backends.azure.service import ServiceError, call, call_with_retries, open_workspace, report
+from mnist_cnn.backends.azure.submitter import is_at_work
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled
 from mnist_cnn.result import Progress, Result
 
@@ -42,17 +28,9 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.azure.config import AzureConfig
 
 STATUSES = {
-    "NotStarted": Status.queued,
-    "Starting": Status.queued,
-    "Queued": Status.queued,
-    "Paused": Status.queued,
-    "Unapproved": Status.queued,
-    "Provisioning": Status.preparing,
-    "Preparing": Status.preparing,
-    "Running": Status.running,
-    "NotResponding": Status.running,
-    "Pausing": Status.running,
-    "CancelRequested": Status.running,
+    **dict.fromkeys(("NotStarted", "Starting", "Queued", "Paused", "Unapproved"), Status.queued),
+    **dict.fromkeys(("Provisioning", "Preparing"), Status.preparing),
+    **dict.fromkeys(("Running", "NotResponding", "Pausing", "CancelRequested"), Status.running),
     "Finalizing": Status.finalizing,
     "Completed": Status.completed,
     "Failed": Status.failed,
@@ -102,18 +80,13 @@ class AzureRun:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        config: AzureConfig,
-        resubmit: Callable[[AzureRun, str, str], None] | None = None,
-        *,
-        is_known: bool = False,
+        self, folder: Path, config: AzureConfig, resubmit: Callable[[AzureRun, str, str], None]
     ) -> None:
         self.folder = folder
         self.config = config
         self._resubmit_with = resubmit
         run_folder.read_receipt(folder)  # raises if it isn't valid
-        self._answered_at = time.monotonic() if is_known else None
+        self._answered_at: float | None = None
         self._lock = threading.RLock()
         self._reported_preemption = ""
         self._resubmit_failing_since: float | None = None
@@ -139,7 +112,7 @@ class AzureRun:
 
     def adopt(self, run: Any) -> None:
         """Use the SDK's run that was just submitted, instead of a request for it."""
-        self._sdk_run = run
+        self._sdk_run, self._answered_at = run, time.monotonic()
 
     def status(self) -> Status:
         """Return the run's status; poll the service unless it was polled a moment ago."""
@@ -155,10 +128,12 @@ class AzureRun:
         return Progress(self._status.value)
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
-        """Yield the lines of the node's log; with `follow`, until the run has ended."""
         reader = common.LogReader(self.folder)
         if not follow:
-            self._try_to_poll()
+            try:
+                self.status()
+            except MnistCnnError as error:  # the log so far can be read anyway
+                report(error.message)
             yield from reader.new_lines(is_last=True)
             return
         receipt = run_folder.read_receipt(self.folder)
@@ -169,7 +144,6 @@ class AzureRun:
         yield from reader.new_lines(is_last=True)
 
     def wait(self) -> Result:
-        """Wait for the end and download the result; return it, or raise the run's error."""
         while not self._has_ended():  # another process may resume it
             for status in self._watch():
                 if status is Status.lost:
@@ -255,9 +229,7 @@ class AzureRun:
     def workspace_name(self) -> checks.WorkspaceName:
         service = run_folder.read_receipt(self.folder).service
         try:
-            return checks.WorkspaceName(
-                service["subscription_id"], service["resource_group"], service["name"]
-            )
+            return checks.WorkspaceName(*itemgetter("subscription_id", "resource_group", "name")(service))
         except KeyError as error:
             message = f"{self.folder / run_folder.RECEIPT} does not name a workspace"
             raise BackendError(message, "start a new run") from error
@@ -303,7 +275,7 @@ class AzureRun:
         if self._observed_id not in {"", receipt.id}:
             self._forget()
         before = self._state
-        is_being_submitted = submitter.is_at_work(receipt)
+        is_being_submitted = is_at_work(receipt)
         workspace = self.workspace()  # outside `try`: a missing workspace does not mean that the run is lost
         try:
             run = self._run(workspace, receipt.id)
@@ -368,7 +340,7 @@ class AzureRun:
             self._record_failure(failure)
         elif CANCELLED in receipt.service:
             self._end_cancelled()
-        elif self._resubmit_with is None or retries(receipt) >= self.config.preemption_retries:
+        elif retries(receipt) >= self.config.preemption_retries:
             self._record_failure(failure)
         else:
             self._status = Status.queued
@@ -391,15 +363,13 @@ class AzureRun:
         The thread isn't a daemon: Python waits for the submission at its exit, even if Ctrl-C ends the wait
         here. If the service has an outage, or Python exits before the SDK's threads have sent all files, the
         receipt stays as it was, and the run can be submitted again later.
-
-        Raises:
-            BackendError: the service or this machine refuses.
         """
         with self._lock:
-            preempted, preempted_id, resubmit = self._preempted, self._observed_id, self._resubmit_with
-        if preempted is None or resubmit is None:  # another poll has found another state
+            preempted, preempted_id = self._preempted, self._observed_id
+        if preempted is None:  # another poll has found another state
             return
-        submission = start_thread(partial(resubmit, self, preempted_id, preempted.message), daemon=False)
+        resubmit = partial(self._resubmit_with, self, preempted_id, preempted.message)
+        submission = start_thread(resubmit, daemon=False)
         wait([submission])
         with self._lock:
             self._forget()
@@ -434,19 +404,11 @@ class AzureRun:
         except BackendError as error:
             report(error.message)
 
-    def _try_to_poll(self) -> None:
-        """Poll; report a failure, because the log so far can be read anyway."""
-        try:
-            self.status()
-        except MnistCnnError as error:
-            report(error.message)
-
     def _watch(self) -> Iterator[Status]:
         """Yield each polled status until the run has ended and its result is downloaded.
 
-        Raises:
-            BackendError: the service did not answer for ten minutes, the run got no node or did not end in
-                time (it is still running), or its result can't be downloaded now.
+        Raises BackendError if the service did not answer for ten minutes, if the run got no node or did not
+        end in time, or if its result can't be downloaded now.
         """
         self._answered_at = self._answered_at or time.monotonic()
         waiting_since: float | None = None
@@ -474,10 +436,8 @@ class AzureRun:
             elif status in (Status.queued, Status.preparing):
                 waiting_since, running_since = waiting_since or now, None
                 if now - waiting_since > queue_timeout:
-                    message = (
-                        f"the run is still {status.value} after {queue_timeout} seconds: no node is free"
-                    )
-                    raise BackendError(f"{message}; it stays in the queue", hint)
+                    waited = f"the run is still {status.value} after {queue_timeout} seconds"
+                    raise BackendError(f"{waited}: no node is free; it stays in the queue", hint)
             else:
                 waiting_since, running_since = None, running_since or now
                 if now - running_since > max_seconds:

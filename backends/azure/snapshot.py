@@ -22,39 +22,39 @@ MAX_FILES, MAX_BYTES = 2_000, 300_000_000
 MODIFIED = 1_700_000_000
 """Modification time of every file and folder, in seconds since 1970. It is fixed, because the SDK sends a
 snapshot again if a time differs."""
-PACKAGE_FILES = ("**/*.py", "data/sources.toml")
-BACKEND_FILES = ("**/*.py",)
-CONF_FILES = ("config.yaml", "*/*.yaml")
-"""What is sent of each folder: code, the table of data sets, the configuration groups."""
 
 
 @dataclasses.dataclass(frozen=True)
-class SnapshotFile:
-    """A file of the snapshot: its name there, its local path, its length in bytes."""
+class SentFile:
+    """A file to send: its name there, its local path, its length in bytes."""
 
     name: str
     source: Path
     bytes: int
 
 
-def files() -> tuple[SnapshotFile, ...]:
+def files() -> tuple[SentFile, ...]:
     """Return the snapshot's files, by name. Raises BackendError if the service won't accept them."""
     package = Path(mnist_cnn.__file__).parent
     backend_folder = Path(backends.__file__).parent
     found = {ENTRY: backend_folder / "azure" / ENTRY}
-    for root, prefix, allowed in (
-        (package, "mnist_cnn", PACKAGE_FILES),
-        (backend_folder, "mnist_cnn/backends", BACKEND_FILES),
-        (CONF_DIR, "mnist_cnn/conf", CONF_FILES),
+    for prefix, root, pattern in (
+        ("mnist_cnn", package, "**/*.py"),
+        ("mnist_cnn", package, "data/sources.toml"),
+        ("mnist_cnn/backends", backend_folder, "**/*.py"),
+        ("mnist_cnn/conf", CONF_DIR, "config.yaml"),
+        ("mnist_cnn/conf", CONF_DIR, "*/*.yaml"),
     ):
-        for path in _matching(root, allowed):
-            found.setdefault(f"{prefix}/{path.relative_to(root).as_posix()}", path)
-    snapshot = tuple(SnapshotFile(name, path, path.stat().st_size) for name, path in sorted(found.items()))
+        for path in root.glob(pattern):
+            name = path.relative_to(root)
+            is_hidden = any(part.startswith((".", "__pycache__")) for part in name.parts)
+            if path.is_file() and not is_hidden:
+                found.setdefault(f"{prefix}/{name.as_posix()}", path)
+    snapshot = tuple(SentFile(name, path, path.stat().st_size) for name, path in sorted(found.items()))
     size = sum(file.bytes for file in snapshot)
     if len(snapshot) > MAX_FILES or size > MAX_BYTES:
-        message = (
-            f"the code is {len(snapshot)} files, {size} bytes; the service accepts {MAX_FILES}, {MAX_BYTES}"
-        )
+        limits = f"the service accepts {MAX_FILES}, {MAX_BYTES}"
+        message = f"the code is {len(snapshot)} files, {size} bytes; {limits}"
         raise BackendError(message, "install mnist_cnn into a separate folder")
     return snapshot
 
@@ -71,14 +71,3 @@ def write(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise BackendError(f"cannot copy the code to {folder}: {reason}", "check that disk") from error
-
-
-def _matching(root: Path, allowed: tuple[str, ...]) -> list[Path]:
-    """Return the allowed files of a folder, without caches and hidden files."""
-    return [
-        path
-        for pattern in allowed
-        for path in root.glob(pattern)
-        if path.is_file()
-        and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(root).parts)
-    ]

@@ -83,7 +83,7 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
             is_same = (now.id, now.backend) == (before.id, config.name)
             run_folder.check_resumable(folder, status if is_same else now.status)
         run_id = _write_receipt(job, config, folder, force=force)
-    run = AzureRun(folder, config, resubmit, is_known=True)
+    run = AzureRun(folder, config, resubmit)
     try:
         _submit_named(job, run, run_id)
     finally:
@@ -266,7 +266,7 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
     # A thread may still write into the folder when Ctrl-C ends its use.
     code_folder = tempfile.TemporaryDirectory(prefix="mnist-cnn-", ignore_cleanup_errors=True)
     with _costs_reported(run), code_folder as code:
-        experiment, store = _prepare(run, workspace, request, mounts[plan.CHECKPOINT_MOUNT], Path(code))
+        experiment, store = _prepare(run, request, mounts[plan.CHECKPOINT_MOUNT], Path(code))
         configuration = _configuration(request, config, store, mounts, Path(code))
         _check_not_superseded(folder, run_id)
         with signals.defer_signals():  # a run that was started must be recorded
@@ -280,22 +280,21 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
         report(f"{error.message}; the run continues without its tags")
 
 
-def _prepare(
-    run: AzureRun, workspace: Any, request: plan.Request, prefix: str, code: Path
-) -> tuple[Any, Any]:
+def _prepare(run: AzureRun, request: plan.Request, prefix: str, code: Path) -> tuple[Any, Any]:
     """Send data and checkpoint, write the code, prepare the cluster; return experiment and datastore."""
-    config = run.config
-    cluster_key = _key(workspace, config)
+    config, workspace = run.config, run.workspace()
+    cluster_key = (run.workspace_name(), config)
     is_ready = _is_recent(cluster_key)
     # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
     experiment, (store, missing), target, _ = run_parallel(
         partial(_open_experiment, workspace, request.experiment),
         partial(_find_missing_data, workspace, request, config),
-        partial(_skip if is_ready else cluster.find, workspace, config.cluster),
+        (lambda: None) if is_ready else partial(cluster.find, workspace, config.cluster),
         partial(snapshot.write, code),
     )
     report(f"experiment {experiment.name}: {experiment.get_portal_url()}")
-    report(upload.describe(store))
+    address = f"account {store.account_name}, container {store.container_name}"
+    report(f"datastore {store.name}: {store.datastore_type}, {address}")
     known = len(request.data_files) - len(missing)
     if known:
         where = f"{request.data_folder}/, with the same size and MD5"
@@ -306,7 +305,7 @@ def _prepare(
         # A folder must exist to be mounted.
         partial(upload.send_content, store, f"{prefix}/job.json", job),
         partial(checkpoints.send, store, prefix, run.folder),
-        partial(_skip if is_ready else cluster.ensure, workspace, target, config),
+        (lambda: None) if is_ready else partial(cluster.ensure, workspace, target, config),
     )
     _done_at.setdefault(_data_key(store, request, config), time.monotonic())
     if not is_ready:
@@ -315,16 +314,10 @@ def _prepare(
     return experiment, store
 
 
-def _skip(*_: object) -> None:
-    """Do nothing, as a step that is not needed."""
-
-
 def _check_not_superseded(folder: Path, run_id: str) -> None:
     """Check that this process must still start the run, because a cluster takes minutes.
 
-    Raises:
-        RunCancelled: a user has cancelled the run.
-        Superseded: another process believed this one to be dead, and submits the run.
+    Raises RunCancelled, or Superseded if another process believed this one to be dead.
     """
     now = run_folder.read_receipt(folder)
     if now.id != run_id:
@@ -339,11 +332,9 @@ def _superseded(folder: Path) -> Superseded:
 
 
 def record_start(run: AzureRun, started: Any) -> None:
-    """Record that the SDK's run has started; cancel it if the receipt names another.
+    """Record that the SDK's run has started, or cancel it and raise Superseded if the receipt names another.
 
-    Raises:
-        StartedButUnrecorded: the local disk refuses the receipt.
-        Superseded: the receipt names another run.
+    Raises StartedButUnrecorded if the local disk refuses the receipt.
     """
     folder, url = run.folder, started.get_portal_url()
 
@@ -368,17 +359,14 @@ def record_start(run: AzureRun, started: Any) -> None:
 
 
 def _open_experiment(workspace: Any, name: str) -> Any:
-    def get_experiment() -> Any:
-        from azureml.core import Experiment
+    from azureml.core import Experiment
 
-        return Experiment(workspace, name)
-
-    return call_with_retries(f"open the experiment {name}", get_experiment)
+    return call_with_retries(f"open the experiment {name}", partial(Experiment, workspace, name))
 
 
 def _find_missing_data(
     workspace: Any, request: plan.Request, config: AzureConfig
-) -> tuple[Any, tuple[plan.DataFile, ...]]:
+) -> tuple[Any, tuple[snapshot.SentFile, ...]]:
     """Return the datastore, and the data files that must be sent there."""
     store = upload.default_datastore(workspace)
     key = _data_key(store, request, config)
@@ -391,12 +379,8 @@ def _find_missing_data(
 
 
 def _data_key(store: Any, request: plan.Request, config: AzureConfig) -> tuple[Any, ...]:
-    files = (request.data_folder, request.data_files)
-    return _key(store.workspace, store.name, files, config.data.overwrite)
-
-
-def _key(workspace: Any, *parts: object) -> tuple[Any, ...]:
-    return (workspace.subscription_id, workspace.resource_group, workspace.name, *parts)
+    place = (store.account_name, store.container_name, request.data_folder)
+    return (*place, request.data_files, config.data.overwrite)
 
 
 @contextmanager
@@ -417,18 +401,15 @@ def start(experiment: Any, configuration: Any, run_id: str) -> Any:
     except ServiceError as error:
         run = _search_for_run(experiment.workspace, run_id, error)
         if run is None:
-            raise error from error.__cause__
+            raise
         report("the run has started")
         return run
 
 
 def _search_for_run(workspace: Any, run_id: str, error: ServiceError) -> Any | None:
-    """Return the run whose submission failed, or None if it has not started.
+    """Return the run whose submission failed, or None if it has not started. Raises SubmissionUnknown.
 
     After a transient failure the service may start the run late, so the search takes a while.
-
-    Raises:
-        SubmissionUnknown: the service does not answer, or may still start the run.
     """
     deadline = time.monotonic() + (LATE_START_SECONDS if error.is_transient else 0.0)
     report(f"{error.message}; checking whether the run has started anyway")
@@ -463,9 +444,8 @@ def _configuration(
         pip_packages=list(request.environment.packages),
         pin_sdk_version=False,
     )
-    tokens = [
-        store.path(mounts[token]).as_mount() if token in mounts else token for token in request.arguments
-    ]
+    paths = {token: store.path(folder).as_mount() for token, folder in mounts.items()}
+    tokens = [paths.get(token, token) for token in request.arguments]
     estimator = Estimator(
         source_directory=str(code),
         entry_script=snapshot.ENTRY,

@@ -20,7 +20,7 @@ from mnist_cnn.errors import BackendError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mnist_cnn.backends.azure.plan import DataFile
+    from mnist_cnn.backends.azure.snapshot import SentFile
 
 REPORT_SECONDS = 5.0
 MIN_BYTES_PER_SECOND = 50_000
@@ -48,19 +48,14 @@ def default_datastore(workspace: Any) -> Any:
     return store
 
 
-def describe(store: Any) -> str:
-    address = f"account {store.account_name}, container {store.container_name}"
-    return f"datastore {store.name}: {store.datastore_type}, {address}"
-
-
-def missing(store: Any, folder: str, files: tuple[DataFile, ...]) -> tuple[DataFile, ...]:
+def missing(store: Any, folder: str, files: tuple[SentFile, ...]) -> tuple[SentFile, ...]:
     """Return the data files that the datastore lacks, by size and MD5. Raises ServiceError."""
     blobs = list_blobs(store, folder)
     local = {file: _blob_of(file.source.read_bytes()) for file in files}
     return tuple(file for file, blob in local.items() if blobs.get(f"{folder}/{file.name}") != blob)
 
 
-def send(store: Any, folder: str, files: tuple[DataFile, ...]) -> None:
+def send(store: Any, folder: str, files: tuple[SentFile, ...]) -> None:
     """Send data files in parallel, and check that they arrived. Raises BackendError."""
     if not files:
         return
@@ -68,9 +63,8 @@ def send(store: Any, folder: str, files: tuple[DataFile, ...]) -> None:
     for number, (name, content) in enumerate(contents.items(), start=1):
         report(f"data: sending {name}, {len(content):,} bytes ({number} of {len(files)})")
     size = sum(map(len, contents.values()))  # they share the bandwidth, and so the time limit
-    run_parallel(
-        *(partial(send_content, store, name, content, in_parallel=size) for name, content in contents.items())
-    )
+    send_one = partial(send_content, store, in_parallel=size)
+    run_parallel(*(partial(send_one, name, content) for name, content in contents.items()))
     remote = list_blobs(store, folder)
     wrong = [name for name, content in contents.items() if remote.get(name) != _blob_of(content)]
     if wrong:
