@@ -86,7 +86,7 @@ def test_a_cluster_that_vanishes_while_it_is_deleted_is_deleted(azure: AzureServ
 
 
 def test_a_creation_that_lost_its_answer_is_used(azure: AzureService, tmp_path: Path) -> None:
-    azure.faults.add(Fault("PUT", "/computes/", kind="lose-answer"))
+    azure.faults.add(Fault("PUT", "/computes/", kind="lose-answer", times=0))
     submit(azure, tmp_path, "backend.cluster=answerless", "run_dir=run")
     assert run_folder.read_receipt(tmp_path / "run").status is Status.queued
     assert azure.clusters["answerless"].state == "Succeeded"

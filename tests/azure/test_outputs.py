@@ -59,6 +59,8 @@ def test_a_result_that_names_a_file_not_its_own_is_refused(
     result = json.loads((small_run / "result.json").read_text())
     result["files"][name] = result["files"]["model.keras"]
     made.write_output("result.json", json.dumps(result).encode())
+    if name == "run.json":  # it is there, and is what the result says
+        made.write_output(name, (small_run / "model.keras").read_bytes())
     refused(made.command("follow"), BackendError.exit_code)
     check_is_empty(made.folder)
     assert not (made.folder.parent.parent / "evil.py").exists()

@@ -172,7 +172,7 @@ def test_a_registry_that_another_process_holds_is_an_error(
     (tmp_path / "m").mkdir()
     run = launch.attach_to(tmp_path / "run", [f"register.dir={tmp_path}"])
     with held_by_another(tmp_path / "m" / ".lock"):
-        monkeypatch.setattr(locks, "SECONDS", 0.2)
+        monkeypatch.setattr(locks, "TIMEOUT_SECONDS", 0.2)
         with pytest.raises(BackendError, match=r"m is .* by another process"):
             run.register("m", min_accuracy=0)
     assert run.register("m", min_accuracy=0).version == 1
@@ -220,7 +220,7 @@ def test_only_force_resumes_a_run_of_another_machine(tmp_path: Path) -> None:
     run_folder.write_progress(run.folder, Progress("running", 1, 2))
     status = run_command("status", "run", cwd=tmp_path).out
     assert status.startswith("run is running (local")
-    assert "on the-other\n" in status
+    assert "the last status that the-other recorded\n" in status
     cancelled = run_command("cancel", "run", cwd=tmp_path)
     assert cancelled.code == BackendError.exit_code
     assert cancelled.err.startswith("error: run is trained on the-other, not on this machine\n")

@@ -120,6 +120,7 @@ class Flow:
     def recorded(self) -> Iterator[None]:
         """Record the requests, runs, tokens and process titles of what happens inside."""
         before = {run.run_id for run in self.azure.runs.all()}
+        issued_before = len(self.azure.handlers.identity.issued)
         is_over = threading.Event()
         watcher = threading.Thread(target=self._watch_titles, args=(is_over,), daemon=True)
         watcher.start()
@@ -132,7 +133,7 @@ class Flow:
             watcher.join()
         self.run_ids = [run.run_id for run in self.azure.runs.all() if run.run_id not in before]
         # All tokens begin with the same characters, so only their signatures are searched for.
-        tokens = [token.rpartition(".")[2] for token in self.azure.handlers.identity.issued]
+        tokens = [token.rpartition(".")[2] for token in self.azure.handlers.identity.issued[issued_before:]]
         self.scan.add({f"access token {number}": text for number, text in enumerate(tokens)})
 
     def record_request(self, request: Request) -> None:

@@ -60,7 +60,7 @@ def test_the_snapshot_holds_source_and_configuration_alone() -> None:
     }
     assert needed <= names
     assert {Path(name).suffix for name in names} == {".py", ".yaml", ".toml"}
-    assert not [name for name in names if "__pycache__" in name or "test_" in name]
+    assert not [name for name in names if {"__pycache__", "tests"} & set(Path(name).parts)]
 
 
 def test_two_snapshots_are_equal_down_to_their_times(tmp_path: Path) -> None:
