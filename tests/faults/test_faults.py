@@ -26,16 +26,12 @@ if TYPE_CHECKING:
     from loopback import AzureService
 
 RUNS = "/history/v1.0<WS>/experiments/{experiment}/runs/{run}"
-MODELS = "/modelmanagement/v1.0<WS>/models"
 SUBMISSION = Kind("POST", "/execution/v1.0<WS>/experiments/{experiment}/snapshotrun")
 CANCELLATION = Kind("POST", "/execution/v1.0<WS>/experiments/{experiment}/runId/{run}/cancel")
-NODES_LOOK = Kind("GET", "/history/v1.0<WS>/experimentids/{experiment_id}/runs/{run}")
 CASES = [
     Case(AGAIN, InjectedFault(SUBMISSION, FIRST), "lost answer"),
-    Case(AGAIN, InjectedFault(NODES_LOOK, FIRST), "403"),
     Case(AGAIN, InjectedFault(Kind("GET", f"{RUNS}/details"), LAST, is_late=True), "delay"),
     Case(AGAIN, InjectedFault(Kind("PUT", "(blob) outputs"), FIRST), "dropped"),
-    Case(AGAIN, InjectedFault(Kind("GET", MODELS), LAST, 2, is_late=True), "403"),
     Case(CANCEL, InjectedFault(CANCELLATION, FIRST), "403"),
 ]
 
