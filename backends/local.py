@@ -238,7 +238,7 @@ class LocalRun:
         if self.status() is Status.lost:  # killed, or stopped before it could write the receipt
             cancelled = RunCancelled("the run was cancelled")
             with run_folder.lock(self.folder):
-                if self.status() is Status.lost:  # still: nobody has resumed it meanwhile
+                if self.status() is Status.lost:  # again: another process may have resumed it
                     run_folder.record_end(self.folder, Status.cancelled, cancelled)
 
     def _stop(self, worker: psutil.Process) -> None:
@@ -256,7 +256,7 @@ class LocalRun:
                 hint = f"check that its disk responds; then cancel it again: cancel {self.folder}"
                 raise BackendError(message, hint)
         except psutil.NoSuchProcess:
-            pass  # it ended by itself meanwhile
+            pass  # it has already ended
         except psutil.AccessDenied as error:
             message = f"cannot cancel {self.folder}: process {worker.pid} belongs to another user"
             raise BackendError(message, "ask the user who started it") from error
@@ -325,7 +325,7 @@ class LocalRun:
             own.wait()
 
     def _own_process(self, receipt: run_folder.Receipt) -> subprocess.Popen[bytes] | None:
-        """Return the worker that this object started, unless the receipt names another by now."""
+        """Return the worker that this object started, unless the receipt now names another."""
         if self.process is None:
             return None
         self.process.poll()  # so that an ended worker is no zombie, even if the receipt names another

@@ -113,7 +113,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
 
     for folder in config_dirs:
         if not folder or not Path(folder).is_dir():
-            wrong = f" {folder}: there is no such folder" if folder else " needs a folder"
+            wrong = f" {folder}: folder not found" if folder else " needs a folder"
             raise ConfigurationError(f"--config-dir{wrong}", "it is laid out like conf/")
         _check_settings_files(Path(folder))
     outside = None

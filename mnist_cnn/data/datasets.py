@@ -140,7 +140,7 @@ def digest(x_train: Array, y_train: Array, x_test: Array, y_test: Array) -> str:
 
 @dataclass(frozen=True)
 class _Located:
-    """The four local files, where they are for messages, and what to do if one of them is bad."""
+    """The four local files, their location for messages, and a hint for a damaged one."""
 
     paths: tuple[Path, ...]
     location: str

@@ -83,7 +83,7 @@ def print_log() -> None:
 def _fail(folder: Path, receipt: run_folder.Receipt, error: MnistCnnError) -> int:
     """Write an error to log and receipt; return its exit code, even if the disk is too full for both.
 
-    The receipt is left alone if it names another process by now.
+    The receipt is not changed if it now names another process.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     status = Status.cancelled if isinstance(error, RunCancelled) else Status.failed

@@ -24,7 +24,7 @@ REFUSED = [
     ("plna", "train does not take the word plna", "did you mean plan?"),
     ("list extra", "list does not take the word extra", ""),
     ("--jsn", "unknown flag --jsn", "did you mean --json?"),
-    ("--config-dir nowhere", "--config-dir nowhere: there is no such folder", "conf/"),
+    ("--config-dir nowhere", "--config-dir nowhere: folder not found", "conf/"),
     ("--config-dir", "--config-dir needs a folder", "conf/"),
     ("plan --multirun seed=1,2", "plan does not take --multirun", "only train does"),
     ("--multirun seed=1,x", "seed=x: allowed is a whole number", "seed: decides"),

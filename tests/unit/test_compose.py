@@ -201,7 +201,7 @@ def test_an_option_from_a_config_dir_is_checked(tmp_path: Path, text: str, said:
 
 def test_a_missing_config_dir_is_refused(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere")
-    assert refusal(config_dirs=(nowhere,)).message == f"--config-dir {nowhere}: there is no such folder"
+    assert refusal(config_dirs=(nowhere,)).message == f"--config-dir {nowhere}: folder not found"
     assert refusal(config_dirs=("",)).message == "--config-dir needs a folder"
 
 
