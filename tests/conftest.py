@@ -30,6 +30,14 @@ def small_run(small_command: tuple[Path, Ended]) -> Path:
     return small_command[0]
 
 
+@pytest.fixture(scope="module")
+def unmeasured() -> Iterator[None]:
+    """Start this module's processes without coverage, which costs two seconds a training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
+
+
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Return a function that starts a command line in the test's folder; stop them all afterwards."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-pytestmark = SDK_TESTS
+pytestmark = [*SDK_TESTS, pytest.mark.usefixtures("unmeasured")]
 
 FOUR_FAILURES = """
 import os, sys, traceback

@@ -31,17 +31,13 @@ HALF = 8192
 WORKER_WRITES = (
     ("progress.json", 1, 0),
     ("epoch-000001.npz", 1, HALF),
-    ("metrics.jsonl", 2, 0),
-    ("epoch-000002.npz", 1, HALF),
     ("epoch-000002.sha256", 1, 0),
     ("metrics.jsonl", 1, 0),  # the history in the checkpoint that is resumed
-    ("model.keras", 1, HALF),
-    ("keras-tf-mnist.h5", 1, HALF),
     ("model.onnx", 1, HALF),
     ("history.png", 1, HALF),
     ("result.json", 1, 0),
 )
-"""FILE, COUNT and LEFT, in the order in which a run meets them that is resumed after each."""
+"""FILE, COUNT and LEFT for each function that writes, in the order in which a resumed run meets them."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +78,7 @@ def checkpoints(run: Path) -> set[str]:
     return {path.stem for path in run.glob("checkpoints/*.sha256")}
 
 
-def test_a_run_survives_a_full_disk_at_each_write(disk: Disk, whole: dict[str, Any]) -> None:
+def test_a_run_survives_a_full_disk_whatever_it_writes(disk: Disk, whole: dict[str, Any]) -> None:
     run, verb = disk.seen / "run", [*JOB, "run_dir=run"]
     for name, count, left in WORKER_WRITES:
         before = checkpoints(run)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -64,19 +65,26 @@ class SecretScan:
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
         self._encoded: dict[bytes, str] = {}
+        self._found: dict[bytes, set[str]] = {}
+        """What was found in a content, by its digest: many contents recur, such as the code in snapshots."""
         self.add(secrets)
 
     def add(self, secrets: Mapping[str, str]) -> None:
+        self._found.clear()
         for name, secret in secrets.items():
             self._encoded |= dict.fromkeys(_encodings(secret), name)
 
     def found_in(self, content: bytes) -> set[str]:
         """Return the names of the secrets, or of their shapes, in a file or a text."""
-        found: set[str] = set()
-        for part in _unpack(content):
-            found |= {name for encoded, name in self._encoded.items() if encoded in part}
-            found |= {name for name, shape in SHAPES.items() if re.search(shape, part)}
-        return found
+        return {name for part in _unpack(content) for name in self._found_in_part(part)}
+
+    def _found_in_part(self, part: bytes) -> set[str]:
+        digest = hashlib.sha256(part).digest()
+        if digest not in self._found:
+            encoded = {name for encoded, name in self._encoded.items() if encoded in part}
+            shaped = {name for name, shape in SHAPES.items() if re.search(shape, part)}
+            self._found[digest] = encoded | shaped
+        return self._found[digest]
 
     def leaks(self, texts: Iterable[tuple[str, bytes]]) -> list[str]:
         """Return which secret is where in named texts, or in their names."""
