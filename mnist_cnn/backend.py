@@ -39,7 +39,7 @@ class Status(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `submit` would do, for a person to read: labels and their values, in order."""
+    """What `submit` would do, as labels and values in display order."""
 
     lines: tuple[tuple[str, str], ...]
 
