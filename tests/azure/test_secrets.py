@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-pytestmark = [*SDK_TESTS, pytest.mark.usefixtures("unmeasured")]
+pytestmark = SDK_TESTS
 
 FOUR_FAILURES = """
 import os, sys, traceback
@@ -67,9 +67,9 @@ print_error("run_dir=failed3")
 @pytest.fixture(scope="module")
 def flow(azure_environment: AzureService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
     """All commands, run once."""
-    azure, site = azure_environment, tmp_path_factory.mktemp("site")
-    copy_package(site)
-    flow = Flow.prepare(azure, tmp_path_factory.mktemp("secrets"), site)
+    azure, folder = azure_environment, tmp_path_factory.mktemp("secrets")
+    copy_package(folder / "site")
+    flow = Flow.prepare(azure, folder)
     (flow.work / "crash.py").write_text(CRASHING_NETWORK)
     try:
         with flow.recorded():

@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def _unmeasured(unmeasured: None) -> None:
-    """Measure no coverage in processes that are killed, because they would leave no data."""
+    """Measure no coverage in the processes of these tests: those that are killed leave no data anyway."""

@@ -1,4 +1,4 @@
-"""Six cases of the matrix that `tox -e faults` runs, which no other test holds; and how the matrix counts."""
+"""Two cases of the matrix that `tox -e faults` runs, which no other test holds; and how the matrix counts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,10 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-RUNS = "/history/v1.0<WS>/experiments/{experiment}/runs/{run}"
 SUBMISSION = Kind("POST", "/execution/v1.0<WS>/experiments/{experiment}/snapshotrun")
 CANCELLATION = Kind("POST", "/execution/v1.0<WS>/experiments/{experiment}/runId/{run}/cancel")
 CASES = [
     Case(AGAIN, InjectedFault(SUBMISSION, FIRST), "lost answer"),
-    Case(AGAIN, InjectedFault(Kind("GET", f"{RUNS}/details"), LAST, is_late=True), "delay"),
-    Case(AGAIN, InjectedFault(Kind("PUT", "(blob) outputs"), FIRST), "dropped"),
     Case(CANCEL, InjectedFault(CANCELLATION, FIRST), "403"),
 ]
 

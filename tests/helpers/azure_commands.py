@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SDK_TESTS = [
     pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the SDK is for Python 3.11"),
-    pytest.mark.usefixtures("azure_environment"),
+    pytest.mark.usefixtures("azure_environment", "unmeasured"),
     pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
 ]
 """The marks of tests that run the SDK on the loopback service."""

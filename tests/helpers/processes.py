@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from mnist_cnn.backend import Run
     from mnist_cnn.result import Result
 
-SMALL = ("data.train_limit=1000", "data.test_limit=500", "train.epochs=2", "train.batch_size=25")
+SMALL = (
+    "data.train_limit=1000",
+    "data.test_limit=500",
+    "train.epochs=2",
+    "train.batch_size=25",
+    "model=compact",
+)
 """Overrides of a job on real images that takes seconds and still learns; it has two epochs."""
 TINY = (
     "data.train_limit=200",

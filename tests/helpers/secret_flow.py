@@ -51,16 +51,19 @@ class Flow:
 
     azure: AzureService
     root: Path
-    site: Path
     scan: SecretScan
+    stored_before: set[tuple[str, str]]
     printed: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
     sent: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
     titles: set[str] = dataclasses.field(default_factory=set)
     run_ids: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def prepare(cls, azure: AzureService, root: Path, site: Path) -> Flow:
-        """Return a flow that knows all secrets, with files and a git repository that hold some."""
+    def prepare(cls, azure: AzureService, folder: Path) -> Flow:
+        """Return a flow that knows all secrets, with files and a git repository that hold some.
+
+        `folder` holds the package's copy in `site`.
+        """
         known = {
             "the secret in files": SECRET,
             "the proxy's password": PROXY_PASSWORD,
@@ -70,17 +73,21 @@ class Flow:
             "the account's key": azure.tenancy.account_key,
             **MINE,
         }
-        flow = cls(azure, root, site, SecretScan(known))
+        flow = cls(azure, folder / "root", SecretScan(known), _stored(azure))
         for name in ("home", "tmp", "work", ".git/objects", ".git/refs"):
-            (root / name).mkdir(parents=True)
+            (flow.root / name).mkdir(parents=True)
         for name in SECRET_FILES:
-            for folder in (flow.work, site / "mnist_cnn"):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_text(json.dumps({"password": SECRET}))
-        (root / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+            for place in (flow.work, flow.site / "mnist_cnn"):
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                (place / name).write_text(json.dumps({"password": SECRET}))
+        (flow.root / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
         remote = f"url = https://user:{GIT_TOKEN}@127.0.0.1/code.git"
-        (root / ".git" / "config").write_text(f'[remote "origin"]\n\t{remote}\n')
+        (flow.root / ".git" / "config").write_text(f'[remote "origin"]\n\t{remote}\n')
         return flow
+
+    @property
+    def site(self) -> Path:
+        return self.root.parent / "site"
 
     @property
     def work(self) -> Path:
@@ -167,11 +174,9 @@ class Flow:
         return (file for file in files_under(self.root) if file[0] not in known)
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
-        store = self.azure.blobs
-        for container in (self.azure.tenancy.container, "azureml", "snapshots"):
-            for name in store.names(container):
-                if not name.startswith("mnist/"):  # these are the package's own data files
-                    yield f"{container}/{name}", store.get(container, name)
+        """Yield what was stored since the flow was prepared."""
+        for container, name in sorted(_stored(self.azure) - self.stored_before):
+            yield f"{container}/{name}", self.azure.blobs.get(container, name)
 
     def documents(self) -> Iterator[tuple[str, bytes]]:
         """Yield what the service knows about the runs and models, and shows on its pages."""
@@ -182,3 +187,10 @@ class Flow:
 
     def named_titles(self) -> Iterator[tuple[str, bytes]]:
         return ((f"the title {title[:300]}", title.encode()) for title in self.titles)
+
+
+def _stored(azure: AzureService) -> set[tuple[str, str]]:
+    """Return the container and name of every blob except the data set's."""
+    containers = (azure.tenancy.container, "azureml", "snapshots")
+    names = {(container, name) for container in containers for name in azure.blobs.names(container)}
+    return {(container, name) for container, name in names if not name.startswith("mnist/")}
