@@ -47,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         redirect_to_devnull(sys.stdout)
         return 0
     except Exception as error:  # noqa: BLE001 - reported as a bug
-        if not isinstance(error, OSError):
+        translated = unexpected_error(error)
+        if translated.exit_code == MnistCnnError.exit_code:
             sys.stderr.write(redact(traceback.format_exc()))
-        return _report(unexpected_error(error), as_json=as_json)
+        return _report(translated, as_json=as_json)
     return code
 
 
