@@ -7,17 +7,17 @@ From Python or a notebook:
     job = mnist_cnn.make_job("train.epochs=2", "data.train_limit=10000")
     run = mnist_cnn.submit(job)
     mnist_cnn.follow(run)
-    print(run.wait().accuracy)
+    print(run.wait().accuracy, mnist_cnn.predict_file(run, "digit.png").label)
 
-Each name is imported when it is first used, so that importing the package is fast.
+Each name is imported when it is first used, so that importing the package is fast, and so that `__main__` can
+tell an old Python what is needed.
 """
 
-from __future__ import annotations
-
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.version import __version__
+from mnist_cnn.version import OLDEST_PYTHON, PYTHON_NEEDED, __version__, installation_hint
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.display import follow
@@ -42,6 +42,8 @@ _MODULES = {"follow": "mnist_cnn.cli.display", "load_predictor": "mnist_cnn.pred
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
+        if sys.version_info < OLDEST_PYTHON:
+            raise ImportError(f"{PYTHON_NEEDED}; {installation_hint()}")
         return getattr(import_module(_MODULES.get(name, "mnist_cnn.launch")), name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

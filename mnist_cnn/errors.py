@@ -19,6 +19,7 @@ import errno
 from typing import ClassVar
 
 from mnist_cnn.redaction import redact
+from mnist_cnn.version import PYTHON_NEEDED, installation_hint
 
 MAX_LENGTH = 2000
 """Characters of a message or a hint; one path can have several hundred."""
@@ -88,10 +89,14 @@ def storage_error(error: OSError, what: str, setting: str = "runs_dir=FOLDER") -
 
 
 def unexpected_error(error: Exception) -> MnistCnnError:
-    """Translate an exception that no other code has translated: a failed file or stream, or a bug."""
+    """Translate an exception that no other code has translated: file, stream, installation or a bug."""
     if isinstance(error, OSError):
         what = error.filename or "the output or the current folder"
         hint = "check that it exists, and that you may read and write it"
         return BackendError(f"{what}: {error.strerror or error}", hint)
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("mnist_cnn"):
+        return ConfigurationError(
+            f"{PYTHON_NEEDED}, and {error.name}, which isn't installed", installation_hint()
+        )
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return MnistCnnError(f"a bug: {what}", "please report it with the traceback")

@@ -95,14 +95,17 @@ def resume(run: str = run_folder.LATEST, *overrides: str) -> Run:
     return prepare_resume(run, overrides)()
 
 
-def predict_file(run: str, image: str | Path, *overrides: str) -> Prediction:
+def predict_file(run: str | Path | Run, picture: str | Path, *overrides: str) -> Prediction:
     """Return the digit in a picture, as a run's or a registered model recognises it.
+
+    `run` is a run, its folder, its name, `latest`, or the folder of a registered model.
 
     Raises ConfigurationError if the run does not exist, DataError if model or picture are missing or damaged.
     """
     from mnist_cnn.prediction.predictor import load_predictor
 
-    return load_predictor(find_model(run, overrides)).predict_files([Path(image)])[0]
+    name = str(run if isinstance(run, str | Path) else run.folder)
+    return load_predictor(find_model(name, overrides)).predict(picture)[0]
 
 
 # What the command line calls
@@ -193,9 +196,10 @@ def find(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = (
 
 
 def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Path:
-    """Return the folder of a registered model, or of a run. Raises as `find` does."""
-    folder = Path(run)
-    return folder if (folder / "model.onnx").is_file() else find(run, overrides, config_dirs)
+    """Return an ONNX file, or the folder of a registered model or a run. Raises as `find` does."""
+    path = Path(run)
+    is_model = path.suffix == ".onnx" or (path / "model.onnx").is_file()
+    return path if is_model else find(run, overrides, config_dirs)
 
 
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:

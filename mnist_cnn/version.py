@@ -1,3 +1,19 @@
-"""The version of this package, for modules that cannot import the package itself."""
+"""The version of this package and the Python that it needs; every Python 3.6 or newer can read this file."""
+
+import shlex
+import sys
+from pathlib import Path
 
 __version__ = "0.1.0"
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+"""TensorFlow has no wheels for a newer one."""
+PYTHON_NEEDED = "mnist_cnn needs Python 3.11, 3.12 or 3.13"
+
+
+def installation_hint() -> str:
+    """Return the command that installs this package with everything that it needs."""
+    root = Path(__file__).resolve().parent.parent
+    what = "-e " + shlex.quote(str(root)) if (root / "pyproject.toml").is_file() else "mnist-cnn"
+    fits = OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON
+    python = shlex.quote(sys.executable) if fits else "python3.11"
+    return f"install it: {python} -m pip install {what}"

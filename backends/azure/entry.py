@@ -147,4 +147,8 @@ def _print_failure(error: MnistCnnError) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE))
+    from mnist_cnn.redaction import redacted
+
+    # Libraries and threads print there too.
+    sys.stdout, sys.stderr = redacted(sys.stdout), redacted(sys.stderr)
     raise SystemExit(main())

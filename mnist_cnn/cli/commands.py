@@ -16,7 +16,7 @@ from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
 from mnist_cnn.cli.sweep import run_sweep
 from mnist_cnn.config import did_you_mean
-from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted
+from mnist_cnn.errors import BackendError, ConfigurationError, DataError, Interrupted
 from mnist_cnn.terminal.log_stream import describe_progress
 
 if TYPE_CHECKING:
@@ -200,14 +200,25 @@ def _predict(command: Command) -> int:
     command.allow_only("runs_dir")
     run, *images = command.words
     folder = launch.find_model(run, command.overrides, command.config_dirs)
-    predictions = load_predictor(folder).predict_files([Path(image) for image in images])
-    pairs = list(zip(images, predictions, strict=True))
+    predictor = load_predictor(folder)
+    rows: list[dict[str, object]] = []
+    code = 0
+    for image in images:
+        try:
+            (prediction,) = predictor.predict(image)
+        except DataError as error:  # the other pictures are still predicted
+            report.print_error(error)
+            code = error.exit_code
+            rows.append({"image": image, "error": error.message, "hint": error.hint})
+            continue
+        rows.append({"image": image, **dataclasses.asdict(prediction)})
+        if not command.as_json:
+            print(f"{image}: {prediction.label}  ({prediction.probability:.1%})", flush=True)
+        for warning in prediction.warnings:
+            print(f"warning: {image}: {warning}", file=sys.stderr)
     if command.as_json:
-        report.print_json([{"image": image, **dataclasses.asdict(prediction)} for image, prediction in pairs])
-        return 0
-    for image, prediction in pairs:
-        print(f"{image}: {prediction.label}  ({prediction.probability:.1%})")
-    return 0
+        report.print_json(rows)
+    return code
 
 
 def _cluster(command: Command) -> int:

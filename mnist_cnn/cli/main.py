@@ -10,13 +10,12 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from mnist_cnn.cli.report import print_json, program
+from mnist_cnn.cli.report import print_error, print_json, program
 from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
     Interrupted,
     MnistCnnError,
-    RunCancelled,
     unexpected_error,
 )
 from mnist_cnn.redaction import redact
@@ -47,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         redirect_to_devnull(sys.stdout)
         return 0
     except Exception as error:  # noqa: BLE001 - reported as a bug
-        if not isinstance(error, OSError):
+        translated = unexpected_error(error)
+        if translated.exit_code == MnistCnnError.exit_code:
             sys.stderr.write(redact(traceback.format_exc()))
-        return _report(unexpected_error(error), as_json=as_json)
+        return _report(translated, as_json=as_json)
     return code
 
 
@@ -164,14 +164,9 @@ def _report(error: MnistCnnError, *, as_json: bool) -> int:
     """Print an error as far as anything can be written, and return its exit code."""
     with ignore_signals():
         try:
-            if os.environ.get("MNIST_CNN_DEBUG") == "1":
-                sys.stderr.write(redact("".join(traceback.format_exception(error))))
             if as_json:
                 print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
-            is_failure = not isinstance(error, Interrupted | RunCancelled)
-            for line in (f"{'error: ' if is_failure else ''}{error.message}", error.hint):
-                if line:
-                    print(line.replace("\n", "\\n"), file=sys.stderr)
+            print_error(error)
             sys.stdout.flush()
             sys.stderr.flush()
         except OSError:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled
+from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output
 
 if TYPE_CHECKING:
@@ -28,6 +31,16 @@ def program() -> str:
 
 def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_error(error: MnistCnnError) -> None:
+    """Print an error's message and hint on stderr, and before them its traceback if MNIST_CNN_DEBUG=1."""
+    if os.environ.get("MNIST_CNN_DEBUG") == "1":
+        sys.stderr.write(redact("".join(traceback.format_exception(error))))
+    is_failure = not isinstance(error, Interrupted | RunCancelled)
+    for line in (f"{'error: ' if is_failure else ''}{error.message}", error.hint):
+        if line:
+            print(line.replace("\n", "\\n"), file=sys.stderr)
 
 
 def print_lossy(line: str, stream: TextIO) -> None:

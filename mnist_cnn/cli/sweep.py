@@ -119,9 +119,9 @@ def _record_failure(trial: Trial) -> Iterator[None]:
     except MnistCnnError as error:
         trial.error = error
     except Exception as error:  # noqa: BLE001 - nothing above a thread would catch it
-        if not isinstance(error, OSError):
-            report.print_lossy(redact(traceback.format_exc()), sys.stderr)
         trial.error = unexpected_error(error)
+        if trial.error.exit_code == MnistCnnError.exit_code:
+            report.print_lossy(redact(traceback.format_exc()), sys.stderr)
     if trial.error is not None:
         trial.outcome = trial.error.message
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +19,6 @@ from mnist_cnn.files import safe_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -29,38 +30,53 @@ MIN_CONTRAST = 8.0  # grey levels of 255 between ink and background; less is pap
 MIN_INK = 0.2  # share of the contrast; JPEG ripples and the blur of enlarging lie below it
 MAX_BLUR = 3.0  # times the ink's area; anything fainter and larger is a shadow
 MIN_PART = 0.03  # share of the largest part of the ink; a smaller part is dust
+SHAPE_HEIGHT = 0.5  # share of the tallest part's height; a lower part beside it is a stroke of the digit
+FRAME_SIDE = 0.8  # share of each side of a frame that has ink; the sides of a round digit have less
+FILLED_SHARE = 0.9  # share of the picture's sides; larger ink is paper within a dark frame
 CARD_SHARE = 0.7  # share of opaque pixels above which a transparent picture is a card, not bare ink
 HALF = 128  # of the 256 levels of alpha or grey
 
 PICTURE_HINT = "give a PNG or JPEG picture of one digit"
+SHAPES_WARNING = "the picture holds several shapes, which were read as one digit; crop it to one"
+FRAME_WARNING = "the picture has a frame, which was read as a part of the digit; crop it"
 
 
-def prepare(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image in MNIST's form, and why its prediction may be worthless."""
+
+    image: NDArray[np.uint8]
+    warnings: tuple[str, ...]
+
+
+def prepare(picture: str | Path | Image.Image, height: int, width: int) -> Prepared:
     """Read a picture of one digit and convert it to MNIST's form.
 
     MNIST's digits were "size normalized to fit in a 20x20 pixel box while preserving their aspect
     ratio", got grey levels by anti-aliasing, and were "centered in a 28x28 image by computing the
     center of mass of the pixels" (http://yann.lecun.com/exdb/mnist). The box grows with the image.
 
-    `path` is a PNG or JPEG file of any size, with dark ink on light or light on dark, also transparent,
-    upright or turned by its EXIF orientation, on a background that may be uneven or noisy. The result is
-    uint8 (height, width), light ink on black.
+    `picture` is a PNG or JPEG file or a Pillow image of any size, with dark ink on light or light on dark,
+    also transparent, upright or turned by its EXIF orientation, on a background that may be uneven or noisy.
+    The image is uint8 (height, width), light ink on black.
 
     Raises:
         DataError: the picture is missing, damaged, too large or blank.
     """
-    grey = _read_grey(path)  # (rows, columns) of the picture
-    ink = _find_ink(grey)  # cropped to the digit, in [0, 1]
-    if ink is None:
+    name = "the picture" if isinstance(picture, Image.Image) else str(Path(picture))
+    grey = _read_grey(picture, name)  # (rows, columns) of the picture
+    found = _find_ink(grey)
+    if found is None:
         hint = "give a picture of one digit with some contrast and a margin around it"
-        raise DataError(f"{path} is blank: nothing in it stands out from its background", hint)
+        raise DataError(f"{name} is blank: nothing in it stands out from its background", hint)
+    ink, found_warnings = found
     fitted = _fit(ink, max(1, round(INK_BOX * height)), max(1, round(INK_BOX * width)))
-    return _centre(fitted, height, width)
+    return Prepared(_centre(fitted, height, width), found_warnings)
 
 
 @contextmanager
-def _translate_errors(path: Path) -> Iterator[None]:
-    """Translate what Pillow raises or warns of while it reads `path`."""
+def _translate_errors(name: str) -> Iterator[None]:
+    """Translate what Pillow raises or warns of while it reads the picture `name`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities in the metadata do not matter here
@@ -69,33 +85,40 @@ def _translate_errors(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist", PICTURE_HINT) from error
+        raise DataError(f"{name} does not exist", PICTURE_HINT) from error
     except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder, not a picture", "name each picture in it") from error
+        raise DataError(f"{name} is a folder, not a picture", "name each picture in it") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not a picture in a supported format", PICTURE_HINT) from error
+        raise DataError(f"{name} is not a picture in a supported format", PICTURE_HINT) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         hint = "make it smaller; 1000 pixels a side are plenty for one digit"
-        raise DataError(f"{path} is too large: {error}", hint) from error
+        raise DataError(f"{name} is too large: {error}", hint) from error
     except Exception as error:  # a decoder raises whatever the damaged bytes lead to
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read as a picture: {reason}", PICTURE_HINT) from error
+        raise DataError(f"{name} cannot be read as a picture: {reason}", PICTURE_HINT) from error
 
 
-def _read_grey(path: Path) -> NDArray[np.float32]:
+def _read_grey(picture: str | Path | Image.Image, name: str) -> NDArray[np.float32]:
     """Read a picture as grey levels from 0 to 255, upright, of about `MAX_PIXELS` at most."""
-    with (
-        _translate_errors(path),
-        safe_read.open_file(path, MAX_FILE_BYTES) as file,
-        Image.open(file, formats=FORMATS) as image,
-    ):
-        if not image.width or not image.height:
-            raise DataError(f"{path} has no pixels: it is {image.width}x{image.height}", PICTURE_HINT)
-        ImageOps.exif_transpose(image, in_place=True)  # a copy of the largest takes a third of a gigabyte
-        if image.has_transparency_data:
-            coloured = image if image.mode == "RGBA" else image.convert("RGBA")
-            return np.asarray(_flatten(_reduce(coloured)), np.float32)
-        return np.asarray(_reduce(_to_grey(image)), np.float32)
+    with _translate_errors(name):
+        if isinstance(picture, Image.Image):
+            return _grey_levels(picture.copy(), name)
+        with (
+            safe_read.open_file(Path(picture), MAX_FILE_BYTES) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
+            return _grey_levels(image, name)
+
+
+def _grey_levels(image: Image.Image, name: str) -> NDArray[np.float32]:
+    """Return the grey levels of an image, which may be changed."""
+    if not image.width or not image.height:
+        raise DataError(f"{name} has no pixels: it is {image.width}x{image.height}", PICTURE_HINT)
+    ImageOps.exif_transpose(image, in_place=True)  # a copy of the largest takes a third of a gigabyte
+    if image.has_transparency_data:
+        coloured = image if image.mode == "RGBA" else image.convert("RGBA")
+        return np.asarray(_flatten(_reduce(coloured)), np.float32)
+    return np.asarray(_reduce(_to_grey(image)), np.float32)
 
 
 def _reduce(image: Image.Image) -> Image.Image:
@@ -136,8 +159,8 @@ def _flatten(image: Image.Image) -> Image.Image:
     return Image.fromarray((grey * share + backdrop * (1 - share)).round().astype(np.uint8))
 
 
-def _find_ink(grey: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """Return the ink, cropped and in [0, 1], or None if the picture is blank.
+def _find_ink(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[str, ...]] | None:
+    """Return the ink, cropped and in [0, 1], and warnings about it; None if the picture is blank.
 
     The picture's border shows the background, so the polarity need not be known. Two thresholds
     find the ink. The higher one (Otsu's) decides which connected parts are ink and which are dust;
@@ -155,10 +178,40 @@ def _find_ink(grey: NDArray[np.float32]) -> NDArray[np.float32] | None:
     strong = signal >= threshold
     if np.count_nonzero(signal >= low) > MAX_BLUR * np.count_nonzero(strong):
         low = threshold
-    ink = _large_parts(signal >= low, strong)
+    ink, boxes = _large_parts(signal >= low, strong)
     box = _bounding_box(ink)
     digit: NDArray[np.float32] = np.where(ink[box], signal[box] / contrast, 0).clip(0, 1).astype(np.float32)
-    return digit
+    return digit, _doubts(ink, boxes)
+
+
+def _doubts(ink: NDArray[np.bool_], boxes: NDArray[np.intp]) -> tuple[str, ...]:
+    """Return warnings if the ink has a frame, or several shapes side by side or above each other.
+
+    `boxes` (parts, 4) are the top, bottom, left and right of its connected parts. A 5 may be drawn with a bar
+    apart from its body; a second digit is about as tall as the first.
+    """
+    top, bottom, left, right = boxes.T
+    largest = int(np.argmax((bottom - top) * (right - left)))
+    if _has_frame(ink, boxes, largest):
+        return (FRAME_WARNING,)
+    tall = int(np.argmax(bottom - top))
+    is_apart = (left >= right[tall]) | (right <= left[tall]) | (top >= bottom[tall]) | (bottom <= top[tall])
+    is_shape = is_apart & (bottom - top >= SHAPE_HEIGHT * (bottom - top)[tall])
+    return (SHAPES_WARNING,) if is_shape.any() else ()
+
+
+def _has_frame(ink: NDArray[np.bool_], boxes: NDArray[np.intp], largest: int) -> bool:
+    """Return whether a part has ink along all four sides, and holds another part or fills the picture."""
+    top, bottom, left, right = boxes[largest]
+    part = ink[top:bottom, left:right]
+    band = max(1, min(part.shape) // 20)
+    sides = part[:band].any(0), part[-band:].any(0), part[:, :band].any(1), part[:, -band:].any(1)
+    if min(side.mean() for side in sides) < FRAME_SIDE:
+        return False
+    tops, bottoms, lefts, rights = boxes.T
+    is_inside = (tops > top) & (bottoms < bottom) & (lefts > left) & (rights < right)
+    fills = min(part.shape[0] / ink.shape[0], part.shape[1] / ink.shape[1]) > FILLED_SHARE
+    return bool(is_inside.any()) or fills
 
 
 def _subtract_background(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
@@ -218,10 +271,13 @@ def _otsu(values: NDArray[np.float32]) -> float:
     return float(edges[1:-1][np.argmax(np.where(split, below * above * means_apart**2, -1))])
 
 
-def _large_parts(mask: NDArray[np.bool_], strong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _large_parts(
+    mask: NDArray[np.bool_], strong: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
     """Keep the 8-connected parts of `mask` with at least `MIN_PART` of the largest part's strong pixels.
 
-    `strong` is a subset of `mask` with at least one True.
+    `strong` is a subset of `mask` with at least one True. Returns what is kept, and the boxes of its parts:
+    (parts, 4) with top, bottom, left and right.
     """
     rows, columns = mask.shape
     stride = columns + 2  # two empty columns, so that a run never touches the end of the row above
@@ -240,7 +296,20 @@ def _large_parts(mask: NDArray[np.bool_], strong: NDArray[np.bool_]) -> NDArray[
     changes[starts[kept]] = 1
     changes[ends[kept]] = -1
     large: NDArray[np.bool_] = np.cumsum(changes, dtype=np.int8).reshape(rows, stride)[:, :columns] > 0
-    return large
+    return large, _boxes(part[kept], starts[kept], ends[kept], stride)
+
+
+def _boxes(
+    part: NDArray[np.intp], starts: NDArray[np.intp], ends: NDArray[np.intp], stride: int
+) -> NDArray[np.intp]:
+    """Return the top, bottom, left and right (parts, 4) of the parts to which runs in rows belong."""
+    order = np.argsort(part, kind="stable")
+    first = np.flatnonzero(np.diff(part[order], prepend=-1))
+    rows, left = np.divmod(starts[order], stride)
+    right = left + (ends - starts)[order]
+    lowest, highest = np.minimum.reduceat, np.maximum.reduceat
+    sides = lowest(rows, first), highest(rows, first) + 1, lowest(left, first), highest(right, first)
+    return np.stack(sides, axis=1)
 
 
 def _connect(nodes: int, left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.intp]:

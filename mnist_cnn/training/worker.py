@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError, storage_error
-from mnist_cnn.redaction import redact
+from mnist_cnn.redaction import redact, redacted
 from mnist_cnn.training.train import train
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ def _cancel(_signal_number: int, _frame: object) -> None:
 
 
 if __name__ == "__main__":
+    # Libraries and threads print there too.
+    sys.stdout, sys.stderr = redacted(sys.stdout), redacted(sys.stderr)
     exit_code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()

@@ -34,11 +34,19 @@ PASSWORD = 'My "pass\\word" that is & planted'  # noqa: S105 - what is searched 
 TOKEN = "Tokens-are-planted-here-and-there"  # noqa: S105 - as above
 MIRROR_PASSWORD = "Mirror-password-that-is-planted"  # noqa: S105 - as above
 PROXY_PASSWORD = "Proxy-password-that-is-planted"  # noqa: S105 - as above
-PLANTED = {"my password": PASSWORD, "my token": TOKEN, "mirror": MIRROR_PASSWORD, "proxy": PROXY_PASSWORD}
+DATABASE_PASSWORD = "D@tabase/password-that-is-planted"  # noqa: S105 - as above
+PLANTED = {
+    "my password": PASSWORD,
+    "my token": TOKEN,
+    "mirror": MIRROR_PASSWORD,
+    "proxy": PROXY_PASSWORD,
+    "database": DATABASE_PASSWORD,
+}
 ENVIRONMENT = {
     "DB_PASSWORD": PASSWORD,
     "AZUREML_RUN_TOKEN": TOKEN,
     "HTTP_PROXY": f"http://somebody:{PROXY_PASSWORD}@127.0.0.1:9",
+    "DATABASE_URL": f"postgresql://somebody:{quote(DATABASE_PASSWORD, safe='')}@127.0.0.1/db",
 }
 
 CRASHING_NETWORK = """

@@ -1,7 +1,11 @@
-"""The installed wheel, and what importing it and running a command import."""
+"""The installed wheel, what importing it and running a command import, and what it needs to start."""
 
 from __future__ import annotations
 
+import ast
+import runpy
+import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import metadata, version
@@ -76,6 +80,43 @@ def test_predict_imports_no_tensorflow(small_run: Path, tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "one.png")
     code = command("predict", str(small_run), str(tmp_path / "one.png"))
     assert loaded_by(code) == {"numpy", "onnxruntime", "PIL"}
+
+
+@pytest.mark.parametrize("name", ["__init__", "__main__", "version"])
+def test_an_old_python_can_read_what_names_the_needed_one(name: str) -> None:
+    text = (Path(mnist_cnn.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    ast.parse(text, feature_version=(3, 6))
+    assert "from __future__ import annotations" not in text  # Python 3.6 refuses it
+
+
+def test_an_old_python_is_told_which_one_is_needed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("mnist_cnn", run_name="__main__")
+    assert ended.value.code == 2
+    message, hint = capsys.readouterr().err.splitlines()
+    assert message.startswith("error: mnist_cnn needs Python 3.11, 3.12 or 3.13, and this is Python ")
+    assert hint.startswith("install it: python3.11 -m pip install ")
+    with pytest.raises(ImportError, match=r"needs Python 3\.11"):
+        mnist_cnn.make_job  # noqa: B018 - the lookup is what is tested
+
+
+@pytest.mark.parametrize("is_checkout", [True, False])
+def test_a_missing_installation_names_the_command_that_installs(tmp_path: Path, *, is_checkout: bool) -> None:
+    root = tmp_path / "my checkout"
+    data = shutil.ignore_patterns("*.gz", "__pycache__")
+    shutil.copytree(Path(mnist_cnn.__file__).parent, root / "mnist_cnn", ignore=data)
+    if is_checkout:
+        (root / "pyproject.toml").touch()
+    without_packages = [sys.executable, "-E", "-S", "-m", "mnist_cnn", "list"]
+    ended = subprocess.run(without_packages, cwd=root, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    message, hint = ended.stderr.splitlines()
+    assert message == "error: mnist_cnn needs Python 3.11, 3.12 or 3.13, and msgspec, which isn't installed"
+    what = ["-e", str(root)] if is_checkout else ["mnist-cnn"]
+    assert shlex.split(hint) == ["install", "it:", sys.executable, "-m", "pip", "install", *what]
 
 
 def test_every_exported_name_can_be_imported() -> None:

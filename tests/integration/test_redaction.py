@@ -27,14 +27,26 @@ def secrets_around(monkeypatch: pytest.MonkeyPatch) -> None:
 
 NETWORK_THAT_CANNOT_BE_BUILT = "import os\ndef build(*_):\n    raise ValueError(dict(os.environ))\n"
 NETWORK_WITHOUT_ONNX = """
+import logging
 import os
+import threading
+import warnings
+from urllib.parse import unquote
 import keras
 from keras import layers
 
 def export(*_, **__):
     raise RuntimeError(dict(os.environ))
 
+def fail():
+    raise RuntimeError(dict(os.environ))
+
 def build(config, input_shape, num_classes):
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    warnings.warn(unquote(os.environ["DATABASE_URL"]))
+    logging.getLogger("mine").error("the environment is %s", dict(os.environ))
     keras.Model.export = export
     outputs = layers.Dense(num_classes, activation="softmax")
     return keras.Sequential([keras.Input(input_shape), layers.Flatten(), outputs])
@@ -57,8 +69,11 @@ def test_a_network_that_shows_its_environment_leaves_no_secret(
     ended = run_command(*TINY, "model.file=net.py", "run_dir=run", cwd=tmp_path)
     assert ended.code == code, ended.err
     assert shown in ended.out + ended.err
+    log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
     if network is CRASHING_NETWORK:
-        assert b"RuntimeError" in (tmp_path / "run" / "log.txt").read_bytes()
+        assert "RuntimeError" in log
+    if network is NETWORK_WITHOUT_ONNX:
+        assert all(text in log for text in ("Exception in thread", "UserWarning", "the environment is {"))
     written = [*files_under(tmp_path), ("what was printed", (ended.out + ended.err).encode())]
     assert not SecretScan(PLANTED).leaks(written)
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import subprocess
 import sys
+import threading
 import traceback
-from urllib.parse import quote
+from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
-from helpers.secret_scan import PASSWORD, PLANTED, PROXY_PASSWORD, TOKEN, SecretScan
+from helpers.secret_scan import (
+    DATABASE_PASSWORD,
+    ENVIRONMENT,
+    PASSWORD,
+    PLANTED,
+    PROXY_PASSWORD,
+    TOKEN,
+    SecretScan,
+)
 
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.redaction import redact, without_secrets
+from mnist_cnn.redaction import redact, redacted, without_secrets
 
 QUOTED = {
     "plain": f"the password is {PASSWORD}",
@@ -23,6 +34,9 @@ QUOTED = {
     "base64": f"sent {base64.b64encode(PASSWORD.encode()).decode()}",
     "proxy": f"HTTP_PROXY=http://somebody:{PROXY_PASSWORD}@127.0.0.1:9 is refused",
     "login of a URL": f"https://{TOKEN}@github.com/x.git",
+    "password with an @": f"https://somebody:p@{TOKEN}@github.com/x.git",
+    "URL as a path": str(Path(f"https://somebody:{TOKEN}@github.com/x.git")),
+    "URL in a URL": quote(f"https://somebody:{TOKEN}@github.com/x.git", safe=""),
     "quoted value": f"{{'client_secret': 'something {TOKEN}'}}",
     "key": f"aws_secret_access_key = {TOKEN}",
     "header": f"Proxy-Authorization: Basic {TOKEN}",
@@ -36,6 +50,55 @@ def test_a_secret_is_redacted_however_it_is_quoted(text: str, monkeypatch: pytes
     planted = SecretScan(PLANTED)
     assert planted.found_in(text.encode())
     assert not planted.found_in(redact(text).encode())
+
+
+DATABASE_URL = ENVIRONMENT["DATABASE_URL"]
+FROM_A_URL = {
+    "variable": f"cannot reach {DATABASE_URL}",
+    "encoded variable": quote_plus(DATABASE_URL),
+    "decoded password": f"wrong password {DATABASE_PASSWORD}",
+    "encoded password": f"wrong password {quote(DATABASE_PASSWORD, safe='')}",
+    "header": f"Basic {base64.b64encode(f'somebody:{DATABASE_PASSWORD}'.encode()).decode()}",
+}
+
+
+@pytest.mark.parametrize("text", FROM_A_URL.values(), ids=FROM_A_URL)
+def test_the_password_in_a_variables_url_is_redacted(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in (DATABASE_URL, f"postgresql://somebody:{DATABASE_PASSWORD}@127.0.0.1/db"):
+        monkeypatch.setenv("DATABASE_URL", url)
+        shown = redact(text)
+        assert "***" in shown
+        assert "planted" not in shown
+        assert not SecretScan(PLANTED).found_in(shown.encode())
+
+
+def test_a_variables_secret_of_8_characters_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "8letters")
+    monkeypatch.setenv("OTHER_PASSWORD", "letters")
+    assert redact("8letters letters") == "*** letters"
+
+
+def test_a_redacted_stream_hides_secrets_that_are_written_in_pieces() -> None:
+    written = io.StringIO()
+    stream = redacted(written)
+    print("password", TOKEN, "passwords", sep="=", end="", file=stream)
+    assert written.getvalue() == ""
+    print(file=stream)
+    assert written.getvalue() == "password=***\n"
+    print(f"token={TOKEN}", end="", file=stream, flush=True)
+    stream.writelines([" and\n", "more"])
+    assert written.getvalue() == "password=***\ntoken=*** and\n"
+
+
+def test_a_redacted_stream_hides_the_secrets_of_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", redacted(written))
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # pytest's would catch it
+    thread = threading.Thread(target=lambda: int(f"token={TOKEN}"))
+    thread.start()
+    thread.join()
+    assert "ValueError" in written.getvalue()
+    assert TOKEN not in written.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +117,8 @@ def test_text_without_secrets_is_unchanged(text: str) -> None:
 
 REDACT_LONG = """
 from mnist_cnn.redaction import redact
-for word in ("a", "-", "eyJ-", "eyJa.", "token", "password ", "password='", "bearer ", "sharedkey x", "://a"):
+words = "a", "-", "eyJ-", "eyJa.", "token", "password ", "password='", "bearer ", "sharedkey x"
+for word in (*words, "://a", ":%2F"):
     redact(word * (1_000_000 // len(word)))
 """
 """Text as a damaged file or an answer may hold it; quadratic time would be hours."""

@@ -43,7 +43,7 @@ class Picture(Reader):
 
     def read(self, files: Files) -> str:
         put(self.folder, files)
-        image = prepare(self.folder / "picture", 28, 28)
+        image = prepare(self.folder / "picture", 28, 28).image
         if (image.shape, image.dtype.name) != ((28, 28), "uint8") or not image.any():
             raise Fault(f"{image.dtype} {image.shape} was returned as the picture of a digit")
         return ACCEPTED

@@ -32,7 +32,26 @@ def test_a_run_from_python_takes_a_few_calls(tmp_path: Path, monkeypatch: pytest
     assert "x_test (500, 28, 28, 1), y_test (500, 10)" in shown.getvalue()
     assert mnist_cnn.attach("latest", "runs_dir=.").wait() == result
     assert mnist_cnn.load_predictor(run.folder).classes == 10
-    picture = np.zeros((28, 28), np.uint8)
-    picture[4:24, 13:16] = 255
-    Image.fromarray(picture).save("one.png")
-    assert mnist_cnn.predict_file("latest", "one.png", "runs_dir=.").label in range(10)
+    draw_one(Path("one.png"))
+    for name in ("latest", run, run.folder, run.folder / "model.onnx"):
+        assert mnist_cnn.predict_file(name, "one.png", "runs_dir=.").label in range(10)
+
+
+def draw_one(path: Path) -> None:
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[4:24, 13:16] = 255
+    Image.fromarray(pixels).save(path)
+
+
+README = Path(__file__).parent.parent.parent.parent / "README.md"
+
+
+def test_the_example_in_the_readme_prints_a_digit(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw_one(tmp_path / "digit.png")
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    *_, prediction = example.split("\n\n")  # after the training
+    exec(prediction, {"mnist_cnn": mnist_cnn, "run": mnist_cnn.attach(str(small_run))})  # noqa: S102
+    assert re.match(r"\d 0\.\d+ \(", capsys.readouterr().out)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mnist_cnn.backends.local import LocalRun
 from mnist_cnn.cli import report
+from mnist_cnn.prediction.pictures import SHAPES_WARNING
 
 if TYPE_CHECKING:
     import pytest
@@ -84,10 +85,31 @@ def test_predict_prints_a_digit_and_its_probability(ask: Ask, home: Path, comple
     assert f"seven.png: {said[0]['label']}  ({said[0]['probability']:.1%})" == lines[0]
 
 
-def test_a_file_that_is_not_a_picture_exits_3(ask: Ask, home: Path, completed_run: Path) -> None:
+def test_a_picture_that_cannot_be_read_exits_3(ask: Ask, home: Path, completed_run: Path) -> None:
     (home / "notes.png").write_text("no picture", encoding="utf-8")
     for name in ("notes.png", "nowhere.png"):
         assert name in refusal(ask("predict", str(completed_run), name), 3)[0]
+
+
+def test_predict_answers_for_the_pictures_that_it_can_read(ask: Ask, home: Path, completed_run: Path) -> None:
+    pixels = np.zeros((60, 80), np.uint8)
+    pixels[10:50, 20:25] = 255
+    Image.fromarray(pixels).save(home / "one.png")
+    pixels[10:50, 50:55] = 255
+    Image.fromarray(pixels).save(home / "eleven.png")
+    (home / "notes.png").write_text("no picture", encoding="utf-8")
+    pictures = ["notes.png", "one.png", "nowhere.png", "eleven.png"]
+    ended = ask("predict", str(completed_run), *pictures)
+    assert ended.code == 3
+    assert [line.partition(":")[0] for line in ended.out.splitlines()] == ["one.png", "eleven.png"]
+    assert "error: nowhere.png does not exist" in ended.err
+    assert f"warning: eleven.png: {SHAPES_WARNING}" in ended.err.splitlines()
+    said = ask("predict", "--json", str(completed_run), *pictures)
+    assert (said.code, said.err) == (3, ended.err)
+    assert [row["image"] for row in said.json()] == pictures
+    assert said.json()[2]["error"] == "nowhere.png does not exist"
+    assert SHAPES_WARNING not in said.json()[1]["warnings"]
+    assert SHAPES_WARNING in said.json()[3]["warnings"]
 
 
 def test_a_run_dir_that_is_a_run_is_refused(ask: Ask, completed_run: Path) -> None:

@@ -16,13 +16,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mnist_cnn.errors import DataError
-from mnist_cnn.prediction.pictures import prepare
+from mnist_cnn.prediction import pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CLOSE = 12.0  # mean absolute difference of 255 levels; an image differs from other digits by 45
 DIGITS = range(10)
+
+
+def prepare(picture: Path, height: int, width: int) -> NDArray[np.uint8]:
+    return pictures.prepare(picture, height, width).image
 
 
 def mnist_images(count: int) -> NDArray[np.uint8]:
@@ -196,6 +200,51 @@ def test_a_line_of_pixels_is_prepared(tmp_path: Path, shape: tuple[int, int]) ->
     pixels = np.zeros(shape)
     pixels[shape[0] // 2, shape[1] // 2] = 255
     assert prepare(save(pixels, tmp_path / "line.png"), 28, 28).max() > 0
+
+
+# More than one digit
+
+
+def beside(*parts: NDArray[np.uint8], axis: int = 1) -> NDArray[np.uint8]:
+    return np.concatenate(parts, axis)
+
+
+def framed(drawn: NDArray[np.uint8], margin: int, width: int = 4) -> NDArray[np.uint8]:
+    """Draw a frame around what is drawn, `margin` pixels from the picture's edge."""
+    picture = np.pad(drawn, margin + 20)
+    inner = slice(margin + width, -margin - width)
+    frame = np.full_like(picture, 255)
+    frame[inner, inner] = picture[inner, inner]
+    outer = np.zeros_like(picture)
+    kept = slice(margin, -margin or None)
+    outer[kept, kept] = frame[kept, kept]
+    return outer
+
+
+SEVEN, TWO, ONE, ZERO = (enlarge(IMAGES[index]) for index in range(4))
+DOUBTFUL = {
+    "two digits": (beside(SEVEN, TWO), pictures.SHAPES_WARNING),
+    "three digits": (beside(ONE, ZERO, ONE), pictures.SHAPES_WARNING),
+    "a digit above another": (beside(SEVEN, TWO, axis=0), pictures.SHAPES_WARNING),
+    "a frame": (framed(TWO, 40), pictures.FRAME_WARNING),
+    "a frame at the edge": (framed(ZERO, 0, 8), pictures.FRAME_WARNING),
+    "a thin frame at the edge": (framed(ZERO, 0, 1), pictures.FRAME_WARNING),
+}
+
+
+@pytest.mark.parametrize(("drawn", "warning"), DOUBTFUL.values(), ids=DOUBTFUL)
+@pytest.mark.parametrize("inverted", [False, True], ids=["light on dark", "dark on light"])
+def test_a_picture_of_more_than_a_digit_gets_a_warning(
+    tmp_path: Path, drawn: NDArray[np.uint8], warning: str, *, inverted: bool
+) -> None:
+    path = save(255 - drawn if inverted else drawn, tmp_path / "doubtful.png")
+    assert pictures.prepare(path, 28, 28).warnings == (warning,)
+
+
+def test_pictures_of_one_digit_get_no_warning(tmp_path: Path) -> None:
+    drawn = (enlarge(image, 3) for image in IMAGES[:200])
+    warned = [pictures.prepare(save(each, tmp_path / "one.png"), 28, 28).warnings for each in drawn]
+    assert sum(map(bool, warned)) <= 2
 
 
 # Size and position

@@ -20,6 +20,8 @@ from mnist_cnn.prediction.predictor import Predictor, load_predictor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mnist_cnn.prediction.predictor import Picture, Pictures
+
 SHAPE = ("batch", 28, 28, 1)
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 28, 28), np.uint8)
 
@@ -105,35 +107,74 @@ def test_many_images_get_the_same_predictions_as_single_ones(predictor: Predicto
 def test_files_are_predicted_in_order_and_bad_ones_named(tmp_path: Path, predictor: Predictor) -> None:
     top = save(letter_t(), tmp_path / "top.png")
     bottom = save(letter_t()[::-1], tmp_path / "bottom.png")
-    predictions = predictor.predict_files([bottom, top, bottom])
+    predictions = predictor.predict([bottom, top, bottom])
     for path, prediction in zip((bottom, top, bottom), predictions, strict=True):
-        expected = predictor(prepare(path, 28, 28)[None])[0]
+        expected = predictor(prepare(path, 28, 28).image)[0]
         assert prediction.probabilities == pytest.approx(tuple(expected))
         assert prediction.label == int(expected.argmax())
         assert prediction.probability == max(prediction.probabilities)
     assert predictions[0] == predictions[2] != predictions[1]
-    assert predictor.predict_files([]) == []
+    assert predictor.predict([]) == []
 
     with pytest.raises(DataError, match=r"missing\.png does not exist"):
-        predictor.predict_files([top, tmp_path / "missing.png"])
+        predictor.predict([top, tmp_path / "missing.png"])
+
+
+def test_one_picture_is_predicted_in_whatever_form_it_is_passed(tmp_path: Path, predictor: Predictor) -> None:
+    path = save(letter_t(), tmp_path / "top.png")
+    image = prepare(path, 28, 28).image
+    expected = predictor(image[None])
+    with Image.open(path) as opened:
+        one: list[Picture] = [
+            str(path),
+            path,
+            opened,
+            image,
+            image[..., None],
+            image[None, :, :, None],
+            image[None, None],
+        ]
+        forms: list[Pictures] = [*one, *([form] for form in one), (form for form in [path])]
+        for form in forms:
+            assert np.array_equal(predictor(form), expected)
+        assert np.array_equal(predictor(one), np.repeat(expected, len(one), axis=0))
+        assert predictor.predict(one) == predictor.predict(path) * len(one)
+        assert opened.load()  # it is not closed
+
+
+def test_a_model_is_named_by_text_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = load_predictor(classifier(Path("model.onnx")))(IMAGES[:1])
+    for name in (".", "model.onnx", str(tmp_path)):
+        assert np.array_equal(load_predictor(name)(IMAGES[:1]), expected)
 
 
 def test_images_of_another_size_or_dtype_are_refused(predictor: Predictor) -> None:
-    with pytest.raises(DataError, match="28x28"):
-        predictor(np.zeros((1, 32, 32), np.uint8))
+    for shape in ((1, 32, 32), (32, 32), (28,), (1, 28, 28, 3), ()):
+        with pytest.raises(DataError, match="28x28"):
+            predictor(np.zeros(shape, np.uint8))
     with pytest.raises(DataError, match="uint8"):
-        predictor(np.zeros((1, 28, 28), np.float32))
+        predictor([np.zeros((28, 28), np.float32)])
+    with pytest.raises(DataError, match="not a picture: 7"):
+        predictor.predict([7])  # type: ignore[list-item]
+
+
+def test_an_unsure_prediction_names_the_next_class(predictor: Predictor) -> None:
+    images = np.zeros((2, 28, 28), np.uint8)
+    images[0, 8:21] = images[1, :14] = 255  # a row more in the lower half: the logits differ by 5 / 7
+    unsure, sure = predictor.predict(images)
+    assert unsure.warnings == ("the model is unsure; 0 has a probability of 32.9%",)
+    assert sure.warnings == ()
 
 
 def test_predicting_loads_no_tensorflow_and_prints_nothing(tmp_path: Path) -> None:
     model, picture = classifier(tmp_path / "half.onnx"), save(letter_t(), tmp_path / "t.png")
     program = f"""
 import sys
-from pathlib import Path
 from mnist_cnn.prediction import predictor
 early = {{"numpy", "PIL", "onnxruntime"}} & set(sys.modules)
 assert not early, early
-predictor.load_predictor(Path({str(model)!r})).predict_files([Path({str(picture)!r})])
+predictor.load_predictor({str(model)!r}).predict({str(picture)!r})
 heavy = {{"tensorflow", "keras", "matplotlib", "hydra"}} & set(sys.modules)
 assert not heavy, heavy
 """
