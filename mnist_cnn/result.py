@@ -13,6 +13,11 @@ from mnist_cnn.errors import BackendError
 SCHEMA = 1
 
 
+def percent(share: float) -> str:
+    """Return an accuracy, or another share in [0, 1], as it is written everywhere: "99.18%"."""
+    return f"{share:.2%}"
+
+
 @dataclasses.dataclass(frozen=True)
 class EpochRow:
     """One row of the history. `val_*` are on the validation images if there are any, else the test set.

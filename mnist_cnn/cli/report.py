@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.result import percent
 from mnist_cnn.terminal import output
 
 if TYPE_CHECKING:
@@ -120,10 +121,6 @@ def epochs_and_time(result: Result) -> str:
     count = len(result.history)
     seconds = describe_seconds(sum(row.seconds for row in result.history))
     return f"{count} epoch{'s' if count > 1 else ''} in {seconds}"
-
-
-def percent(accuracy: float | None) -> str:
-    return "" if accuracy is None else f"{accuracy:.2%}"
 
 
 def age(created: str) -> str:
