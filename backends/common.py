@@ -9,6 +9,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.config import RegisterConfig
 from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled
 from mnist_cnn.files import safe_read
+from mnist_cnn.result import percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +100,7 @@ def check_can_register(folder: Path, status: Status, name: str, min_accuracy: fl
         raise BackendError(f"{folder} is {status.value}, not completed", "register it when it is completed")
     result = result_of(folder)
     if result.accuracy < min_accuracy:
-        reason = f"test accuracy {result.accuracy:.4f} is below register.min_accuracy={min_accuracy:g}"
+        reason = f"test accuracy {percent(result.accuracy)} is below register.min_accuracy={min_accuracy:g}"
         raise BackendError(
             f"not registered: {reason}", "train a better model, or lower register.min_accuracy"
         )

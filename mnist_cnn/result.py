@@ -13,11 +13,17 @@ from mnist_cnn.errors import BackendError
 SCHEMA = 1
 
 
+def percent(share: float) -> str:
+    """Return an accuracy, or another share in [0, 1], as it is written everywhere: "99.18%"."""
+    return f"{share:.2%}"
+
+
 @dataclasses.dataclass(frozen=True)
 class EpochRow:
     """One row of the history. `val_*` are on the validation images if there are any, else the test set.
 
-    `learning_rate` is that of the step after the epoch.
+    `learning_rate` is that of the step after the epoch. `*_parts` are the means over equal parts of the
+    epoch, in order, rounded for the plot; earlier versions wrote none.
     """
 
     epoch: records.Count
@@ -27,6 +33,8 @@ class EpochRow:
     val_accuracy: records.Number
     learning_rate: records.Number
     seconds: records.Number
+    loss_parts: tuple[records.Number, ...] = ()
+    accuracy_parts: tuple[records.Number, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from mnist_cnn.cli.run_to_end import run_to_end
 from mnist_cnn.cli.sweep import run_sweep
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, Interrupted
+from mnist_cnn.result import percent
 from mnist_cnn.terminal.log_stream import describe_progress
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def _list(command: Command) -> int:
         return 0
     columns = ("run", "status", "accuracy", "backend", "age")
     for row in rows:
-        row |= {"accuracy": report.percent(row["accuracy"]), "age": report.age(row["created"])}
+        accuracy = "" if row["accuracy"] is None else percent(row["accuracy"])
+        row |= {"accuracy": accuracy, "age": report.age(row["created"])}
     report.print_table(columns, [[row[name] for name in columns] for row in rows])
     return 0
 
@@ -146,7 +148,7 @@ def _status(command: Command) -> int:
     if progress is not None:
         print(describe_progress(progress))
     if row["accuracy"] is not None:
-        print(f"test accuracy {report.percent(row['accuracy'])}")
+        print(f"test accuracy {percent(row['accuracy'])}")
     if row["error"] is not None:
         print(f"error: {row['error']}")
     return 0

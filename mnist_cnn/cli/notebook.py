@@ -21,6 +21,7 @@ from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.cli.report import epochs_and_time
 from mnist_cnn.errors import BackendError, MnistCnnError
+from mnist_cnn.result import percent
 from mnist_cnn.terminal.log_stream import LogStream, describe_progress
 from mnist_cnn.training import plots
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 UPDATE_SECONDS = 0.25
 LAST_LINES = 8
 LONGEST_LINE = 300
+EPOCH = re.compile(r"epoch \d+/\d+ ")
+"""The beginning of the trainer's line about an epoch."""
 PICTURE_WIDTH = 720
 """Pixels of the notebook that the learning curves take."""
 
@@ -69,17 +72,13 @@ class _Cell:
         job = run_folder.read_job(run.folder)
         self._held_out = "validation" if job.data.validation else "test"
         self._status = Status.queued
-        self._trainer_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._all_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._drawn = 0
+        self._log = _LastLines()
+        self._rows: tuple[EpochRow, ...] = ()
         self._state, self._history, self._curves = _Output(), _Output(), _Output()
 
     def add_line(self, line: str) -> None:
         """Add a line of the log."""
-        self._all_lines.append(line[:LONGEST_LINE])
-        text = run_folder.trainer_line(line)
-        if text is not None:
-            self._trainer_lines.append(text[:LONGEST_LINE])
+        self._log.add(line)
 
     def update(self) -> None:
         """Show the run's present state."""
@@ -96,11 +95,11 @@ class _Cell:
             return
         try:
             result = self._run.wait()
-            scores = f"test accuracy {result.accuracy:.4f}, test loss {result.loss:.4f}"
+            scores = f"test accuracy {percent(result.accuracy)}, test loss {result.loss:.4f}"
             outcome = f"{scores} after {epochs_and_time(result)}"
         except MnistCnnError as error:
             outcome = str(error)
-            self._trainer_lines = self._all_lines  # the cause may be in another program's lines
+            self._log.trainer = self._log.all  # the cause may be in another program's lines
         self._refresh()  # without a result to download, the run is not completed
         self._show(note=outcome)
 
@@ -119,17 +118,32 @@ class _Cell:
         with contextlib.suppress(BackendError):
             url = run_folder.read_receipt(self._run.folder).url
         name = self._run.folder.resolve().name
-        state = RunState(name, self._status, url, progress, note, tuple(self._trainer_lines))
+        state = RunState(name, self._status, url, progress, note, tuple(self._log.trainer))
         self._state.show({"text/html": state.html(), "text/plain": state.text()})
-        rows: Sequence[EpochRow] = ()
+        rows = self._rows
         with contextlib.suppress(BackendError):  # a damaged file; the log's lines are still shown
             rows = run_folder.read_history(self._run.folder)
-        if rows:
+        if rows != self._rows:
+            self._rows = rows
             self._history.show(describe_history(rows, self._held_out))
-        if len(rows) != self._drawn:
-            self._drawn = len(rows)
             with contextlib.suppress(OSError, MnistCnnError):  # the disk is full
                 self._curves.show(draw_history(rows, self._held_out), {"image/png": {"width": PICTURE_WIDTH}})
+
+
+class _LastLines:
+    """The last lines of the log, of the trainer and of all programs, without the rows of the table."""
+
+    def __init__(self) -> None:
+        self.trainer: deque[str] = deque(maxlen=LAST_LINES)
+        self.all: deque[str] = deque(maxlen=LAST_LINES)
+
+    def add(self, line: str) -> None:
+        text = run_folder.trainer_line(line)
+        if text is not None and EPOCH.match(text):
+            return
+        self.all.append(line[:LONGEST_LINE])
+        if text is not None:
+            self.trainer.append(text[:LONGEST_LINE])
 
 
 class _Output:
@@ -174,7 +188,11 @@ class RunState:
         if self.note:
             parts.append(f'<div style="white-space: pre-line">{escape(self.note)}</div>')
         text = "\n".join(self.lines)
-        return "".join([*parts, f"<pre>{escape(text)}</pre>"])
+        log = f"<pre>{escape(text)}</pre>"
+        if self.status.is_final:  # folded, unless somebody has to read it
+            is_open = "" if self.status is Status.completed else " open"
+            log = f"<details{is_open}><summary>last lines of log.txt</summary>{log}</details>"
+        return "".join([*parts, log])
 
     def text(self) -> str:
         """Return the state as plain text, for viewers without HTML."""
@@ -189,7 +207,10 @@ def describe_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, str]:
     cells = [
         (
             str(row.epoch),
-            *(f"{value:.4f}" for value in (row.loss, row.accuracy, row.val_loss, row.val_accuracy)),
+            f"{row.loss:.4f}",
+            percent(row.accuracy),
+            f"{row.val_loss:.4f}",
+            percent(row.val_accuracy),
             f"{row.seconds:.1f}",
         )
         for row in rows

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled
 from mnist_cnn.redaction import redact
+from mnist_cnn.result import percent
 from mnist_cnn.terminal import output
 
 if TYPE_CHECKING:
@@ -133,10 +134,6 @@ def epochs_and_time(result: Result) -> str:
     count = len(result.history)
     seconds = describe_seconds(sum(row.seconds for row in result.history))
     return f"{count} epoch{'s' if count > 1 else ''} in {seconds}"
-
-
-def percent(accuracy: float | None) -> str:
-    return "" if accuracy is None else f"{accuracy:.2%}"
 
 
 def age(created: str) -> str:

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from mnist_cnn.backend import Status
+from mnist_cnn.result import percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,7 @@ def describe_progress(progress: Progress) -> str:
         return progress.status
     return (
         f"epoch {progress.epoch}/{progress.epochs} step {progress.step}/{progress.steps} "
-        f"loss {progress.loss:.4f} accuracy {progress.accuracy:.4f} "
+        f"loss {progress.loss:.4f} accuracy {percent(progress.accuracy)} "
         f"{progress.images_per_second:,.0f} images/s {describe_seconds(progress.seconds_left)} left"
     )
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
 PROGRESS_SECONDS = 0.5  # target time between two progress reports; a signal is handled no later
+CURVE_POINTS = 40  # at most, of the training in all its epochs; but one for each epoch at least
 EVALUATION_BATCH = 250  # as fast as 1,000, which needs 250 MiB more with the tutorial's network
 
 # The operations of TensorFlow's `random_ops` that keep their random state to themselves.
@@ -60,9 +61,9 @@ class Trainer:
         self.evaluate = functools.partial(evaluate, predict_function(self.model), *held_out)
         self.optimizer = optimizer(job.train, self.data.steps * job.train.epochs)
         self.optimizer.build(self.model.trainable_variables)
-        # Sum of the loss, and number of correct predictions, over the images of the epoch so far.
-        self.loss_sum = tf.Variable(0.0, dtype=tf.float64)
-        self.correct = tf.Variable(0, dtype=tf.int64)
+        # Sum of the losses, number of correct predictions and of images, in each part of the epoch so far.
+        parts = max(1, min(CURVE_POINTS // job.train.epochs, self.data.steps))
+        self.sums = tf.Variable(tf.zeros((3, parts), tf.float64))
         self.run_steps = tf.function(self._run_steps, autograph=False)  # AutoGraph takes as long as tracing
         self.variables = self._find_variables()
 
@@ -80,8 +81,7 @@ class Trainer:
         order = tf.constant(permutation(self.job.seed, epoch, self.data.count))  # (N,) int32
         is_augmented = epoch <= config.epochs - config.unaugmented_epochs
         augment_scale = tf.constant(1.0 if is_augmented else 0.0)
-        self.loss_sum.assign(0.0)
-        self.correct.assign(0)
+        self.sums.assign(tf.zeros_like(self.sums))
         first, length = 0, 1  # steps first to first + length are the next call
         while first < steps:
             call_started = time.perf_counter()
@@ -98,6 +98,7 @@ class Trainer:
         bad = sum(not np.isfinite(weight).all() for weight in self.model.get_weights())
         if bad:  # a relu may hide them from the loss
             raise self._diverged(f"{bad} of the weight arrays contain NaN or infinity after epoch {epoch}")
+        losses, correct, images = self.sums.numpy()  # (parts,) each
         return EpochRow(
             epoch=epoch,
             loss=progress.loss,
@@ -106,13 +107,15 @@ class Trainer:
             val_accuracy=val_accuracy,
             learning_rate=float(self.optimizer.learning_rate),
             seconds=time.perf_counter() - started,
+            loss_parts=_rounded(losses / images),
+            accuracy_parts=_rounded(correct / images),
         )
 
     def _run_steps(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
         """Train on steps `first` to `stop` of the epoch. Traced once, as a `tf.function`."""
         import tensorflow as tf
 
-        config, data = self.job.train, self.data
+        config, data, parts = self.job.train, self.data, self.sums.shape[1]
         loss_of = loss_function(config)
 
         def train_step(step: Any) -> tuple[Any]:
@@ -129,8 +132,9 @@ class Trainer:
             gradients = tape.gradient(loss, self.model.trainable_variables)
             self.optimizer.apply(gradients, self.model.trainable_variables)
             hits = tf.equal(tf.argmax(probabilities, 1, tf.int32), labels)  # (B,) bool
-            self.loss_sum.assign_add(tf.cast(loss, tf.float64) * tf.cast(tf.size(hits), tf.float64))
-            self.correct.assign_add(tf.math.count_nonzero(hits))
+            size, correct = (tf.cast(n, tf.float64) for n in (tf.size(hits), tf.math.count_nonzero(hits)))
+            part = tf.one_hot(step * parts // data.steps, parts, dtype=tf.float64)  # (parts,)
+            self.sums.assign_add(tf.stack([tf.cast(loss, tf.float64) * size, correct, size])[:, None] * part)
             return (step + 1,)
 
         tf.while_loop(lambda step: step < stop, train_step, (first,), parallel_iterations=1)
@@ -204,12 +208,12 @@ class Trainer:
             raise ConfigurationError(message, hint)
         named = [*self.model.variables, *self.optimizer.variables]
         known = {variable.value.ref() for variable in named}
-        known |= {self.loss_sum.ref(), self.correct.ref()}
+        known.add(self.sums.ref())
         return [*named, *(variable for variable in graph.variables if variable.ref() not in known)]
 
     def _progress(self, epoch: int, stop: int, started: float) -> Progress:
         total = self.data.count
-        done = min(stop * self.data.batch, total)
+        loss, correct, done = self.sums.numpy().sum(axis=1).tolist()
         rate = done / (time.perf_counter() - started)
         epochs_left = self.job.train.epochs - epoch
         return Progress(
@@ -218,8 +222,8 @@ class Trainer:
             epochs=self.job.train.epochs,
             step=stop,
             steps=self.data.steps,
-            loss=float(self.loss_sum.numpy()) / done,
-            accuracy=int(self.correct.numpy()) / done,
+            loss=loss / done,
+            accuracy=correct / done,
             images_per_second=rate,
             seconds_left=(total - done + epochs_left * total) / rate,
         )
@@ -246,6 +250,11 @@ class _TrainingData:
     @property
     def steps(self) -> int:
         return math.ceil(self.count / self.batch)
+
+
+def _rounded(means: NDArray[Any]) -> tuple[float, ...]:
+    """Return the four digits of each number that a plot can show; files have less to hold."""
+    return tuple(float(f"{mean:.4g}") for mean in means)
 
 
 def _restore_dtype(array: NDArray[Any], dtype: Any) -> NDArray[Any]:

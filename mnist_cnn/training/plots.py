@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.files import atomic
+from mnist_cnn.result import percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +25,14 @@ if TYPE_CHECKING:
     from mnist_cnn.result import EpochRow
 
 TRAINING, HELD_OUT = "#7a8ea6", "#d1495b"  # distinct in greyscale and for colour-blind readers too
-CORRECT, WRONG = "#2a6f97", "#c8553d"
-INK, FAINT = "#22272e", "#6b7480"
+CORRECT, WRONG, FEW_WRONG = "#2a6f97", "#c0452b", "#fae0d8"
+MANY_WRONG = 0.1  # the share of a class from which on mistakes have the darkest colour
+INK, FAINT, LINES = "#22272e", "#6b7480", "#e7eaee"
 MAX_MARKED_EPOCHS = 40  # more markers overlap
+MAX_DIVIDED_EPOCHS = 2  # the axis has fractions of these
 MAX_NUMBERED_CLASSES = 20  # more numbers do not fit into the cells
+LOG_SCALE_FROM = 10.0  # times the smallest loss is the largest one
+LEAST_RANGE = 0.01  # of accuracies
 MAX_MISTAKES = 25
 COLUMNS = 5
 STYLE: dict[Any, Any] = {
@@ -43,7 +48,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#e7eaee",
+    "grid.color": LINES,
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "figure.dpi": 120,
@@ -57,50 +62,47 @@ def history(rows: Sequence[EpochRow], path: Path, *, held_out: str) -> None:
     `held_out` names the images of `val_*`: "test" or "validation". A curve has a gap at a value that is not
     finite.
     """
-    with _drawing(path, 10, 4.4) as figure:
-        from matplotlib.ticker import PercentFormatter  # not earlier: Matplotlib may warn
-
+    with _drawing(path, 10, 4.6) as figure:
         left, right = figure.subplots(1, 2)
-        epochs = [row.epoch for row in rows]
-        for axes, name, best, form in ((left, "loss", min, "{:.4f}"), (right, "accuracy", max, "{:.2%}")):
-            held_out_values = [getattr(row, f"val_{name}") for row in rows]
-            _curves(axes, epochs, [getattr(row, name) for row in rows], held_out_values, held_out)
-            _mark_best(axes, epochs, held_out_values, best, form)
-            axes.set_title(name.capitalize(), loc="left")
-        left.set_ylabel("cross-entropy (nats)")
+        losses = _curves(left, rows, "loss", held_out)
+        accuracies = _curves(right, rows, "accuracy", held_out)
+        _title(left, "Loss", [row.val_loss for row in rows], min, "{:.4f}".format)
+        _title(right, "Accuracy", [row.val_accuracy for row in rows], max, percent)
+        _scale_losses(left, [loss for _, loss in losses])
+        start = 0.5 if len(rows) > 1 else 0  # the first steps would press all that follows against 100%
+        _scale_accuracies(right, [accuracy for time, accuracy in accuracies if time >= start])
         left.legend(frameon=False, loc="best")
-        right.yaxis.set_major_formatter(PercentFormatter(1))
-        note = f"training: mean over the epoch, as the weights change · {held_out}: after the epoch"
-        figure.supxlabel(note, fontsize=8, color=FAINT)
+        when = f"training: while the weights change · {held_out}: after each epoch"
+        figure.supxlabel(f"{when} · circled: the last epoch, whose model is saved", fontsize=8, color=FAINT)
 
 
 def confusion(labels: NDArray[Any], predicted: NDArray[Any], num_classes: int, path: Path) -> None:
-    """Draw how many images of each class were predicted as which class.
+    """Draw how many images of each class (row) were predicted as which class (column).
 
-    The diagonal is coloured by its share of the row. The other cells have a separate scale, because the few
-    mistakes of a good model would be invisible otherwise.
+    The colours are shares of the row, on fixed scales, so that two matrices can be compared. Mistakes have
+    their own scale, because the few of a good model would be invisible otherwise.
 
     `labels` and `predicted` are integers (N,) below `num_classes`, which is 2 to 256. Up to 20 classes, the
-    counts are written into the cells.
+    counts are written into the cells, and recall and precision beside them.
     """
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
     pairs = labels.astype(np.int64) * num_classes + predicted.astype(np.int64)
     counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)  # true, predicted
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     correct, total = int(np.trace(counts)), int(counts.sum())
     numbered = num_classes <= MAX_NUMBERED_CLASSES
-    side = max(4.6, 2.0 + 0.55 * num_classes) if numbered else 8.5
-    with _drawing(path, side + 0.8, side) as figure:
+    side = max(4.6, 2.4 + 0.55 * num_classes) if numbered else 8.5
+    with _drawing(path, side + 1.2, side) as figure:
         axes = figure.subplots()
-        axes.set_title(f"Accuracy {_share(correct, total)}: {correct:,} of {_images(total)} correct", pad=12)
-        axes.set(xlabel="predicted", ylabel="true")
+        axes.set_title(f"Accuracy {_share(correct, total)}: {correct:,} of {_images(total)} correct", pad=22)
+        axes.set(xlabel="predicted class", ylabel="true class")
         axes.grid(visible=False)
-        colours = _confusion_colours(shares)
-        axes.imshow(colours, interpolation="nearest")
+        _colour_cells(figure, axes, counts)
         if numbered:
-            _number_cells(axes, counts, colours)
+            _number_cells(axes, counts)
+            note = "recall: how much of a true class was found · precision: how much of a prediction is right"
+            figure.supxlabel(note, fontsize=8, color=FAINT)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -109,7 +111,7 @@ def confusion(labels: NDArray[Any], predicted: NDArray[Any], num_classes: int, p
 def mistakes(
     images: NDArray[np.uint8], labels: NDArray[Any], probabilities: NDArray[np.floating[Any]], path: Path
 ) -> None:
-    """Draw the 25 most confident mistakes, with true and predicted class and probability.
+    """Draw the 25 most confident mistakes: test index, predicted and true class and their probabilities.
 
     `images` are uint8 (N, height, width), `labels` (N,), `probabilities` floats (N, classes).
     """
@@ -128,18 +130,20 @@ def mistakes(
     title = f"{wrong.size:,} mistake{'s' if wrong.size > 1 else ''} in {_images(len(labels))}"
     if wrong.size > MAX_MISTAKES:
         title += f", the {MAX_MISTAKES} most confident"
-    with _drawing(path, 8.2, 0.9 + 1.95 * rows) as figure:
+    with _drawing(path, 8.2, 1.0 + 2.05 * rows) as figure:
         figure.suptitle(title, fontsize=11, fontweight="bold")
         tiles = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
         for tile in tiles:
             tile.set_axis_off()
         for tile, index in zip(tiles, shown, strict=False):
             tile.imshow(images[index], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            tile.set_title(f"true {labels[index]}", color=CORRECT, fontsize=9, pad=3)
-            confidence = _probability(float(probabilities[index, predicted[index]]))
-            below: dict[str, Any] = {"ha": "center", "va": "top", "transform": tile.transAxes}
-            text = f"predicted {predicted[index]} ({confidence})"
-            tile.text(0.5, -0.04, text, color=WRONG, fontsize=9, **below)
+            tile.set_title(f"test image {index}", color=FAINT, fontsize=8, fontweight="normal", pad=3)
+            below: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 9, "transform": tile.transAxes}
+            text = f"predicted {predicted[index]} ({_probability(probabilities[index, predicted[index]])})"
+            tile.text(0.5, -0.04, text, color=WRONG, **below)
+            text = f"true {labels[index]} ({_probability(probabilities[index, labels[index]])})"
+            tile.text(0.5, -0.15, text, color=CORRECT, **below)
+        figure.supxlabel("test images are numbered from 0", fontsize=8, color=FAINT)
 
 
 @contextmanager
@@ -166,72 +170,125 @@ def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         logger.setLevel(level)
 
 
-def _curves(
-    axes: Axes, epochs: Sequence[int], training: Sequence[float], held_out: Sequence[float], name: str
-) -> None:
-    """Draw both curves over whole epochs, with markers unless they would overlap."""
+def _curves(axes: Axes, rows: Sequence[EpochRow], name: str, held_out: str) -> list[tuple[float, float]]:
+    """Draw both curves, circle the last epoch, and return all finite points.
+
+    The training's means stand in the middle of the part of the epoch that they are over.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    marker = "o" if len(epochs) <= MAX_MARKED_EPOCHS else None
-    axes.plot(epochs, training, color=TRAINING, marker=marker, markersize=4, label="training")
-    axes.plot(epochs, held_out, color=HELD_OUT, marker=marker, markersize=4, linewidth=2, label=name)
+    training: list[tuple[float, float]] = []
+    for row in rows:
+        parts = getattr(row, f"{name}_parts") or (getattr(row, name),)
+        training += [(row.epoch - 1 + (i + 0.5) / len(parts), mean) for i, mean in enumerate(parts)]
+    after = [(float(row.epoch), getattr(row, f"val_{name}")) for row in rows]
+    looks: dict[str, Any] = {"marker": "o" if len(rows) <= MAX_MARKED_EPOCHS else None}
+    axes.plot(*_columns(training), color=TRAINING, markersize=3, label="training", **looks)
+    axes.plot(*_columns(after), color=HELD_OUT, markersize=5, linewidth=2, label=held_out, **looks)
+    ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": HELD_OUT}
+    axes.plot(*_columns(after[-1:]), "o", **ring)
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if epochs:
-        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-    axes.margins(y=0.14)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=len(rows) > MAX_DIVIDED_EPOCHS, steps=[1, 2, 5, 10]))
+    axes.set_xlim(0, max(len(rows), 1) * 1.04)
+    return [(time, value) for time, value in (*training, *after) if math.isfinite(value)]
 
 
-def _mark_best(axes: Axes, epochs: Sequence[int], values: Sequence[float], best: Any, form: str) -> None:
-    """Circle the best held-out value; write it and the last one beside the title."""
-    finite = [(value, epoch) for epoch, value in zip(epochs, values, strict=True) if math.isfinite(value)]
-    if not finite:
-        axes.set_title("no finite value", loc="right", fontsize=9, fontweight="normal", color=HELD_OUT)
-        return
-    value = best(value for value, _ in finite)
-    epoch = next(epoch for candidate, epoch in finite if candidate == value)  # the first of equal ones
-    axes.plot([epoch], [value], "o", markersize=11, markerfacecolor="none", markeredgecolor=HELD_OUT)
-    text = f"best {form.format(value)} (epoch {epoch})"
-    if epochs[-1] != epoch:
-        text += f", last {form.format(values[-1])}"
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _title(axes: Axes, name: str, values: Sequence[float], best: Any, write: Callable[[float], str]) -> None:
+    """Write the last held-out value beside the title, and the best one if it is another."""
+    finite = [value for value in values if math.isfinite(value)]
+    text = f"last {write(values[-1])}" if finite else "no finite value"
+    if finite and (value := best(finite)) != values[-1]:
+        text += f", best {write(value)} (epoch {values.index(value) + 1})"
+    axes.set_title(name, loc="left")
     axes.set_title(text, loc="right", fontsize=9, fontweight="normal", color=HELD_OUT)
 
 
-def _confusion_colours(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return RGB (classes, classes, 3): the diagonal from white to CORRECT, the rest from white to WRONG."""
+def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
+    """Make the scale logarithmic if the losses differ a lot."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_ylabel("cross-entropy (nats)")
+    axes.margins(y=0.08)
+    positive = [loss for loss in losses if loss > 0]
+    if positive and max(positive) > LOG_SCALE_FROM * min(positive):
+        axes.set_ylabel("cross-entropy (nats, log scale)")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda loss, _: f"{loss:g}")
+
+
+def _scale_accuracies(axes: Axes, accuracies: Sequence[float]) -> None:
+    """End the axis at ticks beyond the accuracies; none is above 100%."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_ylabel("accuracy (share of correct predictions)")
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
+    lowest, highest = (min(accuracies), max(accuracies)) if accuracies else (0.0, 1.0)
+    locator = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
+    if highest - lowest < LEAST_RANGE:
+        lowest, highest = lowest - LEAST_RANGE / 2, highest + LEAST_RANGE / 2
+    ticks = [round(tick, 6) for tick in locator.tick_values(lowest, highest)]
+    ticks = [tick for tick in ticks if 0 <= tick <= 1]
+    axes.set_yticks(ticks)
+    room = 0.03 * (ticks[-1] - ticks[0])  # for half a marker
+    axes.set_ylim(ticks[0] - room, ticks[-1] + room)
+
+
+def _colour_cells(figure: Figure, axes: Axes, counts: NDArray[np.int64]) -> None:
+    """Colour the diagonal by its share of the row, mistakes by theirs; add a scale for mistakes."""
     import numpy as np
-    from matplotlib.colors import to_rgb
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
-    diagonal = np.eye(len(shares), dtype=np.bool_)
-    wrong = np.where(diagonal, 0, shares)
-    depth = np.where(diagonal, shares, np.sqrt(wrong / max(float(wrong.max()), 1e-12)) * 0.85)
-    full = np.where(diagonal[..., None], to_rgb(CORRECT), to_rgb(WRONG))
-    colours: NDArray[np.float64] = 1 - depth[..., None] * (1 - full)
-    return colours
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    diagonal = np.eye(len(counts), dtype=np.bool_)
+    correct = np.where(diagonal, shares, np.nan)  # nothing is drawn at NaN
+    wrong = np.where(diagonal | (counts == 0), np.nan, shares)
+    colours = LinearSegmentedColormap.from_list("correct", ["white", CORRECT])
+    axes.imshow(correct, colours, vmin=0, vmax=1, interpolation="nearest")
+    colours = LinearSegmentedColormap.from_list("wrong", [FEW_WRONG, WRONG])
+    scale = PowerNorm(0.5, 0, MANY_WRONG, clip=True)
+    cells = axes.imshow(wrong, colours, scale, interpolation="nearest")
+    ticks = [0.001, 0.01, 0.05, MANY_WRONG]
+    bar = figure.colorbar(cells, ax=axes, shrink=0.5, aspect=24, extend="max", ticks=ticks)
+    bar.ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    bar.set_label("mistakes: share of the true class")
+    bar.outline.set_visible(False)
 
 
-def _number_cells(axes: Axes, counts: NDArray[np.int64], colours: NDArray[np.float64]) -> None:
-    """Write each count into its cell, and the share of correct predictions beside each row."""
+def _number_cells(axes: Axes, counts: NDArray[np.int64]) -> None:
+    """Write each count into its cell, recall at the end of each row, precision below each column."""
     import numpy as np
 
-    classes = range(len(counts))
-    axes.set_xticks(classes)
-    axes.set_yticks(classes)
-    axes.tick_params(length=0)
-    dark = colours.mean(2) < 0.62  # noqa: PLR2004 - white text is easier to read there
+    size = len(counts)
+    of_row, of_column, right = counts.sum(1), counts.sum(0), np.diagonal(counts)
     for row, column in np.argwhere(counts > 0):
-        colour = "white" if dark[row, column] else INK
+        is_dark = counts[row, column] > of_row[row] * (0.5 if row == column else MANY_WRONG / 2)
+        colour = "white" if is_dark else INK
         axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=9)
-    edge = len(counts) - 0.5
-    for cell in classes:
-        correct = _share(int(counts[cell, cell]), counts[cell].sum())
-        axes.text(edge + 0.15, cell, correct, va="center", color=CORRECT, fontsize=9)
-        axes.axhline(cell + 0.5, color="#eef0f3", linewidth=0.8)
-        axes.axvline(cell + 0.5, color="#eef0f3", linewidth=0.8)
-    place: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "annotation_clip": False}
-    axes.annotate("correct", (edge + 0.15, -0.5), color=CORRECT, fontsize=9, **place)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    looks: dict[str, Any] = {"color": CORRECT, "fontsize": 8, "va": "center", "annotation_clip": False}
+
+    def write(text: str, at: tuple[float, float], points: tuple[float, float], ha: str = "center") -> None:
+        axes.annotate(text, at, xytext=points, textcoords="offset points", ha=ha, **looks)
+
+    edge = size - 0.5
+    write("recall", (edge, -0.5), (28, 10))
+    for cell in range(size):
+        write(_share(int(right[cell]), int(of_row[cell])), (edge, cell), (28, 0))
+    write("precision", (-0.5, edge), (-6, -27), ha="right")
+    for cell in range(size):
+        write(_share(int(right[cell]), int(of_column[cell])), (cell, edge), (0, -27))
+    axes.hlines(np.arange(size) + 0.5, -0.5, edge, color=LINES, linewidth=0.8)
+    axes.vlines(np.arange(size) + 0.5, -0.5, edge, color=LINES, linewidth=0.8)
+    axes.set_xticks(range(size))
+    axes.set_yticks(range(size))
+    axes.tick_params(length=0)
+    axes.spines[:].set(visible=True, color=LINES)
+    axes.xaxis.labelpad = 22  # room for the precision
 
 
 def _images(number: int) -> str:
@@ -240,9 +297,11 @@ def _images(number: int) -> str:
 
 def _share(part: int, whole: int) -> str:
     """Return a percentage, or "none" if `whole` is 0."""
-    return f"{part / whole:.2%}" if whole else "none"
+    return percent(part / whole) if whole else "none"
 
 
 def _probability(probability: float) -> str:
-    """Return a percentage that is never rounded up to 100%."""
+    """Return a percentage that is never rounded to 0% or 100%."""
+    if 0 < probability < 0.0005:  # noqa: PLR2004 - rounds down
+        return "< 0.1%"
     return "> 99.9%" if 0.9995 <= probability < 1 else f"{probability:.1%}"  # noqa: PLR2004 - rounds up

@@ -18,7 +18,7 @@ from mnist_cnn.data import datasets
 from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.files import atomic
 from mnist_cnn.redaction import redact
-from mnist_cnn.result import EpochRow, Progress, Result, describe_content
+from mnist_cnn.result import EpochRow, Progress, Result, describe_content, percent
 from mnist_cnn.training import checkpoint, plots
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
 from mnist_cnn.training.epoch import Trainer, evaluate, predict_function
@@ -87,10 +87,10 @@ def train(  # noqa: PLR0913 - only the first two are required
 
 def describe_epoch(row: EpochRow, job: Job) -> str:
     """Return the log line of an epoch."""
-    held_out = _held_out_name(job)
+    held_out, accuracy, val_accuracy = _held_out_name(job), percent(row.accuracy), percent(row.val_accuracy)
     return (
-        f"epoch {row.epoch}/{job.train.epochs}  loss {row.loss:.4f}  accuracy {row.accuracy:.4f}  "
-        f"{held_out} loss {row.val_loss:.4f}  {held_out} accuracy {row.val_accuracy:.4f}  {row.seconds:.1f} s"
+        f"epoch {row.epoch}/{job.train.epochs}  loss {row.loss:.4f}  accuracy {accuracy}  "
+        f"{held_out} loss {row.val_loss:.4f}  {held_out} accuracy {val_accuracy}  {row.seconds:.1f} s"
     )
 
 
@@ -150,7 +150,7 @@ def _finish(
     """
     job, model = trainer.job, trainer.float32_model()
     loss, accuracy, probabilities = evaluate(predict_function(model), arrays.x_test, arrays.y_test)
-    log.info("test loss %.4f, test accuracy %.4f", loss, accuracy)
+    log.info("test loss %.4f, test accuracy %s", loss, percent(accuracy))
     _save_model(job, model, folder)
     plots.history(history, folder / "history.png", held_out=_held_out_name(job))
     predicted = probabilities.argmax(axis=1)

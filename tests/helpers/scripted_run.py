@@ -25,6 +25,7 @@ class ScriptedRun:
     interrupted: bool = False
     now: Progress | None = None
     ended: bool = False
+    result: Result | None = None
 
     def status(self) -> Status:
         return self.end if self.ended else Status.running
@@ -39,6 +40,8 @@ class ScriptedRun:
         self.ended = follow
 
     def wait(self) -> Result:
+        if self.result is not None:
+            return self.result
         assert self.error is not None
         raise self.error
 

@@ -12,6 +12,10 @@ import pytest
 from mnist_cnn import compose
 from mnist_cnn.cli.commands import COMMANDS
 from mnist_cnn.cli.main import parse
+from mnist_cnn.launch import make_job
+from mnist_cnn.result import EpochRow, Progress
+from mnist_cnn.terminal.log_stream import describe_progress
+from mnist_cnn.training.train import describe_epoch
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,6 +47,19 @@ def test_every_command_line_is_accepted(line: str, tmp_path: Path, monkeypatch: 
     assert bool(command.words) == (arguments[0] in (*RUN_COMMANDS, "cluster"))
     for overrides in compose.expand(command.overrides):
         compose.load(overrides)
+
+
+def test_readme_shows_an_epoch_as_the_trainer_prints_it() -> None:
+    row = EpochRow(1, 0.2559, 0.9219, 0.0559, 0.9811, learning_rate=1.0, seconds=60.0)
+    printed, _, _ = describe_epoch(row, make_job()).rpartition("  ")
+    assert f"\n{printed}  ...\n" in TEXTS["README.md"]
+    progress = Progress("running", 2, 12, 240, 469, loss=0.0912, accuracy=0.9731)
+    assert f" {describe_progress(progress).split(' 0 images')[0]} ..." in TEXTS["README.md"]
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_percentages_are_written_as_the_program_writes_them(page: str) -> None:
+    assert re.findall(r"\d %", TEXTS[page]) == []
 
 
 @pytest.mark.parametrize("block", BLOCKS)

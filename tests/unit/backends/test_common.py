@@ -88,7 +88,7 @@ def test_only_a_completed_accurate_model_may_be_registered(tmp_path: Path) -> No
     result = write_result(tmp_path, accuracy=0.9)
     check = common.check_can_register
     assert check(tmp_path, Status.completed, "m", 0.9) == result
-    with pytest.raises(BackendError, match=r"test accuracy 0\.9000 is below register\.min_accuracy=0\.95"):
+    with pytest.raises(BackendError, match=r"test accuracy 90\.00% is below register\.min_accuracy=0\.95"):
         check(tmp_path, Status.completed, "m", 0.95)
     with pytest.raises(BackendError, match="is running, not completed"):
         check(tmp_path, Status.running, "m", 0)

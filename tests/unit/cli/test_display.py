@@ -41,7 +41,7 @@ def test_a_terminal_shows_one_live_line_below_the_log(monkeypatch: pytest.Monkey
     with os.fdopen(terminal, "w", encoding="utf-8") as stream:
         follow(ScriptedRun(Path("run"), Status.completed, lines=lines, now=PROGRESS), output.lossy(stream))
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", _read_to_end(controller))
-    live = "epoch 1/2 step 3/40 loss 0.5000 accuracy 0.7500 1,234 images/s 1:01 left"
+    live = "epoch 1/2 step 3/40 loss 0.5000 accuracy 75.00% 1,234 images/s 1:01 left"
     assert f" {live} " in re.sub(r"[\r\n]", " ", text)
     assert "epoch 1/2  loss 0.6\r\n" in text
     assert "a library's line" not in text

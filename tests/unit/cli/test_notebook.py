@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 from helpers.processes import SMALL
-from helpers.records import ROW, write_receipt
+from helpers.records import ROW, write_receipt, write_result
 from helpers.scripted_run import ScriptedRun
 
 import mnist_cnn
@@ -19,6 +19,7 @@ from mnist_cnn.backend import Run, Status
 from mnist_cnn.cli import notebook
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
 from mnist_cnn.result import Progress
+from mnist_cnn.training.train import describe_epoch
 
 NASTY = "<script>alert('1')</script> & \"<b>"
 
@@ -74,7 +75,35 @@ def test_a_failed_run_is_shown_and_not_raised(
     shown = displayed.outputs[0]
     assert f"run <run>: {end.value}\n{error.message}\n{error.hint}" in shown["text/plain"]
     assert shown["text/plain"].endswith(f"Killed by {NASTY}")  # a line that is not the trainer's
-    assert tags(shown["text/html"]) == ["div", "b", "b", "div", "pre"]
+    assert tags(shown["text/html"]) == ["div", "b", "b", "div", "details", "summary", "pre"]
+    assert "<details open>" in shown["text/html"]  # the log says why
+
+
+def test_the_log_is_folded_when_the_run_is_completed(
+    folder: Path, displayed: Displayed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notebook, "UPDATE_SECONDS", 0.0)
+    lines = ("12:00:00 mnist_cnn x_train (60000, 28, 28, 1)",)
+    result = write_result(folder, accuracy=0.99184)
+    notebook.follow(ScriptedRun(folder, Status.completed, lines=lines, result=result))
+    states = [bundle["text/html"] for bundle in displayed.all if "<pre>" in bundle.get("text/html", "")]
+    assert "x_train" in states[-1]
+    assert "<details><summary>" in states[-1]
+    assert "details" not in states[0]
+    assert "test accuracy 99.18%, test loss 0.4000" in displayed.outputs[0]["text/plain"]
+
+
+def test_each_epoch_is_shown_once(folder: Path, displayed: Displayed) -> None:
+    run_folder.write_history(folder, [ROW])
+    line = f"12:00:00 mnist_cnn {describe_epoch(ROW, mnist_cnn.make_job())}"
+    for end in (Status.completed, Status.failed):
+        displayed.outputs.clear()
+        error = TrainingError("it failed") if end is Status.failed else None
+        result = write_result(folder) if error is None else None
+        notebook.follow(ScriptedRun(folder, end, error, lines=(line, line), result=result))
+        for form in ("text/plain", "text/html"):
+            shown = "".join(bundle.get(form, "") for bundle in displayed.outputs)
+            assert shown.count("0.5000") == 1  # the epoch's loss, in the table
 
 
 def test_learning_curves_are_drawn_once_per_epoch(

@@ -16,7 +16,7 @@ from mnist_cnn.training import epoch
 from mnist_cnn.training.model import weights_sha256
 
 if TYPE_CHECKING:
-    from mnist_cnn.result import Progress
+    from mnist_cnn.result import EpochRow, Progress
 
 pytestmark = [
     pytest.mark.usefixtures("keras"),
@@ -30,6 +30,10 @@ TINY = (
 """A job that trains in a fraction of a second."""
 
 
+def measured(row: EpochRow) -> tuple[object, ...]:
+    return row.loss, row.accuracy, row.loss_parts, row.accuracy_parts
+
+
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
     orders = [epoch.permutation(seed, number, 1000) for seed, number in ((0, 1), (0, 2), (1, 1))]
     assert np.array_equal(epoch.permutation(0, 1, 1000), orders[0])
@@ -40,6 +44,7 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
 def test_the_number_of_steps_per_call_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     job = launch.make_job(*TINY)
     arrays = datasets.load(job.data)
+    monkeypatch.setattr(epoch, "CURVE_POINTS", 6)
     rows, hashes, calls = [], [], []
     for seconds in (1e-9, 1e9):
         monkeypatch.setattr(epoch, "PROGRESS_SECONDS", seconds)
@@ -51,7 +56,19 @@ def test_the_number_of_steps_per_call_changes_no_result(monkeypatch: pytest.Monk
     assert calls[0] == 14  # 7 steps of at most 32 images, twice
     assert calls[1] < 14
     assert hashes[0] == hashes[1]
-    assert [(row.loss, row.accuracy) for row in rows[:2]] == [(row.loss, row.accuracy) for row in rows[2:]]
+    assert [measured(row) for row in rows[:2]] == [measured(row) for row in rows[2:]]
+    for row in rows:
+        assert len(row.loss_parts) == len(row.accuracy_parts) == 3  # of steps 1 to 3, 4 and 5, 6 and 7
+        for mean, parts in ((row.loss, row.loss_parts), (row.accuracy, row.accuracy_parts)):
+            assert np.average(parts, weights=[96, 64, 40]) == pytest.approx(mean, rel=1e-3)
+
+
+def test_a_long_training_records_one_part_of_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts would make the files of a long training large otherwise."""
+    monkeypatch.setattr(epoch, "CURVE_POINTS", 1)
+    job = launch.make_job(*TINY)
+    row = epoch.Trainer(job, datasets.load(job.data)).run_epoch(1, lambda progress: None)
+    assert [*row.loss_parts] == pytest.approx([row.loss], rel=1e-3)
 
 
 def test_weights_that_are_not_finite_fail_even_behind_a_relu() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mnist_cnn.errors import BackendError
@@ -19,6 +22,9 @@ from mnist_cnn.result import EpochRow
 from mnist_cnn.training import plots
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.lines import Line2D
     from numpy.typing import NDArray
 
 
@@ -37,6 +43,24 @@ def pixels(path: Path) -> NDArray[np.uint8]:
     assert min(shown.shape[:2]) > 200
     assert np.ptp(shown) > 100
     return shown
+
+
+def drawn(draw: Callable[..., None], *arguments: Any, **keywords: Any) -> Figure:
+    """Return the figure that a plot saves."""
+    with patch.object(Figure, "savefig", autospec=True, side_effect=Figure.savefig) as saved:
+        draw(*arguments, **keywords)
+    figure: Figure = saved.call_args.args[0]
+    return figure
+
+
+def texts(figure: Figure) -> list[str]:
+    """Return what is written into the plot, beside axes and titles."""
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def points(line: Line2D) -> list[tuple[float, float]]:
+    xydata: Any = line.get_xydata()
+    return [(float(x), float(y)) for x, y in xydata]
 
 
 def has_colour(shown: NDArray[np.uint8], colour: str) -> bool:
@@ -66,13 +90,35 @@ def test_curves_of_any_history_are_drawn(tmp_path: Path, history: list[EpochRow]
     assert has_colour(shown, plots.HELD_OUT)
 
 
-def test_the_best_and_the_last_value_are_both_shown(tmp_path: Path) -> None:
-    same_last = [*rows(3), EpochRow(4, 0.3, 0.9, 5.0, 0.2, 1.0, 2.5)]
-    other_best = [EpochRow(1, 0.3, 0.9, 0.01, 0.99, 1.0, 2.5), *same_last[1:]]
-    plots.history(same_last, tmp_path / "one.png", held_out="test")
-    plots.history(other_best, tmp_path / "other.png", held_out="test")
-    title = slice(0, 45)  # the line above the curves, where the best value is written
-    assert not np.array_equal(pixels(tmp_path / "one.png")[title], pixels(tmp_path / "other.png")[title])
+def test_one_epoch_shows_the_training_within_it(tmp_path: Path) -> None:
+    parts = (2.2, 1.0, 0.4, 0.3)
+    row = dataclasses.replace(rows(1)[0], loss_parts=parts, accuracy_parts=(0.3, 0.8, 0.9, 0.95))
+    figure = drawn(plots.history, [row], tmp_path / "history.png", held_out="test")
+    for axes, expected in zip(figure.axes, (parts, row.accuracy_parts), strict=True):
+        training, held_out, _ = axes.lines
+        assert points(training) == list(zip((0.125, 0.375, 0.625, 0.875), expected, strict=True))
+        assert [epoch for epoch, _ in points(held_out)] == [1]
+
+
+def test_the_saved_epoch_is_circled_and_the_best_is_named(tmp_path: Path) -> None:
+    history = [*rows(3), EpochRow(4, 0.3, 0.9, 5.0, 0.2, 1.0, 2.5)]
+    figure = drawn(plots.history, history, tmp_path / "history.png", held_out="test")
+    assert [points(axes.lines[-1]) for axes in figure.axes] == [[(4, 5.0)], [(4, 0.2)]]
+    titles = [axes.get_title(loc="right") for axes in figure.axes]
+    assert titles == ["last 5.0000, best 0.0363 (epoch 3)", "last 20.00%, best 98.67% (epoch 3)"]
+
+
+@pytest.mark.parametrize("accuracies", [(0.98, 0.9913), (0.1, 0.1), (1.0, 1.0), (0.0, 1.0), (0.5, 0.999)])
+def test_the_accuracy_axis_is_labelled_beyond_the_curve(
+    tmp_path: Path, accuracies: tuple[float, ...]
+) -> None:
+    history = [EpochRow(e, 0.1, a, 0.1, a, 1.0, 2.5) for e, a in enumerate(accuracies, 1)]
+    axes = drawn(plots.history, history, tmp_path / "history.png", held_out="test").axes[1]
+    assert "accuracy" in axes.get_ylabel()
+    ticks, (bottom, top) = axes.get_yticks(), axes.get_ylim()
+    assert bottom <= ticks[0] <= min(accuracies)
+    assert max(accuracies) <= ticks[-1] <= min(top, 1)
+    assert len(ticks) > 2
 
 
 SIZES = [(2, 1000), (20, 1000), (21, 1000), (256, 1000), (10, 0), (10, 1), (10, 3)]
@@ -94,10 +140,34 @@ def test_a_single_mistake_among_thousands_is_visible(tmp_path: Path) -> None:
     for _ in range(2):
         plots.confusion(labels, predicted, 10, tmp_path / "confusion.png")
         shown = pixels(tmp_path / "confusion.png").astype(int)
-        reddish.append((shown[..., 0] - shown[..., 2] > 60).sum())
+        reddish.append((shown[..., 0] - shown[..., 2] > 30).sum())
         predicted[0] = 7
-    assert reddish[0] == 0
-    assert reddish[1] > 1000
+    assert reddish[1] - reddish[0] > 1000  # besides the scale
+
+
+def test_the_colour_of_a_mistake_does_not_depend_on_the_others(tmp_path: Path) -> None:
+    labels = np.arange(10_000) % 10
+    few, many = labels.copy(), labels.copy()
+    few[[0, 1]] = 7
+    many[labels == 5] = 3
+    many[[0, 1]] = 7
+    colours = []
+    for predicted in (few, many):
+        figure = drawn(plots.confusion, labels, predicted, 10, tmp_path / "confusion.png")
+        column, row = figure.axes[0].transData.transform((6.7, 0)).astype(int)
+        colours.append(pixels(tmp_path / "confusion.png")[::-1][row, column])
+    assert np.array_equal(*colours)
+
+
+def test_rows_are_true_columns_predicted_with_recall_and_precision(tmp_path: Path) -> None:
+    labels, predicted = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 0, 0, 1, 1, 1, 1])
+    figure = drawn(plots.confusion, labels, predicted, 3, tmp_path / "confusion.png")
+    counts = {text.get_position(): text.get_text() for text in figure.axes[0].texts[:4]}
+    assert counts == {(0, 0): "3", (1, 0): "1", (1, 1): "2", (1, 2): "1"}  # column, row
+    recalls, precisions = ["75.00%", "100.00%", "0.00%"], ["100.00%", "50.00%", "none"]
+    assert texts(figure)[4:] == ["recall", *recalls, "precision", *precisions]
+    assert figure.axes[0].get_xlabel() == "predicted class"
+    assert figure.axes[0].get_ylabel() == "true class"
 
 
 def test_labels_in_bytes_do_not_overflow(tmp_path: Path) -> None:
@@ -133,6 +203,15 @@ def test_the_most_confident_mistake_comes_first(tmp_path: Path) -> None:
     assert len(places) > 130**2
     assert places[:, 1].max() < grey.shape[1] / 5
     assert places[:, 0].max() < grey.shape[0] / 4
+
+
+def test_a_mistake_has_its_index_and_both_probabilities(tmp_path: Path) -> None:
+    images, labels = np.zeros((3, 28, 28), np.uint8), np.array([0, 1, 0])
+    table = np.array([[0.6, 0.4], [0.97, 0.03], [0.0004, 0.9996]])
+    figure = drawn(plots.mistakes, images, labels, table, tmp_path / "mistakes.png")
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["test image 2", "test image 1", ""]
+    surest = ["predicted 1 (> 99.9%)", "true 0 (< 0.1%)"]
+    assert texts(figure) == [*surest, "predicted 0 (97.0%)", "true 1 (3.0%)"]
 
 
 @pytest.mark.parametrize("number", [0, 10])

@@ -38,5 +38,5 @@ def test_the_log_line_of_an_epoch_names_the_held_out_images(validation: int, nam
     job = launch.make_job("train.epochs=12", f"data.validation={validation}")
     row = EpochRow(3, 0.25, 0.9, 0.125, 0.95, 1.0, 2.5)
     assert train.describe_epoch(row, job) == (
-        f"epoch 3/12  loss 0.2500  accuracy 0.9000  {name} loss 0.1250  {name} accuracy 0.9500  2.5 s"
+        f"epoch 3/12  loss 0.2500  accuracy 90.00%  {name} loss 0.1250  {name} accuracy 95.00%  2.5 s"
     )
