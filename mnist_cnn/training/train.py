@@ -65,7 +65,7 @@ def train(  # noqa: PLR0913 - only the first two are required
     device_kind, arrays = _prepare(job, device)
     started = time.perf_counter()
     trainer = Trainer(job, arrays)
-    runtime = Runtime.here(trainer.precision.value, device_kind, job.train.threads)
+    runtime = Runtime.here(trainer.precision.value, device_kind, _threads(), trainer.fingerprint())
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
     history, changes = _resume(trainer, runtime, checkpoints, force=force)
     run_folder.write_history(folder, history)
@@ -125,6 +125,13 @@ def _prepare_tensorflow(job: Job, device: str) -> str:
     if gpus and device != "cpu":
         return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu"))
     return "cpu"
+
+
+def _threads() -> int:
+    """Return the threads per operation that TensorFlow was told to use, or 0 if it chooses."""
+    import tensorflow as tf
+
+    return int(tf.config.threading.get_intra_op_parallelism_threads())
 
 
 def _resume(

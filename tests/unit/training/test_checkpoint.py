@@ -28,6 +28,7 @@ from mnist_cnn.training.runtime import Runtime
 if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
+INEXACT = "the run cannot be resumed exactly, because this has changed: "
 HERE = Runtime("float32", "cpu", "x86_64 avx2", 2, {"keras": "3.15.0", "numpy": "2.3.0"})
 
 
@@ -297,14 +298,27 @@ class TestCheck:
             ({"versions": {"keras": "3.16.0", "numpy": "2.3.0"}}, "keras 3.16.0 (was 3.15.0)"),
         ],
     )
-    def test_a_changed_runtime_is_refused_and_described(self, changed: dict[str, Any], said: str) -> None:
+    def test_without_a_fingerprint_a_changed_runtime_is_refused(
+        self, changed: dict[str, Any], said: str
+    ) -> None:
+        """Earlier versions wrote such checkpoints."""
         now = dataclasses.replace(HERE, **changed)
         with pytest.raises(ConfigurationError) as refused:
             a_checkpoint(2).check(a_job(), now, force=False)
-        assert refused.value.message == f"the run cannot be resumed exactly: {said}"
+        assert refused.value.message == f"{INEXACT}{said}"
         assert "force=true" in refused.value.hint
         forced = a_checkpoint(2).check(a_job(), now, force=True)
         assert forced.changes == (f"since epoch 3: {said}",)
+
+    def test_another_fingerprint_is_refused_for_the_same_job_only(self) -> None:
+        before, now = (dataclasses.replace(HERE, fingerprint=letter * 64) for letter in "ab")
+        found = dataclasses.replace(a_checkpoint(2), runtime=before)
+        assert found.check(a_job(), before, force=False) is found
+        with pytest.raises(ConfigurationError, match="fingerprint bbbbbbbb, was aaaaaaaa") as refused:
+            found.check(a_job(), now, force=False)
+        assert "resume RUN force=true" in refused.value.hint
+        forced = found.check(a_job("seed=3"), now, force=True)
+        assert forced.changes == ("since epoch 3: seed=3 (was 0)",)
 
     def test_a_changed_job_is_refused_and_described(self) -> None:
         job = a_job("train.learning_rate=0.5", "model.filters=[8,16]", "seed=3")
