@@ -155,6 +155,26 @@ def test_a_forged_checkpoint_with_a_right_checksum_is_skipped(
     assert newest_epoch(kept) == 1
 
 
+class Pickled:
+    """An object that makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_no_code_in_a_checkpoint_is_executed(tmp_path: Path, kept: Checkpoints) -> None:
+    with np.load(tmp_path / "epoch-000001.npz") as stored:
+        arrays = {"about": stored["about"], "0000": np.array([Pickled(tmp_path / "executed")])}
+    path = tmp_path / "epoch-000002.npz"
+    np.savez(path, **arrays)
+    write_checksum(path)
+    assert kept.newest_file() == tmp_path / "epoch-000001.npz"
+    assert not (tmp_path / "executed").exists()
+
+
 def test_a_checkpoint_with_a_member_that_is_no_array_is_skipped(tmp_path: Path, kept: Checkpoints) -> None:
     kept.save(a_checkpoint(2))
     newest = tmp_path / "epoch-000002.npz"
@@ -210,6 +230,22 @@ def test_a_new_training_is_not_pruned_by_damaged_later_epochs(tmp_path: Path) ->
     for epochs in (8, 9):
         anew.save(a_checkpoint(epochs))
     assert names(tmp_path) == ["epoch-000008.npz", "epoch-000009.npz"]
+
+
+@pytest.mark.parametrize("kind", [Checkpoints, MountedCheckpoints])
+def test_a_damaged_checkpoint_is_not_one_of_the_two_that_are_kept(
+    tmp_path: Path, kind: type[Checkpoints]
+) -> None:
+    kept = kind(tmp_path)
+    for epochs in (1, 2):
+        kept.save(a_checkpoint(epochs))
+    flip(tmp_path / names(tmp_path)[-1])
+    resumed = kind(tmp_path)
+    assert newest_epoch(resumed) == 1
+    resumed.save(a_checkpoint(3))
+    assert [name[:12] for name in names(tmp_path)] == ["epoch-000001", "epoch-000002", "epoch-000003"]
+    flip(tmp_path / names(tmp_path)[-1])
+    assert newest_epoch(kind(tmp_path)) == 1
 
 
 class TestMounted:
