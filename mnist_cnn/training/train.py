@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,6 +112,7 @@ def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
 
 def _prepare_tensorflow(job: Job, device: str) -> str:
     """Import TensorFlow, make it deterministic and choose the device; return the device's kind."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer needs it, whatever the user's Keras uses
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
