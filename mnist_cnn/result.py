@@ -41,8 +41,8 @@ class EpochRow:
 class Progress:
     """How far a training is; `loss` and `accuracy` are means over the epoch so far.
 
-    `status` is preparing, running or finalizing; only running has numbers. `seconds_left` is until the end of
-    the training.
+    `status` is preparing, running or finalizing; only running has all numbers. `seconds_left` is until the
+    end of the training.
     """
 
     status: str
@@ -76,8 +76,8 @@ class Result:
     `training_seconds` is the time from building the network to the end of the last epoch, including tracing,
     evaluation and checkpoints; after a resume, only that of the last part. `weights_sha256` is over the
     weights of the saved model, see `model.weights_sha256`. It is equal for equal jobs if precision, device,
-    processor, threads and versions are equal and there are no `changes`. These are what had changed when the
-    run was resumed with `force=true`.
+    versions and fingerprint are equal (see `Runtime`) and there are no `changes`. These are what had changed
+    when the run was resumed with `force=true`.
     """
 
     job_digest: str
@@ -94,6 +94,8 @@ class Result:
     versions: dict[str, str]
     files: dict[records.FileName, FileEntry]
     changes: tuple[str, ...] = ()
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    fingerprint: str | None = None
 
     def to_json(self) -> str:
         """Return result.json's text."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import time
 from functools import partial
@@ -75,6 +76,7 @@ def _train(options: argparse.Namespace, metrics: Metrics) -> Result:
             outputs,
             device=options.device,
             checkpoints=MountedCheckpoints(options.checkpoints),
+            run_name=os.environ.get("AZUREML_RUN_ID"),
             force=options.force == "true",
             on_epoch=lambda row: _print_epoch(row, metrics),
             on_progress=_progress_printer(),

@@ -64,7 +64,8 @@ def _follow_live(run: Run, console: Console, log_stream: LogStream) -> None:
             if progress is not None:
                 done = (progress.epoch - 1) * progress.steps + progress.step
                 total = progress.epochs * progress.steps or None
-                bar.update(task, description=describe_progress(progress), completed=done, total=total)
+                completed = done if total else None  # without numbers, the bar stays as it is
+                bar.update(task, description=describe_progress(progress), completed=completed, total=total)
 
 
 def _follow_plainly(run: Run, stream: TextIO, log_stream: LogStream) -> None:

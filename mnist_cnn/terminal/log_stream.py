@@ -56,10 +56,12 @@ def describe_progress(progress: Progress) -> str:
     """Return the progress as one line that fits a terminal of 80 columns."""
     if progress.status != Status.running:
         return progress.status
+    rest = f"{progress.images_per_second:,.0f} images/s {describe_seconds(progress.seconds_left)} left"
+    if progress.step == progress.steps:  # the last report of an epoch
+        rest = "evaluating"
     return (
         f"epoch {progress.epoch}/{progress.epochs} step {progress.step}/{progress.steps} "
-        f"loss {progress.loss:.4f} accuracy {percent(progress.accuracy)} "
-        f"{progress.images_per_second:,.0f} images/s {describe_seconds(progress.seconds_left)} left"
+        f"loss {progress.loss:.4f} accuracy {percent(progress.accuracy)} {rest}"
     )
 
 

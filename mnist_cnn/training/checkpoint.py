@@ -63,12 +63,14 @@ class Checkpoint:
         if len(self.history) > job.train.epochs:
             message = f"the checkpoint is of epoch {len(self.history)}, the job has {job.train.epochs}"
             raise ConfigurationError(message, "start a new run")
-        changes = (*self.job.changes_to(job), *self.runtime.changes_to(runtime))
+        changes = self.job.changes_to(job)
+        changes += self.runtime.changes_to(runtime, is_same_job=not changes)
         if not changes:
             return self
         what = ", ".join(changes)
         if not force:
-            raise ConfigurationError(f"the run cannot be resumed exactly: {what}", changed_hint())
+            message = f"the run cannot be resumed exactly, because this has changed: {what}"
+            raise ConfigurationError(message, changed_hint())
         log.warning("resuming with force=true, although this has changed: %s", what)
         since = f"since epoch {len(self.history) + 1}: {what}"
         return dataclasses.replace(self, changes=(*self.changes, since))

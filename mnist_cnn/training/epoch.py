@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from mnist_cnn import cpu
 from mnist_cnn.config import Format, Loss, Precision, Schedule
 from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
+from mnist_cnn.training import checkpoint
 from mnist_cnn.training.model import build_model
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 PROGRESS_SECONDS = 0.5  # target time between two progress reports; a signal is handled no later
 CURVE_POINTS = 40  # at most, of the training in all its epochs; but one for each epoch at least
+FINGERPRINT_STEPS = 4
 EVALUATION_BATCH = 250  # as fast as 1,000, which needs 250 MiB more with the tutorial's network
 
 # The operations of TensorFlow's `random_ops` that keep their random state to themselves.
@@ -67,6 +70,27 @@ class Trainer:
         self.run_steps = tf.function(self._run_steps, autograph=False)  # AutoGraph takes as long as tracing
         self.variables = self._find_variables()
 
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hex, of the state after the job's first steps, and restore the state.
+
+        Call it before the first epoch. The steps use the compiled function that trains. The last of them is
+        the epoch's last step, because its batch may be smaller. Two processes with different fingerprints
+        would end in different weights.
+        """
+        import tensorflow as tf
+
+        before, generators = self.state(), checkpoint.generators()
+        order, augment_scale = self._epoch_inputs(1)
+        last = self.data.steps - 1
+        for first, stop in ((0, min(FINGERPRINT_STEPS - 1, last)), (last, last + 1)):
+            self.run_steps(order, tf.constant(first), tf.constant(stop), augment_scale)
+        digest = hashlib.sha256()
+        for array in self.state():
+            digest.update(array.tobytes())
+        self.restore(before)
+        checkpoint.set_generators(generators)
+        return digest.hexdigest()
+
     def run_epoch(self, epoch: int, on_progress: Callable[[Progress], None]) -> EpochRow:
         """Train on every image once, then evaluate; return the epoch's row.
 
@@ -77,10 +101,8 @@ class Trainer:
         import tensorflow as tf
 
         started = time.perf_counter()
-        config, steps = self.job.train, self.data.steps
-        order = tf.constant(permutation(self.job.seed, epoch, self.data.count))  # (N,) int32
-        is_augmented = epoch <= config.epochs - config.unaugmented_epochs
-        augment_scale = tf.constant(1.0 if is_augmented else 0.0)
+        steps = self.data.steps
+        order, augment_scale = self._epoch_inputs(epoch)
         self.sums.assign(tf.zeros_like(self.sums))
         first, length = 0, 1  # steps first to first + length are the next call
         while first < steps:
@@ -111,6 +133,15 @@ class Trainer:
             accuracy_parts=_rounded(correct / images),
         )
 
+    def _epoch_inputs(self, epoch: int) -> tuple[Any, Any]:
+        """Return the order of the images, (N,) int32, and the scale of the augmentation, in an epoch."""
+        import tensorflow as tf
+
+        config = self.job.train
+        is_augmented = epoch <= config.epochs - config.unaugmented_epochs
+        order = permutation(self.job.seed, epoch, self.data.count)
+        return tf.constant(order), tf.constant(1.0 if is_augmented else 0.0)
+
     def _run_steps(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
         """Train on steps `first` to `stop` of the epoch. Traced once, as a `tf.function`."""
         import tensorflow as tf
@@ -121,7 +152,7 @@ class Trainer:
         def train_step(step: Any) -> tuple[Any]:
             rows = order[step * data.batch : (step + 1) * data.batch]  # (B,); the last step may have fewer
             images = scale(tf.gather(data.images, rows))  # (B, 28, 28, 1) float32
-            images = self._augment(images, augment_scale)
+            images = self.augment(images, augment_scale)
             labels = tf.cast(tf.gather(data.labels, rows), tf.int32)  # (B,)
             targets = labels
             if config.loss is Loss.categorical_crossentropy or config.label_smoothing:
@@ -139,7 +170,7 @@ class Trainer:
 
         tf.while_loop(lambda step: step < stop, train_step, (first,), parallel_iterations=1)
 
-    def _augment(self, images: Any, augment_scale: Any) -> Any:
+    def augment(self, images: Any, augment_scale: Any) -> Any:
         """Return images, float32 of either format, distorted as the job's seed and the step decide."""
         import tensorflow as tf
 

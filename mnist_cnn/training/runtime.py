@@ -1,26 +1,38 @@
 """The runtime: what besides the job decides the trained weights.
 
-This module doesn't import TensorFlow; the trainer passes in device and precision.
+This module doesn't import TensorFlow; the trainer passes in what only TensorFlow knows.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from importlib.metadata import version
 
 from mnist_cnn import cpu, records
 from mnist_cnn.version import __version__
 
 PACKAGES = ("keras", "numpy", "tensorflow")
+THREADS = "TF_NUM_INTRAOP_THREADS"
+VARIABLES = (
+    "DNNL_MAX_CPU_ISA", "DNNL_DEFAULT_FPMATH_MODE", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS",
+    "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTEROP_THREADS",
+    THREADS, "TF_XLA_FLAGS", "XLA_FLAGS",
+)  # fmt: skip
+"""Environment variables by which TensorFlow, oneDNN and CUDA choose their kernels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """Equal jobs end in equal weights if these five are equal.
+    """Equal jobs end in equal weights if precision, device, versions and fingerprint are equal.
 
-    `precision` is the one used, never `auto`. `device` is `cpu` or a GPU's name. `processor` is the CPU's
-    architecture and the instruction sets that change sums. `threads` are those of one operation. `versions`
-    are those of the packages that compute.
+    `precision` is the one used, never `auto`. `device` is `cpu` or a GPU's name. `versions` are those of the
+    packages that compute. `fingerprint` is of the numbers that the job's first steps compute, see
+    `Trainer.fingerprint`; checkpoints of earlier versions have none.
+
+    The others only describe what may change the fingerprint. `processor` is the CPU's architecture and its
+    instruction sets, `threads` are those of one operation, `environment` holds those of VARIABLES that are
+    set.
     """
 
     precision: str
@@ -28,21 +40,47 @@ class Runtime:
     processor: str
     threads: records.Count
     versions: dict[str, str]
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    fingerprint: str | None = None
 
     @classmethod
-    def here(cls, precision: str, device: str, threads: int | None) -> Runtime:
-        """Return this process's runtime; `threads=None` is TensorFlow's choice, one per CPU."""
-        return cls(precision, device, cpu.description(), threads or cpu.count(), versions())
+    def here(
+        cls, precision: str, device: str, threads: int | None = None, fingerprint: str | None = None
+    ) -> Runtime:
+        """Return this process's runtime; TensorFlow chooses the threads if they are None or 0."""
+        environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        threads = threads or default_threads()
+        return cls(precision, device, cpu.description(), threads, versions(), environment, fingerprint)
 
-    def changes_to(self, now: Runtime) -> tuple[str, ...]:
-        """Describe what is different now: "tensorflow 2.22.0 (was 2.21.0)"."""
-        then = dataclasses.asdict(self)
-        changed = tuple(
-            f"{name} {value} (was {then[name]})"
-            for name, value in dataclasses.asdict(now).items()
-            if name != "versions" and value != then[name]
-        )
-        return (*changed, *changed_versions(self.versions, now.versions))
+    def changes_to(self, now: Runtime, *, is_same_job: bool = True) -> tuple[str, ...]:
+        """Describe why the weights would differ now: "tensorflow 2.22.0 (was 2.21.0)"; empty if they don't.
+
+        The fingerprints of two different jobs are not compared.
+        """
+        decisive = self._changed(now, "precision", "device")
+        decisive += changed_versions(self.versions, now.versions)
+        descriptive = self._changed(now, "processor", "threads")
+        if self.fingerprint is None:
+            return (*decisive, *descriptive)
+        if self.fingerprint == now.fingerprint or not is_same_job:
+            return decisive
+        known = (*decisive, *descriptive, *_changed_variables(self.environment, now.environment))
+        unexplained = "" if known else "; nothing else that is recorded differs"
+        prints = f"fingerprint {str(now.fingerprint)[:8]}, was {self.fingerprint[:8]}{unexplained}"
+        return (f"the numbers that the first steps compute ({prints})", *known)
+
+    def _changed(self, now: Runtime, *names: str) -> tuple[str, ...]:
+        pairs = ((name, getattr(self, name), getattr(now, name)) for name in names)
+        return tuple(f"{name} {new} (was {old})" for name, old, new in pairs if new != old)
+
+
+def default_threads() -> int:
+    """Return how many threads TensorFlow's operations use unless they are configured.
+
+    The rule is that of tensorflow/core/common_runtime/local_device.cc.
+    """
+    text = os.environ.get(THREADS, "").strip()
+    return (int(text) if text.isdecimal() else 0) or cpu.count()
 
 
 def versions() -> dict[str, str]:
@@ -56,4 +94,12 @@ def changed_versions(then: dict[str, str], now: dict[str, str]) -> tuple[str, ..
         f"{package} {now.get(package)} (was {then.get(package)})"
         for package in sorted(then.keys() | now.keys())
         if then.get(package) != now.get(package)
+    )
+
+
+def _changed_variables(then: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
+    return tuple(
+        f"{f'{name}={now[name]}' if name in now else f'{name} not set'} (was {then.get(name, 'not set')})"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
     )

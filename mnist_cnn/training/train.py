@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
-from mnist_cnn.config import Format, Loss
+from mnist_cnn.config import Format, Loss, Precision
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.files import atomic
@@ -45,14 +46,16 @@ def train(  # noqa: PLR0913 - only the first two are required
     *,
     device: str = "auto",
     checkpoints: Checkpoints | None = None,
+    run_name: str | None = None,
     force: bool = False,
     on_epoch: Callable[[EpochRow], None] = lambda row: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Result:
     """Train `job`; write model, plots, history and result.json to `folder`, which must exist.
 
-    Resumes from the newest undamaged checkpoint, if there is one. `checkpoints` are in `folder` by default.
-    `force` resumes even if the job or the runtime has changed, and the result lists the changes.
+    Resumes from the newest undamaged checkpoint, if there is one. `checkpoints` are in `folder` by default;
+    `run_name`, by default the folder's, is stored in model.onnx. `force` resumes even if the job or the
+    runtime has changed, and the result lists the changes.
 
     Raises:
         DataError: the data differ from what the job describes.
@@ -65,7 +68,7 @@ def train(  # noqa: PLR0913 - only the first two are required
     device_kind, arrays = _prepare(job, device)
     started = time.perf_counter()
     trainer = Trainer(job, arrays)
-    runtime = Runtime.here(trainer.precision.value, device_kind, job.train.threads)
+    runtime = Runtime.here(trainer.precision.value, device_kind, _threads(), trainer.fingerprint())
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
     history, changes = _resume(trainer, runtime, checkpoints, force=force)
     run_folder.write_history(folder, history)
@@ -80,9 +83,10 @@ def train(  # noqa: PLR0913 - only the first two are required
         on_epoch(row)
     seconds = time.perf_counter() - started
 
-    on_progress(Progress("finalizing", job.train.epochs, job.train.epochs))
+    on_progress(_finalizing(trainer))
     recorded = {"changes": changes, "training_seconds": seconds, **dataclasses.asdict(runtime)}
-    return _finish(trainer, arrays, history, folder, recorded)
+    run_name = run_name or folder.resolve().name
+    return _finish(trainer, arrays, history, folder, recorded, run_name=run_name)
 
 
 def describe_epoch(row: EpochRow, job: Job) -> str:
@@ -92,6 +96,11 @@ def describe_epoch(row: EpochRow, job: Job) -> str:
         f"epoch {row.epoch}/{job.train.epochs}  loss {row.loss:.4f}  accuracy {accuracy}  "
         f"{held_out} loss {row.val_loss:.4f}  {held_out} accuracy {val_accuracy}  {row.seconds:.1f} s"
     )
+
+
+def _finalizing(trainer: Trainer) -> Progress:
+    epochs, steps = trainer.job.train.epochs, trainer.data.steps
+    return Progress("finalizing", epoch=epochs, epochs=epochs, step=steps, steps=steps)
 
 
 def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
@@ -111,6 +120,7 @@ def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
 
 def _prepare_tensorflow(job: Job, device: str) -> str:
     """Import TensorFlow, make it deterministic and choose the device; return the device's kind."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer needs it, whatever the user's Keras uses
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -127,6 +137,13 @@ def _prepare_tensorflow(job: Job, device: str) -> str:
     return "cpu"
 
 
+def _threads() -> int:
+    """Return the threads per operation that TensorFlow was told to use, or 0 if it chooses."""
+    import tensorflow as tf
+
+    return int(tf.config.threading.get_intra_op_parallelism_threads())
+
+
 def _resume(
     trainer: Trainer, runtime: Runtime, checkpoints: Checkpoints, *, force: bool
 ) -> tuple[list[EpochRow], tuple[str, ...]]:
@@ -141,8 +158,14 @@ def _resume(
     return list(found.history), found.changes
 
 
-def _finish(
-    trainer: Trainer, arrays: DataSet, history: list[EpochRow], folder: Path, recorded: dict[str, Any]
+def _finish(  # noqa: PLR0913 - all of them are results
+    trainer: Trainer,
+    arrays: DataSet,
+    history: list[EpochRow],
+    folder: Path,
+    recorded: dict[str, Any],
+    *,
+    run_name: str,
 ) -> Result:
     """Evaluate and save the model, plots and result.json; return the result.
 
@@ -150,8 +173,11 @@ def _finish(
     """
     job, model = trainer.job, trainer.float32_model()
     loss, accuracy, probabilities = evaluate(predict_function(model), arrays.x_test, arrays.y_test)
-    log.info("test loss %.4f, test accuracy %s", loss, percent(accuracy))
-    _save_model(job, model, folder)
+    is_float32 = trainer.precision is Precision.float32
+    note = "" if is_float32 else " of the saved float32 model; the epochs were evaluated in bfloat16"
+    log.info("test loss %.4f, test accuracy %s%s", loss, percent(accuracy), note)
+    metadata = {"run": run_name, "job_digest": job.digest, "accuracy": f"{accuracy:.4f}"}
+    _save_model(job, model, folder, metadata)
     plots.history(history, folder / "history.png", held_out=_held_out_name(job))
     predicted = probabilities.argmax(axis=1)
     plots.confusion(arrays.y_test, predicted, job.data.num_classes, folder / "confusion.png")
@@ -173,19 +199,43 @@ def _finish(
     return result
 
 
-def _save_model(job: Job, model: keras.Model, folder: Path) -> None:
-    with atomic.replacing(folder / "model.keras") as temporary:
-        model.save(temporary)
+def _save_model(job: Job, model: keras.Model, folder: Path, metadata: dict[str, str]) -> None:
+    import keras
+
     if job.save_h5:
         save_h5(model, folder / "keras-tf-mnist.h5")
+    # Compiled for `evaluate`, with an optimizer that has no state: the job's would triple the file. A custom
+    # network may define its own `compile`, which takes other arguments.
+    keras.Model.compile(model, "sgd", job.train.loss.value, metrics=["accuracy"], jit_compile=False)
+    with atomic.replacing(folder / "model.keras") as temporary:
+        model.save(temporary)
     try:
         with atomic.replacing(folder / "model.onnx") as temporary:
             model.export(str(temporary), format="onnx", verbose=False)
+            _describe_onnx(temporary, metadata)
     except MnistCnnError:
         raise
     except Exception as error:  # noqa: BLE001 - a custom network may use operations that ONNX does not have
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         log.warning("no model.onnx, so `predict` will not work: %s", redact(cause))
+
+
+def _describe_onnx(path: Path, metadata: dict[str, str]) -> None:
+    """Name an ONNX model's input, output and batch dimension, and store the metadata in it."""
+    import onnx
+
+    model = onnx.load(path)
+    (images,), (probabilities,) = model.graph.input, model.graph.output
+    names = {images.name: "image", probabilities.name: "probabilities"}
+    for node in model.graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
+    for value in (images, probabilities):
+        value.name = names[value.name]
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
 
 
 def save_h5(model: keras.Model, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from loopback import Fault
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
+from mnist_cnn.launch import attach_to
 from mnist_cnn.training.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
@@ -182,6 +184,29 @@ def test_a_run_of_the_cluster_continues_here_to_the_same_weights(
     found = Checkpoints(folder / "checkpoints").newest()
     assert found is not None
     assert len(found.history) == 3
+
+
+def test_a_node_that_computes_other_numbers_ends_the_run_at_once(
+    azure: AzureService, whole: Path, tmp_path: Path
+) -> None:
+    """As after a preemption. The user decides whether the run continues there."""
+    folder = interrupted_copy(whole, tmp_path / "run", after=2)
+    kept = Checkpoints(folder / "checkpoints")
+    found = kept.newest()
+    assert found is not None
+    kept.save(dataclasses.replace(found, runtime=dataclasses.replace(found.runtime, fingerprint="0" * 64)))
+    ended = run_here("resume", "run", *chosen(azure), "register.name=null", cwd=tmp_path)
+    refused(ended, ConfigurationError.exit_code, "was 00000000", "resume RUN force=true")
+    assert log_of(folder).count("epoch 3/3") == 1  # of the run that was copied
+    receipt = run_folder.read_receipt(folder)
+    assert receipt.status is Status.failed
+    assert "retries" not in receipt.service
+    assert submissions(azure) == 1
+    shutil.rmtree(folder / "checkpoints")
+    attach_to(folder).download_checkpoints()
+    downloaded = kept.newest()
+    assert downloaded is not None
+    assert len(downloaded.history) == 2
 
 
 def test_a_forced_change_is_marked_on_the_cluster_too(

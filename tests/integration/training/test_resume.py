@@ -81,21 +81,23 @@ def test_changed_packages_are_refused_before_anything_starts(tmp_path: Path, sma
     assert run_folder.read_receipt(folder).status is Status.running
 
 
-def test_only_force_resumes_on_another_cpu_and_marks_the_result(tmp_path: Path, small_run: Path) -> None:
-    folder = interrupted_copy(small_run, tmp_path / "run", after=1)
-    kept = Checkpoints(folder / "checkpoints")
-    found = kept.newest()
-    assert found is not None
-    elsewhere = dataclasses.replace(found.runtime, processor="aarch64 sve", threads=64)
-    kept.save(dataclasses.replace(found, runtime=elsewhere))
-    refused = run_command("resume", "run", cwd=tmp_path)
+def test_only_force_resumes_where_the_first_steps_compute_other_numbers(
+    tmp_path: Path, small_run: Path
+) -> None:
+    folder, whole = interrupted_copy(small_run, tmp_path / "run", after=1), result_of(small_run)
+    threads = str(whole.threads + 1)
+    refused = run_command("resume", "run", cwd=tmp_path, TF_NUM_INTRAOP_THREADS=threads)
     assert refused.code == ConfigurationError.exit_code
-    assert "(was aarch64 sve)" in refused.err
-    assert "(was 64)" in refused.err
+    assert f"was {str(whole.fingerprint)[:8]})" in refused.err
+    assert f"threads {threads} (was {whole.threads})" in refused.err
+    assert f"TF_NUM_INTRAOP_THREADS={threads} (was not set)" in refused.err
     assert run_folder.read_receipt(folder).status is Status.failed
-    result = resume(folder, "force=true").wait()
-    assert "aarch64 sve" in result.changes[0]
-    assert result.weights_sha256 == result_of(small_run).weights_sha256  # because nothing else has changed
+    forced = run_command("resume", "run", "force=true", cwd=tmp_path, TF_NUM_INTRAOP_THREADS=threads)
+    assert forced.code == 0, forced.err
+    result = result_of(folder)
+    assert "fingerprint" in result.changes[0]
+    assert result.fingerprint != whole.fingerprint
+    assert result.threads == whole.threads + 1
 
 
 def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, small_run: Path) -> None:

@@ -6,10 +6,11 @@ import json
 import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from helpers.processes import SMALL, result_of, run_successfully
+from helpers.processes import SMALL, result_of, run_command, run_successfully
 
 from mnist_cnn import run_folder
 from mnist_cnn.config import DataConfig
@@ -17,25 +18,30 @@ from mnist_cnn.data import datasets
 from mnist_cnn.prediction.predictor import load_predictor
 from mnist_cnn.training.model import weights_sha256
 
+if TYPE_CHECKING:
+    from mnist_cnn.result import Result
+
 # TensorFlow's and Keras' own warnings, which differ between versions of Python and NumPy.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 
 
 def test_equal_jobs_in_two_processes_end_in_equal_weights(tmp_path: Path, small_run: Path) -> None:
-    run_successfully(*SMALL, "run_dir=run", cwd=tmp_path)
+    ended = run_command(*SMALL, "run_dir=run", cwd=tmp_path, KERAS_BACKEND="jax")  # the trainer ignores it
+    assert ended.code == 0, ended.err
     again, before = result_of(tmp_path / "run"), result_of(small_run)
-    for name in ("precision", "device", "processor", "threads", "versions", "weights_sha256", "job_digest"):
+    for name in ("precision", "device", "versions", "fingerprint", "weights_sha256", "job_digest"):
         assert getattr(again, name) == getattr(before, name)
 
 
 def test_channels_first_sparse_labels_and_validation_train(tmp_path: Path) -> None:
     data = ("data.format=channels_first", "data.validation=200")
     loss = "train.loss=sparse_categorical_crossentropy"
-    ended = run_successfully(*SMALL, *data, loss, "run_dir=run", cwd=tmp_path)
+    ended = run_successfully(*SMALL, *data, loss, "train.threads=1", "run_dir=run", cwd=tmp_path)
     assert "x_train (800, 1, 28, 28), y_train (800,)" in ended.out
     assert "x_validation (200, 1, 28, 28), y_validation (200,)" in ended.out
     assert "validation accuracy" in ended.out
     result = result_of(tmp_path / "run")
+    assert result.threads == 1
     assert result.accuracy > 0.6
     assert result.accuracy != result.history[-1].val_accuracy
     images = datasets.load(DataConfig(test_limit=500))
@@ -44,7 +50,8 @@ def test_channels_first_sparse_labels_and_validation_train(tmp_path: Path) -> No
 
 
 def test_bfloat16_trains_and_saves_a_plain_float32_model(tmp_path: Path, keras: ModuleType) -> None:
-    run_successfully(*SMALL, "train.precision=bfloat16", "run_dir=run", cwd=tmp_path)
+    ended = run_successfully(*SMALL, "train.precision=bfloat16", "run_dir=run", cwd=tmp_path)
+    assert "of the saved float32 model; the epochs were evaluated in bfloat16" in ended.out
     result = result_of(tmp_path / "run")
     assert result.precision == "bfloat16"
     assert result.accuracy > 0.6
@@ -60,9 +67,29 @@ def test_all_saved_models_predict_the_same(small_run: Path, keras: ModuleType) -
         warnings.simplefilter("ignore")
         names = ("model.keras", "keras-tf-mnist.h5")
         models = [keras.models.load_model(small_run / name, safe_mode=True) for name in names]
+    check_is_compiled(models[0], images[:500], result_of(small_run))
     expected, from_h5 = (model.predict_on_batch(images.astype("float32") / 255) for model in models)
     assert np.array_equal(from_h5, expected)
     assert np.abs(load_predictor(small_run)(images[..., 0]) - expected).max() < 1e-5
+
+
+def check_is_compiled(model: Any, images: Any, result: Result) -> None:
+    """Check that Keras can evaluate a saved model at once, on the run's test set."""
+    labels = datasets.load(DataConfig(test_limit=len(images))).y_test
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluated = model.evaluate(images.astype("float32") / 255, np.eye(10)[labels], verbose=0)
+    assert evaluated == pytest.approx([result.loss, result.accuracy], rel=1e-4)
+
+
+def test_the_onnx_model_names_its_tensors_and_its_run(small_run: Path) -> None:
+    session = load_predictor(small_run).session
+    (images,), (probabilities,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.shape) == ("image", ["batch", 28, 28, 1])
+    assert (probabilities.name, probabilities.shape) == ("probabilities", ["batch", 10])
+    result = result_of(small_run)
+    metadata = {"run": "run", "job_digest": result.job_digest, "accuracy": f"{result.accuracy:.4f}"}
+    assert session.get_modelmeta().custom_metadata_map == metadata
 
 
 def test_the_run_folder_holds_the_documented_files(small_run: Path) -> None:
@@ -77,6 +104,7 @@ def test_the_run_folder_holds_the_documented_files(small_run: Path) -> None:
     assert set(result) == {
         "schema", "job_digest", "accuracy", "loss", "history", "seconds_per_epoch", "training_seconds",
         "weights_sha256", "precision", "device", "processor", "threads", "versions", "files", "changes",
+        "environment", "fingerprint",
     }  # fmt: skip
     assert result["job_digest"] == run_folder.read_job(small_run).digest
     assert set(result["versions"]) == {"keras", "mnist_cnn", "numpy", "tensorflow"}

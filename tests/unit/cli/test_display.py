@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from helpers.scripted_run import ScriptedRun
 
@@ -45,3 +45,19 @@ def test_a_terminal_shows_one_live_line_below_the_log(monkeypatch: pytest.Monkey
     assert f" {live} " in re.sub(r"[\r\n]", " ", text)
     assert "epoch 1/2  loss 0.6\r\n" in text
     assert "a library's line" not in text
+
+
+def test_the_bar_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even if a backend reports that it finalizes, without numbers."""
+    reports = [PROGRESS, Progress("running", 2, 2, 40, 40), Progress("finalizing")]
+    drawn: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(ScriptedRun, "progress", lambda run: reports.pop(0) if reports else None)
+    monkeypatch.setattr(
+        "rich.progress.Progress.update",
+        lambda bar, task, *, description, completed, total: drawn.append((completed, total)),
+    )
+    controller, terminal = os.openpty()
+    with os.fdopen(terminal, "w", encoding="utf-8") as stream:
+        follow(ScriptedRun(Path("run"), Status.completed, lines=("one", "two", "three")), stream)
+    _read_to_end(controller)
+    assert drawn == [(3, 80), (80, 80), (None, None)]  # None leaves the bar as it is

@@ -9,12 +9,17 @@ from mnist_cnn.terminal.log_stream import describe_progress, describe_seconds
 
 
 def test_progress_fits_a_terminal_of_80_columns() -> None:
-    progress = Progress("running", 12, 12, 469, 469, 0.0262, 0.9918, 2150.4, 1.2)
+    progress = Progress("running", 12, 12, 468, 469, 0.0262, 0.9918, 2150.4, 1.2)
     line = describe_progress(progress)
-    expected = "epoch 12/12 step 469/469 loss 0.0262 accuracy 99.18% 2,150 images/s 0:01 left"
+    expected = "epoch 12/12 step 468/469 loss 0.0262 accuracy 99.18% 2,150 images/s 0:01 left"
     assert line == expected
     assert len(line) + 2 <= 80  # 2 for the spinner
     assert describe_progress(Progress("finalizing")) == "finalizing"
+
+
+def test_after_its_last_step_an_epoch_is_evaluating() -> None:
+    progress = Progress("running", 1, 12, 469, 469, 0.0262, 0.9918, 2150.4, 1.2)
+    assert describe_progress(progress) == "epoch 1/12 step 469/469 loss 0.0262 accuracy 0.9918 evaluating"
 
 
 @pytest.mark.parametrize(

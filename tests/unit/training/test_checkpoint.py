@@ -28,6 +28,7 @@ from mnist_cnn.training.runtime import Runtime
 if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
+INEXACT = "the run cannot be resumed exactly, because this has changed: "
 HERE = Runtime("float32", "cpu", "x86_64 avx2", 2, {"keras": "3.15.0", "numpy": "2.3.0"})
 
 
@@ -154,6 +155,26 @@ def test_a_forged_checkpoint_with_a_right_checksum_is_skipped(
     assert newest_epoch(kept) == 1
 
 
+class Pickled:
+    """An object that makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_no_code_in_a_checkpoint_is_executed(tmp_path: Path, kept: Checkpoints) -> None:
+    with np.load(tmp_path / "epoch-000001.npz") as stored:
+        arrays = {"about": stored["about"], "0000": np.array([Pickled(tmp_path / "executed")])}
+    path = tmp_path / "epoch-000002.npz"
+    np.savez(path, **arrays)
+    write_checksum(path)
+    assert kept.newest_file() == tmp_path / "epoch-000001.npz"
+    assert not (tmp_path / "executed").exists()
+
+
 def test_a_checkpoint_with_a_member_that_is_no_array_is_skipped(tmp_path: Path, kept: Checkpoints) -> None:
     kept.save(a_checkpoint(2))
     newest = tmp_path / "epoch-000002.npz"
@@ -209,6 +230,22 @@ def test_a_new_training_is_not_pruned_by_damaged_later_epochs(tmp_path: Path) ->
     for epochs in (8, 9):
         anew.save(a_checkpoint(epochs))
     assert names(tmp_path) == ["epoch-000008.npz", "epoch-000009.npz"]
+
+
+@pytest.mark.parametrize("kind", [Checkpoints, MountedCheckpoints])
+def test_a_damaged_checkpoint_is_not_one_of_the_two_that_are_kept(
+    tmp_path: Path, kind: type[Checkpoints]
+) -> None:
+    kept = kind(tmp_path)
+    for epochs in (1, 2):
+        kept.save(a_checkpoint(epochs))
+    flip(tmp_path / names(tmp_path)[-1])
+    resumed = kind(tmp_path)
+    assert newest_epoch(resumed) == 1
+    resumed.save(a_checkpoint(3))
+    assert [name[:12] for name in names(tmp_path)] == ["epoch-000001", "epoch-000002", "epoch-000003"]
+    flip(tmp_path / names(tmp_path)[-1])
+    assert newest_epoch(kind(tmp_path)) == 1
 
 
 class TestMounted:
@@ -297,14 +334,27 @@ class TestCheck:
             ({"versions": {"keras": "3.16.0", "numpy": "2.3.0"}}, "keras 3.16.0 (was 3.15.0)"),
         ],
     )
-    def test_a_changed_runtime_is_refused_and_described(self, changed: dict[str, Any], said: str) -> None:
+    def test_without_a_fingerprint_a_changed_runtime_is_refused(
+        self, changed: dict[str, Any], said: str
+    ) -> None:
+        """Earlier versions wrote such checkpoints."""
         now = dataclasses.replace(HERE, **changed)
         with pytest.raises(ConfigurationError) as refused:
             a_checkpoint(2).check(a_job(), now, force=False)
-        assert refused.value.message == f"the run cannot be resumed exactly: {said}"
+        assert refused.value.message == f"{INEXACT}{said}"
         assert "force=true" in refused.value.hint
         forced = a_checkpoint(2).check(a_job(), now, force=True)
         assert forced.changes == (f"since epoch 3: {said}",)
+
+    def test_another_fingerprint_is_refused_for_the_same_job_only(self) -> None:
+        before, now = (dataclasses.replace(HERE, fingerprint=letter * 64) for letter in "ab")
+        found = dataclasses.replace(a_checkpoint(2), runtime=before)
+        assert found.check(a_job(), before, force=False) is found
+        with pytest.raises(ConfigurationError, match="fingerprint bbbbbbbb, was aaaaaaaa") as refused:
+            found.check(a_job(), now, force=False)
+        assert "resume RUN force=true" in refused.value.hint
+        forced = found.check(a_job("seed=3"), now, force=True)
+        assert forced.changes == ("since epoch 3: seed=3 (was 0)",)
 
     def test_a_changed_job_is_refused_and_described(self) -> None:
         job = a_job("train.learning_rate=0.5", "model.filters=[8,16]", "seed=3")

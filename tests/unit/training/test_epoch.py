@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
@@ -12,7 +13,7 @@ from mnist_cnn import cpu, launch
 from mnist_cnn.config import Optimizer, Precision, Schedule, TrainConfig
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import TrainingError
-from mnist_cnn.training import epoch
+from mnist_cnn.training import checkpoint, epoch
 from mnist_cnn.training.model import weights_sha256
 
 if TYPE_CHECKING:
@@ -69,6 +70,54 @@ def test_a_long_training_records_one_part_of_each_epoch(monkeypatch: pytest.Monk
     job = launch.make_job(*TINY)
     row = epoch.Trainer(job, datasets.load(job.data)).run_epoch(1, lambda progress: None)
     assert [*row.loss_parts] == pytest.approx([row.loss], rel=1e-3)
+
+
+def test_a_fingerprint_leaves_no_trace_and_compiles_nothing_again() -> None:
+    job = launch.make_job(*TINY, "train.shift=2")
+    trainer = epoch.Trainer(job, datasets.load(job.data))
+    before = [array.tobytes() for array in trainer.state()], checkpoint.generators()
+    run_steps = trainer.run_steps
+
+    def draw_and_run(*arguments: object) -> None:  # as a custom network may
+        random.random()  # noqa: S311
+        np.random.random()  # noqa: NPY002
+        run_steps(*arguments)
+
+    trainer.run_steps = Mock(side_effect=draw_and_run)
+    prints = {trainer.fingerprint(), trainer.fingerprint()}
+    steps = [(int(call.args[1]), int(call.args[2])) for call in trainer.run_steps.call_args_list]
+    assert steps == 2 * [(0, 3), (6, 7)]  # the last of 7 steps has 8 images, the others have 32
+    assert ([array.tobytes() for array in trainer.state()], checkpoint.generators()) == before
+    trainer.run_epoch(1, lambda progress: None)
+    assert run_steps.experimental_get_tracing_count() == 1
+    assert len(prints) == 1
+
+
+def test_fingerprints_of_different_jobs_differ() -> None:
+    jobs = [launch.make_job(*TINY, *change) for change in ((), ("train.shift=2",), ("data.train_limit=20",))]
+    assert len({epoch.Trainer(job, datasets.load(job.data)).fingerprint() for job in jobs}) == 3
+
+
+def test_one_cycle_spans_all_epochs_of_a_job() -> None:
+    job = launch.make_job(*TINY, "train.schedule=one_cycle", "train.warmup=0.5", "train.learning_rate=0.1")
+    trainer = epoch.Trainer(job, datasets.load(job.data))
+    rates = [trainer.run_epoch(number, lambda progress: None).learning_rate for number in (1, 2)]
+    assert rates == pytest.approx([0.1, 0.001])  # the peak after 7 of 14 steps, almost 0 after all
+
+
+def test_the_augmentation_follows_the_seed_and_the_step() -> None:
+    import tensorflow as tf
+
+    images = np.random.default_rng(0).random((4, 28, 28, 1), np.float32)
+    seen = []
+    for seed in (0, 1):
+        job = launch.make_job(*TINY, f"seed={seed}", "train.shift=2")
+        trainer = epoch.Trainer(job, datasets.load(job.data))
+        for step in (0, 1, 0):
+            trainer.optimizer.iterations.assign(step)
+            seen.append(trainer.augment(tf.constant(images), tf.constant(1.0)).numpy().tobytes())
+    assert (seen[0], seen[3]) == (seen[2], seen[5])
+    assert len({*seen}) == 4
 
 
 def test_weights_that_are_not_finite_fail_even_behind_a_relu() -> None:
