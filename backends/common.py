@@ -73,12 +73,18 @@ def recorded_error(folder: Path, resume_hint: str | None = None) -> MnistCnnErro
     """
     receipt = run_folder.read_receipt(folder)
     if receipt.status is Status.cancelled:
-        hint = receipt.hint or f"resume it: resume {folder}"
-        return RunCancelled(receipt.error or "the run was cancelled", hint)
+        return cancelled_error(folder)
     kind = error_class(receipt.exit_code)
     then = resume_hint if kind is BackendError else None
     hints = (receipt.hint, then, f"the log is {folder / run_folder.LOG}")
     return kind(receipt.error or "the run failed", "; ".join(filter(None, hints)))
+
+
+def cancelled_error(folder: Path) -> RunCancelled:
+    """Return the error of a cancelled run, even if its receipt does not record the end."""
+    receipt = run_folder.read_receipt(folder)
+    hint = receipt.hint or f"resume it: resume {folder}"
+    return RunCancelled(receipt.error or "the run was cancelled", hint)
 
 
 def check_can_register(folder: Path, status: Status, name: str, min_accuracy: float) -> Result:

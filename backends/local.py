@@ -181,7 +181,7 @@ class LocalRun:
         return common.describe_run(self)
 
     def status(self) -> Status:
-        """Return the receipt's status, or `lost` if the worker is gone without a final one."""
+        """Return the receipt's status; `cancelled` or `lost` if the worker is gone without a final one."""
         receipt = run_folder.read_receipt(self.folder)
         if receipt.status.is_final:
             return receipt.status
@@ -193,7 +193,9 @@ class LocalRun:
         receipt = run_folder.read_receipt(self.folder)  # the worker may have ended since the first read
         if receipt.status.is_final:
             return receipt.status
-        return Status.completed if (self.folder / run_folder.RESULT).exists() else Status.lost
+        if (self.folder / run_folder.RESULT).exists():
+            return Status.completed
+        return Status.cancelled if (self.folder / run_folder.CANCEL).exists() else Status.lost
 
     def progress(self) -> Progress | None:
         """Return the position within the training."""
@@ -219,6 +221,8 @@ class LocalRun:
             return common.result_of(self.folder)
         if status is Status.lost:
             raise self._lost_error()
+        if status is Status.cancelled:
+            raise common.cancelled_error(self.folder)
         raise common.recorded_error(self.folder, f"then resume it: resume {self.folder}")
 
     def cancel(self) -> None:
@@ -233,13 +237,15 @@ class LocalRun:
         if self.status().is_final or worker is None:
             return
         self.trusts_other_host = False  # the worker is here, so this machine was renamed
+        with contextlib.suppress(OSError):  # the disk is full
+            (self.folder / run_folder.CANCEL).touch()  # first: a follower may see the end before this process
         self._stop(worker)
         self._await_own_process()
-        if self.status() is Status.lost:  # killed, or stopped before it could write the receipt
-            cancelled = RunCancelled("the run was cancelled")
-            with run_folder.lock(self.folder):
-                if self.status() is Status.lost:  # again: another process may have resumed it
-                    run_folder.record_end(self.folder, Status.cancelled, cancelled)
+        with run_folder.lock(self.folder):
+            is_unrecorded = not run_folder.read_receipt(self.folder).status.is_final
+            # The worker was killed, or stopped before it could write the receipt, and nobody has resumed it.
+            if is_unrecorded and self.status() in (Status.cancelled, Status.lost):
+                run_folder.record_end(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
 
     def _stop(self, worker: psutil.Process) -> None:
         import psutil
@@ -258,6 +264,7 @@ class LocalRun:
         except psutil.NoSuchProcess:
             pass  # it has already ended
         except psutil.AccessDenied as error:
+            (self.folder / run_folder.CANCEL).unlink(missing_ok=True)
             message = f"cannot cancel {self.folder}: process {worker.pid} belongs to another user"
             raise BackendError(message, "ask the user who started it") from error
 

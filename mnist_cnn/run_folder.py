@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
 LATEST, LOCK = "latest", ".lock"
+CANCEL = ".cancel"
+"""An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""
 FORCE = "--force"
 """The trainer's flag to resume even if the job or the machine has changed."""
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
@@ -369,11 +371,12 @@ def trainer_line(line: str) -> str | None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what an earlier trainer may have left: half-written files, its progress and its result.
+    """Remove what an earlier trainer may have left: half-written files, progress, result, cancellation.
 
     An old result would make the run look complete.
     """
-    for leftover in (*folder.rglob(f"{atomic.PREFIX}*"), folder / PROGRESS, folder / RESULT):
+    named = (folder / name for name in (PROGRESS, RESULT, CANCEL))
+    for leftover in (*folder.rglob(f"{atomic.PREFIX}*"), *named):
         leftover.unlink(missing_ok=True)
 
 

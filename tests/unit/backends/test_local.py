@@ -18,6 +18,7 @@ from helpers.records import write_receipt, write_result
 
 from mnist_cnn import launch, process_identity, run_folder
 from mnist_cnn.backend import Run, Status
+from mnist_cnn.backends.local import LocalRun
 from mnist_cnn.errors import BackendError, RunCancelled
 from mnist_cnn.result import Progress
 from mnist_cnn.training import worker
@@ -55,6 +56,50 @@ def test_a_zombie_and_an_impossible_pid_are_no_live_process() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
         assert process_identity.live_process(process.pid) is None
+
+
+@pytest.fixture
+def sleeping(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that the receipt in `run` names as its worker; it writes nothing."""
+    sleep = [sys.executable, "-c", "import signal; signal.pause()"]
+    with subprocess.Popen(sleep, start_new_session=True) as process:
+        started = process_identity.start_time(process.pid)
+        here = {"pid": process.pid, "process_started": started, "host": socket.gethostname()}
+        write_receipt(tmp_path / "run", Status.running, **here)
+        yield process
+        process.kill()
+
+
+def test_a_killed_worker_reads_as_cancelled_before_the_receipt_does(
+    tmp_path: Path, sleeping: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower polls between the kill and the receipt; then the process that cancels is killed too."""
+
+    def stop(*_: object) -> None:
+        sleeping.kill()
+        sleeping.wait()
+        raise KeyboardInterrupt
+
+    run = launch.attach_to(tmp_path / "run")
+    monkeypatch.setattr(LocalRun, "_stop", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run.cancel()
+    assert run_folder.read_receipt(run.folder).status is Status.running
+    assert run.status() is Status.cancelled
+    with pytest.raises(RunCancelled) as raised:
+        run.wait()
+    assert raised.value.hint == f"resume it: resume {run.folder}"
+    run_folder.clear_leftovers(run.folder)  # as a resume does
+    assert run.status() is Status.lost
+
+
+def test_a_cancellation_is_recorded_for_a_worker_that_cannot(
+    tmp_path: Path, sleeping: subprocess.Popen[bytes]
+) -> None:
+    launch.attach_to(tmp_path / "run").cancel()
+    assert sleeping.wait() == -signal.SIGTERM
+    receipt = run_folder.read_receipt(tmp_path / "run")
+    assert (receipt.status, receipt.exit_code) == (Status.cancelled, RunCancelled.exit_code)
 
 
 def test_a_worker_that_cannot_be_started_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
