@@ -132,12 +132,8 @@ def start(config: Config, job: Job) -> Run:
     _refuse_force(config)
     backend = backend_of(config)
     backend.check(job)
-    folder = run_folder.create(config.run.run_dir, config.run.runs_dir, job)
-    try:
+    with run_folder.create(config.run.run_dir, config.run.runs_dir, job) as folder:
         return backend.submit(job, folder)
-    except BaseException:
-        run_folder.remove_unstarted(folder)
-        raise
 
 
 def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Callable[[], Run]:

@@ -115,6 +115,8 @@ def _list(command: Command) -> int:
     for folder, status in launch.statuses(run_folder.all_runs(runs_dir)).items():
         with contextlib.suppress(BackendError):  # another process removed it meanwhile
             rows.append({**report.describe_run(folder), "status": status.value})
+    unstarted = run_folder.unstarted(runs_dir)
+    rows += [report.describe_unstarted(folder) for folder in unstarted]
     rows.sort(key=lambda row: str(row["created"]), reverse=True)
     if command.as_json:
         report.print_json(rows)
@@ -126,6 +128,8 @@ def _list(command: Command) -> int:
     for row in rows:
         row |= {"accuracy": report.percent(row["accuracy"]), "age": report.age(row["created"])}
     report.print_table(columns, [[row[name] for name in columns] for row in rows])
+    if unstarted:
+        print("not started: its command was killed; start it with run_dir=FOLDER, or remove the folder")
     return 0
 
 

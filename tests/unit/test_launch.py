@@ -59,8 +59,8 @@ def test_a_job_and_overrides_of_where_it_runs_are_accepted(tmp_path: Path, submi
 
 def test_resume_starts_an_interrupted_run_in_its_folder(tmp_path: Path, submitted: Submitted) -> None:
     job = mnist_cnn.make_job(*SMALL)
-    folder = run_folder.create(str(tmp_path / "run"), "", job)
-    write_receipt(folder, Status.cancelled, job_digest=job.digest)
+    with run_folder.create(str(tmp_path / "run"), "", job) as folder:
+        write_receipt(folder, Status.cancelled, job_digest=job.digest)
     assert mnist_cnn.resume("latest", f"runs_dir={tmp_path}") is submitted[0][1]  # type: ignore[comparison-overlap] # the fixture's
     assert submitted == [(job, folder)]
     write_receipt(folder, Status.cancelled, job_digest="a-job-that-was-changed-meanwhile")

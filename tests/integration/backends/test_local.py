@@ -75,6 +75,16 @@ def test_a_killed_worker_is_lost(tmp_path: Path, started: Start) -> None:
     assert [row["status"] for row in listed] == ["lost"]
 
 
+def test_a_command_killed_before_the_receipt_leaves_a_usable_folder(tmp_path: Path) -> None:
+    killed = start_command(*TINY, "run_dir=run", cwd=tmp_path, **fault("kill", "command", "run.json"))
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "run.json").exists()
+    run = launch.submit(*TINY, f"run_dir={tmp_path / 'run'}")
+    run.cancel()
+    assert run.status() is Status.cancelled
+
+
 def test_a_run_survives_its_command(tmp_path: Path, started: Start) -> None:
     gate = Gate(tmp_path, "worker", "import tensorflow")
     process = started(*command(*TINY, "run_dir=run"), **gate.environment)
