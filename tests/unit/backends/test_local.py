@@ -170,8 +170,28 @@ def test_a_damaged_version_of_a_registry_is_an_error(tmp_path: Path, completed: 
         completed.register("m", min_accuracy=0)
 
 
-def test_an_unfinished_version_of_a_registry_is_left_alone(tmp_path: Path, completed: Run) -> None:
-    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+def test_a_version_exists_only_when_it_is_whole(
+    tmp_path: Path, completed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "models" / "m"
+    half = home / ".writing-1" / "model.onnx"  # of a process that was killed
+    half.parent.mkdir(parents=True)
+    half.touch()
+    write_text = atomic.write_text
+
+    def check(path: Path, text: str) -> None:
+        assert not (home / "1").exists()
+        write_text(path, text)
+
+    monkeypatch.setattr(atomic, "write_text", check)
     model = completed.register("m", min_accuracy=0)
-    assert (model.version, model.is_new) == (2, True)
-    assert (tmp_path / "models" / "m" / "2" / "model.onnx").read_bytes() == b"model.onnx"
+    assert (model.version, model.is_new) == (1, True)
+    assert (home / "1" / "model.onnx").read_bytes() == b"model.onnx"
+    assert sorted(path.name for path in home.iterdir() if path.name != ".lock") == ["1"]
+    assert not completed.register("m", min_accuracy=0).is_new
+
+
+def test_the_number_of_a_removed_version_is_not_used_again(tmp_path: Path, completed: Run) -> None:
+    for version in (1, 3):  # 2 was removed
+        shutil.copytree(tmp_path / "run", tmp_path / "models" / "m" / str(version))
+    assert completed.register("m", min_accuracy=0).version == 4
