@@ -320,11 +320,22 @@ def lock(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContex
 
 
 def check_resumable(folder: Path, status: Status) -> None:
-    """Raise ConfigurationError if a run with this status is still running, or completed."""
-    if status is Status.completed:
+    """Raise ConfigurationError if a run with this status is still running, or completed and undamaged."""
+    if status is Status.completed and damage(folder, status) is None:
         raise ConfigurationError(f"{folder} is completed", "there is nothing to resume; start a new run")
     if not status.is_final:
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
+
+
+def damage(folder: Path, status: Status) -> str | None:
+    """Return what is missing or damaged in an ended run, or None; `resume` rebuilds it."""
+    try:
+        read_job(folder)
+        if status is Status.completed:
+            verify(folder, result_of(folder))
+    except MnistCnnError as error:
+        return error.message
+    return None
 
 
 def await_registration(folder: Path, pid: int) -> None:
@@ -386,7 +397,20 @@ def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnErro
 def read_result(folder: Path) -> Result | None:
     """Read result.json; None if it doesn't exist yet. Raises BackendError if it isn't a result."""
     path = folder / RESULT
-    return Result.from_json(_read(path, safe_read.HISTORY_BYTES), str(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Result.from_json(_read(path, safe_read.HISTORY_BYTES), str(path))
+    except BackendError as error:
+        raise BackendError(error.message, f"rebuild it: resume {folder}") from error
+
+
+def result_of(folder: Path) -> Result:
+    """Return a completed run's result. Raises BackendError if result.json is missing or damaged."""
+    result = read_result(folder)
+    if result is None:
+        raise BackendError(f"{folder} is completed but has no {RESULT}", f"rebuild it: resume {folder}")
+    return result
 
 
 def write_history(folder: Path, rows: Iterable[EpochRow]) -> None:

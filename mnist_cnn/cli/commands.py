@@ -138,7 +138,8 @@ def _status(command: Command) -> int:
     run = command.run()
     status = run.status()
     progress = run.progress() if not status.is_final else None
-    row = {**report.describe_run(run.folder), "status": status.value}
+    damage = run_folder.damage(run.folder, status) if status.is_final else None
+    row = {**report.describe_run(run.folder), "status": status.value, "damage": damage}
     if command.as_json:
         now = dataclasses.asdict(progress) if progress else None
         report.print_json({**row, "folder": str(run.folder), "progress": now})
@@ -153,6 +154,8 @@ def _status(command: Command) -> int:
         print(f"test accuracy {report.percent(row['accuracy'])}")
     if row["error"] is not None:
         print(f"error: {row['error']}")
+    if damage is not None:
+        print(f"damaged: {damage}\nrebuild it: {report.program()} resume {run.folder}")
     return 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.copies import copy_run, interrupted_copy
+from helpers.copies import change_receipt, copy_run, interrupted_copy
 from helpers.fault_points import Gate, fault
 from helpers.processes import (
     SMALL,
@@ -213,15 +213,18 @@ def test_a_resumed_run_keeps_its_id_its_age_and_its_device(tmp_path: Path, small
     resumed.cancel()
 
 
-def test_a_run_killed_after_its_last_checkpoint_is_completed(tmp_path: Path, small_run: Path) -> None:
+def test_a_damaged_run_is_rebuilt_from_its_last_checkpoint(tmp_path: Path, small_run: Path) -> None:
     folder = interrupted_copy(small_run, tmp_path / "run", after=2)
-    for name in ("metrics.jsonl", "model.keras"):
+    change_receipt(folder, status=Status.completed)
+    for name in ("metrics.jsonl", "model.keras", "job.json"):
         (folder / name).unlink()
+    (folder / "result.json").write_text("{")
     (folder / ".writing-model.keras").write_text("half")
     result = resume(folder).wait()
     assert run_folder.read_history(folder) == result.history
     assert result.weights_sha256 == result_of(small_run).weights_sha256
     assert not (folder / ".writing-model.keras").exists()
+    assert (folder / "job.json").read_text() == (small_run / "job.json").read_text()
 
 
 def test_an_earlier_result_is_not_taken_for_the_resumed_runs(tmp_path: Path, small_run: Path) -> None:
