@@ -55,18 +55,6 @@ def error_class(exit_code: int | None) -> type[MnistCnnError]:
     return known.get(exit_code or 0, BackendError)
 
 
-def result_of(folder: Path) -> Result:
-    """Return a completed run's result.
-
-    Raises:
-        BackendError: result.json is missing or damaged.
-    """
-    result = run_folder.read_result(folder)
-    if result is None:
-        raise BackendError(f"{folder} is completed but has no result.json", "it was removed since")
-    return result
-
-
 def recorded_error(folder: Path, resume_hint: str | None = None) -> MnistCnnError:
     """Return the error in the receipt of a run that failed or was cancelled.
 
@@ -98,7 +86,7 @@ def check_can_register(folder: Path, status: Status, name: str, min_accuracy: fl
     RegisterConfig(name=name, min_accuracy=min_accuracy)  # which checks both
     if status is not Status.completed:
         raise BackendError(f"{folder} is {status.value}, not completed", "register it when it is completed")
-    result = result_of(folder)
+    result = run_folder.result_of(folder)
     if result.accuracy < min_accuracy:
         reason = f"test accuracy {percent(result.accuracy)} is below register.min_accuracy={min_accuracy:g}"
         raise BackendError(

@@ -218,7 +218,10 @@ class LocalRun:
             time.sleep(POLL_SECONDS)
         self._await_own_process()
         if status is Status.completed:
-            return common.result_of(self.folder)
+            result = run_folder.result_of(self.folder)
+            with contextlib.suppress(BackendError):  # this user may only read the folder
+                self._record_end_for_worker(Status.completed)
+            return result
         if status is Status.lost:
             raise self._lost_error()
         if status is Status.cancelled:
@@ -241,11 +244,19 @@ class LocalRun:
             (self.folder / run_folder.CANCEL).touch()  # first: a follower may see the end before this process
         self._stop(worker)
         self._await_own_process()
+        self._record_end_for_worker(Status.cancelled, Status.lost)  # lost: there was no room for CANCEL
+
+    def _record_end_for_worker(self, end: Status, *same: Status) -> None:
+        """Record an end that the worker was killed before recording, unless the run was resumed since."""
+        if run_folder.read_receipt(self.folder).status.is_final:
+            return
+        error = RunCancelled("the run was cancelled") if end is Status.cancelled else None
         with run_folder.lock(self.folder):
             is_unrecorded = not run_folder.read_receipt(self.folder).status.is_final
-            # The worker was killed, or stopped before it could write the receipt, and nobody has resumed it.
-            if is_unrecorded and self.status() in (Status.cancelled, Status.lost):
-                run_folder.record_end(self.folder, Status.cancelled, RunCancelled("the run was cancelled"))
+            if is_unrecorded and self.status() in (end, *same):
+                with contextlib.suppress(OSError):
+                    run_folder.clear_half_written(self.folder)
+                run_folder.record_end(self.folder, end, error)
 
     def _stop(self, worker: psutil.Process) -> None:
         import psutil

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MODELS = ("model.keras", "model.onnx")
 REGISTERED = "model.json"
-"""Written last into a version's folder: a folder without it was never finished."""
+"""What a version's folder must hold to count as one."""
 SETTING = "register.dir=FOLDER"
 
 
@@ -33,23 +33,28 @@ def add(registry: Path, name: str, run: Path, result: Result) -> ModelRef:
     home = registry / name
     run_id = run_folder.read_receipt(run).id
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(home, exist_ok=True)
         with locks.hold(home / run_folder.LOCK, locks.TIMEOUT_SECONDS, SETTING):
             for version, registered_run in _versions(home):
                 if registered_run == run_id:
                     return ModelRef(name, version, str(home / str(version)), is_new=False)
             taken = [int(folder.name) for folder in home.iterdir() if folder.name.isdecimal()]
             version = max(taken, default=0) + 1
-            folder = home / str(version)
-            folder.mkdir()
+            model = ModelRef(name, version, str(home / str(version)), is_new=True)
+            for leftover in home.glob(f"{atomic.PREFIX}*"):  # of a process that was killed
+                shutil.rmtree(leftover)
+            draft = home / f"{atomic.PREFIX}{version}"
+            draft.mkdir()
             try:
-                _fill(folder, ModelRef(name, version, str(folder), is_new=True), run, result)
+                _fill(draft, model, run, result)
+                draft.rename(model.location)
             except BaseException:
-                shutil.rmtree(folder)
+                shutil.rmtree(draft, ignore_errors=True)
                 raise
+            atomic.sync(home)
     except OSError as error:
         raise storage_error(error, f"the registry {home}", SETTING) from error
-    return ModelRef(name, version, str(folder), is_new=True)
+    return model
 
 
 def _versions(home: Path) -> Iterator[tuple[int, str]]:

@@ -6,7 +6,6 @@ It doesn't say where it runs. Equal digests train to equal weights if the runtim
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,11 +33,11 @@ class Job:
 
         Not in it: where the data lie, the name of the model file, and which files are written when.
         """
-        return _digest(self._decisive())
+        return records.digest(self._decisive())
 
     def has_digest(self, digest: str) -> bool:
         """Return whether a recorded digest is this job's, in this schema or in the one before."""
-        return digest in (self.digest, _digest(migrations.downgrade_job(self._decisive())))
+        return digest in (self.digest, records.digest(migrations.downgrade_job(self._decisive())))
 
     def changes_to(self, now: Job) -> tuple[str, ...]:
         """Describe the changes that affect the weights: "train.epochs=20 (was 12)"."""
@@ -97,11 +96,6 @@ class _JobFile:
     seed: Any
     save_h5: Any
     digest: str
-
-
-def _digest(content: dict[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _leaves(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -135,12 +135,8 @@ def start(config: Config, job: Job) -> Run:
     _refuse_force(config)
     backend = backend_of(config)
     backend.check(job)
-    folder = run_folder.create(config.run.run_dir, config.run.runs_dir, job)
-    try:
+    with run_folder.create(config.run.run_dir, config.run.runs_dir, job) as folder:
         return backend.submit(job, folder)
-    except BaseException:
-        run_folder.remove_unstarted(folder)
-        raise
 
 
 def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Callable[[], Run]:
@@ -166,7 +162,7 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
         gone = f"; if that machine is gone: resume {folder} force=true" if host else ""
         raise ConfigurationError(f"{folder} is {status.value}{where}", f"watch it: follow {folder}{gone}")
     run_folder.check_resumable(folder, status)
-    job = run_folder.read_job(folder, may_be_changed=True)
+    job = _job_to_resume(before)
     backend.check(job)
     if moves:
         before.download_checkpoints()
@@ -176,6 +172,19 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
                 run_folder.record_end(folder, status)
     _check_unchanged(folder, job, receipt, force=config.run.force)
     return partial(backend.submit, job, folder)
+
+
+def _job_to_resume(run: Run) -> Job:
+    """Return the job in job.json; the newest checkpoint's if that file is missing or damaged."""
+    try:
+        return run_folder.read_job(run.folder, may_be_changed=True)
+    except MnistCnnError as error:
+        run.download_checkpoints()
+        checkpoint = Checkpoints(run.folder / run_folder.CHECKPOINTS).newest()
+        if checkpoint is None:
+            hint = "no checkpoint holds the job either; start a new run"
+            raise type(error)(error.message, hint) from error
+        return checkpoint.job
 
 
 def config_to_resume(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:

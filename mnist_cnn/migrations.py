@@ -5,14 +5,16 @@ Previews of version 0.1.0 wrote schema 1 of job.json, run.json and the checkpoin
     job.json      `train.clean_epochs` is `train.unaugmented_epochs` now
     run.json      settings of the azure backend had other names (`config.RENAMED`)
     checkpoints   `conditions` is `runtime` now, and the job within is of schema 1
+    result.json   has a checksum now
 
-Version 0.1.0 writes schema 2. Both write schema 1 of result.json.
+Version 0.1.0 writes schema 2.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn import records
 from mnist_cnn.config import RENAMED
 
 if TYPE_CHECKING:
@@ -40,6 +42,15 @@ def upgrade_receipt(content: Any) -> dict[str, Any]:
         if old.get("backend") != "azure":  # another backend may have a key of the same name
             return old
         return {**old, "backend_settings": _renamed("backend", old.get("backend_settings"))}
+
+    return _upgrade(content, from_schema_1)
+
+
+def upgrade_result(content: Any) -> dict[str, Any]:
+    """Return result.json's content in the newest schema. Raises ValueError for an unknown one."""
+
+    def from_schema_1(old: dict[str, Any]) -> dict[str, Any]:
+        return {**old, "sha256": records.digest({name: old[name] for name in old if name != "schema"})}
 
     return _upgrade(content, from_schema_1)
 

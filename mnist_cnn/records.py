@@ -6,6 +6,8 @@ A record's fields carry their bounds in their types, for example `Count` or `Num
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -45,6 +47,15 @@ def convert(kind: type[T], value: Any) -> T:
 def read(kind: type[T], text: str | bytes) -> T:
     """Return the record that a text holds as JSON. Raises ValueError if it holds none."""
     return convert(kind, decode(text))
+
+
+def digest(content: Any) -> str:
+    """Return the SHA-256, in hex, of a plain value as canonical JSON. Raises ValueError if it isn't one."""
+    try:
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except RecursionError as error:
+        raise ValueError(_on_one_line(error)) from error
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _on_one_line(error: Exception) -> str:

@@ -7,10 +7,8 @@ import hashlib
 import json
 from typing import Self
 
-from mnist_cnn import records
+from mnist_cnn import migrations, records
 from mnist_cnn.errors import BackendError
-
-SCHEMA = 1
 
 
 def percent(share: float) -> str:
@@ -98,17 +96,20 @@ class Result:
     fingerprint: str | None = None
 
     def to_json(self) -> str:
-        """Return result.json's text."""
-        return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, indent=2) + "\n"
+        """Return result.json's text, with a checksum of its values."""
+        values = dataclasses.asdict(self)
+        content = {"schema": migrations.SCHEMA, **values, "sha256": records.digest(values)}
+        return json.dumps(content, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str = "result.json") -> Self:
         """Read result.json's text. Raises BackendError, which names the file `name`, if it isn't a result."""
-        hint = "the run's result is damaged; run the job again with the settings in job.json"
         try:
-            content = records.decode(text)
-            if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
-                raise ValueError(f"it isn't of schema {SCHEMA}")  # noqa: TRY301 - as what msgspec raises
-            return records.convert(cls, content)
+            values = migrations.upgrade_result(records.decode(text))
+            sha256 = values.pop("sha256", None)
+            result = records.convert(cls, values)
+            if sha256 != records.digest(values):
+                raise ValueError("its checksum does not fit its values")  # noqa: TRY301 - as what msgspec raises
+            return result
         except ValueError as error:
-            raise BackendError(f"{name} is not a result: {error}", hint) from error
+            raise BackendError(f"{name} is not a result: {error}", "rebuild it: resume its run") from error

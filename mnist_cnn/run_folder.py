@@ -20,7 +20,7 @@ import secrets
 import shutil
 import socket
 import time
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -34,12 +34,12 @@ from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
-LATEST, LOCK = "latest", ".lock"
+LATEST, LOCK, START = "latest", ".lock", ".start"
 CANCEL = ".cancel"
 """An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""
 FORCE = "--force"
@@ -114,30 +114,58 @@ def creation_time(folder: Path) -> str:
     return now()
 
 
-def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
-    """Create a run folder with its job: `run_dir`, or a new name under `runs_dir`.
+@contextmanager
+def create(run_dir: str | None, runs_dir: str, job: Job) -> Iterator[Path]:
+    """Create a run folder with its job: `run_dir`, or a new name under `runs_dir`. The body starts the run.
 
-    Raises ConfigurationError if `run_dir` isn't empty, BackendError if the folder cannot be created.
+    If the body raises before it has written the receipt, the folder is removed. A `run_dir` that a killed
+    command left without a receipt is taken over.
+
+    Raises ConfigurationError if `run_dir` isn't free, BackendError if the folder cannot be created.
     """
-    if run_dir is not None:
-        folder = Path(run_dir)
-        check_free(folder)
-    else:
-        folder = Path(runs_dir) / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{secrets.token_hex(2)}"
+    folder = _make_folder(run_dir, runs_dir)
+    with ExitStack() as stack:
+        try:  # until there is a receipt, the lock shows that the process that made the folder is alive
+            stack.enter_context(locks.hold(folder / START, 0))
+        except locks.LockTimeout as error:
+            message = f"run_dir={folder}: another process is just starting a run there"
+            raise ConfigurationError(message, "choose another folder") from error
+        check_free(folder, job)  # again: only now no other process takes it
+        try:
+            clear_half_written(folder)
+            write_job(folder, job)
+            yield folder
+        except BaseException:
+            remove_unstarted(folder)
+            raise
+        finally:
+            with suppress(OSError):
+                (folder / START).unlink()
+
+
+def _make_folder(run_dir: str | None, runs_dir: str) -> Path:
+    folder = Path(run_dir or runs_dir)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(exist_ok=run_dir is not None)
-        (folder / JOB).touch(exist_ok=False)  # only one of two processes succeeds
-    except FileExistsError as error:
-        raise _taken(folder) from error
+        if run_dir is not None:
+            check_free(folder)
+            atomic.make_folder(folder, exist_ok=True)
+            return folder
+        while True:
+            folder = Path(runs_dir) / new_name()
+            try:
+                atomic.make_folder(folder)
+            except FileExistsError:
+                if not folder.exists():  # something above it is not a folder
+                    raise
+            else:
+                return folder
     except OSError as error:
         raise storage_error(error, f"the run folder {folder}") from error
-    try:
-        write_job(folder, job)
-    except BaseException:
-        remove_unstarted(folder)
-        raise
-    return folder
+
+
+def new_name() -> str:
+    """Return a name for a run, the time and a random suffix; another process may draw the same."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{secrets.token_hex(2)}"
 
 
 def remove_unstarted(folder: Path) -> None:
@@ -146,24 +174,52 @@ def remove_unstarted(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_free(folder: Path) -> None:
-    """Check that a folder is empty or doesn't exist. Raises ConfigurationError if it isn't."""
+def check_free(folder: Path, job: Job | None = None) -> None:
+    """Check that a folder is missing, empty, or left by a command that was killed as it started this job.
+
+    Raises ConfigurationError if it isn't.
+    """
     try:
-        if any(folder.iterdir()):
-            raise _taken(folder)
+        if not any(folder.iterdir()):
+            return
     except FileNotFoundError:
         return
     except NotADirectoryError as error:
         raise ConfigurationError(f"run_dir={folder} is a file", "choose a new folder") from error
     except OSError as error:
         raise storage_error(error, f"the run folder {folder}") from error
-
-
-def _taken(folder: Path) -> ConfigurationError:
     if (folder / RECEIPT).exists():
         hint = f"resume it: resume {folder}; or choose another folder"
-        return ConfigurationError(f"run_dir={folder} already holds a run", hint)
-    return ConfigurationError(f"run_dir={folder} is not empty and is not a run", "choose a new folder")
+        raise ConfigurationError(f"run_dir={folder} already holds a run", hint)
+    if not _is_unstarted(folder):
+        raise ConfigurationError(f"run_dir={folder} is not empty and is not a run", "choose a new folder")
+    if job is not None and (folder / JOB).exists() and read_job(folder).digest != job.digest:
+        message = f"run_dir={folder} holds another job, whose command was killed before it started"
+        raise ConfigurationError(message, "remove that folder, or choose a new one")
+
+
+def _is_unstarted(folder: Path) -> bool:
+    """Return whether a folder holds only what is written before the receipt, and the job if there is one."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(atomic.PREFIX)}
+    if not names <= {JOB, LOCK, START, PROGRESS}:
+        return False
+    try:
+        if JOB in names:
+            read_job(folder)
+    except MnistCnnError:
+        return False
+    return True
+
+
+def unstarted(runs_dir: str) -> list[Path]:
+    """Return the folders under `runs_dir` whose command was killed before it wrote a receipt."""
+    found = []
+    for folder in _folders(runs_dir):
+        with suppress(OSError):  # a file, or removed meanwhile
+            is_old = time.time() - folder.stat().st_mtime > ENTRY_SECONDS
+            if is_old and any(folder.iterdir()) and _is_unstarted(folder):
+                found.append(folder)
+    return found
 
 
 def find(run: str, runs_dir: str) -> Path:
@@ -192,19 +248,22 @@ def find(run: str, runs_dir: str) -> Path:
 
 def all_runs(runs_dir: str) -> list[Path]:
     """Return the folders under `runs_dir` that hold a readable receipt, sorted by name."""
+    runs = []
+    for folder in _folders(runs_dir):
+        with suppress(BackendError):
+            read_receipt(folder)
+            runs.append(folder)
+    return runs
+
+
+def _folders(runs_dir: str) -> list[Path]:
     try:
-        folders = sorted(Path(runs_dir).iterdir())
+        return sorted(Path(runs_dir).iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         message = f"cannot read runs_dir={runs_dir}: {error.strerror}"
         raise ConfigurationError(message, "choose another") from error
-    runs = []
-    for folder in folders:
-        with suppress(BackendError):
-            read_receipt(folder)
-            runs.append(folder)
-    return runs
 
 
 def read_job(folder: Path, *, may_be_changed: bool = False) -> Job:
@@ -261,11 +320,22 @@ def lock(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContex
 
 
 def check_resumable(folder: Path, status: Status) -> None:
-    """Raise ConfigurationError if a run with this status is still running, or completed."""
-    if status is Status.completed:
+    """Raise ConfigurationError if a run with this status is still running, or completed and undamaged."""
+    if status is Status.completed and damage(folder, status) is None:
         raise ConfigurationError(f"{folder} is completed", "there is nothing to resume; start a new run")
     if not status.is_final:
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
+
+
+def damage(folder: Path, status: Status) -> str | None:
+    """Return what is missing or damaged in an ended run, or None; `resume` rebuilds it."""
+    try:
+        read_job(folder)
+        if status is Status.completed:
+            verify(folder, result_of(folder))
+    except MnistCnnError as error:
+        return error.message
+    return None
 
 
 def await_registration(folder: Path, pid: int) -> None:
@@ -327,7 +397,20 @@ def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnErro
 def read_result(folder: Path) -> Result | None:
     """Read result.json; None if it doesn't exist yet. Raises BackendError if it isn't a result."""
     path = folder / RESULT
-    return Result.from_json(_read(path, safe_read.HISTORY_BYTES), str(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Result.from_json(_read(path, safe_read.HISTORY_BYTES), str(path))
+    except BackendError as error:
+        raise BackendError(error.message, f"rebuild it: resume {folder}") from error
+
+
+def result_of(folder: Path) -> Result:
+    """Return a completed run's result. Raises BackendError if result.json is missing or damaged."""
+    result = read_result(folder)
+    if result is None:
+        raise BackendError(f"{folder} is completed but has no {RESULT}", f"rebuild it: resume {folder}")
+    return result
 
 
 def write_history(folder: Path, rows: Iterable[EpochRow]) -> None:
@@ -375,14 +458,20 @@ def clear_leftovers(folder: Path) -> None:
 
     An old result would make the run look complete.
     """
-    named = (folder / name for name in (PROGRESS, RESULT, CANCEL))
-    for leftover in (*folder.rglob(f"{atomic.PREFIX}*"), *named):
+    clear_half_written(folder)
+    for name in (PROGRESS, RESULT, CANCEL):
+        (folder / name).unlink(missing_ok=True)
+
+
+def clear_half_written(folder: Path) -> None:
+    """Remove the files that a killed trainer had not finished."""
+    for leftover in folder.rglob(f"{atomic.PREFIX}*"):
         leftover.unlink(missing_ok=True)
 
 
 def verify(folder: Path, result: Result) -> None:
     """Raise BackendError if a file of the result is missing, or isn't the one that the training wrote."""
-    hint = "the run's files were changed; restore them from a copy, or run the job again"
+    hint = f"rebuild it: resume {folder}"
     for name, entry in result.files.items():
         path = folder / name
         if not path.is_file():

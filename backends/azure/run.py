@@ -149,7 +149,7 @@ class AzureRun:
                 if status is Status.lost:
                     raise BackendError("the run never reached the service", resume_hint(self.folder))
         if run_folder.read_receipt(self.folder).status is Status.completed:
-            return common.result_of(self.folder)
+            return run_folder.result_of(self.folder)
         raise common.recorded_error(self.folder)
 
     def cancel(self) -> None:

@@ -116,6 +116,8 @@ def _list(command: Command) -> int:
     for folder, status in launch.statuses(run_folder.all_runs(runs_dir)).items():
         with contextlib.suppress(BackendError):  # another process removed it meanwhile
             rows.append({**report.describe_run(folder), "status": status.value})
+    unstarted = run_folder.unstarted(runs_dir)
+    rows += [report.describe_unstarted(folder) for folder in unstarted]
     rows.sort(key=lambda row: str(row["created"]), reverse=True)
     if command.as_json:
         report.print_json(rows)
@@ -128,6 +130,8 @@ def _list(command: Command) -> int:
         accuracy = "" if row["accuracy"] is None else percent(row["accuracy"])
         row |= {"accuracy": accuracy, "age": report.age(row["created"])}
     report.print_table(columns, [[row[name] for name in columns] for row in rows])
+    if unstarted:
+        print("not started: its command was killed; start it with run_dir=FOLDER, or remove the folder")
     return 0
 
 
@@ -136,7 +140,8 @@ def _status(command: Command) -> int:
     run = command.run()
     status = run.status()
     progress = run.progress() if not status.is_final else None
-    row = {**report.describe_run(run.folder), "status": status.value}
+    damage = run_folder.damage(run.folder, status) if status.is_final else None
+    row = {**report.describe_run(run.folder), "status": status.value, "damage": damage}
     if command.as_json:
         now = dataclasses.asdict(progress) if progress else None
         report.print_json({**row, "folder": str(run.folder), "progress": now})
@@ -151,6 +156,8 @@ def _status(command: Command) -> int:
         print(f"test accuracy {percent(row['accuracy'])}")
     if row["error"] is not None:
         print(f"error: {row['error']}")
+    if damage is not None:
+        print(f"damaged: {damage}\nrebuild it: {report.program()} resume {run.folder}")
     return 0
 
 

@@ -127,6 +127,15 @@ def describe_run(folder: Path) -> dict[str, Any]:
     }
 
 
+def describe_unstarted(folder: Path) -> dict[str, Any]:
+    """Return what `list` prints about a folder whose command was killed before it started the run."""
+    from datetime import UTC, datetime
+
+    made = datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="microseconds")
+    unknown = {"backend": "", "accuracy": None, "error": None}
+    return {"run": folder.name, "created": made, "status": "not started", **unknown}
+
+
 def epochs_and_time(result: Result) -> str:
     """Return for example "12 epochs in 1:30"."""
     from mnist_cnn.terminal.log_stream import describe_seconds

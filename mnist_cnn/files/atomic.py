@@ -39,10 +39,10 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         yield temporary
         temporary.chmod(default_file_mode())
         if durable:
-            _sync(temporary)
+            sync(temporary)
         temporary.replace(path)
         if durable:
-            _sync(path.parent)
+            sync(path.parent)
     except OSError as error:
         raise storage_error(error, str(path)) from error
     finally:
@@ -55,7 +55,15 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _sync(path: Path) -> None:
+def make_folder(path: Path, *, exist_ok: bool = False) -> None:
+    """Make a folder and the missing ones above it, synced to disk. Raises OSError as `Path.mkdir` does."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=exist_ok)
+    for made in (path, *missing):
+        sync(made.parent)
+
+
+def sync(path: Path) -> None:
     """Sync a file's content, or a folder's names if its file system supports that, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

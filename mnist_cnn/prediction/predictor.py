@@ -6,7 +6,6 @@ Matplotlib.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import cpu
-from mnist_cnn.errors import DataError
+from mnist_cnn import cpu, records
+from mnist_cnn.errors import BackendError, DataError
 from mnist_cnn.files import safe_read
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     """Files, Pillow images or arrays in MNIST's form: one or several."""
 
 MODEL_FILE = "model.onnx"
-RECORDS = ("result.json", "model.json")  # of a run, and of a registered model
+RUN, RUN_RECORD, MODEL_RECORD = "run.json", "result.json", "model.json"  # the last is a registered model's
 MAX_MODEL_BYTES = 2**31 - 1  # the limit of Protobuf, on which ONNX is built
 MAX_IMAGE_PIXELS = 1_000_000
 BATCH = 32  # images per call of ONNX Runtime: their activations stay in the CPU's cache
@@ -39,7 +38,7 @@ UNSURE = 0.8
 """A lower probability gets a warning. With this package's recipes, 2 to 6 % of MNIST's test images get one.
 They include 60 to 95 % of the wrong answers, and at least one in ten of them is wrong."""
 
-RECORD_HINT = "the folder's files were changed; copy them again from an intact folder, or run the job again"
+RECORD_HINT = "the folder's files were changed; copy it again from an intact one, or register the run again"
 MODEL_HINT = "name a finished run's folder, a registered model's folder, or an .onnx file that training wrote"
 
 
@@ -180,21 +179,22 @@ def load_predictor(folder_or_model: str | Path) -> Predictor:
 
     Raises:
         DataError: the file is missing, differs from its folder's record, or is not an ONNX model that
-            classifies images.
+            classifies images; or the run is not completed.
     """
     import numpy as np
 
     folder_or_model = Path(folder_or_model)
     is_folder = folder_or_model.is_dir()
     path = folder_or_model / MODEL_FILE if is_folder else folder_or_model
+    record = _find_record(folder_or_model) if is_folder else None
     if is_folder and not path.exists():
         raise DataError(f"{folder_or_model} has no {MODEL_FILE}", MODEL_HINT)
     try:
         model = safe_read.read_bytes(path, MAX_MODEL_BYTES)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", MODEL_HINT) from error
-    if is_folder:
-        _check_recorded(folder_or_model, model)
+    if record is not None:
+        _check_recorded(path, model, record)
     try:
         session = _open_session(model, threads=min(MAX_THREADS, cpu.count()))
     except Exception as error:  # see _open_session
@@ -205,23 +205,37 @@ def load_predictor(folder_or_model: str | Path) -> Predictor:
     return predictor
 
 
-def _check_recorded(folder: Path, model: bytes) -> None:
-    """Refuse a model that differs from its record; a model with a changed weight would still predict.
+def _find_record(folder: Path) -> Path | None:
+    """Return the file that lists a run's or a registered model's files; None for any other folder.
 
-    The record of a run or a registered model lists its files with their sizes and checksums.
+    Raises DataError for a run without a result.
     """
-    from mnist_cnn.result import FileEntry, describe_content
+    if (folder / RUN_RECORD).exists():
+        return folder / RUN_RECORD
+    if (folder / RUN).exists():
+        hint = f"follow it to its end: follow {folder}; if it has stopped, resume it: resume {folder}"
+        raise DataError(f"{folder} has no {RUN_RECORD}: its training is not completed", hint)
+    return folder / MODEL_RECORD if (folder / MODEL_RECORD).exists() else None
 
-    for record in (folder / name for name in RECORDS):
-        if not record.exists():
-            continue
-        try:
-            files = json.loads(safe_read.read_text(record, safe_read.HISTORY_BYTES)).get("files", {})
-            changed = MODEL_FILE in files and FileEntry(**files[MODEL_FILE]) != describe_content(model)
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise DataError(f"{record} is damaged: {error!r}", RECORD_HINT) from error
-        if changed:
-            raise DataError(f"{folder / MODEL_FILE} is not the file that the training wrote", RECORD_HINT)
+
+def _check_recorded(path: Path, model: bytes, record: Path) -> None:
+    """Refuse a model that differs from its record; a model with a changed weight would still predict."""
+    from mnist_cnn.result import FileEntry, Result, describe_content
+
+    is_run = record.name == RUN_RECORD
+    hint = f"rebuild it: resume {path.parent}" if is_run else RECORD_HINT
+    try:
+        text = safe_read.read_text(record, safe_read.HISTORY_BYTES)
+        if is_run:
+            entry = Result.from_json(text, str(record)).files.get(path.name)
+        else:
+            entry = records.convert(FileEntry, records.decode(text)["files"][path.name])
+    except BackendError as error:
+        raise DataError(f"{record} is damaged: {error.message}", hint) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{record} is damaged: {error!r}", hint) from error
+    if entry != describe_content(model):
+        raise DataError(f"{path} is not the file that the training wrote", hint)
 
 
 def _open_session(model: bytes, threads: int) -> Any:

@@ -102,7 +102,7 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint and keep only the newest two. Raises BackendError if that fails."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            atomic.make_folder(self.folder, exist_ok=True)
             path = self.folder / f"{_stem(checkpoint)}.npz"
             write(path, checkpoint)
             self._damaged.discard(path.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,9 +56,9 @@ def test_a_result_of_another_job_is_refused(azure: AzureService, small_run: Path
 def test_a_result_that_names_a_file_not_its_own_is_refused(
     made: ServiceRun, small_run: Path, name: str
 ) -> None:
-    result = json.loads((small_run / "result.json").read_text())
-    result["files"][name] = result["files"]["model.keras"]
-    made.write_output("result.json", json.dumps(result).encode())
+    result = result_of(small_run)
+    files = {**result.files, name: result.files["model.keras"]}
+    made.write_output("result.json", dataclasses.replace(result, files=files).to_json().encode())
     if name == "run.json":  # it is there, and is what the result says
         made.write_output(name, (small_run / "model.keras").read_bytes())
     refused(made.command("follow"), BackendError.exit_code)

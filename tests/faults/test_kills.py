@@ -40,7 +40,8 @@ def test_a_run_survives_a_kill_at_each_write(tmp_path: Path) -> None:
     # The run is complete without its final receipt, because the result is there.
     ended = end_of(start_command(*verb, cwd=tmp_path, **fault("kill", "worker", "run.json")))
     assert ended.code == 0, ended.err
-    assert launch.attach_to(run).status() is Status.completed
+    assert run_folder.read_receipt(run).status is Status.completed  # which the command recorded instead
+    assert not list(run.rglob(f"{atomic.PREFIX}*"))
     whole = run_command(*JOB, "run_dir=whole", cwd=tmp_path)
     assert whole.code == 0, whole.err
     before, result = result_of(tmp_path / "whole"), result_of(run)

@@ -65,21 +65,12 @@ def test_of_two_that_train_into_one_folder_one_is_refused(tmp_path: Path, starte
     wait_until(lambda: gate.is_reached, first)
     refused = run_command(*TINY, LONG, "seed=2", "run_dir=run", cwd=tmp_path)
     assert refused.code == ConfigurationError.exit_code
-    assert refused.err.startswith("error: run_dir=run is not empty and is not a run\n")
+    assert refused.err.startswith("error: run_dir=run: another process is just starting a run there\n")
     gate.open()
     wait_until((tmp_path / "run" / "log.txt").exists, first)
     assert run_folder.read_job(tmp_path / "run").seed == 1
     first.terminate()
     assert end_of(first).code == Interrupted.exit_code
-
-
-def test_of_two_that_find_a_folder_empty_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "check_free", lambda folder: None)
-    first, second = launch.make_job(*TINY, "seed=1"), launch.make_job(*TINY, "seed=2")
-    folder = run_folder.create(str(tmp_path / "run"), "", first)
-    with pytest.raises(ConfigurationError, match="run is not empty and is not a run"):
-        run_folder.create(str(tmp_path / "run"), "", second)
-    assert run_folder.read_job(folder) == first
 
 
 HOLD = (

@@ -12,6 +12,7 @@ from helpers.records import ROW, write_receipt, write_result
 from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError
+from mnist_cnn.result import Result
 
 HUGE = "1" + 400 * "0"
 PROGRESS = (
@@ -47,9 +48,31 @@ RESULT = (
 @pytest.mark.parametrize("damage", RESULT)
 def test_a_damaged_result_is_an_error(tmp_path: Path, damage: str) -> None:
     result = json.loads(write_result(tmp_path / "run").to_json()) | json.loads(f"{{{damage}}}")
-    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    del result["sha256"]  # as in schema 1, so that the value itself is refused
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"schema": 1}))
     with pytest.raises(BackendError, match=r"run/result\.json is not a result"):
         launch.attach_to(tmp_path / "run").wait()
+
+
+def test_a_result_changed_by_hand_is_refused(tmp_path: Path) -> None:
+    write_result(tmp_path / "run", accuracy=0.465)
+    path = tmp_path / "run" / "result.json"
+    path.write_text(path.read_text().replace("0.465", "0.965"))
+    run = launch.attach_to(tmp_path / "run", (f"register.dir={tmp_path / 'models'}",))
+    for read in (run.wait, lambda: run.register("m", min_accuracy=0)):
+        with pytest.raises(BackendError, match=r"result\.json is not a result: its checksum") as raised:
+            read()
+        assert raised.value.hint == f"rebuild it: resume {run.folder}"
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_result_that_lost_its_checksum_is_refused_but_not_in_schema_1(tmp_path: Path) -> None:
+    result = write_result(tmp_path)
+    content = json.loads(result.to_json())
+    del content["sha256"]
+    with pytest.raises(BackendError, match="its checksum"):
+        Result.from_json(json.dumps(content))
+    assert Result.from_json(json.dumps(content | {"schema": 1})) == result
 
 
 @pytest.mark.parametrize("damage", ["null", '"1"', "[]", "NaN", HUGE])

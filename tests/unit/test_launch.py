@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers.processes import SMALL
-from helpers.records import write_receipt
+from helpers.records import ROW, write_receipt, write_result
 
 import mnist_cnn
-from mnist_cnn import run_folder
+from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.local import LocalBackend
+from mnist_cnn.backends.local import LocalBackend, LocalConfig, LocalRun
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.training import checkpoint
+from mnist_cnn.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from mnist_cnn.job import Job
@@ -59,8 +62,8 @@ def test_a_job_and_overrides_of_where_it_runs_are_accepted(tmp_path: Path, submi
 
 def test_resume_starts_an_interrupted_run_in_its_folder(tmp_path: Path, submitted: Submitted) -> None:
     job = mnist_cnn.make_job(*SMALL)
-    folder = run_folder.create(str(tmp_path / "run"), "", job)
-    write_receipt(folder, Status.cancelled, job_digest=job.digest)
+    with run_folder.create(str(tmp_path / "run"), "", job) as folder:
+        write_receipt(folder, Status.cancelled, job_digest=job.digest)
     assert mnist_cnn.resume("latest", f"runs_dir={tmp_path}") is submitted[0][1]  # type: ignore[comparison-overlap] # the fixture's
     assert submitted == [(job, folder)]
     write_receipt(folder, Status.cancelled, job_digest="a-job-that-was-changed-meanwhile")
@@ -68,3 +71,75 @@ def test_resume_starts_an_interrupted_run_in_its_folder(tmp_path: Path, submitte
         mnist_cnn.resume(str(folder))
     mnist_cnn.resume(str(folder), "force=true")
     assert submitted == [(job, folder)] * 2
+
+
+def test_overrides_change_the_recorded_settings_of_a_backend(tmp_path: Path) -> None:
+    write_receipt(tmp_path, Status.completed, backend_settings={"device": "gpu"})
+    for overrides, device in (((), "gpu"), (("backend.device=cpu",), "cpu")):
+        config = launch.config_of_run(tmp_path, overrides, ()).backend
+        assert isinstance(config, LocalConfig)
+        assert config.device == device
+
+
+OTHER_BACKEND = "from mnist_cnn.backends.local import LocalBackend as Other"
+
+
+def test_a_run_that_moves_keeps_what_another_process_has_recorded(
+    tmp_path: Path, submitted: Submitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process resumes the run where it was, while its checkpoints are downloaded."""
+    (tmp_path / "other.py").write_text(OTHER_BACKEND)
+    with run_folder.create(str(tmp_path / "run"), "", mnist_cnn.make_job(*SMALL)) as folder:
+        digest = run_folder.read_job(folder).digest
+        write_receipt(folder, Status.running, job_digest=digest, created="2026-01-01T00:00:00+00:00")
+    resumed: list[run_folder.Receipt] = []
+
+    def download(run: LocalRun) -> None:
+        resumed.append(write_receipt(run.folder, Status.preparing, id="resumed", job_digest=digest))
+
+    os.utime(folder / "run.json", (0, 0))  # so that the first trainer counts as lost
+    monkeypatch.setattr(LocalRun, "download_checkpoints", download)
+    mnist_cnn.resume(str(folder), f"backend={tmp_path / 'other.py'}:Other")
+    assert run_folder.read_receipt(folder) == resumed[0]
+    assert len(submitted) == 1  # `submit` compares the receipt again, and refuses
+
+
+@pytest.fixture
+def completed(tmp_path: Path) -> Path:
+    """A completed run with a checkpoint, which trained the job SMALL."""
+    folder, job = tmp_path / "run", mnist_cnn.make_job(*SMALL)
+    write_result(folder)
+    run_folder.write_job(folder, job)
+    here = Runtime("float32", "cpu", "x86_64", 2, {})
+    saved = checkpoint.Checkpoint(job, here, (ROW, ROW), (), checkpoint.generators())
+    checkpoint.Checkpoints(folder / run_folder.CHECKPOINTS).save(saved)
+    return folder
+
+
+def _damage(path: Path, damage: str | None) -> None:
+    path.unlink()
+    if damage is not None:
+        path.write_text(damage)
+
+
+@pytest.mark.parametrize("name", ["result.json", "job.json", "model.onnx"])
+@pytest.mark.parametrize("damage", [None, "{"], ids=["missing", "damaged"])
+def test_resume_rebuilds_what_a_completed_run_has_lost(
+    completed: Path, submitted: Submitted, name: str, damage: str | None
+) -> None:
+    with pytest.raises(ConfigurationError, match="run is completed"):
+        mnist_cnn.resume(str(completed))
+    _damage(completed / name, damage)
+    mnist_cnn.resume(str(completed))
+    assert submitted == [(mnist_cnn.make_job(*SMALL), completed)]
+    assert run_folder.read_job(completed) == submitted[0][0]
+
+
+def test_a_job_that_no_checkpoint_holds_is_not_rebuilt(completed: Path, submitted: Submitted) -> None:
+    (completed / "job.json").write_text("{")
+    for path in (completed / run_folder.CHECKPOINTS).glob("*.sha256"):
+        path.unlink()
+    with pytest.raises(ConfigurationError, match=r"job\.json is not a job") as raised:
+        mnist_cnn.resume(str(completed))
+    assert raised.value.hint == "no checkpoint holds the job either; start a new run"
+    assert submitted == []

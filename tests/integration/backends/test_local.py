@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.copies import copy_run, interrupted_copy
+from helpers.copies import change_receipt, copy_run, interrupted_copy
 from helpers.fault_points import Gate, fault
 from helpers.processes import (
     SMALL,
@@ -73,6 +73,16 @@ def test_a_killed_worker_is_lost(tmp_path: Path, started: Start) -> None:
     assert "resume it: resume run" in ended.err
     listed = run_command("list", "runs_dir=.", "--json", cwd=tmp_path).json()
     assert [row["status"] for row in listed] == ["lost"]
+
+
+def test_a_command_killed_before_the_receipt_leaves_a_usable_folder(tmp_path: Path) -> None:
+    killed = start_command(*TINY, "run_dir=run", cwd=tmp_path, **fault("kill", "command", "run.json"))
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "run.json").exists()
+    run = launch.submit(*TINY, f"run_dir={tmp_path / 'run'}")
+    run.cancel()
+    assert run.status() is Status.cancelled
 
 
 def test_a_run_survives_its_command(tmp_path: Path, started: Start) -> None:
@@ -203,15 +213,18 @@ def test_a_resumed_run_keeps_its_id_its_age_and_its_device(tmp_path: Path, small
     resumed.cancel()
 
 
-def test_a_run_killed_after_its_last_checkpoint_is_completed(tmp_path: Path, small_run: Path) -> None:
+def test_a_damaged_run_is_rebuilt_from_its_last_checkpoint(tmp_path: Path, small_run: Path) -> None:
     folder = interrupted_copy(small_run, tmp_path / "run", after=2)
-    for name in ("metrics.jsonl", "model.keras"):
+    change_receipt(folder, status=Status.completed)
+    for name in ("metrics.jsonl", "model.keras", "job.json"):
         (folder / name).unlink()
+    (folder / "result.json").write_text("{")
     (folder / ".writing-model.keras").write_text("half")
     result = resume(folder).wait()
     assert run_folder.read_history(folder) == result.history
     assert result.weights_sha256 == result_of(small_run).weights_sha256
     assert not (folder / ".writing-model.keras").exists()
+    assert (folder / "job.json").read_text() == (small_run / "job.json").read_text()
 
 
 def test_an_earlier_result_is_not_taken_for_the_resumed_runs(tmp_path: Path, small_run: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from helpers.records import write_receipt
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
@@ -33,6 +34,17 @@ def test_a_failure_is_read_from_the_log_of_the_last_start_only(tmp_path: Path) -
     assert (error.message, error.hint) == ("the loss became nan", "lower it")
     log.mark_restart(tmp_path)
     assert log.failure(tmp_path) is None
+
+
+def test_the_log_of_another_run_is_not_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receipt names the run that was submitted again."""
+    write_receipt(tmp_path, Status.running, id="second")
+    monkeypatch.setattr(log, "_piece", lambda *_: b"a line\n")
+    files = {"user_logs/std_log.txt": "https://store"}
+    assert log.fetch(tmp_path, "first", files) is None
+    assert not (tmp_path / "log.txt").exists()
+    assert log.fetch(tmp_path, "second", files)
+    assert (tmp_path / "log.txt").read_text() == "a line\n"
 
 
 def test_epochs_that_were_trained_elsewhere_stay_in_the_history(tmp_path: Path) -> None:

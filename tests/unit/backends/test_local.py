@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,12 +15,14 @@ from typing import Any
 
 import psutil
 import pytest
+from helpers.copies import change_receipt
 from helpers.records import write_receipt, write_result
 
 from mnist_cnn import launch, process_identity, run_folder
 from mnist_cnn.backend import Run, Status
 from mnist_cnn.backends.local import LocalRun
 from mnist_cnn.errors import BackendError, RunCancelled
+from mnist_cnn.files import atomic
 from mnist_cnn.result import Progress
 from mnist_cnn.training import worker
 
@@ -102,6 +105,46 @@ def test_a_cancellation_is_recorded_for_a_worker_that_cannot(
     assert (receipt.status, receipt.exit_code) == (Status.cancelled, RunCancelled.exit_code)
 
 
+def test_a_process_here_is_not_taken_for_a_worker_on_another_machine(
+    tmp_path: Path, sleeping: subprocess.Popen[bytes]
+) -> None:
+    change_receipt(tmp_path / "run", host="the-other")
+    with pytest.raises(BackendError, match="is trained on the-other, not on this machine"):
+        launch.attach_to(tmp_path / "run").cancel()
+    assert sleeping.poll() is None
+
+
+def test_a_worker_killed_before_the_receipt_leaves_a_completed_run(tmp_path: Path) -> None:
+    result = write_result(tmp_path)
+    write_receipt(tmp_path, Status.finalizing, pid=THIS.pid, process_started=1.0, host=socket.gethostname())
+    (tmp_path / ".writing-ab12.json").write_text("half a receipt")
+    run = launch.attach_to(tmp_path)
+    assert run.status() is Status.completed
+    assert run.wait() == result
+    receipt = run_folder.read_receipt(tmp_path)
+    assert (receipt.status, receipt.exit_code) == (Status.completed, 0)
+    assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_a_log_is_read_to_the_end_that_was_written_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker prints its last line and ends after the follower has read the log."""
+    (tmp_path / "log.txt").write_text("first\n")
+    write_receipt(tmp_path, Status.running)
+    statuses = iter([Status.running, Status.completed])
+
+    def status(run: LocalRun) -> Status:
+        now = next(statuses)
+        if now.is_final:
+            with (run.folder / "log.txt").open("a") as log:
+                log.write("last, without an end")
+        return now
+
+    monkeypatch.setattr(LocalRun, "status", status)
+    assert list(launch.attach_to(tmp_path).logs(follow=True)) == ["first", "last, without an end"]
+
+
 def test_a_worker_that_cannot_be_started_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     with pytest.raises(BackendError, match=r"cannot start .*no-python: No such file"):
@@ -170,8 +213,28 @@ def test_a_damaged_version_of_a_registry_is_an_error(tmp_path: Path, completed: 
         completed.register("m", min_accuracy=0)
 
 
-def test_an_unfinished_version_of_a_registry_is_left_alone(tmp_path: Path, completed: Run) -> None:
-    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+def test_a_version_exists_only_when_it_is_whole(
+    tmp_path: Path, completed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "models" / "m"
+    half = home / ".writing-1" / "model.onnx"  # of a process that was killed
+    half.parent.mkdir(parents=True)
+    half.touch()
+    write_text = atomic.write_text
+
+    def check(path: Path, text: str) -> None:
+        assert not (home / "1").exists()
+        write_text(path, text)
+
+    monkeypatch.setattr(atomic, "write_text", check)
     model = completed.register("m", min_accuracy=0)
-    assert (model.version, model.is_new) == (2, True)
-    assert (tmp_path / "models" / "m" / "2" / "model.onnx").read_bytes() == b"model.onnx"
+    assert (model.version, model.is_new) == (1, True)
+    assert (home / "1" / "model.onnx").read_bytes() == b"model.onnx"
+    assert sorted(path.name for path in home.iterdir() if path.name != ".lock") == ["1"]
+    assert not completed.register("m", min_accuracy=0).is_new
+
+
+def test_the_number_of_a_removed_version_is_not_used_again(tmp_path: Path, completed: Run) -> None:
+    for version in (1, 3):  # 2 was removed
+        shutil.copytree(tmp_path / "run", tmp_path / "models" / "m" / str(version))
+    assert completed.register("m", min_accuracy=0).version == 4

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 from helpers.cli import Ask, refusal
-from helpers.records import write_receipt
+from helpers.processes import SMALL
+from helpers.records import write_receipt, write_result
 
+from mnist_cnn import launch, process_identity, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.local import LocalBackend
+from mnist_cnn.backends.local import LocalBackend, LocalRun
 from mnist_cnn.cli import commands
 
 
@@ -66,6 +70,30 @@ def test_the_beginning_of_a_name_is_enough_if_it_is_unique(ask: Ask, home: Path)
     assert refusal(ask("status", "2026-01-bb"))[1].startswith("did you mean 2026-01-")
 
 
+def test_list_shows_what_a_killed_command_left(ask: Ask, home: Path) -> None:
+    left = home / "runs" / "left"
+    left.mkdir(parents=True)
+    run_folder.write_job(left, launch.make_job(*SMALL))
+    os.utime(left, (1_000_000_000, 1_000_000_000))
+    assert [(row["run"], row["status"]) for row in ask("list", "--json").json()] == [("left", "not started")]
+    *_, row, _, note = ask("list").out.rstrip().splitlines()
+    assert row.split()[:3] == ["left", "not", "started"]
+    assert note.startswith("not started: its command was killed")
+
+
+@pytest.mark.parametrize("name", ["job.json", "result.json", "model.keras"])
+def test_status_names_a_damaged_file_and_what_rebuilds_it(ask: Ask, home: Path, name: str) -> None:
+    write_result(home / "run")
+    run_folder.write_job(home / "run", launch.make_job(*SMALL))
+    assert "damaged" not in ask("status", "run").out
+    assert ask("status", "run", "--json").json()["damage"] is None
+    (home / "run" / name).write_text("{")
+    *_, what, then = ask("status", "run").out.splitlines()
+    assert what.startswith(f"damaged: run/{name} is not ")
+    assert then == "rebuild it: python -m mnist_cnn resume run"
+    assert f"damaged: {ask('status', 'run', '--json').json()['damage']}" == what
+
+
 def _raising(error: BaseException) -> Callable[..., NoReturn]:
     def command(*_: object) -> NoReturn:
         raise error
@@ -96,6 +124,19 @@ def test_an_interrupted_start_says_what_was_started(ask: Ask, monkeypatch: pytes
     monkeypatch.setattr(LocalBackend, "ends_with_its_command", False)  # as a cluster's backend
     assert ask().err == "interrupted\ncheck whether it started: python -m mnist_cnn list\n"
     assert "may have started" in ask("--multirun", "seed=1,2").out
+
+
+def test_an_interrupted_follow_detaches_from_a_local_run(
+    ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process stands for the worker."""
+    this = {"pid": os.getpid(), "process_started": process_identity.start_time(os.getpid())}
+    write_receipt(home / "run", Status.running, host=socket.gethostname(), **this)
+    monkeypatch.setattr(LocalRun, "progress", _raising(KeyboardInterrupt()))
+    monkeypatch.setattr(LocalRun, "cancel", lambda _: pytest.fail("the run was cancelled"))
+    ended = ask("follow", "run")
+    assert (ended.code, ended.err.splitlines()[0]) == (130, "detached; run is still running")
+    write_receipt(home / "run", Status.completed)  # ends the thread that reads the log
 
 
 BACKEND_WITH_A_BUG = """

@@ -54,8 +54,8 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> Displayed:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The folder of a run that has just been submitted."""
-    folder = run_folder.create(str(tmp_path / "<run>"), "", mnist_cnn.make_job(*SMALL))
-    write_receipt(folder, Status.queued)
+    with run_folder.create(str(tmp_path / "<run>"), "", mnist_cnn.make_job(*SMALL)) as folder:
+        write_receipt(folder, Status.queued)
     return folder
 
 

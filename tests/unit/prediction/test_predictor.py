@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from helpers.records import write_receipt, write_result
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from mnist_cnn.backend import Status
 from mnist_cnn.errors import DataError
 from mnist_cnn.prediction.pictures import prepare
 from mnist_cnn.prediction.predictor import Predictor, load_predictor
+from mnist_cnn.result import describe_content
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -205,6 +210,39 @@ def refusal(path: Path) -> str:
 def test_a_folder_and_its_model_file_are_the_same_model(tmp_path: Path) -> None:
     expected = load_predictor(classifier(tmp_path / "model.onnx"))(IMAGES[:3])
     assert np.array_equal(load_predictor(tmp_path)(IMAGES[:3]), expected)
+
+
+def test_a_run_without_a_result_does_not_predict(tmp_path: Path) -> None:
+    """Its worker was killed after model.onnx was written."""
+    write_receipt(tmp_path, Status.running)
+    classifier(tmp_path / "model.onnx")
+    with pytest.raises(DataError, match=r"has no result\.json: its training is not completed") as refused:
+        load_predictor(tmp_path)
+    assert f"resume it: resume {tmp_path}" in refused.value.hint
+
+
+def test_a_run_predicts_only_with_the_model_that_its_result_describes(tmp_path: Path) -> None:
+    written = write_result(tmp_path)
+    model = classifier(tmp_path / "model.onnx")
+    with pytest.raises(DataError, match=r"model\.onnx is not the file that the training wrote") as refused:
+        load_predictor(tmp_path)
+    assert refused.value.hint == f"rebuild it: resume {tmp_path}"
+    result = dataclasses.replace(written, files={"model.onnx": describe_content(model.read_bytes())})
+    (tmp_path / "result.json").write_text(result.to_json())
+    assert load_predictor(tmp_path).classes == 2
+    (tmp_path / "result.json").write_text(result.to_json().replace("0.9", "0.8"))
+    assert "result.json is damaged" in refusal(tmp_path)
+
+
+def test_a_registered_model_predicts_only_as_it_was_registered(tmp_path: Path) -> None:
+    entry = describe_content(classifier(tmp_path / "model.onnx").read_bytes())
+    record = tmp_path / "model.json"
+    record.write_text(json.dumps({"files": {"model.onnx": dataclasses.asdict(entry)}}))
+    assert load_predictor(tmp_path).classes == 2
+    record.write_text(json.dumps({"files": {}}))
+    assert "model.json is damaged" in refusal(tmp_path)
+    record.write_text(json.dumps({"files": {"model.onnx": {"bytes": 1, "sha256": "0"}}}))
+    assert "model.onnx is not the file that the training wrote" in refusal(tmp_path)
 
 
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:

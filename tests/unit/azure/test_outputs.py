@@ -1,0 +1,85 @@
+"""A node's files are accepted if they are this job's result, and none that the run folder has already."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.records import write_receipt, write_result
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.azure import outputs
+from mnist_cnn.result import Result, describe_content
+
+
+@dataclasses.dataclass
+class NodeRun:
+    """Stands for the SDK's run; its outputs are the files of a folder."""
+
+    outputs: Path
+
+    def get_file_names(self) -> list[str]:
+        return [f"outputs/{path.name}" for path in self.outputs.iterdir()]
+
+    def download_file(self, name: str, output_file_path: str) -> None:
+        shutil.copyfile(self.outputs.parent / name, output_file_path)
+
+    def get_metrics(self) -> dict[str, float]:
+        return {}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> NodeRun:
+    write_result(tmp_path / "outputs")
+    (tmp_path / "outputs" / "run.json").unlink()
+    return NodeRun(tmp_path / "outputs")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_receipt(tmp_path / "run", Status.running)
+    return tmp_path / "run"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def change(node: NodeRun, **values: object) -> None:
+    path = node.outputs / "result.json"
+    changed = dataclasses.replace(Result.from_json(path.read_text()), **values)  # type: ignore[arg-type]
+    path.write_text(changed.to_json())
+
+
+def test_a_result_and_its_files_are_downloaded(node: NodeRun, folder: Path) -> None:
+    outputs.download(node, folder)
+    assert names(folder) == ["model.keras", "model.onnx", "result.json", "run.json"]
+    run_folder.verify(folder, run_folder.result_of(folder))
+
+
+@pytest.mark.parametrize("name", ["job.json", "run.json", "log.txt"])
+def test_a_file_that_the_run_folder_has_already_is_not_accepted(
+    node: NodeRun, folder: Path, name: str
+) -> None:
+    (node.outputs / name).write_text("from the node")
+    change(node, files={name: describe_content(b"from the node")})
+    with pytest.raises(outputs.ResultMissing, match=f"names the file {name}, which a training never writes"):
+        outputs.download(node, folder)
+    assert names(folder) == ["run.json"]
+
+
+def test_a_result_of_another_job_is_not_accepted(node: NodeRun, folder: Path) -> None:
+    change(node, job_digest="another")
+    with pytest.raises(outputs.ResultMissing, match="belongs to another job"):
+        outputs.download(node, folder)
+    assert names(folder) == ["run.json"]
+
+
+def test_a_file_that_was_damaged_on_the_way_is_not_accepted(node: NodeRun, folder: Path) -> None:
+    (node.outputs / "model.onnx").write_bytes(b"model.onnq")
+    with pytest.raises(outputs.ResultDamaged, match=r"model\.onnx is not the file"):
+        outputs.download(node, folder)
+    assert names(folder) == ["run.json"]
