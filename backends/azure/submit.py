@@ -60,6 +60,10 @@ CHECKPOINTS = "mnist-cnn-checkpoints"
 REUSE_SECONDS = 60.0
 """How long the next run of this process may rely on an upload and on the cluster's state."""
 SUBMIT_SECONDS = 600.0
+INTERRUPTED = (
+    "interrupted; the run may have started, so the command waits for the service's answer, "
+    f"for up to {SUBMIT_SECONDS / 60:.0f} minutes"
+)
 LATE_START_SECONDS = 30.0
 """How long to search for a run after its submission was not answered."""
 FORCE, REFUSED = "force", "refused"
@@ -300,7 +304,7 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
         experiment, store = _prepare(run, request, mounts[plan.CHECKPOINT_MOUNT], Path(code))
         configuration = _configuration(request, config, store, mounts, Path(code))
         _check_not_superseded(folder, run_id)
-        with signals.defer_signals():  # a run that was started must be recorded
+        with signals.defer_signals(INTERRUPTED):  # a run that was started must be recorded
             started = start(experiment, configuration, run_id)
             record_start(run, started)
             report(f"run {started.id}: {started.get_portal_url()}")
@@ -419,7 +423,9 @@ def _costs_reported(run: AzureRun) -> Iterator[None]:
     """Report what the cluster costs if its run does not start."""
     try:
         yield
-    except (MnistCnnError, OSError, KeyboardInterrupt):
+    except (MnistCnnError, OSError, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt):
+            report("interrupted; checking what the cluster costs (Ctrl-C skips this)")
         for line in run.cost_report():
             report(line)
         raise
