@@ -425,6 +425,8 @@ def _costs_reported(run: AzureRun) -> Iterator[None]:
         yield
     except (MnistCnnError, OSError, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt):
+            if run_folder.read_receipt(run.folder).url is not None:  # it has started
+                raise
             report("interrupted; checking what the cluster costs (Ctrl-C skips this)")
         for line in run.cost_report():
             report(line)

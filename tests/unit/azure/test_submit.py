@@ -121,6 +121,7 @@ def test_ctrl_c_during_the_submission_records_the_started_run(
     assert receipt.status is Status.queued
     assert receipt.url == FakeRun().get_portal_url()
     assert "interrupted; the run may have started" in said[0]
+    assert "the costs" not in capfd.readouterr().err  # the run continues, and a request could take minutes
 
 
 @pytest.mark.usefixtures("prepared")
