@@ -13,7 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure.config import has_gpu
+from mnist_cnn.backends.azure.failures import ClusterRefused
 from mnist_cnn.backends.azure.service import (
+    ATTEMPTS,
     STILL_WAITING_SECONDS,
     ServiceError,
     call,
@@ -39,7 +41,8 @@ def ensure(workspace: Any, target: Any | None, config: AzureConfig) -> Any:
     Differences from the configuration are reported; the cluster isn't changed.
 
     Raises:
-        BackendError: the name belongs to something else, or the service refuses the cluster.
+        BackendError: the name belongs to something else, or the service doesn't answer.
+        ClusterRefused: the service refuses the new cluster.
     """
     if target is None:
         return _create(workspace, config)
@@ -61,6 +64,7 @@ def wait_until_ready(target: Any, config: AzureConfig) -> None:
 
     Raises:
         BackendError: it has failed, is being deleted, or isn't ready in time.
+        ClusterRefused: it has failed, and a new one of the configured size would fail too.
     """
     deadline = time.monotonic() + WAIT_SECONDS
     pause, reported, reported_at = FIRST_POLL_SECONDS, "Succeeded", 0.0
@@ -74,7 +78,9 @@ def wait_until_ready(target: Any, config: AzureConfig) -> None:
             raise BackendError(f"cluster {target.name} is being deleted", "try again when it is gone")
         if state in ("Failed", "Canceled"):
             reason = "; ".join(_errors(target)) or "the service gives no reason"
-            raise BackendError(f"cluster {target.name} is {state.lower()}: {reason}", hint)
+            is_of_this_size = str(target.vm_size).upper() == config.vm_size.upper()
+            kind = ClusterRefused if state == "Failed" and is_of_this_size else BackendError
+            raise kind(f"cluster {target.name} is {state.lower()}: {reason}", hint)
         if left < 0:
             message = f"cluster {target.name} is still {state.lower()} after {WAIT_SECONDS // 60} minutes"
             raise BackendError(message, hint)
@@ -82,8 +88,8 @@ def wait_until_ready(target: Any, config: AzureConfig) -> None:
         pause = min(SLOW_POLL_SECONDS, 2 * pause)
         call_with_retries("read the cluster's state", target.refresh_state)
     report(f"cluster {target.name}: ready")
-    if target.status is not None:
-        report(f"cluster status: {json.dumps(target.status.serialize(), default=str)}")
+    for line in _status(target):
+        report(line)
 
 
 def find(workspace: Any, name: str) -> Any | None:
@@ -129,7 +135,7 @@ def command(action: str, config: AzureConfig) -> str:
 
 
 def show(target: Any, config: AzureConfig) -> Iterator[str]:
-    """Yield lines on the cluster's nodes, errors and costs."""
+    """Yield lines on the cluster's nodes, errors, status and costs."""
     yield f"cluster {config.cluster}: {target.type}, {target.provisioning_state}"
     if target.type != CLUSTER_TYPE:
         return
@@ -138,6 +144,7 @@ def show(target: Any, config: AzureConfig) -> Iterator[str]:
         low, high, idle_seconds = _scale(target)
         yield f"scale: {low} to {high} nodes; an idle node is released after {idle_seconds} seconds"
     yield from (f"error: {error}" for error in _errors(target))
+    yield from _status(target)
     yield from costs(target, config)
 
 
@@ -184,27 +191,75 @@ def _delete(target: Any) -> None:
 
 
 def _create(workspace: Any, config: AzureConfig) -> Any:
-    def create() -> Any:
-        from azureml.core.compute import AmlCompute, ComputeTarget
-
-        provisioning = AmlCompute.provisioning_configuration(
-            vm_size=config.vm_size,
-            vm_priority=config.priority.value,
-            min_nodes=config.min_nodes,
-            max_nodes=config.max_nodes,
-            idle_seconds_before_scaledown=config.idle_seconds,
-        )
-        return ComputeTarget.create(workspace, config.cluster, provisioning)
-
+    """Create the cluster; look for it before a second attempt, which would overwrite it."""
     report(f"cluster {config.cluster}: creating it with {config.nodes}")
-    try:
-        return call(f"create the cluster {config.cluster}", create)
-    except ServiceError as error:
-        if not error.is_transient:
-            raise
-        if (target := find(workspace, config.cluster)) is None:  # the answer may have been lost
-            raise
-        return target
+    attempt = 1
+    while True:
+        try:
+            return call(f"create the cluster {config.cluster}", partial(_request_creation, workspace, config))
+        except ServiceError as error:
+            if error.status == 400:  # noqa: PLR2004 - it would be refused again
+                raise ClusterRefused(error.message, "choose other nodes for the cluster") from error
+            if not error.is_transient:
+                raise
+            if (target := find(workspace, config.cluster)) is not None:  # the answer was lost
+                return target
+            if error.is_abandoned or attempt == ATTEMPTS:
+                raise
+            report(f"{error.message}; retrying in {2**attempt} seconds")
+            time.sleep(2**attempt)
+            attempt += 1
+
+
+def _request_creation(workspace: Any, config: AzureConfig) -> Any:
+    from azureml.core.compute import AmlCompute, ComputeTarget
+
+    _send_creation_once()
+    provisioning = AmlCompute.provisioning_configuration(
+        vm_size=config.vm_size,
+        vm_priority=config.priority.value,
+        min_nodes=config.min_nodes,
+        max_nodes=config.max_nodes,
+        idle_seconds_before_scaledown=config.idle_seconds,
+    )
+    return ComputeTarget.create(workspace, config.cluster, provisioning)
+
+
+class _CreationError(Exception):
+    """The request that creates a cluster failed; `status_code` is None without an answer."""
+
+    def __init__(self, message: str, status_code: int | None = None) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+
+
+def _send_creation_once() -> None:
+    """Keep the SDK from repeating the request that creates a cluster.
+
+    If the answer was lost, the second request would overwrite the cluster. The SDK makes a session for each
+    call, and retries what its `put` raises or answers.
+    """
+    import requests
+    from azureml._restclient import clientbase
+    from azureml.core.compute import compute
+
+    class Session(requests.Session):
+        def put(self, *arguments: Any, **options: Any) -> requests.Response:
+            try:
+                answer = super().put(*arguments, **options)
+            except requests.RequestException as error:
+                raise _CreationError(str(error)) from error
+            if answer.status_code in clientbase.RETRYABLE_STATUS_CODES:
+                raise _CreationError(answer.text or answer.reason, answer.status_code)
+            return answer
+
+    compute.get_requests_session = Session
+
+
+def _status(target: Any) -> Iterator[str]:
+    """Yield a line with the cluster's status as the SDK serializes it, if it has one."""
+    if target.status is not None:
+        yield f"cluster status: {json.dumps(target.status.serialize(), default=str)}"
 
 
 def _errors(target: Any) -> Iterator[str]:

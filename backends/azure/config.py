@@ -23,6 +23,8 @@ CLUSTER_NAME_RULE = (
 RESERVED_NAMES = ("amlcompute", "local", "containerinstance")
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,35}")
 EXPERIMENT_NAME_RULE = "3 to 36 letters, digits, '_' and '-'; starts with a letter or digit"
+VM_SIZE = re.compile(r"(?:STANDARD|BASIC)_[A-Z0-9_-]{1,56}", re.IGNORECASE)
+VM_SIZE_RULE = "a size's name is STANDARD_ and letters, digits, '_' and '-'"
 LOW_PRIORITY_MINUTES = 7 * 24 * 60
 """A job may take seven days on low-priority nodes, and 21 on dedicated ones."""
 
@@ -80,8 +82,8 @@ class AzureConfig(BackendConfig):
             raise _refused("cluster", self.cluster, CLUSTER_NAME_RULE, "traincluster")
         if self.cluster.lower() in RESERVED_NAMES:
             raise _refused("cluster", self.cluster, "the service reserves this name", "traincluster")
-        if not re.fullmatch(r"[A-Za-z0-9_]{3,64}", self.vm_size):
-            raise _refused("vm_size", self.vm_size, "letters, digits and '_' are allowed", "STANDARD_D2_V2")
+        if not VM_SIZE.fullmatch(self.vm_size):
+            raise _refused("vm_size", self.vm_size, VM_SIZE_RULE, "STANDARD_D2_V2")
         if self.min_nodes > self.max_nodes:
             message = f"backend.min_nodes={self.min_nodes} is above backend.max_nodes={self.max_nodes}"
             raise ConfigurationError(message, "lower backend.min_nodes, or raise backend.max_nodes")

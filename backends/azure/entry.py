@@ -117,13 +117,13 @@ class Metrics:
 
 
 def _progress_printer() -> Callable[[Progress], None]:
-    """Return a function that prints the progress, at most every few seconds."""
-    last = -PROGRESS_SECONDS
+    """Return a function that prints the progress: a new status at once, else at most every few seconds."""
+    last, status = 0.0, ""
 
     def print_progress(progress: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PROGRESS_SECONDS:
-            last = time.monotonic()
+        nonlocal last, status
+        if progress.status != status or time.monotonic() - last >= PROGRESS_SECONDS:
+            last, status = time.monotonic(), progress.status
             print(f"{PROGRESS}{json.dumps(dataclasses.asdict(progress))}", flush=True)
 
     return print_progress

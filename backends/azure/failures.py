@@ -16,6 +16,17 @@ class Preempted(BackendError):  # noqa: N818 - it is an outcome that ends a run
     """The service took the run's node away."""
 
 
+class ClusterRefused(BackendError):  # noqa: N818 - as above
+    """The service can't create a cluster of these nodes.
+
+    It would refuse them again if it `is_lasting`; a quota can be raised.
+    """
+
+    @property
+    def is_lasting(self) -> bool:
+        return "quota" not in self.message.lower()
+
+
 class StartedButUnrecorded(BackendError):  # noqa: N818 - as above
     """The run has started, but the receipt could not be written."""
 

@@ -7,6 +7,7 @@ log.txt then contains both logs, one after the other.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
             if piece:
                 with (folder / run_folder.LOG).open("ab") as file:
                     file.write(piece)
-                _update_history(folder, piece)
+                _update_history(folder)
     except ServiceError as error:
         report(f"{error.message}; the run is still running")
         return None
@@ -136,21 +137,45 @@ def _piece(folder: Path, url: str) -> bytes:
     return NEXT_LOG + content if content else b""
 
 
-def _update_history(folder: Path, piece: bytes) -> None:
-    """Write metrics.jsonl and progress.json from a new piece of the log."""
-    text = piece.decode("utf-8", errors="replace")
-    if EPOCH in text:
-        run_folder.write_history(folder, history(folder))
-    found = list(_marked(text, PROGRESS))
-    if found:
+def _update_history(folder: Path) -> None:
+    """Write metrics.jsonl and progress.json from the log."""
+    rows = history(folder)
+    if tuple(rows) != run_folder.read_history(folder):
+        run_folder.write_history(folder, rows)
+    progress = _progress(folder)
+    if progress is not None:
+        run_folder.write_progress(folder, progress)
+
+
+def _progress(folder: Path) -> Progress | None:
+    """Return the progress since the last start; a row of the history is the end of its epoch."""
+    progress = None
+    for line in _last_start(folder).splitlines():
         with contextlib.suppress(ValueError):
-            run_folder.write_progress(folder, records.read(Progress, found[-1]))
+            if line.startswith(PROGRESS):
+                progress = records.read(Progress, line.removeprefix(PROGRESS))
+            elif line.startswith(EPOCH) and progress is not None and progress.epochs:
+                row = records.read(EpochRow, line.removeprefix(EPOCH))
+                progress = dataclasses.replace(
+                    progress,
+                    epoch=row.epoch,
+                    step=progress.steps,
+                    loss=row.loss,
+                    accuracy=row.accuracy,
+                    seconds_left=(progress.epochs - row.epoch) * row.seconds,
+                )
+    return progress
 
 
 def _last(folder: Path, mark: str) -> str | None:
     """Return the content of the last line with a prefix, in the log of the last start."""
-    found = list(_marked(_read(folder).rpartition(NEXT_LOG.decode())[2], mark))
+    found = list(_marked(_last_start(folder), mark))
     return found[-1] if found else None
+
+
+def _last_start(folder: Path) -> str:
+    """Return the log since the run was last started."""
+    return _read(folder).rpartition(NEXT_LOG.decode())[2]
 
 
 def _read(folder: Path) -> str:

@@ -46,7 +46,7 @@ def download(run: Any, folder: Path) -> None:
         BackendError: a download failed, and may be tried again.
     """
     names = call_with_retries("list the run's files", run.get_file_names)
-    report(f"files: {', '.join(sorted(name for name in names if name.startswith(OUTPUTS))) or 'none'}")
+    report(f"files: {', '.join(sorted(names)) or 'none'}")
     run_parallel(partial(_download_files, run, names, folder), partial(_report_metrics, run))
 
 

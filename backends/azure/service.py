@@ -43,6 +43,8 @@ TOKEN_SECONDS = 300.0
 _tokens: dict[str, Any] = {}
 _tokens_lock = threading.Lock()
 _STATUS = re.compile(r"(?:Response Code|Code|status_code|StatusCode)[\"']?[:=\s]+[\"']?(\d{3})\b")
+_WRONG_SUBSCRIPTION = re.compile(r"access to (\S+) subscription|subscription name, (\S+), instead")
+_SUBSCRIPTION_HINT = "check the subscription_id in config.json, or log in with an account that has access"
 _LOGIN_HINTS = {
     "AADSTS7000222": "the secret has expired; create a new one in Microsoft Entra",
     "AADSTS7000215": "the secret is wrong; AZUREML_SERVICE_PRINCIPAL_PASSWORD must be its value, not its id",
@@ -152,6 +154,9 @@ def translate(what: str, error: BaseException) -> BackendError:
         hint = _LOGIN_HINTS.get(reason, "check the credentials, or log in with az login")
         message = f"cannot {what}: the login was refused ({reason})"
         return ServiceError(message, hint, status=401, detail=detail)
+    if subscription := _WRONG_SUBSCRIPTION.search(detail):
+        reason = f"this login has no access to a subscription {subscription[1] or subscription[2]}"
+        return ServiceError(f"cannot {what}: {reason}", _SUBSCRIPTION_HINT, status=404, detail=detail)
     if "quota" in detail.lower():
         hint = "ask for more cores of this family in the Azure portal, or choose another backend.vm_size"
     else:

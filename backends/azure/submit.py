@@ -19,6 +19,7 @@ from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checkpoints, checks, cluster, log, plan, snapshot, upload
 from mnist_cnn.backends.azure.failures import (
+    ClusterRefused,
     StartedButUnrecorded,
     SubmissionUnknown,
     Superseded,
@@ -37,7 +38,14 @@ from mnist_cnn.backends.azure.run import (
 )
 from mnist_cnn.backends.azure.service import ServiceError, call, call_with_retries, report
 from mnist_cnn.backends.azure.submitter import SUBMITTER, this_process
-from mnist_cnn.errors import BackendError, Interrupted, MnistCnnError, RunCancelled, storage_error
+from mnist_cnn.errors import (
+    BackendError,
+    ConfigurationError,
+    Interrupted,
+    MnistCnnError,
+    RunCancelled,
+    storage_error,
+)
 from mnist_cnn.terminal import signals
 from mnist_cnn.training.runtime import changed_versions, versions
 
@@ -52,10 +60,15 @@ CHECKPOINTS = "mnist-cnn-checkpoints"
 REUSE_SECONDS = 60.0
 """How long the next run of this process may rely on an upload and on the cluster's state."""
 SUBMIT_SECONDS = 600.0
+INTERRUPTED = (
+    "interrupted; the run may have started, so the command waits for the service's answer, "
+    f"for up to {SUBMIT_SECONDS / 60:.0f} minutes"
+)
 LATE_START_SECONDS = 30.0
 """How long to search for a run after its submission was not answered."""
-FORCE = "force"
-"""Key of the receipt's `service`: the run is resumed even if the job or the runtime has changed."""
+FORCE, REFUSED = "force", "refused"
+"""Keys of the receipt's `service`: the run is resumed even if the job or the runtime has changed; the cluster
+that the service could not create for it."""
 
 _done_at: dict[tuple[Any, ...], float] = {}
 """When this process last sent some data files, or found a cluster ready."""
@@ -67,7 +80,7 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
     `force` resumes even if the job or the runtime has changed.
 
     Raises:
-        ConfigurationError: the folder's run is under way or completed.
+        ConfigurationError: the run is under way or completed, or the service has refused its cluster.
         BackendError: the service refuses the job.
         StartedButUnrecorded, SubmissionUnknown: the run has, or may have, started; the receipt names it.
         Superseded: another process has submitted the run.
@@ -77,6 +90,10 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
         is_azure = before.backend == config.name
         status = AzureRun(folder, config, resubmit).status() if is_azure else before.status
         run_folder.check_resumable(folder, status)
+        if before.service.get(REFUSED) == _cluster(config) and not force:
+            message = f"{folder} cannot be resumed: the service could not create {_cluster(config)}"
+            same = f"try the same size again: resume {folder} force=true"
+            raise ConfigurationError(message, f"{_resize_hint(folder)}; or {same}")
     with run_folder.lock(folder):  # another process may resume the run too
         if before is not None:
             now = run_folder.read_receipt(folder)
@@ -188,19 +205,37 @@ def _submit_named(job: Job, run: AzureRun, run_id: str, reason: str | None = Non
     except MnistCnnError as error:
         is_transient = isinstance(error, ServiceError) and error.is_transient
         if reason is None or not is_transient:  # `resubmit` restores the receipt after a transient failure
-            _record_not_started(folder, run_id, error)
+            _record_not_started(run, run_id, error)
         raise
     except OSError as error:  # of the temporary folder, or a data file that was removed
         failure = storage_error(error, str(error.filename or tempfile.gettempdir()), "TMPDIR=FOLDER")
-        _record_not_started(folder, run_id, failure)
+        _record_not_started(run, run_id, failure)
         raise failure from error
     except KeyboardInterrupt:
         raise _record_interrupt(folder, run_id) from None
 
 
-def _record_not_started(folder: Path, run_id: str, error: MnistCnnError) -> None:
-    error.hint = "; ".join(filter(None, (error.hint, f"then start the run: resume {folder}")))
-    run_folder.record_end_of(folder, run_id, Status.failed, error)
+def _record_not_started(run: AzureRun, run_id: str, error: MnistCnnError) -> None:
+    again = f"start the run: resume {run.folder}"
+    if isinstance(error, ClusterRefused):
+        again = _resize_hint(run.folder)
+        if error.is_lasting:
+            refused = {REFUSED: _cluster(run.config)}
+            run_folder.update_receipt(
+                run.folder, run_id, lambda now: dataclasses.replace(now, service=now.service | refused)
+            )
+    error.hint = "; ".join(filter(None, (error.hint, f"then {again}")))
+    run_folder.record_end_of(run.folder, run_id, Status.failed, error)
+
+
+def _cluster(config: AzureConfig) -> str:
+    """Return the cluster that a submission creates if it is missing, in words."""
+    return f"cluster {config.cluster} with {config.nodes}"
+
+
+def _resize_hint(folder: Path) -> str:
+    """Return the hint for a run whose receipt has a VM size that the service has refused."""
+    return f"start the run with another size: resume {folder} backend.vm_size=SIZE"
 
 
 def _write_receipt(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> str:
@@ -269,7 +304,7 @@ def _send(job: Job, run: AzureRun, run_id: str) -> None:
         experiment, store = _prepare(run, request, mounts[plan.CHECKPOINT_MOUNT], Path(code))
         configuration = _configuration(request, config, store, mounts, Path(code))
         _check_not_superseded(folder, run_id)
-        with signals.defer_signals():  # a run that was started must be recorded
+        with signals.defer_signals(INTERRUPTED):  # a run that was started must be recorded
             started = start(experiment, configuration, run_id)
             record_start(run, started)
             report(f"run {started.id}: {started.get_portal_url()}")
@@ -388,7 +423,11 @@ def _costs_reported(run: AzureRun) -> Iterator[None]:
     """Report what the cluster costs if its run does not start."""
     try:
         yield
-    except (MnistCnnError, OSError, KeyboardInterrupt):
+    except (MnistCnnError, OSError, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt):
+            if run_folder.read_receipt(run.folder).url is not None:  # it has started
+                raise
+            report("interrupted; checking what the cluster costs (Ctrl-C skips this)")
         for line in run.cost_report():
             report(line)
         raise

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cnn import compose, launch, run_folder
-from mnist_cnn.backend import HasCluster
+from mnist_cnn.backend import HasCluster, Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
 from mnist_cnn.cli.sweep import run_sweep
@@ -152,6 +152,8 @@ def _status(command: Command) -> int:
         print(f"this is the last status that {host} recorded")
     if progress is not None:
         print(describe_progress(progress))
+    if status is Status.finalizing and not launch.ends_with_its_command(command.run_config()):
+        print(f"download its result: {report.program()} follow {run.folder}")
     if row["accuracy"] is not None:
         print(f"test accuracy {percent(row['accuracy'])}")
     if row["error"] is not None:

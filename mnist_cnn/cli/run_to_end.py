@@ -8,7 +8,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from mnist_cnn import launch
+from mnist_cnn import launch, run_folder
+from mnist_cnn.backend import Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.display import follow
 from mnist_cnn.cli.report import program
@@ -50,7 +51,9 @@ def run_to_end(start: Callable[[], Run], config: Config, *, as_json: bool, is_ow
                 unknown = f"check whether it started: {program()} list"
                 hint = "nothing was started" if ends_with_us else unknown
                 raise Interrupted("interrupted", hint if is_own else "") from None
-            interrupted = _stop(run) if is_ours_to_stop else _detached(run)
+            if not is_ours_to_stop:
+                raise _detached(run) from None
+            interrupted = _stop(run)
             report.print_costs([run])
             raise interrupted from None
         except MnistCnnError:
@@ -123,5 +126,12 @@ def _stop(run: Run) -> Interrupted:
 
 
 def _detached(run: Run) -> Interrupted:
+    """Return the error that reports a detached run, from what is known: a request could take minutes."""
+    progress = run.progress()
+    status = run_folder.read_receipt(run.folder).status
+    if status.is_final and status is not Status.lost:
+        return Interrupted(f"interrupted; {run.folder} is {status.value}", report.next_command(run, status))
+    is_finalizing = progress is not None and progress.status == Status.finalizing
+    state = "finalizing" if is_finalizing else "still running"
     hint = f"watch it again: {program()} follow {run.folder}"
-    return Interrupted(f"detached; {run.folder} is still running", hint)
+    return Interrupted(f"detached; {run.folder} is {state}", hint)

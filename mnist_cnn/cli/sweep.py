@@ -64,11 +64,12 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], *, as_json: 
                     _cancel_running(trials)
         _print_table(trials, as_json=as_json)
         runs = {trial.config.backend: trial.run for trial in trials if trial.run is not None}
-        report.print_costs(runs.values())
-        if is_interrupted:
+        if is_interrupted:  # reported first, because the costs may take long
             completed = sum(trial.result is not None for trial in trials)
             report.print_lossy(f"interrupted; {completed} of {len(trials)} completed", sys.stderr)
             report.print_lossy(f"the runs are kept: {report.program()} list", sys.stderr)
+        report.print_costs(runs.values())
+        if is_interrupted:
             return Interrupted.exit_code
     return next((trial.error.exit_code for trial in trials if trial.error is not None), 0)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STDERR = 2
 
 
 class Terminated(KeyboardInterrupt):
@@ -20,10 +22,20 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def defer_signals() -> Iterator[None]:
-    """Deliver Ctrl-C and SIGTERM only after the body, so that what it starts is known and can be stopped."""
+def defer_signals(notice: str = "") -> Iterator[None]:
+    """Deliver Ctrl-C and SIGTERM only after the body, so that what it starts is known and can be stopped.
+
+    The first signal writes `notice` on stderr at once.
+    """
     received: list[int] = []
-    with _handled_by(lambda number, _frame: received.append(number), _handlers()):
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if notice and len(received) == 1:
+            with suppress(OSError):  # not `print`, which the signal may have interrupted
+                os.write(STDERR, f"\n{notice}\n".encode())
+
+    with _handled_by(receive, _handlers()):
         yield
     if received:
         signal.raise_signal(received[0])

@@ -11,7 +11,7 @@ from loopback import Fault
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.errors import BackendError
+from mnist_cnn.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: P
     for text in ("newcluster: creating", "newcluster: ready", '"currentNodeCount"', "min_nodes"):
         assert text in ended.err
     shown = succeeded(run_here("cluster", "show", *chosen(azure), name, cwd=tmp_path))
-    for text in ("newcluster: AmlCompute, Succeeded", "1 to 1 nodes", "120 s"):
+    for text in ("newcluster: AmlCompute, Succeeded", "1 to 1 nodes", "120 s", '"currentNodeCount"'):
         assert text in shown.out
     command = next(line for line in shown.out.splitlines() if "cluster delete" in line).partition(": ")[2]
     deleted = run_here(*shlex.split(command)[3:], cwd=tmp_path)  # the words after `python -m mnist_cnn`
@@ -61,9 +61,10 @@ def test_a_name_of_another_kind_of_compute_is_refused(azure: AzureService, tmp_p
 
 def test_a_cluster_of_an_unknown_size_fails_and_is_not_used(azure: AzureService, tmp_path: Path) -> None:
     asked = ("backend.cluster=badcluster", "backend.vm_size=STANDARD_X99")
-    for overrides in (asked, asked[:1]):
+    for overrides in ((*asked, "run_dir=run"), asked[:1]):
         ended = submit(azure, tmp_path, *overrides)
         refused(ended, BackendError.exit_code, "badcluster is failed", "STANDARD_X99", "cluster delete")
+    refused(run_here("resume", "run", cwd=tmp_path), ConfigurationError.exit_code, "backend.vm_size=SIZE")
     for _ in range(2):  # the second time it is gone
         succeeded(run_here("cluster", "delete", *chosen(azure), asked[0], cwd=tmp_path))
         assert "badcluster" not in azure.clusters
@@ -88,6 +89,7 @@ def test_a_cluster_that_vanishes_while_it_is_deleted_is_deleted(azure: AzureServ
 def test_a_creation_that_lost_its_answer_is_used(azure: AzureService, tmp_path: Path) -> None:
     azure.faults.add(Fault("PUT", "/computes/", kind="lose-answer", times=0))
     submit(azure, tmp_path, "backend.cluster=answerless", "run_dir=run")
+    assert calls(azure, "PUT", "/computes/") == 1  # a second one would overwrite it
     assert run_folder.read_receipt(tmp_path / "run").status is Status.queued
     assert azure.clusters["answerless"].state == "Succeeded"
 

@@ -151,6 +151,7 @@ def test_a_run_is_finalizing_until_its_result_is_here(
 ) -> None:
     made = completed_run(azure, tmp_path / "run", small_run)
     assert made.command("status", "--json").json()["status"] == "finalizing"
+    assert "download its result: python -m mnist_cnn follow " in made.command("status").out
     succeeded(made.command("follow"))
     assert made.command("status", "--json").json()["status"] == "completed"
 

@@ -111,6 +111,14 @@ def test_an_expired_secret_is_an_error_with_a_hint(azure: AzureService, tmp_path
     refused(ended, BackendError.exit_code, "login was refused", "AADSTS7000222", "expired")
 
 
+def test_a_wrong_subscription_is_an_error_that_names_it(azure: AzureService, tmp_path: Path) -> None:
+    names = json.loads((azure.home / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(names | {"subscription_id": "wrong"}))
+    ended = run_here("cluster", "show", "backend=azure", f"backend.workspace={tmp_path}", cwd=tmp_path)
+    refused(ended, BackendError.exit_code, "no access to a subscription wrong\n", "config.json")
+    assert azure.tenancy.subscription not in ended.err
+
+
 def test_a_login_of_the_azure_cli_needs_no_principal(
     azure: AzureService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

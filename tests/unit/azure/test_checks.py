@@ -53,6 +53,10 @@ def test_what_the_service_would_refuse_is_refused_here(override: str) -> None:
     assert raised.value.hint
 
 
+def test_the_defaults_of_the_class_and_of_conf_are_the_same() -> None:
+    assert config_of() == AzureConfig(name="azure")
+
+
 def test_a_run_on_low_priority_nodes_has_a_shorter_limit() -> None:
     config_of("backend.max_duration=20000")
     with pytest.raises(ConfigurationError, match="low-priority"):

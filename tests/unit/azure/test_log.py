@@ -16,7 +16,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import failures, log, submitter
 from mnist_cnn.backends.azure.entry import EPOCH, PROGRESS
 from mnist_cnn.errors import BackendError, TrainingError
-from mnist_cnn.result import EpochRow
+from mnist_cnn.result import EpochRow, Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +52,51 @@ def test_epochs_that_were_trained_elsewhere_stay_in_the_history(tmp_path: Path) 
     run_folder.write_history(tmp_path, rows[:2])
     (tmp_path / "log.txt").write_text(f"{EPOCH}{json.dumps(dataclasses.asdict(rows[2]))}\n")
     assert tuple(log.history(tmp_path)) == rows
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (("running 1 3", "row 1"), (1, 8, 0.75, 30.0)),
+        (("running 1 3", "row 1", "running 2 5"), (2, 5, 0.5, 9.0)),
+        (("running 2 5\nrow 2\nrow 3",), (3, 8, 0.75, 0.0)),
+        (("row 1", "running 2 5"), (2, 5, 0.5, 9.0)),
+    ],
+)
+def test_progress_is_never_older_than_the_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: tuple[str, ...], expected: tuple[float, ...]
+) -> None:
+    """The node prints its progress every few seconds, and a row at the end of each epoch."""
+    write_receipt(tmp_path, Status.running, id="run")
+    rows = 0
+    for piece in pieces:
+        lines = ""
+        for kind, epoch, *step in map(str.split, piece.splitlines()):
+            if kind == "row":
+                row = EpochRow(int(epoch), 0.25, 0.75, 0.3, 0.8, 1.0, 15.0)
+                lines += f"{EPOCH}{json.dumps(dataclasses.asdict(row))}\n"
+                rows += 1
+            else:
+                progress = Progress(kind, int(epoch), 3, int(step[0]), 8, 0.5, 0.5, 100.0, 9.0)
+                lines += f"{PROGRESS}{json.dumps(dataclasses.asdict(progress))}\n"
+        monkeypatch.setattr(log, "_piece", lambda *_, lines=lines: lines.encode())
+        log.fetch(tmp_path, "run", {"user_logs/std_log.txt": "https://log"})
+    now = run_folder.read_progress(tmp_path)
+    assert now is not None
+    assert (now.epoch, now.step, now.accuracy, now.seconds_left) == expected
+    assert len(run_folder.read_history(tmp_path)) == rows
+
+
+def test_a_row_that_arrives_in_two_pieces_is_in_the_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_receipt(tmp_path, Status.running, id="run")
+    row = EpochRow(1, 0.25, 0.75, 0.3, 0.8, 1.0, 15.0)
+    line = f"{EPOCH}{json.dumps(dataclasses.asdict(row))}\n".encode()
+    for piece in (line[:30], line[30:]):
+        monkeypatch.setattr(log, "_piece", lambda *_, piece=piece: piece)
+        log.fetch(tmp_path, "run", {"user_logs/std_log.txt": "https://log"})
+    assert run_folder.read_history(tmp_path) == (row,)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class NodeRun:
     outputs: Path
 
     def get_file_names(self) -> list[str]:
-        return [f"outputs/{path.name}" for path in self.outputs.iterdir()]
+        return ["user_logs/std_log.txt", *(f"outputs/{path.name}" for path in self.outputs.iterdir())]
 
     def download_file(self, name: str, output_file_path: str) -> None:
         shutil.copyfile(self.outputs.parent / name, output_file_path)
@@ -54,8 +54,12 @@ def change(node: NodeRun, **values: object) -> None:
     path.write_text(changed.to_json())
 
 
-def test_a_result_and_its_files_are_downloaded(node: NodeRun, folder: Path) -> None:
+def test_all_files_are_listed_and_the_outputs_downloaded(
+    node: NodeRun, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     outputs.download(node, folder)
+    (listed,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("files: ")]
+    assert listed.endswith("outputs/result.json, user_logs/std_log.txt")
     assert names(folder) == ["model.keras", "model.onnx", "result.json", "run.json"]
     run_folder.verify(folder, run_folder.result_of(folder))
 

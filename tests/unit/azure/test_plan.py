@@ -121,6 +121,10 @@ def test_each_mount_is_a_token_of_its_own() -> None:
     assert gpu.arguments[-2:] == ("--device", "gpu")
 
 
+def test_the_limit_of_a_run_is_sent_in_seconds() -> None:
+    assert request_of("backend.max_duration=90").max_seconds == 90 * 60
+
+
 def test_the_environment_pins_the_versions_here_and_is_named_by_them() -> None:
     environment = plan.environment(use_gpu=False)
     assert f"keras=={importlib.metadata.version('keras')}" in environment.packages

@@ -6,17 +6,30 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers.sdk_fakes import provide
 
 from mnist_cnn.backends.azure import service
+from mnist_cnn.backends.azure.failures import SubmissionUnknown
 from mnist_cnn.backends.azure.parallel import run_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SECONDS = 20.0
+WRONG_SUBSCRIPTION = (
+    "You are currently logged-in to T tenant. You don't have access to S-1 subscription, please check if it "
+    "is in this tenant. All the subscriptions that you have access to in this tenant are = \n "
+    "[SubscriptionInfo(subscription_name='other', subscription_id='O')]. \n Please refer to aka.ms/x"
+)
+SUBSCRIPTION_NAME = (
+    "It looks like you have specified subscription name, S-1, instead of subscription id. Subscription names "
+    "may not be unique, please specify subscription id from this list \n [SubscriptionInfo(...)]"
+)
+"""The SDK's exceptions for a wrong subscription_id in config.json."""
 
 
 def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +50,8 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Received bad response:\nResponse Code: 403\nContent: b''", 403, "role"),
         ("AADSTS7000222: The provided client secret keys are expired", 401, "expired"),
         ("Response Code: 409 ... exceeds the quota of 0 cores", 409, "cores"),
+        (WRONG_SUBSCRIPTION, 404, "config.json"),
+        (SUBSCRIPTION_NAME, 404, "config.json"),
         ("something else", None, "studio"),
     ],
 )
@@ -46,6 +61,53 @@ def test_an_error_of_the_sdk_becomes_a_message_and_a_hint(text: str, status: int
     assert error.status == status
     assert said in error.hint
     assert "\n" not in error.message + error.hint
+
+
+def test_a_wrong_subscription_is_named_without_the_other_ones() -> None:
+    for text in (WRONG_SUBSCRIPTION, SUBSCRIPTION_NAME):
+        error = service.translate("open the workspace w", RuntimeError(text))
+        expected = "cannot open the workspace w: this login has no access to a subscription S-1"
+        assert error.message == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "is_transient"),
+    [
+        *dict.fromkeys((400, 401, 403, 404, 409), False).items(),
+        *dict.fromkeys((None, 408, 429, 500, 502, 503, 504), True).items(),
+    ],
+)
+def test_a_retry_is_for_a_busy_service_and_never_for_a_refusal(
+    status: int | None, *, is_transient: bool
+) -> None:
+    assert service.ServiceError("it failed", status=status).is_transient is is_transient
+    assert SubmissionUnknown("it failed", status=status).is_transient is is_transient
+    assert not SubmissionUnknown("it failed", status=status, is_abandoned=True).is_transient
+
+
+def test_a_token_of_the_azure_cli_is_used_until_shortly_before_it_expires(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The library that asks the Azure CLI is a stand-in."""
+    issued: list[str] = []
+    clock = SimpleNamespace(now=0.0)
+    clock.time = lambda: clock.now
+
+    def get_token(scope: str) -> SimpleNamespace:
+        issued.append(scope)
+        return SimpleNamespace(token=f"token {len(issued)}", expires_on=clock.now + 3600)
+
+    def token_at(now: float) -> str:
+        clock.now = now
+        return service._azure_cli_token("https://a/")  # noqa: SLF001
+
+    provide(monkeypatch, "azure.identity", AzureCliCredential=lambda: SimpleNamespace(get_token=get_token))
+    monkeypatch.setattr(service, "_tokens", {})
+    monkeypatch.setattr(service, "time", clock)
+    used = [token_at(now) for now in (1_000.0, 4_000.0, 4_301.0, 9_000.0)]
+    assert used == ["token 1", "token 1", "token 2", "token 3"]
+    assert service._azure_cli_token("https://b/") == "token 4"  # noqa: SLF001
+    assert issued[-1] == "https://b/.default"
 
 
 def test_a_call_that_never_ends_is_abandoned() -> None:

@@ -1,0 +1,55 @@
+"""Which files are sent to the datastore, and which checkpoints are downloaded from it.
+
+The datastore is a stand-in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from helpers.sdk_fakes import FakeStore
+
+from mnist_cnn import launch
+from mnist_cnn.backends.azure import checkpoints, upload
+from mnist_cnn.backends.azure.snapshot import SentFile
+from mnist_cnn.result import EpochRow
+from mnist_cnn.training import checkpoint
+from mnist_cnn.training.runtime import Runtime
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_file_whose_content_has_changed_is_sent_again(tmp_path: Path) -> None:
+    """Its length may be the same: raw IDX files of one shape have one length."""
+    contents = {"same": b"1234", "changed": b"1234", "longer": b"12345", "new": b"1234"}
+    files = []
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        files.append(SentFile(name, tmp_path / name, len(content)))
+    store = FakeStore(**{"mnist/same": b"1234", "mnist/changed": b"4321", "mnist/longer": b"1234"})
+    missing = upload.missing(store, "mnist", tuple(files))
+    assert [file.name for file in missing] == ["changed", "longer", "new"]
+
+
+def test_a_damaged_checkpoint_on_the_store_does_not_count(tmp_path: Path) -> None:
+    job = launch.make_job("train.epochs=9")
+    runtime = Runtime("float32", "cpu", "x86_64", 2, {})
+    store = FakeStore()
+    for epoch in (1, 2, 3, 4):
+        rows = tuple(EpochRow(number, 1.0, 0.5, 1.0, 0.5, 1.0, 2.0) for number in range(1, epoch + 1))
+        arrays = (np.full((2, 3), epoch, np.float32),)
+        path = tmp_path / f"epoch-00000{epoch}.npz"
+        checkpoint.write(path, checkpoint.Checkpoint(job, runtime, rows, arrays, checkpoint.generators()))
+        store.blobs[f"c/{path.stem}-0.npz"] = content = path.read_bytes()
+        store.blobs[f"c/{path.stem}-0.sha256"] = hashlib.sha256(content).hexdigest().encode()
+    store.blobs["c/epoch-000004-0.npz"] = content[:-1]
+    (tmp_path / "run").mkdir()
+    checkpoints.download(store, "c", tmp_path / "run")
+    downloaded = [name for name in store.read if name.endswith(".npz")]
+    assert downloaded == [f"c/epoch-00000{epoch}-0.npz" for epoch in (4, 3, 2)]
+    newest = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints").newest()
+    assert newest is not None
+    assert len(newest.history) == 3
