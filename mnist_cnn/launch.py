@@ -16,7 +16,7 @@ from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
 from mnist_cnn.config import Schedule
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
@@ -160,8 +160,9 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     if not status.is_final:
         host = run_folder.other_host(receipt)
         where = f" on {host}" if host else ""
-        gone = f"; if that machine is gone: resume {folder} force=true" if host else ""
-        raise ConfigurationError(f"{folder} is {status.value}{where}", f"watch it: follow {folder}{gone}")
+        gone = f"; if that machine is gone: {command_on('resume', folder, 'force=true')}" if host else ""
+        hint = f"watch it: {command_on('follow', folder)}{gone}"
+        raise ConfigurationError(f"{folder} is {status.value}{where}", hint)
     run_folder.check_resumable(folder, status)
     job = run_folder.read_job(folder, may_be_changed=True)
     backend.check(job)
@@ -256,7 +257,7 @@ def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, for
         changes += changed_versions(receipt.versions, versions())
     if changes and not force:
         message = f"{folder} cannot be resumed, because this has changed: {', '.join(changes)}"
-        raise ConfigurationError(message, changed_hint(str(folder)))
+        raise ConfigurationError(message, changed_hint(folder))
     with run_folder.lock(folder):  # a process that starts the run meanwhile removes half-written files
         run_folder.write_job(folder, job)  # with the digest that fits a job that was changed by hand
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mnist_cnn import migrations, process_identity, records
 from mnist_cnn.backend import Status
 from mnist_cnn.config import did_you_mean
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, command_on, storage_error
 from mnist_cnn.files import atomic, locks, safe_read
 from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content
@@ -159,7 +159,7 @@ def check_free(folder: Path) -> None:
 
 def _taken(folder: Path) -> ConfigurationError:
     if (folder / RECEIPT).exists():
-        hint = f"resume it: resume {folder}; or choose another folder"
+        hint = f"resume it: {command_on('resume', folder)}; or choose another folder"
         return ConfigurationError(f"run_dir={folder} already holds a run", hint)
     return ConfigurationError(f"run_dir={folder} is not empty and is not a run", "choose a new folder")
 
@@ -263,7 +263,7 @@ def check_resumable(folder: Path, status: Status) -> None:
     if status is Status.completed:
         raise ConfigurationError(f"{folder} is completed", "there is nothing to resume; start a new run")
     if not status.is_final:
-        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
+        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: {command_on('follow', folder)}")
 
 
 def await_registration(folder: Path, pid: int) -> None:
@@ -282,7 +282,8 @@ def check_still_ours(folder: Path, receipt: Receipt) -> None:
     """Raise BackendError if another process has resumed the run since this receipt, or removed it."""
     now = read_receipt(folder)
     if (now.pid, now.host, now.process_started) != (receipt.pid, receipt.host, receipt.process_started):
-        raise BackendError(f"{folder} is trained by another process now", f"watch it: follow {folder}")
+        hint = f"watch it: {command_on('follow', folder)}"
+        raise BackendError(f"{folder} is trained by another process now", hint)
 
 
 def record_end(folder: Path, status: Status, error: MnistCnnError | None = None) -> None:

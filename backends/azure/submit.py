@@ -37,7 +37,7 @@ from mnist_cnn.backends.azure.run import (
 )
 from mnist_cnn.backends.azure.service import ServiceError, call, call_with_retries, report
 from mnist_cnn.backends.azure.submitter import SUBMITTER, this_process
-from mnist_cnn.errors import BackendError, Interrupted, MnistCnnError, RunCancelled, storage_error
+from mnist_cnn.errors import BackendError, Interrupted, MnistCnnError, RunCancelled, command_on, storage_error
 from mnist_cnn.terminal import signals
 from mnist_cnn.training.runtime import changed_versions, versions
 
@@ -156,7 +156,7 @@ def _submission_unknown(error: ServiceError, folder: Path, *, is_abandoned: bool
 
 def _check_machine(run: AzureRun, job: Job, receipt: run_folder.Receipt) -> None:
     """Check that this machine can submit the run again. Raises BackendError."""
-    from_here = f"cancel {run.folder}, then resume {run.folder} force=true"
+    from_here = f"{command_on('cancel', run.folder)}, then {command_on('resume', run.folder, 'force=true')}"
     hint = f"follow it on the machine that started it; or from here: {from_here}"
     changed = changed_versions(receipt.versions, versions()) if receipt.versions else ()
     if changed:
@@ -199,7 +199,7 @@ def _submit_named(job: Job, run: AzureRun, run_id: str, reason: str | None = Non
 
 
 def _record_not_started(folder: Path, run_id: str, error: MnistCnnError) -> None:
-    error.hint = "; ".join(filter(None, (error.hint, f"then start the run: resume {folder}")))
+    error.hint = "; ".join(filter(None, (error.hint, f"then start the run: {command_on('resume', folder)}")))
     run_folder.record_end_of(folder, run_id, Status.failed, error)
 
 
@@ -246,7 +246,8 @@ def _record_interrupt(folder: Path, run_id: str) -> Interrupted:
     """Record a Ctrl-C during the submission; return the error to raise."""
     if run_folder.read_receipt(folder).url is not None:
         return Interrupted(f"interrupted; {folder} has started and is still running", follow_hint(folder))
-    error = RunCancelled("interrupted before the run was submitted", f"start it: resume {folder}")
+    hint = f"start it: {command_on('resume', folder)}"
+    error = RunCancelled("interrupted before the run was submitted", hint)
     run_folder.record_end_of(folder, run_id, Status.cancelled, error)
     return Interrupted(f"interrupted before {folder} was submitted", error.hint)
 
@@ -323,12 +324,13 @@ def _check_not_superseded(folder: Path, run_id: str) -> None:
     if now.id != run_id:
         raise _superseded(folder)
     if CANCELLED in now.service:
-        raise RunCancelled("the run was cancelled before it started", f"start it: resume {folder}")
+        hint = f"start it: {command_on('resume', folder)}"
+        raise RunCancelled("the run was cancelled before it started", hint)
 
 
 def _superseded(folder: Path) -> Superseded:
     message = f"another process has submitted {folder} in the meantime"
-    return Superseded(message, f"watch it: follow {folder}")
+    return Superseded(message, f"watch it: {command_on('follow', folder)}")
 
 
 def record_start(run: AzureRun, started: Any) -> None:

@@ -12,7 +12,7 @@ from mnist_cnn import launch
 from mnist_cnn.cli import report
 from mnist_cnn.cli.display import follow
 from mnist_cnn.cli.report import program
-from mnist_cnn.errors import Interrupted, MnistCnnError
+from mnist_cnn.errors import Interrupted, MnistCnnError, command_on
 from mnist_cnn.terminal import output, signals
 from mnist_cnn.terminal.log_stream import LogStream
 
@@ -123,5 +123,5 @@ def _stop(run: Run) -> Interrupted:
 
 
 def _detached(run: Run) -> Interrupted:
-    hint = f"watch it again: {program()} follow {run.folder}"
+    hint = f"watch it again: {program()} {command_on('follow', run.folder)}"
     return Interrupted(f"detached; {run.folder} is still running", hint)
