@@ -88,11 +88,11 @@ def storage_error(error: OSError, what: str, setting: str = "") -> BackendError:
     """Translate a failed write of `what`; `setting`, if any, is the override that moves it elsewhere."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        hint = f"free some space there, or choose another disk with {setting}"
+        hint = f"free some space there{setting and f', or choose another disk with {setting}'}"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = f"choose a folder that you may write to with {setting}"
+        hint = f"choose a folder that you may write to with {setting}" if setting else "make it writable"
     else:
-        hint = f"check that folder and its disk, or choose another with {setting}"
+        hint = f"check that folder and its disk{setting and f', or choose another with {setting}'}"
     return BackendError(f"cannot write {what}: {reason}", hint)
 
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
 LATEST, LOCK = "latest", ".lock"
+ELSEWHERE = "runs_dir=FOLDER"
+"""The setting that moves a new run to another disk; a run that exists stays where it is."""
 FORCE = "--force"
 """The trainer's flag to resume even if the job or the machine has changed."""
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
@@ -129,7 +131,7 @@ def create(run_dir: str | None, runs_dir: str, job: Job) -> Path:
     except FileExistsError as error:
         raise _taken(folder) from error
     except OSError as error:
-        raise storage_error(error, f"the run folder {folder}") from error
+        raise storage_error(error, f"the run folder {folder}", ELSEWHERE) from error
     try:
         write_job(folder, job)
     except BaseException:
@@ -154,7 +156,7 @@ def check_free(folder: Path) -> None:
     except NotADirectoryError as error:
         raise ConfigurationError(f"run_dir={folder} is a file", "choose a new folder") from error
     except OSError as error:
-        raise storage_error(error, f"the run folder {folder}") from error
+        raise storage_error(error, f"the run folder {folder}", ELSEWHERE) from error
 
 
 def _taken(folder: Path) -> ConfigurationError:
