@@ -352,5 +352,6 @@ class LocalRun:
         # It did exit by itself, so the disk was too full for its receipt, and perhaps for its log.
         logged = [words for line in self.logs() if (words := run_folder.trainer_line(line))]
         unwritten = f"cannot write {self.folder}: the disk is too full for the run's receipt and log"
-        message = logged[-1] if logged and logged[-1].startswith("cannot write") else unwritten
+        last = logged[-1].removeprefix(run_folder.STOPPED) if logged else ""
+        message = last if last.startswith("cannot write") else unwritten
         return ERRORS_BY_EXIT_CODE[exit_code](message, f"free some disk space, then {resume}; {log}")

@@ -50,6 +50,8 @@ ENTRY_SECONDS = 10.0
 
 LOG_FORMAT, LOG_TIME = "%(asctime)s mnist_cnn %(message)s", "%H:%M:%S"
 """The form of the trainer's own lines in log.txt, where libraries print too."""
+STOPPED = "stopped: "
+"""How the trainer's last line begins if it failed or was cancelled."""
 _TRAINER_LINE = re.compile(r"\d\d:\d\d:\d\d mnist_cnn (.*)")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from pathlib import Path
@@ -45,3 +46,11 @@ def test_a_terminal_shows_one_live_line_below_the_log(monkeypatch: pytest.Monkey
     assert f" {live} " in re.sub(r"[\r\n]", " ", text)
     assert "epoch 1/2  loss 0.6\r\n" in text
     assert "a library's line" not in text
+
+
+def test_the_trainers_last_word_is_left_to_the_error() -> None:
+    """`Run.wait` raises it, and the command prints that."""
+    stream = io.StringIO()
+    lines = ("12:00:00 mnist_cnn epoch 1/2  loss 0.6", "12:00:01 mnist_cnn stopped: the loss became nan")
+    follow(ScriptedRun(Path("run"), Status.failed, lines=lines), stream)
+    assert stream.getvalue() == "epoch 1/2  loss 0.6\n"
