@@ -86,11 +86,11 @@ def train(  # noqa: PLR0913 - only the first two are required
 
 
 def describe_epoch(row: EpochRow, job: Job) -> str:
-    """Return the log line of an epoch."""
-    held_out = _held_out_name(job)
+    """Return the log line of an epoch, which fits a terminal of 80 columns."""
+    held_out = "val" if job.data.validation else "test"
     return (
-        f"epoch {row.epoch}/{job.train.epochs}  loss {row.loss:.4f}  accuracy {row.accuracy:.4f}  "
-        f"{held_out} loss {row.val_loss:.4f}  {held_out} accuracy {row.val_accuracy:.4f}  {row.seconds:.1f} s"
+        f"epoch {row.epoch}/{job.train.epochs}  loss {row.loss:.4f} ({held_out} {row.val_loss:.4f})  "
+        f"accuracy {row.accuracy:.4f} ({held_out} {row.val_accuracy:.4f})  {row.seconds:.1f} s"
     )
 
 
