@@ -194,9 +194,13 @@ def find(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = (
 
 
 def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Path:
-    """Return the folder of a registered model, or of a run. Raises as `find` does."""
+    """Return the folder of a registered model, of its newest version, or of a run. Raises as `find` does."""
     folder = Path(run)
-    return folder if (folder / "model.onnx").is_file() else find(run, overrides, config_dirs)
+    if (folder / "model.onnx").is_file():
+        return folder
+    versions = [model.parent for model in folder.glob("*/model.json") if model.parent.name.isdecimal()]
+    newest = max(versions, key=lambda version: int(version.name), default=None)
+    return newest or find(run, overrides, config_dirs)
 
 
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:

@@ -169,7 +169,7 @@ def _taken(folder: Path) -> ConfigurationError:
 
 
 def find(run: str, runs_dir: str) -> Path:
-    """Return a run's folder from `latest`, a name under `runs_dir` (or its beginning), or a path.
+    """Return a run's folder from `latest`, a name under `runs_dir` (or its beginning or end), or a path.
 
     Raises ConfigurationError if no run matches, or several do.
     """
@@ -182,14 +182,17 @@ def find(run: str, runs_dir: str) -> Path:
         if (folder / RECEIPT).is_file():
             return folder
     names = [folder.name for folder in all_runs(runs_dir)]
-    matching = [name for name in names if name.startswith(run)]
+    matching = [name for name in names if name.startswith(run) or name.endswith(run)]
     if len(matching) == 1:
         return Path(runs_dir) / matching[0]
     if matching:
         hint = f"choose one of {', '.join(matching)}"
         raise ConfigurationError(f"{run} matches {len(matching)} runs", hint)
     hint = did_you_mean(run, [*names, LATEST], f"`list` shows the runs under {runs_dir}")
-    raise ConfigurationError(f"run {run}: not found under {runs_dir}", hint)
+    if Path(run).is_dir():
+        raise ConfigurationError(f"{run} is not a run: it has no {RECEIPT}", hint)
+    where = f" under {runs_dir}" if Path(run).name == run else ""
+    raise ConfigurationError(f"run {run}: not found{where}", hint)
 
 
 def all_runs(runs_dir: str) -> list[Path]:

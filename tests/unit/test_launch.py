@@ -10,7 +10,7 @@ from helpers.processes import SMALL
 from helpers.records import write_receipt
 
 import mnist_cnn
-from mnist_cnn import run_folder
+from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.local import LocalBackend
 from mnist_cnn.errors import ConfigurationError
@@ -68,3 +68,14 @@ def test_resume_starts_an_interrupted_run_in_its_folder(tmp_path: Path, submitte
         mnist_cnn.resume(str(folder))
     mnist_cnn.resume(str(folder), "force=true")
     assert submitted == [(job, folder)] * 2
+
+
+def test_a_registered_name_means_its_newest_finished_version(tmp_path: Path) -> None:
+    for version, files in (("1", 2), ("10", 2), ("9", 2), ("11", 1), ("old", 2)):
+        (tmp_path / "m" / version).mkdir(parents=True)
+        for name in ("model.onnx", "model.json")[:files]:
+            (tmp_path / "m" / version / name).touch()
+    assert launch.find_model(str(tmp_path / "m")) == tmp_path / "m" / "10"
+    assert launch.find_model(str(tmp_path / "m" / "9")) == tmp_path / "m" / "9"
+    with pytest.raises(ConfigurationError, match="not a run"):
+        launch.find_model(str(tmp_path))
