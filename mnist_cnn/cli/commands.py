@@ -14,7 +14,7 @@ from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import HasCluster
 from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
-from mnist_cnn.cli.sweep import run_sweep
+from mnist_cnn.cli.sweep import plan_sweep, run_sweep
 from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted
 from mnist_cnn.terminal.log_stream import describe_progress
@@ -98,12 +98,19 @@ def _follow(command: Command) -> int:
 
 def _plan(command: Command) -> int:
     command.refuse_words()
-    plan = launch.plan_of(command.config())
+    if command.is_multirun:
+        plans = plan_sweep(command.overrides, command.config_dirs)
+    else:
+        plans = [dict(launch.plan_of(command.config()).lines)]
     if command.as_json:
-        report.print_json(dict(plan.lines))
+        report.print_json(plans if command.is_multirun else plans[0])
         return 0
-    for label, value in plan.lines:
-        print(f"{label:<11} {value}")
+    for number, plan in enumerate(plans, 1):
+        if command.is_multirun:
+            print(f"[{number}/{len(plans)}] {plan.pop('settings')}")
+        for label, value in plan.items():
+            if number == 1 or value != plans[0][label]:  # only what differs from the first plan
+                print(f"{label:<11} {value}")
     return 0
 
 
