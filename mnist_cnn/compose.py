@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import itertools
 import json
 import re
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,14 +120,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
             wrong = f" {folder}: folder not found" if folder else " needs a folder"
             raise ConfigurationError(f"--config-dir{wrong}", "it is laid out like conf/")
         _check_settings_files(Path(folder))
-    outside = None
-    lines = [f"hydra.searchpath=[{','.join(_quoted_uri(folder) for folder in config_dirs)}]"]
-    for override in _parse(overrides):
-        name = str(override.value()) if override.key_or_group == "backend" else ""
-        if name and name not in options("backend", config_dirs) and is_outside(name):
-            outside = absolute_name(name)
-        else:
-            lines.append(_for_hydra(override, config_dirs))
+    lines, outside = _lines_for_hydra(overrides, config_dirs)
     try:
         with hydra.initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
             composed = hydra.compose("config", overrides=lines)
@@ -145,6 +140,19 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     return {str(name): value for name, value in values.items()}
 
 
+def _lines_for_hydra(overrides: Sequence[str], config_dirs: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the overrides that Hydra gets, and the backend if it is one that no YAML file describes."""
+    outside = None
+    lines = [f"hydra.searchpath=[{','.join(_quoted_uri(folder) for folder in config_dirs)}]"]
+    for override in _parse(overrides):
+        name = str(override.value()) if override.key_or_group == "backend" else ""
+        if name and name not in options("backend", config_dirs) and is_outside(name):
+            outside = absolute_name(name)
+        else:
+            lines.append(_for_hydra(override, config_dirs))
+    return lines, outside
+
+
 def as_yaml(config: Config) -> str:
     """Return a configuration as YAML, with every key."""
     import yaml
@@ -154,17 +162,19 @@ def as_yaml(config: Config) -> str:
     return str(yaml.safe_dump(plain, sort_keys=False))
 
 
-def leave_to_hydra(arguments: Sequence[str]) -> int:
-    """Let Hydra answer its own flags: --info, --shell-completion, --hydra-help."""
+def info(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
+    """Return how Hydra composes overrides that `load` accepts: its plugins, the files and the values."""
     import hydra
 
-    sys.argv = [sys.argv[0], *arguments]
+    lines, _ = _lines_for_hydra(overrides, config_dirs)
     answer = hydra.main(version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name="config")
+    before, sys.argv = sys.argv, [sys.argv[0], "--info=all", *lines]
     try:
-        answer(lambda _: None)()
-    except SystemExit as refusal:  # Hydra exits with 1
-        return ConfigurationError.exit_code if refusal.code else 0
-    return 0
+        with redirect_stdout(io.StringIO()) as printed:  # Hydra's log would report a broken pipe itself
+            answer(lambda _: None)()
+    finally:
+        sys.argv = before
+    return printed.getvalue()
 
 
 def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:
