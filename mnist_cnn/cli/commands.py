@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cnn import compose, launch, run_folder
-from mnist_cnn.backend import HasCluster
+from mnist_cnn.backend import HasCluster, Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
 from mnist_cnn.cli.sweep import plan_sweep, run_sweep
 from mnist_cnn.config import did_you_mean
-from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted
+from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, command_on
+from mnist_cnn.terminal import output
 from mnist_cnn.terminal.log_stream import describe_progress
 
 if TYPE_CHECKING:
@@ -129,10 +131,7 @@ def _list(command: Command) -> int:
     if not rows:
         print(f"no runs under {runs_dir}\nstart one: {report.program()} backend=local")
         return 0
-    columns = ("run", "status", "accuracy", "backend", "age")
-    for row in rows:
-        row |= {"accuracy": report.percent(row["accuracy"]), "age": report.age(row["created"])}
-    report.print_table(columns, [[row[name] for name in columns] for row in rows])
+    report.print_runs(rows)
     return 0
 
 
@@ -142,27 +141,39 @@ def _status(command: Command) -> int:
     status = run.status()
     progress = run.progress() if not status.is_final else None
     row = {**report.describe_run(run.folder), "status": status.value}
+    if status.is_final and status is not Status.completed:
+        row |= _end_of(run)
     if command.as_json:
         now = dataclasses.asdict(progress) if progress else None
         report.print_json({**row, "folder": str(run.folder), "progress": now})
         return 0
-    print(f"{row['run']} is {status.value} ({row['backend']}, {report.age(row['created'])} old)")
+    shown = report.coloured(status.value, sys.stdout)
+    print(f"{row['run']} is {shown} ({row['backend']}, {report.age(row['created'])} old)")
     host = run_folder.other_host(run_folder.read_receipt(run.folder))
     if host is not None and not status.is_final:
         print(f"this is the last status that {host} recorded")
     if progress is not None:
         print(describe_progress(progress))
     if row["accuracy"] is not None:
-        print(f"test accuracy {report.percent(row['accuracy'])}")
+        print(f"test accuracy {output.styled(report.percent(row['accuracy']), 'bold', sys.stdout)}")
     if row["error"] is not None:
-        print(f"error: {row['error']}")
+        print(row["error"], row["hint"], sep="\n")
     return 0
+
+
+def _end_of(run: Run) -> dict[str, str]:
+    """Return why a run failed, was cancelled or is lost, and what to do."""
+    try:
+        run.wait()
+    except MnistCnnError as error:
+        return {"error": error.message, "hint": error.hint}
+    return {}  # another process has resumed and completed it
 
 
 def _cancel(command: Command) -> int:
     command.allow_only("runs_dir", "backend")
     run = command.run()
-    cancel_it = f"cancel it: {report.program()} cancel {run.folder}"
+    cancel_it = f"cancel it: {report.program()} {command_on('cancel', run.folder)}"
     try:
         before = run.status()
         run.cancel()
@@ -170,7 +181,7 @@ def _cancel(command: Command) -> int:
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {run.folder} may still be running", cancel_it) from None
     except BackendError as error:
-        if str(run.folder) in error.hint:  # the backend's hint already names the next command
+        if shlex.quote(str(run.folder)) in error.hint:  # the backend's hint already names the next command
             raise
         hint = f"{error.hint}; then {cancel_it}" if error.hint else cancel_it
         raise BackendError(f"{error.message}; {run.folder} may still be running", hint) from error
@@ -189,7 +200,8 @@ def _register(command: Command) -> int:
     config = command.run_config()
     model = report.register_model(command.run(), config)
     if model is None:
-        hint = f"for example {report.program()} register {command.run_word()} register.name=mnist-cnn"
+        example = command_on("register", command.run_word(), "register.name=mnist-cnn")
+        hint = f"for example {report.program()} {example}"
         raise ConfigurationError("register needs a name", hint)
     if command.as_json:
         report.print_json(dataclasses.asdict(model))

@@ -57,15 +57,15 @@ def run_to_end(start: Callable[[], Run], config: Config, *, as_json: bool, is_ow
             if run is not None:
                 report.print_costs([run])
             raise
-    _print_result(run, result, model, stream, as_json=as_json)
+    if as_json:
+        _print_json(run, result, model)
+    else:
+        report.print_completed(run, result, model, config.register, stream)
     report.print_costs([run])
     return 0
 
 
-def _print_result(run: Run, result: Result, model: ModelRef | None, stream: TextIO, *, as_json: bool) -> None:
-    if not as_json:
-        report.print_completed(run, result, model, stream)
-        return
+def _print_json(run: Run, result: Result, model: ModelRef | None) -> None:
     registered = dataclasses.asdict(model) if model else None
     plain = json.loads(result.to_json())
     report.print_json({"run": str(run.folder), "result": plain, "registered": registered})
@@ -76,7 +76,7 @@ def _register(run: Run, result: Result, config: Config, stream: TextIO) -> Model
     try:
         return report.register_model(run, config)
     except MnistCnnError:
-        report.print_completed(run, result, None, stream, config.register.name)
+        report.print_completed(run, result, None, config.register, stream)
         raise
 
 
