@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.config import RegisterConfig
-from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled
+from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.result import percent
 
@@ -72,7 +72,7 @@ def recorded_error(folder: Path, resume_hint: str | None = None) -> MnistCnnErro
 def cancelled_error(folder: Path) -> RunCancelled:
     """Return the error of a cancelled run, even if its receipt does not record the end."""
     receipt = run_folder.read_receipt(folder)
-    hint = receipt.hint or f"resume it: resume {folder}"
+    hint = receipt.hint or f"resume it: {command_on('resume', folder)}"
     return RunCancelled(receipt.error or "the run was cancelled", hint)
 
 

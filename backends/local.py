@@ -23,7 +23,14 @@ from mnist_cnn import process_identity, run_folder
 from mnist_cnn.backend import ModelRef, Plan, Status
 from mnist_cnn.backends import common, local_registry
 from mnist_cnn.config import BackendConfig, Config, setting
-from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled, storage_error
+from mnist_cnn.errors import (
+    ERRORS_BY_EXIT_CODE,
+    BackendError,
+    MnistCnnError,
+    RunCancelled,
+    command_on,
+    storage_error,
+)
 from mnist_cnn.result import Progress
 from mnist_cnn.training.runtime import versions
 
@@ -226,15 +233,16 @@ class LocalRun:
             raise self._lost_error()
         if status is Status.cancelled:
             raise common.cancelled_error(self.folder)
-        raise common.recorded_error(self.folder, f"then resume it: resume {self.folder}")
+        raise common.recorded_error(self.folder, f"then resume it: {command_on('resume', self.folder)}")
 
     def cancel(self) -> None:
         """Ask the worker to exit, then kill it; return when it is gone."""
         worker: psutil.Process | None = None
         while not self.status().is_final and (worker := self._worker()) is None:
             if (host := self._other_host()) is not None:
-                gone = f"if that machine is gone, resume it here: resume {self.folder} force=true"
-                hint = f"cancel it there: cancel {self.folder}; {gone}"
+                here = command_on("resume", self.folder, "force=true")
+                there = f"cancel it there: {command_on('cancel', self.folder)}"
+                hint = f"{there}; if that machine is gone, resume it here: {here}"
                 raise BackendError(f"{self.folder} is trained on {host}, not on this machine", hint)
             time.sleep(POLL_SECONDS)  # the worker is just being started
         if self.status().is_final or worker is None:
@@ -270,7 +278,8 @@ class LocalRun:
                 os.killpg(worker.pid, signal.SIGKILL)
             if not self._is_gone_within(GRACE_SECONDS, worker.pid):
                 message = f"process {worker.pid} was killed but is still there: the system keeps it"
-                hint = f"check that its disk responds; then cancel it again: cancel {self.folder}"
+                again = command_on("cancel", self.folder)
+                hint = f"check that its disk responds; then cancel it again: {again}"
                 raise BackendError(message, hint)
         except psutil.NoSuchProcess:
             pass  # it has already ended
@@ -351,7 +360,8 @@ class LocalRun:
 
     def _lost_error(self) -> MnistCnnError:
         """Return why the worker ended without a final receipt."""
-        log, resume = f"the log is {self.folder / run_folder.LOG}", f"resume it: resume {self.folder}"
+        log = f"the log is {self.folder / run_folder.LOG}"
+        resume = f"resume it: {command_on('resume', self.folder)}"
         own = self._own_process(run_folder.read_receipt(self.folder))
         exit_code = own.returncode if own is not None else None
         if exit_code not in ERRORS_BY_EXIT_CODE:
@@ -360,5 +370,6 @@ class LocalRun:
         # It did exit by itself, so the disk was too full for its receipt, and perhaps for its log.
         logged = [words for line in self.logs() if (words := run_folder.trainer_line(line))]
         unwritten = f"cannot write {self.folder}: the disk is too full for the run's receipt and log"
-        message = logged[-1] if logged and logged[-1].startswith("cannot write") else unwritten
+        last = logged[-1].removeprefix(run_folder.STOPPED) if logged else ""
+        message = last if last.startswith("cannot write") else unwritten
         return ERRORS_BY_EXIT_CODE[exit_code](message, f"free some disk space, then {resume}; {log}")

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import itertools
 import json
+import re
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +84,7 @@ def load(
         if name not in (*run_names, *GROUPS, "register"):
             sections = (*SECTIONS, backend_section, *sections_within(backend_section))
             known = [full_key(section, key) for section in sections for key, _ in keys_of(section)]
+            known += GROUPS if isinstance(value, str) else ()
             raise unknown_key(_first_leaf(str(name), value), known)
     return Config(
         run=read_section(RunConfig, {name: values[name] for name in run_names if name in values}),
@@ -116,14 +120,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
             wrong = f" {folder}: folder not found" if folder else " needs a folder"
             raise ConfigurationError(f"--config-dir{wrong}", "it is laid out like conf/")
         _check_settings_files(Path(folder))
-    outside = None
-    lines = [f"hydra.searchpath=[{','.join(_quoted_uri(folder) for folder in config_dirs)}]"]
-    for override in _parse(overrides):
-        name = str(override.value()) if override.key_or_group == "backend" else ""
-        if name and name not in options("backend", config_dirs) and is_outside(name):
-            outside = absolute_name(name)
-        else:
-            lines.append(_for_hydra(override, config_dirs))
+    lines, outside = _lines_for_hydra(overrides, config_dirs)
     try:
         with hydra.initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
             composed = hydra.compose("config", overrides=lines)
@@ -143,6 +140,19 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     return {str(name): value for name, value in values.items()}
 
 
+def _lines_for_hydra(overrides: Sequence[str], config_dirs: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the overrides that Hydra gets, and the backend if it is one that no YAML file describes."""
+    outside = None
+    lines = [f"hydra.searchpath=[{','.join(_quoted_uri(folder) for folder in config_dirs)}]"]
+    for override in _parse(overrides):
+        name = str(override.value()) if override.key_or_group == "backend" else ""
+        if name and name not in options("backend", config_dirs) and is_outside(name):
+            outside = absolute_name(name)
+        else:
+            lines.append(_for_hydra(override, config_dirs))
+    return lines, outside
+
+
 def as_yaml(config: Config) -> str:
     """Return a configuration as YAML, with every key."""
     import yaml
@@ -152,37 +162,60 @@ def as_yaml(config: Config) -> str:
     return str(yaml.safe_dump(plain, sort_keys=False))
 
 
-def leave_to_hydra(arguments: Sequence[str]) -> int:
-    """Let Hydra answer its own flags: --info, --shell-completion, --hydra-help."""
+def info(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
+    """Return how Hydra composes overrides that `load` accepts: its plugins, the files and the values."""
     import hydra
 
-    sys.argv = [sys.argv[0], *arguments]
+    lines, _ = _lines_for_hydra(overrides, config_dirs)
     answer = hydra.main(version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name="config")
+    before, sys.argv = sys.argv, [sys.argv[0], "--info=all", *lines]
     try:
-        answer(lambda _: None)()
-    except SystemExit as refusal:  # Hydra exits with 1
-        return ConfigurationError.exit_code if refusal.code else 0
-    return 0
+        with redirect_stdout(io.StringIO()) as printed:  # Hydra's log would report a broken pipe itself
+            answer(lambda _: None)()
+    finally:
+        sys.argv = before
+    return printed.getvalue()
 
 
-def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """Expand sweeps (`a=1,2`, `range`, `choice`) to one list of overrides for each job.
+def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:
+    """Expand sweeps (`a=1,2`, `range`, `choice`, `glob`) to one list of overrides for each job.
 
-    Raises ConfigurationError for an override that cannot be parsed, and a `glob` or `interval` sweep.
+    Raises ConfigurationError for an override that cannot be parsed, for a sweep over a key that is given
+    twice, for an `interval`, and for a `glob` that matches none of a group's names.
     """
-    from hydra.core.override_parser.types import Glob, IntervalSweep
-
     alternatives: list[list[str]] = []
+    seen: dict[str, Override] = {}
     for override in _parse(overrides):
+        name = override.key_or_group
+        before = seen.setdefault(name, override)
+        if before is not override and (before.is_sweep_override() or override.is_sweep_override()):
+            message = f"{name} is given twice: {before.input_line} and {override.input_line}"
+            raise ConfigurationError(message, "write all of its values once, with commas between them")
         if override.is_sweep_override():
-            if isinstance(override.value(), Glob | IntervalSweep):
-                hint = "write the values, with commas between them"
-                raise ConfigurationError(f"{override.input_line}: this kind of sweep is not supported", hint)
             key = override.get_key_element()
-            alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            alternatives.append([f"{key}={value}" for value in _swept_values(override, config_dirs)])
         else:
             alternatives.append([str(override.input_line)])
     return [list(job) for job in itertools.product(*alternatives)]
+
+
+def _swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
+    """Return the values of a sweep, as the command line writes them."""
+    from hydra.core.override_parser.types import Glob, IntervalSweep
+
+    value, name = override.value(), override.key_or_group
+    if isinstance(value, IntervalSweep):
+        hint = "write the values, with commas between them"
+        raise ConfigurationError(f"{override.input_line}: an interval has endless values", hint)
+    if not isinstance(value, Glob):
+        return list(override.sweep_string_iterator())
+    if name not in GROUPS:
+        hint = "write the values, with commas between them"
+        raise ConfigurationError(f"{override.input_line}: glob chooses names of {', '.join(GROUPS)}", hint)
+    known = options(name, config_dirs)
+    if not (chosen := value.filter(known)):
+        raise ConfigurationError(f"{override.input_line} matches nothing", f"there are {', '.join(known)}")
+    return list(chosen)
 
 
 def sweep_keys(overrides: Sequence[str]) -> list[str]:
@@ -255,7 +288,7 @@ def _for_hydra(override: Override, config_dirs: Sequence[str]) -> str:
         raise ConfigurationError(f"{text}: more than one value", "add --multirun to train once with each")
     if override.is_delete():
         raise ConfigurationError(f"{text}: a key cannot be removed", "set it to another value")
-    if name.partition(".")[0] == "hydra":
+    if re.split(r"[./]", name)[0] == "hydra":
         raise ConfigurationError(f"{text}: Hydra's own settings have no effect here", "leave it out")
     if name in GROUPS:
         known = options(name, config_dirs)

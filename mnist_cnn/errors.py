@@ -16,10 +16,14 @@ errors are printed, logged, sent and saved in notebooks.
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+import shlex
+from typing import TYPE_CHECKING, ClassVar
 
 from mnist_cnn.redaction import redact
 from mnist_cnn.version import PYTHON_NEEDED, installation_hint
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_LENGTH = 2000
 """Characters of a message or a hint; one path can have several hundred."""
@@ -76,15 +80,20 @@ ERRORS_BY_EXIT_CODE: dict[int, type[MnistCnnError]] = {
 }
 
 
-def storage_error(error: OSError, what: str, setting: str = "runs_dir=FOLDER") -> BackendError:
-    """Translate a failed write of `what`; `setting` is the override that chooses another place for it."""
+def command_on(name: str, run: Path | str, *rest: str) -> str:
+    """Return a command about a run for a hint, quoted for a shell: `resume 'my runs/a' force=true`."""
+    return shlex.join((name, str(run), *rest))
+
+
+def storage_error(error: OSError, what: str, setting: str = "") -> BackendError:
+    """Translate a failed write of `what`; `setting`, if any, is the override that moves it elsewhere."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        hint = f"free some space there, or choose another disk with {setting}"
+        hint = f"free some space there{setting and f', or choose another disk with {setting}'}"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = f"choose a folder that you may write to with {setting}"
+        hint = f"choose a folder that you may write to with {setting}" if setting else "make it writable"
     else:
-        hint = f"check that folder and its disk, or choose another with {setting}"
+        hint = f"check that folder and its disk{setting and f', or choose another with {setting}'}"
     return BackendError(f"cannot write {what}: {reason}", hint)
 
 

@@ -16,7 +16,7 @@ from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
 from mnist_cnn.config import Schedule
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
@@ -159,8 +159,9 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     if not status.is_final:
         host = run_folder.other_host(receipt)
         where = f" on {host}" if host else ""
-        gone = f"; if that machine is gone: resume {folder} force=true" if host else ""
-        raise ConfigurationError(f"{folder} is {status.value}{where}", f"watch it: follow {folder}{gone}")
+        gone = f"; if that machine is gone: {command_on('resume', folder, 'force=true')}" if host else ""
+        hint = f"watch it: {command_on('follow', folder)}{gone}"
+        raise ConfigurationError(f"{folder} is {status.value}{where}", hint)
     run_folder.check_resumable(folder, status)
     job = _job_to_resume(before)
     backend.check(job)
@@ -205,10 +206,16 @@ def find(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = (
 
 
 def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Path:
-    """Return an ONNX file, or the folder of a registered model or a run. Raises as `find` does."""
+    """Return an ONNX file, or the folder of a registered model, of its newest version, or of a run.
+
+    Raises as `find` does.
+    """
     path = Path(run)
-    is_model = path.suffix == ".onnx" or (path / "model.onnx").is_file()
-    return path if is_model else find(run, overrides, config_dirs)
+    if path.suffix == ".onnx" or (path / "model.onnx").is_file():
+        return path
+    versions = [model.parent for model in path.glob("*/model.json") if model.parent.name.isdecimal()]
+    newest = max(versions, key=lambda version: int(version.name), default=None)
+    return newest or find(run, overrides, config_dirs)
 
 
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:
@@ -269,7 +276,7 @@ def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, for
         changes += changed_versions(receipt.versions, versions())
     if changes and not force:
         message = f"{folder} cannot be resumed, because this has changed: {', '.join(changes)}"
-        raise ConfigurationError(message, changed_hint(str(folder)))
+        raise ConfigurationError(message, changed_hint(folder))
     with run_folder.lock(folder):  # a process that starts the run meanwhile removes half-written files
         run_folder.write_job(folder, job)  # with the digest that fits a job that was changed by hand
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mnist_cnn import migrations, process_identity, records
 from mnist_cnn.backend import Status
 from mnist_cnn.config import did_you_mean
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, command_on, storage_error
 from mnist_cnn.files import atomic, locks, safe_read
 from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content
@@ -42,6 +42,8 @@ PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
 LATEST, LOCK, START = "latest", ".lock", ".start"
 CANCEL = ".cancel"
 """An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""
+ELSEWHERE = "runs_dir=FOLDER"
+"""The setting that moves a new run to another disk; a run that exists stays where it is."""
 FORCE = "--force"
 """The trainer's flag to resume even if the job or the machine has changed."""
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
@@ -50,6 +52,8 @@ ENTRY_SECONDS = 10.0
 
 LOG_FORMAT, LOG_TIME = "%(asctime)s mnist_cnn %(message)s", "%H:%M:%S"
 """The form of the trainer's own lines in log.txt, where libraries print too."""
+STOPPED = "stopped: "
+"""How the trainer's last line begins if it failed or was cancelled."""
 _TRAINER_LINE = re.compile(r"\d\d:\d\d:\d\d mnist_cnn (.*)")
 
 
@@ -160,7 +164,7 @@ def _make_folder(run_dir: str | None, runs_dir: str) -> Path:
             else:
                 return folder
     except OSError as error:
-        raise storage_error(error, f"the run folder {folder}") from error
+        raise storage_error(error, f"the run folder {folder}", ELSEWHERE) from error
 
 
 def new_name() -> str:
@@ -187,9 +191,9 @@ def check_free(folder: Path, job: Job | None = None) -> None:
     except NotADirectoryError as error:
         raise ConfigurationError(f"run_dir={folder} is a file", "choose a new folder") from error
     except OSError as error:
-        raise storage_error(error, f"the run folder {folder}") from error
+        raise storage_error(error, f"the run folder {folder}", ELSEWHERE) from error
     if (folder / RECEIPT).exists():
-        hint = f"resume it: resume {folder}; or choose another folder"
+        hint = f"resume it: {command_on('resume', folder)}; or choose another folder"
         raise ConfigurationError(f"run_dir={folder} already holds a run", hint)
     if not _is_unstarted(folder):
         raise ConfigurationError(f"run_dir={folder} is not empty and is not a run", "choose a new folder")
@@ -223,7 +227,7 @@ def unstarted(runs_dir: str) -> list[Path]:
 
 
 def find(run: str, runs_dir: str) -> Path:
-    """Return a run's folder from `latest`, a name under `runs_dir` (or its beginning), or a path.
+    """Return a run's folder from `latest`, a name under `runs_dir` (or its beginning or end), or a path.
 
     Raises ConfigurationError if no run matches, or several do.
     """
@@ -236,14 +240,17 @@ def find(run: str, runs_dir: str) -> Path:
         if (folder / RECEIPT).is_file():
             return folder
     names = [folder.name for folder in all_runs(runs_dir)]
-    matching = [name for name in names if name.startswith(run)]
+    matching = [name for name in names if name.startswith(run) or name.endswith(run)]
     if len(matching) == 1:
         return Path(runs_dir) / matching[0]
     if matching:
         hint = f"choose one of {', '.join(matching)}"
         raise ConfigurationError(f"{run} matches {len(matching)} runs", hint)
     hint = did_you_mean(run, [*names, LATEST], f"`list` shows the runs under {runs_dir}")
-    raise ConfigurationError(f"run {run}: not found under {runs_dir}", hint)
+    if Path(run).is_dir():
+        raise ConfigurationError(f"{run} is not a run: it has no {RECEIPT}", hint)
+    where = f" under {runs_dir}" if Path(run).name == run else ""
+    raise ConfigurationError(f"run {run}: not found{where}", hint)
 
 
 def all_runs(runs_dir: str) -> list[Path]:
@@ -324,7 +331,7 @@ def check_resumable(folder: Path, status: Status) -> None:
     if status is Status.completed and damage(folder, status) is None:
         raise ConfigurationError(f"{folder} is completed", "there is nothing to resume; start a new run")
     if not status.is_final:
-        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: follow {folder}")
+        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: {command_on('follow', folder)}")
 
 
 def damage(folder: Path, status: Status) -> str | None:
@@ -354,7 +361,8 @@ def check_still_ours(folder: Path, receipt: Receipt) -> None:
     """Raise BackendError if another process has resumed the run since this receipt, or removed it."""
     now = read_receipt(folder)
     if (now.pid, now.host, now.process_started) != (receipt.pid, receipt.host, receipt.process_started):
-        raise BackendError(f"{folder} is trained by another process now", f"watch it: follow {folder}")
+        hint = f"watch it: {command_on('follow', folder)}"
+        raise BackendError(f"{folder} is trained by another process now", hint)
 
 
 def record_end(folder: Path, status: Status, error: MnistCnnError | None = None) -> None:
@@ -402,14 +410,16 @@ def read_result(folder: Path) -> Result | None:
     try:
         return Result.from_json(_read(path, safe_read.HISTORY_BYTES), str(path))
     except BackendError as error:
-        raise BackendError(error.message, f"rebuild it: resume {folder}") from error
+        raise BackendError(error.message, f"rebuild it: {command_on('resume', folder)}") from error
 
 
 def result_of(folder: Path) -> Result:
     """Return a completed run's result. Raises BackendError if result.json is missing or damaged."""
     result = read_result(folder)
     if result is None:
-        raise BackendError(f"{folder} is completed but has no {RESULT}", f"rebuild it: resume {folder}")
+        raise BackendError(
+            f"{folder} is completed but has no {RESULT}", f"rebuild it: {command_on('resume', folder)}"
+        )
     return result
 
 
@@ -471,7 +481,7 @@ def clear_half_written(folder: Path) -> None:
 
 def verify(folder: Path, result: Result) -> None:
     """Raise BackendError if a file of the result is missing, or isn't the one that the training wrote."""
-    hint = f"rebuild it: resume {folder}"
+    hint = f"rebuild it: {command_on('resume', folder)}"
     for name, entry in result.files.items():
         path = folder / name
         if not path.is_file():

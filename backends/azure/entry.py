@@ -140,9 +140,10 @@ def _print_epoch(row: EpochRow, metrics: Metrics) -> None:
 
 
 def _print_failure(error: MnistCnnError) -> None:
+    from mnist_cnn.run_folder import STOPPED
     from mnist_cnn.training.train import log
 
-    log.error("%s", error.message)
+    log.error("%s%s", STOPPED, error.message)
     fields = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
     print(f"{FAILURE}{json.dumps(fields)}", flush=True)
 

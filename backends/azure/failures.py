@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure import log
 from mnist_cnn.backends.azure.service import ServiceError
-from mnist_cnn.errors import BackendError, MnistCnnError, TrainingError
+from mnist_cnn.errors import BackendError, MnistCnnError, TrainingError, command_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,17 +47,17 @@ class SubmissionUnknown(ServiceError):  # noqa: N818 - as above
 
 
 def resume_hint(folder: Path) -> str:
-    return f"resume it: resume {folder}"
+    return f"resume it: {command_on('resume', folder)}"
 
 
 def follow_hint(folder: Path) -> str:
     """Return the hint for a run that is still running."""
-    return f"watch it: follow {folder}; cancel it: cancel {folder}"
+    return f"watch it: {command_on('follow', folder)}; cancel it: {command_on('cancel', folder)}"
 
 
 def status_hint(folder: Path) -> str:
     """Return the hint for a run whose state isn't known now."""
-    return f"check it later: status {folder}; cancel it: cancel {folder}"
+    return f"check it later: {command_on('status', folder)}; cancel it: {command_on('cancel', folder)}"
 
 
 def of_run(folder: Path, details: dict[str, Any]) -> MnistCnnError:

@@ -16,7 +16,7 @@ from mnist_cnn import records, run_folder
 from mnist_cnn.backends import common
 from mnist_cnn.backends.azure.entry import EPOCH, FAILURE, PROGRESS
 from mnist_cnn.backends.azure.service import ServiceError, call, report
-from mnist_cnn.errors import BackendError, MnistCnnError, storage_error
+from mnist_cnn.errors import BackendError, MnistCnnError, command_on, storage_error
 from mnist_cnn.files import locks
 from mnist_cnn.result import EpochRow, Progress
 
@@ -60,7 +60,7 @@ def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
         return None
     except (BackendError, OSError) as error:
         cause = storage_error(error, str(folder / run_folder.LOG)) if isinstance(error, OSError) else error
-        hint = f"{cause.hint}; the run is still running: follow {folder}"
+        hint = f"{cause.hint}; the run is still running: {command_on('follow', folder)}"
         raise BackendError(cause.message, hint) from error
     return bool(piece)
 

@@ -15,7 +15,7 @@ from mnist_cnn.backends.azure.failures import resume_hint
 from mnist_cnn.backends.azure.parallel import run_parallel
 from mnist_cnn.backends.azure.service import ServiceError, call_with_retries, report
 from mnist_cnn.backends.azure.upload import MIN_BYTES_PER_SECOND
-from mnist_cnn.errors import BackendError, storage_error
+from mnist_cnn.errors import BackendError, command_on, storage_error
 from mnist_cnn.files import atomic
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def _download_files(run: Any, names: list[str], folder: Path) -> None:
 
 
 def _retry_later(error: BackendError, folder: Path) -> BackendError:
-    return BackendError(error.message, f"{error.hint}; then download the result: follow {folder}")
+    then = f"then download the result: {command_on('follow', folder)}"
+    return BackendError(error.message, f"{error.hint}; {then}")
 
 
 def _check_free_space(folder: Path, size: int) -> None:
@@ -93,7 +94,7 @@ def _download_verified(run: Any, names: list[str], temporary: Path, folder: Path
     try:
         run_folder.verify(temporary, result)
     except BackendError as error:
-        raise ResultDamaged(error.message, f"download it again: follow {folder}") from error
+        raise ResultDamaged(error.message, f"download it again: {command_on('follow', folder)}") from error
     try:
         for name in (*result.files, run_folder.RESULT):
             with atomic.replacing(folder / name) as synced:  # on the disk before the receipt says "completed"

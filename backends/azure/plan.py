@@ -178,10 +178,16 @@ def describe(request: Request, config: AzureConfig) -> tuple[tuple[str, str], ..
         ("upload", f"to {request.data_folder}/ on the default datastore: {sent}"),
         ("snapshot", _under(f"{len(request.snapshot)} files, {code:,} B", snapshot_lines)),
         ("environment", _under(f"{request.environment.name}: {python}", request.environment.packages)),
-        ("arguments", " ".join(request.arguments)),
+        ("arguments", _without_job(request.arguments)),
         ("duration", f"at most {config.max_duration} minutes"),
         ("retries", f"{config.preemption_retries} after preemptions that the service does not retry itself"),
     )
+
+
+def _without_job(arguments: Sequence[str]) -> str:
+    """Return the arguments with the length of the job's token instead of its text."""
+    name, token, *others = arguments
+    return " ".join((name, f"({len(token):,} characters: job.json in base64)", *others))
 
 
 def _under(head: str, lines: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from mnist_cnn.backends.azure.failures import follow_hint, resume_hint, status_h
 from mnist_cnn.backends.azure.parallel import start_thread
 from mnist_cnn.backends.azure.service import ServiceError, call, call_with_retries, open_workspace, report
 from mnist_cnn.backends.azure.submitter import is_at_work
-from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled
+from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, command_on
 from mnist_cnn.result import Progress, Result
 
 if TYPE_CHECKING:
@@ -382,7 +382,8 @@ class AzureRun:
         self._resubmit_failing_since = self._resubmit_failing_since or time.monotonic()
         left = OUTAGE_SECONDS - (time.monotonic() - self._resubmit_failing_since)
         if left < 0:
-            hint = f"submit it again: follow {self.folder}; cancel it: cancel {self.folder}"
+            again, cancel = command_on("follow", self.folder), command_on("cancel", self.folder)
+            hint = f"submit it again: {again}; cancel it: {cancel}"
             raise BackendError(f"{error.message}; the preempted run was not submitted again", hint) from error
         report(f"{error.message}; retrying for up to {left:.0f} seconds")
         time.sleep(SLOW_POLL_SECONDS)
@@ -477,7 +478,7 @@ class AzureRun:
                     return
                 ending = failure.message if failure is not None else "the run has ended"
                 message = f"{error.message}; {ending}, and the service keeps its files"
-                raise BackendError(message, f"download them: follow {self.folder}") from error
+                raise BackendError(message, f"download them: {command_on('follow', self.folder)}") from error
             else:
                 if failure is not None:
                     report(f"{failure.message}; but its training succeeded, and its result is sound")

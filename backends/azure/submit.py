@@ -44,6 +44,7 @@ from mnist_cnn.errors import (
     Interrupted,
     MnistCnnError,
     RunCancelled,
+    command_on,
     storage_error,
 )
 from mnist_cnn.terminal import signals
@@ -92,7 +93,7 @@ def submit(job: Job, config: AzureConfig, folder: Path, *, force: bool = False) 
         run_folder.check_resumable(folder, status)
         if before.service.get(REFUSED) == _cluster(config) and not force:
             message = f"{folder} cannot be resumed: the service could not create {_cluster(config)}"
-            same = f"try the same size again: resume {folder} force=true"
+            same = f"try the same size again: {command_on('resume', folder, 'force=true')}"
             raise ConfigurationError(message, f"{_resize_hint(folder)}; or {same}")
     with run_folder.lock(folder):  # another process may resume the run too
         if before is not None:
@@ -173,7 +174,7 @@ def _submission_unknown(error: ServiceError, folder: Path, *, is_abandoned: bool
 
 def _check_machine(run: AzureRun, job: Job, receipt: run_folder.Receipt) -> None:
     """Check that this machine can submit the run again. Raises BackendError."""
-    from_here = f"cancel {run.folder}, then resume {run.folder} force=true"
+    from_here = f"{command_on('cancel', run.folder)}, then {command_on('resume', run.folder, 'force=true')}"
     hint = f"follow it on the machine that started it; or from here: {from_here}"
     changed = changed_versions(receipt.versions, versions()) if receipt.versions else ()
     if changed:
@@ -216,7 +217,7 @@ def _submit_named(job: Job, run: AzureRun, run_id: str, reason: str | None = Non
 
 
 def _record_not_started(run: AzureRun, run_id: str, error: MnistCnnError) -> None:
-    again = f"start the run: resume {run.folder}"
+    again = f"start the run: {command_on('resume', run.folder)}"
     if isinstance(error, ClusterRefused):
         again = _resize_hint(run.folder)
         if error.is_lasting:
@@ -235,7 +236,7 @@ def _cluster(config: AzureConfig) -> str:
 
 def _resize_hint(folder: Path) -> str:
     """Return the hint for a run whose receipt has a VM size that the service has refused."""
-    return f"start the run with another size: resume {folder} backend.vm_size=SIZE"
+    return f"start the run with another size: {command_on('resume', folder, 'backend.vm_size=SIZE')}"
 
 
 def _write_receipt(job: Job, config: AzureConfig, folder: Path, *, force: bool) -> str:
@@ -281,7 +282,8 @@ def _record_interrupt(folder: Path, run_id: str) -> Interrupted:
     """Record a Ctrl-C during the submission; return the error to raise."""
     if run_folder.read_receipt(folder).url is not None:
         return Interrupted(f"interrupted; {folder} has started and is still running", follow_hint(folder))
-    error = RunCancelled("interrupted before the run was submitted", f"start it: resume {folder}")
+    hint = f"start it: {command_on('resume', folder)}"
+    error = RunCancelled("interrupted before the run was submitted", hint)
     run_folder.record_end_of(folder, run_id, Status.cancelled, error)
     return Interrupted(f"interrupted before {folder} was submitted", error.hint)
 
@@ -358,12 +360,13 @@ def _check_not_superseded(folder: Path, run_id: str) -> None:
     if now.id != run_id:
         raise _superseded(folder)
     if CANCELLED in now.service:
-        raise RunCancelled("the run was cancelled before it started", f"start it: resume {folder}")
+        hint = f"start it: {command_on('resume', folder)}"
+        raise RunCancelled("the run was cancelled before it started", hint)
 
 
 def _superseded(folder: Path) -> Superseded:
     message = f"another process has submitted {folder} in the meantime"
-    return Superseded(message, f"watch it: follow {folder}")
+    return Superseded(message, f"watch it: {command_on('follow', folder)}")
 
 
 def record_start(run: AzureRun, started: Any) -> None:

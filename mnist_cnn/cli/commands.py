@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +15,18 @@ from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import HasCluster, Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
-from mnist_cnn.cli.sweep import run_sweep
+from mnist_cnn.cli.sweep import plan_sweep, run_sweep
 from mnist_cnn.config import did_you_mean
-from mnist_cnn.errors import BackendError, ConfigurationError, DataError, Interrupted
+from mnist_cnn.errors import (
+    BackendError,
+    ConfigurationError,
+    DataError,
+    Interrupted,
+    MnistCnnError,
+    command_on,
+)
 from mnist_cnn.result import percent
+from mnist_cnn.terminal import output
 from mnist_cnn.terminal.log_stream import describe_progress
 
 if TYPE_CHECKING:
@@ -99,12 +108,19 @@ def _follow(command: Command) -> int:
 
 def _plan(command: Command) -> int:
     command.refuse_words()
-    plan = launch.plan_of(command.config())
+    if command.is_multirun:
+        plans = plan_sweep(command.overrides, command.config_dirs)
+    else:
+        plans = [dict(launch.plan_of(command.config()).lines)]
     if command.as_json:
-        report.print_json(dict(plan.lines))
+        report.print_json(plans if command.is_multirun else plans[0])
         return 0
-    for label, value in plan.lines:
-        print(f"{label:<11} {value}")
+    for number, plan in enumerate(plans, 1):
+        if command.is_multirun:
+            print(f"[{number}/{len(plans)}] {plan.pop('settings')}")
+        for label, value in plan.items():
+            if number == 1 or value != plans[0][label]:  # only what differs from the first plan
+                print(f"{label:<11} {value}")
     return 0
 
 
@@ -125,11 +141,7 @@ def _list(command: Command) -> int:
     if not rows:
         print(f"no runs under {runs_dir}\nstart one: {report.program()} backend=local")
         return 0
-    columns = ("run", "status", "accuracy", "backend", "age")
-    for row in rows:
-        accuracy = "" if row["accuracy"] is None else percent(row["accuracy"])
-        row |= {"accuracy": accuracy, "age": report.age(row["created"])}
-    report.print_table(columns, [[row[name] for name in columns] for row in rows])
+    report.print_runs(rows)
     if unstarted:
         print("not started: its command was killed; start it with run_dir=FOLDER, or remove the folder")
     return 0
@@ -142,31 +154,43 @@ def _status(command: Command) -> int:
     progress = run.progress() if not status.is_final else None
     damage = run_folder.damage(run.folder, status) if status.is_final else None
     row = {**report.describe_run(run.folder), "status": status.value, "damage": damage}
+    if status.is_final and status is not Status.completed:
+        row |= _end_of(run)
     if command.as_json:
         now = dataclasses.asdict(progress) if progress else None
         report.print_json({**row, "folder": str(run.folder), "progress": now})
         return 0
-    print(f"{row['run']} is {status.value} ({row['backend']}, {report.age(row['created'])} old)")
+    shown = report.coloured(status.value, sys.stdout)
+    print(f"{row['run']} is {shown} ({row['backend']}, {report.age(row['created'])} old)")
     host = run_folder.other_host(run_folder.read_receipt(run.folder))
     if host is not None and not status.is_final:
         print(f"this is the last status that {host} recorded")
     if progress is not None:
         print(describe_progress(progress))
     if status is Status.finalizing and not launch.ends_with_its_command(command.run_config()):
-        print(f"download its result: {report.program()} follow {run.folder}")
+        print(f"download its result: {report.program()} {command_on('follow', run.folder)}")
     if row["accuracy"] is not None:
-        print(f"test accuracy {percent(row['accuracy'])}")
+        print(f"test accuracy {output.styled(percent(row['accuracy']), 'bold', sys.stdout)}")
     if row["error"] is not None:
-        print(f"error: {row['error']}")
+        print(row["error"], row["hint"], sep="\n")
     if damage is not None:
-        print(f"damaged: {damage}\nrebuild it: {report.program()} resume {run.folder}")
+        print(f"damaged: {damage}\nrebuild it: {report.program()} {command_on('resume', run.folder)}")
     return 0
+
+
+def _end_of(run: Run) -> dict[str, str]:
+    """Return why a run failed, was cancelled or is lost, and what to do."""
+    try:
+        run.wait()
+    except MnistCnnError as error:
+        return {"error": error.message, "hint": error.hint}
+    return {}  # another process has resumed and completed it
 
 
 def _cancel(command: Command) -> int:
     command.allow_only("runs_dir", "backend")
     run = command.run()
-    cancel_it = f"cancel it: {report.program()} cancel {run.folder}"
+    cancel_it = f"cancel it: {report.program()} {command_on('cancel', run.folder)}"
     try:
         before = run.status()
         run.cancel()
@@ -174,7 +198,7 @@ def _cancel(command: Command) -> int:
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {run.folder} may still be running", cancel_it) from None
     except BackendError as error:
-        if str(run.folder) in error.hint:  # the backend's hint already names the next command
+        if shlex.quote(str(run.folder)) in error.hint:  # the backend's hint already names the next command
             raise
         hint = f"{error.hint}; then {cancel_it}" if error.hint else cancel_it
         raise BackendError(f"{error.message}; {run.folder} may still be running", hint) from error
@@ -193,7 +217,8 @@ def _register(command: Command) -> int:
     config = command.run_config()
     model = report.register_model(command.run(), config)
     if model is None:
-        hint = f"for example {report.program()} register {command.run_word()} register.name=mnist-cnn"
+        example = command_on("register", command.run_word(), "register.name=mnist-cnn")
+        hint = f"for example {report.program()} {example}"
         raise ConfigurationError("register needs a name", hint)
     if command.as_json:
         report.print_json(dataclasses.asdict(model))

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from mnist_cnn.run_folder import trainer_line
+from mnist_cnn.run_folder import STOPPED, trainer_line
 from mnist_cnn.terminal.log_stream import LogStream, describe_progress
 
 if TYPE_CHECKING:
@@ -83,6 +83,10 @@ def _follow_plainly(run: Run, stream: TextIO, log_stream: LogStream) -> None:
 
 
 def _trainer_lines(log_stream: LogStream) -> Iterator[str | None]:
-    """Yield the trainer's lines as they arrive, and None for other lines and for every pause."""
+    """Yield the trainer's lines as they arrive, and None for other lines and for every pause.
+
+    The line that says why the trainer stopped is left out, because `Run.wait` raises the same message.
+    """
     for line in log_stream:
-        yield None if line is None else trainer_line(line)
+        text = None if line is None else trainer_line(line)
+        yield None if text is not None and text.startswith(STOPPED) else text

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import re
+import shutil
+import textwrap
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn import compose
 from mnist_cnn.backends import BACKENDS, backend_class, installed
 from mnist_cnn.config import allowed, full_key, keys_of, sections_within, written
+from mnist_cnn.terminal.output import styled
 
 if TYPE_CHECKING:
     from mnist_cnn.config import Section
 
+PURPOSE = "  Train a convolutional network on MNIST-like images, here or on a cluster."
+
 COMMAND_LINES = """\
-  train                 train, here or on the backend that backend= names; the default
-  plan                  print what would be trained, where and in which folder; writes nothing
+  train                 train, here or where backend= says; the default
+  plan                  print what would be trained and where; writes nothing
   list                  list the runs: status, accuracy, backend, age
   status RUN            print a run's status
   follow RUN            watch a run until it ends
@@ -22,15 +28,17 @@ COMMAND_LINES = """\
   resume RUN            resume an interrupted run from its last checkpoint
   register RUN          put a run's model into the registry, as register.name
   predict RUN IMAGE...  recognise the digits in PNG or JPEG pictures
-  cluster show|delete   show or delete the cluster of backend=azure, and what it costs"""
+  cluster show|delete   show backend=azure's cluster and its costs, or delete it"""
 
 FLAGS = """\
-  -m, --multirun        run every combination of the values in KEY=A,B; prints a table, best first
-  --config-dir FOLDER   add options for the groups, from a folder laid out like conf/
+  -m, --multirun        run every combination of the values in KEY=A,B
+  --config-dir FOLDER   add options for the groups from a folder like conf/
   --json                print the result as JSON, and progress on stderr
   --cfg job             print the whole configuration as YAML
-  --version             print the version
-  --info, --shell-completion, --hydra-help   are Hydra's"""
+  --info                print how Hydra composes the configuration
+  --shell-completion    complete commands, runs and settings with the Tab key:
+      eval "$({program} --shell-completion install=bash)"
+  --version             print the version"""
 
 EXIT_CODES = """\
   0 done  1 a bug  2 configuration  3 data  4 backend or disk  5 training failed
@@ -43,21 +51,38 @@ EXAMPLES = """\
   {program} predict latest digit.png"""
 
 
+def print_help(program: str, stream: TextIO) -> None:
+    """Print the help, wrapped to the terminal's width, with headings in colour on a terminal."""
+    width = shutil.get_terminal_size().columns
+    for line in help_text(program).splitlines():
+        wrapped = _wrapped(line, width)
+        is_heading = line[:1].isalpha()
+        stream.write((styled(wrapped, "bold cyan", stream) if is_heading else wrapped) + "\n")
+
+
 def help_text(program: str) -> str:
     """Return the help: commands; every key with meaning, allowed values and default; flags."""
     defaults = compose.compose(())
     parts = [
-        f"usage: {program} [COMMAND] [RUN] [KEY=VALUE ...]",
-        "Train a convolutional network on MNIST-like images, here or on the backend that backend= names.",
-        f"Commands (RUN is a run's name or the beginning of it, its folder, or `latest`)\n{COMMAND_LINES}",
+        f"Usage: {program} [COMMAND] [RUN] [KEY=VALUE ...]\n{PURPOSE}",
+        f"Commands (RUN is a run's name, its beginning or end, a folder, or `latest`)\n{COMMAND_LINES}",
         *(_describe(section.GROUP or "the run", section, defaults) for section in compose.SECTIONS),
         *(_describe(f"backend={name}", backend_class(name).CONFIG, defaults) for name in BACKENDS),
         "  Any other backend is chosen with backend=FILE.py:Class; its CONFIG class defines its keys.",
-        f"Flags\n{FLAGS}",
+        f"Flags\n{FLAGS.format(program=program)}",
         f"Exit codes\n{EXIT_CODES}",
         f"Examples\n{EXAMPLES.format(program=program)}",
     ]
     return "\n\n".join(parts)
+
+
+def _wrapped(line: str, width: int) -> str:
+    """Wrap a line between words; further lines begin below its description, or below its first word."""
+    start = re.match(r" *(?:\S+(?: \S+)* {2,})?", line)
+    indent = " " * (start.end() if start else 0)
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _describe(title: str, section: type[Section], defaults: dict[str, Any]) -> str:

@@ -25,8 +25,17 @@ from mnist_cnn.terminal.signals import Terminated, ignore_signals
 if TYPE_CHECKING:
     from mnist_cnn.cli.commands import Command
 
-HYDRA_FLAGS = ("--info", "-i", "--shell-completion", "-sc", "--hydra-help")
-FLAGS = ("--json", "--multirun", "--config-dir", "--cfg", "--help", "--version")
+COMPLETION = ("--shell-completion", "-sc")
+FLAGS = (
+    "--json",
+    "--multirun",
+    "--config-dir",
+    "--cfg",
+    "--info",
+    "--help",
+    "--version",
+    *COMPLETION,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,14 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
-        from mnist_cnn.compose import leave_to_hydra
+    if any(flag in arguments for flag in COMPLETION):
+        from mnist_cnn.cli.completion import answer
 
-        return leave_to_hydra(arguments)
-    if any(argument in ("--help", "-h") for argument in arguments):
-        from mnist_cnn.cli.help import help_text
+        print("\n".join(answer([argument for argument in arguments if argument not in COMPLETION])))
+        return 0
+    if any(argument in ("--help", "-h", "--hydra-help") for argument in arguments):
+        from mnist_cnn.cli.help import print_help
 
-        print(help_text(program()))
+        print_help(program(), sys.stdout)
         return 0
     if "--version" in arguments:
         from mnist_cnn import __version__
@@ -71,13 +81,10 @@ def _run(arguments: Sequence[str]) -> int:
     from mnist_cnn.cli.commands import COMMANDS, READ_ONLY
 
     command = parse(arguments)
-    if command.name == "config":
-        from mnist_cnn.compose import as_yaml
-
-        print(as_yaml(command.config()), end="")
-        return 0
-    if command.is_multirun and command.name != "train":
-        raise ConfigurationError(f"{command.name} does not take --multirun", "only train does")
+    if command.name in ("config", "info"):
+        return _show_configuration(command)
+    if command.is_multirun and command.name not in ("train", "plan"):
+        raise ConfigurationError(f"{command.name} does not take --multirun", "only train and plan do")
     try:
         return COMMANDS[command.name](command)
     except BrokenPipeError as error:
@@ -85,6 +92,18 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         hint = f"check what it did: {program()} list"
         raise BackendError(f"{command.name} stopped: stdout was closed", hint) from error
+
+
+def _show_configuration(command: Command) -> int:
+    """Do --cfg job or --info, once the configuration is found to be valid."""
+    from mnist_cnn import compose
+
+    command.refuse_words()
+    config = command.config()
+    is_info = command.name == "info"
+    text = compose.info(command.overrides, command.config_dirs) if is_info else compose.as_yaml(config)
+    print(text, end="")
+    return 0
 
 
 def _flush() -> None:
@@ -109,7 +128,8 @@ def parse(arguments: Sequence[str]) -> Command:
     words: list[str] = []
     overrides: list[str] = []
     config_dirs: list[str] = []
-    is_multirun = shows_config = False
+    shown = None
+    is_multirun = False
     while rest:
         argument = rest.pop(0)
         flag = argument.partition("=")[0]
@@ -121,7 +141,9 @@ def parse(arguments: Sequence[str]) -> Command:
                 raise ConfigurationError(
                     f"--cfg {what}: allowed is job", "--cfg job prints the configuration"
                 )
-            shows_config = True
+            shown = "config"
+        elif argument in ("--info", "-i"):
+            shown = "info"
         elif flag in ("--config-dir", "-cd"):
             config_dirs.append(_value(argument, rest))
         elif argument.startswith("-"):
@@ -132,7 +154,7 @@ def parse(arguments: Sequence[str]) -> Command:
             words.append(argument)
     name = words.pop(0) if words and words[0] in COMMANDS else "train"
     return Command(
-        name="config" if shows_config else name,
+        name=shown or name,
         words=tuple(words),
         overrides=tuple(overrides),
         config_dirs=tuple(config_dirs),

@@ -6,12 +6,14 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled
+from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled, command_on
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import percent
 from mnist_cnn.terminal import output
@@ -20,8 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mnist_cnn.backend import ModelRef, Run, Status
-    from mnist_cnn.config import Config
+    from mnist_cnn.config import Config, RegisterConfig
     from mnist_cnn.result import Result
+
+
+STYLES = {"completed": "green", "failed": "red", "lost": "red"}
+"""The colours of words in a table or a message."""
 
 
 def program() -> str:
@@ -39,7 +45,8 @@ def print_error(error: MnistCnnError) -> None:
     if os.environ.get("MNIST_CNN_DEBUG") == "1":
         sys.stderr.write(redact("".join(traceback.format_exception(error))))
     is_failure = not isinstance(error, Interrupted | RunCancelled)
-    for line in (f"{'error: ' if is_failure else ''}{error.message}", error.hint):
+    prefix = f"{output.styled('error:', 'red', sys.stderr)} " if is_failure else ""
+    for line in (f"{prefix}{error.message}", error.hint):
         if line:
             print(line.replace("\n", "\\n"), file=sys.stderr)
 
@@ -54,18 +61,37 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
         table.add_column(head, no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
     drawn = io.StringIO()  # rich would exit the program on a broken pipe
-    console = Console(file=drawn, highlight=False, markup=False)
+    is_coloured = output.is_coloured(sys.stdout)
+    console = Console(file=drawn, highlight=False, markup=False, force_terminal=is_coloured)
     unbounded = console.options.update(max_width=100_000)  # more columns than any table needs
     console.width = max(console.width, console.measure(table, options=unbounded).maximum)
     console.print(table, no_wrap=True, crop=False)
     sys.stdout.write(drawn.getvalue())
+
+
+def print_runs(rows: Iterable[dict[str, Any]]) -> None:
+    """Print runs as a table that fits 80 columns, and below it why some have failed."""
+    columns = ("run", "status", "accuracy", "backend", "age")
+    cells, reasons = [], []
+    for row in rows:
+        accuracy = "" if row["accuracy"] is None else percent(row["accuracy"])
+        backend = row["backend"].rpartition(":")[2]  # the class, if the name says where its file is
+        cells.append([row["run"], row["status"], accuracy, backend, age(row["created"])])
+        if row["status"] in ("failed", "lost"):
+            reasons.append(f"{row['run']}: {row['error'] or 'its process is gone'}")
+    print_table(columns, cells)
+    for reason in reasons:
+        print(textwrap.shorten(reason, shutil.get_terminal_size().columns, placeholder=" ..."))
+    if reasons:
+        print(f"what to do: {program()} status RUN")
 
 
 def print_costs(runs: Iterable[Run]) -> None:
@@ -76,18 +102,26 @@ def print_costs(runs: Iterable[Run]) -> None:
                 print_lossy(line, sys.stderr)
 
 
+def coloured(word: str, stream: TextIO) -> str:
+    """Return a status or an outcome in its colour, if the stream has colours."""
+    return output.styled(word, STYLES.get(word, ""), stream)
+
+
 def print_completed(
-    run: Run, result: Result, model: ModelRef | None, stream: TextIO, name: str | None = None
+    run: Run, result: Result, model: ModelRef | None, config: RegisterConfig, stream: TextIO
 ) -> None:
-    """Print the result, where its files are, and the next commands, which may register it as `name`."""
-    lines = [f"completed: test accuracy {percent(result.accuracy)} after {epochs_and_time(result)}"]
+    """Print the result, where its files are, and the next commands."""
+    accuracy = output.styled(percent(result.accuracy), "bold", stream)
+    completed = coloured("completed", stream)
+    lines = [f"{completed}: test accuracy {accuracy} after {epochs_and_time(result)}"]
     lines += [f"the weights are not comparable with another run's: {change}" for change in result.changes]
     lines.append(f"model and plots are in {run.folder}: {', '.join(result.files)}")
     if model is not None:
         lines.append(registered(model))
-    lines.append(f"try it:      {program()} predict {run.folder} IMAGE.png")
-    if model is None:
-        lines.append(f"register it: {program()} register {run.folder} register.name={name or 'mnist-cnn'}")
+    lines.append(f"try it:      {program()} {command_on('predict', run.folder, 'IMAGE.png')}")
+    if model is None and result.accuracy >= config.min_accuracy:
+        name = f"register.name={config.name or 'mnist-cnn'}"
+        lines.append(f"register it: {program()} {command_on('register', run.folder, name)}")
     print("\n".join(lines), file=stream, flush=True)
 
 
@@ -105,8 +139,8 @@ def registered(model: ModelRef) -> str:
 
 def next_command(run: Run, status: Status) -> str:
     if status == "completed":
-        return f"see its result: {program()} status {run.folder}"
-    return f"resume it: {program()} resume {run.folder}"
+        return f"see its result: {program()} {command_on('status', run.folder)}"
+    return f"resume it: {program()} {command_on('resume', run.folder)}"
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
@@ -124,6 +158,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
         "created": receipt.created,
         "accuracy": result.accuracy if result else None,
         "error": receipt.error,
+        "hint": receipt.hint,
     }
 
 
@@ -132,7 +167,7 @@ def describe_unstarted(folder: Path) -> dict[str, Any]:
     from datetime import UTC, datetime
 
     made = datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="microseconds")
-    unknown = {"backend": "", "accuracy": None, "error": None}
+    unknown = {"backend": "", "accuracy": None, "error": None, "hint": None}
     return {"run": folder.name, "created": made, "status": "not started", **unknown}
 
 

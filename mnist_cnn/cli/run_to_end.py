@@ -13,7 +13,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.display import follow
 from mnist_cnn.cli.report import program
-from mnist_cnn.errors import Interrupted, MnistCnnError
+from mnist_cnn.errors import Interrupted, MnistCnnError, command_on
 from mnist_cnn.terminal import output, signals
 from mnist_cnn.terminal.log_stream import LogStream
 
@@ -60,15 +60,15 @@ def run_to_end(start: Callable[[], Run], config: Config, *, as_json: bool, is_ow
             if run is not None:
                 report.print_costs([run])
             raise
-    _print_result(run, result, model, stream, as_json=as_json)
+    if as_json:
+        _print_json(run, result, model)
+    else:
+        report.print_completed(run, result, model, config.register, stream)
     report.print_costs([run])
     return 0
 
 
-def _print_result(run: Run, result: Result, model: ModelRef | None, stream: TextIO, *, as_json: bool) -> None:
-    if not as_json:
-        report.print_completed(run, result, model, stream)
-        return
+def _print_json(run: Run, result: Result, model: ModelRef | None) -> None:
     registered = dataclasses.asdict(model) if model else None
     plain = json.loads(result.to_json())
     report.print_json({"run": str(run.folder), "result": plain, "registered": registered})
@@ -79,7 +79,7 @@ def _register(run: Run, result: Result, config: Config, stream: TextIO) -> Model
     try:
         return report.register_model(run, config)
     except MnistCnnError:
-        report.print_completed(run, result, None, stream, config.register.name)
+        report.print_completed(run, result, None, config.register, stream)
         raise
 
 
@@ -133,5 +133,5 @@ def _detached(run: Run) -> Interrupted:
         return Interrupted(f"interrupted; {run.folder} is {status.value}", report.next_command(run, status))
     is_finalizing = progress is not None and progress.status == Status.finalizing
     state = "finalizing" if is_finalizing else "still running"
-    hint = f"watch it again: {program()} follow {run.folder}"
+    hint = f"watch it again: {program()} {command_on('follow', run.folder)}"
     return Interrupted(f"detached; {run.folder} is {state}", hint)

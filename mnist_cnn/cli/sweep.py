@@ -74,20 +74,35 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], *, as_json: 
     return next((trial.error.exit_code for trial in trials if trial.error is not None), 0)
 
 
+def plan_sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[dict[str, str]]:
+    """Return each job's swept settings and plan. Raises as `run_sweep` does; downloads and writes nothing."""
+    return [
+        {"settings": settings, **dict(launch.plan_of(config).lines)}
+        for settings, config in _configs(overrides, config_dirs)
+    ]
+
+
 def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]:
     """Return the sweep's jobs, each of which has been checked."""
-    swept = compose.sweep_keys(overrides)
     trials = []
-    for job_overrides in compose.expand(overrides):
-        config = compose.load(job_overrides, config_dirs)
-        settings = " ".join(text for text in job_overrides if text.lstrip("+").partition("=")[0] in swept)
-        trials.append(Trial(settings or "as configured", config, launch.job_of(config)))
+    for settings, config in _configs(overrides, config_dirs):
+        trials.append(Trial(settings, config, launch.job_of(config)))
         launch.backend_of(config).check(trials[-1].job)
-    folders = [trial.config.run.run_dir for trial in trials if trial.config.run.run_dir is not None]
-    if len(set(folders)) < len(folders):
-        message = f"run_dir={folders[0]} is one folder for {len(trials)} runs"
-        raise ConfigurationError(message, "set runs_dir=FOLDER instead; each run makes its own folder there")
     return trials
+
+
+def _configs(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[tuple[str, Config]]:
+    """Return the swept settings and the configuration of each job."""
+    swept = compose.sweep_keys(overrides)
+    configs = []
+    for job_overrides in compose.expand(overrides, config_dirs):
+        settings = " ".join(text for text in job_overrides if text.lstrip("+").partition("=")[0] in swept)
+        configs.append((settings or "as configured", compose.load(job_overrides, config_dirs)))
+    folders = [config.run.run_dir for _, config in configs if config.run.run_dir is not None]
+    if len(set(folders)) < len(folders):
+        message = f"run_dir={folders[0]} is one folder for {len(configs)} runs"
+        raise ConfigurationError(message, "set runs_dir=FOLDER instead; each run makes its own folder there")
+    return configs
 
 
 def _run_all(trials: Sequence[Trial], stream: TextIO) -> None:

@@ -19,10 +19,10 @@ class LockTimeout(BackendError):  # noqa: N818 - like TimeoutError, it names wha
 
 
 @contextmanager
-def hold(path: Path, timeout: float = TIMEOUT_SECONDS, setting: str = "runs_dir=FOLDER") -> Iterator[None]:
+def hold(path: Path, timeout: float = TIMEOUT_SECONDS, setting: str = "") -> Iterator[None]:
     """Hold the lock file `path` while the body runs; wait up to `timeout` seconds for it.
 
-    `setting` is the override that moves the folder to another disk; hints name it.
+    `setting`, if any, is the override that moves the folder to another disk; hints name it.
 
     Raises:
         LockTimeout: another process held the lock until the timeout.
@@ -38,7 +38,7 @@ def hold(path: Path, timeout: float = TIMEOUT_SECONDS, setting: str = "runs_dir=
         raise LockTimeout(message, "try again when that process has ended") from error
     except NotImplementedError as error:
         message = f"the file system of {path.parent} does not support locks"
-        raise BackendError(message, f"choose another folder with {setting}") from error
+        raise BackendError(message, "use a disk that does") from error
     except OSError as error:
         raise storage_error(error, str(path.parent), setting) from error
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import cpu, records
-from mnist_cnn.errors import BackendError, DataError
+from mnist_cnn.errors import BackendError, DataError, command_on
 from mnist_cnn.files import safe_read
 
 if TYPE_CHECKING:
@@ -213,7 +213,8 @@ def _find_record(folder: Path) -> Path | None:
     if (folder / RUN_RECORD).exists():
         return folder / RUN_RECORD
     if (folder / RUN).exists():
-        hint = f"follow it to its end: follow {folder}; if it has stopped, resume it: resume {folder}"
+        follow, resume = command_on("follow", folder), command_on("resume", folder)
+        hint = f"follow it to its end: {follow}; if it has stopped, resume it: {resume}"
         raise DataError(f"{folder} has no {RUN_RECORD}: its training is not completed", hint)
     return folder / MODEL_RECORD if (folder / MODEL_RECORD).exists() else None
 
@@ -223,7 +224,7 @@ def _check_recorded(path: Path, model: bytes, record: Path) -> None:
     from mnist_cnn.result import FileEntry, Result, describe_content
 
     is_run = record.name == RUN_RECORD
-    hint = f"rebuild it: resume {path.parent}" if is_run else RECORD_HINT
+    hint = f"rebuild it: {command_on('resume', path.parent)}" if is_run else RECORD_HINT
     try:
         text = safe_read.read_text(record, safe_read.HISTORY_BYTES)
         if is_run:

@@ -1,4 +1,4 @@
-"""Output that may fail: its reader has gone, its terminal is closed, or its disk is full."""
+"""Colours on a terminal, and output that may fail: no reader, a closed terminal, a full disk."""
 
 from __future__ import annotations
 
@@ -29,6 +29,21 @@ class LossyStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def is_coloured(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal whose user has not refused colours (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def styled(text: str, style: str, stream: TextIO) -> str:
+    """Return text in one of rich's styles, such as "bold red", if the stream is coloured."""
+    if not is_coloured(stream):
+        return text
+    from rich.color import ColorSystem
+    from rich.style import Style
+
+    return Style.parse(style).render(text, color_system=ColorSystem.STANDARD)
 
 
 def lossy(stream: TextIO) -> TextIO:

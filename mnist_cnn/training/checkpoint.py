@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import migrations, records
-from mnist_cnn.errors import ConfigurationError, storage_error
+from mnist_cnn.errors import ConfigurationError, command_on, storage_error
 from mnist_cnn.files import atomic, safe_read
 from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow  # noqa: TC001 - msgspec looks it up
@@ -87,9 +87,10 @@ class _About:
     changes: tuple[str, ...]
 
 
-def changed_hint(run: str = "RUN") -> str:
+def changed_hint(run: Path | str = "RUN") -> str:
     """Return the hint for a run that cannot be resumed exactly."""
-    return f"undo that, start a new run, or resume anyway, which marks the result: resume {run} force=true"
+    anyway = command_on("resume", run, "force=true")
+    return f"undo that, start a new run, or resume anyway, which marks the result: {anyway}"
 
 
 class Checkpoints:

@@ -90,11 +90,12 @@ def train(  # noqa: PLR0913 - only the first two are required
 
 
 def describe_epoch(row: EpochRow, job: Job) -> str:
-    """Return the log line of an epoch."""
-    held_out, accuracy, val_accuracy = _held_out_name(job), percent(row.accuracy), percent(row.val_accuracy)
+    """Return the log line of an epoch, which fits a terminal of 80 columns."""
+    held_out = "val" if job.data.validation else "test"
+    accuracy, val_accuracy = percent(row.accuracy), percent(row.val_accuracy)
     return (
-        f"epoch {row.epoch}/{job.train.epochs}  loss {row.loss:.4f}  accuracy {accuracy}  "
-        f"{held_out} loss {row.val_loss:.4f}  {held_out} accuracy {val_accuracy}  {row.seconds:.1f} s"
+        f"epoch {row.epoch}/{job.train.epochs}  loss {row.loss:.4f} ({held_out} {row.val_loss:.4f})  "
+        f"accuracy {accuracy} ({held_out} {val_accuracy})  {row.seconds:.1f} s"
     )
 
 

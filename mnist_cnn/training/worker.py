@@ -88,11 +88,11 @@ def _fail(folder: Path, receipt: run_folder.Receipt, error: MnistCnnError) -> in
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     status = Status.cancelled if isinstance(error, RunCancelled) else Status.failed
     try:
-        log.error("%s", error.message)
+        log.error("%s%s", run_folder.STOPPED, error.message)
         run_folder.check_still_ours(folder, receipt)
         run_folder.record_end(folder, status, error)
     except MnistCnnError as unwritten:
-        log.error("%s", unwritten.message)  # noqa: TRY400 - this error needs no traceback
+        log.error("%s%s", run_folder.STOPPED, unwritten.message)  # noqa: TRY400 - this error needs no traceback
     return error.exit_code
 
 

@@ -69,7 +69,7 @@ def check_message(ended: Ended, unwritten: str) -> None:
     what, hint = ended.err.splitlines()
     assert re.fullmatch(rf"error: cannot write .*\b{re.escape(unwritten)}: No space left on device", what)
     assert hint.startswith("free ")
-    assert "choose another disk with " in hint
+    assert ("runs_dir=FOLDER" in hint) == (unwritten == "new")  # a run that exists cannot move
     assert "completed" not in ended.out
 
 
@@ -167,5 +167,6 @@ def test_writing_to_a_read_only_disk_is_refused(disk: Disk) -> None:
         assert ended.code == BackendError.exit_code, words
         what, hint = ended.err.splitlines()
         assert re.fullmatch("error: cannot write .*(new|lost|models/m).*: Read-only file system", what)
-        assert hint.startswith("choose a folder that you may write to with r")
+        is_there = words[0] == "resume"  # a run that exists cannot move
+        assert hint.startswith("make it" if is_there else "choose a folder that you may write to with r")
     assert disk.run("status", "lost", "--json").json()["status"] == "lost"

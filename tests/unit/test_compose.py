@@ -231,6 +231,8 @@ def test_a_custom_backend_has_the_keys_of_its_class(tmp_path: Path) -> None:
         (["model.filters=[8],[8,16]"], [["model.filters=[8]"], ["model.filters=[8,16]"]]),
         (["data=mnist,kmnist"], [["data=mnist"], ["data=kmnist"]]),
         (["++seed=1,2"], [["++seed=1"], ["++seed=2"]]),
+        (["model=glob(*)"], [["model=cnn"], ["model=compact"], ["model=deep"]]),
+        (["train=glob(*,exclude=[t*,a*])"], [["train=balanced"], ["train=quick"]]),
         (
             ["seed=1,2", "train.epochs=3,4"],
             [[f"seed={seed}", f"train.epochs={epochs}"] for seed in (1, 2) for epochs in (3, 4)],
@@ -253,7 +255,12 @@ def test_the_keys_of_a_sweep_are_those_with_more_than_one_value() -> None:
     assert keys == ["seed", "data.test_limit"]
 
 
-@pytest.mark.parametrize("override", ["seed=glob(*)", "data=glob(*)", "seed=1,2,["])
+def test_a_glob_finds_the_options_of_a_config_dir(tmp_path: Path) -> None:
+    more_options = config_dir(tmp_path, "model/tiny", "filters: [4]\n")
+    assert compose.expand(["model=glob(t*)"], [more_options]) == [["model=tiny"]]
+
+
+@pytest.mark.parametrize("override", ["seed=glob(*)", "data=glob(x*)", "seed=1,2,["])
 def test_a_sweep_that_cannot_be_expanded_is_refused(override: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         compose.expand([override])

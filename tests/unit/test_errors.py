@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import traceback
+from pathlib import Path
 
 import pytest
 
-from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, ConfigurationError, MnistCnnError, unexpected_error
+from mnist_cnn.errors import (
+    ERRORS_BY_EXIT_CODE,
+    ConfigurationError,
+    MnistCnnError,
+    command_on,
+    storage_error,
+    unexpected_error,
+)
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("error_class", [MnistCnnError, *ERRORS_BY_EXIT_CODE.values()])
@@ -25,3 +37,21 @@ def test_a_traceback_shows_message_and_hint_once() -> None:
 def test_an_unexpected_error_is_a_bug_on_one_line() -> None:
     error = unexpected_error(ConfigurationError("a message", "a hint"))
     assert error.message == "a bug: ConfigurationError: a message a hint"
+
+
+def test_a_suggested_command_can_be_pasted_into_a_shell() -> None:
+    assert command_on("resume", Path("my runs/a"), "force=true") == "resume 'my runs/a' force=true"
+    sources = [file for part in ("mnist_cnn", "backends") for file in (ROOT / part).rglob("*.py")]
+    by_hand = r"(?<!cannot )(?:resume|follow|status|cancel|predict|register) \{[^}]*(?:folder|run)\b"
+    assert sources
+    assert not [line for file in sources for line in re.findall(f".*{by_hand}.*", file.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_only_a_place_that_can_be_changed_is_suggested(number: int) -> None:
+    error = OSError(number, "it failed")
+    assert "runs_dir=FOLDER" in storage_error(error, "runs/new", "runs_dir=FOLDER").hint
+    in_a_run = storage_error(error, "runs/a/run.json").hint  # a run that exists cannot move
+    assert in_a_run
+    assert "=" not in in_a_run
+    assert "another" not in in_a_run

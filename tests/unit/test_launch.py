@@ -143,3 +143,14 @@ def test_a_job_that_no_checkpoint_holds_is_not_rebuilt(completed: Path, submitte
         mnist_cnn.resume(str(completed))
     assert raised.value.hint == "no checkpoint holds the job either; start a new run"
     assert submitted == []
+
+
+def test_a_registered_name_means_its_newest_finished_version(tmp_path: Path) -> None:
+    for version, files in (("1", 2), ("10", 2), ("9", 2), ("11", 1), ("old", 2)):
+        (tmp_path / "m" / version).mkdir(parents=True)
+        for name in ("model.onnx", "model.json")[:files]:
+            (tmp_path / "m" / version / name).touch()
+    assert launch.find_model(str(tmp_path / "m")) == tmp_path / "m" / "10"
+    assert launch.find_model(str(tmp_path / "m" / "9")) == tmp_path / "m" / "9"
+    with pytest.raises(ConfigurationError, match="not a run"):
+        launch.find_model(str(tmp_path))

@@ -112,6 +112,7 @@ def test_a_missing_gpu_is_an_error(tmp_path: Path) -> None:
     ended = run_command(*TINY, "backend.device=gpu", "run_dir=run", cwd=tmp_path, CUDA_VISIBLE_DEVICES="-1")
     assert ended.code == BackendError.exit_code
     assert "error: backend.device=gpu" in ended.err
+    assert (ended.out + ended.err).count("finds no GPU") == 1
     assert "mnist-cnn[gpu]" in ended.err
 
 

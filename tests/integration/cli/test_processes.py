@@ -45,11 +45,14 @@ def broken_pipe() -> Iterator[int]:
     os.close(writer)
 
 
+@pytest.mark.parametrize("flag", ["--help", "--info"])
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_a_reader_that_has_gone_is_not_an_error(tmp_path: Path, broken_pipe: int, unbuffered: str) -> None:
+def test_a_reader_that_has_gone_is_not_an_error(
+    tmp_path: Path, broken_pipe: int, unbuffered: str, flag: str
+) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with subprocess.Popen(
-        command("--help"), cwd=tmp_path, env=environment, stdout=broken_pipe, stderr=subprocess.PIPE
+        command(flag), cwd=tmp_path, env=environment, stdout=broken_pipe, stderr=subprocess.PIPE
     ) as process:
         _, err = process.communicate()
     assert (process.returncode, err) == (0, b"")

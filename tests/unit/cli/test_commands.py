@@ -94,6 +94,89 @@ def test_status_names_a_damaged_file_and_what_rebuilds_it(ask: Ask, home: Path, 
     assert f"damaged: {ask('status', 'run', '--json').json()['damage']}" == what
 
 
+def test_the_end_of_a_name_is_enough_if_it_is_unique(ask: Ask, home: Path) -> None:
+    for name in ("2026-01-3f9c", "2026-01-4e9c"):
+        write_receipt(home / "runs" / name, Status.queued)
+    assert ask("status", "3f9c").out.startswith("2026-01-3f9c is ")
+    assert refusal(ask("status", "9c"))[0] == "9c matches 2 runs"
+
+
+def test_an_absolute_path_is_not_called_a_name_under_runs(ask: Ask, home: Path) -> None:
+    assert refusal(ask("status", f"{home}/nowhere"))[0] == f"run {home}/nowhere: not found"
+    assert refusal(ask("status", str(home)))[0] == f"{home} is not a run: it has no run.json"
+
+
+def test_list_fits_80_columns_and_says_why_runs_failed(ask: Ask, home: Path) -> None:
+    name = "2026-01-01T00-00-00Z-3f9{}"
+    old = {"created": "2024-12-01T00:00:00+00:00", "host": socket.gethostname()}
+    backend = f"{home}/my_clusters_backend.py:NiceBackend"
+    why = "the loss became nan in epoch 7, by step 123 of 469, and nobody knows why"
+    write_receipt(home / "runs" / name.format(1), Status.failed, backend=backend, error=why, **old)
+    write_receipt(home / "runs" / name.format(2), Status.running, pid=2**22, process_started=1.0, **old)
+    lines = ask("list").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[:3] for line in lines if line.startswith(" 20")] == [
+        [name.format(1), "failed", "NiceBackend"],
+        [name.format(2), "lost", "local"],
+    ]
+    assert lines[-3].startswith(f"{name.format(1)}: the loss became nan in epoch 7")
+    assert lines[-2:] == [
+        f"{name.format(2)}: its process is gone",
+        "what to do: python -m mnist_cnn status RUN",
+    ]
+    failed = next(row for row in ask("list", "--json").json() if row["status"] == "failed")
+    assert (failed["backend"], failed["error"]) == (backend, why)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "said", "then"),
+    [
+        (Status.running, None, "ended without an error: it was killed", "resume it: resume 'my runs/a'; "),
+        (
+            Status.failed,
+            "the loss became nan",
+            "the loss became nan",
+            "lower it; the log is my runs/a/log.txt",
+        ),
+        (Status.cancelled, None, "the run was cancelled", "lower it"),
+    ],
+    ids=["lost", "failed", "cancelled"],
+)
+def test_status_says_why_a_run_ended_and_what_next(  # noqa: PLR0913, PLR0917 - a table's columns
+    ask: Ask, home: Path, status: Status, error: str | None, said: str, then: str
+) -> None:
+    there = {"pid": 2**22, "process_started": 1.0, "host": socket.gethostname()}
+    write_receipt(home / "my runs" / "a", status, exit_code=5, error=error, hint="lower it", **there)
+    lines = ask("status", "a", "runs_dir=my runs").out.splitlines()
+    assert said in lines[1]
+    assert lines[2].startswith(then)
+    shown = ask("status", "a", "runs_dir=my runs", "--json").json()
+    assert (shown["error"], shown["hint"]) == (lines[1], lines[2])
+
+
+@pytest.mark.parametrize("accuracy", [0.94, 0.96])
+def test_register_is_suggested_only_if_it_would_succeed(ask: Ask, home: Path, accuracy: float) -> None:
+    write_result(home / "my runs" / "a", accuracy)
+    (home / "my runs" / "a" / "log.txt").touch()
+    out = ask("follow", "a", "runs_dir=my runs").out
+    assert "try it:      python -m mnist_cnn predict 'my runs/a' IMAGE.png\n" in out
+    suggested = "register it: python -m mnist_cnn register 'my runs/a' register.name=mnist-cnn\n"
+    assert (suggested in out) == (accuracy >= 0.95)
+    assert ("register it" in out) == (accuracy >= 0.95)
+
+
+def test_plan_shows_each_run_of_a_sweep(ask: Ask, home: Path) -> None:
+    sweep = ("plan", "--multirun", "seed=1,2", "train=glob(q*)")
+    lines, plans = ask(*sweep).out.splitlines(), ask(*sweep, "--json").json()
+    assert [plan["settings"] for plan in plans] == ["seed=1 train=quick", "seed=2 train=quick"]
+    assert [plan["seed"] for plan in plans] == ["1", "2"]
+    second = lines.index("[2/2] seed=2 train=quick")
+    assert lines[0] == "[1/2] seed=1 train=quick"
+    assert [line.split()[0] for line in lines[1:second]] == list(plans[0])[1:]
+    assert lines[second + 1 :] == [f"job         {plans[1]['job']}", "seed        2"]  # what differs
+    assert list(home.iterdir()) == []
+
+
 def _raising(error: BaseException) -> Callable[..., NoReturn]:
     def command(*_: object) -> NoReturn:
         raise error
@@ -137,6 +220,46 @@ def test_an_interrupted_follow_detaches_from_a_local_run(
     ended = ask("follow", "run")
     assert (ended.code, ended.err.splitlines()[0]) == (130, "detached; run is still running")
     write_receipt(home / "run", Status.completed)  # ends the thread that reads the log
+
+
+BACKEND_OF_AN_INTERRUPTED_SWEEP = """
+from mnist_cnn.backends.local import LocalBackend, LocalRun
+from mnist_cnn.errors import RunCancelled
+
+class Run(LocalRun):
+    def logs(self, *, follow=False):
+        return iter(())
+
+    def wait(self):
+        if (self.folder / "cancelled").exists():
+            raise RunCancelled("the run was cancelled")
+        raise KeyboardInterrupt
+
+    def cancel(self):
+        (self.folder / "cancelled").touch()
+
+class Own(LocalBackend):
+    ends_with_its_command = {ends_with_its_command}
+
+    def submit(self, job, folder):
+        return Run(folder, self.registry)
+"""
+"""It starts no trainer; waiting for one of its runs is interrupted, as by Ctrl-C."""
+
+
+@pytest.mark.parametrize("ends_with_its_command", [True, False])
+def test_ctrl_c_in_a_sweep_cancels_runs_that_end_with_it(
+    ask: Ask, home: Path, *, ends_with_its_command: bool
+) -> None:
+    backend = BACKEND_OF_AN_INTERRUPTED_SWEEP.format(ends_with_its_command=ends_with_its_command)
+    (home / "own.py").write_text(backend, encoding="utf-8")
+    ended = ask("--multirun", "backend=own.py:Own", "seed=1,2", "--json")
+    assert ended.code == 130
+    outcome = "the run was cancelled" if ends_with_its_command else "still running"
+    assert [trial["outcome"] for trial in ended.json()] == [outcome, "not started"]
+    assert len(list((home / "runs").iterdir())) == 1
+    assert len(list((home / "runs").glob("*/cancelled"))) == ends_with_its_command
+    assert "interrupted; 0 of 2 completed\n" in ended.err
 
 
 BACKEND_WITH_A_BUG = """

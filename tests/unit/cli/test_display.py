@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from pathlib import Path
@@ -61,3 +62,11 @@ def test_the_bar_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
         follow(ScriptedRun(Path("run"), Status.completed, lines=("one", "two", "three")), stream)
     _read_to_end(controller)
     assert drawn == [(3, 80), (80, 80), (None, None)]  # None leaves the bar as it is
+
+
+def test_the_trainers_last_word_is_left_to_the_error() -> None:
+    """`Run.wait` raises it, and the command prints that."""
+    stream = io.StringIO()
+    lines = ("12:00:00 mnist_cnn epoch 1/2  loss 0.6", "12:00:01 mnist_cnn stopped: the loss became nan")
+    follow(ScriptedRun(Path("run"), Status.failed, lines=lines), stream)
+    assert stream.getvalue() == "epoch 1/2  loss 0.6\n"

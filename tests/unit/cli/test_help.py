@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from helpers.processes import Ended
+from helpers.terminals import Terminal
 from omegaconf import OmegaConf
 
 import mnist_cnn
@@ -27,24 +28,44 @@ SECTIONS: tuple[type[Section], ...] = (*compose.SECTIONS, LocalConfig)
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_help_names_every_key_with_meaning_and_default(ask: Ask, section: type[Section]) -> None:
-    text = ask("--help").out
+    words = " ".join(ask("--help").out.split())
     for name, spec in keys_of(section):
         unit = f", in {spec.unit}" if spec.unit else ""
-        entry = (
-            f"\n  {full_key(section, name)}={written(getattr(section(), name))}\n"
-            f"      {spec.meaning}; {allowed(section, name)}{unit}\n"
-        )
-        assert spec.group or entry in text
+        key = f" {full_key(section, name)}={written(getattr(section(), name))} "
+        assert spec.group or f"{key}{spec.meaning}; {allowed(section, name)}{unit} " in words
 
 
 def test_help_names_every_option_command_flag_and_exit_code(ask: Ask) -> None:
     text = ask("-h").out
-    assert text == ask("plan", "--help").out
+    assert text == ask("plan", "--help").out == ask("--hydra-help").out
     for group in ("data", "model", "train"):
         assert f"  {group}=NAME, one of: {', '.join(compose.options(group))}\n" in text
     for name in commands.COMMANDS:
         assert re.search(rf"^  {name} ", help_page.COMMAND_LINES, re.MULTILINE)
-    assert all(part in text for part in (help_page.COMMAND_LINES, help_page.FLAGS, help_page.EXIT_CODES))
+    flags = help_page.FLAGS.format(program="python -m mnist_cnn")
+    assert all(part in text for part in (help_page.COMMAND_LINES, flags, help_page.EXIT_CODES))
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_help_fits_the_terminal_and_breaks_no_word(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = ask("--help").out
+    assert text.split() == help_page.help_text("python -m mnist_cnn").split()
+    assert not [line for line in text.splitlines() if len(line) > width and len(line.split()) > 1]
+
+
+def test_the_headings_of_help_have_a_colour_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    help_page.print_help("mnist-cnn", terminal)
+    lines = terminal.getvalue().splitlines()
+    headings = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in lines if "\x1b" in line]
+    assert headings[0].startswith("Usage: mnist-cnn ")
+    assert {"Data", "Train", "Backend=azure", "Flags", "Exit codes", "Examples"} < set(headings)
+    assert not [heading for heading in headings if heading.startswith(" ")]
 
 
 def test_the_examples_of_help_are_accepted(ask: Ask) -> None:

@@ -1,13 +1,15 @@
-"""A stream that cannot be written is dropped; any other error still propagates."""
+"""Streams that cannot be written, and colours."""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.terminals import Terminal
 
 from mnist_cnn.cli import display
 from mnist_cnn.terminal import output
@@ -51,3 +53,15 @@ def test_dropped_output_leaks_no_open_files(capfd: pytest.CaptureFixture[str]) -
         capfd.readouterr().err
         == "cannot write output: its reader has gone; the command continues without it\n"
     )
+
+
+def test_only_a_terminal_gets_colours_and_only_without_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for name, coloured in (("", "\x1b[31mfailed\x1b[0m"), ("1", "failed")):
+        monkeypatch.setenv("NO_COLOR", name)
+        assert output.styled("failed", "red", Terminal()) == coloured
+        assert output.styled("failed", "red", output.lossy(Terminal())) == coloured
+        assert output.styled("failed", "red", io.StringIO()) == "failed"
+    monkeypatch.setenv("NO_COLOR", "")
+    monkeypatch.setenv("TERM", "dumb")
+    assert output.styled("failed", "red", Terminal()) == "failed"

@@ -33,10 +33,10 @@ def test_an_hdf5_file_that_does_not_fit_on_the_disk_is_an_error(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("validation", "name"), [(0, "test"), (100, "validation")])
+@pytest.mark.parametrize(("validation", "name"), [(0, "test"), (100, "val")])
 def test_the_log_line_of_an_epoch_names_the_held_out_images(validation: int, name: str) -> None:
-    job = launch.make_job("train.epochs=12", f"data.validation={validation}")
-    row = EpochRow(3, 0.25, 0.9, 0.125, 0.95, 1.0, 2.5)
-    assert train.describe_epoch(row, job) == (
-        f"epoch 3/12  loss 0.2500  accuracy 90.00%  {name} loss 0.1250  {name} accuracy 95.00%  2.5 s"
-    )
+    job = launch.make_job("train.epochs=100", f"data.validation={validation}")
+    row = EpochRow(100, 0.25, 0.9, 0.125, 0.95, 1.0, 102.5)
+    line = train.describe_epoch(row, job)
+    assert line == f"epoch 100/100  loss 0.2500 ({name} 0.1250)  accuracy 90.00% ({name} 95.00%)  102.5 s"
+    assert len(line) <= 80

@@ -1,0 +1,109 @@
+"""Tab completion for bash: commands, runs, flags, settings and their values.
+
+`--shell-completion install=bash` prints a function for the user's shell. At each Tab it calls
+`--shell-completion query=LINE`, which prints what the last word of LINE may become. Imports no Hydra, because
+a key press must not wait for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from mnist_cnn import compose
+from mnist_cnn.backends import BACKENDS, backend_class
+from mnist_cnn.cli.report import program
+from mnist_cnn.config import RunConfig, full_key, keys_of, sections_within
+from mnist_cnn.errors import ConfigurationError, MnistCnnError
+from mnist_cnn.run_folder import LATEST, RECEIPT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mnist_cnn.config import Section
+
+BASH = r"""_mnist_cnn() {
+    local IFS=$'\n' line="${COMP_LINE:0:COMP_POINT}"
+    local word="${line##* }"
+    local program=("$1")
+    COMPREPLY=()
+    [[ ${1##*/} == mnist-cnn ]] || program+=(-m mnist_cnn)
+    [[ ${#program[@]} == 1 || $line == *" -m mnist_cnn "* ]] || return
+    COMPREPLY=($("${program[@]}" --shell-completion "query=$line" 2>/dev/null))
+    # bash takes "=" for the beginning of another word, unless COMP_WORDBREAKS was changed
+    [[ $COMP_WORDBREAKS == *=* && $word == *=* ]] && COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}")
+    [[ ${COMPREPLY[*]} == *= ]] && compopt -o nospace 2>/dev/null
+}
+complete -o bashdefault -o default -F _mnist_cnn mnist-cnn python python3
+"""
+FLAGS = ("--multirun", "--config-dir", "--json", "--cfg", "--info", "--help", "--version")
+SECOND_WORDS = {"cluster": ("show", "delete")}
+TAKE_RUN = ("status", "follow", "cancel", "resume", "register", "predict")
+
+
+def answer(arguments: Sequence[str]) -> list[str]:
+    """Return the lines that `--shell-completion` prints. Raises ConfigurationError for another argument."""
+    what, _, line = arguments[0].partition("=") if arguments else ("", "", "")
+    if what == "query":
+        return candidates(line)
+    if (what, line) != ("install", "bash"):
+        given = f" {arguments[0]}" if arguments else ""
+        hint = f'turn it on: eval "$({program()} --shell-completion install=bash)"'
+        raise ConfigurationError(f"--shell-completion{given}: allowed is install=bash", hint)
+    return [BASH]
+
+
+def candidates(line: str) -> list[str]:
+    """Return what the last word of a command line may become; it is empty if the line ends with a space."""
+    *before, word = line.split(" ")
+    given = before[before.index("mnist_cnn") + 1 :] if "mnist_cnn" in before else before[1:]
+    words = [text for text in given if text and "=" not in text and not text.startswith("-")]
+    try:
+        return [text for text in _possible(words, given, word) if text.startswith(word)]
+    except MnistCnnError:  # of a backend that cannot be imported
+        return []
+
+
+def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator[str]:
+    from mnist_cnn.cli.commands import COMMANDS
+
+    settings = dict(text.split("=", 1) for text in given if "=" in text)
+    key, is_value, _ = word.partition("=")
+    if is_value:
+        yield from (f"{key}={value}" for value in _values(key, settings))
+    elif word.startswith("-"):
+        yield from FLAGS
+    elif len(words) == 1 and words[0] in TAKE_RUN:
+        runs_dir = Path(settings.get("runs_dir", RunConfig.runs_dir))
+        yield from (LATEST, *sorted(receipt.parent.name for receipt in runs_dir.glob(f"*/{RECEIPT}")))
+    elif len(words) == 1 and words[0] in SECOND_WORDS:
+        yield from SECOND_WORDS[words[0]]
+    elif not (words and words[0] == "predict"):  # which takes the names of pictures
+        yield from () if words else COMMANDS
+        yield from (f"{group}=" for group in compose.GROUPS)
+        yield from (f"{full_key(section, name)}=" for section, name in _keys(settings))
+
+
+def _keys(settings: dict[str, str]) -> Iterator[tuple[type[Section], str]]:
+    """Yield every key, with those of the backend that is chosen."""
+    backend = backend_class(settings.get("backend", next(iter(BACKENDS)))).CONFIG
+    for section in (*compose.SECTIONS, backend, *sections_within(backend)):
+        for name, spec in keys_of(section):
+            if not spec.group and not dataclasses.is_dataclass(getattr(section, name)):
+                yield section, name
+
+
+def _values(key: str, settings: dict[str, str]) -> Iterator[str]:
+    """Yield the values of a group, or of a key that takes one of a few."""
+    if key in compose.GROUPS:
+        yield from compose.options(key)
+    for section, name in _keys(settings):
+        if full_key(section, name) == key:
+            kind: Any = get_type_hints(section)[name]
+            for member in get_args(kind) or (kind,):
+                if member is bool:
+                    yield from ("true", "false")
+                elif isinstance(member, type) and issubclass(member, Enum):
+                    yield from (str(choice.value) for choice in member)
