@@ -54,6 +54,7 @@ def test_the_number_of_steps_per_call_changes_no_result(monkeypatch: pytest.Monk
         rows += [trainer.run_epoch(number, seen.append) for number in (1, 2)]
         hashes.append(weights_sha256(trainer.model))
         calls.append(len(seen))
+        assert trainer.sums.numpy()[2].tolist() == [96, 64, 40]  # images of the second epoch alone
     assert calls[0] == 14  # 7 steps of at most 32 images, twice
     assert calls[1] < 14
     assert hashes[0] == hashes[1]
