@@ -35,8 +35,8 @@ MAX_IMAGE_PIXELS = 1_000_000
 BATCH = 32  # images per call of ONNX Runtime: their activations stay in the CPU's cache
 MAX_THREADS = 4  # per call: more do not help a network this small
 UNSURE = 0.8
-"""A lower probability gets a warning. With this package's recipes, 2 to 6 % of MNIST's test images get one.
-They include 60 to 95 % of the wrong answers, and at least one in ten of them is wrong."""
+"""A lower probability gets a warning. With this package's recipes, 2 to 6% of MNIST's test images get one.
+They include 60 to 95% of the wrong answers, and at least one in ten of them is wrong."""
 
 RECORD_HINT = "the folder's files were changed; copy it again from an intact one, or register the run again"
 MODEL_HINT = "name a finished run's folder, a registered model's folder, or an .onnx file that training wrote"

@@ -19,7 +19,7 @@ def test_progress_fits_a_terminal_of_80_columns() -> None:
 
 def test_after_its_last_step_an_epoch_is_evaluating() -> None:
     progress = Progress("running", 1, 12, 469, 469, 0.0262, 0.9918, 2150.4, 1.2)
-    assert describe_progress(progress) == "epoch 1/12 step 469/469 loss 0.0262 accuracy 0.9918 evaluating"
+    assert describe_progress(progress) == "epoch 1/12 step 469/469 loss 0.0262 accuracy 99.18% evaluating"
 
 
 @pytest.mark.parametrize(
