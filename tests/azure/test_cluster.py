@@ -69,6 +69,9 @@ def test_a_cluster_of_an_unknown_size_fails_and_is_not_used(azure: AzureService,
         succeeded(run_here("cluster", "delete", *chosen(azure), asked[0], cwd=tmp_path))
         assert "badcluster" not in azure.clusters
     assert submissions(azure) == 0
+    resumed = run_here("resume", "run", "backend.vm_size=STANDARD_D2_V2", cwd=tmp_path)
+    refused(resumed, BackendError.exit_code, "after 1 second", "it stays in the queue")
+    assert submissions(azure) == 1
 
 
 def test_a_quota_that_does_not_suffice_is_an_error(azure: AzureService, tmp_path: Path) -> None:

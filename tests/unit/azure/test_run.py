@@ -81,7 +81,7 @@ def test_a_run_that_is_still_being_submitted_is_not_reported_as_cancelled(
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_run_without_a_cancel_uri_is_searched_for_twice_then_left_to_the_studio(
+def test_a_run_without_a_cancel_uri_is_left_to_the_studio(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the URI, the SDK only writes into the history, and the job continues."""

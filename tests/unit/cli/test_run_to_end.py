@@ -19,6 +19,8 @@ from mnist_cnn.result import Progress
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from helpers.cli import Ask
+
     from mnist_cnn.result import Result
 
 AZURE = compose.load(["backend=azure"])  # its runs outlive their command, and it registers them
@@ -71,3 +73,33 @@ def test_a_detached_command_says_at_once_what_is_known(
         run_to_end(lambda: run, AZURE, as_json=False, is_own=False)
     assert raised.value.message == message.format(tmp_path)
     assert f" {command} {tmp_path}" in raised.value.hint
+
+
+INTERRUPTED_BACKEND = """
+from mnist_cnn.backends.local import LocalBackend, LocalRun
+
+class Run(LocalRun):
+    def logs(self, *, follow=False):
+        return iter(())
+
+    def wait(self):
+        raise KeyboardInterrupt
+
+    def cost_report(self):
+        yield "the costs"
+
+class Own(LocalBackend):
+    ends_with_its_command = False
+
+    def submit(self, job, folder):
+        return Run(folder, self.registry)
+"""
+
+
+def test_an_interrupted_sweep_is_reported_before_its_costs(ask: Ask, home: Path) -> None:
+    """A request for the costs could take minutes."""
+    (home / "own.py").write_text(INTERRUPTED_BACKEND, encoding="utf-8")
+    ended = ask("--multirun", "backend=own.py:Own", "seed=1,2")
+    assert ended.code == Interrupted.exit_code
+    said = ["interrupted; 0 of 2 completed", "the runs are kept: python -m mnist_cnn list", "the costs"]
+    assert ended.err.splitlines() == said
