@@ -1,13 +1,11 @@
 """Reads what earlier versions wrote into run folders.
 
-Previews of version 0.1.0 wrote schema 1 of job.json, run.json and the checkpoints:
+Previews of version 0.1.0 wrote schema 1. Version 0.1.0 writes schema 2:
 
     job.json      `train.clean_epochs` is `train.unaugmented_epochs` now
     run.json      settings of the azure backend had other names (`config.RENAMED`)
     checkpoints   `conditions` is `runtime` now, and the job within is of schema 1
     result.json   has a checksum now
-
-Version 0.1.0 writes schema 2.
 """
 
 from __future__ import annotations
