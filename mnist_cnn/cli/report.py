@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled, command_on
 from mnist_cnn.redaction import redact
-from mnist_cnn.result import percent
 from mnist_cnn.terminal import output
 
 if TYPE_CHECKING:
@@ -79,6 +78,8 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_runs(rows: Iterable[dict[str, Any]]) -> None:
     """Print runs as a table that fits 80 columns, and below it why some have failed."""
+    from mnist_cnn.result import percent
+
     columns = ("run", "status", "accuracy", "backend", "age")
     cells, reasons = [], []
     for row in rows:
@@ -111,6 +112,8 @@ def print_completed(
     run: Run, result: Result, model: ModelRef | None, config: RegisterConfig, stream: TextIO
 ) -> None:
     """Print the result, where its files are, and the next commands."""
+    from mnist_cnn.result import percent
+
     accuracy = output.styled(percent(result.accuracy), "bold", stream)
     completed = coloured("completed", stream)
     lines = [f"{completed}: test accuracy {accuracy} after {epochs_and_time(result)}"]

@@ -39,7 +39,7 @@ def test_channels_first_sparse_labels_and_validation_train(tmp_path: Path) -> No
     ended = run_successfully(*SMALL, *data, loss, "train.threads=1", "run_dir=run", cwd=tmp_path)
     assert "x_train (800, 1, 28, 28), y_train (800,)" in ended.out
     assert "x_validation (200, 1, 28, 28), y_validation (200,)" in ended.out
-    assert "validation accuracy" in ended.out
+    assert " (val " in ended.out
     result = result_of(tmp_path / "run")
     assert result.threads == 1
     assert result.accuracy > 0.6
