@@ -78,6 +78,8 @@ def test_bash_completes_both_forms_of_the_command(bash: pexpect.spawn[str], home
     for text, completed in typed:
         bash.send(f"{text}\t")
         bash.expect_exact(completed)
+    bash.send("\x01echo \r")  # Ctrl-A: print the line instead of running it
+    bash.expect_exact(f"\n{called} resume 2026-02-bb train=quick seed=\r\n")
 
 
 def test_bash_leaves_other_uses_of_python_alone(bash: pexpect.spawn[str]) -> None:

@@ -46,7 +46,7 @@ def test_help_names_every_option_command_flag_and_exit_code(ask: Ask) -> None:
     assert all(part in text for part in (help_page.COMMAND_LINES, flags, help_page.EXIT_CODES))
 
 
-@pytest.mark.parametrize("width", [80, 60])
+@pytest.mark.parametrize("width", [80, 24])
 def test_help_fits_the_terminal_and_breaks_no_word(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
