@@ -55,7 +55,6 @@ class Trainer:
         count, *shape = arrays.x_train.shape
         images, labels = tf.constant(arrays.x_train), tf.constant(arrays.y_train)
         self.data = _TrainingData(images, labels, tuple(shape), count, min(job.train.batch_size, count))
-        self.precision = effective_precision(job.train.precision)  # float32 or bfloat16
         policy = "mixed_bfloat16" if self.precision is Precision.bfloat16 else "float32"
         self.model = with_fast_layers(self._build(policy))
         held_out = (arrays.x_test, arrays.y_test)
@@ -69,6 +68,11 @@ class Trainer:
         self.sums = tf.Variable(tf.zeros((3, parts), tf.float64))
         self.run_steps = tf.function(self._run_steps, autograph=False)  # AutoGraph takes as long as tracing
         self.variables = self._find_variables()
+
+    @property
+    def precision(self) -> Precision:
+        """Return float32 or bfloat16, never auto."""
+        return effective_precision(self.job.train.precision)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of the state after the job's first steps, and restore the state.
