@@ -10,7 +10,7 @@ From Python or a notebook:
     print(run.wait().accuracy, mnist_cnn.predict_file(run, "digit.png").label)
 
 Each name is imported when it is first used, so that importing the package is fast, and so that `__main__` can
-tell an old Python what is needed.
+say which Python is needed.
 """
 
 import sys

@@ -16,7 +16,7 @@ from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
 from mnist_cnn.config import Schedule
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, command_on
+from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mnist_cnn.backend import Backend, Run
     from mnist_cnn.config import Config, TrainConfig
     from mnist_cnn.data.datasets import DataSetInfo
-    from mnist_cnn.prediction.predictor import Prediction
+    from mnist_cnn.prediction.predictor import Picture, Prediction
 
 SOURCE_BYTES = 512 * 1024
 """Largest network file; job.json, which contains it, may be somewhat larger."""
@@ -80,7 +80,7 @@ def submit(*job_or_overrides: Job | str) -> Run:
 
 
 def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
-    """Return a run by its folder, its name under `runs_dir`, the beginning of its name, or `latest`.
+    """Return a run by its folder, its name under `runs_dir`, its name's beginning or end, or `latest`.
 
     Raises ConfigurationError if the run does not exist, BackendError if its receipt is damaged.
     """
@@ -95,7 +95,7 @@ def resume(run: str = run_folder.LATEST, *overrides: str) -> Run:
     return prepare_resume(run, overrides)()
 
 
-def predict_file(run: str | Path | Run, picture: str | Path, *overrides: str) -> Prediction:
+def predict_file(run: str | Path | Run, picture: Picture, *overrides: str) -> Prediction:
     """Return the digit in a picture, as a run's or a registered model recognises it.
 
     `run` is a run, its folder, its name, `latest`, or the folder of a registered model.
@@ -105,7 +105,11 @@ def predict_file(run: str | Path | Run, picture: str | Path, *overrides: str) ->
     from mnist_cnn.prediction.predictor import load_predictor
 
     name = str(run if isinstance(run, str | Path) else run.folder)
-    return load_predictor(find_model(name, overrides)).predict(picture)[0]
+    predictions = load_predictor(find_model(name, overrides)).predict(picture)
+    if len(predictions) != 1:
+        hint = "for several, call load_predictor(FOLDER).predict(PICTURES)"
+        raise DataError(f"predict_file takes one picture, not {len(predictions)}", hint)
+    return predictions[0]
 
 
 # What the command line calls
@@ -210,10 +214,12 @@ def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[st
 
     Raises as `find` does.
     """
+    from mnist_cnn.prediction.predictor import MODEL_FILE, MODEL_RECORD
+
     path = Path(run)
-    if path.suffix == ".onnx" or (path / "model.onnx").is_file():
+    if path.suffix == ".onnx" or (path / MODEL_FILE).is_file():
         return path
-    versions = [model.parent for model in path.glob("*/model.json") if model.parent.name.isdecimal()]
+    versions = [model.parent for model in path.glob(f"*/{MODEL_RECORD}") if model.parent.name.isdecimal()]
     newest = max(versions, key=lambda version: int(version.name), default=None)
     return newest or find(run, overrides, config_dirs)
 
@@ -316,8 +322,9 @@ def plan_of(config: Config) -> Plan:
     from mnist_cnn.data import datasets
 
     _refuse_force(config)
-    if config.run.run_dir is not None:
-        run_folder.check_free(Path(config.run.run_dir))
+    run_dir = Path(config.run.run_dir) if config.run.run_dir is not None else None
+    if run_dir is not None:
+        run_folder.check_free(run_dir)
     info = datasets.inspect(config.data, download=False)
     backend_lines: tuple[tuple[str, str], ...] = ()
     if info is None:
@@ -325,6 +332,8 @@ def plan_of(config: Config) -> Plan:
         data = f"{config.data.name}, not downloaded yet: downloaded when a run starts"
     else:
         job = _job(config, info)
+        if run_dir is not None:
+            run_folder.check_free(run_dir, job)
         digest, data = job.digest, _describe_data(config, info)
         backend_lines = backend_of(config).plan(job).lines
     registered = "no"

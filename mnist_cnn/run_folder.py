@@ -130,10 +130,14 @@ def create(run_dir: str | None, runs_dir: str, job: Job) -> Iterator[Path]:
     folder = _make_folder(run_dir, runs_dir)
     with ExitStack() as stack:
         try:  # until there is a receipt, the lock shows that the process that made the folder is alive
-            stack.enter_context(locks.hold(folder / START, 0))
+            stack.enter_context(locks.hold(folder / START, 0, ELSEWHERE))
         except locks.LockTimeout as error:
             message = f"run_dir={folder}: another process is just starting a run there"
             raise ConfigurationError(message, "choose another folder") from error
+        except BackendError:
+            with suppress(OSError):
+                folder.rmdir()
+            raise
         check_free(folder, job)  # again: only now no other process takes it
         try:
             clear_half_written(folder)

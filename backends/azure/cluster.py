@@ -20,6 +20,7 @@ from mnist_cnn.backends.azure.service import (
     ServiceError,
     call,
     call_with_retries,
+    is_about_quota,
     report,
 )
 from mnist_cnn.errors import BackendError
@@ -79,7 +80,8 @@ def wait_until_ready(target: Any, config: AzureConfig) -> None:
         if state in ("Failed", "Canceled"):
             reason = "; ".join(_errors(target)) or "the service gives no reason"
             is_of_this_size = str(target.vm_size).upper() == config.vm_size.upper()
-            kind = ClusterRefused if state == "Failed" and is_of_this_size else BackendError
+            is_lasting = state == "Failed" and is_of_this_size and not is_about_quota(reason)
+            kind = ClusterRefused if is_lasting else BackendError
             raise kind(f"cluster {target.name} is {state.lower()}: {reason}", hint)
         if left < 0:
             message = f"cluster {target.name} is still {state.lower()} after {WAIT_SECONDS // 60} minutes"
@@ -198,7 +200,7 @@ def _create(workspace: Any, config: AzureConfig) -> Any:
         try:
             return call(f"create the cluster {config.cluster}", partial(_request_creation, workspace, config))
         except ServiceError as error:
-            if error.status == 400:  # noqa: PLR2004 - it would be refused again
+            if error.status == 400 and not is_about_quota(error.detail):  # noqa: PLR2004
                 raise ClusterRefused(error.message, "choose other nodes for the cluster") from error
             if not error.is_transient:
                 raise

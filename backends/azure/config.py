@@ -24,7 +24,7 @@ RESERVED_NAMES = ("amlcompute", "local", "containerinstance")
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,35}")
 EXPERIMENT_NAME_RULE = "3 to 36 letters, digits, '_' and '-'; starts with a letter or digit"
 VM_SIZE = re.compile(r"(?:STANDARD|BASIC)_[A-Z0-9_-]{1,56}", re.IGNORECASE)
-VM_SIZE_RULE = "a size's name is STANDARD_ and letters, digits, '_' and '-'"
+VM_SIZE_RULE = "a size is STANDARD_ or BASIC_, then letters, digits, '_' and '-'"
 LOW_PRIORITY_MINUTES = 7 * 24 * 60
 """A job may take seven days on low-priority nodes, and 21 on dedicated ones."""
 

@@ -17,14 +17,7 @@ class Preempted(BackendError):  # noqa: N818 - it is an outcome that ends a run
 
 
 class ClusterRefused(BackendError):  # noqa: N818 - as above
-    """The service can't create a cluster of these nodes.
-
-    It would refuse them again if it `is_lasting`; a quota can be raised.
-    """
-
-    @property
-    def is_lasting(self) -> bool:
-        return "quota" not in self.message.lower()
+    """The service can't create a cluster of these nodes, and would refuse them again."""
 
 
 class StartedButUnrecorded(BackendError):  # noqa: N818 - as above

@@ -91,12 +91,20 @@ def history(folder: Path) -> list[EpochRow]:
 
     Epochs that another backend trained are only in metrics.jsonl.
     """
-    rows = {row.epoch: row for row in run_folder.read_history(folder)}
+    rows = {row.epoch: row for row in _recorded(folder)}
     for text in _marked(_read(folder), EPOCH):
         with contextlib.suppress(ValueError):
             row = records.read(EpochRow, text)
             rows[row.epoch] = row
     return [rows[epoch] for epoch in sorted(rows)]
+
+
+def _recorded(folder: Path) -> tuple[EpochRow, ...]:
+    """Return the rows of metrics.jsonl, and none if it is damaged: the log has those of this run."""
+    try:
+        return run_folder.read_history(folder)
+    except BackendError:
+        return ()
 
 
 def failure(folder: Path) -> MnistCnnError | None:
@@ -140,7 +148,7 @@ def _piece(folder: Path, url: str) -> bytes:
 def _update_history(folder: Path) -> None:
     """Write metrics.jsonl and progress.json from the log."""
     rows = history(folder)
-    if tuple(rows) != run_folder.read_history(folder):
+    if tuple(rows) != _recorded(folder):
         run_folder.write_history(folder, rows)
     progress = _progress(folder)
     if progress is not None:
@@ -148,7 +156,7 @@ def _update_history(folder: Path) -> None:
 
 
 def _progress(folder: Path) -> Progress | None:
-    """Return the progress since the last start; a row of the history is the end of its epoch."""
+    """Return the progress since the last start; after a row of the history the next epoch begins."""
     progress = None
     for line in _last_start(folder).splitlines():
         with contextlib.suppress(ValueError):
@@ -156,10 +164,11 @@ def _progress(folder: Path) -> Progress | None:
                 progress = records.read(Progress, line.removeprefix(PROGRESS))
             elif line.startswith(EPOCH) and progress is not None and progress.epochs:
                 row = records.read(EpochRow, line.removeprefix(EPOCH))
+                is_last = row.epoch == progress.epochs
                 progress = dataclasses.replace(
                     progress,
-                    epoch=row.epoch,
-                    step=progress.steps,
+                    epoch=row.epoch if is_last else row.epoch + 1,
+                    step=progress.steps if is_last else 0,
                     loss=row.loss,
                     accuracy=row.accuracy,
                     seconds_left=(progress.epochs - row.epoch) * row.seconds,

@@ -91,6 +91,11 @@ class ServiceError(BackendError):
         return self.status == 404  # noqa: PLR2004
 
 
+def is_about_quota(detail: str) -> bool:
+    """Return whether the service refused something for a quota, which can be raised."""
+    return "quota" in detail.lower()
+
+
 def report(line: str) -> None:
     """Print a line on stderr, because stdout may have to be JSON."""
     stop_if_cancelled()
@@ -156,8 +161,8 @@ def translate(what: str, error: BaseException) -> BackendError:
         return ServiceError(message, hint, status=401, detail=detail)
     if subscription := _WRONG_SUBSCRIPTION.search(detail):
         reason = f"this login has no access to a subscription {subscription[1] or subscription[2]}"
-        return ServiceError(f"cannot {what}: {reason}", _SUBSCRIPTION_HINT, status=404, detail=detail)
-    if "quota" in detail.lower():
+        return ServiceError(f"cannot {what}: {reason}", _SUBSCRIPTION_HINT, status=401, detail=detail)
+    if is_about_quota(detail):
         hint = "ask for more cores of this family in the Azure portal, or choose another backend.vm_size"
     else:
         hint = _HINTS.get(status or 0, "try again; the studio may show more: https://ml.azure.com")

@@ -220,11 +220,10 @@ def _record_not_started(run: AzureRun, run_id: str, error: MnistCnnError) -> Non
     again = f"start the run: {command_on('resume', run.folder)}"
     if isinstance(error, ClusterRefused):
         again = _resize_hint(run.folder)
-        if error.is_lasting:
-            refused = {REFUSED: _cluster(run.config)}
-            run_folder.update_receipt(
-                run.folder, run_id, lambda now: dataclasses.replace(now, service=now.service | refused)
-            )
+        refused = {REFUSED: _cluster(run.config)}
+        run_folder.update_receipt(
+            run.folder, run_id, lambda now: dataclasses.replace(now, service=now.service | refused)
+        )
     error.hint = "; ".join(filter(None, (error.hint, f"then {again}")))
     run_folder.record_end_of(run.folder, run_id, Status.failed, error)
 

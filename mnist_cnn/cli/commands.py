@@ -118,8 +118,9 @@ def _plan(command: Command) -> int:
     for number, plan in enumerate(plans, 1):
         if command.is_multirun:
             print(f"[{number}/{len(plans)}] {plan.pop('settings')}")
-        for label, value in plan.items():
-            if number == 1 or value != plans[0][label]:  # only what differs from the first plan
+        unknown = dict.fromkeys(plans[0].keys() - plan.keys(), "not known yet")
+        for label, value in (plan | unknown).items():
+            if number == 1 or value != plans[0].get(label):  # only what differs from the first plan
                 print(f"{label:<11} {value}")
     return 0
 
@@ -133,7 +134,9 @@ def _list(command: Command) -> int:
         with contextlib.suppress(BackendError):  # another process removed it meanwhile
             rows.append({**report.describe_run(folder), "status": status.value})
     unstarted = run_folder.unstarted(runs_dir)
-    rows += [report.describe_unstarted(folder) for folder in unstarted]
+    for folder in unstarted:
+        with contextlib.suppress(OSError):  # as above
+            rows.append(report.describe_unstarted(folder))
     rows.sort(key=lambda row: str(row["created"]), reverse=True)
     if command.as_json:
         report.print_json(rows)
@@ -143,7 +146,8 @@ def _list(command: Command) -> int:
         return 0
     report.print_runs(rows)
     if unstarted:
-        print("not started: its command was killed; start it with run_dir=FOLDER, or remove the folder")
+        where = shlex.quote(f"run_dir={unstarted[0]}")
+        print(f"not started: its command was killed; repeat that command with {where}, or remove the folder")
     return 0
 
 
@@ -181,10 +185,11 @@ def _status(command: Command) -> int:
 def _end_of(run: Run) -> dict[str, str]:
     """Return why a run failed, was cancelled or is lost, and what to do."""
     try:
-        run.wait()
+        if run.status().is_final:  # or else another process has resumed it
+            run.wait()
     except MnistCnnError as error:
         return {"error": error.message, "hint": error.hint}
-    return {}  # another process has resumed and completed it
+    return {}
 
 
 def _cancel(command: Command) -> int:
@@ -258,10 +263,9 @@ def _predict(command: Command) -> int:
 
 
 def _cluster(command: Command) -> int:
-    actions = ("show", "delete")
-    if len(command.words) != 1 or command.words[0] not in actions:
+    if len(command.words) != 1 or command.words[0] not in CLUSTER_ACTIONS:
         hint = f"for example {report.program()} cluster show backend=azure"
-        raise ConfigurationError(f"cluster needs one of {', '.join(actions)}", hint)
+        raise ConfigurationError(f"cluster needs one of {', '.join(CLUSTER_ACTIONS)}", hint)
     command.allow_only("backend")
     config = command.config()
     backend = launch.backend_of(config)
@@ -278,6 +282,7 @@ def _cluster(command: Command) -> int:
     return 0
 
 
+CLUSTER_ACTIONS = ("show", "delete")
 COMMANDS: dict[str, Callable[[Command], int]] = {
     "train": _train,
     "plan": _plan,

@@ -39,7 +39,7 @@ BASH = r"""_mnist_cnn() {
 complete -o bashdefault -o default -F _mnist_cnn mnist-cnn python python3
 """
 FLAGS = ("--multirun", "--config-dir", "--json", "--cfg", "--info", "--help", "--version")
-SECOND_WORDS = {"cluster": ("show", "delete")}
+TAKE_FOLDER = ("--config-dir", "-cd")
 TAKE_RUN = ("status", "follow", "cancel", "resume", "register", "predict")
 
 
@@ -59,15 +59,22 @@ def candidates(line: str) -> list[str]:
     """Return what the last word of a command line may become; it is empty if the line ends with a space."""
     *before, word = line.split(" ")
     given = before[before.index("mnist_cnn") + 1 :] if "mnist_cnn" in before else before[1:]
-    words = [text for text in given if text and "=" not in text and not text.startswith("-")]
+    # What follows --config-dir is its folder.
+    pairs = zip(given, ["", *given], strict=False)
+    words = [text for text, flag in pairs if text and flag not in TAKE_FOLDER and not _is_setting(text)]
     try:
         return [text for text in _possible(words, given, word) if text.startswith(word)]
     except MnistCnnError:  # of a backend that cannot be imported
         return []
 
 
+def _is_setting(text: str) -> bool:
+    """Return whether a word sets a key or is a flag."""
+    return "=" in text or text.startswith("-")
+
+
 def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator[str]:
-    from mnist_cnn.cli.commands import COMMANDS
+    from mnist_cnn.cli.commands import CLUSTER_ACTIONS, COMMANDS
 
     settings = dict(text.split("=", 1) for text in given if "=" in text)
     key, is_value, _ = word.partition("=")
@@ -78,8 +85,8 @@ def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator
     elif len(words) == 1 and words[0] in TAKE_RUN:
         runs_dir = Path(settings.get("runs_dir", RunConfig.runs_dir))
         yield from (LATEST, *sorted(receipt.parent.name for receipt in runs_dir.glob(f"*/{RECEIPT}")))
-    elif len(words) == 1 and words[0] in SECOND_WORDS:
-        yield from SECOND_WORDS[words[0]]
+    elif words == ["cluster"]:
+        yield from CLUSTER_ACTIONS
     elif not (words and words[0] == "predict"):  # which takes the names of pictures
         yield from () if words else COMMANDS
         yield from (f"{group}=" for group in compose.GROUPS)

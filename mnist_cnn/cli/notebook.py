@@ -189,7 +189,7 @@ class RunState:
             parts.append(f'<div style="white-space: pre-line">{escape(self.note)}</div>')
         text = "\n".join(self.lines)
         log = f"<pre>{escape(text)}</pre>"
-        if self.status.is_final:  # folded, unless somebody has to read it
+        if self.status.is_final:  # folded, unless it says why the run failed
             is_open = "" if self.status is Status.completed else " open"
             log = f"<details{is_open}><summary>last lines of log.txt</summary>{log}</details>"
         return "".join([*parts, log])

@@ -38,7 +38,7 @@ def hold(path: Path, timeout: float = TIMEOUT_SECONDS, setting: str = "") -> Ite
         raise LockTimeout(message, "try again when that process has ended") from error
     except NotImplementedError as error:
         message = f"the file system of {path.parent} does not support locks"
-        raise BackendError(message, "use a disk that does") from error
+        raise BackendError(message, f"use a disk that does{setting and f', with {setting}'}") from error
     except OSError as error:
         raise storage_error(error, str(path.parent), setting) from error
     try:

@@ -35,8 +35,8 @@ MAX_IMAGE_PIXELS = 1_000_000
 BATCH = 32  # images per call of ONNX Runtime: their activations stay in the CPU's cache
 MAX_THREADS = 4  # per call: more do not help a network this small
 UNSURE = 0.8
-"""A lower probability gets a warning. With this package's recipes, 2 to 6% of MNIST's test images get one.
-They include 60 to 95% of the wrong answers, and at least one in ten of them is wrong."""
+"""A prediction below this probability gets a warning. With this package's recipes, 2 to 6% of MNIST's test
+images get one. They include 60 to 95% of the wrong answers, and at least one in ten of them is wrong."""
 
 RECORD_HINT = "the folder's files were changed; copy it again from an intact one, or register the run again"
 MODEL_HINT = "name a finished run's folder, a registered model's folder, or an .onnx file that training wrote"
@@ -186,7 +186,7 @@ def load_predictor(folder_or_model: str | Path) -> Predictor:
     folder_or_model = Path(folder_or_model)
     is_folder = folder_or_model.is_dir()
     path = folder_or_model / MODEL_FILE if is_folder else folder_or_model
-    record = _find_record(folder_or_model) if is_folder else None
+    record = _find_record(path.parent) if path.name == MODEL_FILE else None
     if is_folder and not path.exists():
         raise DataError(f"{folder_or_model} has no {MODEL_FILE}", MODEL_HINT)
     try:

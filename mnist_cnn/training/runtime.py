@@ -55,16 +55,18 @@ class Runtime:
     def changes_to(self, now: Runtime, *, is_same_job: bool = True) -> tuple[str, ...]:
         """Describe why the weights would differ now: "tensorflow 2.22.0 (was 2.21.0)"; empty if they don't.
 
-        The fingerprints of two different jobs are not compared.
+        The fingerprints of two different jobs are not compared, so all that may differ is listed.
         """
         decisive = self._changed(now, "precision", "device")
         decisive += changed_versions(self.versions, now.versions)
         descriptive = self._changed(now, "processor", "threads")
         if self.fingerprint is None:
             return (*decisive, *descriptive)
-        if self.fingerprint == now.fingerprint or not is_same_job:
-            return decisive
         known = (*decisive, *descriptive, *_changed_variables(self.environment, now.environment))
+        if not is_same_job:
+            return known
+        if self.fingerprint == now.fingerprint:
+            return decisive
         unexplained = "" if known else "; nothing else that is recorded differs"
         prints = f"fingerprint {str(now.fingerprint)[:8]}, was {self.fingerprint[:8]}{unexplained}"
         return (f"the numbers that the first steps compute ({prints})", *known)

@@ -228,6 +228,9 @@ def _describe_onnx(path: Path, metadata: dict[str, str]) -> None:
     model = onnx.load(path)
     (images,), (probabilities,) = model.graph.input, model.graph.output
     names = {images.name: "image", probabilities.name: "probabilities"}
+    used = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    if used & set(names.values()):  # of a custom network
+        names = {name: name for name in names}
     for node in model.graph.node:
         for tensors in (node.input, node.output):
             tensors[:] = [names.get(name, name) for name in tensors]

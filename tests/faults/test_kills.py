@@ -22,6 +22,7 @@ POINTS = (
     ("progress.json", 2),  # after the first step
     ("epoch-000001.npz", 1),
     ("metrics.jsonl", 2),  # after a checkpoint, before its epoch is in the history
+    ("model.keras", 1),
     ("result.json", 1),
 )
 """FILE and COUNT, in the order in which a run meets them that is resumed after each kill."""

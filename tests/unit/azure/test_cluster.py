@@ -160,19 +160,20 @@ def test_show_prints_the_status_as_the_sdk_serializes_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "size", "kind"),
+    ("state", "size", "reason", "kind"),
     [
-        ("Failed", "Standard_D2_v2", ClusterRefused),
-        ("Failed", "Standard_X99", BackendError),
-        ("Canceled", "Standard_D2_v2", BackendError),
+        ("Failed", "Standard_D2_v2", "not supported", ClusterRefused),
+        ("Failed", "Standard_D2_v2", "above the Quota", BackendError),
+        ("Failed", "Standard_X99", "not supported", BackendError),
+        ("Canceled", "Standard_D2_v2", "not supported", BackendError),
     ],
 )
 def test_a_failed_cluster_would_fail_again_only_with_the_same_size(
-    state: str, size: str, kind: type[BackendError]
+    state: str, size: str, reason: str, kind: type[BackendError]
 ) -> None:
-    errors = [{"error": {"code": "InvalidPropertyValue", "message": "Specified VM size is not supported."}}]
+    errors = [{"error": {"code": "InvalidPropertyValue", "message": f"This size is {reason}."}}]
     failed = a_cluster(provisioning_state=state, vm_size=size, provisioning_errors=errors)
-    with pytest.raises(BackendError, match="Specified VM size is not supported") as raised:
+    with pytest.raises(BackendError, match=f"This size is {reason}") as raised:
         cluster.wait_until_ready(failed, config_of())
     assert type(raised.value) is kind
     assert "cluster delete" in raised.value.hint
@@ -182,3 +183,11 @@ def test_a_creation_that_is_refused_at_once_would_be_refused_again(create: Calla
     create(RuntimeError("Response Code: 400 Content: Specified VM size is not supported"))
     with pytest.raises(ClusterRefused, match="HTTP 400"):
         cluster.ensure(None, None, config_of())
+
+
+def test_a_creation_above_the_quota_may_succeed_later(create: Callable[..., Any]) -> None:
+    create(RuntimeError("Response Code: 400 Content: {'code': 'ClusterCoreQuotaReached'}"))
+    with pytest.raises(BackendError, match="HTTP 400") as raised:
+        cluster.ensure(None, None, config_of())
+    assert not isinstance(raised.value, ClusterRefused)
+    assert "ask for more cores" in raised.value.hint

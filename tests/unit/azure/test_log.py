@@ -52,12 +52,14 @@ def test_epochs_that_were_trained_elsewhere_stay_in_the_history(tmp_path: Path) 
     run_folder.write_history(tmp_path, rows[:2])
     (tmp_path / "log.txt").write_text(f"{EPOCH}{json.dumps(dataclasses.asdict(rows[2]))}\n")
     assert tuple(log.history(tmp_path)) == rows
+    (tmp_path / "metrics.jsonl").write_text("damaged")
+    assert tuple(log.history(tmp_path)) == rows[2:]
 
 
 @pytest.mark.parametrize(
     ("pieces", "expected"),
     [
-        (("running 1 3", "row 1"), (1, 8, 0.75, 30.0)),
+        (("running 1 3", "row 1"), (2, 0, 0.75, 30.0)),
         (("running 1 3", "row 1", "running 2 5"), (2, 5, 0.5, 9.0)),
         (("running 2 5\nrow 2\nrow 3",), (3, 8, 0.75, 0.0)),
         (("row 1", "running 2 5"), (2, 5, 0.5, 9.0)),

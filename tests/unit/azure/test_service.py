@@ -50,8 +50,8 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Received bad response:\nResponse Code: 403\nContent: b''", 403, "role"),
         ("AADSTS7000222: The provided client secret keys are expired", 401, "expired"),
         ("Response Code: 409 ... exceeds the quota of 0 cores", 409, "cores"),
-        (WRONG_SUBSCRIPTION, 404, "config.json"),
-        (SUBSCRIPTION_NAME, 404, "config.json"),
+        (WRONG_SUBSCRIPTION, 401, "config.json"),
+        (SUBSCRIPTION_NAME, 401, "config.json"),
         ("something else", None, "studio"),
     ],
 )

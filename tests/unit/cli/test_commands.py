@@ -177,6 +177,13 @@ def test_plan_shows_each_run_of_a_sweep(ask: Ask, home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+def test_plan_shows_a_sweep_over_data_sets_that_are_missing(ask: Ask) -> None:
+    planned = ask("plan", "--multirun", "data=mnist,kmnist")
+    assert planned.code == 0, planned.err
+    assert "where       not known yet" in planned.out
+    assert ask("plan", "--multirun", "data=kmnist,mnist").code == 0
+
+
 def _raising(error: BaseException) -> Callable[..., NoReturn]:
     def command(*_: object) -> NoReturn:
         raise error

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     [
         ("mnist-cnn st", ["status"]),
         ("python -m mnist_cnn st", ["status"]),
+        ("mnist-cnn --config-dir conf2 st", ["status"]),
         ("mnist-cnn status ", ["latest", "2026-01-aa", "2026-02-bb"]),
         ("mnist-cnn resume 2026-02", ["2026-02-bb"]),
         ("mnist-cnn predict 2026-02-bb ", []),  # a picture

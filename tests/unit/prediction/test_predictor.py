@@ -212,12 +212,13 @@ def test_a_folder_and_its_model_file_are_the_same_model(tmp_path: Path) -> None:
     assert np.array_equal(load_predictor(tmp_path)(IMAGES[:3]), expected)
 
 
-def test_a_run_without_a_result_does_not_predict(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [".", "model.onnx"], ids=["folder", "file"])
+def test_a_run_without_a_result_does_not_predict(tmp_path: Path, name: str) -> None:
     """Its worker was killed after model.onnx was written."""
     write_receipt(tmp_path, Status.running)
     classifier(tmp_path / "model.onnx")
     with pytest.raises(DataError, match=r"has no result\.json: its training is not completed") as refused:
-        load_predictor(tmp_path)
+        load_predictor(tmp_path / name)
     assert f"resume it: resume {tmp_path}" in refused.value.hint
 
 

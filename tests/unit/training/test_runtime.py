@@ -53,3 +53,9 @@ def test_another_fingerprint_is_described_by_what_else_differs() -> None:
 def test_another_fingerprint_may_have_no_known_reason() -> None:
     now = dataclasses.replace(BEFORE, fingerprint="b" * 64)
     assert BEFORE.changes_to(now) == (f"{NUMBERS}; nothing else that is recorded differs)",)
+
+
+def test_all_that_differs_is_listed_for_another_job() -> None:
+    """Its fingerprint would differ anyway, so it cannot tell whether this machine does."""
+    now = dataclasses.replace(BEFORE, threads=1, fingerprint="b" * 64)
+    assert BEFORE.changes_to(now, is_same_job=False) == ("threads 1 (was 2)",)
