@@ -106,12 +106,13 @@ def test_shards_share_all_cases_and_none_twice() -> None:
 
 
 def test_the_tables_hide_no_case() -> None:
+    cases = [*CASES, Case(AGAIN, InjectedFault(SUBMISSION, LAST), "delay")]
     entries = [
-        Entry(str(CASES[0]), outcome.RIGHT),
-        Entry(str(CASES[1]), outcome.BROKEN, ("a traceback",)),
-        Entry(str(CASES[2]), outcome.NOT_INJECTED),
+        Entry(str(cases[0]), outcome.RIGHT),
+        Entry(str(cases[1]), outcome.BROKEN, ("a traceback",)),
+        Entry(str(cases[2]), outcome.NOT_INJECTED),
     ]
-    text = report([CASES[0], CASES[1], CASES[2]], entries)
-    assert f"{CASES[1]}: a traceback" in text
-    assert f"not injected: {CASES[2]}" in text
+    text = report(cases, entries)
+    assert f"{cases[1]}: a traceback" in text
+    assert f"not injected: {cases[2]}" in text
     assert text.count("\nall") == 2
