@@ -229,7 +229,7 @@ def _describe_onnx(path: Path, metadata: dict[str, str]) -> None:
     (images,), (probabilities,) = model.graph.input, model.graph.output
     names = {images.name: "image", probabilities.name: "probabilities"}
     used = {name for node in model.graph.node for name in (*node.input, *node.output)}
-    if used & set(names.values()):  # of a custom network
+    if (used - names.keys()) & set(names.values()):  # of a custom network
         names = {name: name for name in names}
     for node in model.graph.node:
         for tensors in (node.input, node.output):
