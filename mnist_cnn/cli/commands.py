@@ -81,8 +81,7 @@ class Command:
 
     def refuse_words(self) -> None:
         if self.words:
-            others = [name for name in COMMANDS if name != self.name]
-            hint = did_you_mean(self.words[0], others, "settings are written KEY=VALUE; see --help")
+            hint = did_you_mean(self.words[0], list(COMMANDS), "settings are written KEY=VALUE; see --help")
             raise ConfigurationError(f"{self.name} does not take the word {self.words[0]}", hint)
 
 
@@ -122,6 +121,8 @@ def _plan(command: Command) -> int:
         for label, value in (plan | unknown).items():
             if number == 1 or value != plans[0].get(label):  # only what differs from the first plan
                 print(f"{label:<11} {value}")
+        if number == 1 < len(plans):
+            print("of the others, only what differs is shown:")
     return 0
 
 

@@ -54,8 +54,10 @@ class Checkpoint:
     generators: dict[str, Any]
     changes: tuple[str, ...] = ()
 
-    def check(self, job: Job, runtime: Runtime, *, force: bool) -> Checkpoint:
+    def check(self, job: Job, runtime: Runtime, *, force: bool, run: Path | str = "RUN") -> Checkpoint:
         """Return the checkpoint to resume from; with `force` it records what has changed.
+
+        The error names `run` in the command that resumes anyway.
 
         Raises:
             ConfigurationError: job or runtime have changed, or the job has fewer epochs.
@@ -70,7 +72,7 @@ class Checkpoint:
         what = ", ".join(changes)
         if not force:
             message = f"the run cannot be resumed exactly, because this has changed: {what}"
-            raise ConfigurationError(message, changed_hint())
+            raise ConfigurationError(message, changed_hint(run))
         log.warning("resuming with force=true, although this has changed: %s", what)
         since = f"since epoch {len(self.history) + 1}: {what}"
         return dataclasses.replace(self, changes=(*self.changes, since))

@@ -69,8 +69,9 @@ def train(  # noqa: PLR0913 - only the first two are required
     started = time.perf_counter()
     trainer = Trainer(job, arrays)
     runtime = Runtime.here(trainer.precision.value, device_kind, _threads(), trainer.fingerprint())
+    run = folder if checkpoints is None else "RUN"  # a node does not know the run's folder
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
-    history, changes = _resume(trainer, runtime, checkpoints, force=force)
+    history, changes = _resume(trainer, runtime, checkpoints, run, force=force)
     run_folder.write_history(folder, history)
     for epoch in range(len(history) + 1, job.train.epochs + 1):
         row = trainer.run_epoch(epoch, on_progress)
@@ -146,13 +147,13 @@ def _threads() -> int:
 
 
 def _resume(
-    trainer: Trainer, runtime: Runtime, checkpoints: Checkpoints, *, force: bool
+    trainer: Trainer, runtime: Runtime, checkpoints: Checkpoints, run: Path | str, *, force: bool
 ) -> tuple[list[EpochRow], tuple[str, ...]]:
     """Restore the newest undamaged checkpoint; return its history and the changes it records."""
     found = checkpoints.newest()
     if found is None:
         return [], ()
-    found = found.check(trainer.job, runtime, force=force)
+    found = found.check(trainer.job, runtime, force=force, run=run)
     trainer.restore(found.arrays)
     checkpoint.set_generators(found.generators)
     log.info("resuming after epoch %d of %d", len(found.history), trainer.job.train.epochs)

@@ -22,6 +22,7 @@ REFUSED = [
     ("register.name=../up", "register.name=../up: allowed are 1 to 255 letters", "register.name=mnist-cnn"),
     ("data.dir=[a", "cannot read the override data.dir=[a", "quote"),
     ("plna", "train does not take the word plna", "did you mean plan?"),
+    ("trian", "train does not take the word trian", "did you mean train?"),
     ("list extra", "list does not take the word extra", ""),
     ("--jsn", "unknown flag --jsn", "did you mean --json?"),
     ("--config-dir nowhere", "--config-dir nowhere: folder not found", "conf/"),

@@ -89,6 +89,7 @@ def test_only_force_resumes_where_the_first_steps_compute_other_numbers(
     refused = run_command("resume", "run", cwd=tmp_path, TF_NUM_INTRAOP_THREADS=threads)
     assert refused.code == ConfigurationError.exit_code
     assert f"was {str(whole.fingerprint)[:8]})" in refused.err
+    assert "resume run force=true" in refused.err
     assert f"threads {threads} (was {whole.threads})" in refused.err
     assert f"TF_NUM_INTRAOP_THREADS={threads} (was not set)" in refused.err
     assert run_folder.read_receipt(folder).status is Status.failed
