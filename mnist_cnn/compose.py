@@ -263,7 +263,16 @@ def _expanded_size(node: Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
+def check_are_texts(overrides: Sequence[object]) -> None:
+    """Raise ConfigurationError if an override isn't a text."""
+    for override in overrides:
+        if not isinstance(override, str):
+            hint = 'write it as text, for example "train.epochs=3"'
+            raise ConfigurationError(f"{override!r} is not an override", hint)
+
+
 def _parse(overrides: Sequence[str]) -> list[Override]:
+    check_are_texts(overrides)
     if not overrides:
         return []
     from hydra.core.override_parser.overrides_parser import OverridesParser

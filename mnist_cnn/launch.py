@@ -66,10 +66,11 @@ def submit(*job_or_overrides: Job | str) -> Run:
         ConfigurationError: an override is not valid, or would change the given job.
         DataError, BackendError: the run cannot be started.
     """
-    overrides = [given for given in job_or_overrides if isinstance(given, str)]
     jobs = [given for given in job_or_overrides if isinstance(given, Job)]
+    overrides = [given for given in job_or_overrides if not isinstance(given, Job)]
     if len(jobs) > 1:
         raise ConfigurationError(f"submit takes one job, not {len(jobs)}", "submit them one by one")
+    compose.check_are_texts(overrides)
     for override in overrides if jobs else ():
         key = re.match(r"\w*", override.lstrip("+~"))
         if key is not None and key.group() in JOB_KEYS:
@@ -167,7 +168,7 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
         hint = f"watch it: {command_on('follow', folder)}{gone}"
         raise ConfigurationError(f"{folder} is {status.value}{where}", hint)
     run_folder.check_resumable(folder, status)
-    job = _job_to_resume(before)
+    job = _job_to_resume(before, status)
     backend.check(job)
     if moves:
         before.download_checkpoints()
@@ -176,13 +177,18 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
             if now == receipt and not now.status.is_final:  # the new backend cannot ask the old one
                 run_folder.record_end(folder, status)
     _check_unchanged(folder, job, receipt, force=config.run.force)
+    if status is Status.completed and run_folder.damage(folder, status) is None:
+        return lambda: before  # only job.json was damaged
     return partial(backend.submit, job, folder)
 
 
-def _job_to_resume(run: Run) -> Job:
-    """Return the job in job.json; the newest checkpoint's if that file is missing or damaged."""
+def _job_to_resume(run: Run, status: Status) -> Job:
+    """Return the job in job.json; the newest checkpoint's if that file is missing or damaged.
+
+    Only the job of a run that isn't completed may be changed by hand.
+    """
     try:
-        return run_folder.read_job(run.folder, may_be_changed=True)
+        return run_folder.read_job(run.folder, may_be_changed=status is not Status.completed)
     except MnistCnnError as error:
         run.download_checkpoints()
         checkpoint = Checkpoints(run.folder / run_folder.CHECKPOINTS).newest()

@@ -42,8 +42,6 @@ PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
 LATEST, LOCK, START = "latest", ".lock", ".start"
 CANCEL = ".cancel"
 """An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""
-ELSEWHERE = "runs_dir=FOLDER"
-"""The setting that moves a new run to another disk; a run that exists stays where it is."""
 FORCE = "--force"
 """The trainer's flag to resume even if the job or the machine has changed."""
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
@@ -130,7 +128,7 @@ def create(run_dir: str | None, runs_dir: str, job: Job) -> Iterator[Path]:
     folder = _make_folder(run_dir, runs_dir)
     with ExitStack() as stack:
         try:  # until there is a receipt, the lock shows that the process that made the folder is alive
-            stack.enter_context(locks.hold(folder / START, 0, ELSEWHERE))
+            stack.enter_context(locks.hold(folder / START, 0, _elsewhere(run_dir)))
         except locks.LockTimeout as error:
             message = f"run_dir={folder}: another process is just starting a run there"
             raise ConfigurationError(message, "choose another folder") from error
@@ -168,7 +166,12 @@ def _make_folder(run_dir: str | None, runs_dir: str) -> Path:
             else:
                 return folder
     except OSError as error:
-        raise storage_error(error, f"the run folder {folder}", ELSEWHERE) from error
+        raise storage_error(error, f"the run folder {folder}", _elsewhere(run_dir)) from error
+
+
+def _elsewhere(run_dir: str | None) -> str:
+    """Return the setting that moves a new run to another disk; a run that exists stays where it is."""
+    return "runs_dir=FOLDER" if run_dir is None else "run_dir=FOLDER"
 
 
 def new_name() -> str:
@@ -195,7 +198,7 @@ def check_free(folder: Path, job: Job | None = None) -> None:
     except NotADirectoryError as error:
         raise ConfigurationError(f"run_dir={folder} is a file", "choose a new folder") from error
     except OSError as error:
-        raise storage_error(error, f"the run folder {folder}", ELSEWHERE) from error
+        raise storage_error(error, f"the run folder {folder}", _elsewhere(str(folder))) from error
     if (folder / RECEIPT).exists():
         hint = f"resume it: {command_on('resume', folder)}; or choose another folder"
         raise ConfigurationError(f"run_dir={folder} already holds a run", hint)

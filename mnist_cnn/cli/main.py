@@ -48,18 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         _flush()  # now, because Python's own flush at exit would report an error as a traceback
     except MnistCnnError as error:
-        return _report(error, as_json=as_json)
+        return _report(Interrupted("interrupted") if _is_interrupt(error) else error, as_json=as_json)
     except KeyboardInterrupt:
         return _report(Interrupted("interrupted"), as_json=as_json)
     except BrokenPipeError:  # the reader of the output has gone, for example `head`
         redirect_to_devnull(sys.stdout)
         return 0
     except Exception as error:  # noqa: BLE001 - reported as a bug
-        translated = unexpected_error(error)
+        translated = Interrupted("interrupted") if _is_interrupt(error) else unexpected_error(error)
         if translated.exit_code == MnistCnnError.exit_code:
             sys.stderr.write(redact(traceback.format_exc()))
         return _report(translated, as_json=as_json)
     return code
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C has made a library, or an import, raise another error."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        is_alone = isinstance(error, MnistCnnError) or error.__suppress_context__
+        error = error.__cause__ or (None if is_alone else error.__context__)
+    return error is not None
 
 
 def _run(arguments: Sequence[str]) -> int:

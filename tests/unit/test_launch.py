@@ -131,8 +131,26 @@ def test_resume_rebuilds_what_a_completed_run_has_lost(
         mnist_cnn.resume(str(completed))
     _damage(completed / name, damage)
     mnist_cnn.resume(str(completed))
-    assert submitted == [(mnist_cnn.make_job(*SMALL), completed)]
-    assert run_folder.read_job(completed) == submitted[0][0]
+    job = mnist_cnn.make_job(*SMALL)
+    assert submitted == ([] if name == "job.json" else [(job, completed)])  # nothing to train
+    assert run_folder.read_job(completed) == job
+
+
+def test_resume_restores_the_job_of_a_completed_run(completed: Path, submitted: Submitted) -> None:
+    """That of a run that isn't completed may be changed, with force=true."""
+    changed = (completed / "job.json").read_text().replace('"seed": 0', '"seed": 1')
+    (completed / "job.json").write_text(changed)
+    assert mnist_cnn.resume(str(completed)).status() is Status.completed
+    assert run_folder.read_job(completed).seed == 0
+    assert submitted == []
+
+
+@pytest.mark.parametrize("given", [None, 3, b"seed=1", ["seed=1"]])
+def test_only_a_job_and_texts_are_submitted(submitted: Submitted, given: Any) -> None:
+    for call in (mnist_cnn.submit, mnist_cnn.make_job):
+        with pytest.raises(ConfigurationError, match="is not an override"):
+            call(given)
+    assert submitted == []
 
 
 def test_a_job_that_no_checkpoint_holds_is_not_rebuilt(completed: Path, submitted: Submitted) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from mnist_cnn import launch, process_identity, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.local import LocalBackend, LocalRun
 from mnist_cnn.cli import commands
+from mnist_cnn.errors import BackendError, ConfigurationError
 
 
 def test_plan_prints_what_would_happen_and_writes_nothing(ask: Ask, home: Path) -> None:
@@ -190,6 +192,33 @@ def _raising(error: BaseException) -> Callable[..., NoReturn]:
         raise error
 
     return command
+
+
+def test_an_interrupt_that_a_library_turned_into_an_error_is_none(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> NoReturn:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            raise AttributeError("half initialised")
+
+    def not_imported(*_: object) -> NoReturn:
+        try:
+            broken()
+        except AttributeError as error:
+            raise ConfigurationError("cannot be imported") from error
+
+    def refused(*_: object) -> NoReturn:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise BackendError("cannot cancel the run")  # noqa: B904 - as in a clean-up
+
+    for command, code in ((broken, 130), (not_imported, 130), (refused, BackendError.exit_code)):
+        monkeypatch.setitem(commands.COMMANDS, "list", command)
+        ended = ask("list")
+        assert (ended.code, "Traceback" in ended.err) == (code, False)
 
 
 def test_a_bug_exits_1_and_an_interrupt_130(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
