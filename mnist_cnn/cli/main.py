@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _is_interrupt(error: BaseException | None) -> bool:
     """Return whether Ctrl-C has made a library, or an import, raise another error."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
-        is_alone = isinstance(error, MnistCnnError) or error.__suppress_context__
-        error = error.__cause__ or (None if is_alone else error.__context__)
+        is_ours = isinstance(error, MnistCnnError)  # what we raise after Ctrl-C is what we want to report
+        error = error.__cause__ or (None if is_ours else error.__context__)
     return error is not None
 
 
