@@ -69,7 +69,7 @@ def check_message(ended: Ended, unwritten: str) -> None:
     what, hint = ended.err.splitlines()
     assert re.fullmatch(rf"error: cannot write .*\b{re.escape(unwritten)}: No space left on device", what)
     assert hint.startswith("free ")
-    assert ("runs_dir=FOLDER" in hint) == (unwritten == "new")  # a run that exists cannot move
+    assert ("run_dir=FOLDER" in hint) == (unwritten == "new")  # a run that exists cannot move
     assert "completed" not in ended.out
 
 

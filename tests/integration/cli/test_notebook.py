@@ -54,11 +54,12 @@ def test_interrupting_the_kernel_does_not_stop_the_run(notebook_folder: Path) ->
         "mnist_cnn.follow(mnist_cnn.attach('long'))",
     )
     client.allow_errors = True
-    client.interrupt_at = re.compile(r"epoch ([2-9]|\d\d+)/10000 step \d+/40 loss .* images/s .* left")
+    client.interrupt_at = re.compile(r"epoch \d\d+/10000 step \d+/40 loss .* images/s .* left")
     client.execute()
     assert client.interrupt_at is None
     assert any("<progress " in data.get("text/html", "") for _, _, data in client.seen)
-    errors = [output["ename"] for output in client.nb.cells[1].outputs if output["output_type"] == "error"]
+    outputs = [output for cell in client.nb.cells for output in cell.outputs]
+    errors = [output["ename"] for output in outputs if output["output_type"] == "error"]
     assert errors == ["KeyboardInterrupt"]
     assert "run long: running\ndetached; watch it again" in client.shown(1)
     assert "epoch  loss  accuracy  test loss  test accuracy  seconds\n1  " in client.shown(1)

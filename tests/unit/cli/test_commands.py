@@ -209,7 +209,7 @@ def test_an_interrupt_that_a_library_turned_into_an_error_is_none(
         except AttributeError as error:
             raise ConfigurationError("cannot be imported") from error
 
-    def refused(*_: object) -> NoReturn:
+    def refused(*_: object) -> None:
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
