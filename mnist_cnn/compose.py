@@ -180,8 +180,8 @@ def info(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
 def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:
     """Expand sweeps (`a=1,2`, `range`, `choice`, `glob`) to one list of overrides for each job.
 
-    Raises ConfigurationError for an override that cannot be parsed, for a sweep over a key that is given
-    twice, for an `interval`, and for a `glob` that matches none of a group's names.
+    Raises ConfigurationError if an override cannot be parsed, if a swept key is given twice, if a sweep is an
+    `interval`, or if a `glob` matches no name of its group.
     """
     alternatives: list[list[str]] = []
     seen: dict[str, Override] = {}

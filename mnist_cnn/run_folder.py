@@ -170,7 +170,7 @@ def _make_folder(run_dir: str | None, runs_dir: str) -> Path:
 
 
 def _elsewhere(run_dir: str | None) -> str:
-    """Return the setting that moves a new run to another disk; a run that exists stays where it is."""
+    """Return the setting that puts a new run on another disk. An existing run cannot move."""
     return "runs_dir=FOLDER" if run_dir is None else "run_dir=FOLDER"
 
 

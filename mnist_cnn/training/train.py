@@ -140,7 +140,7 @@ def _prepare_tensorflow(job: Job, device: str) -> str:
 
 
 def _threads() -> int:
-    """Return the threads per operation that TensorFlow was told to use, or 0 if it chooses."""
+    """Return TensorFlow's configured threads per operation; 0 means that TensorFlow chooses."""
     import tensorflow as tf
 
     return int(tf.config.threading.get_intra_op_parallelism_threads())

@@ -45,8 +45,8 @@ PLANTED = {
 ENVIRONMENT = {
     "DB_PASSWORD": PASSWORD,
     "AZUREML_RUN_TOKEN": TOKEN,
-    "HTTP_PROXY": f"http://somebody:{PROXY_PASSWORD}@127.0.0.1:9",
-    "DATABASE_URL": f"postgresql://somebody:{quote(DATABASE_PASSWORD, safe='')}@127.0.0.1/db",
+    "HTTP_PROXY": f"http://alice:{PROXY_PASSWORD}@127.0.0.1:9",
+    "DATABASE_URL": f"postgresql://alice:{quote(DATABASE_PASSWORD, safe='')}@127.0.0.1/db",
 }
 
 CRASHING_NETWORK = """

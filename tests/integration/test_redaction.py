@@ -79,7 +79,7 @@ def test_a_network_that_shows_its_environment_leaves_no_secret(
 
 
 def test_no_error_shows_the_password_of_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror = f"http://somebody:{MIRROR_PASSWORD}@127.0.0.1:9/there"
+    mirror = f"http://alice:{MIRROR_PASSWORD}@127.0.0.1:9/there"
     monkeypatch.setenv("MNIST_CNN_MIRROR", mirror)
     monkeypatch.setenv("MNIST_CNN_CACHE", str(tmp_path))
     ended = run_command("data=kmnist", cwd=tmp_path, MNIST_CNN_DEBUG="1", NO_PROXY="*")

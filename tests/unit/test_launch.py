@@ -87,7 +87,7 @@ OTHER_BACKEND = "from mnist_cnn.backends.local import LocalBackend as Other"
 def test_a_run_that_moves_keeps_what_another_process_has_recorded(
     tmp_path: Path, submitted: Submitted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process resumes the run where it was, while its checkpoints are downloaded."""
+    """While the checkpoints are downloaded, another process resumes the run on its old backend."""
     (tmp_path / "other.py").write_text(OTHER_BACKEND)
     with run_folder.create(str(tmp_path / "run"), "", mnist_cnn.make_job(*SMALL)) as folder:
         digest = run_folder.read_job(folder).digest

@@ -32,11 +32,11 @@ QUOTED = {
     "JSON": json.dumps({"x": PASSWORD}),
     "URL": f"https://here/?client={quote(PASSWORD)}",
     "base64": f"sent {base64.b64encode(PASSWORD.encode()).decode()}",
-    "proxy": f"HTTP_PROXY=http://somebody:{PROXY_PASSWORD}@127.0.0.1:9 is refused",
+    "proxy": f"HTTP_PROXY=http://alice:{PROXY_PASSWORD}@127.0.0.1:9 is refused",
     "login of a URL": f"https://{TOKEN}@github.com/x.git",
-    "password with an @": f"https://somebody:p@{TOKEN}@github.com/x.git",
-    "URL as a path": str(Path(f"https://somebody:{TOKEN}@github.com/x.git")),
-    "URL in a URL": quote(f"https://somebody:{TOKEN}@github.com/x.git", safe=""),
+    "password with an @": f"https://alice:p@{TOKEN}@github.com/x.git",
+    "URL as a path": str(Path(f"https://alice:{TOKEN}@github.com/x.git")),
+    "URL in a URL": quote(f"https://alice:{TOKEN}@github.com/x.git", safe=""),
     "quoted value": f"{{'client_secret': 'something {TOKEN}'}}",
     "key": f"aws_secret_access_key = {TOKEN}",
     "header": f"Proxy-Authorization: Basic {TOKEN}",
@@ -58,13 +58,13 @@ FROM_A_URL = {
     "encoded variable": quote_plus(DATABASE_URL),
     "decoded password": f"wrong password {DATABASE_PASSWORD}",
     "encoded password": f"wrong password {quote(DATABASE_PASSWORD, safe='')}",
-    "header": f"Basic {base64.b64encode(f'somebody:{DATABASE_PASSWORD}'.encode()).decode()}",
+    "header": f"Basic {base64.b64encode(f'alice:{DATABASE_PASSWORD}'.encode()).decode()}",
 }
 
 
 @pytest.mark.parametrize("text", FROM_A_URL.values(), ids=FROM_A_URL)
 def test_the_password_in_a_variables_url_is_redacted(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for url in (DATABASE_URL, f"postgresql://somebody:{DATABASE_PASSWORD}@127.0.0.1/db"):
+    for url in (DATABASE_URL, f"postgresql://alice:{DATABASE_PASSWORD}@127.0.0.1/db"):
         monkeypatch.setenv("DATABASE_URL", url)
         shown = redact(text)
         assert "***" in shown
@@ -108,7 +108,7 @@ def test_a_redacted_stream_hides_the_secrets_of_a_thread(monkeypatch: pytest.Mon
         "model.filters=[32,64]: at least one",
         "https://ml.azure.com/runs/mnist-cnn_1795568267_24b5db73?wsid=/subscriptions/1234&tid=5678",
         "weights f7c941ece751271bdb0e5990d6c5a56851621a2e1c42ad4f5b86a07e0cf96201",
-        "register.name=mnist-cnn; somebody@example.org; password",
+        "register.name=mnist-cnn; alice@example.org; password",
     ],
 )
 def test_text_without_secrets_is_unchanged(text: str) -> None:
