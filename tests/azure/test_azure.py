@@ -98,7 +98,8 @@ def test_metrics_that_the_service_does_not_take_cost_no_result(azure: AzureServi
 def test_a_notebook_shows_a_run_on_the_cluster_as_it_trains(
     azure: AzureService, notebook_folder: Path
 ) -> None:
-    overrides = (*chosen(azure), *SMALL, "train.epochs=3", "run_dir=run")
+    # Long enough for several questions about its status, however fast the machine.
+    overrides = (*chosen(azure), *SMALL, "train.epochs=40", "run_dir=run")
     notebook = Notebook(
         notebook_folder,
         "import mnist_cnn",
