@@ -77,12 +77,24 @@ class Loss(StrEnum):
     sparse_categorical_crossentropy = "sparse_categorical_crossentropy"
 
 
+class Numerics(StrEnum):
+    """Whether sums may round, as is fastest, or not, so that every machine computes the same numbers."""
+
+    native = "native"
+    exact = "exact"
+
+
 class Precision(StrEnum):
     """The arithmetic of matrix multiplications; weights and the saved model are float32."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
     auto = "auto"
+
+    @property
+    def exact(self) -> Precision:
+        """The precision if numerics is exact, which must not depend on the machine."""
+        return Precision.bfloat16 if self is Precision.auto else self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +230,14 @@ class TrainConfig(Section):
         0, "number of last epochs that train on unchanged images", unit="epochs", ge=0, le=100_000
     )
     precision: Precision = setting(
-        Precision.float32, "arithmetic of training; auto is bfloat16 if the device supports it"
+        Precision.float32,
+        "arithmetic of training; auto is bfloat16 if the device supports it, or if numerics is exact",
+    )
+    numerics: Numerics = setting(
+        Numerics.native, "native is fastest; exact gives equal weights on every x86-64 processor"
+    )
+    exact_bits: int = setting(
+        7, "bits of the operands of exact products; few, so that no sum rounds", unit="bits", ge=2, le=12
     )
     checkpoint_every: int = setting(
         1, "write a checkpoint every N epochs, and after the last", unit="epochs", ge=1, le=100_000

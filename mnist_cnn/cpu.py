@@ -35,6 +35,14 @@ def computes_bfloat16() -> bool:
     return not _BFLOAT16.isdisjoint(features())
 
 
+def has_bfloat16_kernels() -> bool:
+    """Return whether oneDNN multiplies bfloat16 numbers natively here; its variables may forbid it."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "ALL")).upper()
+    is_enabled = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") not in ("0", "false")
+    is_allowed = limit in ("ALL", "DEFAULT", "AVX512_CORE_BF16", "AVX512_CORE_FP16") or "AMX" in limit
+    return is_enabled and is_allowed and platform.machine() == "x86_64" and computes_bfloat16()
+
+
 def count() -> int:
     """Return how many CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):

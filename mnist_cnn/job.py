@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, Self
 
 from mnist_cnn import migrations, records
-from mnist_cnn.config import DataConfig, ModelConfig, RunConfig, TrainConfig, read_section, written
+from mnist_cnn.config import DataConfig, ModelConfig, Numerics, RunConfig, TrainConfig, read_section, written
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class Job:
     def digest(self) -> str:
         """SHA-256, in hex, of what decides the trained weights, as canonical JSON.
 
-        Not in it: where the data lie, the name of the model file, and which files are written when.
+        Not in it: where the data lie, the name of the model file, and which files are written when. The
+        number of threads is only in it if sums may round.
         """
         return records.digest(self._decisive())
 
@@ -41,8 +42,13 @@ class Job:
 
     def changes_to(self, now: Job) -> tuple[str, ...]:
         """Describe the changes that affect the weights: "train.epochs=20 (was 12)"."""
-        then, values = dict(_leaves(self._decisive())), dict(_leaves(now._decisive()))
-        changed = [name for name, value in values.items() if value != then[name]]
+        then, values = dict(_leaves(self.as_mapping())), dict(_leaves(now.as_mapping()))
+        before, after = dict(_leaves(self._decisive())), dict(_leaves(now._decisive()))
+        changed = [
+            name
+            for name, value in values.items()
+            if value != then[name] and before.get(name) != after.get(name)
+        ]
         return tuple(
             "the text of model.file"
             if name == "model.source"
@@ -53,7 +59,13 @@ class Job:
     def _decisive(self) -> dict[str, Any]:
         decisive = self.as_mapping()
         del decisive["save_h5"], decisive["data"]["dir"], decisive["data"]["name"], decisive["model"]["file"]
-        del decisive["train"]["checkpoint_every"]
+        train = decisive["train"]
+        del train["checkpoint_every"]
+        if self.train.numerics is Numerics.native:
+            del train["numerics"], train["exact_bits"]
+        else:
+            del train["threads"]
+            train["precision"] = train["precision"].exact
         return decisive
 
     def as_mapping(self) -> dict[str, Any]:

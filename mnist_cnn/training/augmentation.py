@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from mnist_cnn.training.exact import rounding
+
 if TYPE_CHECKING:
     from mnist_cnn.config import TrainConfig
 
 
-def distort(images: Any, config: TrainConfig, seed: Any, augment_scale: Any) -> Any:
+def distort(
+    images: Any,
+    config: TrainConfig,
+    seed: Any,
+    augment_scale: Any,
+    *,
+    is_exact: bool = False,
+) -> Any:
     """Return the images, each distorted at random.
 
     `images` are float32 (B, H, W, 1). The bounds are those of the configuration times `augment_scale`, which
@@ -24,7 +33,8 @@ def distort(images: Any, config: TrainConfig, seed: Any, augment_scale: Any) -> 
     zoom = 1 + draws[1] * config.zoom
     shear = draws[2] * config.shear
     # The kernel takes, for each image, the affine map from a pixel of the result to a pixel of the source.
-    cos, sin = tf.cos(angle) / zoom, tf.sin(angle) / zoom
+    cos, sin = rounding.cos_and_sin(angle) if is_exact else (tf.cos(angle), tf.sin(angle))
+    cos, sin = cos / zoom, sin / zoom
     a, b, c, d = cos, shear * cos - sin, sin, shear * sin + cos  # rotation, then shear along the rows
     x_centre, y_centre = (width - 1) / 2, (height - 1) / 2
     x_offset = x_centre - (a * x_centre + b * y_centre) + draws[3] * config.shift

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import cpu
-from mnist_cnn.config import Format, Loss, Precision, Schedule
+from mnist_cnn.config import Format, Loss, Numerics, Precision, Schedule
 from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
 from mnist_cnn.training import checkpoint
@@ -49,18 +49,17 @@ class Trainer:
     def __init__(self, job: Job, arrays: DataSet) -> None:
         import tensorflow as tf
 
-        from mnist_cnn.training.fast_layers import with_fast_layers
-
         self.job = job
         count, *shape = arrays.x_train.shape
         images, labels = tf.constant(arrays.x_train), tf.constant(arrays.y_train)
         self.data = _TrainingData(images, labels, tuple(shape), count, min(job.train.batch_size, count))
-        policy = "mixed_bfloat16" if self.precision is Precision.bfloat16 else "float32"
-        self.model = with_fast_layers(self._build(policy))
+        self.model = self._training_model()
         held_out = (arrays.x_test, arrays.y_test)
         if len(arrays.x_validation):
             held_out = (arrays.x_validation, arrays.y_validation)
-        self.evaluate = functools.partial(evaluate, predict_function(self.model), *held_out)
+        self.evaluate = functools.partial(
+            evaluate, predict_function(self.model, self._probabilities), *held_out
+        )
         self.optimizer = optimizer(job.train, self.data.steps * job.train.epochs)
         self.optimizer.build(self.model.trainable_variables)
         # Sum of the losses, number of correct predictions and of images, in each part of the epoch so far.
@@ -72,7 +71,13 @@ class Trainer:
     @property
     def precision(self) -> Precision:
         """Return float32 or bfloat16, never auto."""
-        return effective_precision(self.job.train.precision)
+        configured = self.job.train.precision
+        return configured.exact if self.is_exact else effective_precision(configured)
+
+    @property
+    def is_exact(self) -> bool:
+        """Return whether no sum rounds."""
+        return self.job.train.numerics is Numerics.exact
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of the state after the job's first steps, and restore the state.
@@ -150,20 +155,15 @@ class Trainer:
         """Train on steps `first` to `stop` of the epoch. Traced once, as a `tf.function`."""
         import tensorflow as tf
 
-        config, data, parts = self.job.train, self.data, self.sums.shape[1]
-        loss_of = loss_function(config)
+        data, parts = self.data, self.sums.shape[1]
 
         def train_step(step: Any) -> tuple[Any]:
             rows = order[step * data.batch : (step + 1) * data.batch]  # (B,); the last step may have fewer
             images = scale(tf.gather(data.images, rows))  # (B, 28, 28, 1) float32
             images = self.augment(images, augment_scale)
             labels = tf.cast(tf.gather(data.labels, rows), tf.int32)  # (B,)
-            targets = labels
-            if config.loss is Loss.categorical_crossentropy or config.label_smoothing:
-                targets = tf.one_hot(labels, self.job.data.num_classes)  # (B, classes)
             with tf.GradientTape() as tape:
-                probabilities = self.model(images, training=True)  # (B, classes)
-                loss = tf.reduce_mean(loss_of(targets, probabilities))  # ()
+                loss, probabilities = self._loss(labels, self.model(images, training=True))
             gradients = tape.gradient(loss, self.model.trainable_variables)
             self.optimizer.apply(gradients, self.model.trainable_variables)
             hits = tf.equal(tf.argmax(probabilities, 1, tf.int32), labels)  # (B,) bool
@@ -173,6 +173,29 @@ class Trainer:
             return (step + 1,)
 
         tf.while_loop(lambda step: step < stop, train_step, (first,), parallel_iterations=1)
+
+    def _loss(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Return the mean loss () and the probabilities (B, classes) of the model's outputs."""
+        import tensorflow as tf
+
+        config, classes = self.job.train, self.job.data.num_classes
+        if self.is_exact:
+            from mnist_cnn.training.exact.layers import cross_entropy
+
+            smoothing = config.label_smoothing
+            targets = tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes  # (B, classes)
+            return cross_entropy(targets, outputs)
+        is_one_hot = config.loss is Loss.categorical_crossentropy or config.label_smoothing
+        targets = tf.one_hot(labels, classes) if is_one_hot else labels  # (B, classes) or (B,)
+        return tf.reduce_mean(loss_function(config)(targets, outputs)), outputs
+
+    def _probabilities(self, outputs: Any) -> Any:
+        """Return the probabilities of the model's outputs, which are logits if it is exact."""
+        if not self.is_exact:
+            return outputs
+        from mnist_cnn.training.exact import rounding
+
+        return rounding.softmax(outputs)
 
     def augment(self, images: Any, augment_scale: Any) -> Any:
         """Return images, float32 of either format, distorted as the job's seed and the step decide."""
@@ -187,7 +210,8 @@ class Trainer:
         is_last = self.job.data.format is Format.channels_last
         height, width = images.shape[1:3] if is_last else images.shape[2:4]
         flat = tf.reshape(images, (-1, height, width, 1))
-        return tf.reshape(augmentation.distort(flat, config, seed, augment_scale), tf.shape(images))
+        distorted = augmentation.distort(flat, config, seed, augment_scale, is_exact=self.is_exact)
+        return tf.reshape(distorted, tf.shape(images))
 
     def state(self) -> tuple[NDArray[Any], ...]:
         """Return every array that decides the next epoch. Call it at the end of an epoch."""
@@ -213,6 +237,19 @@ class Trainer:
         plain = self._build("float32")
         plain.set_weights(self.model.get_weights())
         return plain
+
+    def _training_model(self) -> keras.Model:
+        """Return the network with layers that are exact or fast."""
+        if self.is_exact:
+            from mnist_cnn.training.exact.layers import with_exact_layers
+            from mnist_cnn.training.exact.products import Arithmetic
+
+            arithmetic = Arithmetic.choose(self.job.train.exact_bits, self.precision, self.data.batch)
+            return with_exact_layers(self._build("float32"), arithmetic)
+        from mnist_cnn.training.fast_layers import with_fast_layers
+
+        is_float32 = self.precision is Precision.float32
+        return with_fast_layers(self._build("float32" if is_float32 else "mixed_bfloat16"))
 
     def _build(self, policy: str) -> keras.Model:
         """Build the network with a dtype policy. Every call draws the same initial weights."""
@@ -308,6 +345,10 @@ def optimizer(config: TrainConfig, steps: int) -> Any:
     rate: Any = config.learning_rate
     if config.schedule is Schedule.one_cycle:
         rate = OneCycle(config.learning_rate, steps, config.warmup)
+    if config.numerics is Numerics.exact:
+        from mnist_cnn.training.exact.optimizers import EXACT
+
+        return EXACT[config.optimizer](rate)
     if config.optimizer in FUSED:
         return FUSED[config.optimizer](rate)
     return keras.optimizers.get({"class_name": config.optimizer.value, "config": {"learning_rate": rate}})
@@ -323,12 +364,17 @@ def loss_function(config: TrainConfig) -> Callable[[Any, Any], Any]:
     return loss
 
 
-def predict_function(model: keras.Model) -> Callable[[Any], Any]:
-    """Return a function uint8 images (B, H, W, 1) or (B, 1, H, W) -> float32 probabilities (B, classes)."""
+def predict_function(
+    model: keras.Model, probabilities: Callable[[Any], Any] = lambda outputs: outputs
+) -> Callable[[Any], Any]:
+    """Return a function uint8 images (B, H, W, 1) or (B, 1, H, W) -> float32 probabilities (B, classes).
+
+    `probabilities` makes them of the model's outputs.
+    """
     import tensorflow as tf
 
     def predict(images: Any) -> Any:
-        return tf.cast(model(scale(images), training=False), tf.float32)
+        return tf.cast(probabilities(model(scale(images), training=False)), tf.float32)
 
     compiled: Callable[[Any], Any] = tf.function(predict, autograph=False, reduce_retracing=True)
     return compiled
@@ -357,7 +403,7 @@ def scale(images: Any) -> Any:
     """uint8 images -> float32 in [0, 1], in the graph."""
     import tensorflow as tf
 
-    return tf.cast(images, tf.float32) / 255.0
+    return tf.cast(images, tf.float32) * (1 / 255)  # as Grappler would write a division
 
 
 def permutation(seed: int, epoch: int, count: int) -> NDArray[Any]:

@@ -86,7 +86,8 @@ def _replace_layers(model: keras.Model, last: Any) -> keras.Model:
     return copy
 
 
-def _is_byte_rate(layer: Any) -> bool:
+def is_byte_rate(layer: Any) -> bool:
+    """Return whether `ByteDropout` can take the place of a dropout layer."""
     return layer.noise_shape is None and layer.rate < 1 and float(layer.rate * BYTE_VALUES).is_integer()
 
 
@@ -96,6 +97,6 @@ def _normalises_images(layer: Any) -> bool:
 
 
 _REPLACEMENTS = (
-    (keras.layers.Dropout, ByteDropout, _is_byte_rate),
+    (keras.layers.Dropout, ByteDropout, is_byte_rate),
     (keras.layers.BatchNormalization, FusedBatchNormalization, _normalises_images),
 )

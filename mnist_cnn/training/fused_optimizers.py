@@ -21,9 +21,9 @@ class FusedAdadelta(keras.optimizers.Adadelta):  # type: ignore[misc]
         """Update a variable and its two accumulators. `gradient` has the variable's shape."""
         index = self._get_variable_index(variable)
         tf.raw_ops.ResourceApplyAdadelta(
-            var=_handle(variable),
-            accum=_handle(self._accumulated_grads[index]),
-            accum_update=_handle(self._accumulated_delta_vars[index]),
+            var=handle(variable),
+            accum=handle(self._accumulated_grads[index]),
+            accum_update=handle(self._accumulated_delta_vars[index]),
             lr=tf.cast(learning_rate, variable.dtype),
             rho=tf.constant(self.rho, variable.dtype),
             epsilon=tf.constant(self.epsilon, variable.dtype),
@@ -40,9 +40,9 @@ class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
         beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
         step = tf.cast(self.iterations + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
-            var=_handle(variable),
-            m=_handle(self._momentums[index]),
-            v=_handle(self._velocities[index]),
+            var=handle(variable),
+            m=handle(self._momentums[index]),
+            v=handle(self._velocities[index]),
             beta1_power=tf.pow(beta_1, step),
             beta2_power=tf.pow(beta_2, step),
             lr=tf.cast(learning_rate, variable.dtype),
@@ -56,6 +56,6 @@ class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
 FUSED = {Optimizer.adadelta: FusedAdadelta, Optimizer.adam: FusedAdam}  # the others are Keras' own
 
 
-def _handle(variable: Any) -> Any:
+def handle(variable: Any) -> Any:
     """Return the resource handle of a TensorFlow or Keras variable."""
     return variable.value.handle if isinstance(variable, keras.Variable) else variable.handle

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 FINAL_SHARE = 0.01  # lower bound of the rate, as a share of its peak
@@ -24,6 +25,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
     def __call__(self, step: Any) -> Any:
         """Return the rate (float32 scalar) of a step, counted from 0."""
         step = ops.cast(step, "float32")
-        rise = step / self.rising
-        fall = (self.steps - step) / max(1.0, self.steps - self.rising)
+        # Products, because Grappler turns divisions by constants into them.
+        rise = step * (np.float32(1) / np.float32(self.rising))
+        fall = (self.steps - step) * (np.float32(1) / np.float32(max(1.0, self.steps - self.rising)))
         return self.peak * ops.clip(ops.minimum(rise, fall), FINAL_SHARE, 1.0)

@@ -1,0 +1,86 @@
+"""Optimizers that compute the same on every machine: Keras' formulas without approximate reciprocals.
+
+Processors approximate 1 / sqrt(x) differently, and Grappler turns x / sqrt(y) into x * rsqrt(y). It leaves
+sqrt(1 / y) as it is. Imports Keras and TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mnist_cnn.config import Optimizer
+from mnist_cnn.training.fused_optimizers import handle
+
+
+class ExactAdadelta(keras.optimizers.Adadelta):  # type: ignore[misc]
+    """Keras' Adadelta (Zeiler 2012, https://arxiv.org/abs/1212.5701)."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update a variable and its two accumulators. `gradient` has the variable's shape."""
+        index = self._get_variable_index(variable)
+        gradients, updates = self._accumulated_grads[index], self._accumulated_delta_vars[index]
+        rate = tf.cast(learning_rate, tf.float32)
+        mean = gradients * self.rho + tf.square(gradient) * (1 - self.rho)
+        update = gradient * tf.sqrt((updates + self.epsilon) / (mean + self.epsilon))
+        self.assign(gradients, mean)
+        self.assign(updates, updates * self.rho + tf.square(update) * (1 - self.rho))
+        self.assign_sub(variable, update * rate)
+
+
+class ExactRMSprop(keras.optimizers.RMSprop):  # type: ignore[misc]
+    """Keras' RMSprop (Hinton 2012, Coursera, lecture 6), without momentum."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update a variable and its moving mean of squares. `gradient` has the variable's shape."""
+        squares = self._velocities[self._get_variable_index(variable)]
+        mean = squares * self.rho + tf.square(gradient) * (1 - self.rho)
+        self.assign(squares, mean)
+        rate = tf.cast(learning_rate, tf.float32)
+        self.assign_sub(variable, gradient * tf.sqrt(1 / (mean + self.epsilon)) * rate)
+
+
+class _ExactAdam:
+    """Adam's update by TensorFlow's kernel, whose divisions and roots are those of IEEE 754.
+
+    The powers of beta are computed in float64: a math library that differs in the last bit does not show.
+    """
+
+    def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update a variable and its two moments. `gradient` has the variable's shape."""
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, tf.float64)
+        powers = [
+            tf.cast(tf.pow(tf.constant(b, tf.float64), step), tf.float32) for b in (self.beta_1, self.beta_2)
+        ]
+        tf.raw_ops.ResourceApplyAdam(
+            var=handle(variable),
+            m=handle(self._momentums[index]),
+            v=handle(self._velocities[index]),
+            beta1_power=powers[0],
+            beta2_power=powers[1],
+            lr=tf.cast(learning_rate, tf.float32),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
+class ExactAdam(_ExactAdam, keras.optimizers.Adam):  # type: ignore[misc]
+    """Keras' Adam (Kingma and Ba 2014, https://arxiv.org/abs/1412.6980)."""
+
+
+class ExactAdamW(_ExactAdam, keras.optimizers.AdamW):  # type: ignore[misc]
+    """Keras' AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101)."""
+
+
+EXACT = {
+    Optimizer.adadelta: ExactAdadelta,
+    Optimizer.adam: ExactAdam,
+    Optimizer.adamw: ExactAdamW,
+    Optimizer.rmsprop: ExactRMSprop,
+    Optimizer.sgd: keras.optimizers.SGD,
+}

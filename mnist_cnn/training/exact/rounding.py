@@ -1,0 +1,120 @@
+"""Rounding to a few bits, sums without rounding, and functions made of exact operations.
+
+Floating-point sums depend on the order of their terms only because they round. If all terms are multiples of
+one power of two, the unit, and no partial sum has more bits than the format holds, then no sum rounds, and
+every order gives the same result. Reproducible BLAS (Demmel and Nguyen 2013, "Fast Reproducible
+Floating-Point Summation") and the Ozaki scheme (Ozaki et al. 2012, "Error-free transformations of matrix
+multiplication by using fast routines of matrix multiplication") build on this too.
+
+TensorFlow's graph optimizer, Grappler, rewrites x / c as x * (1 / c), a / sqrt(b) as a * rsqrt(b), and trees
+of additions as one AddN. Exact code contains none of these, so that its results do not depend on Grappler.
+Imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+FLOAT32_BITS = 24  # of the significand
+FLOAT64_BITS = 53
+LARGEST = 2.0**50
+"""Larger operands become NaN, which ends a training; sums of their products might overflow."""
+SMALLEST_UNIT = 2.0**-60
+"""Products of smaller units might be below 2**-126, and some kernels take such numbers as zero."""
+_LOG2_E = 1 / math.log(2)
+_LN_2_HIGH = float.fromhex("0x1.62e42feep-1")  # 32 bits of ln 2, so that its multiples are exact
+_LN_2_LOW = 1.9082149292705877e-10  # ln 2 less these bits
+
+
+def unit_of(values: Any, bits: int) -> Any:
+    """Return the power of two, float32 (), of which `values` are at most 2**bits multiples.
+
+    `values` are float32 of any shape. The unit is NaN if one of them is not finite or exceeds LARGEST.
+    """
+    largest = tf.maximum(tf.reduce_max(values), -tf.reduce_min(values))
+    # The bit pattern of the next power of two: round the significand up, into the exponent.
+    pattern = tf.bitwise.bitwise_and(tf.bitcast(largest, tf.int32) + 0x007FFFFF, 0x7F800000)
+    unit = tf.bitcast(pattern, tf.float32) * 2.0**-bits
+    return tf.where(largest <= LARGEST, tf.maximum(unit, SMALLEST_UNIT), math.nan)
+
+
+def to_multiples(values: Any, unit: Any) -> Any:
+    """Round float32 values, at most 2**22 units, to multiples of a unit, half to even.
+
+    Numbers from 2**23 to 2**24 units have no bits for fractions of a unit, so that adding one rounds.
+    """
+    shift = unit * (1.5 * 2.0**23)
+    return (values + shift) - shift
+
+
+def exact_sum(values: Any, axes: list[int], bits: int, batch: int) -> Any:
+    """Return a sum, float64, of float32 values that are at most 2**bits multiples of one unit.
+
+    `batch` bounds the size of the first axis. The last axes are summed in float32 as far as its bits go.
+    """
+    within, terms = [], 1 << bits
+    axes = sorted(axes)
+    while axes:
+        terms *= batch if axes[-1] == 0 else values.shape[axes[-1]]
+        if terms > 1 << FLOAT32_BITS:
+            break
+        within.append(axes.pop())
+    if within:
+        values = tf.reduce_sum(values, within, keepdims=True)
+    values = tf.cast(values, tf.float64)
+    return tf.squeeze(tf.reduce_sum(values, axes, keepdims=True) if axes else values, [*axes, *within])
+
+
+def softmax(logits: Any) -> Any:
+    """float32 (B, classes) -> probabilities, float64 (B, classes)."""
+    logits = tf.cast(logits, tf.float64)
+    powers = _exp(logits - tf.reduce_max(logits, axis=1, keepdims=True))
+    powers = rounded(powers, 2.0**40)  # the sum of up to 2**13 is exact
+    return powers / tf.reduce_sum(powers, axis=1, keepdims=True)
+
+
+def exact_mean(values: Any) -> Any:
+    """Return the mean, float64 (), of float64 values (B,) rounded to multiples of 2**-30."""
+    return tf.reduce_sum(rounded(values)) / tf.cast(tf.size(values), tf.float64)
+
+
+def rounded(values: Any, scale: float = 2.0**30) -> Any:
+    """Round float64 values to multiples of 1 / scale, a power of two."""
+    return tf.round(values * scale) * (1 / scale)
+
+
+def cos_and_sin(angles: Any) -> tuple[Any, Any]:
+    """Return cosine and sine, float32, of angles from -pi to pi, float32 of any shape; see `_exp`."""
+    quarter = tf.cast(angles, tf.float64) * 0.25
+    square = tf.square(quarter)
+    cos = _polynomial(square, [(-1) ** n / math.factorial(2 * n) for n in range(10)])
+    sin = quarter * _polynomial(square, [(-1) ** n / math.factorial(2 * n + 1) for n in range(10)])
+    for _ in range(2):  # of the double angle
+        cos, sin = 1 - 2 * tf.square(sin), 2 * sin * cos
+    return tf.cast(cos, tf.float32), tf.cast(sin, tf.float32)
+
+
+def _exp(values: Any) -> Any:
+    """Return e to the power of float64 values up to 0, with a relative error below 2**-50.
+
+    It needs + and * only; a math library's exp differs between its versions and processors. e**x is
+    2**k * e**r, where k is x / ln 2 rounded. Taylor's polynomial gives e**r: |r| <= 0.35, and
+    0.35**14 / 14! < 2**-57.
+    """
+    values = tf.maximum(values, -700.0)
+    k = tf.round(values * _LOG2_E)
+    remainder = (values - k * _LN_2_HIGH) - k * _LN_2_LOW
+    power = _polynomial(remainder, [1 / math.factorial(n) for n in range(14)])
+    return power * tf.bitcast(tf.bitwise.left_shift(tf.cast(k, tf.int64) + 1023, 52), tf.float64)
+
+
+def _polynomial(values: Any, coefficients: list[float]) -> Any:
+    """Return the polynomial of float64 values; the coefficients begin with the constant."""
+    *others, last = coefficients
+    result = tf.zeros_like(values) + last
+    for coefficient in reversed(others):
+        result = result * values + coefficient
+    return result
