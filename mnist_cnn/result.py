@@ -75,7 +75,8 @@ class Result:
     evaluation and checkpoints; after a resume, only that of the last part. `weights_sha256` is over the
     weights of the saved model, see `model.weights_sha256`. It is equal for equal jobs if precision, device,
     versions and fingerprint are equal (see `Runtime`) and there are no `changes`. These are what had changed
-    when the run was resumed with `force=true`.
+    when the run was resumed with `force=true`. If `numerics` is "exact", fingerprints are equal on all
+    machines. `accuracy` and `loss` are always those of the saved model in float32 arithmetic.
     """
 
     job_digest: str
@@ -94,6 +95,7 @@ class Result:
     changes: tuple[str, ...] = ()
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     fingerprint: str | None = None
+    numerics: str = "native"
 
     def to_json(self) -> str:
         """Return result.json's text, with a checksum of its values."""

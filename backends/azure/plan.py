@@ -156,6 +156,7 @@ def tags(job: Job) -> dict[str, str]:
         "optimizer": job.train.optimizer.value,
         "learning_rate": f"{job.train.learning_rate:g}",
         "precision": job.train.precision.value,
+        "numerics": job.train.numerics.value,
         "seed": job.seed,
     }
     return {name: str(value)[:MAX_TAG] for name, value in settings.items()}

@@ -86,6 +86,7 @@ def train(  # noqa: PLR0913 - only the first two are required
 
     on_progress(_finalizing(trainer))
     recorded = {"changes": changes, "training_seconds": seconds, **dataclasses.asdict(runtime)}
+    recorded["numerics"] = job.train.numerics.value
     run_name = run_name or folder.resolve().name
     return _finish(trainer, arrays, history, folder, recorded, run_name=run_name)
 
@@ -175,8 +176,10 @@ def _finish(  # noqa: PLR0913 - all of them are results
     """
     job, model = trainer.job, trainer.float32_model()
     loss, accuracy, probabilities = evaluate(predict_function(model), arrays.x_test, arrays.y_test)
-    is_float32 = trainer.precision is Precision.float32
-    note = "" if is_float32 else " of the saved float32 model; the epochs were evaluated in bfloat16"
+    note = ""
+    if trainer.is_exact or trainer.precision is Precision.bfloat16:
+        how = f"with {job.train.exact_bits}-bit operands" if trainer.is_exact else "in bfloat16"
+        note = f" of the saved float32 model; the epochs were evaluated {how}"
     log.info("test loss %.4f, test accuracy %s%s", loss, percent(accuracy), note)
     metadata = {"run": run_name, "job_digest": job.digest, "accuracy": f"{accuracy:.4f}"}
     _save_model(job, model, folder, metadata)

@@ -230,6 +230,7 @@ OTHER: dict[str, Any] = {
     "train.unaugmented_epochs": 5,
     "train.loss": "sparse_categorical_crossentropy",
     "train.precision": "bfloat16",
+    "train.numerics": "exact",
     "train.threads": 5,
 }
 WITHOUT_WEIGHT = {
@@ -237,6 +238,7 @@ WITHOUT_WEIGHT = {
     "data.name": "fashion_mnist",
     "model.file": "other.py",
     "train.checkpoint_every": 5,
+    "train.exact_bits": 5,  # without numerics=exact
 }
 
 

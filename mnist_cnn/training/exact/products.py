@@ -48,7 +48,8 @@ class Arithmetic:
     def operand(self, values: Any) -> Operand:
         """Round values, float32 of any shape, to an operand of products."""
         unit = rounding.unit_of(values, self.bits)
-        return Operand(rounding.to_multiples(values, unit), unit)
+        multiples = rounding.to_multiples(values, unit)
+        return Operand(multiples, unit, tf.cast(multiples, self.kernel))
 
     def product(self, compute: Callable[..., Any], a: Operand, b: Operand, terms: int, largest: Any) -> Any:
         """Return compute(a, b), float32, whose elements are sums of `terms` products.
@@ -58,9 +59,7 @@ class Arithmetic:
         """
 
         def fast() -> Any:
-            return tf.cast(
-                compute(tf.cast(a.values, self.kernel), tf.cast(b.values, self.kernel)), self.result
-            )
+            return tf.cast(compute(a.narrow, b.narrow), self.result)
 
         def wide() -> Any:
             return tf.cast(compute(tf.cast(a.values, tf.float64), tf.cast(b.values, tf.float64)), self.result)
@@ -77,17 +76,18 @@ class Arithmetic:
 
 @dataclasses.dataclass(frozen=True)
 class Operand:
-    """Numbers, float32 of any shape, that are multiples of `unit`."""
+    """Numbers, float32 of any shape, that are multiples of `unit`; `narrow` are the same for the kernels."""
 
     values: Any
     unit: Any
+    narrow: Any
 
     def largest_sum(self, axes: list[int]) -> Any:
         """Return the largest sum of magnitudes over some axes, in units.
 
         The sum may round, but only if it is above 2**24, and then the result is at least that.
         """
-        return tf.reduce_max(tf.reduce_sum(tf.abs(self.values), axes)) / self.unit
+        return tf.reduce_max(rounding.float32_sum(tf.abs(self.values), axes)) / self.unit
 
 
 def convolve(images: Any, kernel: Any, bias: Any, arithmetic: Arithmetic, **settings: Any) -> Any:

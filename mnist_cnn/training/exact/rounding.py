@@ -62,10 +62,16 @@ def exact_sum(values: Any, axes: list[int], bits: int, batch: int) -> Any:
         if terms > 1 << FLOAT32_BITS:
             break
         within.append(axes.pop())
-    if within:
-        values = tf.reduce_sum(values, within, keepdims=True)
-    values = tf.cast(values, tf.float64)
-    return tf.squeeze(tf.reduce_sum(values, axes, keepdims=True) if axes else values, [*axes, *within])
+    sums = tf.cast(float32_sum(values, within), tf.float64)
+    return tf.reduce_sum(sums, axes)
+
+
+def float32_sum(values: Any, axes: list[int]) -> Any:
+    """Return the sum of float32 values over some axes, in any order."""
+    # Three times as fast as reduce_sum over 128 images of 24 x 24 units in 64 channels.
+    if sorted(axes) == list(range(len(values.shape) - 1)):
+        return tf.raw_ops.BiasAddGrad(out_backprop=values)
+    return tf.reduce_sum(values, axes)
 
 
 def softmax(logits: Any) -> Any:

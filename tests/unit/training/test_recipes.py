@@ -30,7 +30,7 @@ def test_a_recipe_sets_a_network_but_single_settings_win(recipe: str) -> None:
 
 ONE_CYCLE = {
     "optimizer": Optimizer.adam, "learning_rate": 0.01, "schedule": Schedule.one_cycle,
-    "label_smoothing": 0.05, "precision": Precision.auto,
+    "label_smoothing": 0.05, "precision": Precision.auto, "exact_bits": 8,
 }  # fmt: skip
 VALUES: dict[str, dict[str, object]] = {
     "tutorial": {},
