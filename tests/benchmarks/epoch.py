@@ -22,7 +22,7 @@ OPTIONS = {
     "--images": IMAGES,
 }
 KERAS, TORCH = "plain Keras", "PyTorch"
-FLOAT32, BFLOAT16 = "mnist_cnn, float32", "mnist_cnn, bfloat16"
+FLOAT32, BFLOAT16, EXACT = "mnist_cnn, float32", "mnist_cnn, bfloat16", "mnist_cnn, exact"
 SECONDS = Metric("seconds per epoch", "times as fast as", less_is_better=True, digits=2)
 
 
@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> list[Report]:
         TORCH: script("pytorch.py", *size),
         FLOAT32: script("ours.py", *size, "train.precision=float32"),
         BFLOAT16: script("ours.py", *size, "train.precision=bfloat16"),
+        EXACT: script("ours.py", *size, "train.numerics=exact", "train.precision=auto"),
     }
     missing = {} if importlib.util.find_spec("torch") else {TORCH: "not installed"}
     missing |= {} if cpu.computes_bfloat16() else {BFLOAT16: NO_BFLOAT16}
