@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
-from mnist_cnn.config import Schedule
+from mnist_cnn.config import Numerics, Schedule
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
@@ -404,7 +404,11 @@ def _describe_training(train: TrainConfig) -> str:
     parts += augmented
     if augmented and train.unaugmented_epochs:
         parts.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
-    return ", ".join([*parts, f"precision {train.precision.value}"])
+    if train.numerics is Numerics.native:
+        return ", ".join([*parts, f"precision {train.precision.value}"])
+    return ", ".join(
+        [*parts, f"precision {train.precision.exact.value}", f"exact sums of {train.exact_bits} bits"]
+    )
 
 
 def _epochs(count: int) -> str:
