@@ -19,10 +19,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from mnist_cnn import process_identity, run_folder
+from mnist_cnn import cpu, process_identity, run_folder
 from mnist_cnn.backend import ModelRef, Plan, Status
 from mnist_cnn.backends import common, local_registry
-from mnist_cnn.config import BackendConfig, Config, setting
+from mnist_cnn.config import BackendConfig, Config, Numerics, setting
 from mnist_cnn.errors import (
     ERRORS_BY_EXIT_CODE,
     BackendError,
@@ -85,12 +85,15 @@ class LocalBackend:
 
     def plan(self, job: Job) -> Plan:
         """Return the device, the threads and the command that would train."""
+        self.check(job)
         threads = job.train.threads or "TensorFlow's choice"
         where = f"this machine, device {self.config.device.value}, threads {threads}"
         return Plan((("where", where), ("command", shlex.join(self.command(Path("FOLDER"))))))
 
     def check(self, job: Job) -> None:
-        """Check nothing: only the worker can tell what this machine cannot do."""
+        """Check that an exact job can be trained here. Only the worker can tell what else is missing."""
+        if job.train.numerics is Numerics.exact:
+            cpu.check_exact(self.config.device.value)
 
     def submit(self, job: Job, folder: Path) -> LocalRun:
         """Start the worker; if the folder holds checkpoints, it continues from the newest."""

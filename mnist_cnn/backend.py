@@ -130,7 +130,10 @@ class Backend(Protocol):
         """Return where and how the job would run. Sends nothing, writes nothing."""
 
     def check(self, job: Job) -> None:
-        """Check all that can be checked before a run folder is made. Raises ConfigurationError, DataError."""
+        """Check all that can be checked before a run folder is made.
+
+        Raises ConfigurationError, DataError or BackendError.
+        """
 
     def submit(self, job: Job, folder: Path) -> Run:
         """Start the job in a run folder that holds its job.json; write the receipt, run.json.

@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 
+from mnist_cnn.errors import BackendError, ConfigurationError
+
 # TensorFlow and oneDNN choose their kernels by these instruction sets; see oneDNN, "CPU Dispatcher Control".
 _DECISIVE = {
     "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx_vnni", "avx512_vnni",
@@ -13,6 +15,8 @@ _DECISIVE = {
     "asimd", "asimddp", "asimdhp", "sve", "sve2", "bf16", "svebf16",
 }  # fmt: skip
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
+_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+"""Limits in oneDNN's spelling that exclude its bfloat16 kernels. It ignores a limit that it doesn't know."""
 
 
 def features() -> tuple[str, ...]:
@@ -37,10 +41,33 @@ def computes_bfloat16() -> bool:
 
 def has_bfloat16_kernels() -> bool:
     """Return whether oneDNN multiplies bfloat16 numbers natively here; its variables may forbid it."""
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "ALL")).upper()
-    is_enabled = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") not in ("0", "false")
-    is_allowed = limit in ("ALL", "DEFAULT", "AVX512_CORE_BF16", "AVX512_CORE_FP16") or "AMX" in limit
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
+    is_enabled = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() not in ("0", "false")
+    is_allowed = limit.upper() not in _WITHOUT_BFLOAT16
     return is_enabled and is_allowed and platform.machine() == "x86_64" and computes_bfloat16()
+
+
+def check_exact(device: str) -> None:
+    """Check that a device (auto, cpu or gpu) of this machine can train with `train.numerics=exact`.
+
+    The numbers that other machines compute were never compared.
+
+    Raises:
+        ConfigurationError: it is a GPU.
+        BackendError: the machine isn't an x86-64 processor with FMA under Linux.
+    """
+    if device == "gpu":
+        message = "train.numerics=exact trains on the CPU only, but backend.device=gpu requires a GPU"
+        raise ConfigurationError(message, "leave out backend.device=gpu, or train with train.numerics=native")
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) != ("Linux", "x86_64"):
+        what = f"{system} on {machine}"
+    elif "fma" not in features():
+        what = "a processor without FMA"
+    else:
+        return
+    message = f"train.numerics=exact needs Linux on an x86-64 processor with FMA; this is {what}"
+    raise BackendError(message, "train on another machine, or with train.numerics=native")
 
 
 def count() -> int:

@@ -404,9 +404,9 @@ def _describe_training(train: TrainConfig) -> str:
     parts += augmented
     if augmented and train.unaugmented_epochs:
         parts.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
-    parts += [f"precision {train.precision.value}"]
-    if train.numerics is Numerics.exact:
-        parts += [f"exact sums of {train.exact_bits}-bit operands"]
+    if train.numerics is Numerics.native:
+        return ", ".join([*parts, f"precision {train.precision.value}"])
+    parts += [f"precision {train.precision.exact.value}", f"exact sums of {train.exact_bits}-bit operands"]
     return ", ".join(parts)
 
 

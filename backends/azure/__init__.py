@@ -11,6 +11,7 @@ from mnist_cnn.backend import Plan
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure import plan as planning
 from mnist_cnn.backends.azure.config import AzureConfig
+from mnist_cnn.training.exact import network_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +42,10 @@ class AzureBackend:
         return Plan(planning.describe(planning.request(job, self.config), self.config))
 
     def check(self, job: Job) -> None:
-        """Check everything that needs no request. Raises ConfigurationError or DataError."""
+        """Check everything that needs no request. Raises ConfigurationError, DataError or BackendError."""
         planning.request(job, self.config)
         checks.check_all(self.config)
+        network_check.check(job)
 
     def submit(self, job: Job, folder: Path) -> AzureRun:
         from mnist_cnn.backends.azure.submit import submit

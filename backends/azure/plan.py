@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import mnist_cnn
 from mnist_cnn.backends.azure import checks, snapshot
 from mnist_cnn.backends.azure.snapshot import SentFile
+from mnist_cnn.config import Numerics
 from mnist_cnn.data import datasets
 from mnist_cnn.data.download import find_source
 from mnist_cnn.errors import ConfigurationError
@@ -74,10 +75,13 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
     """Return the request for a job; `force` resumes even if the job or the runtime has changed.
 
     Raises:
-        ConfigurationError: the job is too long to be sent.
+        ConfigurationError: the job is too long to be sent, or is exact and would train on a GPU.
         DataError: a data file is missing.
         BackendError: the code is too large to be sent.
     """
+    if config.use_gpu and job.train.numerics is Numerics.exact:
+        message = "train.numerics=exact trains on the CPU only, but backend.use_gpu=true requires a GPU"
+        raise ConfigurationError(message, "set backend.use_gpu=false, or train.numerics=native")
     return Request(
         experiment=config.experiment,
         data_folder=data_folder(job.data),

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import run_folder
-from mnist_cnn.config import Format, Loss, Precision
+from mnist_cnn import cpu, run_folder
+from mnist_cnn.config import Format, Loss, Numerics, Precision
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.files import atomic
@@ -59,7 +59,8 @@ def train(  # noqa: PLR0913 - only the first two are required
 
     Raises:
         DataError: the data differ from what the job describes.
-        BackendError: `device` (auto, cpu or gpu) is missing, or `folder` cannot be written.
+        BackendError: `device` (auto, cpu or gpu) is missing, the machine cannot train an exact job, or
+            `folder` cannot be written.
         ConfigurationError: the network cannot be built, or the checkpoint does not fit the job or runtime.
         TrainingError: the loss or a weight is not finite.
         MemoryError, OSError, TensorFlow's errors: the caller translates them (`worker.translated_errors`).
@@ -122,7 +123,13 @@ def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
 
 
 def _prepare_tensorflow(job: Job, device: str) -> str:
-    """Import TensorFlow, make it deterministic and choose the device; return the device's kind."""
+    """Import TensorFlow, make it deterministic and choose the device; return the device's kind.
+
+    An exact training uses the CPU, even if `device` is auto and there is a GPU.
+    """
+    if job.train.numerics is Numerics.exact:
+        cpu.check_exact(device)
+        device = "cpu"
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer needs it, whatever the user's Keras uses
     import tensorflow as tf
 

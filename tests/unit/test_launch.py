@@ -172,3 +172,9 @@ def test_a_registered_name_means_its_newest_finished_version(tmp_path: Path) -> 
     assert launch.find_model(str(tmp_path / "m" / "9")) == tmp_path / "m" / "9"
     with pytest.raises(ConfigurationError, match="not a run"):
         launch.find_model(str(tmp_path))
+
+
+def test_the_plan_names_the_precision_and_the_bits_of_exact_numerics() -> None:
+    lines = dict(launch.plan("train.numerics=exact", "train.precision=auto", "train.exact_bits=8").lines)
+    assert lines["train"].endswith("precision bfloat16, exact sums of 8-bit operands")
+    assert "exact" not in dict(launch.plan().lines)["train"]

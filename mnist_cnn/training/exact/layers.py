@@ -23,7 +23,7 @@ ELEMENTWISE = (
     keras.layers.Activation, keras.layers.Dropout, keras.layers.Flatten,
     keras.layers.ReLU, keras.layers.Reshape,
 )  # fmt: skip
-"""Layers without sums, so that Keras' own are exact; `_exact_class` checks the activation."""
+"""Layers without sums, so that Keras' own are exact; `_check_activation` checks the activation."""
 
 
 class ExactConv2D(keras.layers.Conv2D):  # type: ignore[misc]
@@ -146,13 +146,12 @@ def cross_entropy(targets: Any, logits: Any) -> tuple[Any, Any]:
 
     `targets`, float32 (B, classes), sum to 1 in each row. The gradient is (softmax - targets) / B.
     """
-    probabilities = rounding.softmax(logits)
+    probabilities, logarithms = rounding.softmax(logits)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def loss(logits: Any) -> Any:
         wide = tf.cast(targets, tf.float64)
-        of_classes = wide * tf.math.log(tf.maximum(probabilities, 1e-7))  # as Keras clips them
-        mean = -rounding.exact_mean(tf.reduce_sum(rounding.rounded(of_classes), axis=1))
+        mean = -rounding.exact_mean(tf.reduce_sum(rounding.rounded(wide * logarithms), axis=1))
 
         def gradient(upstream: Any) -> Any:
             share = upstream / tf.cast(tf.shape(logits)[0], tf.float64)
@@ -172,11 +171,12 @@ def with_exact_layers(model: keras.Model, arithmetic: Arithmetic) -> keras.Model
     copies = []
     layers = list(_chain(model))
     for layer in layers:
-        config = {**layer.get_config(), "dtype": "float32"}
-        if layer is layers[-1]:
-            _check(layer, _activation(layer) == "softmax", "the network must end in a softmax")
-            config["activation"] = "linear"
+        is_last = layer is layers[-1]
         exact = _exact_class(layer)
+        _check_activation(layer, is_last=is_last)
+        config = {**layer.get_config(), "dtype": "float32"}
+        if is_last:
+            config["activation"] = "linear"
         copies.append(exact.from_config(config))
         copies[-1].arithmetic = arithmetic
     copy = keras.Sequential([keras.Input(model.input_shape[1:]), *copies])
@@ -189,15 +189,14 @@ def _exact_class(layer: Any) -> Any:
     layers = keras.layers
     kind = type(layer)
     _check(layer, kind in (*EXACT, *ELEMENTWISE), "layers of this kind are not known to be exact")
-    _check(
-        layer, _activation(layer) in ("linear", "relu", "softmax"), "its activation is not known to be exact"
-    )
     constraints = [
         name for name in vars(layer) if name.endswith("_constraint") and getattr(layer, name) is not None
     ]
     _check(layer, not constraints, "its constraint is not known to be exact")
     if kind is layers.Conv2D:
         _check(layer, layer.groups == 1, "groups are not known to be exact")
+        # TensorFlow's float64 kernels have no gradient of it on a CPU.
+        _check(layer, tuple(layer.dilation_rate) == (1, 1), "dilation is not known to be exact")
     if kind is layers.Dense:
         _check(layer, len(layer.input.shape) == 2, "only an input (batch, features) is known to be exact")  # noqa: PLR2004
     if kind is layers.MaxPooling2D:
@@ -208,9 +207,17 @@ def _exact_class(layer: Any) -> Any:
     return EXACT.get(kind, kind)
 
 
-def _activation(layer: Any) -> str:
+def _check_activation(layer: Any, *, is_last: bool) -> None:
+    """Check that only the last layer has an activation with a sum, which the loss computes exactly."""
     activation = getattr(layer, "activation", keras.activations.linear)
-    return str(getattr(activation, "__name__", activation))
+    name = getattr(activation, "__name__", activation)
+    if is_last:
+        _check(
+            layer, activation is keras.activations.softmax, 'the last layer must have activation="softmax"'
+        )
+    else:
+        is_known = activation in (keras.activations.linear, keras.activations.relu)
+        _check(layer, is_known, f"its activation, {name}, is not known to be exact there")
 
 
 def _chain(model: Any) -> Iterator[Any]:
@@ -225,7 +232,7 @@ def _chain(model: Any) -> Iterator[Any]:
         _check(
             operation,
             is_next,
-            "only networks whose layers follow each other, each once, are known to be exact",
+            "only a chain of layers, each used once, is known to be exact",
         )
         previous = operation
         if isinstance(operation, keras.Model):
@@ -236,5 +243,5 @@ def _chain(model: Any) -> Iterator[Any]:
 
 def _check(layer: Any, is_exact: bool, reason: str) -> None:  # noqa: FBT001 - it is what is checked
     if not is_exact:
-        message = f"train.numerics=exact: the layer {layer.name} ({type(layer).__name__}): {reason}"
+        message = f"train.numerics=exact cannot train {layer.name} ({type(layer).__name__}): {reason}"
         raise ConfigurationError(message, "change the network, or train with train.numerics=native")

@@ -30,7 +30,8 @@ class Arithmetic:
     """How products are computed.
 
     Operands have at most 2**bits units. `result` is the dtype, float32 or bfloat16, that a product is rounded
-    to, once. `kernel` is the dtype that the processor multiplies. `batch` is the largest number of images.
+    to; a sum in float64 is rounded to float32 before. `kernel` is the dtype that the processor multiplies.
+    `batch` is the largest number of images.
     """
 
     bits: int

@@ -74,20 +74,24 @@ def float32_sum(values: Any, axes: list[int]) -> Any:
     return tf.reduce_sum(values, axes)
 
 
-def softmax(logits: Any) -> Any:
-    """float32 (B, classes) -> probabilities, float64 (B, classes)."""
+def softmax(logits: Any) -> tuple[Any, Any]:
+    """float32 logits (B, classes) -> probabilities and their logarithms, float64 (B, classes).
+
+    The logarithms are at least -1000, so that their mean is exact.
+    """
     logits = tf.cast(logits, tf.float64)
-    powers = _exp(logits - tf.reduce_max(logits, axis=1, keepdims=True))
-    powers = rounded(powers, 2.0**40)  # the sum of up to 2**13 is exact
-    return powers / tf.reduce_sum(powers, axis=1, keepdims=True)
+    logits -= tf.reduce_max(logits, axis=1, keepdims=True)
+    powers = rounded(_exp(logits), 2.0**40)
+    total = tf.reduce_sum(powers, axis=1, keepdims=True)  # exact for up to 2**13 classes
+    return powers / total, tf.maximum(logits - tf.math.log(total), -1000.0)
 
 
 def exact_mean(values: Any) -> Any:
-    """Return the mean, float64 (), of float64 values (B,) rounded to multiples of 2**-30."""
+    """Return the mean, float64 (), of float64 values (B,), at most 1000, rounded to multiples of 2**-24."""
     return tf.reduce_sum(rounded(values)) / tf.cast(tf.size(values), tf.float64)
 
 
-def rounded(values: Any, scale: float = 2.0**30) -> Any:
+def rounded(values: Any, scale: float = 2.0**24) -> Any:
     """Round float64 values to multiples of 1 / scale, a power of two."""
     return tf.round(values * scale) * (1 / scale)
 

@@ -7,13 +7,15 @@ import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from mnist_cnn import compose, launch
-from mnist_cnn.backends.azure import plan, snapshot
+from mnist_cnn.backends.azure import checks, plan, snapshot
 from mnist_cnn.backends.azure.config import AzureConfig
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.training.exact import network_check
 
 
 def request_of(*overrides: str) -> plan.Request:
@@ -147,3 +149,20 @@ def test_different_data_sets_never_share_a_folder(tmp_path: Path) -> None:
     assert plan.data_folder(other) == f"data-{'0' * 12}"
     downloaded = dataclasses.replace(packaged, name="kmnist", digest="1" * 64)
     assert plan.data_folder(downloaded) == "kmnist"
+
+
+def test_an_exact_job_is_not_sent_to_a_gpu() -> None:
+    gpu = ("backend.use_gpu=true", "backend.vm_size=STANDARD_NC6S_V3")
+    with pytest.raises(ConfigurationError, match=r"backend\.use_gpu=true requires a GPU") as caught:
+        request_of("train.numerics=exact", *gpu)
+    assert caught.value.hint == "set backend.use_gpu=false, or train.numerics=native"
+    assert "--device" not in request_of("train.numerics=exact").arguments
+
+
+def test_the_network_of_an_exact_job_is_checked_before_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose.load(["backend=azure", "train.numerics=exact"])
+    refusal = Mock(side_effect=ConfigurationError("train.numerics=exact cannot train norm"))
+    monkeypatch.setattr(checks, "check_all", Mock())
+    monkeypatch.setattr(network_check, "check", refusal)
+    with pytest.raises(ConfigurationError, match="cannot train norm"):
+        launch.backend_of(config).check(launch.job_of(config))

@@ -21,7 +21,7 @@ from helpers.records import write_receipt, write_result
 from mnist_cnn import launch, process_identity, run_folder
 from mnist_cnn.backend import Run, Status
 from mnist_cnn.backends.local import LocalRun
-from mnist_cnn.errors import BackendError, RunCancelled
+from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
 from mnist_cnn.files import atomic
 from mnist_cnn.result import Progress
 from mnist_cnn.training import worker
@@ -238,3 +238,18 @@ def test_the_number_of_a_removed_version_is_not_used_again(tmp_path: Path, compl
     for version in (1, 3):  # 2 was removed
         shutil.copytree(tmp_path / "run", tmp_path / "models" / "m" / str(version))
     assert completed.register("m", min_accuracy=0).version == 4
+
+
+def test_an_exact_job_is_refused_before_its_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = ("train.numerics=exact", f"runs_dir={tmp_path / 'runs'}")
+    for call in (launch.plan, launch.submit):
+        with pytest.raises(ConfigurationError, match=r"backend\.device=gpu requires a GPU"):
+            call(*exact, "backend.device=gpu")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    for call in (launch.plan, launch.submit):
+        with pytest.raises(BackendError, match="this is Linux on aarch64"):
+            call(*exact)
+    assert launch.plan(f"runs_dir={tmp_path / 'runs'}").lines
+    assert not (tmp_path / "runs").exists()

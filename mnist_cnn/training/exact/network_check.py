@@ -1,0 +1,69 @@
+"""Checks that a network can be exact: `python -m mnist_cnn.training.exact.network_check < job.json`.
+
+Another process builds the network, because its file may contain any code, and TensorFlow starts slowly. The
+last line that it prints is the error as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mnist_cnn
+from mnist_cnn.config import Format, Numerics
+from mnist_cnn.data import datasets
+from mnist_cnn.errors import ConfigurationError, MnistCnnError
+from mnist_cnn.job import Job
+
+
+def check(job: Job) -> None:
+    """Check that an exact job's custom network consists of known layers; build it in another process.
+
+    Raises ConfigurationError if it doesn't, or if it cannot be built.
+    """
+    if job.train.numerics is Numerics.native or job.model.source is None:
+        return
+    root = str(Path(mnist_cnn.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "mnist_cnn.training.exact.network_check"],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": path},
+        input=job.to_json(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode == ConfigurationError.exit_code:
+        message, hint = json.loads(ended.stdout.splitlines()[-1])
+        raise ConfigurationError(message, hint)
+    if ended.returncode:
+        why = (ended.stderr.splitlines() or [f"exit code {ended.returncode}"])[-1]
+        raise ConfigurationError(f"model.file={job.model.file}: building its network failed: {why}")
+
+
+def main() -> int:
+    """Build the exact network of the job on standard input; return the exit code."""
+    from mnist_cnn.training.exact.layers import with_exact_layers
+    from mnist_cnn.training.exact.products import Arithmetic
+    from mnist_cnn.training.model import build_model
+
+    try:
+        job = Job.from_json(sys.stdin.read())
+        data, train = job.data, job.train
+        info = datasets.inspect(data)
+        assert info is not None  # noqa: S101 - only without a download it may be None
+        size = (info.height, info.width)
+        shape = (*size, 1) if data.format is Format.channels_last else (1, *size)
+        model = build_model(job.model, shape, data.num_classes, data.format, "float32")
+        with_exact_layers(model, Arithmetic.choose(train.exact_bits, train.precision.exact, train.batch_size))
+    except MnistCnnError as error:
+        print(json.dumps([error.message, error.hint]))  # noqa: T201 - the process that started this one reads it
+        return ConfigurationError.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
