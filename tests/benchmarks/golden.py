@@ -19,7 +19,6 @@ from typing import Any, Self
 from . import processors
 from .comparison import Comparison
 from .machine import CommandError
-from .processors import Hashes
 from .report import print_progress
 
 FILE = Path(__file__).parent.parent / "golden.json"
@@ -93,8 +92,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> list[Comparison]:
-    """Train the jobs on each processor; write the file if that is asked for."""
-    found: dict[str, Hashes] = {}
+    """Train the jobs on each processor; after each, write the file if that is asked for."""
+    listed = golden = Golden.read(version("tensorflow"))
+    found: dict[str, processors.Hashes] = {}
     failed: dict[str, str] = {}
     for model in (None, *arguments.emulate):
         processor = processors.emulated_name(model) if model else processors.name()
@@ -103,20 +103,25 @@ def run(arguments: argparse.Namespace) -> list[Comparison]:
             found[processor] = processors.hashes(JOBS, model)
         except CommandError as error:
             failed[processor] = str(error)
-    golden = agreed(Golden.read(version("tensorflow")), found, may_replace=arguments.write)
-    if arguments.write:
-        golden.write(version("tensorflow"))
-    return [Comparison(f"weights of {len(JOBS)} small exact jobs", golden.weights, found, failed=failed)]
+            if model is None:  # there is nothing to compare the others to
+                break
+            continue
+        golden = agreed(listed, found, may_replace=arguments.write)
+        if arguments.write:
+            golden.write(version("tensorflow"))
+    expected = golden.weights if golden else {}
+    return [Comparison(f"weights of {len(JOBS)} small exact jobs", expected, found, failed=failed)]
 
 
-def agreed(listed: Golden | None, found: Mapping[str, Hashes], *, may_replace: bool) -> Golden:
+def agreed(listed: Golden | None, found: Mapping[str, processors.Hashes], *, may_replace: bool) -> Golden:
     """Return the listed entry with the processors that agree; begin a new one if there is none.
 
     The first of `found` is this processor; if its weights differ, they may replace the listed ones.
     """
-    first = next(iter(found.values()), Hashes("", {})).weights
-    is_kept = listed is not None and (not may_replace or listed.weights == first)
-    golden = listed if is_kept and listed is not None else Golden(first)
+    first = next(iter(found.values())).weights
+    golden = listed or Golden(first)
+    if may_replace and golden.weights != first:
+        golden = Golden(first)
     for processor, hashes in found.items():
         golden = golden.joined_by(f"{processor}, {hashes.kernels} kernels", hashes.weights)
     return golden
