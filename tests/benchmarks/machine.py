@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -88,6 +89,8 @@ def printed(words: Sequence[str], **settings: Any) -> dict[str, Any]:
 
 def check(ended: subprocess.CompletedProcess[str]) -> None:
     """Raise CommandError, with the one line that tells why, if a process failed."""
+    if ended.returncode < 0:
+        raise CommandError(f"ended by {signal.Signals(-ended.returncode).name}")
     if ended.returncode:
         lines = [line for line in ended.stderr.splitlines() if line.strip()] or ["no message"]
         raise CommandError(next((line for line in lines if line.startswith("error: ")), lines[-1]))
