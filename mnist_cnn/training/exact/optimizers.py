@@ -77,6 +77,12 @@ class ExactAdam(_ExactAdam, keras.optimizers.Adam):  # type: ignore[misc]
 class ExactAdamW(_ExactAdam, keras.optimizers.AdamW):  # type: ignore[misc]
     """Keras' AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101)."""
 
+    def _apply_weight_decay(self, variables: Any) -> None:
+        """Shrink variables. Grappler would change the order of Keras' two multiplications."""
+        factor = tf.cast(self.learning_rate, tf.float32) * self.weight_decay
+        for variable in filter(self._use_weight_decay, variables):
+            self.assign_sub(variable, variable * factor)
+
 
 EXACT = {
     Optimizer.adadelta: ExactAdadelta,
