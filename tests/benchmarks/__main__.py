@@ -8,7 +8,18 @@ import sys
 from pathlib import Path
 
 from . import __doc__ as about_benchmarks
-from . import azure_cost, checkpoint_cost, epoch, inference, memory, start_up, time_to_accuracy
+from . import (
+    azure_cost,
+    checkpoint_cost,
+    epoch,
+    golden,
+    identity,
+    inference,
+    memory,
+    start_up,
+    time_to_accuracy,
+)
+from .comparison import Comparison
 from .machine import description
 
 BENCHMARKS = {
@@ -19,11 +30,16 @@ BENCHMARKS = {
     "memory": memory,
     "checkpoint": checkpoint_cost,
     "azure": azure_cost,
+    "identity": identity,
+    "golden": golden,
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Run the named benchmark, print its tables, and write the JSON file if there is one."""
+    """Run the named benchmark, print its tables, and write the JSON file if there is one.
+
+    Return the exit code: 1 if weights that must be equal differ.
+    """
     chosen = parser().parse_args(arguments)
     tables = BENCHMARKS[chosen.benchmark].run(chosen)
     for table in tables:
@@ -34,7 +50,8 @@ def main(arguments: list[str]) -> int:
         described = [table.as_mapping() for table in tables]
         measured = {"benchmark": chosen.benchmark, "machine": machine, "tables": described}
         chosen.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-    return 0
+    is_broken = any(isinstance(table, Comparison) and not table.holds for table in tables)
+    return int(is_broken)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,10 @@ NO_BFLOAT16 = "not applicable: this CPU does not compute bfloat16 natively"
 
 class CommandError(Exception):
     """A measured command failed. The message is its error, which the table shows."""
+
+
+class NotInstalledError(CommandError):
+    """A measured command needs what is not installed. The message says how to install it."""
 
 
 def description() -> dict[str, Any]:
@@ -74,14 +79,21 @@ def run(words: Sequence[str], **settings: Any) -> subprocess.CompletedProcess[st
     return subprocess.run(words, capture_output=True, text=True, check=False, **settings)
 
 
-def printed(words: Sequence[str]) -> dict[str, Any]:
-    """Run a process and return the JSON that it prints. Raises CommandError if it fails."""
-    ended = run(words)
+def printed(words: Sequence[str], **settings: Any) -> dict[str, Any]:
+    """Run a process, as `run` does, and return the JSON that it prints. Raises CommandError if it fails."""
+    ended = run(words, **settings)
+    check(ended)
+    answer: dict[str, Any] = json.loads(ended.stdout)
+    return answer
+
+
+def check(ended: subprocess.CompletedProcess[str]) -> None:
+    """Raise CommandError, with the one line that tells why, if a process failed."""
+    if ended.returncode < 0:
+        raise CommandError(f"ended by {signal.Signals(-ended.returncode).name}")
     if ended.returncode:
         lines = [line for line in ended.stderr.splitlines() if line.strip()] or ["no message"]
         raise CommandError(next((line for line in lines if line.startswith("error: ")), lines[-1]))
-    answer: dict[str, Any] = json.loads(ended.stdout)
-    return answer
 
 
 def seconds_of(words: Sequence[str], folder: Path, codes: Sequence[int] = (0,)) -> float:

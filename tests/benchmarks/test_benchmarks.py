@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from benchmarks import report, time_to_accuracy
-from benchmarks.__main__ import BENCHMARKS, parser
-from benchmarks.machine import description
+from benchmarks import golden, processors, report, time_to_accuracy
+from benchmarks.__main__ import BENCHMARKS, main, parser
+from benchmarks.comparison import Comparison
+from benchmarks.machine import NotInstalledError, description
+from benchmarks.processors import Hashes
 
 TIME = report.Metric("seconds", "times as fast as", less_is_better=True)
 RATE = report.Metric("images per second", "times as fast as")
@@ -16,16 +19,23 @@ RATE = report.Metric("images per second", "times as fast as")
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_each_benchmark_is_a_command_with_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert parser().parse_args([name]).rounds >= 1
-    assert parser().parse_args([name, "--rounds", "2"]).rounds == 2
     with pytest.raises(SystemExit) as ended:
         parser().parse_args([name, "--help"])
     assert ended.value.code == 0
     assert str(BENCHMARKS[name].__doc__).splitlines()[0] in capsys.readouterr().out
-    for refused in (["--rounds", "0"], ["--json"], ["--never"]):
+    for refused in (["--json"], ["--never"]):
         with pytest.raises(SystemExit) as ended:
             parser().parse_args([name, *refused])
         assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("name", sorted(BENCHMARKS.keys() - {"golden", "identity"}))
+def test_each_measurement_is_repeated_as_often_as_chosen(name: str) -> None:
+    assert parser().parse_args([name]).rounds >= 1
+    assert parser().parse_args([name, "--rounds", "2"]).rounds == 2
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args([name, "--rounds", "0"])
+    assert ended.value.code == 2
 
 
 def test_a_ratio_compares_medians_and_above_one_is_better() -> None:
@@ -94,3 +104,55 @@ def test_trainings_that_reached_their_target_are_counted() -> None:
     assert trials.row() == ["quick", "3.00", "3.50", "98.99%", "99.00%", "99.00%", "1 of 2"]
     failed = time_to_accuracy.Trials(recipe, error="error: no such option")
     assert "error: no such option" in time_to_accuracy.Comparison([trials, failed]).text()
+
+
+WEIGHTS = {"a": "11", "b": "22"}
+OTHER = {"a": "11", "b": "33"}
+
+
+def test_a_row_with_other_weights_breaks_the_comparison() -> None:
+    equal = Comparison("", WEIGHTS, {"x": Hashes("float32", WEIGHTS)}, missing={"y": "not installed"})
+    assert equal.holds
+    assert "not installed" in equal.text()
+    broken = Comparison("", WEIGHTS, {"x": Hashes("float32", WEIGHTS), "y": Hashes("bfloat16", OTHER)})
+    assert not broken.holds
+    lines = broken.text().splitlines()
+    assert [line.split()[1] for line in lines[2:4]] == ["float32", "bfloat16"]
+    assert [line.partition("  ")[2].split()[-2:] for line in lines[2:4]][1] == ["no:", "b"]
+    assert not Comparison("", WEIGHTS, {}, failed={"x": "Illegal instruction"}).holds
+
+
+def test_the_exit_code_tells_whether_all_weights_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for weights, code in ((WEIGHTS, 0), (OTHER, 1)):
+        found = Comparison("", WEIGHTS, {"x": Hashes("float32", weights)})
+        monkeypatch.setattr(golden, "run", lambda _, found=found: [found])
+        assert main(["golden"]) == code
+
+
+def test_only_processors_that_agree_are_listed() -> None:
+    found = {"AMD": Hashes("bfloat16", WEIGHTS), "Haswell": Hashes("float32", OTHER)}
+    amd = ("AMD, bfloat16 kernels",)
+    assert golden.agreed(None, found, may_replace=False) == golden.Golden(WEIGHTS, amd)
+    listed = golden.Golden(WEIGHTS, ("Zen",))
+    assert golden.agreed(listed, found, may_replace=True) == golden.Golden(WEIGHTS, (*amd, "Zen"))
+
+
+def test_other_weights_are_replaced_only_if_that_is_asked_for() -> None:
+    listed, found = golden.Golden(OTHER, ("Zen",)), {"AMD": Hashes("bfloat16", WEIGHTS)}
+    assert golden.agreed(listed, found, may_replace=False) == listed
+    replaced = golden.agreed(listed, found, may_replace=True)
+    assert replaced == golden.Golden(WEIGHTS, ("AMD, bfloat16 kernels",))
+
+
+def test_each_version_of_tensorflow_has_its_own_golden_weights(tmp_path: Path) -> None:
+    file, entry = tmp_path / "golden.json", golden.Golden(WEIGHTS, ("AMD",))
+    assert golden.Golden.read("2.21.0", file) is None
+    entry.write("2.21.0", file)
+    golden.Golden(OTHER).write("2.22.0", file)
+    assert golden.Golden.read("2.21.0", file) == entry
+
+
+def test_without_qemu_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(NotInstalledError, match="apt-get install qemu-user"):
+        processors.hashes(golden.JOBS, "Haswell")

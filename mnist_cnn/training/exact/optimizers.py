@@ -1,7 +1,8 @@
 """Optimizers that compute the same on every machine: Keras' formulas without approximate reciprocals.
 
-Processors approximate 1 / sqrt(x) differently, and Grappler turns x / sqrt(y) into x * rsqrt(y). It leaves
-sqrt(1 / y) as it is. Imports Keras and TensorFlow.
+Processors approximate 1 / sqrt(x) and, in float32, 1 / x differently. Grappler turns x / sqrt(y) into
+x * rsqrt(y), and 1 / y into an approximate reciprocal. It leaves sqrt(x / y) as it is, unless x is 1. Imports
+Keras and TensorFlow.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class ExactRMSprop(keras.optimizers.RMSprop):  # type: ignore[misc]
         mean = squares * self.rho + tf.square(gradient) * (1 - self.rho)
         self.assign(squares, mean)
         rate = tf.cast(learning_rate, tf.float32)
-        self.assign_sub(variable, gradient * tf.sqrt(1 / (mean + self.epsilon)) * rate)
+        self.assign_sub(variable, gradient * tf.sqrt(tf.square(rate) / (mean + self.epsilon)))
 
 
 class _ExactAdam:
@@ -75,6 +76,12 @@ class ExactAdam(_ExactAdam, keras.optimizers.Adam):  # type: ignore[misc]
 
 class ExactAdamW(_ExactAdam, keras.optimizers.AdamW):  # type: ignore[misc]
     """Keras' AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101)."""
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        """Shrink variables. Grappler would change the order of Keras' two multiplications."""
+        factor = tf.cast(self.learning_rate, tf.float32) * self.weight_decay
+        for variable in filter(self._use_weight_decay, variables):
+            self.assign_sub(variable, variable * factor)
 
 
 EXACT = {
