@@ -37,8 +37,12 @@ def distort(
     cos, sin = cos / zoom, sin / zoom
     a, b, c, d = cos, shear * cos - sin, sin, shear * sin + cos  # rotation, then shear along the rows
     x_centre, y_centre = (width - 1) / 2, (height - 1) / 2
-    x_offset = x_centre - (a * x_centre + b * y_centre) + draws[3] * config.shift
-    y_offset = y_centre - (c * x_centre + d * y_centre) + draws[4] * config.shift
+    if is_exact and width == height:  # Grappler would take the equal centres out of the sums below
+        x_offset, y_offset = x_centre * (1 - a - b), y_centre * (1 - c - d)
+    else:
+        x_offset = x_centre - (a * x_centre + b * y_centre)
+        y_offset = y_centre - (c * x_centre + d * y_centre)
+    x_offset, y_offset = x_offset + draws[3] * config.shift, y_offset + draws[4] * config.shift
     zero = tf.zeros_like(angle)
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,

@@ -72,7 +72,7 @@ class ExactBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
         beta = tf.convert_to_tensor(self.beta) if self.center else 0 * ones
         if not (training and self.trainable):
             mean, variance = (tf.cast(v, tf.float64) for v in (self.moving_mean, self.moving_variance))
-            factor = tf.cast(gamma, tf.float64) * tf.sqrt(1 / (variance + self.epsilon))
+            factor = tf.cast(gamma, tf.float64) * rounding.inverse_root(variance + self.epsilon)
             return _scaled(inputs, factor, tf.cast(beta, tf.float64) - mean * factor, axes)
         outputs, mean, variance = self._normalise(inputs, gamma, beta, axes)
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -96,7 +96,7 @@ class ExactBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
             x = arithmetic.operand(inputs)
             mean = mean_of(x.values, bits)
             variance = mean_of(tf.square(x.values), 2 * bits) - tf.square(mean)
-            inverse = tf.sqrt(1 / (variance + self.epsilon))
+            inverse = rounding.inverse_root(variance + self.epsilon)
             factor = tf.cast(gamma, tf.float64) * inverse
             outputs = _scaled(inputs, factor, tf.cast(beta, tf.float64) - mean * factor, axes)
 

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from mnist_cnn.config import Optimizer
+from mnist_cnn.training.exact import rounding
 from mnist_cnn.training.fused_optimizers import handle
 
 
@@ -44,24 +45,18 @@ class ExactRMSprop(keras.optimizers.RMSprop):  # type: ignore[misc]
 
 
 class _ExactAdam:
-    """Adam's update by TensorFlow's kernel, whose divisions and roots are those of IEEE 754.
-
-    The powers of beta are computed in float64: a math library that differs in the last bit does not show.
-    """
+    """Adam's update by TensorFlow's kernel, whose divisions and roots are those of IEEE 754."""
 
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update a variable and its two moments. `gradient` has the variable's shape."""
         index = self._get_variable_index(variable)
-        step = tf.cast(self.iterations + 1, tf.float64)
-        powers = [
-            tf.cast(tf.pow(tf.constant(b, tf.float64), step), tf.float32) for b in (self.beta_1, self.beta_2)
-        ]
+        step = self.iterations + 1
         tf.raw_ops.ResourceApplyAdam(
             var=handle(variable),
             m=handle(self._momentums[index]),
             v=handle(self._velocities[index]),
-            beta1_power=powers[0],
-            beta2_power=powers[1],
+            beta1_power=rounding.power(self.beta_1, step),
+            beta2_power=rounding.power(self.beta_2, step),
             lr=tf.cast(learning_rate, tf.float32),
             beta1=self.beta_1,
             beta2=self.beta_2,

@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from mnist_cnn import cpu
 from mnist_cnn.config import Precision
-from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training.exact import rounding
 
 if TYPE_CHECKING:
@@ -65,9 +64,7 @@ class Arithmetic:
         def wide() -> Any:
             return tf.cast(compute(tf.cast(a.values, tf.float64), tf.cast(b.values, tf.float64)), self.result)
 
-        if terms << 2 * self.bits > 1 << rounding.FLOAT64_BITS:
-            message = f"train.exact_bits={self.bits}: a sum of {terms} products does not fit into float64"
-            raise ConfigurationError(message, "use fewer bits or a smaller train.batch_size")
+        rounding.check_float64(2 * self.bits, terms)
         if terms << 2 * self.bits <= 1 << rounding.FLOAT32_BITS:
             product = fast()
         else:

@@ -6,17 +6,20 @@ every order gives the same result. Reproducible BLAS (Demmel and Nguyen 2013, "F
 Floating-Point Summation") and the Ozaki scheme (Ozaki et al. 2012, "Error-free transformations of matrix
 multiplication by using fast routines of matrix multiplication") build on this too.
 
-TensorFlow's graph optimizer, Grappler, rewrites x / c as x * (1 / c), a / sqrt(b) as a * rsqrt(b), and trees
-of additions as one AddN. Exact code contains none of these, so that its results do not depend on Grappler.
-Imports TensorFlow.
+TensorFlow's graph optimizer, Grappler, rewrites x / c as x * (1 / c), 1 / x and a / sqrt(b) with approximate
+reciprocals, a * c + b * c as (a + b) * c, and trees of additions as one AddN. Exact code contains none of these,
+so that its results do not depend on Grappler. Imports TensorFlow.
 """
 
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import tensorflow as tf
+
+from mnist_cnn.errors import ConfigurationError
 
 FLOAT32_BITS = 24  # of the significand
 FLOAT64_BITS = 53
@@ -50,20 +53,32 @@ def to_multiples(values: Any, unit: Any) -> Any:
     return (values + shift) - shift
 
 
+def inverse_root(values: Any) -> Any:
+    """Return 1 / sqrt(values), float64."""
+    return tf.sqrt(values) / values
+
+
 def exact_sum(values: Any, axes: list[int], bits: int, batch: int) -> Any:
     """Return a sum, float64, of float32 values that are at most 2**bits multiples of one unit.
 
     `batch` bounds the size of the first axis. The last axes are summed in float32 as far as its bits go.
+    Raises ConfigurationError if float64's bits do not suffice.
     """
+    sizes = {axis: batch if axis == 0 else values.shape[axis] for axis in axes}
+    check_float64(bits, math.prod(sizes.values()))
     within, terms = [], 1 << bits
     axes = sorted(axes)
-    while axes:
-        terms *= batch if axes[-1] == 0 else values.shape[axes[-1]]
-        if terms > 1 << FLOAT32_BITS:
-            break
+    while axes and (terms := terms * sizes[axes[-1]]) <= 1 << FLOAT32_BITS:
         within.append(axes.pop())
     sums = tf.cast(float32_sum(values, within), tf.float64)
     return tf.reduce_sum(sums, axes)
+
+
+def check_float64(bits: int, terms: int) -> None:
+    """Raise ConfigurationError if float64 cannot hold a sum of so many terms of at most 2**bits units."""
+    if terms << bits > 1 << FLOAT64_BITS:
+        message = f"train.numerics=exact: float64 cannot hold a sum of {terms} terms of {bits} bits"
+        raise ConfigurationError(message, "use a smaller train.exact_bits or train.batch_size")
 
 
 def float32_sum(values: Any, axes: list[int]) -> Any:
@@ -105,6 +120,12 @@ def cos_and_sin(angles: Any) -> tuple[Any, Any]:
     for _ in range(2):  # of the double angle
         cos, sin = 1 - 2 * tf.square(sin), 2 * sin * cos
     return tf.cast(cos, tf.float32), tf.cast(sin, tf.float32)
+
+
+def power(base: float, exponent: Any) -> Any:
+    """Return a base in (0, 1) to the power of an integer tensor, float32; see `_exp`."""
+    logarithm = float(Decimal(base).ln())  # the nearest float64 on every machine
+    return tf.cast(_exp(tf.cast(exponent, tf.float64) * logarithm), tf.float32)
 
 
 def _exp(values: Any) -> Any:
