@@ -127,7 +127,7 @@ class Backend(Protocol):
     def __init__(self, config: Config) -> None: ...
 
     def plan(self, job: Job) -> Plan:
-        """Return where and how the job would run. Sends nothing, writes nothing."""
+        """Return where and how the job would run. Sends nothing, writes nothing. Raises as `check` does."""
 
     def check(self, job: Job) -> None:
         """Check all that can be checked before a run folder is made.

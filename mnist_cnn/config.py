@@ -85,14 +85,17 @@ class Numerics(StrEnum):
 
 
 class Precision(StrEnum):
-    """The arithmetic of matrix multiplications; weights and the saved model are float32."""
+    """The arithmetic of matrix multiplications, or with exact numerics how their results are rounded.
+
+    Weights and the saved model are float32.
+    """
 
     float32 = "float32"
     bfloat16 = "bfloat16"
     auto = "auto"
 
     @property
-    def exact(self) -> Precision:
+    def for_exact(self) -> Precision:
         """The precision if numerics is exact, which must not depend on the machine."""
         return Precision.bfloat16 if self is Precision.auto else self
 
@@ -234,7 +237,7 @@ class TrainConfig(Section):
         "arithmetic of training; auto is bfloat16 if the device supports it, or if numerics is exact",
     )
     numerics: Numerics = setting(
-        Numerics.native, "native is fastest; exact gives equal weights on every x86-64 processor"
+        Numerics.native, "native is fastest; exact gives equal weights on every Linux machine with x86-64"
     )
     exact_bits: int = setting(
         7, "bits of the operands of exact products; few, so that no sum rounds", unit="bits", ge=2, le=12

@@ -18,6 +18,12 @@ _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
 _WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 """Limits in oneDNN's spelling that exclude its bfloat16 kernels. It ignores a limit that it doesn't know."""
 
+ROUNDING_VARIABLES = (
+    "DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE", "TF_SET_ONEDNN_FPMATH_MODE",
+    "TF_USE_DEEP_CONV2D", "TF_XLA_FLAGS",
+)  # fmt: skip
+"""Environment variables that let oneDNN round float32 operands, or replace TensorFlow's kernels."""
+
 
 def features() -> tuple[str, ...]:
     """Return the decisive instruction sets, sorted; empty if there is no /proc."""
@@ -50,15 +56,20 @@ def has_bfloat16_kernels() -> bool:
 def check_exact(device: str) -> None:
     """Check that a device (auto, cpu or gpu) of this machine can train with `train.numerics=exact`.
 
-    The numbers that other machines compute were never compared.
+    Other machines are refused because nobody has compared their results.
 
     Raises:
-        ConfigurationError: it is a GPU.
+        ConfigurationError: it is a GPU, or an environment variable lets kernels round more than they must.
         BackendError: the machine isn't an x86-64 processor with FMA under Linux.
     """
     if device == "gpu":
         message = "train.numerics=exact trains on the CPU only, but backend.device=gpu requires a GPU"
         raise ConfigurationError(message, "leave out backend.device=gpu, or train with train.numerics=native")
+    for name in ROUNDING_VARIABLES:
+        value = os.environ.get(name, "")
+        if value.upper() not in ("", "STRICT") and (name != "TF_XLA_FLAGS" or "auto_jit" in value):
+            message = f"train.numerics=exact: {name}={value} changes how products are computed"
+            raise ConfigurationError(message, f"unset {name}, or train with train.numerics=native")
     system, machine = platform.system(), platform.machine()
     if (system, machine) != ("Linux", "x86_64"):
         what = f"{system} on {machine}"

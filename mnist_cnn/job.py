@@ -1,6 +1,7 @@
 """The job: a complete, portable description of what to train. It travels as job.json.
 
-It doesn't say where it runs. Equal digests train to equal weights if the runtimes are equal.
+It doesn't say where it runs. Equal digests train to equal weights if the runtimes are equal; those of exact
+jobs are, on every machine that can train them.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Job:
             del train["numerics"], train["exact_bits"]
         else:
             del train["threads"]
-            train["precision"] = train["precision"].exact
+            train["precision"] = train["precision"].for_exact
         return decisive
 
     def as_mapping(self) -> dict[str, Any]:

@@ -406,7 +406,10 @@ def _describe_training(train: TrainConfig) -> str:
         parts.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
     if train.numerics is Numerics.native:
         return ", ".join([*parts, f"precision {train.precision.value}"])
-    parts += [f"precision {train.precision.exact.value}", f"exact sums of {train.exact_bits}-bit operands"]
+    parts += [
+        f"precision {train.precision.for_exact.value}",
+        f"exact sums of {train.exact_bits}-bit operands",
+    ]
     return ", ".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import tempfile
 import warnings
@@ -15,6 +16,9 @@ from helpers.processes import SMALL, Ended, run_successfully, start
 
 if TYPE_CHECKING:
     from loopback import AzureService
+
+# A shell lets its background jobs ignore Ctrl-C; the processes that tests start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

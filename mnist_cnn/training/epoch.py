@@ -72,7 +72,7 @@ class Trainer:
     def precision(self) -> Precision:
         """Return float32 or bfloat16, never auto."""
         configured = self.job.train.precision
-        return configured.exact if self.is_exact else effective_precision(configured)
+        return configured.for_exact if self.is_exact else effective_precision(configured)
 
     @property
     def is_exact(self) -> bool:
@@ -180,7 +180,7 @@ class Trainer:
 
         config, classes = self.job.train, self.job.data.num_classes
         if self.is_exact:
-            from mnist_cnn.training.exact.layers import cross_entropy
+            from mnist_cnn.training.exact.loss import cross_entropy
 
             smoothing = config.label_smoothing
             targets = tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes  # (B, classes)

@@ -91,3 +91,23 @@ def test_a_gpu_cannot_train_exactly() -> None:
         cpu.check_exact("gpu")
     assert isinstance(caught.value, MnistCnnError)
     assert "leave out backend.device=gpu" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_refused"),
+    [("ONEDNN_DEFAULT_FPMATH_MODE", "bf16", True), ("ONEDNN_DEFAULT_FPMATH_MODE", "strict", False),
+     ("TF_XLA_FLAGS", "--tf_xla_auto_jit=2", True), ("TF_XLA_FLAGS", "--tf_xla_clustering_debug", False)],
+)  # fmt: skip
+def test_variables_that_change_products_are_refused_for_exact_training(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    is_refused: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    monkeypatch.setenv(name, value)
+    if not is_refused:
+        return cpu.check_exact("auto")
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        cpu.check_exact("auto")
+    assert f"unset {name}" in caught.value.hint
+    return None

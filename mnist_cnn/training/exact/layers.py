@@ -23,7 +23,7 @@ ELEMENTWISE = (
     keras.layers.Activation, keras.layers.Dropout, keras.layers.Flatten,
     keras.layers.ReLU, keras.layers.Reshape,
 )  # fmt: skip
-"""Layers without sums, so that Keras' own are exact; `_check_activation` checks the activation."""
+"""Layers without sums, so that Keras' own are exact; `_check_layer` checks the activation."""
 
 
 class ExactConv2D(keras.layers.Conv2D):  # type: ignore[misc]
@@ -141,58 +141,48 @@ def _scaled(values: Any, factor: Any, offset: Any, axes: list[int]) -> Any:
     return values * factor + offset
 
 
-def cross_entropy(targets: Any, logits: Any) -> tuple[Any, Any]:
-    """Return the mean cross-entropy in nats, float64 (), of logits, float32 (B, classes), and their softmax.
-
-    `targets`, float32 (B, classes), sum to 1 in each row. The gradient is (softmax - targets) / B.
-    """
-    probabilities, logarithms = rounding.softmax(logits)
-
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def loss(logits: Any) -> Any:
-        wide = tf.cast(targets, tf.float64)
-        mean = -rounding.exact_mean(tf.reduce_sum(rounding.rounded(wide * logarithms), axis=1))
-
-        def gradient(upstream: Any) -> Any:
-            share = upstream / tf.cast(tf.shape(logits)[0], tf.float64)
-            return tf.cast((probabilities - wide) * share, tf.float32)
-
-        return mean, gradient
-
-    return loss(logits), tf.cast(probabilities, tf.float32)
-
-
 def with_exact_layers(model: keras.Model, arithmetic: Arithmetic) -> keras.Model:
     """Return a copy of the network, with the same weights, that computes its logits exactly.
 
     Raises:
         ConfigurationError: a layer is not known to be exact, or the last one is not a softmax.
     """
-    copies = []
+    copies: list[keras.Layer] = []
     layers = list(_chain(model))
     for layer in layers:
         is_last = layer is layers[-1]
-        exact = _exact_class(layer)
-        _check_activation(layer, is_last=is_last)
-        config = {**layer.get_config(), "dtype": "float32"}
+        _check_layer(layer, is_last=is_last)
+        name = f"{len(copies)}_{layer.name}"  # parts of a network may have layers of the same name
+        config = {**layer.get_config(), "dtype": "float32", "name": name}
         if is_last:
             config["activation"] = "linear"
-        copies.append(exact.from_config(config))
-        copies[-1].arithmetic = arithmetic
+        copies.append(_exact_class(layer).from_config(config))
+        if isinstance(copies[-1], tuple(EXACT.values())):
+            copies[-1].arithmetic = arithmetic
     copy = keras.Sequential([keras.Input(model.input_shape[1:]), *copies])
     copy.set_weights(model.get_weights())
     return copy
 
 
 def _exact_class(layer: Any) -> Any:
-    """Return the class whose objects compute a layer exactly. Raises ConfigurationError if there is none."""
+    """Return the class whose objects compute a layer exactly."""
+    kind = type(layer)
+    is_byte_dropout = kind is keras.layers.Dropout and is_byte_rate(layer)
+    return ByteDropout if is_byte_dropout else EXACT.get(kind, kind)
+
+
+def _check_layer(layer: Any, *, is_last: bool) -> None:
+    """Check that a layer is exact. Raises ConfigurationError if it is not known to be."""
     layers = keras.layers
     kind = type(layer)
     _check(layer, kind in (*EXACT, *ELEMENTWISE), "layers of this kind are not known to be exact")
-    constraints = [
-        name for name in vars(layer) if name.endswith("_constraint") and getattr(layer, name) is not None
-    ]
-    _check(layer, not constraints, "its constraint is not known to be exact")
+    names = (name for name in vars(layer) if name.endswith("_constraint"))
+    _check(layer, not any(getattr(layer, name) for name in names), "its constraint is not known to be exact")
+    is_plain = not getattr(layer, "lora_enabled", False) and not getattr(layer, "quantization_mode", None)
+    _check(layer, is_plain, "LoRA and quantization are not known to be exact")
+    if kind is layers.BatchNormalization:
+        is_plain = not layer.renorm and not layer.synchronized
+        _check(layer, is_plain, "renorm and synchronized are not known to be exact")
     if kind is layers.Conv2D:
         _check(layer, layer.groups == 1, "groups are not known to be exact")
         # TensorFlow's float64 kernels have no gradient of it on a CPU.
@@ -202,22 +192,14 @@ def _exact_class(layer: Any) -> Any:
     if kind is layers.MaxPooling2D:
         is_apart = all(stride >= size for stride, size in zip(layer.strides, layer.pool_size, strict=True))
         _check(layer, is_apart, "overlapping windows are not known to be exact")
-    if kind is layers.Dropout and is_byte_rate(layer):
-        return ByteDropout
-    return EXACT.get(kind, kind)
-
-
-def _check_activation(layer: Any, *, is_last: bool) -> None:
-    """Check that only the last layer has an activation with a sum, which the loss computes exactly."""
     activation = getattr(layer, "activation", keras.activations.linear)
-    name = getattr(activation, "__name__", activation)
     if is_last:
-        _check(
-            layer, activation is keras.activations.softmax, 'the last layer must have activation="softmax"'
-        )
+        is_softmax = activation is keras.activations.softmax
+        _check(layer, is_softmax, 'the last layer must have activation="softmax"')
     else:
         is_known = activation in (keras.activations.linear, keras.activations.relu)
-        _check(layer, is_known, f"its activation, {name}, is not known to be exact there")
+        name = getattr(activation, "__name__", activation)
+        _check(layer, is_known, f"its activation is {name}; only relu and linear are known to be exact")
 
 
 def _chain(model: Any) -> Iterator[Any]:

@@ -54,11 +54,13 @@ def main() -> int:
         job = Job.from_json(sys.stdin.read())
         data, train = job.data, job.train
         info = datasets.inspect(data)
-        assert info is not None  # noqa: S101 - only without a download it may be None
+        assert info is not None  # noqa: S101 - it is None only without a download
         size = (info.height, info.width)
         shape = (*size, 1) if data.format is Format.channels_last else (1, *size)
         model = build_model(job.model, shape, data.num_classes, data.format, "float32")
-        with_exact_layers(model, Arithmetic.choose(train.exact_bits, train.precision.exact, train.batch_size))
+        with_exact_layers(
+            model, Arithmetic.choose(train.exact_bits, train.precision.for_exact, train.batch_size)
+        )
     except MnistCnnError as error:
         print(json.dumps([error.message, error.hint]))  # noqa: T201 - the process that started this one reads it
         return ConfigurationError.exit_code

@@ -7,8 +7,8 @@ Floating-Point Summation") and the Ozaki scheme (Ozaki et al. 2012, "Error-free 
 multiplication by using fast routines of matrix multiplication") build on this too.
 
 TensorFlow's graph optimizer, Grappler, rewrites x / c as x * (1 / c), 1 / x and a / sqrt(b) with approximate
-reciprocals, a * c + b * c as (a + b) * c, and trees of additions as one AddN. Exact code contains none of these,
-so that its results do not depend on Grappler. Imports TensorFlow.
+reciprocals, a * c + b * c as (a + b) * c, and trees of additions as one AddN. Exact code contains none of
+these, so that its results do not depend on Grappler. Imports TensorFlow.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def graph_of(override: str, batch: int, bits: int) -> Any:
     """Return the graph of a network's logits, loss and gradients, for a batch of images."""
     import tensorflow as tf
 
-    from mnist_cnn.training.exact.layers import cross_entropy, with_exact_layers
+    from mnist_cnn.training.exact.layers import with_exact_layers
+    from mnist_cnn.training.exact.loss import cross_entropy
     from mnist_cnn.training.exact.products import Arithmetic
 
     config = compose.load([override]).model

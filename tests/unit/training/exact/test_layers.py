@@ -112,7 +112,7 @@ def test_batch_norm_is_as_near_to_keras_own_as_12_bits_allow(
 def test_the_loss_and_its_gradient_are_those_of_keras(keras: ModuleType, smoothing: float) -> None:
     import tensorflow as tf
 
-    from mnist_cnn.training.exact.layers import cross_entropy
+    from mnist_cnn.training.exact.loss import cross_entropy
 
     rng = np.random.default_rng(0)
     logits = tf.constant(rng.normal(scale=1.5, size=(33, 10)), tf.float32)

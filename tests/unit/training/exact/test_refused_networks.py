@@ -31,13 +31,15 @@ REFUSED = {
     "DepthwiseConv2D": (lambda k: [k.DepthwiseConv2D(3, name="x"), k.Flatten()], KIND),
     "LSTM": (lambda k: [k.Reshape((12, 12)), k.LSTM(4, name="x")], KIND),
     "GlobalAveragePooling2D": (lambda k: [k.GlobalAveragePooling2D(name="x")], KIND),
-    "softmax within": (lambda k: [k.Flatten(), k.Activation("softmax", name="x")], "activation, softmax,"),
-    "tanh": (lambda k: [k.Conv2D(2, 3, activation="tanh", name="x"), k.Flatten()], "activation, tanh,"),
-    "own relu": (lambda k: [k.Flatten(), k.Dense(3, activation=relu, name="x")], "activation, relu,"),
+    "softmax within": (lambda k: [k.Flatten(), k.Activation("softmax", name="x")], "activation is softmax;"),
+    "tanh": (lambda k: [k.Conv2D(2, 3, activation="tanh", name="x"), k.Flatten()], "activation is tanh;"),
+    "own relu": (lambda k: [k.Flatten(), k.Dense(3, activation=relu, name="x")], "activation is relu;"),
     "pooling": (lambda k: [k.MaxPooling2D(3, 2, name="x"), k.Flatten()], "overlapping windows"),
     "groups": (lambda k: [k.Conv2D(4, 3), k.Conv2D(4, 3, groups=2, name="x"), k.Flatten()], "groups"),
     "dilation": (lambda k: [k.Conv2D(4, 3, dilation_rate=2, name="x"), k.Flatten()], "dilation"),
     "constraint": (lambda k: [k.Flatten(), k.Dense(3, kernel_constraint="non_neg", name="x")], "constraint"),
+    "renorm": (lambda k: [k.Flatten(), k.BatchNormalization(renorm=True, name="x")], "renorm"),
+    "lora": (lambda k: [k.Flatten(), k.Dense(3, lora_rank=2, name="x")], "LoRA"),
     "dense on images": (lambda k: [k.Dense(3, name="x"), k.Flatten()], "(batch, features)"),
 }  # fmt: skip
 
