@@ -103,8 +103,8 @@ def test_the_run_folder_holds_the_documented_files(small_run: Path) -> None:
     result = json.loads((small_run / "result.json").read_text())
     assert set(result) == {
         "schema", "job_digest", "accuracy", "loss", "history", "seconds_per_epoch", "training_seconds",
-        "weights_sha256", "precision", "device", "processor", "threads", "versions", "files", "changes",
-        "environment", "fingerprint", "sha256",
+        "weights_sha256", "numerics", "precision", "device", "processor", "threads", "versions", "files",
+        "changes", "environment", "fingerprint", "sha256",
     }  # fmt: skip
     assert result["job_digest"] == run_folder.read_job(small_run).digest
     assert set(result["versions"]) == {"keras", "mnist_cnn", "numpy", "tensorflow"}
