@@ -218,3 +218,4 @@ def test_metrics_that_cannot_be_read_do_no_harm(azure: AzureService, small_run: 
     made = completed_run(azure, tmp_path / "run", small_run)
     azure.faults.add(Fault("POST", "/metric/v2.0.*/(list|full)$", status=403, times=0))
     succeeded(made.command("follow"))
+    assert made.receipt().status is Status.completed

@@ -75,7 +75,7 @@ def exact_sum(values: Any, axes: list[int], bits: int, batch: int) -> Any:
 
 
 def check_float64(bits: int, terms: int) -> None:
-    """Raise ConfigurationError if float64 cannot hold a sum of so many terms of at most 2**bits units."""
+    """Raise ConfigurationError if float64 may not hold a sum of `terms` numbers of at most 2**bits units."""
     if terms << bits > 1 << FLOAT64_BITS:
         message = f"train.numerics=exact: float64 cannot hold a sum of {terms} terms of {bits} bits"
         raise ConfigurationError(message, "use a smaller train.exact_bits or train.batch_size")

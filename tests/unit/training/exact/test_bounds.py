@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 CASES = [
-    ("model=cnn", 128, 7), ("train=quick", 64, 7), ("train=balanced", 128, 7), ("train=accurate", 128, 7),
+    ("model=cnn", 128, 7), ("train=quick", 64, 8), ("train=balanced", 128, 8), ("train=accurate", 128, 8),
     ("model=cnn", 1024, 7), *((f"model={name}", 65_536, 7) for name in ("cnn", "compact", "deep")),
     ("model=deep", 65_536, 12),
 ]  # fmt: skip
@@ -27,7 +27,7 @@ SHAPE = (28, 28, 1)
 
 
 def graph_of(override: str, batch: int, bits: int) -> Any:
-    """Return the graph of a network's logits, loss and gradients, for a batch of images."""
+    """Return the compiled graph that computes a network's loss and gradients for a batch of images."""
     import tensorflow as tf
 
     from mnist_cnn.training.exact.layers import with_exact_layers
@@ -58,7 +58,7 @@ def operations(graph: Any, *, is_chosen: bool = False) -> Iterator[tuple[Any, bo
 
 
 def terms_of(operation: Any) -> int | None:
-    """Return how many products each element of an operation's result sums, or None if it is no product."""
+    """Return how many products an operation adds for each element, or None if it adds no products."""
     shapes = [tensor.shape.as_list() for tensor in operation.inputs]
     if operation.type == "Conv2D":
         return int(math.prod(shapes[1][:3]))
