@@ -156,12 +156,14 @@ def with_exact_layers(model: keras.Model, arithmetic: Arithmetic) -> keras.Model
         config = {**layer.get_config(), "dtype": "float32", "name": name}
         if is_last:
             config["activation"] = "linear"
-        copies.append(_exact_class(layer).from_config(config))
-        if isinstance(copies[-1], tuple(EXACT.values())):
-            copies[-1].arithmetic = arithmetic
-    copy = keras.Sequential([keras.Input(model.input_shape[1:]), *copies])
-    copy.set_weights(model.get_weights())
-    return copy
+        kind = _exact_class(layer)
+        copy = kind.from_config(config)
+        if kind in EXACT.values():
+            copy.arithmetic = arithmetic
+        copies.append(copy)
+    network = keras.Sequential([keras.Input(model.input_shape[1:]), *copies])
+    network.set_weights(model.get_weights())
+    return network
 
 
 def _exact_class(layer: Any) -> Any:
