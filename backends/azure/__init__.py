@@ -7,66 +7,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from mnist_cnn.backend import Plan
 from mnist_cnn.backends.azure import checks
-from mnist_cnn.backends.azure import plan as planning
 from mnist_cnn.backends.azure.config import AzureConfig
-from mnist_cnn.training.exact import network_check
+from mnist_cnn.backends.remote.backend import RemoteBackend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from mnist_cnn.backends.azure.run import AzureRun
-    from mnist_cnn.config import BackendConfig, Config
-    from mnist_cnn.job import Job
+    from mnist_cnn.backends.azure.service import WorkspaceService
+    from mnist_cnn.config import BackendConfig
 
 __all__ = ["AzureBackend", "AzureConfig"]
 
 
-class AzureBackend:
+class AzureBackend(RemoteBackend):
     """Submits jobs to the cluster `backend.cluster` of a workspace."""
 
     CONFIG: ClassVar[type[BackendConfig]] = AzureConfig
-    parallel_runs: int | None = None
-    ends_with_its_command = False
 
-    def __init__(self, config: Config) -> None:
-        if not isinstance(config.backend, AzureConfig):
-            message = f"expected an AzureConfig, not {type(config.backend).__name__}"
-            raise TypeError(message)
-        self.config = config.backend
-        self.force = config.run.force
+    def service(self) -> WorkspaceService:
+        from mnist_cnn.backends.azure.service import WorkspaceService
 
-    def plan(self, job: Job) -> Plan:
-        return Plan(planning.describe(planning.request(job, self.config), self.config))
+        return WorkspaceService(self.settings)
 
-    def check(self, job: Job) -> None:
-        """Check everything that needs no request. Raises ConfigurationError, DataError or BackendError."""
-        planning.request(job, self.config)
-        checks.check_all(self.config)
-        network_check.check(job)
-
-    def submit(self, job: Job, folder: Path) -> AzureRun:
-        from mnist_cnn.backends.azure.submit import submit
-
-        return submit(job, self.config, folder, force=self.force)
-
-    def attach(self, folder: Path) -> AzureRun:
-        from mnist_cnn.backends.azure.run import AzureRun
-        from mnist_cnn.backends.azure.submit import resubmit
-
-        return AzureRun(folder, self.config, resubmit)
+    @property
+    def settings(self) -> AzureConfig:
+        """Return this backend's section of the configuration."""
+        assert isinstance(self.config.backend, AzureConfig)  # noqa: S101 - for mypy; checked at the start
+        return self.config.backend
 
     def cluster(self, action: str) -> Iterator[str]:
         """Show or delete the cluster; yield lines to print."""
-        checks.check_all(self.config)
-        from mnist_cnn.backends.azure import cluster, service
+        checks.check_all(self.settings)
+        from mnist_cnn.backends.azure import cluster, sdk
 
-        workspace = service.open_workspace(checks.find_workspace(self.config.workspace))
-        name = self.config.cluster
+        workspace = sdk.open_workspace(checks.find_workspace(self.settings.workspace))
+        name = self.settings.cluster
         target = cluster.find(workspace, name)
         if target is None:
             return iter([f"cluster {name}: not found in workspace {workspace.name} (nothing is billed)"])
         act = cluster.delete if action == "delete" else cluster.show
-        return act(target, self.config)
+        return act(target, self.settings)

@@ -13,16 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure.config import has_gpu
-from mnist_cnn.backends.azure.failures import ClusterRefused
-from mnist_cnn.backends.azure.service import (
-    ATTEMPTS,
-    STILL_WAITING_SECONDS,
-    ServiceError,
-    call,
-    call_with_retries,
-    is_about_quota,
-    report,
-)
+from mnist_cnn.backends.azure.sdk import STILL_WAITING_SECONDS, call, call_with_retries, is_about_quota
+from mnist_cnn.backends.remote.calls import ATTEMPTS, report
+from mnist_cnn.backends.remote.failures import NodesRefused
+from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -43,7 +37,7 @@ def ensure(workspace: Any, target: Any | None, config: AzureConfig) -> Any:
 
     Raises:
         BackendError: the name belongs to something else, or the service doesn't answer.
-        ClusterRefused: the service refuses the new cluster.
+        NodesRefused: the service refuses the new cluster.
     """
     if target is None:
         return _create(workspace, config)
@@ -65,7 +59,7 @@ def wait_until_ready(target: Any, config: AzureConfig) -> None:
 
     Raises:
         BackendError: it has failed, is being deleted, or isn't ready in time.
-        ClusterRefused: it has failed, and a new one of the configured size would fail too.
+        NodesRefused: it has failed, and a new one of the configured size would fail too.
     """
     deadline = time.monotonic() + WAIT_SECONDS
     pause, reported, reported_at = FIRST_POLL_SECONDS, "Succeeded", 0.0
@@ -81,7 +75,7 @@ def wait_until_ready(target: Any, config: AzureConfig) -> None:
             reason = "; ".join(_errors(target)) or "the service gives no reason"
             is_of_this_size = str(target.vm_size).upper() == config.vm_size.upper()
             is_lasting = state == "Failed" and is_of_this_size and not is_about_quota(reason)
-            kind = ClusterRefused if is_lasting else BackendError
+            kind = NodesRefused if is_lasting else BackendError
             raise kind(f"cluster {target.name} is {state.lower()}: {reason}", hint)
         if left < 0:
             message = f"cluster {target.name} is still {state.lower()} after {WAIT_SECONDS // 60} minutes"
@@ -201,7 +195,7 @@ def _create(workspace: Any, config: AzureConfig) -> Any:
             return call(f"create the cluster {config.cluster}", partial(_request_creation, workspace, config))
         except ServiceError as error:
             if error.status == 400 and not is_about_quota(error.detail):  # noqa: PLR2004
-                raise ClusterRefused(error.message, "choose other nodes for the cluster") from error
+                raise NodesRefused(error.message, "choose other nodes for the cluster") from error
             if not error.is_transient:
                 raise
             if (target := find(workspace, config.cluster)) is not None:  # the answer was lost

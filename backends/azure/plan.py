@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import json
@@ -15,19 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mnist_cnn
-from mnist_cnn.backends.azure import checks, snapshot
-from mnist_cnn.backends.azure.snapshot import SentFile
+from mnist_cnn.backends.azure import checks
+from mnist_cnn.backends.remote import node, snapshot
 from mnist_cnn.config import Numerics
-from mnist_cnn.data import datasets
 from mnist_cnn.data.download import find_source
 from mnist_cnn.errors import ConfigurationError
-from mnist_cnn.job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mnist_cnn.backends.azure.config import AzureConfig
+    from mnist_cnn.backends.remote.snapshot import SentFile
     from mnist_cnn.config import DataConfig
+    from mnist_cnn.job import Job
 
 DATA_MOUNT, CHECKPOINT_MOUNT = "DATA_MOUNT", "CHECKPOINT_MOUNT"
 """Placeholders in an argument list: only the node knows where the datastore is mounted."""
@@ -36,8 +35,7 @@ GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.8-cudnn8-ubuntu22.04:
 """The SDK's base images. TensorFlow's CUDA libraries are packages of their own."""
 NODE_PACKAGES = {"azureml-defaults": "1.62.0", "azureml-core": "1.61.0.post4"}
 """What a node needs in addition to the trainer: to be started by the service, and to send metrics."""
-MAX_ARGUMENT = 100_000
-"""Characters. Linux accepts 131,072 bytes in one argument."""
+ENTRY = Path(__file__).with_name("entry.py")
 MAX_TAG = 1_000
 """Characters of a tag's value."""
 
@@ -85,10 +83,12 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
     return Request(
         experiment=config.experiment,
         data_folder=data_folder(job.data),
-        data_files=data_files(job.data),
-        snapshot=snapshot.files(),
+        data_files=snapshot.data_files(job.data),
+        snapshot=snapshot.files(entry=ENTRY),
         environment=environment(use_gpu=config.use_gpu),
-        arguments=arguments(job, use_gpu=config.use_gpu, force=force),
+        arguments=node.arguments(
+            job, DATA_MOUNT, CHECKPOINT_MOUNT, device="gpu" if config.use_gpu else "auto", force=force
+        ),
         max_seconds=config.max_duration * 60,
         tags=tags(job),
     )
@@ -102,15 +102,6 @@ def data_folder(config: DataConfig) -> str:
     return config.name if config.dir is None else f"data-{str(config.digest)[:12]}"
 
 
-def data_files(config: DataConfig) -> tuple[SentFile, ...]:
-    """Return the four files under their official names, gzipped or raw as they are locally."""
-    stems = (stems[0] for stems in datasets.STEMS)
-    return tuple(
-        SentFile(f"{stem}{'.gz' if path.suffix == '.gz' else ''}", path, path.stat().st_size)
-        for stem, path in zip(stems, datasets.files(config), strict=True)
-    )
-
-
 def environment(*, use_gpu: bool) -> Environment:
     """Return an environment with the local versions of Python and of all dependencies."""
     pins = {name: version(name) for name in _dependencies()} | NODE_PACKAGES
@@ -122,32 +113,6 @@ def environment(*, use_gpu: bool) -> Environment:
     )
     python = ".".join(platform.python_version_tuple()[:2])
     return Environment(GPU_IMAGE if use_gpu else CPU_IMAGE, python, packages)
-
-
-def arguments(job: Job, *, use_gpu: bool, force: bool = False) -> tuple[str, ...]:
-    """Return the entry script's arguments, names and values in turn; the job is one base64url token."""
-    token = encode(job)
-    if len(token) > MAX_ARGUMENT:
-        message = f"the job is {len(token)} characters as an argument; a node accepts {MAX_ARGUMENT}"
-        raise ConfigurationError(message, "shorten the file of model.file")
-    device = ("--device", "gpu") if use_gpu else ()
-    forced = ("--force", "true") if force else ()
-    return ("--job", token, "--data-folder", DATA_MOUNT, "--checkpoints", CHECKPOINT_MOUNT, *device, *forced)
-
-
-def encode(job: Job) -> str:
-    """Return a job as a token of letters, digits, '-' and '_'."""
-    portable = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=None))
-    return base64.urlsafe_b64encode(portable.to_json().encode()).decode().rstrip("=")
-
-
-def decode(token: str) -> Job:
-    """Return the job of a token. Raises ConfigurationError if it isn't valid."""
-    try:
-        text = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
-    except ValueError as error:
-        raise ConfigurationError("--job is not a job", "start the run with python -m mnist_cnn") from error
-    return Job.from_json(text, "--job")
 
 
 def tags(job: Job) -> dict[str, str]:
@@ -183,16 +148,10 @@ def describe(request: Request, config: AzureConfig) -> tuple[tuple[str, str], ..
         ("upload", f"to {request.data_folder}/ on the default datastore: {sent}"),
         ("snapshot", _under(f"{len(request.snapshot)} files, {code:,} B", snapshot_lines)),
         ("environment", _under(f"{request.environment.name}: {python}", request.environment.packages)),
-        ("arguments", _without_job(request.arguments)),
+        ("arguments", node.without_job(request.arguments)),
         ("duration", f"at most {config.max_duration} minutes"),
         ("retries", f"{config.preemption_retries} after preemptions that the service does not retry itself"),
     )
-
-
-def _without_job(arguments: Sequence[str]) -> str:
-    """Return the arguments with the length of the job's token instead of its text."""
-    name, token, *others = arguments
-    return " ".join((name, f"({len(token):,} characters: job.json in base64)", *others))
 
 
 def _under(head: str, lines: Sequence[str]) -> str:

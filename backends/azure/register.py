@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import ModelRef
 from mnist_cnn.backends.azure.plan import MAX_TAG
-from mnist_cnn.backends.azure.service import ServiceError, call, call_with_retries
+from mnist_cnn.backends.azure.sdk import call, call_with_retries
+from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:

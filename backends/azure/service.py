@@ -1,272 +1,304 @@
-"""Calls the service with time limits and retries, and translates the SDK's exceptions.
-
-The SDK is imported when it is first needed, `azureml.core` before any other part of it.
-"""
+"""Azure Machine Learning as a `Service`, through SDK v1."""
 
 from __future__ import annotations
 
-import errno
-import functools
-import logging
-import os
+import dataclasses
 import re
-import sys
-import threading
+import secrets
 import time
-from concurrent.futures import wait
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure import checks
-from mnist_cnn.backends.azure.parallel import start_thread, stop_if_cancelled
-from mnist_cnn.errors import BackendError, storage_error
-from mnist_cnn.redaction import redact, without_secrets
-from mnist_cnn.terminal.output import lossy
+from mnist_cnn import run_folder
+from mnist_cnn.backend import ModelRef, Status
+from mnist_cnn.backends.azure import checks, cluster, plan, prepare, register, store
+from mnist_cnn.backends.azure.sdk import call, call_with_retries, open_workspace
+from mnist_cnn.backends.remote import submission
+from mnist_cnn.backends.remote.calls import report
+from mnist_cnn.backends.remote.outputs import OUTPUTS
+from mnist_cnn.backends.remote.parallel import run_parallel
+from mnist_cnn.backends.remote.service import Limits, Observation, ServiceError
+from mnist_cnn.errors import BackendError, MnistCnnError
+from mnist_cnn.training.exact import network_check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
-    from mnist_cnn.backends.azure.checks import WorkspaceName
+    from mnist_cnn.backends.azure.config import AzureConfig
+    from mnist_cnn.backends.remote.service import Handle, Store
+    from mnist_cnn.job import Job
+    from mnist_cnn.result import Result
 
-T = TypeVar("T")
-
-CALL_SECONDS = 120.0
-"""How long a call may take, with the SDK's own retries. They last 41 s if the service answers HTTP 503."""
-STILL_WAITING_SECONDS = 30.0
-"""Interval between reports that a call is still running."""
-ATTEMPTS = 3
-UNREACHABLE = {"ConnectionError", "ServiceRequestError", "ServiceResponseError", "ClientRequestError"}
-"""The network exceptions of the libraries that the SDK uses, by name."""
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
-TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
-TOKEN_SECONDS = 300.0
-"""How long a token must still be valid to be used."""
-_tokens: dict[str, Any] = {}
-_tokens_lock = threading.Lock()
-_STATUS = re.compile(r"(?:Response Code|Code|status_code|StatusCode)[\"']?[:=\s]+[\"']?(\d{3})\b")
-_WRONG_SUBSCRIPTION = re.compile(r"access to (\S+) subscription|subscription name, (\S+), instead")
-_SUBSCRIPTION_HINT = "check the subscription_id in config.json, or log in with an account that has access"
-_LOGIN_HINTS = {
-    "AADSTS7000222": "the secret has expired; create a new one in Microsoft Entra",
-    "AADSTS7000215": "the secret is wrong; AZUREML_SERVICE_PRINCIPAL_PASSWORD must be its value, not its id",
-    "AADSTS700016": "this tenant has no such application; check AZUREML_SERVICE_PRINCIPAL_ID",
-    "AADSTS90002": "no such tenant; check AZUREML_SERVICE_PRINCIPAL_TENANT_ID",
+STATUSES = {
+    **dict.fromkeys(("NotStarted", "Starting", "Queued", "Paused", "Unapproved"), Status.queued),
+    **dict.fromkeys(("Provisioning", "Preparing"), Status.preparing),
+    **dict.fromkeys(("Running", "NotResponding", "Pausing", "CancelRequested"), Status.running),
+    "Finalizing": Status.finalizing,
+    "Completed": Status.completed,
+    "Failed": Status.failed,
+    "Canceled": Status.cancelled,
 }
-_HINTS = {
-    401: "log in again: the service does not accept the credentials",
-    403: "ask for a role such as AzureML Data Scientist on the workspace and its storage",
-    404: "check the workspace's config.json, and that the run and the cluster still exist",
-    429: "the service is busy; try again in a minute",
-}
-NETWORK_HINT = "check the network and try again"
+"""The service's state names. Any other counts as running, and is reported."""
+CANCELLING = "CancelRequested"
+STREAMED = re.compile(r"user_logs/std_log[^/]*\.txt|azureml-logs/70_driver_log[^/]*\.txt")
+"""The logs of a node. The service offers each as a growing blob."""
+LIST_SECONDS = 60.0
+"""How long the URLs of a run's logs are reused. They are valid for hours."""
+LOG_TIMEOUT_SECONDS = 30.0
+ENDING_SECONDS = 1800.0
+"""How long the service may take to end a run after its maximum duration."""
 
 
-class ServiceError(BackendError):
-    """A call failed.
+class WorkspaceService:
+    """A workspace and its cluster. Remembers the SDK's run, its last state and the URLs of its logs."""
 
-    `status` is the HTTP status, or None without an answer. `detail` is the SDK's message. If the call
-    `is_abandoned`, it ran out of time, and the service may still carry it out.
-    """
+    pages = "in the studio"
+    nodes_setting = "backend.vm_size=SIZE"
 
-    def __init__(
-        self,
-        message: str,
-        hint: str = "",
-        *,
-        status: int | None = None,
-        detail: str = "",
-        is_abandoned: bool = False,
-    ) -> None:
-        super().__init__(message, hint)
-        self.status = status
-        self.detail = detail
-        self.is_abandoned = is_abandoned
+    def __init__(self, config: AzureConfig) -> None:
+        self.config = config
+        self._run: Any = None
+        self._state = ""
+        self._log_urls: dict[str, str] | None = {}
+        self._logs_listed_at = 0.0
 
     @property
-    def is_transient(self) -> bool:
-        """Whether a retry may succeed, because the service was busy or did not answer."""
-        return self.status is None or self.status in TRANSIENT_STATUSES
+    def limits(self) -> Limits:
+        """Return the limits of a followed run."""
+        config = self.config
+        run_seconds = config.max_duration * 60 + ENDING_SECONDS
+        return Limits(config.queue_timeout, run_seconds, config.preemption_retries)
 
     @property
-    def is_not_found(self) -> bool:
-        return self.status == 404  # noqa: PLR2004
+    def nodes(self) -> str:
+        """The cluster that a start creates if it is missing, in words."""
+        return f"cluster {self.config.cluster} with {self.config.nodes}"
 
+    def check(self, job: Job) -> None:
+        """Check the request, the SDK, the workspace's file, the credentials and a custom network."""
+        plan.request(job, self.config)
+        checks.check_all(self.config)
+        network_check.check(job)
 
-def is_about_quota(detail: str) -> bool:
-    """Return whether the service refused something for a quota, which can be raised."""
-    return "quota" in detail.lower()
+    def request(self, job: Job, *, force: bool = False) -> plan.Request:
+        """Return what is sent."""
+        return plan.request(job, self.config, force=force)
 
+    def describe(self, request: plan.Request) -> tuple[tuple[str, str], ...]:
+        """Return labels and values."""
+        return plan.describe(request, self.config)
 
-def report(line: str) -> None:
-    """Print a line on stderr, because stdout may have to be JSON."""
-    stop_if_cancelled()
-    print(line, file=lossy(sys.stderr), flush=True)
+    def settings(self) -> dict[str, Any]:
+        """Return the configuration, with an absolute path of the workspace's file."""
+        values = dataclasses.asdict(self.config)
+        del values["name"], values["data"]  # how data files were sent does not concern the run
+        return values | {"workspace": str(checks.workspace_file(self.config.workspace))}
 
+    def place(self) -> dict[str, str]:
+        """Return the workspace's name."""
+        return dataclasses.asdict(checks.find_workspace(self.config.workspace))
 
-def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
-    """Return what `act` returns; abandon it after `seconds`. `what` is an infinitive, "find the cluster".
+    def new_id(self) -> str:
+        """Return an id for a run."""
+        return f"{self.config.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
 
-    Most calls of the SDK have no time-out, so each runs in a thread that can be abandoned.
+    def prepare(self, handle: Handle, request: plan.Request) -> AbstractContextManager[Any]:
+        """Send data, code and checkpoint, and make the cluster ready."""
+        return prepare.prepared(workspace_of(handle), handle, request, self.config)
 
-    Raises:
-        ServiceError: the call failed, or took too long.
-        BackendError: the local disk refused a file.
-    """
-    stop_if_cancelled()
-    future = start_thread(act)
-    deadline = time.monotonic() + seconds
-    while not future.done() and (left := deadline - time.monotonic()) > 0:
-        wait([future], min(left, STILL_WAITING_SECONDS))
-        if not future.done() and left > STILL_WAITING_SECONDS:
-            left -= STILL_WAITING_SECONDS
-            report(f"still trying to {what}; waiting for up to {left:.0f} seconds more")
-    if not future.done():
-        message = f"cannot {what}: no answer from the service in {seconds:.0f} seconds"
-        raise ServiceError(message, NETWORK_HINT, is_abandoned=True)
-    error = future.exception()  # even SystemExit and KeyboardInterrupt
-    if error is not None:
-        raise translate(what, error) from without_secrets(error)
-    return future.result()
+    def start(self, handle: Handle, request: plan.Request, prepared: tuple[Any, Any]) -> str:  # noqa: ARG002
+        """Submit the run under its id."""
+        experiment, configuration = prepared
+        submit = partial(experiment.submit, configuration, run_id=handle.id)
+        self._run = call("submit the run", submit, submission.SUBMIT_SECONDS)
+        page = self.page(handle)
+        report(f"run {handle.id}: {page}")
+        return page
 
+    def on_started(self, handle: Handle, request: plan.Request) -> None:
+        """Tag the run."""
+        call("tag the run", lambda: self._sdk_run(handle).set_tags(request.tags))
 
-def call_with_retries(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
-    """Call as `call` does, and retry transient failures; `act` must be safe to repeat."""
-    for attempt in range(1, ATTEMPTS):
+    def find(self, handle: Handle) -> Observation | None:
+        """Return the run's state and error."""
+        workspace = workspace_of(handle)  # outside `try`: a missing workspace does not mean a missing run
         try:
-            return call(what, act, seconds)
+            run = self._sdk_run(handle, workspace)
         except ServiceError as error:
-            if not error.is_transient:
-                raise
-            report(f"{error.message}; retrying in {2**attempt} seconds")
-            time.sleep(2**attempt)
-    return call(what, act, seconds)
+            if error.is_not_found:
+                return None
+            raise
+        before = self._state
+        details = self._details(run)
+        state = self._state = str(details.get("status"))
+        if state not in STATUSES and state != before:
+            report(f"the service reports the unknown state {state}; it counts as running")
+        status, has_log = STATUSES.get(state, Status.running), True
+        if self._log_urls is not None:
+            has_log = has_node_log(self._log_urls)
+        seen = Observation(state, status, is_cancelling=state == CANCELLING, has_log=has_log)
+        if status is Status.failed:
+            return dataclasses.replace(seen, **_failure(details))
+        if status is Status.cancelled:  # the SDK does not get the reason
+            limit = f"backend.max_duration={self.config.max_duration} minutes"
+            reason = f"the service cancelled the run: a user did it in the studio, or it exceeded {limit}"
+            return dataclasses.replace(seen, error=reason)
+        return seen
+
+    def _sdk_run(self, handle: Handle, workspace: Any = None, *, again: bool = False) -> Any:
+        is_known = self._run is not None and self._run.id == handle.id
+        if again or not is_known:
+            workspace = workspace or workspace_of(handle)
+            self._run = call("find the run", lambda: find_run(workspace, handle.id))
+        if not is_known:
+            self._state, self._log_urls, self._logs_listed_at = "", {}, 0.0
+        return self._run
+
+    def _details(self, run: Any) -> dict[str, Any]:
+        """Return the run's state and its error; remember the URLs of its logs, or None if they are unknown.
+
+        The state alone is one request, the details are three. The state is enough while it doesn't change and
+        the URLs are known, or while there is no log yet.
+        """
+        what, status, urls = "read the run's state", STATUSES.get(self._state), self._log_urls or {}
+        has_no_log = status in (Status.queued, Status.preparing)
+        is_recent = time.monotonic() - self._logs_listed_at < LIST_SECONDS
+        is_under_way = status is not None and not status.is_final
+        if is_recent and is_under_way and (has_no_log or has_node_log(urls)):
+            state = str(call(what, run.get_status))
+            if state == self._state:
+                return {"status": state}
+        try:
+            details: dict[str, Any] = call(what, run.get_details)
+        except ServiceError:  # the details fail if the logs can't be listed; the state may still be read
+            self._log_urls = None
+            return {"status": call(what, run.get_status)}
+        self._log_urls, self._logs_listed_at = details.get("logFiles", {}), time.monotonic()
+        return details
+
+    def cancel(self, handle: Handle) -> None:
+        """Ask the service to end the run; the SDK ignores its answer.
+
+        Without the cancel URI the SDK only writes "canceled" into the history, and the job continues. The
+        run that a submission returns may lack it.
+        """
+        for _ in range(2):
+            run = self._sdk_run(handle, again=True)
+            if getattr(run, "_run_dto", {}).get("cancel_uri"):
+                call("cancel the run", run.cancel)
+                return
+        hint = f"cancel it in the studio: {run.get_portal_url()}"
+        raise BackendError("the service does not say how to cancel this run", hint)
+
+    def read_log(self, handle: Handle, first: int) -> bytes | None:
+        """Return the node's log from a byte on; None if the service has not listed the logs."""
+        self._sdk_run(handle)
+        urls = self._log_urls
+        if urls is None:
+            return None
+        name = min((name for name in urls if STREAMED.fullmatch(name)), default=None)
+        if name is None:
+            return b""
+        try:
+            return call("read the node's log", lambda: _read_url(urls[name], first), 2 * LOG_TIMEOUT_SECONDS)
+        except ServiceError:
+            self._log_urls = {}  # they may have changed
+            raise
+
+    def files(self, handle: Handle) -> list[str]:
+        """Return the names in the run's outputs; report them, and the run's metrics."""
+        run = self._sdk_run(handle)
+        list_files = partial(call, "list the run's files", run.get_file_names)
+        names, _ = run_parallel(list_files, partial(_report_metrics, run))
+        report(f"files: {', '.join(sorted(names)) or 'none'}")
+        prefix = f"{OUTPUTS}/"
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+    def download(self, handle: Handle, name: str, target: Path, seconds: float) -> None:
+        """Download a file of the run's outputs."""
+        run, source = self._sdk_run(handle), f"{OUTPUTS}/{name}"
+        call(f"download {name}", lambda: run.download_file(source, output_file_path=str(target)), seconds)
+
+    def store(self, handle: Handle) -> Store:
+        """Return the files of the default datastore."""
+        return store.DatastoreFiles(store.default_datastore(workspace_of(handle)))
+
+    def register(self, handle: Handle, name: str, result: Result) -> ModelRef:
+        """Register the model in the workspace."""
+        return register.register(workspace_of(handle), self._sdk_run(handle), name, result)
+
+    def page(self, handle: Handle) -> str:
+        """Return the address of the run's page in the studio."""
+        return str(self._sdk_run(handle).get_portal_url())
+
+    def costs(self, handle: Handle) -> Iterator[str]:
+        """Yield lines on the cluster's nodes: how many are billed, and what releases them."""
+        name = self.config.cluster
+        try:
+            target = cluster.find(workspace_of(handle), name)
+            if target is None:
+                yield f"cluster {name}: not found (nothing is billed)"
+            else:
+                yield from cluster.costs(target, self.config)
+        except MnistCnnError as error:
+            yield f"cluster {name}: it is not known whether nodes are billed: {error.message}"
+            yield f"check it: {cluster.command('show', self.config)}"
 
 
-def translate(what: str, error: BaseException) -> BackendError:
-    """Return the BackendError for an exception of the SDK, the network or the disk, without secrets."""
-    chain = list(_chain(error))
-    for link in chain:
-        if isinstance(link, OSError) and link.filename and link.errno in DISK_ERRORS:
-            return storage_error(link, str(link.filename))
-    detail = redact(" ".join(" ".join(str(link).split()) for link in chain))
-    status = next((code for link in chain if (code := _status_of(link)) is not None), None)
-    names = {name for link in chain for name in (cls.__name__ for cls in type(link).__mro__)}
-    if status is None and names & UNREACHABLE:
-        message = f"cannot {what}: cannot reach the service ({_first_sentence(chain[-1])})"
-        return ServiceError(message, NETWORK_HINT, detail=detail)
-    login = re.search(r"AADSTS\d+", detail)
-    if login or "AuthenticationException" in names or "ClientAuthenticationError" in names:
-        reason = login.group() if login else _first_sentence(chain[0])
-        hint = _LOGIN_HINTS.get(reason, "check the credentials, or log in with az login")
-        message = f"cannot {what}: the login was refused ({reason})"
-        return ServiceError(message, hint, status=401, detail=detail)
-    if subscription := _WRONG_SUBSCRIPTION.search(detail):
-        reason = f"this login has no access to a subscription {subscription[1] or subscription[2]}"
-        return ServiceError(f"cannot {what}: {reason}", _SUBSCRIPTION_HINT, status=401, detail=detail)
-    if is_about_quota(detail):
-        hint = "ask for more cores of this family in the Azure portal, or choose another backend.vm_size"
-    else:
-        hint = _HINTS.get(status or 0, "try again; the studio may show more: https://ml.azure.com")
-    reason = f"HTTP {status}, {_first_sentence(error)}" if status else _first_sentence(error)
-    return ServiceError(f"cannot {what}: {reason}", hint, status=status, detail=detail)
+def find_run(workspace: Any, run_id: str) -> Any:
+    """Return the SDK's run. Call it within `sdk.call`."""
+    from azureml.core import Run
+
+    return Run.get(workspace, run_id)
 
 
-@functools.cache
-def open_workspace(name: WorkspaceName) -> Any:
-    """Log in and return the workspace, once per process. Raises ServiceError."""
-    checks.check_sdk()
-    credentials = checks.credentials()
-    _silence_sdk()
-    _disable_git_tracking()
-
-    def get_workspace() -> Any:
-        from azureml.core import Workspace
-
-        workspace = Workspace.get(
-            name=name.name,
-            auth=_login(credentials),
-            subscription_id=name.subscription_id,
-            resource_group=name.resource_group,
-        )
-        # The SDK returns a workspace even if the service did not answer, but one without a location.
-        if not workspace.location:
-            raise ConnectionError("the service returned no details of the workspace")
-        return workspace
-
-    seconds = 900 if credentials is checks.Credentials.interactive else CALL_SECONDS
-    return call(f"open the workspace {name.name} as {credentials.value}", get_workspace, seconds)
+def workspace_of(handle: Handle) -> Any:
+    """Return the workspace that the receipt names; log in if this process has not."""
+    try:
+        name = checks.WorkspaceName(*itemgetter("subscription_id", "resource_group", "name")(handle.place))
+    except KeyError as error:
+        message = f"{handle.folder / run_folder.RECEIPT} does not name a workspace"
+        raise BackendError(message, "start a new run") from error
+    return open_workspace(name)
 
 
-def _silence_sdk() -> None:
-    """Keep the SDK's warnings off the terminal; it logs some of them on the root logger.
-
-    It also leaves thread pools to Python's shutdown, where their removal may print a traceback.
-    """
-    hook = sys.unraisablehook
-
-    def skip_pools(unraisable: sys.UnraisableHookArgs) -> None:
-        if getattr(unraisable.object, "__qualname__", None) != "Pool.__del__":
-            hook(unraisable)
-
-    sys.unraisablehook = skip_pools
-    for name in ("azureml", "azure", "msrest", "urllib3"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger().addFilter(lambda record: "azureml" not in record.pathname)
+def has_node_log(urls: dict[str, str]) -> bool:
+    """Return whether a run's logs include the node's, which exists once the node has printed something."""
+    return any(STREAMED.fullmatch(name) for name in urls)
 
 
-def _disable_git_tracking() -> None:
-    """Keep the SDK from sending the address of a git repository around the temporary folder.
-
-    The address may contain a password, and the code does not come from that repository.
-    """
-    from azureml._base_sdk_common.tracking import global_tracking_info_registry
-
-    global_tracking_info_registry.providers.clear()
-
-
-def _login(credentials: checks.Credentials) -> Any:
-    from azureml.core import authentication
-
-    if credentials is checks.Credentials.service_principal:
-        tenant, principal, password = (os.environ[name] for name in checks.PRINCIPAL_VARIABLES)
-        return authentication.ServicePrincipalAuthentication(tenant, principal, password)
-    if credentials is checks.Credentials.azure_cli:
-        # The SDK's own class needs the Azure CLI installed in this Python environment.
-        return authentication.TokenAuthentication(_azure_cli_token)
-    return authentication.InteractiveLoginAuthentication()
+def _failure(details: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an observation that say why the run failed."""
+    envelope = details.get("error") or {}
+    body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
+    reason = " ".join(str(body.get("message") or "the service gives no reason").split())[:500]
+    if "preempt" in reason.lower() or "pre-empt" in reason.lower():
+        return {"error": f"the node was preempted: {reason}", "is_lost": True}
+    has_trainer_failed = "JobFailed" in str(body)
+    return {"error": f"the run failed in the service: {reason}", "has_trainer_failed": has_trainer_failed}
 
 
-def _azure_cli_token(audience: str) -> str:
-    """Return a token of the Azure CLI; cached until shortly before it expires, because it takes a second."""
-    from azure.identity import AzureCliCredential
+def _read_url(url: str, first: int) -> bytes:
+    import requests
 
-    with _tokens_lock:
-        token = _tokens.get(audience)
-        if token is None or token.expires_on - time.time() < TOKEN_SECONDS:
-            _tokens[audience] = token = AzureCliCredential().get_token(f"{audience.rstrip('/')}/.default")
-        return str(token.token)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and its causes, including those in the SDK's `inner_exception`."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        inner = getattr(error, "inner_exception", None)
-        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+    answer = requests.get(url, headers={"Range": f"bytes={first}-"}, timeout=LOG_TIMEOUT_SECONDS)
+    if answer.status_code == 416:  # noqa: PLR2004 - it is empty, or shorter than that
+        return b""
+    answer.raise_for_status()
+    return answer.content if answer.status_code == 206 else answer.content[first:]  # noqa: PLR2004
 
 
-def _status_of(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)
-    for found in (getattr(error, "status_code", None), getattr(response, "status_code", None)):
-        if isinstance(found, int):
-            return found
-    match = _STATUS.search(str(error))
-    return int(match.group(1)) if match else None
-
-
-def _first_sentence(error: BaseException) -> str:
-    """Return the message within an exception's text, on one line and without secrets."""
-    text = redact(" ".join(str(getattr(error, "message", None) or error).split()))
-    match = re.search(r"[\"']message[\"']:\s*[\"']([^\"']{3,})", text)
-    return (match.group(1) if match else text)[:300] or type(error).__name__
+def _report_metrics(run: Any) -> None:
+    """Report the run's metrics; missing ones do no harm, because result.json has them."""
+    try:
+        metrics = call_with_retries("read the run's metrics", run.get_metrics)
+    except ServiceError as error:
+        report(f"{error.message}; result.json has them too")
+        return
+    last = {
+        name: values[-1] if isinstance(values, list) else values for name, values in sorted(metrics.items())
+    }
+    report(f"metrics: {', '.join(f'{name} {value}' for name, value in last.items()) or 'none'}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import cpu, run_folder
 from mnist_cnn.config import Format, Loss, Numerics, Precision
 from mnist_cnn.data import datasets
-from mnist_cnn.errors import BackendError, MnistCnnError
+from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled
 from mnist_cnn.files import atomic
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content, percent
@@ -50,12 +50,14 @@ def train(  # noqa: PLR0913 - only the first two are required
     force: bool = False,
     on_epoch: Callable[[EpochRow], None] = lambda row: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train `job`; write model, plots, history and result.json to `folder`, which must exist.
 
     Resumes from the newest undamaged checkpoint, if there is one. `checkpoints` are in `folder` by default;
     `run_name`, by default the folder's, is stored in model.onnx. `force` resumes even if the job or the
-    runtime has changed, and the result lists the changes.
+    runtime has changed, and the result lists the changes. If it `is_stopping` at the end of an epoch, it
+    writes a checkpoint and ends.
 
     Raises:
         DataError: the data differ from what the job describes.
@@ -63,6 +65,7 @@ def train(  # noqa: PLR0913 - only the first two are required
             `folder` cannot be written.
         ConfigurationError: the network cannot be built, or the checkpoint does not fit the job or runtime.
         TrainingError: the loss or a weight is not finite.
+        RunCancelled: it was told to stop.
         MemoryError, OSError, TensorFlow's errors: the caller translates them (`worker.translated_errors`).
     """
     on_progress(Progress("preparing"))
@@ -77,12 +80,17 @@ def train(  # noqa: PLR0913 - only the first two are required
     for epoch in range(len(history) + 1, job.train.epochs + 1):
         row = trainer.run_epoch(epoch, on_progress)
         history.append(row)
-        if epoch % job.train.checkpoint_every == 0 or epoch == job.train.epochs:
+        is_last = epoch == job.train.epochs
+        must_stop = is_stopping() and not is_last
+        if is_last or must_stop or epoch % job.train.checkpoint_every == 0:
             state, generators = trainer.state(), checkpoint.generators()
             checkpoints.save(Checkpoint(job, runtime, tuple(history), state, generators, changes))
         run_folder.write_history(folder, history)
         log.info("%s", describe_epoch(row, job))
         on_epoch(row)
+        if must_stop:
+            message = f"stopped after epoch {epoch} of {job.train.epochs}, because the machine asked for it"
+            raise RunCancelled(message)
     seconds = time.perf_counter() - started
 
     on_progress(_finalizing(trainer))

@@ -12,7 +12,8 @@ from loopback import Fault
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import run as azure_run
+from mnist_cnn.backends.azure import service as azure_service
+from mnist_cnn.backends.remote import run, state
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ OUTAGE_SECONDS = 600.0
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(azure_run, "time", clock)
+    monkeypatch.setattr(run, "time", clock)
+    monkeypatch.setattr(azure_service, "time", clock)
     return clock
 
 
@@ -61,7 +63,7 @@ def test_the_addresses_of_the_logs_are_asked_for_again_later(made: ServiceRun, c
     made.begin()
     run = made.attach()
     assert made.polls(run, clock, 2) == ["details", "state"]
-    assert made.polls(run, clock, 1, every=azure_run.LIST_SECONDS) == ["details"]
+    assert made.polls(run, clock, 1, every=azure_service.LIST_SECONDS) == ["details"]
 
 
 def test_a_log_that_cannot_be_read_is_looked_for_again(made: ServiceRun, clock: Clock) -> None:
@@ -74,9 +76,9 @@ def test_pauses_grow_while_nothing_changes(made: ServiceRun, clock: Clock) -> No
     seconds, run = 100, made.attach()
     made.set_state("Queued")
     asked = made.polls(run, clock, 10 * seconds, every=0.1)
-    assert seconds / azure_run.SLOW_POLL_SECONDS < len(asked) < seconds / 4
+    assert seconds / state.SLOW_POLL_SECONDS < len(asked) < seconds / 4
     made.set_state("Running")
-    made.polls(run, clock, 1, every=azure_run.SLOW_POLL_SECONDS)
+    made.polls(run, clock, 1, every=state.SLOW_POLL_SECONDS)
     assert len(made.polls(run, clock, 6, every=0.1)) == 1  # within 0.6 seconds
 
 

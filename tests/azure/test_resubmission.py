@@ -16,12 +16,11 @@ from loopback import Fault
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import run as azure_run
-from mnist_cnn.backends.azure import snapshot
-from mnist_cnn.backends.azure import submit as submission
-from mnist_cnn.backends.azure.failures import SubmissionUnknown, Superseded
-from mnist_cnn.backends.azure.service import ServiceError
-from mnist_cnn.backends.azure.submitter import SUBMITTER
+from mnist_cnn.backends.remote import resubmission, snapshot, submission
+from mnist_cnn.backends.remote import run as remote_run
+from mnist_cnn.backends.remote.failures import SubmissionUnknown, Superseded
+from mnist_cnn.backends.remote.service import ServiceError
+from mnist_cnn.backends.remote.submitter import SUBMITTER
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     from azureml._restclient import clientbase
 
     monkeypatch.setattr(clientbase, "DEFAULT_503_BACKOFF", 0)
-    monkeypatch.setattr(submission, "SLOW_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(resubmission, "SLOW_POLL_SECONDS", 0.0)
     monkeypatch.setattr(submission, "LATE_START_SECONDS", 0.3)
 
 
@@ -59,7 +58,7 @@ def resubmit(lost: ServiceRun, *faults: Fault) -> None:
     run = lost.attach()
     run.status()
     lost.azure.faults.add(*faults)
-    submission.resubmit(run, lost.id, "why")
+    resubmission.resubmit(run.folder, run.service, lost.id, "why")
 
 
 @pytest.fixture
@@ -129,7 +128,7 @@ def test_a_resubmission_hears_of_its_cancellation(
 def test_a_resubmission_without_room_here_ends_the_run(
     lost: ServiceRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(_folder: Path) -> None:
+    def write(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/full")
 
     monkeypatch.setattr(snapshot, "write", write)
@@ -179,7 +178,7 @@ def test_a_run_that_another_process_changed_is_not_submitted(
     run.status()
     change_receipt(lost, **changes)
     before = lost.receipt()
-    submission.resubmit(run, lost.id, "why")
+    resubmission.resubmit(run.folder, run.service, lost.id, "why")
     assert lost.receipt() == before
     assert submissions(azure) == 0
 
@@ -208,8 +207,9 @@ def test_a_resubmission_is_given_up_after_ten_minutes(
 ) -> None:
     """The service reports the state of the run, but cannot start it."""
     clock = Clock()
-    monkeypatch.setattr(azure_run, "time", clock)
-    monkeypatch.setattr(azure_run, "SLOW_POLL_SECONDS", 250.0)
+    monkeypatch.setattr(remote_run, "time", clock)
+    monkeypatch.setattr(resubmission, "time", clock)
+    monkeypatch.setattr(resubmission, "SLOW_POLL_SECONDS", 250.0)
     azure.faults.add(BUSY)
     with pytest.raises(BackendError) as raised:
         lost.attach().wait()

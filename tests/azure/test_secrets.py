@@ -170,7 +170,7 @@ def test_no_process_title_holds_a_secret(flow: Flow) -> None:
 def test_the_snapshot_has_the_packages_files_and_no_others(flow: Flow) -> None:
     run = flow.azure.runs[run_folder.read_receipt(flow.work / "run").id]
     names = flow.azure.handlers.snapshots.files((run.definition or {})["snapshotId"])
-    assert {"entry.py", "mnist_cnn/conf/config.yaml", "mnist_cnn/backends/azure/run.py"} <= set(names)
+    assert {"entry.py", "mnist_cnn/conf/config.yaml", "mnist_cnn/backends/remote/run.py"} <= set(names)
     package = Path(run_folder.__file__).parent
     sources = {f"mnist_cnn/{path.relative_to(package).as_posix()}" for path in package.rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} >= sources

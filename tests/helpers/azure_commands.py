@@ -59,11 +59,11 @@ def run_here(*arguments: str, cwd: Path) -> Ended:
 
 def forget() -> None:
     """Forget the logins, workspaces, clusters and uploads of earlier commands in this process."""
-    from mnist_cnn.backends.azure import service, submit
+    from mnist_cnn.backends.azure import prepare, sdk
 
-    service.open_workspace.cache_clear()
-    service._tokens.clear()  # noqa: SLF001 - a new process starts without them
-    submit._done_at.clear()  # noqa: SLF001
+    sdk.open_workspace.cache_clear()
+    sdk._tokens.clear()  # noqa: SLF001 - a new process starts without them
+    prepare._done_at.clear()  # noqa: SLF001
 
 
 def train(azure: AzureService, cwd: Path, *overrides: str) -> Ended:

@@ -13,9 +13,9 @@ from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.config import AzureConfig
-from mnist_cnn.backends.azure.entry import FAILURE, PROGRESS
-from mnist_cnn.backends.azure.run import AzureRun
-from mnist_cnn.backends.azure.submit import resubmit
+from mnist_cnn.backends.azure.service import WorkspaceService
+from mnist_cnn.backends.remote.node import FAILURE, PROGRESS
+from mnist_cnn.backends.remote.run import RemoteRun
 from mnist_cnn.training.runtime import versions
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ class ServiceRun:
         self.run = azure.runs.create(self.id, self.config.experiment, target=self.config.cluster)
         forget()
 
-    def attach(self) -> AzureRun:
+    def attach(self) -> RemoteRun:
         """Return the run as the backend attaches to it."""
-        return AzureRun(self.folder, self.config, resubmit)
+        return RemoteRun(self.folder, WorkspaceService(self.config))
 
     def set_state(self, state: str, error: str | None = None) -> None:
         """Set the state that the service reports, and why it failed."""
@@ -112,7 +112,7 @@ class ServiceRun:
     def receipt(self) -> run_folder.Receipt:
         return run_folder.read_receipt(self.folder)
 
-    def polls(self, run: AzureRun, clock: Clock, times: int, every: float = 2.0) -> list[str]:
+    def polls(self, run: RemoteRun, clock: Clock, times: int, every: float = 2.0) -> list[str]:
         """Ask for the status `times` times, `every` seconds apart; return which requests that caused."""
         asked = []
         for _ in range(times):
@@ -136,6 +136,9 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+    def time(self) -> float:
+        return 1.7e9 + self.now
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

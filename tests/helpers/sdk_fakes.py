@@ -13,9 +13,10 @@ from helpers.records import write_receipt
 
 from mnist_cnn import compose
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import run as azure_run
+from mnist_cnn.backends.azure import service as azure_service
 from mnist_cnn.backends.azure.config import AzureConfig
-from mnist_cnn.backends.azure.run import AzureRun
+from mnist_cnn.backends.azure.service import WorkspaceService
+from mnist_cnn.backends.remote.run import RemoteRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +76,7 @@ class FakeRun:
         assert tags
 
 
-def attach(patch: pytest.MonkeyPatch, folder: Path, *found: FakeRun | Exception, **service: str) -> AzureRun:
+def attach(patch: pytest.MonkeyPatch, folder: Path, *found: FakeRun | Exception, **service: str) -> RemoteRun:
     """Return a run whose SDK's runs are `found`, one at each search and the last one from then on."""
     write_receipt(folder, Status.queued, backend="azure", id=FakeRun.id, service=service)
     remaining = list(found)
@@ -86,9 +87,9 @@ def attach(patch: pytest.MonkeyPatch, folder: Path, *found: FakeRun | Exception,
             raise run
         return run
 
-    patch.setattr(azure_run, "find_run", find_run)
-    patch.setattr(AzureRun, "workspace", lambda _self: None)
-    return AzureRun(folder, config_of(), lambda *_: None)
+    patch.setattr(azure_service, "find_run", find_run)
+    patch.setattr(azure_service, "workspace_of", lambda _handle: None)
+    return RemoteRun(folder, WorkspaceService(config_of()))
 
 
 class NotFoundByService(Exception):  # noqa: N818 - only its status matters

@@ -11,8 +11,8 @@ from helpers.azure_runs import Clock
 from helpers.sdk_fakes import config_of, provide
 
 from mnist_cnn.backends.azure import cluster
-from mnist_cnn.backends.azure.failures import ClusterRefused
-from mnist_cnn.backends.azure.service import ServiceError
+from mnist_cnn.backends.remote.failures import NodesRefused
+from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def test_show_prints_the_status_as_the_sdk_serializes_it() -> None:
 @pytest.mark.parametrize(
     ("state", "size", "reason", "kind"),
     [
-        ("Failed", "Standard_D2_v2", "not supported", ClusterRefused),
+        ("Failed", "Standard_D2_v2", "not supported", NodesRefused),
         ("Failed", "Standard_D2_v2", "above the Quota", BackendError),
         ("Failed", "Standard_X99", "not supported", BackendError),
         ("Canceled", "Standard_D2_v2", "not supported", BackendError),
@@ -181,7 +181,7 @@ def test_a_failed_cluster_would_fail_again_only_with_the_same_size(
 
 def test_a_creation_that_is_refused_at_once_would_be_refused_again(create: Callable[..., Any]) -> None:
     create(RuntimeError("Response Code: 400 Content: Specified VM size is not supported"))
-    with pytest.raises(ClusterRefused, match="HTTP 400"):
+    with pytest.raises(NodesRefused, match="HTTP 400"):
         cluster.ensure(None, None, config_of())
 
 
@@ -189,5 +189,5 @@ def test_a_creation_above_the_quota_may_succeed_later(create: Callable[..., Any]
     create(RuntimeError("Response Code: 400 Content: {'code': 'ClusterCoreQuotaReached'}"))
     with pytest.raises(BackendError, match="HTTP 400") as raised:
         cluster.ensure(None, None, config_of())
-    assert not isinstance(raised.value, ClusterRefused)
+    assert not isinstance(raised.value, NodesRefused)
     assert "ask for more cores" in raised.value.hint

@@ -12,6 +12,7 @@ from helpers.sdk_fakes import config_of
 import mnist_cnn
 from mnist_cnn import launch
 from mnist_cnn.backends.azure import entry, plan
+from mnist_cnn.backends.remote import node
 from mnist_cnn.result import Progress
 from mnist_cnn.training import train, worker
 
@@ -33,7 +34,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AZUREML_RUN_ID", "mnist_1")
     monkeypatch.setattr(entry, "HERE", Path(mnist_cnn.__file__).resolve().parent.parent)
-    monkeypatch.setattr(entry, "Metrics", lambda: SimpleNamespace(log=lambda **_: None, flush=lambda: None))
+    monkeypatch.setattr(entry, "Metrics", node.NoObserver)
     monkeypatch.setattr(worker, "print_log", lambda: None)
     monkeypatch.setattr(train, "train", record)
     return calls
@@ -57,10 +58,10 @@ def test_the_trainer_gets_what_the_request_says(
 
 def test_a_new_status_is_printed_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Other progress is printed every few seconds."""
-    print_progress = entry._progress_printer()  # noqa: SLF001
+    print_progress = node._progress_printer()  # noqa: SLF001
     for status in ("preparing", "running", "running", "finalizing"):
         print_progress(Progress(status))
-    printed = [line.removeprefix(entry.PROGRESS) for line in capsys.readouterr().out.splitlines()]
+    printed = [line.removeprefix(node.PROGRESS) for line in capsys.readouterr().out.splitlines()]
     assert [text.partition(",")[0] for text in printed] == [
         f'{{"status": "{status}"' for status in ("preparing", "running", "finalizing")
     ]

@@ -12,8 +12,9 @@ from unittest.mock import Mock
 import pytest
 
 from mnist_cnn import compose, launch
-from mnist_cnn.backends.azure import checks, plan, snapshot
+from mnist_cnn.backends.azure import checks, plan
 from mnist_cnn.backends.azure.config import AzureConfig
+from mnist_cnn.backends.remote import node, snapshot
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training.exact import network_check
 
@@ -52,7 +53,7 @@ def test_a_plan_needs_no_credentials_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_the_snapshot_holds_source_and_configuration_alone() -> None:
-    names = {file.name for file in snapshot.files()}
+    names = {file.name for file in snapshot.files(entry=plan.ENTRY)}
     needed = {
         "entry.py",
         "mnist_cnn/training/train.py",
@@ -69,8 +70,8 @@ def test_the_snapshot_holds_source_and_configuration_alone() -> None:
 def test_two_snapshots_are_equal_down_to_their_times(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    snapshot.write(tmp_path / "a")
-    snapshot.write(tmp_path / "b")
+    snapshot.write(tmp_path / "a", snapshot.files())
+    snapshot.write(tmp_path / "b", snapshot.files())
     described = [
         {
             str(path.relative_to(root)): (path.stat().st_mtime, path.read_bytes() if path.is_file() else b"")
@@ -83,7 +84,7 @@ def test_two_snapshots_are_equal_down_to_their_times(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_trains_without_the_installed_package(tmp_path: Path) -> None:
-    snapshot.write(tmp_path)
+    snapshot.write(tmp_path, snapshot.files())
     code = "import mnist_cnn.training.train as train, mnist_cnn.backends.azure.plan; print(train.__file__)"
     ended = run_python("-c", code, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
@@ -92,7 +93,7 @@ def test_a_snapshot_trains_without_the_installed_package(tmp_path: Path) -> None
 
 def test_the_entry_script_refuses_to_train_with_another_copy(tmp_path: Path) -> None:
     (tmp_path / "entry.py").write_bytes((Path(plan.__file__).parent / "entry.py").read_bytes())
-    job = plan.encode(launch.make_job("train.epochs=3"))
+    job = node.encode(launch.make_job("train.epochs=3"))
     arguments = ("--job", job, "--data-folder", ".", "--checkpoints", ".")
     ended = run_python("-P", "entry.py", *arguments, cwd=tmp_path)
     assert ended.returncode == 1
@@ -101,13 +102,13 @@ def test_the_entry_script_refuses_to_train_with_another_copy(tmp_path: Path) -> 
 
 def test_a_job_travels_as_one_token_and_keeps_its_digest() -> None:
     job = launch.make_job("train.epochs=3")
-    token = plan.encode(job)
+    token = node.encode(job)
     assert token.replace("-", "").replace("_", "").isalnum()
-    decoded = plan.decode(token)
+    decoded = node.decode(token)
     assert decoded.digest == job.digest
     assert decoded.data.dir is None
     with pytest.raises(ConfigurationError, match="--job"):
-        plan.decode(token[:-20])
+        node.decode(token[:-20])
 
 
 def test_a_job_too_long_for_an_argument_is_refused(tmp_path: Path) -> None:

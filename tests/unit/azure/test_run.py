@@ -14,8 +14,10 @@ from helpers.sdk_fakes import FakeRun, NotFoundByService, attach
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import log, outputs, submitter
-from mnist_cnn.backends.azure import run as azure_run
+from mnist_cnn.backends.azure import service as azure_service
+from mnist_cnn.backends.remote import log, outputs, submitter
+from mnist_cnn.backends.remote import run as remote_run
+from mnist_cnn.backends.remote import state as run_state
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(azure_run, "time", clock)
+    monkeypatch.setattr(remote_run, "time", clock)
+    monkeypatch.setattr(azure_service, "time", clock)
     monkeypatch.setattr(log, "_piece", lambda *_: b"")
     return clock
 
@@ -77,7 +80,7 @@ def test_a_run_that_is_still_being_submitted_is_not_reported_as_cancelled(
     service = {submitter.SUBMITTER: submitter.this_process()}
     with pytest.raises(BackendError, match="marked as cancelled, but is still being submitted"):
         attach(monkeypatch, tmp_path, NotFoundByService(), **service).cancel()
-    assert azure_run.CANCELLED in run_folder.read_receipt(tmp_path).service
+    assert run_state.CANCELLED in run_folder.read_receipt(tmp_path).service
 
 
 @pytest.mark.usefixtures("clock")
@@ -106,7 +109,7 @@ def test_nothing_of_one_run_is_recorded_for_the_next(
     following = dataclasses.replace(run_folder.read_receipt(tmp_path), id="run-2")
     found.on_details = lambda: run_folder.write_receipt(tmp_path, following)
     monkeypatch.setattr(log, "_piece", lambda *_: b"a line of the first run\n")
-    monkeypatch.setattr(azure_run, "LOG_SECONDS", -1.0)  # it need not be complete
+    monkeypatch.setattr(run_state, "LOG_SECONDS", -1.0)  # it need not be complete
     monkeypatch.setattr(outputs, "download", lambda *_: pytest.fail("it was downloaded"))
     run.status()
     run._download_result()  # noqa: SLF001 - the run may be superseded between the poll and the download

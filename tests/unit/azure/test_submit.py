@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +14,13 @@ from helpers.sdk_fakes import FakeRun, config_in, config_of, provide
 
 from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import plan
-from mnist_cnn.backends.azure import submit as submission
-from mnist_cnn.backends.azure.failures import ClusterRefused
-from mnist_cnn.backends.azure.run import AzureRun
+from mnist_cnn.backends.azure import plan, prepare
+from mnist_cnn.backends.azure.service import WorkspaceService
+from mnist_cnn.backends.remote import node, submission
+from mnist_cnn.backends.remote.failures import NodesRefused
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted
 
-Submit = Callable[..., AzureRun]
+Submit = Callable[..., None]
 
 
 @pytest.fixture
@@ -28,15 +29,16 @@ def submit(tmp_path: Path) -> Submit:
     job = launch.make_job("train.epochs=1")
     (tmp_path / "run").mkdir()
 
-    def submit_job(*overrides: str, force: bool = False) -> AzureRun:
-        return submission.submit(job, config_in(tmp_path, *overrides), tmp_path / "run", force=force)
+    def submit_job(*overrides: str, force: bool = False) -> None:
+        service = WorkspaceService(config_in(tmp_path, *overrides))
+        submission.submit(job, service, tmp_path / "run", force=force)
 
     return submit_job
 
 
 def refusing(reason: str) -> Callable[..., None]:
     def send(*_: object) -> None:
-        raise ClusterRefused(reason, "delete it")
+        raise NodesRefused(reason, "delete it")
 
     return send
 
@@ -87,12 +89,9 @@ def hears_interrupts() -> Iterator[None]:
 @pytest.fixture
 def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let everything before the submission succeed without a request."""
-    workspace = SimpleNamespace(name="w", location="here", resource_group="g")
-    monkeypatch.setattr(AzureRun, "workspace", lambda _self: workspace)
-    monkeypatch.setattr(AzureRun, "cost_report", lambda _self: iter(["the costs"]))
-    monkeypatch.setattr(submission, "start_thread", lambda _act: None)  # which imports the SDK
-    monkeypatch.setattr(submission, "_prepare", lambda *_: (None, None))
-    monkeypatch.setattr(submission, "_configuration", lambda *_: None)
+    monkeypatch.setattr(WorkspaceService, "costs", lambda *_: iter(["the costs"]))
+    monkeypatch.setattr(WorkspaceService, "prepare", lambda *_: nullcontext())
+    monkeypatch.setattr(WorkspaceService, "on_started", lambda *_: None)
 
 
 @pytest.mark.usefixtures("hears_interrupts", "prepared")
@@ -102,14 +101,12 @@ def test_ctrl_c_during_the_submission_records_the_started_run(
     """It is acknowledged at once, because the service may take minutes to answer."""
     said = []
 
-    def start(_experiment: object, _configuration: object, run_id: str) -> FakeRun:
+    def start(*_: object) -> str:
         signal.raise_signal(signal.SIGINT)
         said.append(capfd.readouterr().err)
-        run = FakeRun()
-        run.id = run_id
-        return run
+        return FakeRun().get_portal_url()
 
-    monkeypatch.setattr(submission, "start", start)
+    monkeypatch.setattr(WorkspaceService, "start", start)
     with pytest.raises(Interrupted, match="has started and is still running"):
         submit()
     receipt = run_folder.read_receipt(tmp_path / "run")
@@ -123,10 +120,10 @@ def test_ctrl_c_during_the_submission_records_the_started_run(
 def test_ctrl_c_before_the_submission_is_acknowledged_before_the_costs(
     submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def prepare(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(submission, "_prepare", prepare)
+    monkeypatch.setattr(WorkspaceService, "prepare", interrupt)
     with pytest.raises(Interrupted, match="before"):
         submit()
     assert capsys.readouterr().err.splitlines()[-2:] == [
@@ -154,12 +151,12 @@ def test_the_sdk_gets_arguments_mounts_and_the_limit_in_seconds(
     job = launch.make_job()
     store = SimpleNamespace(path=lambda folder: SimpleNamespace(as_mount=lambda: f"mounted {folder}"))
     mounts = {plan.DATA_MOUNT: "mnist", plan.CHECKPOINT_MOUNT: "checkpoints"}
-    made = submission._configuration(plan.request(job, config), config, store, mounts, tmp_path)  # noqa: SLF001
+    made = prepare.configuration(plan.request(job, config), config, store, mounts, tmp_path)
     assert made == {"source_directory": str(tmp_path), "run_config": "the run configuration"}
     assert given["max_run_duration_seconds"] == 90 * 60
     assert given["compute_target"] == "traincluster"
     assert given["script_params"] == {
-        "--job": plan.encode(job),
+        "--job": node.encode(job),
         "--data-folder": "mounted mnist",
         "--checkpoints": "mounted checkpoints",
         "--device": "gpu",

@@ -12,8 +12,9 @@ import numpy as np
 from helpers.sdk_fakes import FakeStore
 
 from mnist_cnn import launch
-from mnist_cnn.backends.azure import checkpoints, upload
-from mnist_cnn.backends.azure.snapshot import SentFile
+from mnist_cnn.backends.azure import store as datastore
+from mnist_cnn.backends.remote import checkpoints
+from mnist_cnn.backends.remote.snapshot import SentFile
 from mnist_cnn.result import EpochRow
 from mnist_cnn.training import checkpoint
 from mnist_cnn.training.runtime import Runtime
@@ -30,7 +31,7 @@ def test_a_file_whose_content_has_changed_is_sent_again(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         files.append(SentFile(name, tmp_path / name, len(content)))
     store = FakeStore(**{"mnist/same": b"1234", "mnist/changed": b"4321", "mnist/longer": b"1234"})
-    missing = upload.missing(store, "mnist", tuple(files))
+    missing = datastore.missing(store, "mnist", tuple(files))
     assert [file.name for file in missing] == ["changed", "longer", "new"]
 
 
@@ -47,7 +48,7 @@ def test_a_damaged_checkpoint_on_the_store_does_not_count(tmp_path: Path) -> Non
         store.blobs[f"c/{path.stem}-0.sha256"] = hashlib.sha256(content).hexdigest().encode()
     store.blobs["c/epoch-000004-0.npz"] = content[:-1]
     (tmp_path / "run").mkdir()
-    checkpoints.download(store, "c", tmp_path / "run")
+    checkpoints.download(datastore.DatastoreFiles(store), "c", tmp_path / "run")
     downloaded = [name for name in store.read if name.endswith(".npz")]
     assert downloaded == [f"c/epoch-00000{epoch}-0.npz" for epoch in (4, 3, 2)]
     newest = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints").newest()

@@ -6,16 +6,18 @@ import dataclasses
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from helpers.records import write_receipt
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import failures, log, submitter
-from mnist_cnn.backends.azure.entry import EPOCH, PROGRESS
-from mnist_cnn.errors import BackendError, TrainingError
+from mnist_cnn.backends.azure import service as azure_service
+from mnist_cnn.backends.remote import log, state, submitter
+from mnist_cnn.backends.remote.node import EPOCH, PROGRESS
+from mnist_cnn.backends.remote.service import Handle, Limits, Observation
+from mnist_cnn.errors import BackendError, MnistCnnError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
 
 if TYPE_CHECKING:
@@ -40,10 +42,10 @@ def test_the_log_of_another_run_is_not_appended(tmp_path: Path, monkeypatch: pyt
     """The receipt names the run that was submitted again."""
     write_receipt(tmp_path, Status.running, id="second")
     monkeypatch.setattr(log, "_piece", lambda *_: b"a line\n")
-    files = {"user_logs/std_log.txt": "https://store"}
-    assert log.fetch(tmp_path, "first", files) is None
+    service: Any = None
+    assert log.fetch(service, Handle(tmp_path, "first", {})) is None
     assert not (tmp_path / "log.txt").exists()
-    assert log.fetch(tmp_path, "second", files)
+    assert log.fetch(service, Handle(tmp_path, "second", {}))
     assert (tmp_path / "log.txt").read_text() == "a line\n"
 
 
@@ -70,7 +72,7 @@ def test_progress_is_never_older_than_the_history(
 ) -> None:
     """The node prints its progress every few seconds, and a row at the end of each epoch."""
     write_receipt(tmp_path, Status.running, id="run")
-    rows = 0
+    rows, service = 0, cast("Any", None)
     for piece in pieces:
         lines = ""
         for kind, epoch, *step in map(str.split, piece.splitlines()):
@@ -82,7 +84,7 @@ def test_progress_is_never_older_than_the_history(
                 progress = Progress(kind, int(epoch), 3, int(step[0]), 8, 0.5, 0.5, 100.0, 9.0)
                 lines += f"{PROGRESS}{json.dumps(dataclasses.asdict(progress))}\n"
         monkeypatch.setattr(log, "_piece", lambda *_, lines=lines: lines.encode())
-        log.fetch(tmp_path, "run", {"user_logs/std_log.txt": "https://log"})
+        log.fetch(service, Handle(tmp_path, "run", {}))
     now = run_folder.read_progress(tmp_path)
     assert now is not None
     assert (now.epoch, now.step, now.accuracy, now.seconds_left) == expected
@@ -95,16 +97,17 @@ def test_a_row_that_arrives_in_two_pieces_is_in_the_history(
     write_receipt(tmp_path, Status.running, id="run")
     row = EpochRow(1, 0.25, 0.75, 0.3, 0.8, 1.0, 15.0)
     line = f"{EPOCH}{json.dumps(dataclasses.asdict(row))}\n".encode()
+    service: Any = None
     for piece in (line[:30], line[30:]):
         monkeypatch.setattr(log, "_piece", lambda *_, piece=piece: piece)
-        log.fetch(tmp_path, "run", {"user_logs/std_log.txt": "https://log"})
+        log.fetch(service, Handle(tmp_path, "run", {}))
     assert run_folder.read_history(tmp_path) == (row,)
 
 
 @pytest.mark.parametrize(
     ("logged", "details", "expected"),
     [
-        ("", {"error": {"error": {"message": "The node was Preempted."}}}, failures.Preempted),
+        ("", {"error": {"error": {"message": "The node was Preempted."}}}, BackendError),
         ("", FAILED_ITSELF, BackendError),
         (BEGUN, FAILED_ITSELF, TrainingError),
         (BEGUN, {"error": {"error": {"message": "the disk of the node died"}}}, BackendError),
@@ -113,10 +116,14 @@ def test_a_row_that_arrives_in_two_pieces_is_in_the_history(
     ids=["preempted", "before-the-training", "in-the-training", "node", "no-reason"],
 )
 def test_without_an_error_in_the_log_the_service_says_how_a_run_failed(
-    tmp_path: Path, logged: str, details: dict[str, Any], expected: type[Exception]
+    tmp_path: Path, logged: str, details: dict[str, Any], expected: type[MnistCnnError]
 ) -> None:
     (tmp_path / "log.txt").write_text(logged)
-    error = failures.of_run(tmp_path, details)
+    seen = Observation("Failed", Status.failed, **azure_service._failure(details))  # noqa: SLF001
+    poll = state.Poll(Handle(tmp_path, "id", {}), seen, has_started=log.has_training_started(tmp_path))
+    ended, _ = state.advance(state.State(), poll, Limits(1, 1, restarts=0), now=0.0)
+    error = ended.ending.error if ended.ending else None
+    assert error is not None
     assert type(error) is expected
     assert f"resume {tmp_path}" in error.hint
 

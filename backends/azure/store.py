@@ -6,33 +6,46 @@ the container is listed afterwards.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import time
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.parallel import run_parallel
-from mnist_cnn.backends.azure.service import CALL_SECONDS, call_with_retries, report
+from mnist_cnn.backends.azure.sdk import CALL_SECONDS, call, call_with_retries
+from mnist_cnn.backends.remote.calls import report, with_retries
+from mnist_cnn.backends.remote.parallel import run_parallel
+from mnist_cnn.backends.remote.service import MIN_BYTES_PER_SECOND, Blob
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mnist_cnn.backends.azure.snapshot import SentFile
+    from mnist_cnn.backends.remote.snapshot import SentFile
 
 REPORT_SECONDS = 5.0
-MIN_BYTES_PER_SECOND = 50_000
-"""A slower transfer is abandoned."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Blob:
-    """Length in bytes and MD5 in hex; files that have the same ones are the same."""
+class DatastoreFiles:
+    """The files of a datastore, as a `Store`."""
 
-    bytes: int
-    md5: str
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def list(self, folder: str) -> dict[str, Blob]:
+        """Return the blobs in a folder, by name."""
+        return call(f"list {folder}/ on the datastore", lambda: _list(self._store, folder))
+
+    def get(self, name: str, size: int) -> bytes:
+        """Return a blob's content."""
+        blob = self._store.blob_service.get_blob_client(container=self._store.container_name, blob=name)
+        seconds = CALL_SECONDS + size / MIN_BYTES_PER_SECOND
+        content: bytes = call(f"read {name}", lambda: blob.download_blob().readall(), seconds)
+        return content
+
+    def put(self, name: str, content: bytes) -> None:
+        """Send a blob."""
+        _put(self._store, name, content, len(content))
 
 
 def default_datastore(workspace: Any) -> Any:
@@ -74,7 +87,15 @@ def send(store: Any, folder: str, files: tuple[SentFile, ...]) -> None:
 
 def send_content(store: Any, name: str, content: bytes, *, in_parallel: int = 0) -> None:
     """Send a blob; `in_parallel` is the bytes of all that are sent at the same time. Raises ServiceError."""
+    with_retries(lambda: _put(store, name, content, max(in_parallel, len(content))))
 
+
+def list_blobs(store: Any, folder: str) -> dict[str, Blob]:
+    """Return the blobs in a folder of the datastore, by name. Raises ServiceError."""
+    return call_with_retries(f"list {folder}/ on the datastore", lambda: _list(store, folder))
+
+
+def _put(store: Any, name: str, content: bytes, size: int) -> None:
     def put() -> None:
         # The datastore's client is of the copy that the SDK contains.
         storage: Any = import_module("azureml._vendor.azure_storage.blob")
@@ -87,21 +108,15 @@ def send_content(store: Any, name: str, content: bytes, *, in_parallel: int = 0)
             progress_hook=_progress_reporter(name),
         )
 
-    size = max(in_parallel, len(content))
-    call_with_retries(f"send {name}", put, CALL_SECONDS + size / MIN_BYTES_PER_SECOND)
+    call(f"send {name}", put, CALL_SECONDS + size / MIN_BYTES_PER_SECOND)
 
 
-def list_blobs(store: Any, folder: str) -> dict[str, Blob]:
-    """Return the blobs in a folder of the datastore, by name. Raises ServiceError."""
-
-    def read_list() -> dict[str, Blob]:
-        container = store.blob_service.get_container_client(store.container_name)
-        return {
-            blob.name: Blob(blob.size, bytes(blob.content_settings.content_md5 or b"").hex())
-            for blob in container.list_blobs(name_starts_with=f"{folder}/")
-        }
-
-    return call_with_retries(f"list {folder}/ on the datastore", read_list)
+def _list(store: Any, folder: str) -> dict[str, Blob]:
+    container = store.blob_service.get_container_client(store.container_name)
+    return {
+        blob.name: Blob(blob.size, bytes(blob.content_settings.content_md5 or b"").hex())
+        for blob in container.list_blobs(name_starts_with=f"{folder}/")
+    }
 
 
 def _progress_reporter(name: str) -> Callable[[int, int | None], None]:

@@ -1,7 +1,7 @@
-"""The code that is sent to a node: an allow-list of the installed package's files.
+"""What is sent to a node: the four data files, and an allow-list of the installed package's files.
 
-`entry.py` lies at the root beside `mnist_cnn/`, which contains `backends/` and `conf/` as in the wheel. No
-data set, no cache and no file of the current folder is sent. Doesn't import the SDK.
+The code is a folder `mnist_cnn/`, which contains `backends/` and `conf/` as in the wheel, and whatever script
+a service puts beside it. No cache and no file of the current folder is sent.
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mnist_cnn
 from mnist_cnn import backends
 from mnist_cnn.config import CONF_DIR
+from mnist_cnn.data import datasets
 from mnist_cnn.errors import BackendError
 
-ENTRY = "entry.py"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mnist_cnn.config import DataConfig
+
 MAX_FILES, MAX_BYTES = 2_000, 300_000_000
 """https://learn.microsoft.com/azure/machine-learning/v1/how-to-save-write-experiment-files"""
 MODIFIED = 1_700_000_000
@@ -33,11 +39,26 @@ class SentFile:
     bytes: int
 
 
-def files() -> tuple[SentFile, ...]:
-    """Return the snapshot's files, by name. Raises BackendError if the service won't accept them."""
+def data_files(config: DataConfig) -> tuple[SentFile, ...]:
+    """Return the four files under their official names, gzipped or raw as they are locally.
+
+    Raises DataError if one is missing.
+    """
+    stems = (stems[0] for stems in datasets.STEMS)
+    return tuple(
+        SentFile(f"{stem}{'.gz' if path.suffix == '.gz' else ''}", path, path.stat().st_size)
+        for stem, path in zip(stems, datasets.files(config), strict=True)
+    )
+
+
+def files(**scripts: Path) -> tuple[SentFile, ...]:
+    """Return the code's files, by name; `scripts` lie beside the package, as NAME.py.
+
+    Raises BackendError if they are too many or too large for a service.
+    """
     package = Path(mnist_cnn.__file__).parent
     backend_folder = Path(backends.__file__).parent
-    found = {ENTRY: backend_folder / "azure" / ENTRY}
+    found = {f"{name}.py": path for name, path in scripts.items()}
     for prefix, root, pattern in (
         ("mnist_cnn", package, "**/*.py"),
         ("mnist_cnn", package, "data/sources.toml"),
@@ -59,10 +80,10 @@ def files() -> tuple[SentFile, ...]:
     return snapshot
 
 
-def write(folder: Path) -> None:
-    """Copy the snapshot into an empty folder. Raises BackendError if the disk refuses."""
+def write(folder: Path, snapshot: Sequence[SentFile]) -> None:
+    """Copy the code into an empty folder. Raises BackendError if the disk refuses."""
     try:
-        for file in files():
+        for file in snapshot:
             target = folder / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file.source, target)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.sdk_fakes import provide
 
-from mnist_cnn.backends.azure import service
-from mnist_cnn.backends.azure.failures import SubmissionUnknown
-from mnist_cnn.backends.azure.parallel import run_parallel
+from mnist_cnn.backends.azure import sdk
+from mnist_cnn.backends.remote.calls import report
+from mnist_cnn.backends.remote.failures import SubmissionUnknown
+from mnist_cnn.backends.remote.parallel import run_parallel
+from mnist_cnn.backends.remote.service import ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +38,8 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZUREML_SERVICE_PRINCIPAL_PASSWORD", "geheimer geht nicht")
     text = "GET https://a/b?sv=1&sig=abc%2F&x=1 Authorization: Bearer eyJ.x.y client_secret=q "
     text += "{'accountKey': 'k+y', \"access_token\": \"tok.en\"} geheimer geht nicht"
-    error = service.translate("do it", RuntimeError(text))
-    assert isinstance(error, service.ServiceError)
+    error = sdk.translate("do it", RuntimeError(text))
+    assert isinstance(error, ServiceError)
     for text in (error.message, error.hint, error.detail):
         assert not [
             secret for secret in ("abc%2F", "eyJ", "geheimer", "=q ", "k+y", "tok.en") if secret in text
@@ -56,8 +58,8 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_error_of_the_sdk_becomes_a_message_and_a_hint(text: str, status: int | None, said: str) -> None:
-    error = service.translate("find the cluster", RuntimeError(text))
-    assert isinstance(error, service.ServiceError)
+    error = sdk.translate("find the cluster", RuntimeError(text))
+    assert isinstance(error, ServiceError)
     assert error.status == status
     assert said in error.hint
     assert "\n" not in error.message + error.hint
@@ -65,7 +67,7 @@ def test_an_error_of_the_sdk_becomes_a_message_and_a_hint(text: str, status: int
 
 def test_a_wrong_subscription_is_named_without_the_other_ones() -> None:
     for text in (WRONG_SUBSCRIPTION, SUBSCRIPTION_NAME):
-        error = service.translate("open the workspace w", RuntimeError(text))
+        error = sdk.translate("open the workspace w", RuntimeError(text))
         expected = "cannot open the workspace w: this login has no access to a subscription S-1"
         assert error.message == expected
 
@@ -80,7 +82,7 @@ def test_a_wrong_subscription_is_named_without_the_other_ones() -> None:
 def test_a_retry_is_for_a_busy_service_and_never_for_a_refusal(
     status: int | None, *, is_transient: bool
 ) -> None:
-    assert service.ServiceError("it failed", status=status).is_transient is is_transient
+    assert ServiceError("it failed", status=status).is_transient is is_transient
     assert SubmissionUnknown("it failed", status=status).is_transient is is_transient
     assert not SubmissionUnknown("it failed", status=status, is_abandoned=True).is_transient
 
@@ -99,20 +101,20 @@ def test_a_token_of_the_azure_cli_is_used_until_shortly_before_it_expires(
 
     def token_at(now: float) -> str:
         clock.now = now
-        return service._azure_cli_token("https://a/")  # noqa: SLF001
+        return sdk._azure_cli_token("https://a/")  # noqa: SLF001
 
     provide(monkeypatch, "azure.identity", AzureCliCredential=lambda: SimpleNamespace(get_token=get_token))
-    monkeypatch.setattr(service, "_tokens", {})
-    monkeypatch.setattr(service, "time", clock)
+    monkeypatch.setattr(sdk, "_tokens", {})
+    monkeypatch.setattr(sdk, "time", clock)
     used = [token_at(now) for now in (1_000.0, 4_000.0, 4_301.0, 9_000.0)]
     assert used == ["token 1", "token 1", "token 2", "token 3"]
-    assert service._azure_cli_token("https://b/") == "token 4"  # noqa: SLF001
+    assert sdk._azure_cli_token("https://b/") == "token 4"  # noqa: SLF001
     assert issued[-1] == "https://b/.default"
 
 
 def test_a_call_that_never_ends_is_abandoned() -> None:
-    with pytest.raises(service.ServiceError, match="no answer from the service in 0 seconds"):
-        service.call("wait", threading.Event().wait, seconds=0.05)
+    with pytest.raises(ServiceError, match="no answer from the service in 0 seconds"):
+        sdk.call("wait", threading.Event().wait, seconds=0.05)
 
 
 def failing(error: Exception, after: threading.Event | None = None) -> Callable[[], None]:
@@ -147,7 +149,7 @@ def test_of_several_errors_the_first_in_order_is_raised() -> None:
         run_parallel(failing(KeyError("first"), after=second_failed), second)
     ended = []
     with pytest.raises(ValueError, match="fails"):
-        run_parallel(failing(ValueError("fails")), lambda: ended.append(service.call("end", lambda: "it")))
+        run_parallel(failing(ValueError("fails")), lambda: ended.append(sdk.call("end", lambda: "it")))
     assert ended == ["it"]
 
 
@@ -159,10 +161,10 @@ def test_an_interrupted_step_reports_nothing_and_calls_nothing(capsys: pytest.Ca
     def find_and_create() -> None:
         try:
             signal.pthread_kill(main, signal.SIGINT)
-            service.call("find it", lambda: is_interrupted.wait(SECONDS))
+            sdk.call("find it", lambda: is_interrupted.wait(SECONDS))
             run_parallel(
-                lambda: service.report("creating it"),
-                lambda: service.call("create it", lambda: created.append(1)),
+                lambda: report("creating it"),
+                lambda: sdk.call("create it", lambda: created.append(1)),
             )
         finally:
             ended.set()
@@ -173,7 +175,7 @@ def test_an_interrupted_step_reports_nothing_and_calls_nothing(capsys: pytest.Ca
     assert ended.wait(SECONDS)
     assert created == []
     assert capsys.readouterr().err == ""
-    service.report("the command continues")
+    report("the command continues")
     assert "continues" in capsys.readouterr().err
 
 
@@ -182,13 +184,13 @@ def test_a_thread_pool_left_by_the_sdk_prints_no_traceback() -> None:
     code = """
 import gc
 from multiprocessing.pool import ThreadPool
-from mnist_cnn.backends.azure import service
+from mnist_cnn.backends.azure import sdk
 
 class Other:
     def __del__(self):
         raise ValueError("an error of another object")
 
-service._silence_sdk()
+sdk._silence_sdk()
 pool = ThreadPool(1)
 pool._change_notifier._writer.close()
 other = Other()

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from helpers.records import write_receipt, write_result
+from helpers.sdk_fakes import config_of
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import outputs
+from mnist_cnn.backends.azure.service import WorkspaceService
+from mnist_cnn.backends.remote import outputs
+from mnist_cnn.backends.remote.service import Handle
 from mnist_cnn.result import Result, describe_content
 
 
@@ -20,6 +23,7 @@ class NodeRun:
     """Stands for the SDK's run; its outputs are the files of a folder."""
 
     outputs: Path
+    id: str = "id"
 
     def get_file_names(self) -> list[str]:
         return ["user_logs/std_log.txt", *(f"outputs/{path.name}" for path in self.outputs.iterdir())]
@@ -48,6 +52,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def download(node: NodeRun, folder: Path) -> None:
+    service = WorkspaceService(config_of())
+    service._run = node  # noqa: SLF001 - so that it is not searched
+    outputs.download(service, Handle(folder, node.id, {}))
+
+
 def change(node: NodeRun, **values: object) -> None:
     path = node.outputs / "result.json"
     changed = dataclasses.replace(Result.from_json(path.read_text()), **values)  # type: ignore[arg-type]
@@ -57,7 +67,7 @@ def change(node: NodeRun, **values: object) -> None:
 def test_all_files_are_listed_and_the_outputs_downloaded(
     node: NodeRun, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outputs.download(node, folder)
+    download(node, folder)
     (listed,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("files: ")]
     assert listed.endswith("outputs/result.json, user_logs/std_log.txt")
     assert names(folder) == ["model.keras", "model.onnx", "result.json", "run.json"]
@@ -71,19 +81,19 @@ def test_a_file_that_the_run_folder_has_already_is_not_accepted(
     (node.outputs / name).write_text("from the node")
     change(node, files={name: describe_content(b"from the node")})
     with pytest.raises(outputs.ResultMissing, match=f"names the file {name}, which a training never writes"):
-        outputs.download(node, folder)
+        download(node, folder)
     assert names(folder) == ["run.json"]
 
 
 def test_a_result_of_another_job_is_not_accepted(node: NodeRun, folder: Path) -> None:
     change(node, job_digest="another")
     with pytest.raises(outputs.ResultMissing, match="belongs to another job"):
-        outputs.download(node, folder)
+        download(node, folder)
     assert names(folder) == ["run.json"]
 
 
 def test_a_file_that_was_damaged_on_the_way_is_not_accepted(node: NodeRun, folder: Path) -> None:
     (node.outputs / "model.onnx").write_bytes(b"model.onnq")
     with pytest.raises(outputs.ResultDamaged, match=r"model\.onnx is not the file"):
-        outputs.download(node, folder)
+        download(node, folder)
     assert names(folder) == ["run.json"]

@@ -1,6 +1,6 @@
-"""Copies a run's checkpoints between its run folder and the datastore, where its nodes keep them.
+"""Copies a run's checkpoints between its run folder and the store, where its nodes keep them.
 
-A checkpoint on the datastore is never overwritten: its name contains the checksum of its content. The
+A checkpoint in the store is never overwritten: its name contains the checksum of its content. The
 `.sha256` file is sent last. A checkpoint without one is incomplete, and may be sent again.
 """
 
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
-from mnist_cnn.backends.azure import upload
-from mnist_cnn.backends.azure.service import CALL_SECONDS, call_with_retries, report
+from mnist_cnn.backends.remote.calls import report, with_retries
 from mnist_cnn.errors import storage_error
 from mnist_cnn.files import atomic
 from mnist_cnn.training.checkpoint import KEPT, Checkpoints, read
@@ -21,28 +20,30 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from mnist_cnn.backends.remote.service import Blob, Store
 
-def send(store: Any, prefix: str, folder: Path) -> None:
-    """Send a run folder's newest sound checkpoint, if the datastore lacks it. Raises BackendError."""
+
+def send(store: Store, prefix: str, folder: Path) -> None:
+    """Send a run folder's newest sound checkpoint, if the store lacks it. Raises BackendError."""
     newest = Checkpoints(folder / run_folder.CHECKPOINTS).newest_file()
     if newest is None:
         return
     content = newest.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     name = f"{prefix}/{newest.stem[: len('epoch-000000')]}-{sha256[:16]}"
-    if f"{name}.npz" in _complete(upload.list_blobs(store, prefix)):
+    if f"{name}.npz" in _complete(with_retries(lambda: store.list(prefix))):
         return
     report(f"checkpoint: sending {name}.npz, {len(content):,} bytes")
-    upload.send_content(store, f"{name}.npz", content)
-    upload.send_content(store, f"{name}.sha256", sha256.encode())
+    with_retries(lambda: store.put(f"{name}.npz", content))
+    with_retries(lambda: store.put(f"{name}.sha256", sha256.encode()))
 
 
-def download(store: Any, prefix: str, folder: Path) -> None:
+def download(store: Store, prefix: str, folder: Path) -> None:
     """Download checkpoints, newest first, until enough of them are sound. Raises BackendError."""
-    blobs = upload.list_blobs(store, prefix)
+    blobs = with_retries(lambda: store.list(prefix))
     complete = _complete(blobs)
     if not complete:
-        report(f"checkpoints: none in {prefix}/ on the datastore")
+        report(f"checkpoints: none in {prefix}/ of the store")
     target = folder / run_folder.CHECKPOINTS
     try:
         target.mkdir(exist_ok=True)
@@ -53,16 +54,15 @@ def download(store: Any, prefix: str, folder: Path) -> None:
         if sound == KEPT:
             break
         report(f"checkpoint: downloading {name}, {blobs[name].bytes:,} bytes")
-        seconds = CALL_SECONDS + blobs[name].bytes / upload.MIN_BYTES_PER_SECOND
         path = target / PurePosixPath(name).name
         with atomic.replacing(path) as temporary:
-            temporary.write_bytes(_content(store, name, seconds))
-        checksum = _content(store, _checksum_name(name), CALL_SECONDS)
+            temporary.write_bytes(_content(store, name, blobs))
+        checksum = _content(store, _checksum_name(name), blobs)
         atomic.write_text(path.with_suffix(".sha256"), checksum.decode(errors="replace"))
         sound += read(path) is not None
 
 
-def _complete(blobs: Mapping[str, upload.Blob]) -> list[str]:
+def _complete(blobs: Mapping[str, Blob]) -> list[str]:
     """Return the names of the checkpoints that have a checksum file, newest first."""
     complete = (name for name in blobs if name.endswith(".npz") and _checksum_name(name) in blobs)
     return sorted(complete, reverse=True)
@@ -72,10 +72,5 @@ def _checksum_name(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(".sha256"))
 
 
-def _content(store: Any, name: str, seconds: float) -> bytes:
-    def read() -> bytes:
-        blob = store.blob_service.get_blob_client(container=store.container_name, blob=name)
-        content: bytes = blob.download_blob().readall()
-        return content
-
-    return call_with_retries(f"read {name}", read, seconds)
+def _content(store: Store, name: str, blobs: Mapping[str, Blob]) -> bytes:
+    return with_retries(lambda: store.get(name, blobs[name].bytes))

@@ -1,7 +1,7 @@
 """Downloads the node's log into log.txt piece by piece, and reads what it contains.
 
-The service offers a node's output as a growing blob. If a node is preempted, the next one starts a new blob.
-log.txt then contains both logs, one after the other.
+The service offers what a node prints as a growing log. If the run is started again, the next node starts a
+new one. log.txt then contains both logs, one after the other.
 """
 
 from __future__ import annotations
@@ -9,46 +9,44 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
 from typing import TYPE_CHECKING
 
 from mnist_cnn import records, run_folder
 from mnist_cnn.backends import common
-from mnist_cnn.backends.azure.entry import EPOCH, FAILURE, PROGRESS
-from mnist_cnn.backends.azure.service import ServiceError, call, report
+from mnist_cnn.backends.remote.calls import report
+from mnist_cnn.backends.remote.node import EPOCH, FAILURE, PROGRESS
+from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError, MnistCnnError, command_on, storage_error
 from mnist_cnn.files import locks
 from mnist_cnn.result import EpochRow, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-STREAMED = re.compile(r"user_logs/std_log[^/]*\.txt|azureml-logs/70_driver_log[^/]*\.txt")
+    from mnist_cnn.backends.remote.service import Handle, Service
+
 NEXT_LOG = b"==== the run was started again ====\n"
 OVERLAP = 512
 """Bytes that are fetched again to check that the log is still the same."""
-TIMEOUT_SECONDS = 30.0
 LOCK = ".log.lock"
 
 
-def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
+def fetch(service: Service, handle: Handle) -> bool | None:
     """Append the new part of the node's log to log.txt; return whether there was one.
 
-    `files` maps the names of the run's logs to their URLs. Nothing is appended if the receipt names another
-    run. None means that the log can't be read now. Also updates metrics.jsonl and progress.json.
+    Nothing is appended if the receipt names another run. None means that the log can't be read now. Also
+    updates metrics.jsonl and progress.json.
 
     Raises:
         BackendError: the local disk refuses it.
     """
-    if not has_node_log(files):
-        return False
-    name = min(name for name in files if STREAMED.fullmatch(name))
+    folder = handle.folder
     try:
         with locks.hold(folder / LOCK):
-            if run_folder.read_receipt(folder).id != run_id:
+            if run_folder.read_receipt(folder).id != handle.id:
                 return None
-            piece = call("read the node's log", lambda: _piece(folder, files[name]), 2 * TIMEOUT_SECONDS)
+            piece = _piece(folder, lambda first: service.read_log(handle, first))
             if piece:
                 with (folder / run_folder.LOG).open("ab") as file:
                     file.write(piece)
@@ -62,12 +60,7 @@ def fetch(folder: Path, run_id: str, files: Mapping[str, str]) -> bool | None:
         cause = storage_error(error, str(folder / run_folder.LOG)) if isinstance(error, OSError) else error
         hint = f"{cause.hint}; the run is still running: {command_on('follow', folder)}"
         raise BackendError(cause.message, hint) from error
-    return bool(piece)
-
-
-def has_node_log(files: Mapping[str, str]) -> bool:
-    """Return whether a run's logs include the node's, which exists once the node has printed something."""
-    return any(STREAMED.fullmatch(name) for name in files)
+    return None if piece is None else bool(piece)
 
 
 def mark_restart(folder: Path, reason: str | None = None) -> None:
@@ -124,21 +117,16 @@ def has_training_started(folder: Path) -> bool:
     return _last(folder, PROGRESS) is not None
 
 
-def _piece(folder: Path, url: str) -> bytes:
-    """Return the part of the log at `url` that log.txt does not contain."""
-    import requests
-
+def _piece(folder: Path, read: Callable[[int], bytes | None]) -> bytes | None:
+    """Return the part of the node's log that log.txt does not contain; `read` returns it from a byte on."""
     path = folder / run_folder.LOG
     known = path.read_bytes() if path.is_file() else b""
     known = known.rpartition(NEXT_LOG)[2]
     start = max(0, len(known) - OVERLAP)
     for first in dict.fromkeys((start, 0)):
-        answer = requests.get(url, headers={"Range": f"bytes={first}-"}, timeout=TIMEOUT_SECONDS)
-        if answer.status_code == 416:  # noqa: PLR2004 - it is empty, or shorter than log.txt
-            content = b""
-        else:
-            answer.raise_for_status()
-            content = answer.content if answer.status_code == 206 else answer.content[first:]  # noqa: PLR2004
+        content = read(first)
+        if content is None:
+            return None
         if content.startswith(known[first:]):
             return content[len(known) - first :]
     # It is another log, because it does not start with what is known. If it is empty, it has just started.

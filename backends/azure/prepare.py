@@ -1,0 +1,142 @@
+"""Sends data, code and checkpoint to the workspace, makes the cluster ready, and builds the SDK's request."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn import run_folder
+from mnist_cnn.backends.azure import cluster, plan, store
+from mnist_cnn.backends.azure.sdk import call_with_retries
+from mnist_cnn.backends.remote import checkpoints, snapshot
+from mnist_cnn.backends.remote.calls import report
+from mnist_cnn.backends.remote.parallel import run_parallel, start_thread
+from mnist_cnn.backends.remote.service import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mnist_cnn.backends.azure.config import AzureConfig
+    from mnist_cnn.backends.remote.service import Handle
+    from mnist_cnn.backends.remote.snapshot import SentFile
+
+REUSE_SECONDS = 60.0
+"""How long the next run of this process may rely on an upload and on the cluster's state."""
+
+_done_at: dict[tuple[Any, ...], float] = {}
+"""When this process last sent some data files, or found a cluster ready."""
+
+
+@contextmanager
+def prepared(
+    workspace: Any, handle: Handle, request: plan.Request, config: AzureConfig
+) -> Iterator[tuple[Any, Any]]:
+    """Make everything ready; yield the SDK's experiment and configuration, while the code's folder exists."""
+    report(f"workspace {workspace.name}: {workspace.location}, resource group {workspace.resource_group}")
+    start_thread(partial(import_module, "azureml.train.estimator"))  # early, because it takes seconds
+    prefix = handle.place[CHECKPOINTS]
+    mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: prefix}
+    # A thread may still write into the folder when Ctrl-C ends its use.
+    with tempfile.TemporaryDirectory(prefix="mnist-cnn-", ignore_cleanup_errors=True) as code:
+        experiment, datastore = _prepare(workspace, handle, request, config, Path(code))
+        yield experiment, configuration(request, config, datastore, mounts, Path(code))
+
+
+def _prepare(
+    workspace: Any, handle: Handle, request: plan.Request, config: AzureConfig, code: Path
+) -> tuple[Any, Any]:
+    """Send data and checkpoint, write the code, prepare the cluster; return experiment and datastore."""
+    cluster_key = (workspace.subscription_id, workspace.resource_group, workspace.name, config)
+    is_ready = _is_recent(cluster_key)
+    # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
+    experiment, (datastore, missing), target, _ = run_parallel(
+        partial(_open_experiment, workspace, request.experiment),
+        partial(_find_missing_data, workspace, request, config),
+        (lambda: None) if is_ready else partial(cluster.find, workspace, config.cluster),
+        partial(snapshot.write, code, request.snapshot),
+    )
+    report(f"experiment {experiment.name}: {experiment.get_portal_url()}")
+    address = f"account {datastore.account_name}, container {datastore.container_name}"
+    report(f"datastore {datastore.name}: {datastore.datastore_type}, {address}")
+    known = len(request.data_files) - len(missing)
+    if known:
+        where = f"{request.data_folder}/, with the same size and MD5"
+        report(f"data: {known} of {len(request.data_files)} files are already in {where}")
+    prefix, job = handle.place[CHECKPOINTS], run_folder.read_job(handle.folder).to_json().encode()
+    _, _, _, target = run_parallel(
+        partial(store.send, datastore, request.data_folder, missing),
+        # A folder must exist to be mounted.
+        partial(store.send_content, datastore, f"{prefix}/job.json", job),
+        partial(checkpoints.send, store.DatastoreFiles(datastore), prefix, handle.folder),
+        (lambda: None) if is_ready else partial(cluster.ensure, workspace, target, config),
+    )
+    _done_at.setdefault(_data_key(datastore, request, config), time.monotonic())
+    if not is_ready:
+        cluster.wait_until_ready(target, config)
+        _done_at[cluster_key] = time.monotonic()
+    return experiment, datastore
+
+
+def _open_experiment(workspace: Any, name: str) -> Any:
+    from azureml.core import Experiment
+
+    return call_with_retries(f"open the experiment {name}", partial(Experiment, workspace, name))
+
+
+def _find_missing_data(
+    workspace: Any, request: plan.Request, config: AzureConfig
+) -> tuple[Any, tuple[SentFile, ...]]:
+    """Return the datastore, and the data files that must be sent there."""
+    datastore = store.default_datastore(workspace)
+    key = _data_key(datastore, request, config)
+    if _is_recent(key):
+        return datastore, ()
+    _done_at.pop(key, None)
+    if config.data.overwrite:
+        return datastore, request.data_files
+    return datastore, store.missing(datastore, request.data_folder, request.data_files)
+
+
+def _data_key(datastore: Any, request: plan.Request, config: AzureConfig) -> tuple[Any, ...]:
+    place = (datastore.account_name, datastore.container_name, request.data_folder)
+    return (*place, request.data_files, config.data.overwrite)
+
+
+def _is_recent(key: tuple[Any, ...]) -> bool:
+    return time.monotonic() - _done_at.get(key, -REUSE_SECONDS) < REUSE_SECONDS
+
+
+def configuration(
+    request: plan.Request, config: AzureConfig, datastore: Any, mounts: dict[str, str], code: Path
+) -> Any:
+    """Return the configuration that the SDK submits. Only this function knows its deprecated `Estimator`.
+
+    An estimator can't be submitted with a run id, but the run configuration that it makes can.
+    """
+    from azureml.core import Environment, ScriptRunConfig
+    from azureml.core.conda_dependencies import CondaDependencies
+    from azureml.train.estimator import Estimator
+
+    environment = Environment(request.environment.name)
+    environment.docker.base_image = request.environment.image
+    environment.python.conda_dependencies = CondaDependencies.create(
+        python_version=request.environment.python,
+        pip_packages=list(request.environment.packages),
+        pin_sdk_version=False,
+    )
+    paths = {token: datastore.path(folder).as_mount() for token, folder in mounts.items()}
+    tokens = [paths.get(token, token) for token in request.arguments]
+    estimator = Estimator(
+        source_directory=str(code),
+        entry_script=plan.ENTRY.name,
+        script_params=dict(zip(tokens[::2], tokens[1::2], strict=True)),
+        compute_target=config.cluster,
+        environment_definition=environment,
+        max_run_duration_seconds=request.max_seconds,
+    )
+    return ScriptRunConfig(source_directory=str(code), run_config=estimator.run_config)

@@ -1,0 +1,226 @@
+"""Calls the SDK with time limits and retries, and translates its exceptions.
+
+The SDK is imported when it is first needed, `azureml.core` before any other part of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mnist_cnn.backends.azure import checks
+from mnist_cnn.backends.remote.calls import report, with_retries
+from mnist_cnn.backends.remote.parallel import start_thread, stop_if_cancelled
+from mnist_cnn.backends.remote.service import ServiceError
+from mnist_cnn.errors import BackendError, storage_error
+from mnist_cnn.redaction import redact, without_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mnist_cnn.backends.azure.checks import WorkspaceName
+
+T = TypeVar("T")
+
+CALL_SECONDS = 120.0
+"""How long a call may take, with the SDK's own retries. They last 41 s if the service answers HTTP 503."""
+STILL_WAITING_SECONDS = 30.0
+"""Interval between reports that a call is still running."""
+UNREACHABLE = {"ConnectionError", "ServiceRequestError", "ServiceResponseError", "ClientRequestError"}
+"""The network exceptions of the libraries that the SDK uses, by name."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+TOKEN_SECONDS = 300.0
+"""How long a token must still be valid to be used."""
+_tokens: dict[str, Any] = {}
+_tokens_lock = threading.Lock()
+_STATUS = re.compile(r"(?:Response Code|Code|status_code|StatusCode)[\"']?[:=\s]+[\"']?(\d{3})\b")
+_WRONG_SUBSCRIPTION = re.compile(r"access to (\S+) subscription|subscription name, (\S+), instead")
+_SUBSCRIPTION_HINT = "check the subscription_id in config.json, or log in with an account that has access"
+_LOGIN_HINTS = {
+    "AADSTS7000222": "the secret has expired; create a new one in Microsoft Entra",
+    "AADSTS7000215": "the secret is wrong; AZUREML_SERVICE_PRINCIPAL_PASSWORD must be its value, not its id",
+    "AADSTS700016": "this tenant has no such application; check AZUREML_SERVICE_PRINCIPAL_ID",
+    "AADSTS90002": "no such tenant; check AZUREML_SERVICE_PRINCIPAL_TENANT_ID",
+}
+_HINTS = {
+    401: "log in again: the service does not accept the credentials",
+    403: "ask for a role such as AzureML Data Scientist on the workspace and its storage",
+    404: "check the workspace's config.json, and that the run and the cluster still exist",
+    429: "the service is busy; try again in a minute",
+}
+NETWORK_HINT = "check the network and try again"
+
+
+def is_about_quota(detail: str) -> bool:
+    """Return whether the service refused something for a quota, which can be raised."""
+    return "quota" in detail.lower()
+
+
+def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
+    """Return what `act` returns; abandon it after `seconds`. `what` is an infinitive, "find the cluster".
+
+    Most calls of the SDK have no time-out, so each runs in a thread that can be abandoned.
+
+    Raises:
+        ServiceError: the call failed, or took too long.
+        BackendError: the local disk refused a file.
+    """
+    stop_if_cancelled()
+    future = start_thread(act)
+    deadline = time.monotonic() + seconds
+    while not future.done() and (left := deadline - time.monotonic()) > 0:
+        wait([future], min(left, STILL_WAITING_SECONDS))
+        if not future.done() and left > STILL_WAITING_SECONDS:
+            left -= STILL_WAITING_SECONDS
+            report(f"still trying to {what}; waiting for up to {left:.0f} seconds more")
+    if not future.done():
+        message = f"cannot {what}: no answer from the service in {seconds:.0f} seconds"
+        raise ServiceError(message, NETWORK_HINT, is_abandoned=True)
+    error = future.exception()  # even SystemExit and KeyboardInterrupt
+    if error is not None:
+        raise translate(what, error) from without_secrets(error)
+    return future.result()
+
+
+def call_with_retries(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
+    """Call as `call` does, and retry transient failures; `act` must be safe to repeat."""
+    return with_retries(lambda: call(what, act, seconds))
+
+
+def translate(what: str, error: BaseException) -> BackendError:
+    """Return the BackendError for an exception of the SDK, the network or the disk, without secrets."""
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, OSError) and link.filename and link.errno in DISK_ERRORS:
+            return storage_error(link, str(link.filename))
+    detail = redact(" ".join(" ".join(str(link).split()) for link in chain))
+    status = next((code for link in chain if (code := _status_of(link)) is not None), None)
+    names = {name for link in chain for name in (cls.__name__ for cls in type(link).__mro__)}
+    if status is None and names & UNREACHABLE:
+        message = f"cannot {what}: cannot reach the service ({_first_sentence(chain[-1])})"
+        return ServiceError(message, NETWORK_HINT, detail=detail)
+    login = re.search(r"AADSTS\d+", detail)
+    if login or "AuthenticationException" in names or "ClientAuthenticationError" in names:
+        reason = login.group() if login else _first_sentence(chain[0])
+        hint = _LOGIN_HINTS.get(reason, "check the credentials, or log in with az login")
+        message = f"cannot {what}: the login was refused ({reason})"
+        return ServiceError(message, hint, status=401, detail=detail)
+    if subscription := _WRONG_SUBSCRIPTION.search(detail):
+        reason = f"this login has no access to a subscription {subscription[1] or subscription[2]}"
+        return ServiceError(f"cannot {what}: {reason}", _SUBSCRIPTION_HINT, status=401, detail=detail)
+    if is_about_quota(detail):
+        hint = "ask for more cores of this family in the Azure portal, or choose another backend.vm_size"
+    else:
+        hint = _HINTS.get(status or 0, "try again; the studio may show more: https://ml.azure.com")
+    reason = f"HTTP {status}, {_first_sentence(error)}" if status else _first_sentence(error)
+    return ServiceError(f"cannot {what}: {reason}", hint, status=status, detail=detail)
+
+
+@functools.cache
+def open_workspace(name: WorkspaceName) -> Any:
+    """Log in and return the workspace, once per process. Raises ServiceError."""
+    checks.check_sdk()
+    credentials = checks.credentials()
+    _silence_sdk()
+    _disable_git_tracking()
+
+    def get_workspace() -> Any:
+        from azureml.core import Workspace
+
+        workspace = Workspace.get(
+            name=name.name,
+            auth=_login(credentials),
+            subscription_id=name.subscription_id,
+            resource_group=name.resource_group,
+        )
+        # The SDK returns a workspace even if the service did not answer, but one without a location.
+        if not workspace.location:
+            raise ConnectionError("the service returned no details of the workspace")
+        return workspace
+
+    seconds = 900 if credentials is checks.Credentials.interactive else CALL_SECONDS
+    return call(f"open the workspace {name.name} as {credentials.value}", get_workspace, seconds)
+
+
+def _silence_sdk() -> None:
+    """Keep the SDK's warnings off the terminal; it logs some of them on the root logger.
+
+    It also leaves thread pools to Python's shutdown, where their removal may print a traceback.
+    """
+    hook = sys.unraisablehook
+
+    def skip_pools(unraisable: sys.UnraisableHookArgs) -> None:
+        if getattr(unraisable.object, "__qualname__", None) != "Pool.__del__":
+            hook(unraisable)
+
+    sys.unraisablehook = skip_pools
+    for name in ("azureml", "azure", "msrest", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(lambda record: "azureml" not in record.pathname)
+
+
+def _disable_git_tracking() -> None:
+    """Keep the SDK from sending the address of a git repository around the temporary folder.
+
+    The address may contain a password, and the code does not come from that repository.
+    """
+    from azureml._base_sdk_common.tracking import global_tracking_info_registry
+
+    global_tracking_info_registry.providers.clear()
+
+
+def _login(credentials: checks.Credentials) -> Any:
+    from azureml.core import authentication
+
+    if credentials is checks.Credentials.service_principal:
+        tenant, principal, password = (os.environ[name] for name in checks.PRINCIPAL_VARIABLES)
+        return authentication.ServicePrincipalAuthentication(tenant, principal, password)
+    if credentials is checks.Credentials.azure_cli:
+        # The SDK's own class needs the Azure CLI installed in this Python environment.
+        return authentication.TokenAuthentication(_azure_cli_token)
+    return authentication.InteractiveLoginAuthentication()
+
+
+def _azure_cli_token(audience: str) -> str:
+    """Return a token of the Azure CLI; cached until shortly before it expires, because it takes a second."""
+    from azure.identity import AzureCliCredential
+
+    with _tokens_lock:
+        token = _tokens.get(audience)
+        if token is None or token.expires_on - time.time() < TOKEN_SECONDS:
+            _tokens[audience] = token = AzureCliCredential().get_token(f"{audience.rstrip('/')}/.default")
+        return str(token.token)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and its causes, including those in the SDK's `inner_exception`."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        inner = getattr(error, "inner_exception", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+
+
+def _status_of(error: BaseException) -> int | None:
+    response = getattr(error, "response", None)
+    for found in (getattr(error, "status_code", None), getattr(response, "status_code", None)):
+        if isinstance(found, int):
+            return found
+    match = _STATUS.search(str(error))
+    return int(match.group(1)) if match else None
+
+
+def _first_sentence(error: BaseException) -> str:
+    """Return the message within an exception's text, on one line and without secrets."""
+    text = redact(" ".join(str(getattr(error, "message", None) or error).split()))
+    match = re.search(r"[\"']message[\"']:\s*[\"']([^\"']{3,})", text)
+    return (match.group(1) if match else text)[:300] or type(error).__name__

@@ -1,0 +1,1 @@
+"""What runs on every cluster have in common. Knows no service; `service.py` says what one owes."""

@@ -1,0 +1,195 @@
+"""What a node runs: takes the job from its command line and trains it into ./outputs.
+
+    python -m mnist_cnn.backends.remote.node --job TOKEN --data-folder FOLDER --checkpoints FOLDER
+
+The log tells others how far the training is: lines that start with `PROGRESS`, `EPOCH` and `FAILURE` contain
+JSON. With `--finish-epoch true`, SIGTERM ends the training at the end of its epoch, with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import dataclasses
+import json
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mnist_cnn.errors import MnistCnnError
+    from mnist_cnn.job import Job
+    from mnist_cnn.result import EpochRow, Progress, Result
+
+FAILURE, PROGRESS, EPOCH = "mnist_cnn failure ", "mnist_cnn progress ", "mnist_cnn row "
+"""Prefixes of log lines that contain JSON: the error, the progress, a row of the history."""
+PROGRESS_SECONDS = 5.0
+MAX_ARGUMENT = 100_000
+"""Characters. Linux accepts 131,072 bytes in one argument."""
+
+
+def arguments(
+    job: Job, data_folder: str, checkpoints: str, *, device: str = "auto", force: bool = False
+) -> tuple[str, ...]:
+    """Return a node's command line, names and values in turn; the job is one base64url token.
+
+    `force` resumes even if the job or the runtime has changed. Raises ConfigurationError if the job is too
+    long.
+    """
+    from mnist_cnn.errors import ConfigurationError
+
+    token = encode(job)
+    if len(token) > MAX_ARGUMENT:
+        message = f"the job is {len(token)} characters as an argument; a node accepts {MAX_ARGUMENT}"
+        raise ConfigurationError(message, "shorten the file of model.file")
+    chosen = () if device == "auto" else ("--device", device)
+    forced = ("--force", "true") if force else ()
+    return ("--job", token, "--data-folder", data_folder, "--checkpoints", checkpoints, *chosen, *forced)
+
+
+def without_job(words: Sequence[str]) -> str:
+    """Return a node's command line with the length of the job's token instead of its text."""
+    name, token, *others = words
+    return " ".join((name, f"({len(token):,} characters: job.json in base64)", *others))
+
+
+def encode(job: Job) -> str:
+    """Return a job as a token of letters, digits, '-' and '_'."""
+    portable = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=None))
+    return base64.urlsafe_b64encode(portable.to_json().encode()).decode().rstrip("=")
+
+
+def decode(token: str) -> Job:
+    """Return the job of a token. Raises ConfigurationError if it isn't valid."""
+    from mnist_cnn.errors import ConfigurationError
+    from mnist_cnn.job import Job
+
+    try:
+        text = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+    except ValueError as error:
+        raise ConfigurationError("--job is not a job", "start the run with python -m mnist_cnn") from error
+    return Job.from_json(text, "--job")
+
+
+class Observer(Protocol):
+    """Is told of a training, to tell the service."""
+
+    def on_epoch(self, row: EpochRow) -> None:
+        """Take the row of an epoch."""
+
+    def on_end(self, result: Result | None) -> None:
+        """Take the result, or None if the training has failed."""
+
+
+class NoObserver:
+    """Does nothing, because the service only needs the log."""
+
+    def on_epoch(self, row: EpochRow) -> None:
+        """Do nothing."""
+
+    def on_end(self, result: Result | None) -> None:
+        """Do nothing."""
+
+
+def main(
+    words: Sequence[str] | None = None,
+    code: Path | None = None,
+    observer: Callable[[], Observer] = NoObserver,
+    run_name: str | None = None,
+) -> int | str:
+    """Train the job in the current folder; return 0, or the error message for `SystemExit`.
+
+    `code` is the folder of the copy of this package that must be used.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--job", required=True)
+    parser.add_argument("--data-folder", required=True, type=Path)
+    parser.add_argument("--checkpoints", required=True, type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--force", choices=("true", "false"), default="false")
+    parser.add_argument("--run", default=run_name)
+    parser.add_argument("--finish-epoch", choices=("true", "false"), default="false")
+    options = parser.parse_args(words)
+
+    import mnist_cnn
+    from mnist_cnn.errors import MnistCnnError
+    from mnist_cnn.training.worker import print_log
+
+    if code is not None and code not in Path(mnist_cnn.__file__).resolve().parents:
+        return f"mnist_cnn is {mnist_cnn.__file__}, not the snapshot's copy in {code}"
+    print_log()
+    observing = observer()
+    try:
+        result = _train(options, observing)
+    except MnistCnnError as error:
+        observing.on_end(None)
+        _print_failure(error)
+        return error.message
+    observing.on_end(result)
+    return 0
+
+
+def _train(options: argparse.Namespace, observer: Observer) -> Result:
+    from mnist_cnn.training.checkpoint import MountedCheckpoints
+    from mnist_cnn.training.train import train
+    from mnist_cnn.training.worker import translated_errors
+
+    job = decode(options.job)
+    job = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=str(options.data_folder)))
+    outputs = Path("outputs")
+    is_stopping = threading.Event()
+    if options.finish_epoch == "true":
+        signal.signal(signal.SIGTERM, lambda *_: is_stopping.set())
+
+    def on_epoch(row: EpochRow) -> None:
+        print(f"{EPOCH}{json.dumps(dataclasses.asdict(row))}", flush=True)
+        observer.on_epoch(row)
+
+    with translated_errors():
+        outputs.mkdir(exist_ok=True)
+        return train(
+            job,
+            outputs,
+            device=options.device,
+            checkpoints=MountedCheckpoints(options.checkpoints),
+            run_name=options.run,
+            force=options.force == "true",
+            on_epoch=on_epoch,
+            on_progress=_progress_printer(),
+            is_stopping=is_stopping.is_set,
+        )
+
+
+def _progress_printer() -> Callable[[Progress], None]:
+    """Return a function that prints the progress: a new status at once, else at most every few seconds."""
+    last, status = 0.0, ""
+
+    def print_progress(progress: Progress) -> None:
+        nonlocal last, status
+        if progress.status != status or time.monotonic() - last >= PROGRESS_SECONDS:
+            last, status = time.monotonic(), progress.status
+            print(f"{PROGRESS}{json.dumps(dataclasses.asdict(progress))}", flush=True)
+
+    return print_progress
+
+
+def _print_failure(error: MnistCnnError) -> None:
+    from mnist_cnn.run_folder import STOPPED
+    from mnist_cnn.training.train import log
+
+    log.error("%s%s", STOPPED, error.message)
+    fields: dict[str, Any] = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
+    print(f"{FAILURE}{json.dumps(fields)}", flush=True)
+
+
+if __name__ == "__main__":
+    from mnist_cnn.redaction import redacted
+
+    # Libraries and threads print there too.
+    sys.stdout, sys.stderr = redacted(sys.stdout), redacted(sys.stderr)
+    raise SystemExit(main())

@@ -1,0 +1,204 @@
+"""What a cluster's service must do, so that `RemoteBackend` can train there."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mnist_cnn import run_folder
+from mnist_cnn.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from mnist_cnn.backend import ModelRef, Status
+    from mnist_cnn.config import BackendConfig
+    from mnist_cnn.job import Job
+    from mnist_cnn.result import Result
+
+TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
+NOT_FOUND = 404
+CHECKPOINTS = "checkpoints"
+"""Key of the receipt's `service`: the run's folder in the store."""
+MIN_BYTES_PER_SECOND = 50_000
+"""A slower transfer is abandoned."""
+
+
+class ServiceError(BackendError):
+    """A request failed.
+
+    `status` is the HTTP status, or its like, or None without an answer. `detail` is the service's whole
+    message. If the request `is_abandoned`, it ran out of time, and the service may still carry it out.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        status: int | None = None,
+        detail: str = "",
+        is_abandoned: bool = False,
+    ) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.detail = detail
+        self.is_abandoned = is_abandoned
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether a retry may succeed, because the service was busy or did not answer."""
+        return self.status is None or self.status in TRANSIENT_STATUSES
+
+    @property
+    def is_not_found(self) -> bool:
+        return self.status == NOT_FOUND
+
+
+@dataclasses.dataclass(frozen=True)
+class Handle:
+    """A run, as its folder and its receipt name it: the id, and what the service needs to find it again."""
+
+    folder: Path
+    id: str
+    place: Mapping[str, str]
+
+    @classmethod
+    def of(cls, folder: Path) -> Handle:
+        """Return the handle of the run that the receipt names now. Raises BackendError."""
+        receipt = run_folder.read_receipt(folder)
+        return cls(folder, receipt.id, receipt.service)
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """What the service says of a run. `state` is its own name of the state, `status` ours.
+
+    `error` is why the run ended, on one line, or ""; `has_trainer_failed` if not the service, but the
+    trainer's process ended it. If its node `is_lost`, the run may be started again. A run that
+    `is_cancelling` needs no second request. It `has_log` once the trainer has printed something.
+    """
+
+    state: str
+    status: Status
+    error: str = ""
+    has_trainer_failed: bool = False
+    is_lost: bool = False
+    is_cancelling: bool = False
+    has_log: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How long a followed run may wait for a node and run, in seconds; how often it is started again."""
+
+    queue_seconds: float
+    run_seconds: float
+    restarts: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Blob:
+    """Length in bytes and MD5 in hex; files that have the same ones are the same."""
+
+    bytes: int
+    md5: str
+
+
+class Store(Protocol):
+    """Files that nodes and this machine share, by name: the checkpoints. Each method raises ServiceError."""
+
+    def list(self, folder: str) -> dict[str, Blob]:
+        """Return the files in a folder, by their whole name."""
+
+    def get(self, name: str, size: int) -> bytes:
+        """Return a file's content; its expected size, in bytes, decides how long that may take."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file; nobody sees half of it."""
+
+
+class Service(Protocol):
+    """A cluster's service, for one run at a time. It may remember what it was told.
+
+    A request that is refused, or not answered in time, raises ServiceError.
+    """
+
+    pages: str
+    """Where people find a run's page, as "in the studio"."""
+    nodes_setting: str
+    """The setting that asks for other nodes, as "backend.vm_size=SIZE"."""
+
+    @property
+    def config(self) -> BackendConfig:
+        """The backend's configuration."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of a followed run."""
+
+    @property
+    def nodes(self) -> str:
+        """The nodes that a start asks for, in words; they may be refused."""
+
+    def check(self, job: Job) -> None:
+        """Check all that needs no request. Raises ConfigurationError, DataError or BackendError."""
+
+    def request(self, job: Job, *, force: bool = False) -> Any:
+        """Return what `start` will send. Pure; raises as `check`. `force` resumes in spite of changes."""
+
+    def describe(self, request: Any) -> tuple[tuple[str, str], ...]:
+        """Return the request as labels and values, for `plan`."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the values of `backend.*` that a later command, from any folder, needs."""
+
+    def place(self) -> dict[str, str]:
+        """Return what the receipt must hold so that any process finds the service again."""
+
+    def new_id(self) -> str:
+        """Return a name for a run that no other has."""
+
+    def prepare(self, handle: Handle, request: Any) -> AbstractContextManager[Any]:
+        """Send code, data and the newest checkpoint, and make nodes available; may take minutes.
+
+        `start` gets what the context manager returns. Raises NodesRefused or ServiceError.
+        """
+
+    def start(self, handle: Handle, request: Any, prepared: Any) -> str:
+        """Start the run under its id; return the address of its page, or "". Twice starts one run."""
+
+    def on_started(self, handle: Handle, request: Any) -> None:
+        """Do what a started run can do without, such as tags."""
+
+    def find(self, handle: Handle) -> Observation | None:
+        """Return what is known of a run, or None if the service does not know it."""
+
+    def cancel(self, handle: Handle) -> None:
+        """Ask for the run's end, without waiting for it."""
+
+    def read_log(self, handle: Handle, first: int) -> bytes | None:
+        """Return what the trainer has printed since it was last started, from byte `first` on.
+
+        None means that it can't be read now, though it may have printed more.
+        """
+
+    def files(self, handle: Handle) -> list[str]:
+        """Return the names of the files that the ended training has written."""
+
+    def download(self, handle: Handle, name: str, target: Path, seconds: float) -> None:
+        """Write one of these files to `target`, within this time. Several threads may call it."""
+
+    def store(self, handle: Handle) -> Store:
+        """Return the files that nodes and this machine share."""
+
+    def register(self, handle: Handle, name: str, result: Result) -> ModelRef:
+        """Register the run's model, once for each run and name."""
+
+    def page(self, handle: Handle) -> str:
+        """Return the address of the run's page for people, or ""."""
+
+    def costs(self, handle: Handle) -> Iterator[str]:
+        """Yield lines on what the service costs now, and how to stop that."""

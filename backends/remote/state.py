@@ -1,0 +1,211 @@
+"""The state of a run on a cluster, and how it changes. Pure: no request, no file, no clock.
+
+`advance` takes what a poll has found, and returns the next state and what to do about it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.remote.failures import follow_hint, resume_hint
+from mnist_cnn.backends.remote.service import NOT_FOUND, Handle, Limits, Observation, ServiceError
+from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+POLL_SECONDS, SLOW_POLL_SECONDS, POLL_GROWTH = 0.5, 10.0, 1.25
+"""Pause between two polls. It grows from the first to the second while nothing changes."""
+OUTAGE_SECONDS = 600.0
+"""How long an outage of the service may last while a run is followed."""
+LOG_SECONDS = 60.0
+"""How long the log of a run that has ended may be refused."""
+UNKNOWN = "not known to the service"
+RESTARTS, CANCELLED = "retries", "cancelled"
+"""Keys of the receipt's `service`: how often the run was started again after its node was lost; that a user
+has cancelled it."""
+REFUSALS = (400, 401, NOT_FOUND)
+"""Answers that another request will not change."""
+
+
+NOTHING_SEEN = Observation("", Status.queued)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Tell the user."""
+
+    line: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Download:
+    """Download the result now, and record the run's end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordEnd:
+    """Record that the run has ended."""
+
+    status: Status
+    error: MnistCnnError
+
+
+@dataclasses.dataclass(frozen=True)
+class GiveUp:
+    """Raise an error, which says nothing of the run."""
+
+    error: MnistCnnError
+
+
+Action = Report | Download | RecordEnd | GiveUp
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """What the end of a run asks for: its result, or another start. `error` is why the service ended it."""
+
+    error: MnistCnnError | None = None
+    starts_again: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What is known of the run `id`. Times are in seconds of a clock that never jumps back.
+
+    The service is asked again at `poll_at`, a `pause` after the last time, about what was last `seen`.
+    """
+
+    id: str = ""
+    seen: Observation = NOTHING_SEEN
+    status: Status = Status.queued
+    pause: float = POLL_SECONDS
+    poll_at: float = 0.0
+    answered_at: float | None = None
+    ended_at: float | None = None
+    ending: Ending | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the service's name of the state."""
+        return self.seen.state
+
+
+@dataclasses.dataclass(frozen=True)
+class Poll:
+    """What a poll has found.
+
+    `news` says whether the log has grown; None that it can't be read now. The log also says whether training
+    `has_started`, and has the trainer's own error, `failure`.
+    """
+
+    handle: Handle
+    observation: Observation | None
+    news: bool | None = False
+    has_started: bool = False
+    failure: MnistCnnError | None = None
+    is_being_submitted: bool = False
+
+
+def advance(state: State, poll: Poll, limits: Limits, now: float) -> tuple[State, tuple[Action, ...]]:
+    """Return the next state, and what to do."""
+    if state.id not in ("", poll.handle.id):  # what was learned about one run is never used for another
+        state = State(answered_at=state.answered_at)
+    seen = poll.observation
+    if seen is None:
+        status = Status.preparing if poll.is_being_submitted else Status.lost
+        seen = Observation(UNKNOWN, status)
+        poll_at = now + state.pause
+        return dataclasses.replace(
+            state, seen=seen, status=status, poll_at=poll_at, answered_at=now, ending=None
+        ), ()
+    is_unchanged = seen.state == state.name and not poll.news
+    pause = min(SLOW_POLL_SECONDS, POLL_GROWTH * state.pause) if is_unchanged else POLL_SECONDS
+    before, state = (
+        state,
+        dataclasses.replace(
+            state,
+            id=poll.handle.id,
+            seen=seen,
+            status=seen.status,
+            pause=pause,
+            poll_at=now + pause,
+            answered_at=now,
+            ended_at=(now if state.ended_at is None else state.ended_at) if seen.status.is_final else None,
+            ending=None,
+        ),
+    )
+    if not seen.status.is_final:
+        return state, ()
+    if poll.news is None and now - (state.ended_at or now) < LOG_SECONDS:
+        return dataclasses.replace(state, status=Status.finalizing), ()
+    return _end(before, state, poll, limits)
+
+
+def _end(before: State, state: State, poll: Poll, limits: Limits) -> tuple[State, tuple[Action, ...]]:
+    """Return the state of a run that the service has ended, and what to do."""
+    seen, place, folder = poll.observation, poll.handle.place, poll.handle.folder
+    assert seen is not None  # noqa: S101 - for mypy; `advance` has checked it
+    if seen.status is Status.completed:
+        return dataclasses.replace(state, status=Status.finalizing, ending=Ending()), ()
+    cancelled = RunCancelled("the run was cancelled", resume_hint(folder))
+    if seen.status is Status.cancelled:
+        if CANCELLED not in place and seen.error:
+            cancelled = RunCancelled(seen.error, resume_hint(folder))
+        return state, (RecordEnd(Status.cancelled, cancelled),)
+    if poll.failure is not None:
+        status = Status.cancelled if isinstance(poll.failure, RunCancelled) else Status.failed
+        return state, (RecordEnd(status, poll.failure),)
+    kind = TrainingError if seen.has_trainer_failed and poll.has_started else BackendError
+    failure = kind(seen.error or "the run failed", resume_hint(folder))
+    if seen.is_lost and CANCELLED in place:
+        return state, (RecordEnd(Status.cancelled, cancelled),)
+    if seen.is_lost and restarts(place) < limits.restarts:
+        is_reported = before.id == state.id and before.ending is not None
+        report = () if is_reported else (Report(f"{failure.message}; follow submits the run again"),)
+        ending = Ending(failure, starts_again=True)
+        return dataclasses.replace(state, status=Status.queued, ending=ending), report
+    # The service also fails a run whose training succeeded, for example if it can't store the last metrics.
+    state = dataclasses.replace(state, status=Status.finalizing, ending=Ending(failure))
+    return state, (Download(),)
+
+
+def after_outage(state: State, error: ServiceError, now: float) -> tuple[State, tuple[Action, ...]]:
+    """Return the next state if the service did not answer, or refused to: the last one, for a while."""
+    waited = None if state.answered_at is None else now - state.answered_at
+    if error.status in REFUSALS or waited is None or waited > OUTAGE_SECONDS:
+        return state, (GiveUp(error),)
+    left = OUTAGE_SECONDS - waited
+    line = f"{error.message}; the run is still running; retrying for up to {left:.0f} seconds"
+    pause = min(SLOW_POLL_SECONDS, 2 * state.pause)
+    return dataclasses.replace(state, pause=pause, poll_at=now + pause), (Report(line),)
+
+
+def restarts(place: Mapping[str, str]) -> int:
+    """Return how often a run was started again since a user started or resumed it."""
+    return int(place.get(RESTARTS, "0"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """Since when a followed run waits for a node, or runs on one."""
+
+    is_for_node: bool
+    since: float
+
+
+def wait_on(wait: Wait | None, status: Status, limits: Limits, folder: Path, now: float) -> Wait:
+    """Return how long a run has been waiting or running. Raises BackendError if that is too long."""
+    is_for_node = status in (Status.queued, Status.preparing)
+    if wait is None or wait.is_for_node != is_for_node:
+        return Wait(is_for_node, now)
+    hint = follow_hint(folder)
+    if is_for_node and now - wait.since > limits.queue_seconds:
+        waited = f"the run is still {status.value} after {limits.queue_seconds:.0f} seconds"
+        raise BackendError(f"{waited}: no node is free; it stays in the queue", hint)
+    if not is_for_node and now - wait.since > limits.run_seconds:
+        raise BackendError(f"the run has not ended after {limits.run_seconds:.0f} seconds", hint)
+    return wait
