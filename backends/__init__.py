@@ -31,6 +31,7 @@ ENTRY_POINTS = "mnist_cnn.backends"
 BACKENDS: dict[str, str] = {
     "local": "mnist_cnn.backends.local:LocalBackend",
     "azure": "mnist_cnn.backends.azure:AzureBackend",
+    "slurm": "mnist_cnn.backends.slurm:SlurmBackend",
 }
 
 

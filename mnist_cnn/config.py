@@ -331,6 +331,7 @@ def allowed(section: type[Section], name: str) -> str:
         float: "a number",
         str: "text that is not empty",
         tuple[int, ...]: "a list of whole numbers",
+        tuple[str, ...]: "a list of texts",
     }
     if isinstance(member, type) and issubclass(member, Enum):
         text = "one of " + ", ".join(str(choice.value) for choice in member)
@@ -401,7 +402,7 @@ def _converted(value: object, kind: Any, spec: Setting) -> object:
     def number(text: object) -> object:
         return msgspec.json.decode(text) if isinstance(text, str) and text != "null" else text
 
-    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+    if kind == tuple[int, ...] and isinstance(value, list | tuple):
         value = [number(item) for item in value]
     elif {int, float} & {*_members(kind)}:
         value = number(value)

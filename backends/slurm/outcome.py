@@ -1,0 +1,138 @@
+"""Tells from Slurm's state and from the files of a start what has become of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.remote.service import Observation
+from mnist_cnn.backends.slurm import script
+from mnist_cnn.backends.slurm.queue import LOST_NODE, STATUSES
+from mnist_cnn.files import safe_read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mnist_cnn.backends.slurm.queue import SlurmJob
+
+FORGOTTEN = "forgotten by Slurm"
+"""The state of a job that ended longer ago than Slurm's MinJobAge."""
+CANCELLED = "cancelled"
+"""A file in a start's folder: this package has asked for its end."""
+NO_FOLDER_SIGNAL = 53
+"""What Slurm reports instead of a signal if a node cannot open the job's output."""
+CRASHES = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS)
+"""Signals that a program causes itself; it would crash again on another node."""
+SHELL_SIGNAL = 128
+"""A shell adds it to the signal that ended its program."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exit:
+    """The file `exit`, which the script writes last. `near_limit` is 1 if the time limit was near."""
+
+    job: int
+    start: int
+    node: str
+    code: int
+    signalled: bool
+    near_limit: int
+
+
+def read_exit(start: Path) -> Exit | None:
+    """Return how the script ended, or None if it has not, or was killed."""
+    try:
+        text = safe_read.read_bytes(start / script.EXIT, safe_read.SETTINGS_BYTES)
+        return msgspec.convert(json.loads(text), Exit)
+    except (OSError, ValueError, msgspec.ValidationError):
+        return None
+
+
+def has_result(start: Path) -> bool:
+    return (start / script.OUTPUTS / run_folder.RESULT).is_file()
+
+
+def of_job(job: SlurmJob, start: Path) -> Observation:
+    """Return the observation of a job that Slurm knows."""
+    status = STATUSES.get(job.state, Status.running)
+    if not status.is_final:
+        has_log = job.restarts > 0 or status not in (Status.queued, Status.preparing)
+        return Observation(_with_reason(job), status, has_log=has_log)
+    ended = read_exit(start)
+    if job.state == "FAILED":
+        return _failed(job, ended, start)
+    node = f" on {job.nodes}" if job.nodes else ""
+    errors = {
+        "COMPLETED": "",
+        "CANCELLED": f"Slurm job {job.id} was cancelled",
+        "TIMEOUT": f"Slurm job {job.id} reached its time limit{node}; set backend.max_duration",
+        "DEADLINE": f"Slurm job {job.id} reached its deadline",
+        "OUT_OF_MEMORY": f"Slurm job {job.id} needed more memory than it may use{node}; set backend.memory",
+        "NODE_FAIL": f"Slurm job {job.id} lost its node{node}",
+        "BOOT_FAIL": f"the node of Slurm job {job.id} did not boot{node}",
+        "PREEMPTED": f"Slurm job {job.id} was preempted{node}",
+    }
+    error = errors.get(job.state, f"Slurm job {job.id} ended as {job.state}{node}")
+    return Observation(job.state, status, error, is_lost=job.state in LOST_NODE)
+
+
+def of_forgotten(start: Path) -> Observation | None:
+    """Return the observation of a job that Slurm doesn't know; None if its files say no end either."""
+    ended = read_exit(start)
+    if ended is not None and ended.code == 0:
+        return Observation(FORGOTTEN, Status.completed)
+    if (start / CANCELLED).exists():
+        return Observation(FORGOTTEN, Status.cancelled, "the run was cancelled")
+    if ended is not None:
+        return _of_exit(FORGOTTEN, f"Slurm job {ended.job}", ended)
+    return None
+
+
+def _failed(job: SlurmJob, ended: Exit | None, start: Path) -> Observation:
+    """Return the observation of a FAILED job: the trainer, the script, the node or Slurm failed."""
+    what = f"Slurm job {job.id}"
+    if ended is not None and ended.job == int(job.id):
+        return _of_exit(job.state, what, ended)
+    if job.signal == NO_FOLDER_SIGNAL or job.exit_code == script.UNSUITABLE:
+        error = f"node {job.nodes} does not see {start}; start runs in a folder that all nodes share"
+        return Observation(job.state, Status.failed, f"{error}: runs_dir=FOLDER")
+    if job.signal:
+        error = f"{what} was killed on {job.nodes} by signal {job.signal}"
+        return Observation(job.state, Status.failed, error, is_lost=True)
+    reason = f" ({job.reason})" if job.reason else ""
+    place = f" on {job.nodes}" if job.nodes else " before it started"
+    error = f"{what} failed{place} with exit code {job.exit_code}{reason}"
+    return Observation(job.state, Status.failed, error)
+
+
+def _of_exit(state: str, what: str, ended: Exit) -> Observation:
+    """Return the observation of a script that ended with an error."""
+    if ended.code == script.UNSUITABLE:
+        return Observation(state, Status.failed, f"node {ended.node} cannot train; the log says why")
+    if ended.signalled and ended.near_limit:
+        error = f"{what} reached its time limit on {ended.node}; set backend.max_duration"
+        return Observation(state, Status.cancelled, error)
+    if ended.signalled:
+        error = f"{what} was told to stop on {ended.node} before its time limit"
+        return Observation(state, Status.failed, error, is_lost=True)
+    number = ended.code - SHELL_SIGNAL
+    if number not in signal.valid_signals():
+        error = f"the training failed on {ended.node} with exit code {ended.code}"
+        return Observation(state, Status.failed, error, has_trainer_failed=True)
+    error = f"the training was killed on {ended.node} by {signal.Signals(number).name}"
+    if number == signal.SIGKILL:
+        error += "; the node may have too little memory (backend.memory)"
+    is_crash = number in CRASHES
+    return Observation(state, Status.failed, error, has_trainer_failed=is_crash, is_lost=not is_crash)
+
+
+def _with_reason(job: SlurmJob) -> str:
+    """Return the state and why a job waits, or where it runs."""
+    shown = job.reason if STATUSES.get(job.state) is Status.queued else job.nodes
+    return f"{job.state} ({shown})" if shown else job.state

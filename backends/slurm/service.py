@@ -1,0 +1,277 @@
+"""Slurm as a service that `RemoteBackend` drives. The run folder lies on a disk that all nodes share."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import secrets
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn.backend import Status
+from mnist_cnn.backends import local_registry
+from mnist_cnn.backends.remote import snapshot
+from mnist_cnn.backends.remote.service import CHECKPOINTS, Limits, ServiceError
+from mnist_cnn.backends.slurm import commands, outcome, script
+from mnist_cnn.backends.slurm.queue import USER, queue_at
+from mnist_cnn.backends.slurm.store import FolderStore, failure
+from mnist_cnn.errors import ConfigurationError, storage_error
+from mnist_cnn.files import atomic, safe_read
+from mnist_cnn.training.exact import network_check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mnist_cnn.backend import ModelRef
+    from mnist_cnn.backends.remote.service import Handle, Observation, Store
+    from mnist_cnn.backends.slurm.config import SlurmConfig
+    from mnist_cnn.backends.slurm.queue import SlurmJob
+    from mnist_cnn.job import Job
+    from mnist_cnn.result import Result
+
+NODE = "node"
+"""The folder below the run folder that the nodes use."""
+RESULT_SECONDS = 60.0
+"""How long a completed run may be without its result; Linux caches the names on NFS for up to 60 s."""
+LOG = re.compile(r"log-(\d+)\.txt")
+
+
+class SlurmService:
+    """Submits scripts with `sbatch`, and finds their jobs by the run's id, which is the job's name."""
+
+    nodes_setting = "backend.partition=NAME"
+
+    def __init__(self, config: SlurmConfig, registry: Path = Path("models")) -> None:
+        self.config = config
+        self.nodes = nodes_of(config)
+        self.limits = Limits(config.queue_timeout, config.max_duration * 60, config.preemption_retries)
+        self._registry = registry
+        self._without_result: dict[str, float] = {}
+
+    def check(self, job: Job) -> None:
+        """Check all that needs no request. Raises ConfigurationError, DataError or BackendError."""
+        self.request(job)
+        if shutil.which("sbatch") is None:
+            hint = "run this on a machine that has Slurm's programs, such as the cluster's login node"
+            message = "backend=slurm needs the program sbatch, which isn't installed here"
+            raise ConfigurationError(message, hint)
+        network_check.check(job)
+
+    def request(self, job: Job, *, force: bool = False) -> script.Request:
+        """Return the script and the files that `prepare` copies. Pure."""
+        return script.request(job, self.config, force=force)
+
+    def describe(self, request: script.Request) -> tuple[tuple[str, str], ...]:
+        """Return the request as labels and values, for `plan`."""
+        return script.describe(request)
+
+    def new_id(self) -> str:
+        """Return a name for a run that no other has."""
+        return f"mnist-cnn-{secrets.token_hex(8)}"
+
+    def place(self) -> dict[str, str]:
+        """Return the cluster's configuration and the user, who may be another one when the run is found."""
+        conf = os.environ.get("SLURM_CONF", "")
+        return {commands.SLURM_CONF: str(Path(conf).absolute()) if conf else "", USER: str(os.geteuid())}
+
+    def settings(self) -> dict[str, Any]:
+        """Return the values of `backend.*`, which name no file of this machine."""
+        values = dataclasses.asdict(self.config)
+        del values["name"]
+        return values
+
+    @contextmanager
+    def prepare(self, handle: Handle, request: script.Request) -> Iterator[None]:
+        """Copy code and data into the start's folder, unless that was done before; the marker comes last."""
+        _check_time_limit(handle, request)
+        start = start_folder(handle)
+        try:
+            if _text(start / script.MARKER) != handle.id:
+                _fill(start, handle, request)
+        except OSError as error:
+            raise storage_error(error, str(start), "runs_dir=FOLDER") from error
+        yield
+
+    def start(self, handle: Handle, request: script.Request, prepared: Any = None) -> str:
+        """Submit the script, unless a job with the run's id is there. Slurm has no pages."""
+        del prepared
+        queue = queue_at(handle.place)
+        if queue.named(handle.id, fresh=True) or (start_folder(handle) / script.OWNER).exists():
+            return ""
+        commands.run(
+            script.command(handle.id, str(start_folder(handle))),
+            handle.place,
+            what=f"submit the run {handle.id}",
+            content=request.script.encode(),
+            seconds=commands.SUBMIT_SECONDS,
+        )
+        queue.forget()
+        return ""
+
+    def on_started(self, handle: Handle, request: script.Request) -> None:
+        """Do nothing: `prepare` has written all that there is."""
+
+    def find(self, handle: Handle) -> Observation | None:
+        """Return what Slurm says of the job; what its files say, if Slurm has forgotten it."""
+        start = start_folder(handle)
+        job = self._job(handle)
+        seen = outcome.of_forgotten(start) if job is None else outcome.of_job(job, start)
+        if seen is None or seen.status is not Status.completed or outcome.has_result(start):
+            return seen
+        # A network file system may show a node's new file only after a while.
+        since = self._without_result.setdefault(handle.id, time.monotonic())
+        if time.monotonic() - since > RESULT_SECONDS:
+            return seen
+        return dataclasses.replace(seen, status=Status.finalizing)
+
+    def cancel(self, handle: Handle) -> None:
+        """Ask Slurm to end the run's jobs; Slurm ignores those that have ended."""
+        try:
+            (start_folder(handle) / outcome.CANCELLED).touch()
+        except OSError as error:
+            raise failure(f"cancel the run in {handle.folder}", error) from error
+        words = ["scancel", f"--name={handle.id}", f"--user={handle.place[USER]}"]
+        commands.run(words, handle.place, what=f"cancel the run {handle.id}")
+        queue_at(handle.place).forget()
+
+    def read_log(self, handle: Handle, first: int) -> bytes | None:
+        """Return the newest start's log from a byte on."""
+        start = start_folder(handle)
+        try:
+            logs = {int(match[1]): path for path in start.iterdir() if (match := LOG.fullmatch(path.name))}
+            if not logs:
+                return b""
+            with safe_read.open_file(logs[max(logs)]) as file:
+                file.seek(first)
+                return file.read()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise failure(f"read the log in {start}", error) from error
+
+    def files(self, handle: Handle) -> list[str]:
+        """Return the names of the files that the ended training wrote."""
+        outputs = start_folder(handle) / script.OUTPUTS
+        try:
+            return sorted(path.name for path in outputs.iterdir() if path.is_file())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise failure(f"list {outputs}", error) from error
+
+    def download(self, handle: Handle, name: str, target: Path, seconds: float) -> None:
+        """Copy one of these files to `target`."""
+        del seconds  # a shared disk needs no time limit
+        source = start_folder(handle) / script.OUTPUTS / name
+        try:
+            file = safe_read.open_file(source)
+        except OSError as error:
+            raise failure(f"read {source}", error) from error
+        with file, atomic.replacing(target, durable=False) as temporary, temporary.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+
+    def store(self, handle: Handle) -> Store:
+        """Return the store of the run's checkpoints, which outlives its starts."""
+        return FolderStore(handle.folder / NODE)
+
+    def register(self, handle: Handle, name: str, result: Result) -> ModelRef:
+        """Copy the model into the local registry."""
+        return local_registry.add(self._registry, name, handle.folder, result)
+
+    def page(self, handle: Handle) -> str:
+        """Return nothing: Slurm has no pages."""
+        del handle
+        return ""
+
+    def costs(self, handle: Handle) -> Iterator[str]:
+        """Yield nothing: Slurm frees a node when its job ends."""
+        del handle
+        yield from ()
+
+    def _job(self, handle: Handle) -> SlurmJob | None:
+        """Return the job that trains the run; the first one, if a lost answer made it be submitted twice."""
+        jobs = queue_at(handle.place).named(handle.id)
+        if len(jobs) > 1:
+            owner = _text(start_folder(handle) / script.OWNER)
+            jobs = [job for job in jobs if job.id == owner] or jobs
+        return jobs[0] if jobs else None
+
+
+def start_folder(handle: Handle) -> Path:
+    """Return the absolute folder of one start of a run."""
+    return handle.folder.absolute() / NODE / handle.id
+
+
+def nodes_of(config: SlurmConfig) -> str:
+    """Return the node that a job asks for, in words."""
+    memory = f", {config.memory} GB" if config.memory else ""
+    gpus = f", {config.gpus} GPUs" if config.gpus else ""
+    where = f" in partition {config.partition}" if config.partition else ""
+    return f"1 node with {config.cpus} CPUs{memory}{gpus}{where}"
+
+
+def _fill(start: Path, handle: Handle, request: script.Request) -> None:
+    for folder in (start / script.CODE, start / script.DATA):  # of an attempt that was killed
+        shutil.rmtree(folder, ignore_errors=True)
+    atomic.make_folder(start / script.DATA, exist_ok=True)
+    checkpoints = handle.place[CHECKPOINTS]
+    atomic.make_folder(handle.folder / NODE / checkpoints, exist_ok=True)
+    snapshot.write(start / script.CODE, request.code)
+    for file in request.data_files:
+        _link_or_copy(file.source, start / script.DATA / file.name)
+    atomic.write_text(start / script.JOB, request.token)
+    atomic.write_text(start / script.CHECKPOINTS, checkpoints)
+    atomic.write_text(start / script.SCRIPT, request.script)
+    atomic.write_text(start / script.MARKER, handle.id)
+
+
+def _check_time_limit(handle: Handle, request: script.Request) -> None:
+    """Check the partition, because a cluster may accept a job that it can never run. Raises ServiceError."""
+    words = [
+        "scontrol",
+        "--oneliner",
+        "show",
+        "partition",
+        *([request.partition] if request.partition else []),
+    ]
+    for line in commands.run(words, handle.place, what="ask Slurm for its partitions").splitlines():
+        fields = dict(field.partition("=")[::2] for field in line.split())
+        if request.partition is None and fields.get("Default") != "YES":
+            continue
+        limit = minutes(fields.get("MaxTime", ""))
+        if limit is not None and request.max_minutes > limit:
+            name = fields.get("PartitionName", "")
+            message = f"backend.max_duration={request.max_minutes}: partition {name} allows {limit} minutes"
+            raise ServiceError(
+                message, "lower it, or choose another backend.partition", status=commands.REFUSED
+            )
+
+
+def minutes(text: str) -> int | None:
+    """Return a limit such as 1-02:00:00 in minutes; None for UNLIMITED."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if match is None:
+        return None
+    days, hours, whole, _ = (int(part or 0) for part in match.groups())
+    return (days * 24 + hours) * 60 + whole
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Link a file that is never written to, or copy it to another disk."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _text(path: Path) -> str | None:
+    """Return a short file's text, or None if it cannot be read."""
+    try:
+        return safe_read.read_text(path, safe_read.SETTINGS_BYTES).strip()
+    except (OSError, ValueError):
+        return None
