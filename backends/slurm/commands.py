@@ -37,7 +37,11 @@ OUTAGES = (
 """Texts of an outage, and what to do."""
 REFUSALS = (
     (r"unrecognized option|invalid option|ambiguous", REFUSED, "correct backend.sbatch; see man sbatch"),
-    (r"invalid partition", REFUSED, "choose one of `sinfo -s` with backend.partition=NAME"),
+    (
+        r"invalid partition|partition \S+ not found",
+        REFUSED,
+        "choose one of `sinfo -s` with backend.partition=NAME",
+    ),
     (r"invalid account", REFUSED, "choose an account of yours in this partition with backend.account=NAME"),
     (r"invalid qos", REFUSED, "choose one that your account may use with backend.qos=NAME"),
     (r"time limit", REFUSED, "lower backend.max_duration, or choose another backend.partition"),

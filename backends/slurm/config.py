@@ -49,10 +49,10 @@ class SlurmConfig(BackendConfig):
         None, "the Python on the nodes, with this package's dependencies; null is the one that runs here"
     )
     setup: tuple[str, ...] = setting(
-        (), "commands of bash before the training, for example [\"module load cuda\"]; each must succeed"
+        (), 'commands of bash before the training, for example ["module load cuda"]; each must succeed'
     )
     sbatch: tuple[str, ...] = setting(
-        (), "more options of sbatch in their long form, for example [\"--exclude=n1\"]"
+        (), 'more options of sbatch in their long form, for example ["--exclude=n1"]'
     )
     preemption_retries: int = setting(
         3, "how often a run is started again after it lost its node; 0 never requeues it", ge=0, le=100

@@ -44,6 +44,11 @@ class Exit:
     signalled: bool
     near_limit: int
 
+    @property
+    def was_told(self) -> bool:
+        """Return whether SIGTERM ended the training; the trainer may have seen it before the script did."""
+        return self.signalled or self.code == SHELL_SIGNAL + signal.SIGTERM
+
 
 def read_exit(start: Path) -> Exit | None:
     """Return how the script ended, or None if it has not, or was killed."""
@@ -89,9 +94,12 @@ def of_forgotten(start: Path) -> Observation | None:
         return Observation(FORGOTTEN, Status.completed)
     if (start / CANCELLED).exists():
         return Observation(FORGOTTEN, Status.cancelled, "the run was cancelled")
-    if ended is not None:
-        return _of_exit(FORGOTTEN, f"Slurm job {ended.job}", ended)
-    return None
+    if ended is None:
+        return None
+    seen = _of_exit(FORGOTTEN, f"Slurm job {ended.job}", ended)
+    if ended.was_told:  # perhaps a user's scancel: it must not start the run again
+        seen = dataclasses.replace(seen, status=Status.cancelled, is_lost=False)
+    return seen
 
 
 def _failed(job: SlurmJob, ended: Exit | None, start: Path) -> Observation:
@@ -115,10 +123,10 @@ def _of_exit(state: str, what: str, ended: Exit) -> Observation:
     """Return the observation of a script that ended with an error."""
     if ended.code == script.UNSUITABLE:
         return Observation(state, Status.failed, f"node {ended.node} cannot train; the log says why")
-    if ended.signalled and ended.near_limit:
+    if ended.was_told and ended.near_limit:
         error = f"{what} reached its time limit on {ended.node}; set backend.max_duration"
         return Observation(state, Status.cancelled, error)
-    if ended.signalled:
+    if ended.was_told:
         error = f"{what} was told to stop on {ended.node} before its time limit"
         return Observation(state, Status.failed, error, is_lost=True)
     number = ended.code - SHELL_SIGNAL
