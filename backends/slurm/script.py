@@ -85,7 +85,9 @@ def request(job: Job, config: SlurmConfig, *, force: bool = False) -> Request:
 
 def command(run_id: str, folder: str) -> list[str]:
     """Return the command that submits a script on its standard input."""
-    return ["sbatch", "--parsable", f"--job-name={run_id}", f"--chdir={folder}"]
+    words = ["sbatch", "--parsable", f"--job-name={run_id}", f"--chdir={folder}"]
+    # Slurm replaces patterns such as %j in the whole path of its output, also in the folder's name.
+    return [*words, "--output=/dev/null"] if {"%", "\\"} & {*folder} else words
 
 
 def describe(request: Request) -> tuple[tuple[str, str], ...]:

@@ -217,8 +217,8 @@ def test_a_folder_that_the_node_does_not_see_is_named(submitter: Submitter) -> N
     assert "runs_dir=FOLDER" in found.error
     run.folder.mkdir()
     (run.folder / script.MARKER).write_text("another run")
-    submitter.run(*script.command(run.handle.id, str(run.folder))[2:], script=run.request.script)
-    newest = submitter.cluster.jobs(run.handle.id)[-1]
+    released = run.request.script.replace("#SBATCH --hold\n", "")
+    newest = submitter.run(*script.command(run.handle.id, str(run.folder))[2:], script=released)
     wait_until(lambda: "ExitCode=78:0" in submitter.cluster.run("scontrol", "show", "job", newest))
 
 
