@@ -280,7 +280,7 @@ def record_start(service: Service, handle: Handle, page: str) -> None:
     try:
         with_retries(lambda: service.cancel(handle))
     except ServiceError as error:
-        hint = f"cancel {handle.id} {service.pages}: {page}"
+        hint = f"cancel {handle.id} {service.pages}{f': {page}' if page else ''}"
         raise Superseded(f"{superseded.message}, and {error.message}", hint) from error
     raise superseded
 

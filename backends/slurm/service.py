@@ -43,6 +43,7 @@ LOG = re.compile(r"log-(\d+)\.txt")
 class SlurmService:
     """Submits scripts with `sbatch`, and finds their jobs by the run's id, which is the job's name."""
 
+    pages = "with scancel"
     nodes_setting = "backend.partition=NAME"
 
     def __init__(self, config: SlurmConfig, registry: Path = Path("models")) -> None:

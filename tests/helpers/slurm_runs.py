@@ -82,7 +82,7 @@ class Submitter:
         program = self._home / f"trainer-{self._count}"
         program.write_text(f"#!/bin/bash\necho trains\n{trainer}\n")
         program.chmod(0o755)
-        chosen = {"cpus": 1, "max_duration": 300, "python": str(program)} | settings
+        chosen: dict[str, Any] = {"cpus": 1, "max_duration": 300, "python": str(program)} | settings
         service = SlurmService(SlurmConfig(name="slurm", **chosen), self._home / "models")
         request = service.request(mnist_cnn.make_job())
         return Started(service, Handle(folder, service.new_id(), service.place() | IN_PLACE), request)

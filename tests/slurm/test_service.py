@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers.processes import wait_until
@@ -80,11 +80,12 @@ def test_200_runs_are_found_with_one_query(submitter: Submitter, monkeypatch: py
     for name in names:
         submitter.run("--hold", f"--job-name={name}")
     asked, original = [], commands.run
-    monkeypatch.setattr(
-        commands,
-        "run",
-        lambda words, *rest, **options: asked.append(words) or original(words, *rest, **options),
-    )
+
+    def note(words: Sequence[str], *rest: Any, **options: Any) -> str:
+        asked.append(words)
+        return original(words, *rest, **options)
+
+    monkeypatch.setattr(commands, "run", note)
     queue = queue_at(runs[0].handle.place)
     queue.forget()
     assert all(queue.named(name) for name in names)
@@ -107,7 +108,7 @@ def test_200_runs_are_found_with_one_query(submitter: Submitter, monkeypatch: py
     ],
 )
 def test_a_refusal_names_the_reason_and_the_setting(
-    submitter: Submitter, settings: dict[str, object], said: str, hint: str
+    submitter: Submitter, settings: dict[str, Any], said: str, hint: str
 ) -> None:
     with pytest.raises(ServiceError) as caught:
         submitter.start(**settings)
@@ -230,7 +231,7 @@ def test_a_folder_that_the_node_does_not_see_is_named(submitter: Submitter) -> N
     ],
 )
 def test_a_node_that_cannot_train_says_so_in_the_log(
-    submitter: Submitter, settings: dict[str, object], said: str
+    submitter: Submitter, settings: dict[str, Any], said: str
 ) -> None:
     from mnist_cnn.backends.remote import log
     from mnist_cnn.run_folder import LOG

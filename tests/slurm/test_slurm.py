@@ -21,8 +21,7 @@ CHOSEN = ("backend=slurm", "backend.cpus=2", "register.name=null")
 class TestSlurmBackend(BackendContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def overrides(cls, slurm_environment: SlurmCluster) -> tuple[str, ...]:
-        assert slurm_environment
+    def overrides(cls, slurm_environment: SlurmCluster) -> tuple[str, ...]:  # noqa: ARG003 - it must be up
         return CHOSEN
 
     @pytest.fixture(scope="class")
@@ -31,10 +30,8 @@ class TestSlurmBackend(BackendContract):
         return SMALL
 
 
-def test_slurm_and_local_train_to_the_same_weights(
-    slurm: SlurmCluster, small_run: Path, tmp_path: Path
-) -> None:
-    assert slurm
+@pytest.mark.usefixtures("slurm")
+def test_slurm_and_local_train_to_the_same_weights(small_run: Path, tmp_path: Path) -> None:
     ended = run_successfully(*SMALL, *CHOSEN, "run_dir=run", "--json", cwd=tmp_path)
     local, remote = json.loads((small_run / "result.json").read_text()), ended.json()["result"]
     for name in ("job_digest", "weights_sha256", "accuracy"):
