@@ -127,15 +127,14 @@ class SlurmCluster:
 
     def kill_node(self, node: str) -> None:
         """Kill a node's daemon and all that runs on it, at once."""
-        victims = [self._daemons.pop(node)]
-        parent = psutil.Process(victims[0].pid)
-        # A job's slurmstepd leaves its slurmd; its command line is the node's spool folder.
-        others = [process for process in psutil.process_iter() if _works_for(process, node)]
-        steps = [child for process in others for child in (process, *_children(process))]
-        for process in (parent, *_children(parent), *steps):
+        daemon = self._daemons.pop(node)
+        daemon.kill()
+        daemon.wait()
+        on_node = [process for process in psutil.process_iter() if self._is_on(process, node)]
+        # The steps' managers first, so that none reports the end of its step.
+        for process in (*_managers(on_node), *on_node):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        victims[0].wait()
 
     def wait_until_idle(self, *nodes: str) -> None:
         """Wait until nodes accept jobs."""
@@ -177,6 +176,14 @@ class SlurmCluster:
             self.kill_node(node)
         for name in reversed(list(self._daemons)):
             self._stop(name)
+
+    def _is_on(self, process: psutil.Process, node: str) -> bool:
+        """Return whether a process belongs to a job on a node of this cluster."""
+        with contextlib.suppress(psutil.Error):
+            found = process.environ()
+            ours = {"SLURMD_NODENAME": node, **self.environment}
+            return all(found.get(name) == value for name, value in ours.items())
+        return False
 
     def _configure(self) -> None:
         self.folder.chmod(0o755)
@@ -227,16 +234,11 @@ class SlurmCluster:
             daemon.wait()
 
 
-def _works_for(process: psutil.Process, node: str) -> bool:
-    """Return whether a process is a slurmstepd of a node."""
-    with contextlib.suppress(psutil.Error):
-        return process.name() == "slurmstepd" and process.environ().get("SLURMD_NODENAME", node) == node
-    return False
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
+def _managers(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return the slurmstepds that started processes."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.children(recursive=True)
+        parents = {parent for process in processes for parent in process.parents()}
+        return [parent for parent in parents if parent.name() == "slurmstepd"]
     return []
 
 

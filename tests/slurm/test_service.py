@@ -36,8 +36,8 @@ def test_a_job_is_found_although_the_answer_was_lost(
 ) -> None:
     run, original = submitter.prepared(SLEEP), commands.run
 
-    def losing_answer(words: Sequence[str], place: Mapping[str, str], **options: object) -> str:
-        answer = original(words, place, **options)  # type: ignore[arg-type]
+    def losing_answer(words: Sequence[str], place: Mapping[str, str], **options: Any) -> str:
+        answer = original(words, place, **options)
         if words[0] == "sbatch":
             raise ServiceError("no answer", is_abandoned=True)
         return answer
@@ -79,13 +79,14 @@ def test_200_runs_are_found_with_one_query(submitter: Submitter, monkeypatch: py
     names = [run.handle.id for run in runs] + [f"mnist-cnn-{i:016x}" for i in range(198)]
     for name in names:
         submitter.run("--hold", f"--job-name={name}")
-    asked, original = [], commands.run
+    asked: list[str] = []
+    original = commands.run
 
-    def note(words: Sequence[str], *rest: Any, **options: Any) -> str:
-        asked.append(words)
-        return original(words, *rest, **options)
+    def counted(words: Sequence[str], place: Mapping[str, str], **options: Any) -> str:
+        asked.append(words[0])
+        return original(words, place, **options)
 
-    monkeypatch.setattr(commands, "run", note)
+    monkeypatch.setattr(commands, "run", counted)
     queue = queue_at(runs[0].handle.place)
     queue.forget()
     assert all(queue.named(name) for name in names)
@@ -93,7 +94,7 @@ def test_200_runs_are_found_with_one_query(submitter: Submitter, monkeypatch: py
         found = run.service.find(run.handle)
         assert found is not None
         assert found.state == "PENDING (JobHeldUser)"
-    assert [words[0] for words in asked] == ["squeue"]
+    assert asked == ["squeue"]
 
 
 @pytest.mark.parametrize(

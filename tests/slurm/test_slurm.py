@@ -21,7 +21,8 @@ CHOSEN = ("backend=slurm", "backend.cpus=2", "register.name=null")
 class TestSlurmBackend(BackendContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def overrides(cls, slurm_environment: SlurmCluster) -> tuple[str, ...]:  # noqa: ARG003 - it must be up
+    def overrides(cls, slurm_environment: SlurmCluster) -> tuple[str, ...]:
+        del slurm_environment  # it leads this process to the cluster
         return CHOSEN
 
     @pytest.fixture(scope="class")
