@@ -156,9 +156,9 @@ def _end(before: State, state: State, poll: Poll, limits: Limits) -> tuple[State
         if CANCELLED not in place and seen.error:
             cancelled = RunCancelled(seen.error, resume_hint(folder))
         return state, (RecordEnd(Status.cancelled, cancelled),)
-    if poll.failure is not None:
-        status = Status.cancelled if isinstance(poll.failure, RunCancelled) else Status.failed
-        return state, (RecordEnd(status, poll.failure),)
+    is_stopped = isinstance(poll.failure, RunCancelled)  # in time, because its node was to be taken away
+    if poll.failure is not None and not (is_stopped and seen.is_lost):
+        return state, (RecordEnd(Status.cancelled if is_stopped else Status.failed, poll.failure),)
     kind = TrainingError if seen.has_trainer_failed and poll.has_started else BackendError
     failure = kind(seen.error or "the run failed", resume_hint(folder))
     if seen.is_lost and CANCELLED in place:

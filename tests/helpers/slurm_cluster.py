@@ -186,7 +186,8 @@ class SlurmCluster:
         return False
 
     def _configure(self) -> None:
-        self.folder.chmod(0o755)
+        self.folder.mkdir(exist_ok=True)
+        self.folder.chmod(0o755)  # munged wants its folder to be readable
         for name in ("state", *(f"spool-{node}" for node in NODES)):
             (self.folder / name).mkdir()
         controller_port, *ports = _free_ports(1 + len(NODES))

@@ -118,6 +118,12 @@ def test_a_trainer_that_was_stopped_in_time_is_cancelled() -> None:
     assert recorded(actions) == (Status.cancelled, RunCancelled, STOPPED.message)
 
 
+def test_a_trainer_that_was_stopped_as_its_node_was_taken_goes_on() -> None:
+    state, _ = advance(State(), dataclasses.replace(poll(LOST), failure=STOPPED), LIMITS, now=0.0)
+    assert state.ending is not None
+    assert state.ending.starts_again
+
+
 @pytest.mark.parametrize(
     ("seen", "has_started", "expected"),
     [
