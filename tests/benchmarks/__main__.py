@@ -15,6 +15,7 @@ from . import (
     golden,
     identity,
     inference,
+    journeys,
     memory,
     start_up,
     time_to_accuracy,
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "checkpoint": checkpoint_cost,
     "azure": azure_cost,
     "identity": identity,
+    "journeys": journeys,
     "golden": golden,
 }
 
