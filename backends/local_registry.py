@@ -28,8 +28,10 @@ def add(registry: Path, name: str, run: Path, result: Result) -> ModelRef:
     """Register a run's model; a run that is registered already keeps its version. Versions start at 1.
 
     Raises:
-        BackendError: the registry cannot be written, is damaged, or another process holds it for a minute.
+        BackendError: a file of the run is damaged; the registry cannot be written, is damaged, or another
+            process holds it for a minute.
     """
+    run_folder.verify(run, result)
     home = registry / name
     run_id = run_folder.read_receipt(run).id
     try:

@@ -17,7 +17,6 @@ import mnist_cnn
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.remote import node, snapshot
 from mnist_cnn.config import Numerics
-from mnist_cnn.data.download import find_source
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.backends.remote.snapshot import SentFile
-    from mnist_cnn.config import DataConfig
     from mnist_cnn.job import Job
 
 DATA_MOUNT, CHECKPOINT_MOUNT = "DATA_MOUNT", "CHECKPOINT_MOUNT"
@@ -82,7 +80,7 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
         raise ConfigurationError(message, "set backend.use_gpu=false, or train.numerics=native")
     return Request(
         experiment=config.experiment,
-        data_folder=data_folder(job.data),
+        data_folder=snapshot.data_folder(job.data),
         data_files=snapshot.data_files(job.data),
         snapshot=snapshot.files(entry=ENTRY),
         environment=environment(use_gpu=config.use_gpu),
@@ -92,14 +90,6 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
         max_seconds=config.max_duration * 60,
         tags=tags(job),
     )
-
-
-def data_folder(config: DataConfig) -> str:
-    """Return the datastore's folder for a data set; different data sets never share one."""
-    packaged = find_source("mnist")
-    if config.digest == packaged.digest:
-        return packaged.name
-    return config.name if config.dir is None else f"data-{str(config.digest)[:12]}"
 
 
 def environment(*, use_gpu: bool) -> Environment:

@@ -6,7 +6,6 @@ the container is listed afterwards.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from functools import partial
 from importlib import import_module
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.backends.azure.sdk import CALL_SECONDS, call, call_with_retries
 from mnist_cnn.backends.remote.calls import report, with_retries
 from mnist_cnn.backends.remote.parallel import run_parallel
-from mnist_cnn.backends.remote.service import MIN_BYTES_PER_SECOND, Blob
+from mnist_cnn.backends.remote.service import MIN_BYTES_PER_SECOND, Blob, blob_of
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def default_datastore(workspace: Any) -> Any:
 def missing(store: Any, folder: str, files: tuple[SentFile, ...]) -> tuple[SentFile, ...]:
     """Return the data files that the datastore lacks, by size and MD5. Raises ServiceError."""
     blobs = list_blobs(store, folder)
-    local = {file: _blob_of(file.source.read_bytes()) for file in files}
+    local = {file: blob_of(file.source.read_bytes()) for file in files}
     return tuple(file for file, blob in local.items() if blobs.get(f"{folder}/{file.name}") != blob)
 
 
@@ -79,7 +78,7 @@ def send(store: Any, folder: str, files: tuple[SentFile, ...]) -> None:
     send_one = partial(send_content, store, in_parallel=size)
     run_parallel(*(partial(send_one, name, content) for name, content in contents.items()))
     remote = list_blobs(store, folder)
-    wrong = [name for name, content in contents.items() if remote.get(name) != _blob_of(content)]
+    wrong = [name for name, content in contents.items() if remote.get(name) != blob_of(content)]
     if wrong:
         message = f"the datastore does not have what was sent: {', '.join(wrong)}"
         raise BackendError(message, "check the datastore at https://ml.azure.com, and try again")
@@ -104,7 +103,7 @@ def _put(store: Any, name: str, content: bytes, size: int) -> None:
             content,
             blob_type="BlockBlob",
             overwrite=True,
-            content_settings=storage.ContentSettings(content_md5=bytearray.fromhex(_blob_of(content).md5)),
+            content_settings=storage.ContentSettings(content_md5=bytearray.fromhex(blob_of(content).md5)),
             progress_hook=_progress_reporter(name),
         )
 
@@ -130,7 +129,3 @@ def _progress_reporter(name: str) -> Callable[[int, int | None], None]:
             report(f"data: sent {sent / total:.0%} of {name}")
 
     return report_progress
-
-
-def _blob_of(content: bytes) -> Blob:
-    return Blob(len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())

@@ -1,12 +1,20 @@
-"""What a cluster's service must do, so that `RemoteBackend` can train there."""
+"""What a cluster's service must do, so that `RemoteBackend` can train there.
+
+`Service` lists what it owes; `BaseService` does what most services do alike. `mnist_cnn.testing.RemoteContract`
+tests the promises that need a service to be disturbed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import secrets
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mnist_cnn import run_folder
 from mnist_cnn.errors import BackendError
+from mnist_cnn.training.exact import network_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -107,6 +115,11 @@ class Blob:
     md5: str
 
 
+def blob_of(content: bytes) -> Blob:
+    """Return the blob with this content."""
+    return Blob(len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())
+
+
 class Store(Protocol):
     """Files that nodes and this machine share, by name: the checkpoints. Each method raises ServiceError."""
 
@@ -202,3 +215,46 @@ class Service(Protocol):
 
     def costs(self, handle: Handle) -> Iterator[str]:
         """Yield lines on what the service costs now, and how to stop that."""
+
+
+class BaseService:
+    """What most services do alike. A service that inherits it defines the other methods of `Service`."""
+
+    config: Any
+    nodes_setting = ""
+    nodes = ""
+    limits = Limits(queue_seconds=3600.0, run_seconds=86400.0, restarts=3)
+
+    def check(self, job: Job) -> None:
+        """Check the request, and a custom network that must be exact."""
+        self.request(job)
+        network_check.check(job)
+
+    def request(self, job: Job, *, force: bool = False) -> Any:
+        """Return what `start` will send."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Return the whole configuration; a service makes the paths in it absolute."""
+        values: dict[str, Any] = dataclasses.asdict(self.config)
+        del values["name"]
+        return values
+
+    def place(self) -> dict[str, str]:
+        """Return nothing, because the settings name the service."""
+        return {}
+
+    def new_id(self) -> str:
+        """Return a name of letters, digits and "-"."""
+        return f"mnist-cnn-{int(time.time())}-{secrets.token_hex(4)}"
+
+    def on_started(self, handle: Handle, request: Any) -> None:
+        """Do nothing."""
+
+    def page(self, handle: Handle) -> str:  # noqa: ARG002 - a service with pages needs it
+        """Return "", because there is no page."""
+        return ""
+
+    def costs(self, handle: Handle) -> Iterator[str]:  # noqa: ARG002 - as above
+        """Yield nothing."""
+        yield from ()

@@ -1,5 +1,7 @@
 """What is sent to a node: the four data files, and an allow-list of the installed package's files.
 
+`send` sends either to a store; a service without one has its own way.
+
 The code is a folder `mnist_cnn/`, which contains `backends/` and `conf/` as in the wheel, and whatever script
 a service puts beside it. No cache and no file of the current folder is sent.
 """
@@ -7,20 +9,26 @@ a service puts beside it. No cache and no file of the current folder is sent.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mnist_cnn
 from mnist_cnn import backends
+from mnist_cnn.backends.remote.calls import report, with_retries
+from mnist_cnn.backends.remote.service import blob_of
 from mnist_cnn.config import CONF_DIR
 from mnist_cnn.data import datasets
+from mnist_cnn.data.download import find_source
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mnist_cnn.backends.remote.service import Store
     from mnist_cnn.config import DataConfig
 
 MAX_FILES, MAX_BYTES = 2_000, 300_000_000
@@ -49,6 +57,22 @@ def data_files(config: DataConfig) -> tuple[SentFile, ...]:
         SentFile(f"{stem}{'.gz' if path.suffix == '.gz' else ''}", path, path.stat().st_size)
         for stem, path in zip(stems, datasets.files(config), strict=True)
     )
+
+
+def data_folder(config: DataConfig) -> str:
+    """Return the store's folder for a data set; different data sets never share one."""
+    packaged = find_source("mnist")
+    if config.digest == packaged.digest:
+        return packaged.name
+    return config.name if config.dir is None else f"data-{str(config.digest)[:12]}"
+
+
+def code_folder(snapshot: Sequence[SentFile]) -> str:
+    """Return the store's folder for the code; different code never shares one."""
+    digest = hashlib.sha256()
+    for file in snapshot:
+        digest.update(f"{file.name}\0{hashlib.sha256(file.source.read_bytes()).hexdigest()}\n".encode())
+    return f"mnist-cnn-code/{digest.hexdigest()[:16]}"
 
 
 def files(**scripts: Path) -> tuple[SentFile, ...]:
@@ -92,3 +116,14 @@ def write(folder: Path, snapshot: Sequence[SentFile]) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise BackendError(f"cannot copy the code to {folder}: {reason}", "check that disk") from error
+
+
+def send(store: Store, folder: str, sent: Sequence[SentFile]) -> None:
+    """Send files into a folder of the store, except those that it has. Raises ServiceError."""
+    there = with_retries(lambda: store.list(folder))
+    contents = {f"{folder}/{file.name}": file.source.read_bytes() for file in sent}
+    missing = {name: content for name, content in contents.items() if there.get(name) != blob_of(content)}
+    size = sum(map(len, missing.values()))
+    report(f"{folder}: sending {len(missing)} of {len(contents)} files, {size:,} bytes")
+    for name, content in missing.items():
+        with_retries(partial(store.put, name, content))

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
+from helpers.docs import file_in_docs
 from helpers.processes import SMALL, run_command, run_successfully
-
-PAGE = Path(__file__).parent.parent.parent / "docs" / "extending.md"
-
-
-def file_in_docs(name: str) -> str:
-    """Return the code block that opens with a comment naming this file."""
-    blocks: list[str] = re.findall(r"```(?:python|yaml)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    found = [block for block in blocks if block.startswith(f"# {name}\n")]
-    assert len(found) == 1, f"docs/extending.md has {len(found)} blocks for {name}"
-    return found[0]
 
 
 def test_a_third_backend_is_one_file(tmp_path: Path) -> None:

@@ -144,12 +144,12 @@ def test_the_environment_pins_the_versions_here_and_is_named_by_them() -> None:
 
 def test_different_data_sets_never_share_a_folder(tmp_path: Path) -> None:
     packaged = launch.make_job().data
-    assert plan.data_folder(packaged) == "mnist"
-    assert plan.data_folder(dataclasses.replace(packaged, dir=str(tmp_path))) == "mnist"
+    assert snapshot.data_folder(packaged) == "mnist"
+    assert snapshot.data_folder(dataclasses.replace(packaged, dir=str(tmp_path))) == "mnist"
     other = dataclasses.replace(packaged, dir=str(tmp_path), digest="0" * 64)
-    assert plan.data_folder(other) == f"data-{'0' * 12}"
+    assert snapshot.data_folder(other) == f"data-{'0' * 12}"
     downloaded = dataclasses.replace(packaged, name="kmnist", digest="1" * 64)
-    assert plan.data_folder(downloaded) == "kmnist"
+    assert snapshot.data_folder(downloaded) == "kmnist"
 
 
 def test_an_exact_job_is_not_sent_to_a_gpu() -> None:

@@ -1,29 +1,10 @@
-"""What every backend must do, as one class of tests. Ships with the package, for backends outside it too.
-
-It needs pytest. Subclass it in a test module of your own; pytest then runs its tests against your backend:
-
-    class TestMyBackend(BackendContract):
-        @pytest.fixture(scope="class")
-        @classmethod
-        def overrides(cls):
-            return ("backend=my_backend",)  # and the keys that set it up
-
-        @pytest.fixture(scope="class")
-        @classmethod
-        def small_job(cls):
-            return ("data.train_limit=1000", "data.test_limit=500", "train.epochs=2")
-
-Everything runs for real, so the job should train in seconds.
-"""
+"""What every backend must do."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,17 +12,15 @@ import pytest
 from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled, TrainingError
+from mnist_cnn.testing.fixtures import LONG, Contract, printed_by
 from mnist_cnn.training.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
     from mnist_cnn.backend import Run
+    from mnist_cnn.testing.fixtures import Submit
 
-    Submit = Callable[..., Run]
-
-LONG = "train.epochs=10000"
-"""More epochs than any test waits for: the run is still training when it is cancelled."""
 FAILING_NETWORK = """
 import keras
 from keras import layers
@@ -64,42 +43,8 @@ class Waiter:
     result: str
 
 
-def _printed_by(code: str, *arguments: str) -> str:
-    """Return what a Python process prints that runs this code."""
-    command = [sys.executable, "-P", "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
-
-
-class BackendContract:
+class BackendContract(Contract):
     """The promises of `mnist_cnn.backend`, tested with one backend."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def overrides(cls) -> tuple[str, ...]:
-        """Return the overrides that choose and set up the backend."""
-        raise NotImplementedError
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def small_job(cls) -> tuple[str, ...]:
-        """Return the overrides of a job that trains in seconds, for two epochs or more."""
-        raise NotImplementedError
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def home(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return tmp_path_factory.mktemp("contract")
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def submit(cls, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]) -> Submit:
-        """Return a function that submits the small job into a folder of this name."""
-
-        def submit(name: str, *more: str) -> Run:
-            folders = (f"run_dir={home / name}", f"register.dir={home / 'models'}")
-            return launch.submit(*overrides, *small_job, *more, *folders)
-
-        return submit
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -111,7 +56,7 @@ class BackendContract:
             "run = launch.attach_to(Path(sys.argv[1]), sys.argv[2:]); before = run.status(); "
             "print(before.value); print(run.wait().to_json())"
         )
-        before, result = _printed_by(code, str(run.folder), *overrides).split("\n", 1)
+        before, result = printed_by(code, str(run.folder), *overrides).split("\n", 1)
         return Waiter(run, Status(before), result)
 
     @pytest.fixture(scope="class")
@@ -166,7 +111,7 @@ class BackendContract:
             "right = model.predict(images, verbose=0).argmax(1) == arrays.y_test; "
             "print(right.mean(), weights_sha256(model))"
         )
-        printed = _printed_by(code, str(completed.folder / "model.keras"), job.to_json())
+        printed = printed_by(code, str(completed.folder / "model.keras"), job.to_json())
         accuracy, weights = printed.split()
         assert float(accuracy) == pytest.approx(result.accuracy, abs=1e-9)
         assert weights == result.weights_sha256
