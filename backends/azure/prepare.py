@@ -16,7 +16,6 @@ from mnist_cnn.backends.azure.sdk import call_with_retries
 from mnist_cnn.backends.remote import checkpoints, snapshot
 from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.parallel import run_parallel, start_thread
-from mnist_cnn.backends.remote.service import CHECKPOINTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +38,7 @@ def prepared(
     """Make everything ready; yield the SDK's experiment and configuration, while the code's folder exists."""
     report(f"workspace {workspace.name}: {workspace.location}, resource group {workspace.resource_group}")
     start_thread(partial(import_module, "azureml.train.estimator"))  # early, because it takes seconds
-    prefix = handle.place[CHECKPOINTS]
+    prefix = handle.checkpoints
     mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: prefix}
     # A thread may still write into the folder when Ctrl-C ends its use.
     with tempfile.TemporaryDirectory(prefix="mnist-cnn-", ignore_cleanup_errors=True) as code:
@@ -67,7 +66,7 @@ def _prepare(
     if known:
         where = f"{request.data_folder}/, with the same size and MD5"
         report(f"data: {known} of {len(request.data_files)} files are already in {where}")
-    prefix, job = handle.place[CHECKPOINTS], run_folder.read_job(handle.folder).to_json().encode()
+    prefix, job = handle.checkpoints, run_folder.read_job(handle.folder).to_json().encode()
     _, _, _, target = run_parallel(
         partial(store.send, datastore, request.data_folder, missing),
         # A folder must exist to be mounted.

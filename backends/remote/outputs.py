@@ -35,7 +35,7 @@ class ResultMissing(BackendError):  # noqa: N818 - it is an outcome that ends a 
 
 
 class ResultDamaged(BackendError):  # noqa: N818 - as above
-    """A file of the result differs from its checksum in result.json."""
+    """A file of the result differs from its checksum, as if its download had gone wrong."""
 
 
 def download(service: Service, handle: Handle) -> None:
@@ -43,7 +43,7 @@ def download(service: Service, handle: Handle) -> None:
 
     Raises:
         ResultMissing: there is none, it belongs to another job, or it names a missing file.
-        ResultDamaged: a downloaded file differs from its checksum.
+        ResultDamaged: a downloaded file, or result.json, differs from its checksum.
         BackendError: a download failed, and may be tried again.
     """
     folder = handle.folder
@@ -65,6 +65,10 @@ def _retry_later(error: BackendError, folder: Path) -> BackendError:
     return BackendError(error.message, f"{error.hint}; {then}")
 
 
+def _damaged(message: str, folder: Path) -> ResultDamaged:
+    return ResultDamaged(message, f"download it again: {command_on('follow', folder)}")
+
+
 def _check_free_space(folder: Path, size: int) -> None:
     """Raise OSError if the disk has less than `size` bytes; the SDK would retry for minutes."""
     if shutil.disk_usage(folder).free < size:
@@ -79,7 +83,7 @@ def _download_verified(service: Service, handle: Handle, names: list[str], tempo
     try:
         result = run_folder.read_result(temporary)
     except BackendError as error:
-        raise ResultMissing(error.message, resume_hint(folder)) from error
+        raise _damaged(error.message, folder) from error
     assert result is not None  # noqa: S101 - it was just downloaded
     _check(result, names, folder)
     for name, entry in result.files.items():
@@ -92,7 +96,7 @@ def _download_verified(service: Service, handle: Handle, names: list[str], tempo
     try:
         run_folder.verify(temporary, result)
     except BackendError as error:
-        raise ResultDamaged(error.message, f"download it again: {command_on('follow', folder)}") from error
+        raise _damaged(error.message, folder) from error
     try:
         for name in (*result.files, run_folder.RESULT):
             with atomic.replacing(folder / name) as synced:  # on the disk before the receipt says "completed"

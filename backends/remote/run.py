@@ -144,7 +144,7 @@ class RemoteRun:
             handle = self.handle
             if CHECKPOINTS in handle.place:
                 store = self.service.store(handle)
-                checkpoints.download(store, handle.place[CHECKPOINTS], self.folder)
+                checkpoints.download(store, handle.checkpoints, self.folder)
 
     def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
         """Register the run's model."""

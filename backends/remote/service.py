@@ -1,7 +1,7 @@
 """What a cluster's service must do, so that `RemoteBackend` can train there.
 
-`Service` lists what it owes; `BaseService` does what most services do alike. `mnist_cnn.testing.RemoteContract`
-tests the promises that need a service to be disturbed.
+`Service` lists what it owes; `BaseService` does what most services do alike.
+`mnist_cnn.testing.RemoteContract` tests the promises that need a service to be disturbed.
 """
 
 from __future__ import annotations
@@ -78,6 +78,11 @@ class Handle:
         """Return the handle of the run that the receipt names now. Raises BackendError."""
         receipt = run_folder.read_receipt(folder)
         return cls(folder, receipt.id, receipt.service)
+
+    @property
+    def checkpoints(self) -> str:
+        """Return the folder of the store that a node mounts for the run's checkpoints."""
+        return self.place[CHECKPOINTS]
 
 
 @dataclasses.dataclass(frozen=True)

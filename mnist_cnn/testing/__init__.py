@@ -1,6 +1,6 @@
 """What every backend must do, as classes of tests. Ships with the package, for backends outside it too.
 
-They need pytest. Subclass them in a test module of your own; pytest then runs their tests against your backend:
+They need pytest. Subclass them in a test module of yours; pytest then runs their tests against your backend:
 
     class TestMyBackend(BackendContract):
         @pytest.fixture(scope="class")
@@ -13,7 +13,7 @@ They need pytest. Subclass them in a test module of your own; pytest then runs t
         def small_job(cls):
             return ("data.train_limit=1000", "data.test_limit=500", "train.epochs=2")
 
-A backend that is a `RemoteBackend` also passes RemoteContract, whose subclass has one more fixture, `cluster`.
+A `RemoteBackend` also passes RemoteContract, whose subclass has one more fixture, `cluster`.
 Everything runs for real, so the job should train in seconds.
 """
 

@@ -67,7 +67,7 @@ class JobService(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
+        self._nodes: list[threading.Thread] = []
         self._starts: list[str] = []
         self._damaged: set[tuple[str, str]] = set()
         self.reset()
@@ -79,7 +79,7 @@ class JobService(ThreadingHTTPServer):
     def __exit__(self, *_: object) -> None:
         for name in self.jobs:
             self.cancel(name)
-        for thread in self._threads:
+        for thread in self._nodes:
             thread.join(60)
         self.shutdown()
         self.server_close()
@@ -118,8 +118,8 @@ class JobService(ThreadingHTTPServer):
                 self.jobs[name] = job = Job(request, self.folder / "jobs" / name)
                 job.folder.mkdir(parents=True)
                 self._starts.append(name)
-                self._threads.append(threading.Thread(target=self._run, args=(job,), daemon=True))
-                self._threads[-1].start()
+                self._nodes.append(threading.Thread(target=self._run, args=(job,), daemon=True))
+                self._nodes[-1].start()
             is_lost, self._loses_answer = self._loses_answer, False
             return is_lost
 

@@ -1,4 +1,4 @@
-"""The remote backend of docs/extending.md keeps both contracts, on a small job service that runs real jobs."""
+"""The remote backend of docs/extending.md keeps both contracts, on a small job service with real jobs."""
 
 from __future__ import annotations
 

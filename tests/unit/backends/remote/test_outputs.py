@@ -97,3 +97,12 @@ def test_a_file_that_was_damaged_on_the_way_is_not_accepted(node: NodeRun, folde
     with pytest.raises(outputs.ResultDamaged, match=r"model\.onnx is not the file"):
         download(node, folder)
     assert names(folder) == ["run.json"]
+
+
+def test_a_result_that_was_damaged_on_the_way_can_be_downloaded_again(node: NodeRun, folder: Path) -> None:
+    path = node.outputs / "result.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(outputs.ResultDamaged, match=r"result\.json") as raised:
+        download(node, folder)
+    assert "download it again" in raised.value.hint
+    assert names(folder) == ["run.json"]
