@@ -1,7 +1,8 @@
 """The contract between the command line and the places where a job can run. No implementation.
 
 To add a backend, write a class with the attributes and methods of `Backend` and one with those of `Run`.
-`mnist_cnn.testing.BackendContract` tests what they must do.
+`mnist_cnn.testing.BackendContract` tests what they must do. For a cluster, write a `Service` for
+`mnist_cnn.backends.remote.backend.RemoteBackend` instead.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = SDK_TESTS
 RUN = r"/workspaces/[^/]+/runs/[^/]+$"
-"""The request with which a process finds a run; nodes ask for theirs with the experiment's name in the path."""
+"""The request with which a process finds a run; the path of a node's request has an experiment too."""
 
 
 class LoopbackCluster:

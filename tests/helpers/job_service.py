@@ -70,7 +70,9 @@ class JobService(ThreadingHTTPServer):
         self._nodes: list[threading.Thread] = []
         self._starts: list[str] = []
         self._damaged: set[tuple[str, str]] = set()
-        self.reset()
+        self._loses_answer = False
+        self._absent_polls = 0
+        self._loss: tuple[str, bool] | None = None
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -107,7 +109,7 @@ class JobService(ThreadingHTTPServer):
     def reset(self) -> None:
         self._loses_answer = False
         self._absent_polls = 0
-        self._loss: tuple[str, bool] | None = None
+        self._loss = None
 
     # -- what requests do ------------------------------------------------------------------------------
 
@@ -179,7 +181,7 @@ class JobService(ThreadingHTTPServer):
             self.stored(folder).mkdir(parents=True, exist_ok=True)
             (job.node / mount).symlink_to(self.stored(folder))
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-        loss = None
+        loss: tuple[str, bool] | None = None
         with self._lock:
             if job.is_cancelled:
                 return None
@@ -197,8 +199,8 @@ class JobService(ThreadingHTTPServer):
         with process.stdout, job.log.open("wb", buffering=0) as log:
             for line in process.stdout:
                 log.write(line)
-                if self._loss is not None and self._loss[0].encode() in line:
-                    loss, self._loss = self._loss, None
+                if (armed := self._loss) is not None and armed[0].encode() in line:
+                    loss, self._loss = armed, None
                     _signal(process, signal.SIGKILL)
         process.wait()
         return loss
