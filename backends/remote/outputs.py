@@ -66,7 +66,8 @@ def _retry_later(error: BackendError, folder: Path) -> BackendError:
 
 
 def _damaged(message: str, folder: Path) -> ResultDamaged:
-    return ResultDamaged(message, f"download it again: {command_on('follow', folder)}")
+    again = f"download it again: {command_on('follow', folder)}"
+    return ResultDamaged(message, f"{again}; or give it up: {command_on('cancel', folder)}")
 
 
 def _check_free_space(folder: Path, size: int) -> None:

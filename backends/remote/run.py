@@ -27,7 +27,7 @@ from mnist_cnn.backends.remote.state import (
     State,
 )
 from mnist_cnn.backends.remote.submitter import is_at_work
-from mnist_cnn.errors import BackendError, MnistCnnError, command_on
+from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, command_on
 from mnist_cnn.result import Progress, Result
 
 if TYPE_CHECKING:
@@ -104,7 +104,17 @@ class RemoteRun:
         raise common.recorded_error(self.folder)
 
     def cancel(self) -> None:
-        """Cancel the run and wait until it has ended; raise BackendError after five minutes."""
+        """Cancel the run and wait until it has ended; raise BackendError after five minutes.
+
+        An ended run whose result is damaged is recorded as cancelled, so that it can be resumed.
+        """
+        try:
+            self._cancel()
+        except outputs.ResultDamaged as error:
+            given_up = RunCancelled(f"the run was cancelled: {error.message}", resume_hint(self.folder))
+            run_folder.record_end_of(self.folder, self._state.id, Status.cancelled, given_up)
+
+    def _cancel(self) -> None:
         if self._refresh().is_final:
             return
         with run_folder.lock(self.folder):  # from now on no process submits it again

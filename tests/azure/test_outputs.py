@@ -13,7 +13,7 @@ from loopback import Fault
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.errors import BackendError
+from mnist_cnn.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,8 +68,20 @@ def test_a_result_that_names_a_file_not_its_own_is_refused(
 
 def test_a_damaged_file_is_not_kept(made: ServiceRun, small_run: Path) -> None:
     made.write_output("model.keras", (small_run / "model.keras").read_bytes()[:-1])
-    refused(made.command("follow"), BackendError.exit_code, "model.keras")
+    refused(made.command("follow"), BackendError.exit_code, "model.keras", "follow run", "cancel run")
     assert not made.receipt().status.is_final
+    check_is_empty(made.folder)
+
+
+def test_a_run_whose_result_stays_damaged_can_be_cancelled(made: ServiceRun, small_run: Path) -> None:
+    """Until then it is neither completed nor can it be resumed."""
+    made.write_output("model.keras", (small_run / "model.keras").read_bytes()[:-1])
+    assert made.command("resume").code == ConfigurationError.exit_code
+    made.command("cancel")
+    receipt = made.receipt()
+    assert receipt.status is Status.cancelled
+    assert "model.keras" in str(receipt.error)
+    assert "resume" in str(receipt.hint)
     check_is_empty(made.folder)
 
 
