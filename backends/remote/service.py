@@ -226,6 +226,7 @@ class BaseService:
     """What most services do alike. A service that inherits it defines the other methods of `Service`."""
 
     config: Any
+    pages = ""
     nodes_setting = ""
     nodes = ""
     limits = Limits(queue_seconds=3600.0, run_seconds=86400.0, restarts=3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import secrets
 import shutil
 import time
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import local_registry
 from mnist_cnn.backends.remote import snapshot
-from mnist_cnn.backends.remote.service import CHECKPOINTS, Limits, ServiceError
+from mnist_cnn.backends.remote.service import BaseService, Limits, ServiceError
 from mnist_cnn.backends.slurm import commands, outcome, script
 from mnist_cnn.backends.slurm.queue import USER, queue_at
 from mnist_cnn.backends.slurm.store import FolderStore, failure
@@ -40,7 +39,7 @@ RESULT_SECONDS = 60.0
 LOG = re.compile(r"log-(\d+)\.txt")
 
 
-class SlurmService:
+class SlurmService(BaseService):
     """Submits scripts with `sbatch`, and finds their jobs by the run's id, which is the job's name."""
 
     pages = "with scancel"
@@ -70,20 +69,10 @@ class SlurmService:
         """Return the request as labels and values, for `plan`."""
         return script.describe(request)
 
-    def new_id(self) -> str:
-        """Return a name for a run that no other has."""
-        return f"mnist-cnn-{secrets.token_hex(8)}"
-
     def place(self) -> dict[str, str]:
         """Return the cluster's configuration and the user, who may be another one when the run is found."""
         conf = os.environ.get("SLURM_CONF", "")
         return {commands.SLURM_CONF: str(Path(conf).absolute()) if conf else "", USER: str(os.geteuid())}
-
-    def settings(self) -> dict[str, Any]:
-        """Return the values of `backend.*`, which name no file of this machine."""
-        values = dataclasses.asdict(self.config)
-        del values["name"]
-        return values
 
     @contextmanager
     def prepare(self, handle: Handle, request: script.Request) -> Iterator[None]:
@@ -112,9 +101,6 @@ class SlurmService:
         )
         queue.forget()
         return ""
-
-    def on_started(self, handle: Handle, request: script.Request) -> None:
-        """Do nothing: `prepare` has written all that there is."""
 
     def find(self, handle: Handle) -> Observation | None:
         """Return what Slurm says of the job; what its files say, if Slurm has forgotten it."""
@@ -183,16 +169,6 @@ class SlurmService:
         """Copy the model into the local registry."""
         return local_registry.add(self._registry, name, handle.folder, result)
 
-    def page(self, handle: Handle) -> str:
-        """Return nothing: Slurm has no pages."""
-        del handle
-        return ""
-
-    def costs(self, handle: Handle) -> Iterator[str]:
-        """Yield nothing: Slurm frees a node when its job ends."""
-        del handle
-        yield from ()
-
     def _job(self, handle: Handle) -> SlurmJob | None:
         """Return the job that trains the run; the first one, if a lost answer made it be submitted twice."""
         jobs = queue_at(handle.place).named(handle.id)
@@ -219,7 +195,7 @@ def _fill(start: Path, handle: Handle, request: script.Request) -> None:
     for folder in (start / script.CODE, start / script.DATA):  # of an attempt that was killed
         shutil.rmtree(folder, ignore_errors=True)
     atomic.make_folder(start / script.DATA, exist_ok=True)
-    checkpoints = handle.place[CHECKPOINTS]
+    checkpoints = handle.checkpoints
     atomic.make_folder(handle.folder / NODE / checkpoints, exist_ok=True)
     snapshot.write(start / script.CODE, request.code)
     for file in request.data_files:

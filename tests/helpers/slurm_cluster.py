@@ -53,6 +53,7 @@ SwitchType=switch/none
 ReturnToService=2
 JobRequeue=1
 KillWait=2
+MinJobAge=3600
 MessageTimeout=5
 SlurmctldTimeout=5
 SlurmdTimeout=5
@@ -161,12 +162,16 @@ class SlurmCluster:
         """Cancel all jobs, wait until they are gone, and let each node accept jobs."""
         self.run("scancel", f"--user={getpass.getuser()}", check=False)
         _wait(lambda: not self.run("squeue", "-h").strip(), "all jobs have ended")
+        self.revive()
+        self.wait_until_idle()
+
+    def revive(self) -> None:
+        """Start the nodes that were killed, and let each node accept jobs."""
         for node in NODES:
             if node not in self._daemons:
                 self.start_node(node)
         if not all(self.node_state(node) == "IDLE" for node in NODES):
             self.run("scontrol", "update", f"NodeName={','.join(NODES)}", "State=RESUME", check=False)
-        self.wait_until_idle()
 
     def stop(self) -> None:
         """Stop all daemons and all that they started."""
