@@ -1,4 +1,4 @@
-"""Runs the tutorial of docs/clusters.md command by command, then the same training on this machine.
+"""Runs the tutorial of docs/azure.md command by command, then the same training on this machine.
 
 Run it inside the loopback service, which provides an empty folder with a workspace's config.json:
 
@@ -18,12 +18,12 @@ import sys
 import time
 from pathlib import Path
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "clusters.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "azure.md"
 MIN_ACCURACY = 0.98
 
 
 def commands() -> list[list[str]]:
-    """Return the command lines of the tutorial of docs/clusters.md."""
+    """Return the command lines of the tutorial of docs/azure.md."""
     section = PAGE.read_text(encoding="utf-8").partition("## The tutorial, cell by cell")[2]
     block = re.search(r"```\n(.*?)```", section, flags=re.DOTALL)
     assert block is not None
