@@ -32,9 +32,9 @@ from .report import print_progress
 
 OPTIONS: dict[str, dict[str, Any]] = {}
 JOB = (
-    "data.train_limit=6000",
+    "data.train_limit=2000",
     "data.test_limit=1000",
-    "train.epochs=6",
+    "train.epochs=8",
     "train.threads=1",
     "train.precision=float32",
 )
