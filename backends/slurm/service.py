@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import local_registry
-from mnist_cnn.backends.remote import snapshot
+from mnist_cnn.backends.remote import checkpoints, snapshot
 from mnist_cnn.backends.remote.service import BaseService, Limits, ServiceError
 from mnist_cnn.backends.slurm import commands, outcome, script
 from mnist_cnn.backends.slurm.queue import USER, queue_at
@@ -76,7 +76,7 @@ class SlurmService(BaseService):
 
     @contextmanager
     def prepare(self, handle: Handle, request: script.Request) -> Iterator[None]:
-        """Copy code and data into the start's folder, unless that was done before; the marker comes last."""
+        """Copy code, data and the newest checkpoint, unless that was done before; the marker comes last."""
         _check_time_limit(handle, request)
         start = start_folder(handle)
         try:
@@ -84,6 +84,7 @@ class SlurmService(BaseService):
                 _fill(start, handle, request)
         except OSError as error:
             raise storage_error(error, str(start), "runs_dir=FOLDER") from error
+        checkpoints.send(self.store(handle), handle.checkpoints, handle.folder)
         yield
 
     def start(self, handle: Handle, request: script.Request, prepared: Any = None) -> str:
@@ -195,13 +196,12 @@ def _fill(start: Path, handle: Handle, request: script.Request) -> None:
     for folder in (start / script.CODE, start / script.DATA):  # of an attempt that was killed
         shutil.rmtree(folder, ignore_errors=True)
     atomic.make_folder(start / script.DATA, exist_ok=True)
-    checkpoints = handle.checkpoints
-    atomic.make_folder(handle.folder / NODE / checkpoints, exist_ok=True)
+    atomic.make_folder(handle.folder / NODE / handle.checkpoints, exist_ok=True)
     snapshot.write(start / script.CODE, request.code)
     for file in request.data_files:
         _link_or_copy(file.source, start / script.DATA / file.name)
     atomic.write_text(start / script.JOB, request.token)
-    atomic.write_text(start / script.CHECKPOINTS, checkpoints)
+    atomic.write_text(start / script.CHECKPOINTS, handle.checkpoints)
     atomic.write_text(start / script.SCRIPT, request.script)
     atomic.write_text(start / script.MARKER, handle.id)
 
