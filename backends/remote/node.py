@@ -77,7 +77,7 @@ def decode(token: str) -> Job:
 
 
 class Observer(Protocol):
-    """Is told of a training, to tell the service."""
+    """Tells the service how a training goes."""
 
     def on_epoch(self, row: EpochRow) -> None:
         """Take the row of an epoch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
@@ -57,7 +58,7 @@ class RemoteRun:
         run_folder.read_receipt(folder)  # raises if it isn't valid
         self._state = State()
         self._lock = threading.RLock()
-        self._reported = ""  # the last state that the user was told
+        self._reported = State()  # the last one that the user was told
 
     def __repr__(self) -> str:
         return common.describe_run(self)
@@ -131,9 +132,12 @@ class RemoteRun:
         is_requested = False
         requested_at, deadline = -CANCEL_AGAIN_SECONDS, time.monotonic() + CANCEL_SECONDS
         while not self._refresh().is_final:
+            handle = self.handle
+            if CANCELLED not in handle.place:  # it has ended, and another process has resumed it
+                return
             is_due = time.monotonic() - requested_at > CANCEL_AGAIN_SECONDS
             if is_due and not self._state.seen.is_cancelling:
-                with_retries(lambda: self.service.cancel(self.handle))
+                with_retries(partial(self.service.cancel, handle))
                 requested_at = time.monotonic()
                 if not is_requested:
                     report(f"cancelling the run; waiting for up to {minutes}")
@@ -194,14 +198,11 @@ class RemoteRun:
         except ServiceError as error:
             self._state, actions = state.after_outage(self._state, error, time.monotonic())
         else:
-            poll = Poll(
-                dataclasses.replace(handle, place=run_folder.read_receipt(self.folder).service),
-                found,
-                news,
-                has_started=log.has_training_started(self.folder),
-                failure=log.failure(self.folder),
-                is_being_submitted=is_at_work(receipt),
-            )
+            place = run_folder.read_receipt(self.folder).service  # it may be marked as cancelled by now
+            poll = Poll(dataclasses.replace(handle, place=place), found, news, is_at_work(receipt))
+            if found is not None and found.status.is_final:
+                has_started, failure = log.has_training_started(self.folder), log.failure(self.folder)
+                poll = dataclasses.replace(poll, has_started=has_started, failure=failure)
             self._state, actions = state.advance(self._state, poll, self.service.limits, time.monotonic())
         self._carry_out(actions)
 
@@ -236,28 +237,28 @@ class RemoteRun:
             except ServiceError as error:
                 message = f"{error.message}; the run is still running"
                 raise BackendError(message, follow_hint(self.folder)) from error
-            self._report_state(status)
+            seen = self._state  # once, because another thread may poll too
+            self._report_state(seen)
             yield status
-            ending = self._state.ending
             if status is Status.lost or self._has_ended():
                 return
             if status.is_final:  # another process has resumed it since
                 self._poll_soon()
-            elif ending is None:
+            elif seen.ending is None:
                 wait = state.wait_on(wait, status, self.service.limits, self.folder, time.monotonic())
-            elif ending.starts_again:
-                failing_since = self._resubmit(ending, failing_since)
+            elif seen.ending.starts_again:
+                failing_since = self._resubmit(seen.id, seen.ending, failing_since)
                 wait = None
             else:
                 self._download_result()
             time.sleep(POLL_SECONDS / 4)
 
-    def _resubmit(self, ending: state.Ending, failing_since: float | None) -> float | None:
+    def _resubmit(self, lost_id: str, ending: state.Ending, failing_since: float | None) -> float | None:
         """Submit a run whose node was lost; return since when that fails, or None. Raises as it does."""
         answered_at = self._state.answered_at
         reason = ending.error.message if ending.error is not None else "the node was lost"
         try:
-            resubmission.resubmit_in_thread(self.folder, self.service, self._state.id, reason)
+            resubmission.resubmit_in_thread(self.folder, self.service, lost_id, reason)
         except ServiceError as error:
             failing_since = failing_since or time.monotonic()
             resubmission.wait_or_give_up(self.folder, error, time.monotonic() - failing_since)
@@ -269,18 +270,19 @@ class RemoteRun:
             with self._lock:
                 self._state = State(answered_at=answered_at)
 
-    def _report_state(self, status: Status) -> None:
-        """Report a new state, and how long the run may stay in it."""
-        if self._state.name == self._reported:
+    def _report_state(self, seen: State) -> None:
+        """Report a new state, and how long the run may stay in a new status."""
+        if seen.name == self._reported.name:
             return
         from humanize import precisedelta
 
-        self._reported, limit = self._state.name, ""
-        if status in (Status.queued, Status.preparing):
+        is_new, limit = seen.status is not self._reported.status or not self._reported.name, ""
+        self._reported = seen
+        if is_new and seen.status in (Status.queued, Status.preparing):
             limit = f"; waiting for a node for up to {precisedelta(self.service.limits.queue_seconds)}"
-        elif status is Status.running:
+        elif is_new and seen.status is Status.running:
             limit = f"; waiting for up to {precisedelta(self.service.limits.run_seconds)}"
-        report(f"{self.folder.name} is {status.value} ({self._state.name}){limit}")
+        report(f"{self.folder.name} is {seen.status.value} ({seen.name}){limit}")
 
     def _download_result(self) -> None:
         """Download the result of an ended run, once, and record the end. Raises BackendError."""

@@ -36,7 +36,7 @@ NOTHING_SEEN = Observation("", Status.queued)
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Tell the user."""
+    """Report a line."""
 
     line: str
 
@@ -56,7 +56,7 @@ class RecordEnd:
 
 @dataclasses.dataclass(frozen=True)
 class GiveUp:
-    """Raise an error, which says nothing of the run."""
+    """Raise an error; how the run is remains unknown."""
 
     error: MnistCnnError
 
@@ -105,9 +105,9 @@ class Poll:
     handle: Handle
     observation: Observation | None
     news: bool | None = False
+    is_being_submitted: bool = False
     has_started: bool = False
     failure: MnistCnnError | None = None
-    is_being_submitted: bool = False
 
 
 def advance(state: State, poll: Poll, limits: Limits, now: float) -> tuple[State, tuple[Action, ...]]:

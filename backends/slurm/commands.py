@@ -44,12 +44,12 @@ REFUSALS = (
     ),
     (r"invalid account", REFUSED, "choose an account of yours in this partition with backend.account=NAME"),
     (r"invalid qos", REFUSED, "choose one that your account may use with backend.qos=NAME"),
-    (r"time limit", REFUSED, "lower backend.max_duration, or choose another backend.partition"),
     (
         r"accounting/qos policy|assoc\w*limit|qos\w*limit|job submit limit",
         CONFLICT,
-        "wait until others of your jobs have ended, or ask for less: backend.cpus, backend.max_duration",
+        "wait until some of your jobs have ended, or ask for less: backend.cpus, backend.max_duration",
     ),
+    (r"time limit", REFUSED, "lower backend.max_duration, or choose another backend.partition"),
     (
         r"generic resource|\bgres\b",
         REFUSED,
@@ -111,14 +111,20 @@ def run(
             capture_output=True,
             timeout=seconds,
             check=False,
+            start_new_session=True,  # so that Ctrl-C does not reach it
         )
     except subprocess.TimeoutExpired as error:
         message = f"cannot {what}: {words[0]} did not answer in {seconds:.0f} seconds"
         raise ServiceError(message, OUTAGES[0][1], is_abandoned=True) from error
     except OSError as error:
         message = f"cannot {what}: {words[0]} cannot be started: {error.strerror}"
+        if not isinstance(error, FileNotFoundError | PermissionError):  # no memory, too many processes
+            raise ServiceError(message, "try again") from error
         hint = "run this on a machine that has Slurm's programs, such as the cluster's login node"
         raise ConfigurationError(message, hint) from error
+    if ended.returncode < 0:
+        message = f"cannot {what}: {words[0]} was killed by signal {-ended.returncode}"
+        raise ServiceError(message, "try again", is_abandoned=True)
     if ended.returncode != 0:
         detail = (ended.stderr + b"\n" + ended.stdout).decode(errors="replace")
         raise translate(what, words[0], detail)

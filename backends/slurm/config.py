@@ -27,7 +27,7 @@ OWN_OPTIONS = {
 FIXED_OPTIONS = (
     *("array", "batch", "chdir", "clusters", "error", "export", "export-file", "get-user-env", "gid", "help"),
     *("input", "job-name", "nodes", "ntasks", "open-mode", "output", "parsable", "quiet", "signal"),
-    *("test-only", "uid", "usage", "version", "wait", "wrap"),
+    *("test-only", "time-min", "uid", "usage", "version", "wait", "wrap"),
 )
 """Options that the backend sets, or that change what sbatch answers."""
 

@@ -1,4 +1,4 @@
-"""Tells from Slurm's state and from the files of a start what has become of a run."""
+"""Tells from Slurm's state and from the files of a start how a run is, or how it ended."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ NO_FOLDER_SIGNAL = 53
 """What Slurm reports instead of a signal if a node cannot open the job's output."""
 CRASHES = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS)
 """Signals that a program causes itself; it would crash again on another node."""
+UNRECORDED = (script.UNSUITABLE, script.NOT_OWNER)
+"""Exit codes with which the script may end before it can write the file `exit`."""
 SHELL_SIGNAL = 128
 """A shell adds it to the signal that ended its program."""
 
@@ -63,6 +65,16 @@ def has_result(start: Path) -> bool:
     return (start / script.OUTPUTS / run_folder.RESULT).is_file()
 
 
+def awaits_files(job: SlurmJob | None, seen: Observation, start: Path) -> bool:
+    """Return whether a run has ended, but a file is missing that its node has written."""
+    if seen.status is Status.completed:
+        return not has_result(start)
+    if job is None or job.state != "FAILED" or job.signal or job.exit_code in UNRECORDED:
+        return False
+    ended = read_exit(start)
+    return ended is None or ended.job != int(job.id)
+
+
 def of_job(job: SlurmJob, start: Path) -> Observation:
     """Return the observation of a job that Slurm knows."""
     status = STATUSES.get(job.state, Status.running)
@@ -88,14 +100,17 @@ def of_job(job: SlurmJob, start: Path) -> Observation:
 
 
 def of_forgotten(start: Path) -> Observation | None:
-    """Return the observation of a job that Slurm doesn't know; None if its files say no end either."""
+    """Return the observation of a job that Slurm doesn't know; None if no node has begun it."""
     ended = read_exit(start)
     if ended is not None and ended.code == 0:
         return Observation(FORGOTTEN, Status.completed)
     if (start / CANCELLED).exists():
         return Observation(FORGOTTEN, Status.cancelled, "the run was cancelled")
     if ended is None:
-        return None
+        if not (start / script.OWNER).exists():
+            return None
+        error = "Slurm has forgotten the job, and its node left no record of its end"
+        return Observation(FORGOTTEN, Status.failed, error, is_lost=True)
     seen = _of_exit(FORGOTTEN, f"Slurm job {ended.job}", ended)
     if ended.was_told:  # perhaps a user's scancel: it must not start the run again
         seen = dataclasses.replace(seen, status=Status.cancelled, is_lost=False)
@@ -127,10 +142,10 @@ def _of_exit(state: str, what: str, ended: Exit) -> Observation:
         error = f"{what} reached its time limit on {ended.node}; set backend.max_duration"
         return Observation(state, Status.cancelled, error)
     if ended.was_told:
-        error = f"{what} was told to stop on {ended.node} before its time limit"
+        error = f"{what} was stopped on {ended.node} by SIGTERM before its time limit"
         return Observation(state, Status.failed, error, is_lost=True)
     number = ended.code - SHELL_SIGNAL
-    if number not in signal.valid_signals():
+    if number not in {known.value for known in signal.Signals}:
         error = f"the training failed on {ended.node} with exit code {ended.code}"
         return Observation(state, Status.failed, error, has_trainer_failed=True)
     error = f"the training was killed on {ended.node} by {signal.Signals(number).name}"

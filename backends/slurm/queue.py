@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mnist_cnn.backend import Status
+from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.backends.slurm import commands
 
 if TYPE_CHECKING:
@@ -71,18 +72,23 @@ class Queue:
         self._place = dict(place)
         self._lock = threading.Lock()
         self._jobs: dict[str, list[SlurmJob]] = {}
+        self._error: ServiceError | None = None
         self._asked_at: float | None = None
 
     def named(self, name: str, *, fresh: bool = False) -> list[SlurmJob]:
         """Return the jobs with a name, oldest first, also those that ended a while ago. Raises ServiceError.
 
-        The answer is at most a second old; with `fresh`, Slurm is asked now.
+        The answer, or the error, is at most a second old; with `fresh`, Slurm is asked now.
         """
         with self._lock:
-            now = time.monotonic()
-            if fresh or self._asked_at is None or now - self._asked_at > FRESH_SECONDS:
-                self._jobs = self._ask()
-                self._asked_at = now
+            if fresh or self._asked_at is None or time.monotonic() - self._asked_at > FRESH_SECONDS:
+                try:
+                    self._jobs, self._error = self._ask(), None
+                except ServiceError as error:  # others that wait need not wait for the same
+                    self._error = error
+                self._asked_at = time.monotonic()
+            if self._error is not None:
+                raise self._error
             return self._jobs.get(name, [])
 
     def forget(self) -> None:

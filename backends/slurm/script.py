@@ -7,6 +7,8 @@ Each start of a run has a folder of its own, RUN/node/ID, which is the script's 
 
     code/ data/        copies of the package and of the four data files
     job checkpoints    the encoded job, and the checkpoints' folder relative to RUN/node
+    script.sh          a copy of the script, for people
+    cancelled          empty; this package has asked for the end
     marker             the run's id; written last
     owner              the id of the Slurm job that trains; a second job of the same name ends at once
     trainer            the host and the process that train
@@ -44,13 +46,15 @@ UNSUITABLE = 78
 """The script's exit code if the node cannot train: EX_CONFIG of sysexits.h."""
 NOT_OWNER = 79
 """The script's exit code if another job of the same name trains the run."""
+SHELL_SIGTERM = 143
+"""The exit code of a script that SIGTERM has ended."""
 SIGNAL_SECONDS = 60
 """How long before the time limit Slurm sends SIGTERM."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """All that is sent for a job: the script, the encoded job, the files to copy; `options` for `sbatch`."""
+    """All that is sent for a job: the script, the encoded job, the files to copy; what is checked first."""
 
     script: str
     token: str
@@ -140,6 +144,7 @@ def script(config: SlurmConfig, arguments: Sequence[str]) -> str:
         "here=$PWD",
         *_setup(config.setup),
         'cd "$here" || exit',
+        f'[ "$signalled" = false ] || exit {SHELL_SIGTERM}',
         f"python={shlex.quote(python)}",
         f'command -v "$python" > /dev/null || {no_python}',
         f'export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/{CODE}"',

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 NODE = "node"
 """The folder below the run folder that the nodes use."""
-RESULT_SECONDS = 60.0
-"""How long a completed run may be without its result; Linux caches the names on NFS for up to 60 s."""
+FILES_SECONDS = 60.0
+"""How long an ended run may be without its last files; Linux caches the names on NFS for up to 60 s."""
+ENDING_SECONDS = 600.0
+"""How long Slurm may take to end a run after its time limit."""
 LOG = re.compile(r"log-(\d+)\.txt")
 
 
@@ -48,9 +50,11 @@ class SlurmService(BaseService):
     def __init__(self, config: SlurmConfig, registry: Path = Path("models")) -> None:
         self.config = config
         self.nodes = nodes_of(config)
-        self.limits = Limits(config.queue_timeout, config.max_duration * 60, config.preemption_retries)
+        self.limits = Limits(
+            config.queue_timeout, config.max_duration * 60 + ENDING_SECONDS, config.preemption_retries
+        )
         self._registry = registry
-        self._without_result: dict[str, float] = {}
+        self._without_files: dict[str, float] = {}
 
     def check(self, job: Job) -> None:
         """Check all that needs no request. Raises ConfigurationError, DataError or BackendError."""
@@ -93,14 +97,16 @@ class SlurmService(BaseService):
         queue = queue_at(handle.place)
         if queue.named(handle.id, fresh=True) or (start_folder(handle) / script.OWNER).exists():
             return ""
-        commands.run(
-            script.command(handle.id, str(start_folder(handle))),
-            handle.place,
-            what=f"submit the run {handle.id}",
-            content=request.script.encode(),
-            seconds=commands.SUBMIT_SECONDS,
-        )
-        queue.forget()
+        try:
+            commands.run(
+                script.command(handle.id, str(start_folder(handle))),
+                handle.place,
+                what=f"submit the run {handle.id}",
+                content=request.script.encode(),
+                seconds=commands.SUBMIT_SECONDS,
+            )
+        finally:
+            queue.forget()  # even if sbatch fails, Slurm may have the job
         return ""
 
     def find(self, handle: Handle) -> Observation | None:
@@ -108,13 +114,13 @@ class SlurmService(BaseService):
         start = start_folder(handle)
         job = self._job(handle)
         seen = outcome.of_forgotten(start) if job is None else outcome.of_job(job, start)
-        if seen is None or seen.status is not Status.completed or outcome.has_result(start):
+        if seen is None or not outcome.awaits_files(job, seen, start):
             return seen
         # A network file system may show a node's new file only after a while.
-        since = self._without_result.setdefault(handle.id, time.monotonic())
-        if time.monotonic() - since > RESULT_SECONDS:
+        since = self._without_files.setdefault(handle.id, time.monotonic())
+        if time.monotonic() - since > FILES_SECONDS:
             return seen
-        return dataclasses.replace(seen, status=Status.finalizing)
+        return dataclasses.replace(seen, status=Status.finalizing, is_lost=False)
 
     def cancel(self, handle: Handle) -> None:
         """Ask Slurm to end the run's jobs; Slurm ignores those that have ended."""
@@ -172,11 +178,13 @@ class SlurmService(BaseService):
 
     def _job(self, handle: Handle) -> SlurmJob | None:
         """Return the job that trains the run; the first one, if a lost answer made it be submitted twice."""
-        jobs = queue_at(handle.place).named(handle.id)
-        if len(jobs) > 1:
-            owner = _text(start_folder(handle) / script.OWNER)
-            jobs = [job for job in jobs if job.id == owner] or jobs
-        return jobs[0] if jobs else None
+        owner = _text(start_folder(handle) / script.OWNER)
+        queue = queue_at(handle.place)
+        jobs = queue.named(handle.id)
+        if not jobs and owner is None:  # the answer may be older than the job
+            jobs = queue.named(handle.id, fresh=True)
+        jobs = [job for job in jobs if job.id == owner or job.exit_code != script.NOT_OWNER]
+        return next((job for job in jobs if job.id == owner), jobs[0] if jobs else None)
 
 
 def start_folder(handle: Handle) -> Path:
@@ -208,16 +216,12 @@ def _fill(start: Path, handle: Handle, request: script.Request) -> None:
 
 def _check_time_limit(handle: Handle, request: script.Request) -> None:
     """Check the partition, because a cluster may accept a job that it can never run. Raises ServiceError."""
-    words = [
-        "scontrol",
-        "--oneliner",
-        "show",
-        "partition",
-        *([request.partition] if request.partition else []),
-    ]
+    words = ["scontrol", "--oneliner", "show", "partition"]
+    chosen = request.partition.split(",") if request.partition else None
     for line in commands.run(words, handle.place, what="ask Slurm for its partitions").splitlines():
         fields = dict(field.partition("=")[::2] for field in line.split())
-        if request.partition is None and fields.get("Default") != "YES":
+        is_default = fields.get("Default") == "YES"
+        if not (is_default if chosen is None else fields.get("PartitionName") in chosen):
             continue
         limit = minutes(fields.get("MaxTime", ""))
         if limit is not None and request.max_minutes > limit:

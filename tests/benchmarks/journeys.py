@@ -103,7 +103,10 @@ def _journey(order: Sequence[str], places: Mapping[str, tuple[str, ...]], folder
     for place in order[1:]:
         _end_after_an_epoch(run)
         run = launch.resume(str(folder), *places[place])
-    return run.wait().weights_sha256
+    weights = run.wait().weights_sha256
+    if (folder / run_folder.LOG).read_text(errors="replace").count("resuming after epoch") < len(order) - 1:
+        raise CommandError("a stage began anew, not with the checkpoint of the one before")
+    return weights
 
 
 def _end_after_an_epoch(run: backend.Run) -> None:

@@ -33,7 +33,7 @@ def test_a_completed_run_waits_a_while_for_its_result(
 ) -> None:
     run = submitter.start("true")
     assert run.await_status(Status.finalizing).state == "COMPLETED"
-    monkeypatch.setattr("mnist_cnn.backends.slurm.service.RESULT_SECONDS", 0.0)
+    monkeypatch.setattr("mnist_cnn.backends.slurm.service.FILES_SECONDS", 0.0)
     assert run.find().status is Status.completed
 
 

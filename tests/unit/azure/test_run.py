@@ -58,6 +58,20 @@ def test_an_accepted_cancellation_is_not_requested_again(
     assert run_folder.read_receipt(tmp_path).status is Status.cancelled
 
 
+@pytest.mark.usefixtures("clock")
+def test_a_run_that_was_resumed_meanwhile_is_not_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has seen the end of the cancelled run first, and started the next one."""
+    found = FakeRun()
+    run = attach(monkeypatch, tmp_path, found)
+    following = dataclasses.replace(run_folder.read_receipt(tmp_path), id="run-2")
+    found.on_cancel = lambda: run_folder.write_receipt(tmp_path, following)
+    run.cancel()
+    assert found.cancellations == 1
+    assert run_folder.read_receipt(tmp_path) == following
+
+
 def test_a_refusal_to_cancel_again_is_an_error(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
