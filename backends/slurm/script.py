@@ -101,8 +101,8 @@ def describe(request: Request) -> tuple[tuple[str, str], ...]:
     return (
         ("command", shlex.join(command("RUN_ID", "RUN/node/RUN_ID"))),
         ("code", f"{len(request.code)} files, {size:,} B, copied to RUN/node/RUN_ID/{CODE}"),
-        ("data", f"copied to RUN/node/RUN_ID/{DATA}: {data}"),
-        ("job", f"{len(request.token):,} characters in RUN/node/RUN_ID/{JOB}: job.json in base64"),
+        ("data files", f"copied to RUN/node/RUN_ID/{DATA}: {data}"),
+        ("job file", f"{len(request.token):,} characters in RUN/node/RUN_ID/{JOB}: job.json in base64"),
         ("script", f"\n{'':<11} ".join(request.script.splitlines())),
     )
 

@@ -28,7 +28,7 @@ COMMAND_LINES = """\
   resume RUN            resume an interrupted run from its last checkpoint
   register RUN          put a run's model into the registry, as register.name
   predict RUN IMAGE...  recognise the digits in PNG or JPEG pictures
-  cluster show|delete   show backend=azure's cluster and its costs, or delete it"""
+  cluster show|delete   show a cluster and its costs, or delete it"""
 
 FLAGS = """\
   -m, --multirun        run every combination of the values in KEY=A,B

@@ -68,6 +68,16 @@ def test_a_run_moves_between_slurm_and_this_machine(undisturbed: Result, tmp_pat
     assert "resuming after epoch" in (run.folder / run_folder.LOG).read_text()
 
 
+@pytest.mark.usefixtures("slurm")
+def test_a_sweep_submits_all_its_runs_at_once(small_run: Path, tmp_path: Path) -> None:
+    ended = run_successfully("--multirun", "seed=0,1", *SMALL, *CHOSEN, "backend.cpus=1", cwd=tmp_path)
+    receipts = [path.parent for path in (tmp_path / "runs").glob("*/run.json")]
+    results = {run_folder.result_of(folder).weights_sha256 for folder in receipts}
+    assert len(results) == 2
+    assert run_folder.result_of(small_run).weights_sha256 in results
+    assert ended.out.index("[2/2] seed=1") < ended.out.index("seed=0: ")  # which says how it ended
+
+
 def test_following_outlives_a_controller_that_stops(
     slurm: SlurmCluster, undisturbed: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

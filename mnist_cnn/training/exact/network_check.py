@@ -18,6 +18,9 @@ from mnist_cnn.data import datasets
 from mnist_cnn.errors import ConfigurationError, MnistCnnError
 from mnist_cnn.job import Job
 
+SECONDS = 300.0
+"""How long a network may take to be built; most take as long as TensorFlow's import."""
+
 
 def check(job: Job) -> None:
     """Check that an exact job's custom network consists of known layers; build it in another process.
@@ -28,14 +31,19 @@ def check(job: Job) -> None:
         return
     root = str(Path(mnist_cnn.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    ended = subprocess.run(
-        [sys.executable, "-P", "-m", "mnist_cnn.training.exact.network_check"],
-        env={**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": path},
-        input=job.to_json(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", "mnist_cnn.training.exact.network_check"],
+            env={**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": path},
+            input=job.to_json(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        message = f"model.file={job.model.file}: its network was not built in {SECONDS:.0f} seconds"
+        raise ConfigurationError(message, "check that its build() ends") from error
     if ended.returncode == ConfigurationError.exit_code:
         message, hint = json.loads(ended.stdout.splitlines()[-1])
         raise ConfigurationError(message, hint)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure.service import STATUSES
+from mnist_cnn.backends.azure import service as azure
 from mnist_cnn.backends.remote.service import Handle, Limits, Observation, ServiceError
 from mnist_cnn.backends.remote.state import (
     LOG_SECONDS,
@@ -29,6 +29,7 @@ from mnist_cnn.backends.remote.state import (
     after_outage,
     wait_on,
 )
+from mnist_cnn.backends.slurm import queue as slurm
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled, TrainingError
 
 FOLDER = Path("runs/one")
@@ -95,10 +96,9 @@ def test_one_poll(found: Poll, status: Status, ending: bool | None, actions: lis
     assert after.answered_at == 5.0
 
 
-@pytest.mark.parametrize("name", STATUSES)
-def test_each_state_of_azure_is_followed(name: str) -> None:
+@pytest.mark.parametrize(("name", "status"), [*azure.STATUSES.items(), *slurm.STATUSES.items()])
+def test_each_state_of_each_service_is_followed(name: str, status: Status) -> None:
     """A state that is not final asks for another poll and for nothing else."""
-    status = STATUSES[name]
     after, actions = advance(State(), poll(Observation(name, status)), LIMITS, now=0.0)
     assert after.name == name
     assert status.is_final == bool(actions or after.ending)

@@ -205,3 +205,12 @@ def test_only_an_exact_job_with_a_file_needs_another_process(monkeypatch: pytest
     monkeypatch.setattr("subprocess.run", Mock(return_value=crashed))
     with pytest.raises(ConfigurationError, match=r"model.file=own.py: building its network failed: Killed"):
         network_check.check(dataclasses.replace(exact, model=ModelConfig(file="own.py", source="x")))
+
+
+def test_a_network_that_is_never_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = launch.make_job("train.numerics=exact")
+    monkeypatch.setattr(network_check, "SECONDS", 0.1)
+    with pytest.raises(ConfigurationError, match=r"own\.py: its network was not built in 0 seconds"):
+        network_check.check(
+            dataclasses.replace(job, model=ModelConfig(file="own.py", source="while 1: pass"))
+        )
