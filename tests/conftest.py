@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.processes import SMALL, Ended, run_successfully, start
 
+from mnist_cnn import cpu
+
 if TYPE_CHECKING:
     from loopback import AzureService
 
+cpu.enable_onednn()  # as the trainer does, for tests that use TensorFlow in this process
 # A shell lets its background jobs ignore Ctrl-C; the processes that tests start would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

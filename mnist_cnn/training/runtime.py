@@ -31,8 +31,8 @@ class Runtime:
     `Trainer.fingerprint`; checkpoints of earlier versions have none.
 
     The others only describe what may change the fingerprint. `processor` is the CPU's architecture and its
-    instruction sets, `threads` are those of one operation, `environment` holds those of VARIABLES that are
-    set.
+    instruction sets, `threads` are those of one operation, `environment` holds those of VARIABLES that the
+    user has set.
     """
 
     precision: str
@@ -49,6 +49,8 @@ class Runtime:
     ) -> Runtime:
         """Return this process's runtime; TensorFlow chooses the threads if they are None or 0."""
         environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        if environment.get(cpu.ONEDNN) == "1":  # which is the trainer's default
+            del environment[cpu.ONEDNN]
         threads = threads or default_threads()
         return cls(precision, device, cpu.description(), threads, versions(), environment, fingerprint)
 

@@ -139,6 +139,7 @@ def _prepare_tensorflow(job: Job, device: str) -> str:
         cpu.check_exact(device)
         device = "cpu"
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer needs it, whatever the user's Keras uses
+    cpu.enable_onednn()
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")

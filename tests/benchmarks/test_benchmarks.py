@@ -29,7 +29,7 @@ def test_each_benchmark_is_a_command_with_help(name: str, capsys: pytest.Capture
         assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("name", sorted(BENCHMARKS.keys() - {"golden", "identity"}))
+@pytest.mark.parametrize("name", sorted(BENCHMARKS.keys() - {"golden", "identity", "journeys"}))
 def test_each_measurement_is_repeated_as_often_as_chosen(name: str) -> None:
     assert parser().parse_args([name]).rounds >= 1
     assert parser().parse_args([name, "--rounds", "2"]).rounds == 2

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import cpu, launch, run_folder
 
 if TYPE_CHECKING:
     from mnist_cnn.backend import Run
@@ -60,12 +60,17 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "mnist_cnn", *arguments]
 
 
+def _inherited() -> dict[str, str]:
+    """Return this environment without the variable that this process's conftest and each trainer set."""
+    return {name: value for name, value in os.environ.items() if name != cpu.ONEDNN}
+
+
 def run_command(*arguments: str, cwd: Path, timeout: float = 180, **environment: str) -> Ended:
     """Run `python -m mnist_cnn ARGUMENTS` in a folder, to its end."""
     ended = subprocess.run(
         command(*arguments),
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**_inherited(), **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -92,7 +97,7 @@ def start(*words: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         words,
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**_inherited(), **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

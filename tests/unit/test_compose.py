@@ -125,7 +125,7 @@ def test_an_interpolation_is_replaced_by_the_other_keys_value() -> None:
         ("+new=1", "unknown key new", "--help lists every key"),
         ("data=mnits", "data=mnits: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
         ("model=resnet", "model=resnet: there are cnn, compact, deep", "are set as model.KEY=VALUE"),
-        ("backend=lokal", "backend=lokal: there are azure, local", "did you mean local?"),
+        ("backend=lokal", "backend=lokal: there are azure, local, slurm", "did you mean local?"),
         ("data=null", "data=null: there are fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
         ("data=[mnist]", "data=[mnist]: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
         ("register=x", "register=x: register is a group of keys", "for example register.name"),

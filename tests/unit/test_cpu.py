@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from mnist_cnn import cpu
@@ -59,6 +61,19 @@ def test_without_onednn_there_are_no_bfloat16_kernels(
 ) -> None:
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value)
     assert cpu.has_bfloat16_kernels() is expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "given", "expected"),
+    [("x86_64", None, "1"), ("x86_64", "0", "0"), ("aarch64", None, None)],
+)
+def test_onednn_is_used_on_every_x86_64_unless_the_user_decides(
+    monkeypatch: pytest.MonkeyPatch, machine: str, given: str | None, expected: str | None
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("os.environ", {} if given is None else {cpu.ONEDNN: given})
+    cpu.enable_onednn()
+    assert os.environ.get(cpu.ONEDNN) == expected
 
 
 def test_only_x86_64_processors_with_bfloat16_have_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

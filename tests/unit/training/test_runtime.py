@@ -28,6 +28,8 @@ def test_only_variables_that_choose_kernels_are_recorded(monkeypatch: pytest.Mon
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     monkeypatch.setenv("TF_PASSWORD", "planted")
     assert Runtime.here("float32", "cpu").environment == {"TF_ENABLE_ONEDNN_OPTS": "0"}
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")  # the trainer's default
+    assert Runtime.here("float32", "cpu").environment == {}
 
 
 BEFORE = Runtime("float32", "cpu", "x86_64 avx2", 2, {}, {"OMP_NUM_THREADS": "1"}, "a" * 64)
