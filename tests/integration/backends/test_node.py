@@ -31,7 +31,7 @@ def test_sigterm_ends_a_training_at_the_end_of_its_epoch(
     (tmp_path / "checkpoints").mkdir()
     training = started(sys.executable, "-P", "-m", node.__name__, *words, "--finish-epoch", "true")
     assert training.stdout is not None
-    printed = []
+    printed: list[str] = []
     for line in training.stdout:
         if line.startswith(node.EPOCH) and not any(before.startswith(node.EPOCH) for before in printed):
             training.send_signal(signal.SIGTERM)
