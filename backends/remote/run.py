@@ -58,7 +58,7 @@ class RemoteRun:
         run_folder.read_receipt(folder)  # raises if it isn't valid
         self._state = State()
         self._lock = threading.RLock()
-        self._reported = State()  # the last one that the user was told
+        self._reported = State()  # the last reported one
 
     def __repr__(self) -> str:
         return common.describe_run(self)
@@ -198,7 +198,7 @@ class RemoteRun:
         except ServiceError as error:
             self._state, actions = state.after_outage(self._state, error, time.monotonic())
         else:
-            place = run_folder.read_receipt(self.folder).service  # it may be marked as cancelled by now
+            place = run_folder.read_receipt(self.folder).service  # another process may have cancelled it
             poll = Poll(dataclasses.replace(handle, place=place), found, news, is_at_work(receipt))
             if found is not None and found.status.is_final:
                 has_started, failure = log.has_training_started(self.folder), log.failure(self.folder)

@@ -139,7 +139,7 @@ class Store(Protocol):
 
 
 class Service(Protocol):
-    """A cluster's service, for one run at a time. It may remember what it was told.
+    """A cluster's service, for one run at a time. It may keep what it has learned about the run.
 
     A request that is refused, or not answered in time, raises ServiceError.
     """
@@ -258,7 +258,7 @@ class BaseService:
         """Do nothing."""
 
     def page(self, handle: Handle) -> str:  # noqa: ARG002 - a service with pages needs it
-        """Return "", because there is no page."""
+        """Return "": this service has no pages."""
         return ""
 
     def costs(self, handle: Handle) -> Iterator[str]:  # noqa: ARG002 - as above

@@ -174,7 +174,7 @@ def _end(before: State, state: State, poll: Poll, limits: Limits) -> tuple[State
 
 
 def after_outage(state: State, error: ServiceError, now: float) -> tuple[State, tuple[Action, ...]]:
-    """Return the next state if the service did not answer, or refused to: the last one, for a while."""
+    """Return the next state after a request failed: the last state, for up to OUTAGE_SECONDS."""
     waited = None if state.answered_at is None else now - state.answered_at
     if error.status in REFUSALS or waited is None or waited > OUTAGE_SECONDS:
         return state, (GiveUp(error),)

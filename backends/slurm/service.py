@@ -218,18 +218,20 @@ def _check_time_limit(handle: Handle, request: script.Request) -> None:
     """Check the partition, because a cluster may accept a job that it can never run. Raises ServiceError."""
     words = ["scontrol", "--oneliner", "show", "partition"]
     chosen = request.partition.split(",") if request.partition else None
+    limits: dict[str, int | None] = {}
     for line in commands.run(words, handle.place, what="ask Slurm for its partitions").splitlines():
         fields = dict(field.partition("=")[::2] for field in line.split())
         is_default = fields.get("Default") == "YES"
         if not (is_default if chosen is None else fields.get("PartitionName") in chosen):
             continue
-        limit = minutes(fields.get("MaxTime", ""))
-        if limit is not None and request.max_minutes > limit:
-            name = fields.get("PartitionName", "")
-            message = f"backend.max_duration={request.max_minutes}: partition {name} allows {limit} minutes"
-            raise ServiceError(
-                message, "lower it, or choose another backend.partition", status=commands.REFUSED
-            )
+        limits[fields.get("PartitionName", "")] = minutes(fields.get("MaxTime", ""))
+    if any(limit is None or request.max_minutes <= limit for limit in limits.values()):
+        return
+    if limits:  # else sbatch refuses the partition
+        allowed = ", ".join(f"partition {name} allows {limit} minutes" for name, limit in limits.items())
+        message = f"backend.max_duration={request.max_minutes}: {allowed}"
+        hint = "lower it, or choose another backend.partition"
+        raise ServiceError(message, hint, status=commands.REFUSED)
 
 
 def minutes(text: str) -> int | None:

@@ -45,7 +45,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(run.wait().to_json())
 """
-"""Another process, which follows a run as soon as it is told to."""
+"""Another process. It follows a run as soon as it reads a line."""
 
 
 class Cluster(Protocol):

@@ -65,7 +65,7 @@ def train(  # noqa: PLR0913 - only the first two are required
             `folder` cannot be written.
         ConfigurationError: the network cannot be built, or the checkpoint does not fit the job or runtime.
         TrainingError: the loss or a weight is not finite.
-        RunCancelled: it was told to stop.
+        RunCancelled: `is_stopping` has ended it.
         MemoryError, OSError, TensorFlow's errors: the caller translates them (`worker.translated_errors`).
     """
     on_progress(Progress("preparing"))

@@ -50,9 +50,12 @@ def test_a_job_is_found_although_the_answer_was_lost(
     assert len(submitter.cluster.jobs(run.handle.id)) == 1
 
 
-def test_a_run_may_choose_among_partitions(submitter: Submitter) -> None:
-    run = submitter.start("true", partition="main,short", max_duration=10)
-    run.await_status(Status.finalizing, Status.completed)
+@pytest.mark.parametrize("minutes", [10, 11])
+def test_a_run_needs_one_of_its_partitions(submitter: Submitter, minutes: int) -> None:
+    """The partition `short` allows ten minutes."""
+    run = submitter.start("true", partition="main,short", max_duration=minutes)
+    found = run.await_status(Status.finalizing, Status.completed)
+    assert found.state == "COMPLETED"
 
 
 def test_the_second_job_of_a_run_ends_at_once(submitter: Submitter) -> None:
