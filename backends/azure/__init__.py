@@ -14,7 +14,7 @@ from mnist_cnn.backends.remote.backend import RemoteBackend
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mnist_cnn.backends.azure.service import WorkspaceService
+    from mnist_cnn.backends.azure.v1.service import WorkspaceService
     from mnist_cnn.config import BackendConfig
 
 __all__ = ["AzureBackend", "AzureConfig"]
@@ -26,7 +26,7 @@ class AzureBackend(RemoteBackend):
     CONFIG: ClassVar[type[BackendConfig]] = AzureConfig
 
     def service(self) -> WorkspaceService:
-        from mnist_cnn.backends.azure.service import WorkspaceService
+        from mnist_cnn.backends.azure.v1.service import WorkspaceService
 
         return WorkspaceService(self.settings)
 
@@ -39,7 +39,7 @@ class AzureBackend(RemoteBackend):
     def cluster(self, action: str) -> Iterator[str]:
         """Show or delete the cluster; yield lines to print."""
         checks.check_all(self.settings)
-        from mnist_cnn.backends.azure import cluster, sdk
+        from mnist_cnn.backends.azure.v1 import cluster, sdk
 
         workspace = sdk.open_workspace(checks.find_workspace(self.settings.workspace))
         name = self.settings.cluster

@@ -33,7 +33,7 @@ GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.8-cudnn8-ubuntu22.04:
 """The SDK's base images. TensorFlow's CUDA libraries are packages of their own."""
 NODE_PACKAGES = {"azureml-defaults": "1.62.0", "azureml-core": "1.61.0.post4"}
 """What a node needs in addition to the trainer: to be started by the service, and to send metrics."""
-ENTRY = Path(__file__).with_name("entry.py")
+ENTRY = Path(__file__).with_name("v1") / "entry.py"
 MAX_TAG = 1_000
 """Characters of a tag's value."""
 

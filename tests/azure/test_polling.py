@@ -12,7 +12,7 @@ from loopback import Fault
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import service as azure_service
+from mnist_cnn.backends.azure.v1 import service as azure_service
 from mnist_cnn.backends.remote import run, state
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
 

@@ -59,7 +59,7 @@ def run_here(*arguments: str, cwd: Path) -> Ended:
 
 def forget() -> None:
     """Forget the logins, workspaces, clusters and uploads of earlier commands in this process."""
-    from mnist_cnn.backends.azure import prepare, sdk
+    from mnist_cnn.backends.azure.v1 import prepare, sdk
 
     sdk.open_workspace.cache_clear()
     sdk._tokens.clear()  # noqa: SLF001 - a new process starts without them

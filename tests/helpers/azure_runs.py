@@ -13,7 +13,7 @@ from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.config import AzureConfig
-from mnist_cnn.backends.azure.service import WorkspaceService
+from mnist_cnn.backends.azure.v1.service import WorkspaceService
 from mnist_cnn.backends.remote.node import FAILURE, PROGRESS
 from mnist_cnn.backends.remote.run import RemoteRun
 from mnist_cnn.training.runtime import versions

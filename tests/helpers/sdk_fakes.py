@@ -13,9 +13,9 @@ from helpers.records import write_receipt
 
 from mnist_cnn import compose
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import service as azure_service
 from mnist_cnn.backends.azure.config import AzureConfig
-from mnist_cnn.backends.azure.service import WorkspaceService
+from mnist_cnn.backends.azure.v1 import service as azure_service
+from mnist_cnn.backends.azure.v1.service import WorkspaceService
 from mnist_cnn.backends.remote.run import RemoteRun
 
 if TYPE_CHECKING:

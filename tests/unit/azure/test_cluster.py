@@ -10,7 +10,7 @@ import requests
 from helpers.azure_runs import Clock
 from helpers.sdk_fakes import config_of, provide
 
-from mnist_cnn.backends.azure import cluster
+from mnist_cnn.backends.azure.v1 import cluster
 from mnist_cnn.backends.remote.failures import NodesRefused
 from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError

@@ -11,7 +11,8 @@ from helpers.sdk_fakes import config_of
 
 import mnist_cnn
 from mnist_cnn import launch
-from mnist_cnn.backends.azure import entry, plan
+from mnist_cnn.backends.azure import plan
+from mnist_cnn.backends.azure.v1 import entry
 from mnist_cnn.backends.remote import node
 from mnist_cnn.result import Progress
 from mnist_cnn.training import train, worker

@@ -14,7 +14,7 @@ from helpers.sdk_fakes import FakeRun, NotFoundByService, attach
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import service as azure_service
+from mnist_cnn.backends.azure.v1 import service as azure_service
 from mnist_cnn.backends.remote import log, outputs, submitter
 from mnist_cnn.backends.remote import run as remote_run
 from mnist_cnn.backends.remote import state as run_state

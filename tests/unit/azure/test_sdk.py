@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.sdk_fakes import provide
 
-from mnist_cnn.backends.azure import sdk
+from mnist_cnn.backends.azure import calls
+from mnist_cnn.backends.azure.v1 import sdk
 from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.failures import SubmissionUnknown
 from mnist_cnn.backends.remote.parallel import run_parallel
@@ -38,7 +39,7 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZUREML_SERVICE_PRINCIPAL_PASSWORD", "geheimer geht nicht")
     text = "GET https://a/b?sv=1&sig=abc%2F&x=1 Authorization: Bearer eyJ.x.y client_secret=q "
     text += "{'accountKey': 'k+y', \"access_token\": \"tok.en\"} geheimer geht nicht"
-    error = sdk.translate("do it", RuntimeError(text))
+    error = calls.translate("do it", RuntimeError(text))
     assert isinstance(error, ServiceError)
     for text in (error.message, error.hint, error.detail):
         assert not [
@@ -58,7 +59,7 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_error_of_the_sdk_becomes_a_message_and_a_hint(text: str, status: int | None, said: str) -> None:
-    error = sdk.translate("find the cluster", RuntimeError(text))
+    error = calls.translate("find the cluster", RuntimeError(text))
     assert isinstance(error, ServiceError)
     assert error.status == status
     assert said in error.hint
@@ -67,7 +68,7 @@ def test_an_error_of_the_sdk_becomes_a_message_and_a_hint(text: str, status: int
 
 def test_a_wrong_subscription_is_named_without_the_other_ones() -> None:
     for text in (WRONG_SUBSCRIPTION, SUBSCRIPTION_NAME):
-        error = sdk.translate("open the workspace w", RuntimeError(text))
+        error = calls.translate("open the workspace w", RuntimeError(text))
         expected = "cannot open the workspace w: this login has no access to a subscription S-1"
         assert error.message == expected
 
@@ -114,7 +115,7 @@ def test_a_token_of_the_azure_cli_is_used_until_shortly_before_it_expires(
 
 def test_a_call_that_never_ends_is_abandoned() -> None:
     with pytest.raises(ServiceError, match="no answer from the service in 0 seconds"):
-        sdk.call("wait", threading.Event().wait, seconds=0.05)
+        calls.call("wait", threading.Event().wait, seconds=0.05)
 
 
 def failing(error: Exception, after: threading.Event | None = None) -> Callable[[], None]:
@@ -149,7 +150,7 @@ def test_of_several_errors_the_first_in_order_is_raised() -> None:
         run_parallel(failing(KeyError("first"), after=second_failed), second)
     ended = []
     with pytest.raises(ValueError, match="fails"):
-        run_parallel(failing(ValueError("fails")), lambda: ended.append(sdk.call("end", lambda: "it")))
+        run_parallel(failing(ValueError("fails")), lambda: ended.append(calls.call("end", lambda: "it")))
     assert ended == ["it"]
 
 
@@ -161,10 +162,10 @@ def test_an_interrupted_step_reports_nothing_and_calls_nothing(capsys: pytest.Ca
     def find_and_create() -> None:
         try:
             signal.pthread_kill(main, signal.SIGINT)
-            sdk.call("find it", lambda: is_interrupted.wait(SECONDS))
+            calls.call("find it", lambda: is_interrupted.wait(SECONDS))
             run_parallel(
                 lambda: report("creating it"),
-                lambda: sdk.call("create it", lambda: created.append(1)),
+                lambda: calls.call("create it", lambda: created.append(1)),
             )
         finally:
             ended.set()
@@ -184,7 +185,7 @@ def test_a_thread_pool_left_by_the_sdk_prints_no_traceback() -> None:
     code = """
 import gc
 from multiprocessing.pool import ThreadPool
-from mnist_cnn.backends.azure import sdk
+from mnist_cnn.backends.azure.v1 import sdk
 
 class Other:
     def __del__(self):

@@ -14,8 +14,9 @@ from helpers.sdk_fakes import FakeRun, config_in, config_of, provide
 
 from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import plan, prepare
-from mnist_cnn.backends.azure.service import WorkspaceService
+from mnist_cnn.backends.azure import plan
+from mnist_cnn.backends.azure.v1 import prepare
+from mnist_cnn.backends.azure.v1.service import WorkspaceService
 from mnist_cnn.backends.remote import node, submission
 from mnist_cnn.backends.remote.failures import NodesRefused
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted

@@ -12,7 +12,7 @@ import numpy as np
 from helpers.sdk_fakes import FakeStore
 
 from mnist_cnn import launch
-from mnist_cnn.backends.azure import store as datastore
+from mnist_cnn.backends.azure.v1 import store as datastore
 from mnist_cnn.backends.remote import checkpoints
 from mnist_cnn.backends.remote.snapshot import SentFile
 from mnist_cnn.result import EpochRow

@@ -13,7 +13,7 @@ from helpers.records import write_receipt
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import service as azure_service
+from mnist_cnn.backends.azure import outcome
 from mnist_cnn.backends.remote import log, state, submitter
 from mnist_cnn.backends.remote.node import EPOCH, PROGRESS
 from mnist_cnn.backends.remote.service import Handle, Limits, Observation
@@ -119,7 +119,7 @@ def test_without_an_error_in_the_log_the_service_says_how_a_run_failed(
     tmp_path: Path, logged: str, details: dict[str, Any], expected: type[MnistCnnError]
 ) -> None:
     (tmp_path / "log.txt").write_text(logged)
-    seen = Observation("Failed", Status.failed, **azure_service._failure(details))  # noqa: SLF001
+    seen = Observation("Failed", Status.failed, **outcome.failure(details))
     poll = state.Poll(Handle(tmp_path, "id", {}), seen, has_started=log.has_training_started(tmp_path))
     ended, _ = state.advance(state.State(), poll, Limits(1, 1, restarts=0), now=0.0)
     error = ended.ending.error if ended.ending else None

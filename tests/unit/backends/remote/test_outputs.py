@@ -12,7 +12,7 @@ from helpers.sdk_fakes import config_of
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure.service import WorkspaceService
+from mnist_cnn.backends.azure.v1.service import WorkspaceService
 from mnist_cnn.backends.remote import outputs
 from mnist_cnn.backends.remote.service import Handle
 from mnist_cnn.result import Result, describe_content

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import service as azure
+from mnist_cnn.backends.azure import outcome as azure
 from mnist_cnn.backends.remote.service import Handle, Limits, Observation, ServiceError
 from mnist_cnn.backends.remote.state import (
     LOG_SECONDS,

@@ -12,8 +12,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn.backends.azure.calls import STILL_WAITING_SECONDS, call, call_with_retries, is_about_quota
 from mnist_cnn.backends.azure.config import has_gpu
-from mnist_cnn.backends.azure.sdk import STILL_WAITING_SECONDS, call, call_with_retries, is_about_quota
 from mnist_cnn.backends.remote.calls import ATTEMPTS, report
 from mnist_cnn.backends.remote.failures import NodesRefused
 from mnist_cnn.backends.remote.service import ServiceError

@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import ModelRef
+from mnist_cnn.backends.azure.calls import call, call_with_retries
 from mnist_cnn.backends.azure.plan import MAX_TAG
-from mnist_cnn.backends.azure.sdk import call, call_with_retries
 from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError
 

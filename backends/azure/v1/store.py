@@ -11,7 +11,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.sdk import CALL_SECONDS, call, call_with_retries
+from mnist_cnn.backends.azure.calls import CALL_SECONDS, call, call_with_retries
 from mnist_cnn.backends.remote.calls import report, with_retries
 from mnist_cnn.backends.remote.parallel import run_parallel
 from mnist_cnn.backends.remote.service import MIN_BYTES_PER_SECOND, Blob, blob_of

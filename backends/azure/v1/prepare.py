@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
-from mnist_cnn.backends.azure import cluster, plan, store
-from mnist_cnn.backends.azure.sdk import call_with_retries
+from mnist_cnn.backends.azure import plan
+from mnist_cnn.backends.azure.calls import call_with_retries
+from mnist_cnn.backends.azure.v1 import cluster, store
 from mnist_cnn.backends.remote import checkpoints, snapshot
 from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.parallel import run_parallel, start_thread

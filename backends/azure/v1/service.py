@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import secrets
 import time
 from functools import partial
@@ -12,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Status
-from mnist_cnn.backends.azure import checks, cluster, plan, prepare, register, store
-from mnist_cnn.backends.azure.sdk import call, call_with_retries, open_workspace
+from mnist_cnn.backends.azure import checks, plan
+from mnist_cnn.backends.azure.calls import call, call_with_retries
+from mnist_cnn.backends.azure.outcome import CANCELLING, STATUSES, STREAMED, failure, has_node_log
+from mnist_cnn.backends.azure.v1 import cluster, prepare, register, store
+from mnist_cnn.backends.azure.v1.sdk import open_workspace
 from mnist_cnn.backends.remote import submission
 from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.outputs import OUTPUTS
@@ -32,19 +34,6 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
     from mnist_cnn.result import Result
 
-STATUSES = {
-    **dict.fromkeys(("NotStarted", "Starting", "Queued", "Paused", "Unapproved"), Status.queued),
-    **dict.fromkeys(("Provisioning", "Preparing"), Status.preparing),
-    **dict.fromkeys(("Running", "NotResponding", "Pausing", "CancelRequested"), Status.running),
-    "Finalizing": Status.finalizing,
-    "Completed": Status.completed,
-    "Failed": Status.failed,
-    "Canceled": Status.cancelled,
-}
-"""The service's state names. Any other counts as running, and is reported."""
-CANCELLING = "CancelRequested"
-STREAMED = re.compile(r"user_logs/std_log[^/]*\.txt|azureml-logs/70_driver_log[^/]*\.txt")
-"""The logs of a node. The service offers each as a growing blob."""
 LIST_SECONDS = 60.0
 """How long the URLs of a run's logs are reused. They are valid for hours."""
 LOG_TIMEOUT_SECONDS = 30.0
@@ -141,7 +130,7 @@ class WorkspaceService:
             has_log = has_node_log(self._log_urls)
         seen = Observation(state, status, is_cancelling=state == CANCELLING, has_log=has_log)
         if status is Status.failed:
-            return dataclasses.replace(seen, **_failure(details))
+            return dataclasses.replace(seen, **failure(details))
         if status is Status.cancelled:  # the SDK does not get the reason
             limit = f"backend.max_duration={self.config.max_duration} minutes"
             reason = f"the service cancelled the run: a user did it in the studio, or it exceeded {limit}"
@@ -263,22 +252,6 @@ def workspace_of(handle: Handle) -> Any:
         message = f"{handle.folder / run_folder.RECEIPT} does not name a workspace"
         raise BackendError(message, "start a new run") from error
     return open_workspace(name)
-
-
-def has_node_log(urls: dict[str, str]) -> bool:
-    """Return whether a run's logs include the node's, which exists once the node has printed something."""
-    return any(STREAMED.fullmatch(name) for name in urls)
-
-
-def _failure(details: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of an observation that say why the run failed."""
-    envelope = details.get("error") or {}
-    body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
-    reason = " ".join(str(body.get("message") or "the service gives no reason").split())[:500]
-    if "preempt" in reason.lower() or "pre-empt" in reason.lower():
-        return {"error": f"the node was preempted: {reason}", "is_lost": True}
-    has_trainer_failed = "JobFailed" in str(body)
-    return {"error": f"the run failed in the service: {reason}", "has_trainer_failed": has_trainer_failed}
 
 
 def _read_url(url: str, first: int) -> bytes:

@@ -1,0 +1,38 @@
+"""What the service's answers about a run mean: its states, the names of its logs, why it failed."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from mnist_cnn.backend import Status
+
+STATUSES = {
+    **dict.fromkeys(("NotStarted", "Starting", "Queued", "Paused", "Unapproved"), Status.queued),
+    **dict.fromkeys(("Provisioning", "Preparing"), Status.preparing),
+    **dict.fromkeys(("Running", "NotResponding", "Pausing", "CancelRequested"), Status.running),
+    "Finalizing": Status.finalizing,
+    "Completed": Status.completed,
+    "Failed": Status.failed,
+    "Canceled": Status.cancelled,
+}
+"""The service's state names. Any other counts as running, and is reported."""
+CANCELLING = "CancelRequested"
+STREAMED = re.compile(r"user_logs/std_log[^/]*\.txt|azureml-logs/70_driver_log[^/]*\.txt")
+"""The logs of a node. The service offers each as a growing blob."""
+
+
+def has_node_log(urls: dict[str, str]) -> bool:
+    """Return whether a run's logs include the node's, which exists once the node has printed something."""
+    return any(STREAMED.fullmatch(name) for name in urls)
+
+
+def failure(details: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an observation that say why the run failed."""
+    envelope = details.get("error") or {}
+    body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
+    reason = " ".join(str(body.get("message") or "the service gives no reason").split())[:500]
+    if "preempt" in reason.lower() or "pre-empt" in reason.lower():
+        return {"error": f"the node was preempted: {reason}", "is_lost": True}
+    has_trainer_failed = "JobFailed" in str(body)
+    return {"error": f"the run failed in the service: {reason}", "has_trainer_failed": has_trainer_failed}

@@ -1,0 +1,1 @@
+"""Azure Machine Learning through SDK v1, `azureml-sdk`."""
