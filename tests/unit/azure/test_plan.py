@@ -92,7 +92,7 @@ def test_a_snapshot_trains_without_the_installed_package(tmp_path: Path) -> None
 
 
 def test_the_entry_script_refuses_to_train_with_another_copy(tmp_path: Path) -> None:
-    (tmp_path / "entry.py").write_bytes((Path(plan.__file__).parent / "entry.py").read_bytes())
+    (tmp_path / "entry.py").write_bytes(plan.ENTRY.read_bytes())
     job = node.encode(launch.make_job("train.epochs=3"))
     arguments = ("--job", job, "--data-folder", ".", "--checkpoints", ".")
     ended = run_python("-P", "entry.py", *arguments, cwd=tmp_path)
