@@ -13,8 +13,13 @@ How a request is answered: `proxy.py` ends TLS for the real host names and refus
 `artifacts.py`, `models.py` and `execution.py`. `rules.py` has what they refuse, `refusals.py` the shape of
 an error. Azurite stores the blobs (`azurite.py`, `blobs.py`).
 
+What only `azure-ai-ml` (SDK v2) asks for is in `v2_handlers.py` and the modules that it collects; clusters,
+runs, metrics, artifacts and models are the same objects, whichever SDK asks. `v2_arm.py` has what Resource
+Manager's answers share, and `v2_blob_access.py` lets login tokens into the blob store.
+
 How a run is executed: `job.py` takes it through its states. `node.py` makes its environment variables,
-`interpreter.py` the node's Python, `mounts.py` the data folders; `process.py` runs `run_script.py`.
+`interpreter.py` the node's Python, `mounts.py` the data folders; `process.py` runs `run_script.py` for a run
+of SDK v1, and the command of a job of SDK v2 (`v2_node.py`).
 """
 
 from .compute import Behaviour

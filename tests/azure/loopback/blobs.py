@@ -65,13 +65,25 @@ class BlobStore:
         return names
 
     def signed_url(self, container: str, name: str, permissions: str = "r") -> str:
-        """Return a URL that gives access to one blob for a day (`permissions`: r, rw, ...)."""
-        resource = f"/blob/{self.tenancy.account}/{container}/{name}"
+        """Return a URL that gives access to one blob for a day (`permissions`: r, rw, ...).
+
+        Without a name it gives access to the container.
+        """
+        kind, path = ("b", f"{container}/{name}") if name else ("c", container)
+        resource = f"/blob/{self.tenancy.account}/{path}"
         start, end = _times()
-        fields = [permissions, start, end, resource, "", "", PROTOCOLS, VERSION, "b", "", "", "", "", "", ""]
-        query = {"sp": permissions, "st": start, "se": end, "spr": PROTOCOLS, "sv": VERSION, "sr": "b"}
+        fields = [permissions, start, end, resource, "", "", PROTOCOLS, VERSION, kind, "", "", "", "", "", ""]
+        query = {"sp": permissions, "st": start, "se": end, "spr": PROTOCOLS, "sv": VERSION, "sr": kind}
         signed = urlencode({**query, "sig": self._sign("\n".join(fields))})
-        return f"https://{self.tenancy.blob_host}/{container}/{quote(name)}?{signed}"
+        return f"https://{self.tenancy.blob_host}/{quote(path)}?{signed}"
+
+    def account_signature(self) -> dict[str, str]:
+        """Return the query that gives access to the whole account for a day."""
+        start, end = _times()
+        account = {"sp": "rwdlac", "ss": "b", "srt": "sco", "st": start, "se": end, "spr": PROTOCOLS}
+        fields = [self.tenancy.account, *account.values(), VERSION]
+        fields.insert(-2, "")  # no range of addresses
+        return {**account, "sv": VERSION, "sig": self._sign("\n".join(fields) + "\n")}
 
     def _call(  # noqa: PLR0913 - a request has that many parts
         self,
@@ -83,12 +95,7 @@ class BlobStore:
         *,
         expect: tuple[int, ...],
     ) -> Response:
-        start, end = _times()
-        account = {"sp": "rwdlac", "ss": "b", "srt": "sco", "st": start, "se": end, "spr": PROTOCOLS}
-        fields = [self.tenancy.account, *account.values(), VERSION]
-        fields.insert(-2, "")  # no range of addresses
-        signature = self._sign("\n".join(fields) + "\n")
-        target = path + "?" + urlencode({**query, **account, "sv": VERSION, "sig": signature})
+        target = path + "?" + urlencode({**query, **self.account_signature()})
         response = self._send(method, target, headers or {}, body)
         if response.status not in expect:
             raise RuntimeError(

@@ -6,7 +6,6 @@ Tests set in `Clusters.behaviour` how a cluster misbehaves: slow, full, preempte
 from __future__ import annotations
 
 import dataclasses
-import re
 import threading
 import time
 import uuid
@@ -156,7 +155,7 @@ class Clusters:
             if run_id in cluster.busy:
                 cluster.busy.remove(run_id)
                 scale = cluster.settings["scaleSettings"]
-                seconds = _seconds(scale.get("nodeIdleTimeBeforeScaleDown") or "PT1800S")
+                seconds = rules.seconds(scale.get("nodeIdleTimeBeforeScaleDown") or "PT1800S")
                 cluster.idle_until.append(time.time() + seconds)
             self.changed.notify_all()
 
@@ -304,11 +303,3 @@ class Clusters:
             "targetNodeCount": min(running + max(idle, len(cluster.waiting)), cluster.max_nodes),
             "nodeStateCounts": {f"{state}NodeCount": count for state, count in counts.items()},
         }
-
-
-def _seconds(duration: str) -> float:
-    """Return an ISO 8601 duration of days, hours, minutes and seconds in seconds."""
-    found = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?", duration)
-    if found is None:
-        return 1800.0
-    return sum(float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))

@@ -12,6 +12,7 @@ from .identity import Identity
 from .metrics import Metrics
 from .models import Models
 from .snapshots import Snapshots
+from .v2_handlers import V2Handlers
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ class Handlers:
         self.artifacts = Artifacts(tenancy, blobs)
         self.models = Models()
         self.snapshots = Snapshots(tenancy, blobs)
+        self.v2 = V2Handlers(self)
 
     def routes(self) -> list[Route]:
         first = (self.identity, self.workspace, self.clusters, self.runs)
-        handlers = (*first, self.metrics, self.artifacts, self.models, self.snapshots)
+        handlers = (*first, self.metrics, self.artifacts, self.models, self.snapshots, self.v2)
         return [route for handler in handlers for route in handler.routes()]

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import rules
+from . import rules, v2_node
 from .mounts import Mount, MountError, WriteThrough
-from .node import Node, job_environment
+from .node import Launch, Node, job_environment
 from .process import Process
 from .refusals import data_plane_error
 
@@ -163,27 +163,43 @@ class Jobs:
         self, folder: Path, run: Run, cluster: Cluster, deadline: float | None
     ) -> tuple[Process, int]:
         """Run the script with its code, data and home in a folder; return its process and exit code."""
-        definition = run.definition or {}
-        code, home = folder / "code", folder / "home"
-        for path in (code, home):
-            path.mkdir(parents=True)
-        self.handlers.snapshots.unpack(definition["snapshotId"], code)
-        mounts = self._mount(definition, folder / "mounts")
-        mounted = {f"$AZUREML_DATAREFERENCE_{mount.name}": str(mount.path) for mount in mounts}
-        arguments = [mounted.get(str(token), str(token)) for token in definition.get("arguments") or []]
-        command = [str(self.node.python), "-P", "-u", str(RUN_SCRIPT), definition["script"], *arguments]
-        environment = job_environment(self.node, self.handlers, run, home)
-        environment |= {name.removeprefix("$"): path for name, path in mounted.items()}
+        for name in ("code", "home"):
+            (folder / name).mkdir(parents=True)
+        launch = self._launch(run, folder)
         preempt_at = self.clusters.behaviour.preempt_at if cluster.is_low_priority else None
         self.runs.advance(run, "Running")
         write_log = functools.partial(self.artifacts.write, ORIGIN, run.container, USER_LOG)
-        process = Process(command, code, environment, write_log, preempt_at)
-        write_through = WriteThrough(mounts)
+        process = Process(launch.command, folder / "code", launch.environment, write_log, preempt_at)
+        write_through = WriteThrough(launch.mounts)
         try:
             return process, self._await_end(run, cluster, process, deadline)
         finally:
             process.kill()
             write_through.stop()
+            self._upload_outputs(run, folder / "code")
+
+    def _upload_outputs(self, run: Run, code: Path) -> None:
+        """Upload what a job of SDK v2 has left; in a run of SDK v1 azureml does it."""
+        if "arm" in (run.definition or {}):
+            for path, content in v2_node.outputs(code).items():
+                self.artifacts.write(ORIGIN, run.container, path, content)
+
+    def _launch(self, run: Run, folder: Path) -> Launch:
+        """Return how to start a run; its code and its data are then in the folder."""
+        definition = run.definition or {}
+        try:
+            if "arm" in definition:
+                return v2_node.launch(self.handlers, self.handlers.v2.assets, self.node, run, folder)
+            self.handlers.snapshots.unpack(definition["snapshotId"], folder / "code")
+            mounts = self._mount(definition, folder / "mounts")
+        except MountError as error:
+            raise Failed(str(error), "DataReferenceError") from error
+        mounted = {f"$AZUREML_DATAREFERENCE_{mount.name}": str(mount.path) for mount in mounts}
+        arguments = [mounted.get(str(token), str(token)) for token in definition.get("arguments") or []]
+        command = [str(self.node.python), "-P", "-u", str(RUN_SCRIPT), definition["script"], *arguments]
+        environment = job_environment(self.node, self.handlers, run, folder / "home")
+        environment |= {name.removeprefix("$"): path for name, path in mounted.items()}
+        return Launch(command, environment, mounts)
 
     def _await_end(self, run: Run, cluster: Cluster, process: Process, deadline: float | None) -> int:
         """Return the exit code; end the process if the run is cancelled or late, or its cluster deleted."""
@@ -235,11 +251,8 @@ class Jobs:
     def _mount(self, definition: Json, folder: Path) -> list[Mount]:
         mounts = []
         for name, reference in (definition.get("dataReferences") or {}).items():
-            try:
-                mount = Mount(self.handlers.blobs, name, reference, folder)
-                mount.download()
-            except MountError as error:
-                raise Failed(str(error), "DataReferenceError") from error
+            mount = Mount(self.handlers.blobs, name, reference, folder)
+            mount.download()
             mounts.append(mount)
         return mounts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 
 from . import rules
@@ -26,6 +27,22 @@ class Metrics:
             Route("POST", API, f"{METRIC}/list", self.names),
             Route("POST", API, f"{METRIC}/full", self.full),
         ]
+
+    def add(self, run_id: str, metric: Json) -> None:
+        """Append a metric's rows to its series."""
+        with self._lock:
+            series = self._series.setdefault(run_id, {}).setdefault(metric["name"], {**metric, "value": []})
+            series["value"] += metric.get("value") or []
+
+    def rows(self, run_id: str) -> list[Json]:
+        """Return all rows of a run's metrics, as MLflow shows them: key, value, step and timestamp."""
+        with self._lock:
+            return [
+                {"key": key, "value": value, "step": row.get("step") or 0, "timestamp": _milliseconds(row)}
+                for series in self._series.get(run_id, {}).values()
+                for row in series["value"]
+                for key, value in row["data"].items()
+            ]
 
     def batch(self, request: Request) -> Response:
         sent = request.json()["values"]
@@ -69,3 +86,7 @@ class Metrics:
             if series is None:
                 raise Refusal(404, "UserError", f"The run has no metric {name}.")
             return answer({**series, "continuationToken": None, "nextLink": None})
+
+
+def _milliseconds(row: Json) -> int:
+    return round(dt.datetime.fromisoformat(row["createdUtc"]).timestamp() * 1000)

@@ -36,6 +36,17 @@ class Models:
         with self._lock:
             return list(self._models.values())
 
+    def put(self, model: Json) -> Json:
+        """Store a model under its id, and return it."""
+        with self._lock:
+            self._models[model["id"]] = model
+        return model
+
+    def remove(self, model_id: str) -> bool:
+        """Delete a model; return whether it existed."""
+        with self._lock:
+            return self._models.pop(model_id, None) is not None
+
     def create_asset(self, request: Request) -> Response:
         asset = {**request.json(), "id": uuid.uuid4().hex, "createdTime": now()}
         with self._lock:
@@ -79,6 +90,4 @@ class Models:
         return answer(reply)
 
     def delete(self, request: Request) -> Response:
-        with self._lock:
-            gone = self._models.pop(request.names["model"], None)
-        return answer(status=200 if gone else 204)
+        return answer(status=200 if self.remove(request.names["model"]) else 204)

@@ -27,6 +27,8 @@ class Mount:
         self.container = blobs.tenancy.container
         self.prefix = (reference.get("pathOnDataStore") or "").strip("/")
         self.path = folder / (reference.get("pathOnCompute") or name).strip("/")
+        self.is_created = False
+        """Whether a path that doesn't exist yet is an empty folder, as for the output of a job."""
         self._stored: dict[str, tuple[int, int]] = {}
         mode = str(reference.get("mode") or "mount").lower()
         if mode != "mount":
@@ -43,7 +45,7 @@ class Mount:
         self.path.mkdir(parents=True, exist_ok=True)
         below = self._blob("")
         inside = self.blobs.names(self.container, below)
-        if not inside and self.prefix:
+        if not inside and self.prefix and not self.is_created:
             store = self.blobs.tenancy.datastore
             raise MountError(f"The path {self.prefix!r} of the datastore {store!r} does not exist.")
         for name in inside:

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
     from .handlers import Handlers
     from .history import Run
+    from .mounts import Mount
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """How to start a job: the command, all of its variables, and the folders that the datastore backs."""
+
+    command: list[str]
+    environment: Mapping[str, str]
+    mounts: list[Mount]
 
 
 @dataclasses.dataclass(frozen=True)

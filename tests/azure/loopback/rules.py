@@ -161,3 +161,11 @@ def _pip_problem(line: Any) -> str | None:
     if name == requirement.name and not requirement.specifier.contains(version, prereleases=True):
         return f"ERROR: No matching distribution found for {line}"
     return None
+
+
+def seconds(duration: str) -> float:
+    """Return an ISO 8601 duration of days, hours, minutes and seconds in seconds."""
+    found = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?", duration)
+    if found is None:
+        return 1800.0
+    return sum(float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))

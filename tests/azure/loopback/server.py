@@ -31,7 +31,7 @@ class Server:
         self, handlers: Handlers, start: Callable[[Run], None], faults: Faults, recording: Recording
     ) -> None:
         self.handlers = handlers
-        routes = [*handlers.routes(), *Execution(handlers, start).routes()]
+        routes = [*handlers.routes(), *Execution(handlers, start).routes(), *handlers.v2.jobs(start).routes()]
         self.router = Router(handlers.tenancy, routes)
         self.faults = faults
         self.recording = recording
@@ -90,10 +90,17 @@ class Server:
     def _is_for_blobs(self, request: Request) -> bool:
         return request.host == self.handlers.tenancy.blob_host
 
+    def _forward(self, request: Request) -> Response:
+        """Return the blob store's answer, or why the request may not reach it."""
+        try:
+            return self.handlers.blobs.forward(self.handlers.v2.blob_access.admit(request))
+        except Refusal as refusal:
+            return refused(request, refusal)
+
     def _respond(self, request: Request) -> tuple[Response, str]:
         """Return the response, and the traceback if this service itself has a bug."""
         if self._is_for_blobs(request):
-            return self.handlers.blobs.forward(request), ""
+            return self._forward(request), ""
         try:
             found = self.router.find(request)
             if found is None:

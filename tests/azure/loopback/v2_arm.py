@@ -1,0 +1,88 @@
+"""What all answers of Resource Manager for SDK v2 share, as recorded: headers, `systemData`, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+
+from .messages import Json, Request, Response, answer
+from .refusals import Refusal, now
+from .routes import Route
+from .tenancy import LOCATION, MANAGEMENT
+
+Handler = Callable[[Request], Response]
+
+
+class Inner(Refusal):
+    """A refusal of the part that keeps jobs and assets; `inner` names the reason, from the outside in."""
+
+    def __init__(self, status: int, message: str, *inner: str) -> None:
+        super().__init__(status, "UserError", message)
+        self.inner = inner
+
+
+def route(method: str, template: str, handler: Handler) -> Route:
+    """Return a route whose answers and refusals have the recorded form."""
+
+    def respond(request: Request) -> Response:
+        started = time.monotonic()
+        try:
+            response = handler(request)
+        except Inner as refusal:
+            response = answer(_error(refusal), refusal.status)
+        return _with_headers(request.method, response, time.monotonic() - started)
+
+    return Route(method, MANAGEMENT, template, respond)
+
+
+def created(request: Request, document: Json) -> Response:
+    """Return the answer to a PUT: 201 with the address of the resource."""
+    location = f"https://{MANAGEMENT}{request.path}?api-version={request.query.get('api-version')}"
+    return answer(document, 201, Location=location)
+
+
+def system_data(created_at: str, *, modified: bool = True) -> Json:
+    """Return who made a resource, and when; `modified` adds who changed it last."""
+    made = {"createdAt": created_at, "createdBy": "Loopback", "createdByType": "Application"}
+    changed = {f"lastModified{name.removeprefix('created')}": value for name, value in made.items()}
+    return {**made, **(changed if modified else {})}
+
+
+def _error(refusal: Inner) -> Json:
+    """Return an error in the recorded shape: the details are in a list of types and values."""
+    inner: Json | None = None
+    for code in reversed(refusal.inner):
+        inner = {"code": code, "innerError": inner}
+    operation = {"operation": secrets.token_hex(16), "request": secrets.token_hex(8)}
+    more = {
+        "ComponentName": "managementfrontend",
+        "Correlation": operation,
+        "Environment": LOCATION,
+        "Location": LOCATION,
+        "Time": now(),
+        "InnerError": inner,
+    }
+    listed = [{"type": name, "info": {"value": value}} for name, value in more.items()]
+    error = {"code": refusal.code, "message": refusal.message, "details": [], "additionalInfo": listed}
+    return {"error": error}
+
+
+def _with_headers(method: str, response: Response, seconds: float) -> Response:
+    name, left = {"GET": ("reads", 11999), "DELETE": ("deletes", 14999)}.get(method, ("writes", 1199))
+    request_id = str(uuid.uuid4())
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    headers = {
+        "Cache-Control": "no-cache",
+        "Pragma": "no-cache",
+        "Expires": "-1",
+        "x-ms-response-type": "standard" if response.status < 400 else "error",
+        "x-ms-correlation-request-id": request_id,
+        "x-ms-routing-request-id": f"{LOCATION.upper()}:{stamp}:{request_id}",
+        f"x-ms-ratelimit-remaining-subscription-{name}": str(left),
+        "x-aml-cluster": f"vienna-{LOCATION}-01",
+        "x-request-time": f"{seconds:.3f}",
+    }
+    return dataclasses.replace(response, headers=(*response.headers, *headers.items()))

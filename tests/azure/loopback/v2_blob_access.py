@@ -1,0 +1,47 @@
+"""Lets requests with a login token into the blob store, and keeps account keys out if there are none."""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.parse
+from typing import TYPE_CHECKING
+
+from .refusals import Refusal
+
+if TYPE_CHECKING:
+    from .blobs import BlobStore
+    from .identity import Identity
+    from .messages import Request
+    from .v2_datastores import Datastores
+
+
+class BlobAccess:
+    """Checks who may read and write blobs, before the blob store gets a request."""
+
+    def __init__(self, blobs: BlobStore, identity: Identity, datastores: Datastores) -> None:
+        self.blobs = blobs
+        self.identity = identity
+        self.datastores = datastores
+
+    def admit(self, request: Request) -> Request:
+        """Return the request as the blob store accepts it: a valid login token becomes a signature.
+
+        Raises:
+            Refusal: the token isn't valid, or the account accepts tokens only.
+        """
+        headers = {name.lower(): text for name, text in request.headers.items()}
+        kind = headers.get("authorization", "").partition(" ")[0]
+        if kind == "Bearer":
+            self.identity.require_token(request)
+            return self._signed(request)
+        is_account_wide = kind == "SharedKey" or "srt" in request.query
+        if is_account_wide and not self.datastores.has_key:
+            text = "Key based authentication is not permitted on this storage account."
+            raise Refusal(403, "KeyBasedAuthenticationNotPermitted", text)
+        return request
+
+    def _signed(self, request: Request) -> Request:
+        query = {**request.query, **self.blobs.account_signature()}
+        path = request.target.partition("?")[0]
+        headers = {n: text for n, text in request.headers.items() if n.lower() != "authorization"}
+        return dataclasses.replace(request, target=f"{path}?{urllib.parse.urlencode(query)}", headers=headers)
