@@ -375,11 +375,3 @@ def _shorten(document: Json, *, is_new: bool) -> None:
         properties["resourceId"] = (
             f"{document['id'].partition('/providers/')[0]}{BATCH_AI}/{document['name']}"
         )
-
-
-def _seconds(duration: str) -> float:
-    """Return an ISO 8601 duration of days, hours, minutes and seconds in seconds."""
-    found = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?", duration)
-    if found is None:
-        return 1800.0
-    return sum(float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
