@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .messages import Json
+from .messages import Json  # noqa: TC001
 from .refusals import now
 from .tenancy import LOCATION
 
