@@ -21,6 +21,10 @@ CANCELLING = "CancelRequested"
 STREAMED = re.compile(r"user_logs/std_log[^/]*\.txt|azureml-logs/70_driver_log[^/]*\.txt")
 """The logs of a node. The service offers each as a growing blob."""
 
+SCRIPT_RAISED = "User program failed with "
+"""How the SDK, on the node, starts the error of a script that raised."""
+PREEMPTED = re.compile(r"pre-?empt|evict", re.IGNORECASE)
+
 
 def has_node_log(urls: dict[str, str]) -> bool:
     """Return whether a run's logs include the node's, which exists once the node has printed something."""
@@ -28,11 +32,18 @@ def has_node_log(urls: dict[str, str]) -> bool:
 
 
 def failure(details: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of an observation that say why the run failed."""
+    """Return the fields of an observation that say why the run failed.
+
+    If the script raised, the run's error is the script's own, and only a warning has the service's: JSON
+    within a string. The script's own words never count as the service's.
+    """
     envelope = details.get("error") or {}
     body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
     reason = " ".join(str(body.get("message") or "the service gives no reason").split())[:500]
-    if "preempt" in reason.lower() or "pre-empt" in reason.lower():
+    said = [str(warning.get("message")) for warning in details.get("warnings") or []]
+    if not reason.startswith(SCRIPT_RAISED):
+        said.append(str(body))
+    if any(PREEMPTED.search(text) for text in said):
         return {"error": f"the node was preempted: {reason}", "is_lost": True}
-    has_trainer_failed = "JobFailed" in str(body)
+    has_trainer_failed = any("JobFailed" in text for text in said)
     return {"error": f"the run failed in the service: {reason}", "has_trainer_failed": has_trainer_failed}

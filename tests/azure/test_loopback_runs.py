@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -38,26 +39,53 @@ def run_id() -> str:
     return f"run-{uuid.uuid4()}"
 
 
+def error_of(azure: AzureService, run_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a failed run's error and its warnings."""
+    document = azure.runs.wait_for(run_id, "Failed").document
+    return document["error"], document.get("warnings") or []
+
+
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(
-    ("script", "settings", "code_and_message"),
-    [
-        ("", {"environment": PYTHON_38}, ("ImageBuildFailure", "python=3.8.13")),
-        ("", {"data": "nowhere"}, ("DataReferenceError", "'nowhere'")),
-        ("import os; os._exit(3)", {}, ("JobFailed", "exit code 3")),
-        ("raise SystemExit(3)", {}, ("UserError", "SystemExit: 3")),
-    ],
-    ids=["image", "mount", "exit code", "exception"],
-)
-def test_a_run_fails_with_azures_code_for_the_reason(
-    azure: AzureService, run_id: str, script: str, settings: dict[str, Any], code_and_message: tuple[str, str]
-) -> None:
-    submit(azure, script, run_id, **settings)
-    error = azure.runs.wait_for(run_id, "Failed").document["error"]["error"]
-    code, message = code_and_message
-    assert error["code"] == "UserError"
-    assert error.get("innerError", {}).get("code", "UserError") == code
-    assert message in error["message"]
+def test_a_script_that_raises_hides_the_services_error_in_a_warning(azure: AzureService, run_id: str) -> None:
+    submit(azure, "raise SystemExit(3)", run_id)
+    error, (warning,) = error_of(azure, run_id)
+    assert error["error"]["message"] == "User program failed with SystemExit: 3"
+    assert error["error"]["innerError"] is None
+    assert error["time"].startswith("0001-01-01")
+    assert "JobFailed" not in json.dumps(error)
+    assert warning["source"] == "SecondaryError"
+    assert "\nJobFailed: " in json.loads(warning["message"])["error"]["message"]
+
+
+@pytest.mark.usefixtures("small")
+def test_the_error_of_a_silent_script_has_neither_exit_code_nor_log(azure: AzureService, run_id: str) -> None:
+    submit(azure, "import os; print('a line', flush=True); os._exit(3)", run_id)
+    error, warnings = error_of(azure, run_id)
+    message = error["error"]["message"]
+    assert message.startswith("AzureMLCompute job failed.\nJobFailed: ")
+    assert message.endswith("non-zero exit Code")
+    assert not warnings
+    assert "3" not in message
+    assert "a line" not in message
+
+
+@pytest.mark.usefixtures("small")
+def test_only_the_log_says_why_an_image_was_not_built(azure: AzureService, run_id: str) -> None:
+    submit(azure, "", run_id, environment=PYTHON_38)
+    error, _ = error_of(azure, run_id)
+    path = error["error"]["messageParameters"]["ArtifactPath"]
+    assert error["error"]["innerError"]["code"] == "BadArgument"
+    assert error["error"]["message"].endswith(f"check log file {path}.")
+    log = azure.handlers.artifacts.read("ExperimentRun", azure.runs[run_id].container, path)
+    assert b"python=3.8.13" in log
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_fails_if_its_data_are_missing(azure: AzureService, run_id: str) -> None:
+    submit(azure, "", run_id, data="nowhere")
+    error, _ = error_of(azure, run_id)
+    assert error["error"]["innerError"]["code"] == "DataReferenceError"
+    assert "'nowhere'" in error["error"]["message"]
 
 
 def test_a_run_waits_for_a_node_and_can_be_cancelled_meanwhile(azure: AzureService) -> None:

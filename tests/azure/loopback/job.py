@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import rules, v2_node
+from . import rules, run_errors, v2_node
 from .mounts import Mount, MountError, WriteThrough
 from .node import Launch, Node, job_environment
 from .process import Process
-from .refusals import data_plane_error
+from .run_errors import IMAGE_LOG
 
 if TYPE_CHECKING:
     from .compute import Cluster
@@ -26,19 +26,21 @@ if TYPE_CHECKING:
 RUN_SCRIPT = Path(__file__).with_name("run_script.py")
 ORIGIN = "ExperimentRun"
 USER_LOG = "user_logs/std_log.txt"
-IMAGE_LOG = "azureml-logs/20_image_build_log.txt"
 LOG_FOLDERS = ("user_logs/", "system_logs/", "azureml-logs/", "logs/")
 MAX_STARTS = 5
 """How often a job is started at most, if its nodes are preempted again and again."""
 
 
 class Failed(Exception):  # noqa: N818 - how a run ends
-    """The run fails; `inner` is Azure's code for the reason."""
+    """The run fails with an error of `run_errors`."""
 
-    def __init__(self, message: str, inner: str = "UserError") -> None:
-        super().__init__(message)
-        self.message = message
-        self.inner = inner
+    def __init__(self, error: Json) -> None:
+        super().__init__(error["error"]["message"])
+        self.error = error
+
+
+class ScriptFailed(Exception):  # noqa: N818 - how a run ends
+    """The run fails because its script ended with a non-zero exit code."""
 
 
 class Cancelled(Exception):  # noqa: N818 - how a run ends
@@ -96,15 +98,23 @@ class Jobs:
         except Cancelled:
             self.runs.advance(run, "Canceled")
         except Failed as failure:
-            self._fail(run, failure)
+            self.runs.advance(run, "Failed", failure.error)
+        except ScriptFailed:
+            self._fail_script(run)
         except Exception as error:
-            self._fail(run, Failed(f"the loopback service itself failed: {error!r}", "ServiceError"))
+            text = f"the loopback service itself failed: {error!r}"
+            self.runs.advance(run, "Failed", run_errors.of_service(text, code="ServiceError"))
             raise
 
-    def _fail(self, run: Run, failure: Failed) -> None:
-        reported = run.document.get("error")  # by the script itself
-        error = reported or data_plane_error("UserError", failure.message, failure.inner)
-        self.runs.advance(run, "Failed", error)
+    def _fail_script(self, run: Run) -> None:
+        """Fail a run with the error that its script reported, if any; the service's own is then a warning."""
+        with self.runs.changed:
+            reported = run.document.get("error")
+            if reported is not None:
+                others = run.document.get("warnings") or []
+                run.document["warnings"] = [*others, run_errors.secondary_warning()]
+            error = run_errors.job_failed() if reported is None else run_errors.user_program(reported)
+            self.runs.advance(run, "Failed", error)
 
     def _prepare(self, run: Run, environment: Json) -> None:
         """Build the environment's image, unless it exists."""
@@ -115,10 +125,7 @@ class Jobs:
             text = problem or "Successfully built the image"
             self.artifacts.write(ORIGIN, run.container, IMAGE_LOG, f"{text}\n".encode())
             if problem:
-                raise Failed(
-                    f"Image build failed. For more details, check log file {IMAGE_LOG}. {problem}",
-                    "ImageBuildFailure",
-                )
+                raise Failed(run_errors.image_build())
             self.images.append(digest)
 
     def _await_node(self, run: Run, cluster: Cluster) -> None:
@@ -137,7 +144,7 @@ class Jobs:
             if self._is_cancelled(run):
                 raise Cancelled
             if cluster.state != "Succeeded":
-                raise Failed(f"The compute target {cluster.name} was deleted.", "ComputeTargetNotFound")
+                raise Failed(_deleted(cluster))
             cluster.busy.append(run.run_id)
             if cluster.idle_until:
                 cluster.idle_until.pop()
@@ -154,9 +161,7 @@ class Jobs:
             return True
         self.runs.advance(run, "Finalizing")
         if ended:
-            tail = process.log().strip().rpartition("\n")[2]
-            text = f"Submitted script failed with a non-zero exit code; exit code {ended}. {tail}"
-            raise Failed(f"AzureMLCompute job failed. JobFailed: {text}", "JobFailed")
+            raise ScriptFailed
         return False
 
     def _run_in(
@@ -193,7 +198,7 @@ class Jobs:
             self.handlers.snapshots.unpack(definition["snapshotId"], folder / "code")
             mounts = self._mount(definition, folder / "mounts")
         except MountError as error:
-            raise Failed(str(error), "DataReferenceError") from error
+            raise Failed(run_errors.of_service(str(error), "DataReferenceError")) from error
         mounted = {f"$AZUREML_DATAREFERENCE_{mount.name}": str(mount.path) for mount in mounts}
         arguments = [mounted.get(str(token), str(token)) for token in definition.get("arguments") or []]
         command = [str(self.node.python), "-P", "-u", str(RUN_SCRIPT), definition["script"], *arguments]
@@ -227,7 +232,7 @@ class Jobs:
             run.document["cancelationReason"] = f"The run exceeded {deadline} s; it ran {seconds:.0f} s."
             self.runs.advance(run, "CancelRequested")
         if is_deleted and not is_cancelled:
-            raise Failed(f"The compute target {cluster.name} was deleted.", "ComputeTargetNotFound")
+            raise Failed(_deleted(cluster))
         raise Cancelled
 
     def _preempt(self, run: Run, cluster: Cluster) -> None:
@@ -246,7 +251,7 @@ class Jobs:
         if not behaviour.restarts:
             text = "PreemptionError: Nodes of this job got pre-empted."
             reason = "Reason: Received pre-emption warning signal"
-            raise Failed(f"AzureMLCompute job failed. {text} {reason}", "PreemptionError")
+            raise Failed(run_errors.of_service(f"AzureMLCompute job failed. {text} {reason}"))
 
     def _mount(self, definition: Json, folder: Path) -> list[Mount]:
         mounts = []
@@ -258,3 +263,8 @@ class Jobs:
 
     def _is_cancelled(self, run: Run) -> bool:
         return self._closing or run.status in {"CancelRequested", "Canceled"}
+
+
+def _deleted(cluster: Cluster) -> Json:
+    text = f"The compute target {cluster.name} was deleted."
+    return run_errors.of_service(text, "ComputeTargetNotFound")

@@ -26,6 +26,8 @@ PYTHON_TYPES: Mapping[str, Any] = {
     "any": object,
     "scalar": (str, int, float),
 }
+RECORDED: Mapping[str, tuple[str, ...]] = {"ErrorResponse": ("statusCode",), "RootError": ("debugInfo",)}
+"""Members that no document has, though the real service was seen to send them (azure-ml-recorded.json)."""
 
 
 def violations(request: Request, response: Response | None) -> tuple[str, ...]:
@@ -147,7 +149,7 @@ def _of_object(name: str, value: Any, where: str, *, by_client: bool) -> Iterato
         return
     shape, client = facts()["types"][name], facts()["client"]
     renamed = client["renamed_request_keys"].get(name, {}) if by_client else {}
-    more = client["extra_request_fields"].get(name, []) if by_client else []
+    more = client["extra_request_fields"].get(name, []) if by_client else RECORDED.get(name, ())
     types = {**shape["fields"], **(client["request_field_types"].get(name, {}) if by_client else {})}
     fields = {renamed.get(key, key): item for key, item in value.items()}
     for key in shape["required"]:

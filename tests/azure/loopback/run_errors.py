@@ -1,0 +1,74 @@
+"""Why a run failed, in the shapes that the real service was seen to store (azure-ml-recorded.json)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .messages import Json
+from .refusals import now
+from .tenancy import LOCATION
+
+NO_TIME = "0001-01-01T00:00:00.000Z"
+IMAGE_LOG = "azureml-logs/20_image_build_log.txt"
+JOB_FAILED = (
+    "AzureMLCompute job failed.\nJobFailed: Submitted script failed with a non-zero exit code; "
+    "see the driver log file for details."
+)
+"""What the service says of every script that fails: neither the exit code nor a line of the log."""
+
+
+def user_program(reported: Json) -> Json:
+    """Return the error of a script that raised, from the event with which the SDK reports it."""
+    said = reported.get("error") or {}
+    names = ("code", "message", "detailsUri")
+    given = {name: said[name] for name in names if said.get(name) is not None}
+    origin: Json = dict.fromkeys(("correlation", "environment", "location", "componentName"))
+    return {"error": _root(messageParameters={}, **given), **origin, "time": NO_TIME}
+
+
+def job_failed() -> Json:
+    """Return the error of a script that ended with a non-zero exit code and reported nothing."""
+    return _envelope(_root(message=f"{JOB_FAILED}\n\tReason: Job failed with non-zero exit Code"))
+
+
+def secondary_warning() -> Json:
+    """Return the warning beside a script's own error. Its message is a whole error as JSON."""
+    return {"source": "SecondaryError", "message": json.dumps(_envelope(_root(message=JOB_FAILED)), indent=2)}
+
+
+def image_build() -> Json:
+    """Return the error of an image that can't be built. Only the log has the cause."""
+    form = "Image build failed. For more details, check log file {ArtifactPath}."
+    error = _root(
+        message=form.format(ArtifactPath=IMAGE_LOG),
+        messageFormat=form,
+        messageParameters={"ArtifactPath": IMAGE_LOG},
+        innerError={"code": "BadArgument", "innerError": None},
+    )
+    return _envelope(error)
+
+
+def of_service(message: str, inner: str | None = None, code: str = "UserError") -> Json:
+    """Return any other error of a run; no recording shows its shape."""
+    return _envelope(
+        _root(code=code, message=message, innerError={"code": inner, "innerError": None} if inner else None)
+    )
+
+
+def _root(**given: Any) -> Json:
+    absent = "severity messageFormat messageParameters referenceCode detailsUri target innerError".split()  # noqa: SIM905
+    root: Json = {"code": "UserError", **dict.fromkeys(absent), "details": [], **given}
+    root["message"] = str(root.get("message") or "")[:3000]
+    return root | {"debugInfo": None, "additionalInfo": None}
+
+
+def _envelope(root: Json) -> Json:
+    return {
+        "error": root,
+        "correlation": {"operation": None, "request": None},
+        "environment": LOCATION,
+        "location": LOCATION,
+        "time": now(),
+        "componentName": "execution-worker",
+    }
