@@ -6,7 +6,7 @@ They search where the SDK searches, but don't import it.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib.metadata
 import json
 import os
 import shutil
@@ -16,6 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.files import safe_read
 
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backends.azure.config import AzureConfig
 
+V2_PYTHONS = ((3, 11), (3, 13))
+"""The lowest and the highest Python of the extra `azure-v2`."""
 PRINCIPAL_VARIABLES = tuple(f"AZUREML_SERVICE_PRINCIPAL_{part}" for part in ("TENANT_ID", "ID", "PASSWORD"))
+IDENTITY_VARIABLES = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
+"""The same, as all newer libraries of Azure call them."""
 CONFIG_FILES = ("config.json", "project.json")
 CONFIG_FOLDERS = (".azureml", "aml_config", "")
 """In the SDK's order: it searches all parents for one folder before it searches them for the next."""
@@ -47,22 +52,41 @@ class Credentials(StrEnum):
     interactive = "browser"
 
 
+def chosen_sdk(config: AzureConfig) -> Sdk:
+    """Return the SDK to use: the configured one, else v1 if it is installed, else v2."""
+    return config.sdk or (Sdk.v1 if _is_installed("azureml-train-core") else Sdk.v2)
+
+
 def check_all(config: AzureConfig) -> None:
     """Check Python, SDK, workspace file and credentials. Raises ConfigurationError."""
-    check_sdk()
+    check_sdk(chosen_sdk(config))
     find_workspace(config.workspace)
     credentials()
 
 
-def check_sdk() -> None:
+def check_sdk(sdk: Sdk) -> None:
     """Check that the SDK is installed, on a Python that it supports. Raises ConfigurationError."""
     running = ".".join(map(str, sys.version_info[:2]))
-    if sys.version_info[:2] != (3, 11):
-        message = f"backend=azure needs Python 3.11: azureml-sdk cannot be installed on {running}"
-        raise ConfigurationError(message, "use Python 3.11, for example python3.11 -m venv .venv")
-    if importlib.util.find_spec("azureml") is None or importlib.util.find_spec("azureml.train") is None:
-        hint = "install it with python -m pip install 'mnist-cnn[azure]'"
-        raise ConfigurationError("backend=azure needs azureml-sdk, which isn't installed", hint)
+    if sdk is Sdk.v1:
+        if sys.version_info[:2] != (3, 11):
+            message = f"backend.sdk=v1 needs Python 3.11: azureml-sdk cannot be installed on {running}"
+            raise ConfigurationError(message, "set backend.sdk=v2, or use Python 3.11")
+        if not _is_installed("azureml-train-core"):
+            hint = "install it with python -m pip install 'mnist-cnn[azure]', or set backend.sdk=v2"
+            raise ConfigurationError("backend.sdk=v1 needs azureml-sdk, which isn't installed", hint)
+        return
+    if not V2_PYTHONS[0] <= sys.version_info[:2] <= V2_PYTHONS[1]:
+        allowed = " to ".join(".".join(map(str, version)) for version in V2_PYTHONS)
+        message = f"backend=azure needs Python {allowed}, not {running}"
+        raise ConfigurationError(message, "use Python 3.13, for example python3.13 -m venv .venv")
+    if not _is_installed("azure-ai-ml"):
+        hint = "install it with python -m pip install 'mnist-cnn[azure-v2]'"
+        raise ConfigurationError("backend=azure needs azure-ai-ml, which isn't installed", hint)
+
+
+def _is_installed(distribution: str) -> bool:
+    """Return whether pip has installed a distribution; a search for its modules would import some of them."""
+    return next(iter(importlib.metadata.distributions(name=distribution)), None) is not None
 
 
 def workspace_file(setting: str | None) -> Path:
@@ -111,9 +135,9 @@ def credentials(
     environment: Mapping[str, str] = os.environ, *, at_terminal: bool | None = None
 ) -> Credentials:
     """Return how to log in, by browser only at a terminal. Raises ConfigurationError."""
-    given = [name for name in PRINCIPAL_VARIABLES if environment.get(name)]
-    if len(given) == len(PRINCIPAL_VARIABLES):
+    if principal(environment):
         return Credentials.service_principal
+    given = [name for name in PRINCIPAL_VARIABLES if environment.get(name)]
     if given:
         missing = ", ".join(name for name in PRINCIPAL_VARIABLES if name not in given)
         message = f"the service principal is incomplete: {missing} is not set"
@@ -124,6 +148,15 @@ def credentials(
         return Credentials.interactive
     hint = f"set {', '.join(PRINCIPAL_VARIABLES)}, or log in with az login"
     raise ConfigurationError("no credentials for Azure, and no terminal to log in from", hint)
+
+
+def principal(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return a service principal's tenant, id and password, or nothing if they are not all set."""
+    for names in (PRINCIPAL_VARIABLES, IDENTITY_VARIABLES):
+        values = tuple(environment.get(name, "") for name in names)
+        if all(values):
+            return values
+    return ()
 
 
 def _azure_cli_is_logged_in(environment: Mapping[str, str]) -> bool:

@@ -36,6 +36,13 @@ class Priority(StrEnum):
     lowpriority = "lowpriority"
 
 
+class Sdk(StrEnum):
+    """The library that talks to the service: azureml-sdk (v1) or azure-ai-ml (v2)."""
+
+    v1 = "v1"
+    v2 = "v2"
+
+
 @dataclasses.dataclass(frozen=True)
 class AzureDataConfig(Section):
     GROUP: ClassVar[str] = "backend.data"
@@ -46,6 +53,9 @@ class AzureDataConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class AzureConfig(BackendConfig):
+    sdk: Sdk | None = setting(
+        None, "v1 is azureml-sdk, v2 is azure-ai-ml; null is v1 if that is installed, else v2"
+    )
     workspace: str | None = setting(
         None, "the workspace's config.json or its folder; null searches as the SDK does"
     )

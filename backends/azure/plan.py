@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import mnist_cnn
 from mnist_cnn.backends.azure import checks
+from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.backends.remote import node, snapshot
 from mnist_cnn.config import Numerics
 from mnist_cnn.errors import ConfigurationError
@@ -32,8 +33,8 @@ CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20251130.v1"
 GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.8-cudnn8-ubuntu22.04:20251130.v1"
 """The SDK's base images. TensorFlow's CUDA libraries are packages of their own."""
 NODE_PACKAGES = {"azureml-defaults": "1.62.0", "azureml-core": "1.61.0.post4"}
-"""What a node needs in addition to the trainer: to be started by the service, and to send metrics."""
-ENTRY = Path(__file__).with_name("v1") / "entry.py"
+"""What a node of SDK v1 needs in addition to the trainer: to be started by the service, and to send metrics.
+A node of SDK v2 sends metrics with `requests`."""
 MAX_TAG = 1_000
 """Characters of a tag's value."""
 
@@ -78,12 +79,13 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
     if config.use_gpu and job.train.numerics is Numerics.exact:
         message = "train.numerics=exact trains on the CPU only, but backend.use_gpu=true requires a GPU"
         raise ConfigurationError(message, "set backend.use_gpu=false, or train.numerics=native")
+    sdk = checks.chosen_sdk(config)
     return Request(
         experiment=config.experiment,
         data_folder=snapshot.data_folder(job.data),
         data_files=snapshot.data_files(job.data),
-        snapshot=snapshot.files(entry=ENTRY),
-        environment=environment(use_gpu=config.use_gpu),
+        snapshot=snapshot.files(entry=entry(sdk)),
+        environment=environment(sdk, use_gpu=config.use_gpu),
         arguments=node.arguments(
             job, DATA_MOUNT, CHECKPOINT_MOUNT, device="gpu" if config.use_gpu else "auto", force=force
         ),
@@ -92,11 +94,18 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
     )
 
 
-def environment(*, use_gpu: bool) -> Environment:
+def entry(sdk: Sdk) -> Path:
+    """Return the node's script, which lies in the package of each SDK."""
+    return Path(__file__).parent / sdk.value / "entry.py"
+
+
+def environment(sdk: Sdk, *, use_gpu: bool) -> Environment:
     """Return an environment with the local versions of Python and of all dependencies."""
-    pins = {name: version(name) for name in _dependencies()} | NODE_PACKAGES
-    with suppress(PackageNotFoundError):
-        pins["azureml-core"] = version("azureml-core")
+    pins = {name: version(name) for name in _dependencies()}
+    if sdk is Sdk.v1:
+        pins |= NODE_PACKAGES
+        with suppress(PackageNotFoundError):
+            pins["azureml-core"] = version("azureml-core")
     packages = tuple(
         f"{name}{'[and-cuda]' if use_gpu and name == 'tensorflow' else ''}=={pin}"
         for name, pin in sorted(pins.items())
@@ -133,6 +142,7 @@ def describe(request: Request, config: AzureConfig) -> tuple[tuple[str, str], ..
         workspace = f"{error.message}: {error.hint}"
     return (
         ("workspace", workspace),
+        ("SDK", checks.chosen_sdk(config).value),
         ("experiment", request.experiment),
         ("cluster", f"{config.cluster}: {config.nodes}, idle ones released after {config.idle_seconds} s"),
         ("upload", f"to {request.data_folder}/ on the default datastore: {sent}"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import run_folder
 from mnist_cnn.backends.azure import plan
 from mnist_cnn.backends.azure.calls import call_with_retries
+from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.backends.azure.v1 import cluster, store
 from mnist_cnn.backends.remote import checkpoints, snapshot
 from mnist_cnn.backends.remote.calls import report
@@ -133,7 +134,7 @@ def configuration(
     tokens = [paths.get(token, token) for token in request.arguments]
     estimator = Estimator(
         source_directory=str(code),
-        entry_script=plan.ENTRY.name,
+        entry_script=plan.entry(Sdk.v1).name,
         script_params=dict(zip(tokens[::2], tokens[1::2], strict=True)),
         compute_target=config.cluster,
         environment_definition=environment,

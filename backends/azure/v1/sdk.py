@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.calls import CALL_SECONDS, call
+from mnist_cnn.backends.azure.config import Sdk
 
 if TYPE_CHECKING:
     from mnist_cnn.backends.azure.checks import WorkspaceName
@@ -28,7 +28,7 @@ _tokens_lock = threading.Lock()
 @functools.cache
 def open_workspace(name: WorkspaceName) -> Any:
     """Log in and return the workspace, once per process. Raises ServiceError."""
-    checks.check_sdk()
+    checks.check_sdk(Sdk.v1)
     credentials = checks.credentials()
     _silence_sdk()
     _disable_git_tracking()
@@ -82,8 +82,7 @@ def _login(credentials: checks.Credentials) -> Any:
     from azureml.core import authentication
 
     if credentials is checks.Credentials.service_principal:
-        tenant, principal, password = (os.environ[name] for name in checks.PRINCIPAL_VARIABLES)
-        return authentication.ServicePrincipalAuthentication(tenant, principal, password)
+        return authentication.ServicePrincipalAuthentication(*checks.principal())
     if credentials is checks.Credentials.azure_cli:
         # The SDK's own class needs the Azure CLI installed in this Python environment.
         return authentication.TokenAuthentication(_azure_cli_token)

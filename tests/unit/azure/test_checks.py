@@ -11,7 +11,7 @@ from helpers.processes import run_command
 
 from mnist_cnn import compose
 from mnist_cnn.backends.azure import checks
-from mnist_cnn.backends.azure.config import AzureConfig
+from mnist_cnn.backends.azure.config import AzureConfig, Sdk
 from mnist_cnn.errors import ConfigurationError
 
 NAMES = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
@@ -123,7 +123,7 @@ def test_an_incomplete_principal_names_what_is_missing() -> None:
 def test_another_python_is_refused_with_the_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 12, 1))
     with pytest.raises(ConfigurationError, match=r"needs Python 3\.11: .* on 3\.12"):
-        checks.check_sdk()
+        checks.check_sdk(Sdk.v1)
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="another Python is refused before that")

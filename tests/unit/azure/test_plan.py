@@ -13,7 +13,7 @@ import pytest
 
 from mnist_cnn import compose, launch
 from mnist_cnn.backends.azure import checks, plan
-from mnist_cnn.backends.azure.config import AzureConfig
+from mnist_cnn.backends.azure.config import AzureConfig, Sdk
 from mnist_cnn.backends.remote import node, snapshot
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training.exact import network_check
@@ -53,7 +53,7 @@ def test_a_plan_needs_no_credentials_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_the_snapshot_holds_source_and_configuration_alone() -> None:
-    names = {file.name for file in snapshot.files(entry=plan.ENTRY)}
+    names = {file.name for file in snapshot.files(entry=plan.entry(Sdk.v1))}
     needed = {
         "entry.py",
         "mnist_cnn/training/train.py",
@@ -92,7 +92,7 @@ def test_a_snapshot_trains_without_the_installed_package(tmp_path: Path) -> None
 
 
 def test_the_entry_script_refuses_to_train_with_another_copy(tmp_path: Path) -> None:
-    (tmp_path / "entry.py").write_bytes(plan.ENTRY.read_bytes())
+    (tmp_path / "entry.py").write_bytes(plan.entry(Sdk.v1).read_bytes())
     job = node.encode(launch.make_job("train.epochs=3"))
     arguments = ("--job", job, "--data-folder", ".", "--checkpoints", ".")
     ended = run_python("-P", "entry.py", *arguments, cwd=tmp_path)
@@ -130,14 +130,14 @@ def test_the_limit_of_a_run_is_sent_in_seconds() -> None:
 
 
 def test_the_environment_pins_the_versions_here_and_is_named_by_them() -> None:
-    environment = plan.environment(use_gpu=False)
+    environment = plan.environment(Sdk.v1, use_gpu=False)
     assert f"keras=={importlib.metadata.version('keras')}" in environment.packages
     assert environment.python == f"{sys.version_info[0]}.{sys.version_info[1]}"
     assert [name for name in environment.packages if name.startswith("azureml-defaults==")]
     assert all("==" in package for package in environment.packages)
-    assert plan.environment(use_gpu=False).name == environment.name
+    assert plan.environment(Sdk.v1, use_gpu=False).name == environment.name
     changed = dataclasses.replace(environment, packages=(*environment.packages, "x==1"))
-    with_gpu = plan.environment(use_gpu=True)
+    with_gpu = plan.environment(Sdk.v1, use_gpu=True)
     assert len({environment.name, changed.name, with_gpu.name}) == 3
     assert [package for package in with_gpu.packages if package.startswith("tensorflow[and-cuda]==")]
 

@@ -1,0 +1,271 @@
+"""A cluster as the service describes it: whether it can be used, its state in words, and its costs.
+
+A cluster is an AmlCompute, the successor of Batch AI: `BatchAiCompute` is no longer in the SDK.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import time
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn.backends.azure.calls import STILL_WAITING_SECONDS, call, is_about_quota
+from mnist_cnn.backends.azure.config import has_gpu
+from mnist_cnn.backends.remote.calls import ATTEMPTS, report, with_retries
+from mnist_cnn.backends.remote.failures import NodesRefused
+from mnist_cnn.backends.remote.service import ServiceError
+from mnist_cnn.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mnist_cnn.backends.azure.config import AzureConfig
+
+CLUSTER_TYPE = "AmlCompute"
+WAIT_SECONDS = 20 * 60
+FIRST_POLL_SECONDS, SLOW_POLL_SECONDS = 0.2, 5.0
+"""Pauses between two polls: the first one, doubled each time up to the second."""
+
+
+STATUS = (
+    "currentNodeCount",
+    "targetNodeCount",
+    "nodeStateCounts",
+    "allocationState",
+    "allocationStateTransitionTime",
+    "errors",
+    "scaleSettings",
+    "vmPriority",
+    "vmSize",
+)
+"""The members of the service's answer that make up the cluster's status."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """What the service says of a compute target. A value is None if it says nothing.
+
+    `kind` is CLUSTER_TYPE, or that of a target that is no cluster. `scale` is the fewest nodes, the most, and
+    the seconds after which an idle one is released. `status` is the service's own, to be printed.
+    """
+
+    name: str
+    kind: str
+    state: str
+    errors: tuple[str, ...] = ()
+    vm_size: str = ""
+    priority: str = ""
+    scale: tuple[int | None, int | None, int | None] | None = None
+    nodes: int | None = None
+    status: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def from_arm(body: dict[str, Any]) -> Cluster:
+    """Return a compute target as Azure Resource Manager describes it; most members may be null."""
+    compute = body["properties"]
+    nodes = compute.get("properties") or {}
+    scale = nodes.get("scaleSettings")
+    return Cluster(
+        name=body["name"],
+        kind=str(compute.get("computeType")),
+        state=str(compute.get("provisioningState")),
+        errors=tuple(map(error_text, compute.get("provisioningErrors") or ())),
+        vm_size=nodes.get("vmSize") or "",
+        priority=nodes.get("vmPriority") or "",
+        scale=None
+        if scale is None
+        else (scale.get("minNodeCount"), scale.get("maxNodeCount"), _seconds(scale)),
+        nodes=nodes.get("currentNodeCount"),
+        status={name: nodes[name] for name in STATUS if name in nodes},
+    )
+
+
+def _seconds(scale: dict[str, Any]) -> int | None:
+    import isodate  # both SDKs require it
+
+    written = scale.get("nodeIdleTimeBeforeScaleDown")
+    return int(isodate.parse_duration(written).total_seconds()) if written else None
+
+
+def create(config: AzureConfig, request: Callable[[], object], find: Callable[[], Cluster | None]) -> Cluster:
+    """Create the cluster; look for it before a second request, which would overwrite it.
+
+    Raises NodesRefused or ServiceError.
+    """
+    report(f"cluster {config.cluster}: creating it with {config.nodes}")
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            call(f"create the cluster {config.cluster}", request)
+            break
+        except ServiceError as error:
+            if error.status == 400 and not is_about_quota(error.detail):  # noqa: PLR2004
+                raise NodesRefused(error.message, "choose other nodes for the cluster") from error
+            if not error.is_transient:
+                raise
+            if (found := find()) is not None:  # the answer was lost
+                return found
+            if error.is_abandoned or attempt == ATTEMPTS:
+                raise
+            report(f"{error.message}; retrying in {2**attempt} seconds")
+            time.sleep(2**attempt)
+    return still_there(config, find)
+
+
+def still_there(config: AzureConfig, find: Callable[[], Cluster | None]) -> Cluster:
+    """Return the cluster as it is now. Raises BackendError if it is gone."""
+    found = with_retries(find)
+    if found is None:
+        raise BackendError(f"cluster {config.cluster}: the service no longer finds it", "try again")
+    return found
+
+
+def check_usable(cluster: Cluster, config: AzureConfig) -> None:
+    """Report how a cluster that exists differs from the configuration; it isn't changed.
+
+    Raises BackendError if the name belongs to something else, or its nodes have no GPU but need one.
+    """
+    if cluster.kind != CLUSTER_TYPE:
+        message = f"{config.cluster} is a {cluster.kind}, not a cluster ({CLUSTER_TYPE})"
+        raise BackendError(message, "choose another name with backend.cluster=NAME")
+    report(f"cluster {cluster.name}: found")
+    for line in differences(cluster, config):
+        report(line)
+    if config.use_gpu and not has_gpu(cluster.vm_size):
+        nodes = f"the nodes of cluster {cluster.name} ({cluster.vm_size})"
+        message = f"backend.use_gpu=true, but {nodes} have no GPU"
+        raise BackendError(message, "choose a cluster whose nodes have GPUs: backend.cluster=NAME")
+
+
+def wait_until_ready(cluster: Cluster, config: AzureConfig, find: Callable[[], Cluster | None]) -> None:
+    """Wait until the cluster accepts runs; its nodes start later, when a run needs them.
+
+    Raises:
+        BackendError: it has failed, is being deleted, or isn't ready in time.
+        NodesRefused: it has failed, and a new one of the configured size would fail too.
+    """
+    deadline = time.monotonic() + WAIT_SECONDS
+    pause, reported, reported_at = FIRST_POLL_SECONDS, "Succeeded", 0.0
+    while (state := cluster.state.capitalize()) != "Succeeded":
+        left = deadline - time.monotonic()
+        if state != reported or time.monotonic() - reported_at > STILL_WAITING_SECONDS:
+            report(f"cluster {cluster.name}: {state.lower()}; waiting for up to {left / 60:.0f} minutes")
+            reported, reported_at = state, time.monotonic()
+        _check_not_ended(cluster, config, state)
+        if left < 0:
+            message = f"cluster {cluster.name} is still {state.lower()} after {WAIT_SECONDS // 60} minutes"
+            raise BackendError(message, f"delete it: {command('delete', config)}")
+        time.sleep(pause)
+        pause = min(SLOW_POLL_SECONDS, 2 * pause)
+        cluster = still_there(config, find)
+    report(f"cluster {cluster.name}: ready")
+    for line in _status(cluster):
+        report(line)
+
+
+def _check_not_ended(cluster: Cluster, config: AzureConfig, state: str) -> None:
+    if state == "Deleting":
+        raise BackendError(f"cluster {cluster.name} is being deleted", "try again when it is gone")
+    if state in ("Failed", "Canceled"):
+        reason = "; ".join(cluster.errors) or "the service gives no reason"
+        is_of_this_size = cluster.vm_size.upper() == config.vm_size.upper()
+        is_lasting = state == "Failed" and is_of_this_size and not is_about_quota(reason)
+        kind = NodesRefused if is_lasting else BackendError
+        hint = f"delete it: {command('delete', config)}"
+        raise kind(f"cluster {cluster.name} is {state.lower()}: {reason}", hint)
+
+
+def wait_until_gone(name: str, find: Callable[[], Cluster | None]) -> None:
+    """Wait until the service no longer finds the cluster. Raises BackendError if that takes too long."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    pause = FIRST_POLL_SECONDS
+    while (found := find()) is not None:
+        if time.monotonic() > deadline:
+            raise BackendError(f"cluster {name} is still {found.state}", "see https://ml.azure.com")
+        time.sleep(pause)
+        pause = min(SLOW_POLL_SECONDS, 2 * pause)
+
+
+def delete(
+    cluster: Cluster, request: Callable[[], object], find: Callable[[], Cluster | None]
+) -> Iterator[str]:
+    """Delete the cluster and wait until it is gone; yield lines to print. Raises BackendError."""
+    if cluster.kind != CLUSTER_TYPE:
+        message = f"{cluster.name} is a {cluster.kind}, not a cluster ({CLUSTER_TYPE}); it was not deleted"
+        raise BackendError(message, "see https://ml.azure.com")
+    yield f"cluster {cluster.name}: deleting; waiting for up to {WAIT_SECONDS // 60} minutes"
+    request()
+    wait_until_gone(cluster.name, find)
+    yield f"cluster {cluster.name}: deleted"
+
+
+def differences(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
+    """Yield a line for each setting in which the cluster differs from the configuration."""
+    low, high, idle_seconds = cluster.scale or (None, None, None)
+    settings = {
+        "vm_size": (cluster.vm_size.upper(), config.vm_size.upper()),
+        "priority": (cluster.priority.lower(), config.priority.value),
+        "min_nodes": (low, config.min_nodes),
+        "max_nodes": (high, config.max_nodes),
+        "idle_seconds": (idle_seconds, config.idle_seconds),
+    }
+    for name, (found, wanted) in settings.items():
+        if found != wanted:
+            has = f"cluster {cluster.name} has {name}={_known(found)}"
+            yield f"{has}, not backend.{name}={wanted}; it is not changed"
+
+
+def command(action: str, config: AzureConfig) -> str:
+    """Return a command line that shows or deletes the cluster."""
+    workspace = f" backend.workspace={shlex.quote(config.workspace)}" if config.workspace else ""
+    return f"python -m mnist_cnn cluster {action} backend=azure backend.cluster={config.cluster}{workspace}"
+
+
+def show(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
+    """Yield lines on the cluster's nodes, errors, status and costs."""
+    yield f"cluster {cluster.name}: {cluster.kind}, {cluster.state}"
+    if cluster.kind != CLUSTER_TYPE:
+        return
+    yield f"nodes: {cluster.vm_size}, {cluster.priority.lower()}"
+    if cluster.scale is not None:
+        low, high, idle_seconds = map(_known, cluster.scale)
+        yield f"scale: {low} to {high} nodes; an idle node is released after {idle_seconds} seconds"
+    yield from (f"error: {error}" for error in cluster.errors)
+    yield from _status(cluster)
+    yield from costs(cluster, config)
+
+
+def costs(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
+    """Yield lines: how many nodes are billed, and what releases them."""
+    if cluster.kind != CLUSTER_TYPE:
+        return
+    nodes, (least, _, idle_seconds) = cluster.nodes or 0, cluster.scale or (0, 0, None)
+    if not nodes and not least:
+        yield f"cluster {cluster.name} has no nodes (nothing is billed)"
+        return
+    up = "1 node, which is" if nodes == 1 else f"{nodes} nodes, which are"
+    yield f"cluster {cluster.name} has {up} billed until released"
+    if least:
+        yield f"{least} of them are never released (min_nodes)"
+    if nodes > (least or 0):
+        yield f"idle nodes are released after {_known(idle_seconds)} seconds"
+    yield f"release them now: {command('delete', config)}"
+
+
+def error_text(entry: Any) -> str:
+    """Return a provisioning error with its details, which list the allowed values, on one line."""
+    error = entry.get("error", entry) if isinstance(entry, dict) else {"message": str(entry)}
+    details = filter(lambda detail: isinstance(detail, dict), error.get("details") or [])
+    texts = (error.get("code"), error.get("message"), *(detail.get("message") for detail in details))
+    return " ".join(" ".join(filter(None, texts)).split())
+
+
+def _status(cluster: Cluster) -> Iterator[str]:
+    """Yield a line with the service's own words, if it has any."""
+    if cluster.status:
+        yield f"cluster status: {json.dumps(cluster.status, default=str)}"
+
+
+def _known(value: object) -> object:
+    return "unknown" if value is None else value

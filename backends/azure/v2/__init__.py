@@ -1,0 +1,1 @@
+"""Azure Machine Learning through SDK v2, `azure-ai-ml`."""

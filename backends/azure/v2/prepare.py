@@ -1,0 +1,157 @@
+"""Sends data, code and checkpoint to the workspace, makes the cluster ready, and builds the SDK's job."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn import run_folder
+from mnist_cnn.backends.azure import cluster as clusters
+from mnist_cnn.backends.azure import plan
+from mnist_cnn.backends.azure.calls import call_with_retries
+from mnist_cnn.backends.azure.config import Sdk
+from mnist_cnn.backends.azure.store import missing, send, send_data
+from mnist_cnn.backends.azure.v2 import cluster
+from mnist_cnn.backends.azure.v2.store import Datastore, open_datastore
+from mnist_cnn.backends.remote import checkpoints, snapshot
+from mnist_cnn.backends.remote.calls import report, with_retries
+from mnist_cnn.backends.remote.parallel import run_parallel
+from mnist_cnn.backends.remote.service import ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mnist_cnn.backends.azure.checks import WorkspaceName
+    from mnist_cnn.backends.azure.config import AzureConfig
+    from mnist_cnn.backends.azure.v2.sdk import Workspace
+    from mnist_cnn.backends.remote.service import Handle
+
+CODE = "mnist-cnn-code"
+"""Name of the code asset; its version is a digest of the code."""
+MOUNTS = {plan.DATA_MOUNT: "${{inputs.data}}", plan.CHECKPOINT_MOUNT: "${{outputs.checkpoints}}"}
+REUSE_SECONDS = 60.0
+"""How long the next run of this process may rely on the cluster's state."""
+
+_ready_at: dict[tuple[WorkspaceName, AzureConfig], float] = {}
+
+
+@contextmanager
+def prepared(
+    workspace: Workspace, handle: Handle, request: plan.Request, config: AzureConfig
+) -> Iterator[Any]:
+    """Make everything ready; yield the SDK's job."""
+    name = workspace.name
+    report(f"workspace {name.name}: {workspace.location}, resource group {name.resource_group}")
+    import_module("azure.ai.ml")
+    # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
+    is_ready = time.monotonic() - _ready_at.get((name, config), -REUSE_SECONDS) < REUSE_SECONDS
+    (datastore, absent), found = run_parallel(
+        partial(_find_missing_data, workspace, request, config),
+        (lambda: None) if is_ready else partial(cluster.find, workspace, config.cluster),
+    )
+    report(f"datastore {datastore.name}: {datastore.url}{'' if datastore.has_key else ', without a key'}")
+    if known := len(request.data_files) - len(absent):
+        where = f"{request.data_folder}/, with the same size and MD5"
+        report(f"data: {known} of {len(request.data_files)} files are already in {where}")
+    files, job = datastore.files, run_folder.read_job(handle.folder).to_json().encode()
+    _, _, _, code, environment, target = run_parallel(
+        partial(send_data, files, request.data_folder, absent),
+        # A folder must exist to be mounted.
+        partial(with_retries, partial(files.put, f"{handle.checkpoints}/job.json", job)),
+        partial(checkpoints.send, files, handle.checkpoints, handle.folder),
+        partial(_send_code, workspace, datastore, request),
+        partial(_create_environment, workspace, request.environment),
+        (lambda: None) if is_ready else partial(_ensure_cluster, workspace, found, config),
+    )
+    if target is not None:
+        find = partial(cluster.find, workspace, config.cluster)
+        clusters.wait_until_ready(target, config, find)
+        _ready_at[name, config] = time.monotonic()
+    yield _job(handle, request, config, datastore, code=code, environment=environment)
+
+
+def _ensure_cluster(
+    workspace: Workspace, found: clusters.Cluster | None, config: AzureConfig
+) -> clusters.Cluster:
+    if found is None:
+        request = partial(cluster.request_creation, workspace, config)
+        return clusters.create(config, request, partial(cluster.find, workspace, config.cluster))
+    clusters.check_usable(found, config)
+    return found
+
+
+def _find_missing_data(
+    workspace: Workspace, request: plan.Request, config: AzureConfig
+) -> tuple[Datastore, tuple[snapshot.SentFile, ...]]:
+    """Return the datastore, and the data files that must be sent there."""
+    datastore = open_datastore(workspace)
+    if config.data.overwrite:
+        return datastore, request.data_files
+    return datastore, missing(datastore.files, request.data_folder, request.data_files)
+
+
+def _send_code(workspace: Workspace, datastore: Datastore, request: plan.Request) -> str:
+    """Send the code, and name it to the service; return the code asset's id.
+
+    A code asset may be any folder of a datastore:
+    https://learn.microsoft.com/rest/api/azureml/code-versions/create-or-update
+    """
+    folder = snapshot.code_folder(request.snapshot)
+    absent = missing(datastore.files, folder, request.snapshot)
+    size = sum(file.bytes for file in absent)
+    report(f"code: sending {len(absent)} of {len(request.snapshot)} files to {folder}/, {size:,} bytes")
+    send(datastore.files, folder, absent)
+    version = folder.rpartition("/")[2]
+    body = {"properties": {"codeUri": f"{datastore.url}/{folder}", "isAnonymous": False}}
+    path = f"/codes/{CODE}/versions/{version}"
+    call_with_retries("name the code", partial(workspace.arm, "PUT", path, body))
+    return f"{workspace.path}{path}"
+
+
+def _create_environment(workspace: Workspace, environment: plan.Environment) -> str:
+    """Create the environment unless it exists, because a version can't be changed; return its name."""
+    from azure.ai.ml.entities import Environment
+
+    name, version, environments = environment.name, "1", workspace.client.environments
+    try:
+        call_with_retries(f"find the environment {name}", partial(environments.get, name, version))
+    except ServiceError as error:
+        if not error.is_not_found:
+            raise
+        packages = [f"python={environment.python}", "pip", {"pip": list(environment.packages)}]
+        conda = {"name": name, "channels": ["conda-forge"], "dependencies": packages}
+        wanted = Environment(name=name, version=version, image=environment.image, conda_file=conda)
+        call_with_retries(f"create the environment {name}", partial(environments.create_or_update, wanted))
+    return f"{name}:{version}"
+
+
+def _job(
+    handle: Handle, request: plan.Request, config: AzureConfig, datastore: Datastore, **assets: str
+) -> Any:
+    """Return the SDK's job. Where the datastore has no key, its data are read as the user who submits it.
+
+    https://learn.microsoft.com/azure/machine-learning/how-to-identity-based-service-authentication
+    """
+    from azure.ai.ml import Input, Output, UserIdentityConfiguration, command
+
+    place = f"azureml://datastores/{datastore.name}/paths"
+    words = (MOUNTS.get(word, word) for word in request.arguments)
+    job = command(
+        name=handle.id,
+        display_name=handle.id,
+        experiment_name=request.experiment,
+        command=" ".join(("python", plan.entry(Sdk.v2).name, *words)),
+        **assets,
+        compute=config.cluster,
+        inputs={"data": Input(type="uri_folder", mode="ro_mount", path=f"{place}/{request.data_folder}")},
+        outputs={
+            "checkpoints": Output(type="uri_folder", mode="rw_mount", path=f"{place}/{handle.checkpoints}")
+        },
+        identity=None if datastore.has_key else UserIdentityConfiguration(),
+        tags=request.tags,
+    )
+    job.set_limits(timeout=request.max_seconds)
+    return job

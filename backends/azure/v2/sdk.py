@@ -1,0 +1,146 @@
+"""Logs in and opens the workspace: the SDK's client, and requests that the SDK has no public method for.
+
+The SDK's objects drop some of what the service says: a cluster's node counts and errors, a run's error and
+warnings. Such answers are read with the same login.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn.backends.azure import checks
+from mnist_cnn.backends.azure.calls import CALL_SECONDS, call
+from mnist_cnn.backends.azure.config import Sdk
+from mnist_cnn.backends.azure.login import AzureCliLogin
+from mnist_cnn.errors import BackendError
+
+if TYPE_CHECKING:
+    from mnist_cnn.backends.azure.checks import WorkspaceName
+
+ARM = "https://management.azure.com"
+SCOPE = f"{ARM}/.default"
+API_VERSION = "2023-04-01"
+"""Of requests to Azure Resource Manager that the SDK does not send itself."""
+TIMEOUTS = {"connection_timeout": 20, "read_timeout": 60}
+"""Seconds until the SDK repeats a request that was not answered; its own limit is 300."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """An open workspace: the SDK's client, the login, and the address of its run history and metrics."""
+
+    name: WorkspaceName
+    client: Any
+    credential: Any
+    pipeline: Any
+    location: str = ""
+    host: str = ""
+
+    @property
+    def path(self) -> str:
+        """The workspace's resource id."""
+        group = f"/subscriptions/{self.name.subscription_id}/resourceGroups/{self.name.resource_group}"
+        return f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{self.name.name}"
+
+    def arm(self, method: str, path: str = "", body: Any = None) -> Any:
+        """Return Azure Resource Manager's answer about the workspace, or a part of it, as "/computes/NAME".
+
+        Call it, and the two below, within `call`.
+        """
+        return self._send(method, f"{ARM}{self.path}{path}?api-version={API_VERSION}", body)
+
+    def history(self, path: str) -> Any:
+        """Return the run history's answer."""
+        return self._send("GET", f"{self.host}/history/v1.0{self.path}/{path}")
+
+    def metrics(self, path: str) -> Any:
+        """Return the answer of the workspace's MLflow server."""
+        return self._send("GET", f"{self.host}/mlflow/v2.0{self.path}/api/2.0/mlflow/{path}")
+
+    def _send(self, method: str, url: str, body: Any = None) -> Any:
+        from azure.core.rest import HttpRequest
+
+        answer = self.pipeline.send_request(HttpRequest(method, url, json=body), **TIMEOUTS)
+        answer.raise_for_status()
+        return answer.json()
+
+
+@functools.cache
+def open_workspace(name: WorkspaceName) -> Workspace:
+    """Log in and return the workspace, once per process. Raises BackendError."""
+    checks.check_sdk(Sdk.v2)
+    credentials = checks.credentials()
+    _silence_sdk()
+
+    def get_workspace() -> tuple[Workspace, dict[str, Any]]:
+        credential = _login(credentials)
+        workspace = Workspace(name, _client(name, credential), credential, _pipeline(credential))
+        return workspace, workspace.arm("GET")
+
+    seconds = 900 if credentials is checks.Credentials.interactive else CALL_SECONDS
+    what = f"open the workspace {name.name} as {credentials.value}"
+    workspace, body = call(what, get_workspace, seconds)
+    if body["properties"].get("v1LegacyMode"):
+        message = f"the workspace {name.name} refuses SDK v2, because its v1_legacy_mode is true"
+        hint = "set backend.sdk=v1, or ask the workspace's owner to set v1_legacy_mode to false"
+        raise BackendError(message, hint)
+    host = str(body["properties"]["mlFlowTrackingUri"]).removeprefix("azureml://").partition("/")[0]
+    return dataclasses.replace(workspace, location=body["location"], host=f"https://{host}")
+
+
+def client_without_retries(workspace: Workspace) -> Any:
+    """Return a client that sends each request once, for one that must not be repeated."""
+    return _client(workspace.name, workspace.credential, retry_total=0)
+
+
+def _client(name: WorkspaceName, credential: Any, **options: Any) -> Any:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.operations import _job_operations
+
+    # The SDK would send the address of a git repository around the current folder. The address may contain
+    # a password, and the code does not come from that repository.
+    _job_operations.get_git_properties = dict
+    return MLClient(
+        credential,
+        name.subscription_id,
+        name.resource_group,
+        name.name,
+        show_progress=False,
+        enable_telemetry=False,
+        **TIMEOUTS,
+        **options,
+    )
+
+
+def _pipeline(credential: Any) -> Any:
+    from azure.core import PipelineClient
+    from azure.core.pipeline import policies
+
+    return PipelineClient(
+        ARM,
+        policies=[
+            policies.RequestIdPolicy(),
+            policies.UserAgentPolicy("mnist-cnn"),
+            policies.RetryPolicy(),
+            policies.BearerTokenCredentialPolicy(credential, SCOPE),
+        ],
+    )
+
+
+def _silence_sdk() -> None:
+    """Keep the SDK's warnings and progress off the terminal."""
+    for name in ("azure", "msrest", "msal", "urllib3", "opentelemetry"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _login(credentials: checks.Credentials) -> Any:
+    from azure import identity
+
+    if credentials is checks.Credentials.service_principal:
+        return identity.ClientSecretCredential(*checks.principal())
+    if credentials is checks.Credentials.azure_cli:
+        return AzureCliLogin()
+    return identity.InteractiveBrowserCredential()

@@ -1,0 +1,169 @@
+"""Azure Machine Learning as a `Service`, through SDK v2."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn.backend import ModelRef, Status
+from mnist_cnn.backends.azure.calls import call, call_with_retries
+from mnist_cnn.backends.azure.outcome import CANCELLING, STATUSES, failure
+from mnist_cnn.backends.azure.service import AzureService, workspace_name
+from mnist_cnn.backends.azure.v2 import cluster, prepare, register
+from mnist_cnn.backends.azure.v2.sdk import Workspace, open_workspace
+from mnist_cnn.backends.azure.v2.store import RUN_FILES, open_datastore
+from mnist_cnn.backends.remote import submission
+from mnist_cnn.backends.remote.calls import report
+from mnist_cnn.backends.remote.outputs import OUTPUTS
+from mnist_cnn.backends.remote.service import Observation, ServiceError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from mnist_cnn.backends.azure import plan
+    from mnist_cnn.backends.azure.cluster import Cluster
+    from mnist_cnn.backends.azure.config import AzureConfig
+    from mnist_cnn.backends.remote.service import Handle, Store
+    from mnist_cnn.result import Result
+
+LOG = "user_logs/std_log.txt"
+"""What the trainer prints. The service writes it as a blob that grows."""
+LOG_SECONDS = 60.0
+WITHOUT_LOG = (Status.queued, Status.preparing)
+
+
+class WorkspaceService(AzureService):
+    """A workspace and its cluster. Remembers the run's last state, to report an unknown one once."""
+
+    def __init__(self, config: AzureConfig) -> None:
+        super().__init__(config)
+        self._state = ""
+
+    def prepare(self, handle: Handle, request: plan.Request) -> AbstractContextManager[Any]:
+        """Send data, code and checkpoint, and make the cluster ready."""
+        return prepare.prepared(workspace_of(handle), handle, request, self.config)
+
+    def start(self, handle: Handle, request: plan.Request, prepared: Any) -> str:  # noqa: ARG002
+        """Submit the job under the run's id; a repeated request changes nothing."""
+        jobs = workspace_of(handle).client.jobs
+        submit = partial(jobs.create_or_update, prepared)
+        page = str(call("submit the run", submit, submission.SUBMIT_SECONDS).studio_url or "")
+        report(f"run {handle.id}: {page}")
+        return page
+
+    def on_started(self, handle: Handle, request: plan.Request) -> None:
+        """Do nothing: the job was sent with its tags."""
+
+    def find(self, handle: Handle) -> Observation | None:
+        """Return the run's state and error."""
+        workspace = workspace_of(handle)  # outside `try`: a missing workspace does not mean a missing run
+        try:
+            job = call("read the run's state", partial(workspace.client.jobs.get, handle.id))
+        except ServiceError as error:
+            if error.is_not_found:
+                return None
+            raise
+        state = str(job.status)
+        if state not in STATUSES and state != self._state:
+            report(f"the service reports the unknown state {state}; it counts as running")
+        self._state, status = state, STATUSES.get(state, Status.running)
+        has_log = status not in WITHOUT_LOG
+        seen = Observation(state, status, is_cancelling=state == CANCELLING, has_log=has_log)
+        if status is Status.failed:
+            path = f"runs/{handle.id}/details"
+            details = call("read the run's error", partial(workspace.history, path))
+            return dataclasses.replace(seen, **failure(details))
+        if status is Status.cancelled:
+            limit = f"backend.max_duration={self.config.max_duration} minutes"
+            reason = f"the service cancelled the run: a user did it in the studio, or it exceeded {limit}"
+            return dataclasses.replace(seen, error=reason)
+        return seen
+
+    def cancel(self, handle: Handle) -> None:
+        """Ask the service to end the run."""
+        jobs = workspace_of(handle).client.jobs
+        call("cancel the run", partial(jobs.begin_cancel, handle.id, polling=False))
+
+    def read_log(self, handle: Handle, first: int) -> bytes | None:
+        """Return the node's log from a byte on."""
+        container = _run_files(handle)
+
+        def read() -> bytes:
+            from azure.core.exceptions import HttpResponseError
+
+            try:
+                content: bytes = container.download_blob(_blob(handle, LOG), offset=first).readall()
+            except HttpResponseError as error:
+                if error.status_code in (404, 416):  # there is no log yet, or it is not longer than that
+                    return b""
+                raise
+            return content
+
+        return call("read the node's log", read, LOG_SECONDS)
+
+    def files(self, handle: Handle) -> list[str]:
+        """Return the names in the run's outputs; report them, and the run's metrics."""
+        _report_metrics(workspace_of(handle), handle.id)
+        prefix = _blob(handle, f"{OUTPUTS}/")
+        container = _run_files(handle)
+        list_blobs = partial(container.list_blob_names, name_starts_with=prefix)
+        names = call("list the run's files", lambda: sorted(list_blobs()))
+        found = [name.removeprefix(prefix) for name in names]
+        report(f"files: {', '.join(f'{OUTPUTS}/{name}' for name in found) or 'none'}")
+        return found
+
+    def download(self, handle: Handle, name: str, target: Path, seconds: float) -> None:
+        """Download a file of the run's outputs."""
+        container = _run_files(handle)
+
+        def download() -> None:
+            with target.open("wb") as file:
+                container.download_blob(_blob(handle, f"{OUTPUTS}/{name}")).readinto(file)
+
+        call(f"download {name}", download, seconds)
+
+    def store(self, handle: Handle) -> Store:
+        """Return the files of the default datastore."""
+        return open_datastore(workspace_of(handle)).files
+
+    def register(self, handle: Handle, name: str, result: Result) -> ModelRef:
+        """Register the model in the workspace."""
+        return register.register(workspace_of(handle), handle.id, name, result)
+
+    def page(self, handle: Handle) -> str:
+        """Return the address of the run's page in the studio."""
+        jobs = workspace_of(handle).client.jobs
+        return str(call("find the run's page", partial(jobs.get, handle.id)).studio_url or "")
+
+    def find_cluster(self, handle: Handle) -> Cluster | None:
+        """Return the cluster, or None if there is none."""
+        return cluster.find(workspace_of(handle), self.config.cluster)
+
+
+def workspace_of(handle: Handle) -> Workspace:
+    """Return the workspace that the receipt names; log in if this process has not."""
+    return open_workspace(workspace_name(handle))
+
+
+def _run_files(handle: Handle) -> Any:
+    """Return the container where the service keeps the outputs and logs of runs."""
+    return open_datastore(workspace_of(handle), RUN_FILES).container
+
+
+def _blob(handle: Handle, path: str) -> str:
+    return f"ExperimentRun/dcid.{handle.id}/{path}"
+
+
+def _report_metrics(workspace: Workspace, run_id: str) -> None:
+    """Report the run's metrics; missing ones do no harm, because result.json has them."""
+    get = partial(workspace.metrics, f"runs/get?run_id={run_id}")
+    try:
+        run = call_with_retries("read the run's metrics", get)
+    except ServiceError as error:
+        report(f"{error.message}; result.json has them too")
+        return
+    metrics = run.get("run", {}).get("data", {}).get("metrics") or ()
+    last = sorted(f"{metric['key']} {metric['value']}" for metric in metrics)
+    report(f"metrics: {', '.join(last) or 'none'}")

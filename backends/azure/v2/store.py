@@ -1,0 +1,105 @@
+"""Opens the containers of the workspace's datastores: of the default one, and of the runs' files.
+
+A container is opened with the key or the token that the datastore hands out, or else with the login. So a
+storage account without keys works too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn.backends.azure.calls import call_with_retries
+from mnist_cnn.backends.azure.store import BlobFiles
+from mnist_cnn.backends.azure.v2.sdk import TIMEOUTS
+from mnist_cnn.backends.remote.service import ServiceError
+from mnist_cnn.errors import BackendError
+
+if TYPE_CHECKING:
+    from mnist_cnn.backends.azure.checks import WorkspaceName
+    from mnist_cnn.backends.azure.v2.sdk import Workspace
+
+RUN_FILES = "workspaceartifactstore"
+"""The datastore where the service keeps the outputs and logs of runs."""
+REUSE_SECONDS = 1200.0
+"""How long a container is reused. A token that the datastore hands out is valid for an hour."""
+RETRIES = {"retry_total": 2, "initial_backoff": 1, "increment_base": 2}
+"""The storage library's own pauses are 15 seconds and more."""
+
+_opened: dict[tuple[WorkspaceName, str], tuple[float, Datastore]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Datastore:
+    """A blob datastore. It `has_key` if it handed out a key or a token."""
+
+    name: str
+    account: str
+    url: str
+    container: Any
+    has_key: bool
+
+    @property
+    def files(self) -> BlobFiles:
+        """The datastore's blobs."""
+        from azure.storage.blob import ContentSettings
+
+        return BlobFiles(self.container, ContentSettings)
+
+
+def open_datastore(workspace: Workspace, name: str = "") -> Datastore:
+    """Return a datastore, by default the default one. Raises BackendError if it can't be used."""
+    key = (workspace.name, name)
+    opened_at, datastore = _opened.get(key, (0.0, None))
+    if datastore is None or time.monotonic() - opened_at > REUSE_SECONDS:
+        datastore = _open(workspace, name)
+        _opened[key] = (time.monotonic(), datastore)
+    return datastore
+
+
+def forget() -> None:
+    """Open each container again when it is next needed."""
+    _opened.clear()
+
+
+def _open(workspace: Workspace, name: str) -> Datastore:
+    from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
+    from azure.storage.blob import ContainerClient
+
+    found = _find(workspace, name)
+    if not hasattr(found, "container_name"):
+        message = f"the datastore {found.name} is {found.type}; only AzureBlob is supported"
+        raise BackendError(message, "set a blob datastore as the default one at https://ml.azure.com")
+    credential, has_key = workspace.credential, True
+    if sas_token := getattr(found.credentials, "sas_token", None):
+        credential = AzureSasCredential(sas_token.removeprefix("?"))
+    elif account_key := getattr(found.credentials, "account_key", None):
+        credential = AzureNamedKeyCredential(found.account_name, account_key)
+    else:
+        has_key = False
+    account_url = f"{found.protocol}://{found.account_name}.blob.{found.endpoint}"
+    container = ContainerClient(
+        account_url, found.container_name, credential=credential, **TIMEOUTS, **RETRIES
+    )
+    return Datastore(
+        found.name, found.account_name, f"{account_url}/{found.container_name}", container, has_key
+    )
+
+
+def _find(workspace: Workspace, name: str) -> Any:
+    """Return the SDK's datastore with its secrets, or without if the login may not read them."""
+    datastores = workspace.client.datastores
+
+    def find(*, include_secrets: bool) -> Any:
+        if name:
+            return datastores.get(name, include_secrets=include_secrets)
+        return datastores.get_default(include_secrets=include_secrets)
+
+    what = f"find the datastore {name}" if name else "find the default datastore"
+    try:
+        return call_with_retries(what, lambda: find(include_secrets=True))
+    except ServiceError as error:
+        if error.status != 403:  # noqa: PLR2004
+            raise
+    return call_with_retries(what, lambda: find(include_secrets=False))
