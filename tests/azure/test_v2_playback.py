@@ -1,14 +1,25 @@
-"""The unmodified SDK v2, given what the real service was recorded to answer."""
+"""SDK v2 and `backend.sdk=v2`, given what the real service was recorded to answer."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from loopback.v2_playback import Playback, recorded
+
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.azure import cluster as clusters
+from mnist_cnn.backends.azure.checks import WorkspaceName
+from mnist_cnn.backends.azure.config import AzureConfig
+from mnist_cnn.backends.azure.v2 import cluster as v2_cluster
+from mnist_cnn.backends.azure.v2 import sdk
+from mnist_cnn.backends.azure.v2.service import WorkspaceService
+from mnist_cnn.backends.remote.service import Handle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +57,23 @@ def play(azure: AzureService) -> Iterator[Play]:
 
     yield start
     azure.server.playback = None
+
+
+@pytest.fixture
+def handle(azure: AzureService) -> Handle:
+    """The handle of a run in the service's workspace."""
+    have = azure.tenancy
+    place = {"subscription_id": have.subscription, "resource_group": have.group, "name": have.workspace}
+    return Handle(Path(), NAME, place)
+
+
+@pytest.fixture
+def workspace(handle: Handle) -> sdk.Workspace:
+    """The workspace as `backend.sdk=v2` opens it."""
+    return sdk.open_workspace(WorkspaceName(**handle.place))
+
+
+CONFIG = AzureConfig(name="azure", cluster=NAME, vm_size="Standard_DS2_v2", max_nodes=2)
 
 
 def cluster(idle: int = 100) -> Any:
@@ -102,6 +130,51 @@ def test_a_cancellation_ends_without_a_body(client: Any, play: Play) -> None:
     playback = play("job cancelled")
     assert client.jobs.begin_cancel(NAME).result() is None
     assert (playback.unplayed(), playback.writes) == ([], 1)
+
+
+# -- the same sequences, played to `backend.sdk=v2` -------------------------------------------------------
+
+
+def test_our_client_creates_a_cluster_once_and_takes_resizing_for_ready(
+    workspace: sdk.Workspace, play: Play
+) -> None:
+    playback = play("cluster created")
+    find = functools.partial(v2_cluster.find, workspace, NAME)
+    made = clusters.create(CONFIG, functools.partial(v2_cluster.request_creation, workspace, CONFIG), find)
+    clusters.wait_until_ready(made, CONFIG, find)
+    assert (made.state, made.nodes, made.status["allocationState"]) == ("Succeeded", 0, "Resizing")
+    assert playback.writes == 1
+
+
+def test_our_client_deletes_a_cluster(workspace: sdk.Workspace, play: Play) -> None:
+    playback = play("cluster deleted")
+    v2_cluster.request_deletion(workspace, NAME)
+    assert playback.writes == 1
+
+
+def test_our_client_submits_a_job_and_sees_it_start(handle: Handle, play: Play) -> None:
+    from azure.ai.ml import command
+
+    playback, service = play("job created"), WorkspaceService(CONFIG)
+    job = command(name=NAME, command="echo hello", environment="azureml:toy:1", compute="small")
+    page = service.start(handle, None, job)  # type: ignore[arg-type]  # the job has all that was requested
+    seen = service.find(handle)
+    assert page.startswith(f"https://ml.azure.com/runs/{NAME}?wsid=")
+    assert seen is not None
+    assert (seen.state, seen.status, seen.has_log) == ("Starting", Status.queued, False)
+    assert (playback.unplayed(), playback.writes) == ([], 1)
+
+
+def test_our_client_takes_a_missing_job_for_missing(handle: Handle, play: Play) -> None:
+    playback = play("job not found")
+    assert WorkspaceService(CONFIG).find(handle) is None
+    assert playback.unplayed() == []
+
+
+def test_our_client_cancels_a_job_once_and_does_not_wait(handle: Handle, play: Play) -> None:
+    playback = play("job cancelled")
+    WorkspaceService(CONFIG).cancel(handle)
+    assert (playback.unplayed(), playback.writes) == (["GET 202", "GET 200"], 1)
 
 
 def test_every_sequence_names_its_recording() -> None:

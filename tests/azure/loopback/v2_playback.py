@@ -1,7 +1,8 @@
 """Plays recorded sequences of real calls to a client (v2-playback.json).
 
-All other calls are answered as usual. A sequence begins with its write, if it has one. A read gets the recorded
-answers of its address one after the other; the last one repeats, because clients differ in how often they ask.
+All other calls are answered as usual. A sequence begins with its write, if it has one. A read gets the
+recorded answers of its address one after the other; the last one repeats, because clients differ in how often
+they ask.
 """
 
 from __future__ import annotations
