@@ -73,7 +73,7 @@ def files(folder):
 def submit(name, words):
     job = command(
         name=name, code="code", command=words, environment="toy:1", compute="walk2", experiment_name="walk",
-        inputs={{"data": Input(type="uri_folder", path="azureml://datastores/workspaceblobstore/paths/walk2")}},
+        inputs={{"data": Input(type="uri_folder", path="azureml://datastores/workspaceblobstore/paths/second")}},
         outputs={{"saved": Output(type="uri_folder", path="azureml://datastores/workspaceblobstore/paths/saved")}})
     return client.jobs.create_or_update(job)
 
@@ -84,7 +84,7 @@ def wait(name):
 
 workspace = client.workspaces.get(place[2])
 store = client.datastores.get_default(include_secrets=True)
-container(store, store.credentials.sas_token).upload_blob("walk2/a.txt", b"hello")
+container(store, store.credentials.sas_token).upload_blob("second/a.txt", b"hello")
 missing = [error_of(lambda: client.compute.get("walk2")), error_of(lambda: client.jobs.get("walk2-1"))]
 settings = AmlCompute(name="walk2", size="STANDARD_D2_V2", max_instances=2, tier="low_priority")
 cluster = client.compute.begin_create_or_update(settings).result()

@@ -65,7 +65,7 @@ class WorkspaceService(AzureService):
             if error.is_not_found:
                 return None
             raise
-        state = str(job.status)
+        state = str(getattr(job.status, "value", job.status))  # the SDK has an enum for the states it knows
         if state not in STATUSES and state != self._state:
             report(f"the service reports the unknown state {state}; it counts as running")
         self._state, status = state, STATUSES.get(state, Status.running)

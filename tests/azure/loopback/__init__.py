@@ -15,7 +15,8 @@ an error. Azurite stores the blobs (`azurite.py`, `blobs.py`).
 
 What only `azure-ai-ml` (SDK v2) asks for is in `v2_handlers.py` and the modules that it collects; clusters,
 runs, metrics, artifacts and models are the same objects, whichever SDK asks. `v2_arm.py` has what Resource
-Manager's answers share, and `v2_blob_access.py` lets login tokens into the blob store.
+Manager's answers share, and `v2_blob_access.py` lets login tokens into the blob store. `v2_playback.py` plays
+recorded sequences of real calls instead of this service's own answers.
 
 How a run is executed: `job.py` takes it through its states. `node.py` makes its environment variables,
 `interpreter.py` the node's Python, `mounts.py` the data folders; `process.py` runs `run_script.py` for a run

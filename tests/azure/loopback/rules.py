@@ -40,9 +40,13 @@ SUPPLIED = {"azureml-defaults": "azureml-core"}
 
 @functools.cache
 def facts() -> Json:
-    """Return the facts from the published documents."""
-    loaded: Json = json.loads((Path(__file__).parent / "azure-ml-rest.json").read_text())
-    return loaded
+    """Return the facts from the published documents, of the calls of both SDKs."""
+    names = ("azure-ml-rest.json", "azure-ml-rest-v2.json")
+    first, second = (json.loads((Path(__file__).parent / name).read_text()) for name in names)
+    merged = {key: {**first[key], **second[key]} for key in ("sources", "types", "enums")}
+    client = {key: {**first["client"][key], **values} for key, values in second["client"].items()}
+    merged["client"] = {**first["client"], **client}
+    return {**first, **merged, "endpoints": [*first["endpoints"], *second["endpoints"]]}
 
 
 def check_compute_name(name: str) -> None:

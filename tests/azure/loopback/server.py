@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .history import Run
     from .messages import Request
     from .recording import Recording
+    from .v2_playback import Playback
 
 
 class Server:
@@ -35,6 +36,8 @@ class Server:
         self.router = Router(handlers.tenancy, routes)
         self.faults = faults
         self.recording = recording
+        self.playback: Playback | None = None
+        """Recorded answers, which take the place of the handlers' own."""
         self.listeners: list[Callable[[Request], None]] = []
         """Called with every request, before it is answered."""
 
@@ -108,6 +111,9 @@ class Server:
             route, named = found
             if route.needs_token:
                 self.handlers.identity.require_token(named)
+            played = self.playback.answer(request) if self.playback else None
+            if played is not None:
+                return played, ""
             return route.handler(named), ""
         except Refusal as refusal:
             return refused(request, refusal), ""

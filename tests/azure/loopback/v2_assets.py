@@ -122,6 +122,7 @@ class Assets:
             made = before["systemData"]["createdAt"] if before else now()
             properties: Json = {"description": None, "tags": {}, "properties": {}, "isArchived": False}
             properties |= {**request.json()["properties"], **fixed}
+            properties["properties"] = {name: str(value) for name, value in properties["properties"].items()}
             document = {
                 "id": f"{self.tenancy.workspace_path}/{kind}/{name}/versions/{version}",
                 "name": version,
