@@ -30,7 +30,8 @@ class Behaviour:
     A slow operation takes a number of polls, not seconds, so that no test depends on a clock. A full cluster
     allocates no node, and reports `allocation_error` if that is set. A low-priority node is preempted at the
     first line of its job's log that matches the regular expression `preempt_at`, `preemptions` times in all;
-    the job then fails, or `restarts`.
+    the job then fails, or `restarts`, or is cancelled if the service `cancels`. An image is not built while
+    `building`. The node's logs have the names of the common runtime or of the `old_runtime`.
     """
 
     polls_to_create: int = 1
@@ -42,6 +43,9 @@ class Behaviour:
     preempt_at: str | None = None
     preemptions: int = 1
     restarts: bool = False
+    cancels: bool = False
+    building: bool = False
+    old_runtime: bool = False
 
 
 @dataclasses.dataclass
