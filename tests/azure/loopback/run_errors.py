@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .messages import Json
+from .node_logs import IMAGE_LOG
 from .refusals import now
 from .tenancy import LOCATION
 
+if TYPE_CHECKING:
+    from .messages import Json
+
 NO_TIME = "0001-01-01T00:00:00.000Z"
-IMAGE_LOG = "azureml-logs/20_image_build_log.txt"
 JOB_FAILED = (
     "AzureMLCompute job failed.\nJobFailed: Submitted script failed with a non-zero exit code; "
     "see the driver log file for details."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ class ArmJobs:
                 name,
                 sent.get("experimentName") or "Default",
                 target=cluster,
-                displayName=sent.get("displayName"),
+                displayName=sent.get("displayName") or f"loopback_{secrets.token_hex(4)}",
                 description=sent.get("description"),
                 tags=sent.get("tags") or {},
                 properties={"_azureml.ComputeTargetType": "amlctrain", **(sent.get("properties") or {})},
@@ -215,6 +216,10 @@ def _filled_in(name: str, sent: Json) -> Json:
         "limits": sent.get("limits"),
         "environmentVariables": sent.get("environmentVariables") or {},
         "parameters": {},
+        "autologgerSettings": None,
+        "queueSettings": {"jobTier": "Standard", "priority": None},
+        "notificationSetting": None,
+        "secretsConfiguration": None,
     }
 
 

@@ -9,9 +9,7 @@ from loopback import run_errors
 
 from mnist_cnn.backends.azure.outcome import failure
 
-RAISED = {
-    "error": {"code": "UserError", "message": "User program failed with ValueError: evicted, JobFailed"}
-}
+RAISED = {"error": {"code": "UserError", "message": "User program failed with E: evicted, JobFailed"}}
 PREEMPTED = "AzureMLCompute job failed. PreemptionError: Nodes of this job got pre-empted. Reason: ..."
 EVICTED = "The node was evicted."
 
