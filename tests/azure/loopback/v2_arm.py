@@ -17,11 +17,15 @@ Handler = Callable[[Request], Response]
 
 
 class Inner(Refusal):
-    """A refusal of the part that keeps jobs and assets; `inner` names the reason, from the outside in."""
+    """A refusal of the part that keeps jobs and assets; `inner` names the reason, from the outside in.
 
-    def __init__(self, status: int, message: str, *inner: str) -> None:
-        super().__init__(status, "UserError", message)
+    If there are parameters, the message is their format, and the answer has both.
+    """
+
+    def __init__(self, status: int, message: str, *inner: str, **parameters: str) -> None:
+        super().__init__(status, "UserError", message.format(**parameters))
         self.inner = inner
+        self.format = {"MessageFormat": message, "MessageParameters": parameters} if parameters else {}
 
 
 def route(method: str, template: str, handler: Handler) -> Route:
@@ -64,6 +68,7 @@ def _error(refusal: Inner) -> Json:
         "Location": LOCATION,
         "Time": now(),
         "InnerError": inner,
+        **refusal.format,
     }
     listed = [{"type": name, "info": {"value": value}} for name, value in more.items()]
     error = {"code": refusal.code, "message": refusal.message, "details": [], "additionalInfo": listed}

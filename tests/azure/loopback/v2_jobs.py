@@ -154,7 +154,7 @@ class ArmJobs:
 
     def _find(self, name: str) -> Run:
         if name not in self.runs or "arm" not in (self.runs[name].definition or {}):
-            raise arm.Inner(404, f"Job {name} not found.", "NotFound", "JobNotFound")
+            raise arm.Inner(404, "Job {jobId} not found.", "NotFound", "JobNotFound", jobId=name)
         return self.runs[name]
 
     def _document(self, run: Run) -> Json:
