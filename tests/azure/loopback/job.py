@@ -40,7 +40,12 @@ class Failed(Exception):  # noqa: N818 - how a run ends
 
 
 class ScriptFailed(Exception):  # noqa: N818 - how a run ends
-    """The run fails because its script ended with a non-zero exit code."""
+    """The run fails because its script ended with a non-zero exit code, after it wrote the log."""
+
+    def __init__(self, code: int, log: str) -> None:
+        super().__init__(f"exit code {code}")
+        self.code = code
+        self.log = log
 
 
 class Cancelled(Exception):  # noqa: N818 - how a run ends
@@ -99,15 +104,20 @@ class Jobs:
             self.runs.advance(run, "Canceled")
         except Failed as failure:
             self.runs.advance(run, "Failed", failure.error)
-        except ScriptFailed:
-            self._fail_script(run)
+        except ScriptFailed as failure:
+            self._fail_script(run, failure)
         except Exception as error:
             text = f"the loopback service itself failed: {error!r}"
             self.runs.advance(run, "Failed", run_errors.of_service(text, code="ServiceError"))
             raise
 
-    def _fail_script(self, run: Run) -> None:
+    def _fail_script(self, run: Run, failure: ScriptFailed) -> None:
         """Fail a run with the error that its script reported, if any; the service's own is then a warning."""
+        properties = (run.definition or {}).get("arm")
+        if properties is not None:
+            error = run_errors.user_process(properties["command"], failure.code, failure.log)
+            self.runs.advance(run, "Failed", error)
+            return
         with self.runs.changed:
             reported = run.document.get("error")
             if reported is not None:
@@ -175,7 +185,7 @@ class Jobs:
             return True
         self.runs.advance(run, "Finalizing")
         if ended:
-            raise ScriptFailed
+            raise ScriptFailed(ended, process.log())
         return False
 
     def _run_in(

@@ -34,6 +34,15 @@ def job_failed() -> Json:
     return _envelope(_root(message=f"{JOB_FAILED}\n\tReason: Job failed with non-zero exit Code"))
 
 
+def user_process(command: str, code: int, log: str) -> Json:
+    """Return the error of a job of SDK v2 whose command ended with a non-zero exit code.
+
+    The runtime of such jobs quotes the end of the log; its text was seen, and its envelope was not.
+    """
+    ended = f"Execution failed. User process {command.partition(' ')[0]!r} exited with status code {code}."
+    return _envelope(_root(message=f"{ended}\nError: {log.strip()[-1000:]}"))
+
+
 def secondary_warning() -> Json:
     """Return the warning beside a script's own error. Its message is a whole error as JSON."""
     return {"source": "SecondaryError", "message": json.dumps(_envelope(_root(message=JOB_FAILED)), indent=2)}
