@@ -23,7 +23,7 @@ class Inner(Refusal):
     """
 
     def __init__(self, status: int, message: str, *inner: str, **parameters: str) -> None:
-        super().__init__(status, "UserError", message.format(**parameters))
+        super().__init__(status, "UserError", message.format(**parameters) if parameters else message)
         self.inner = inner
         self.format = {"MessageFormat": message, "MessageParameters": parameters} if parameters else {}
 
@@ -35,8 +35,9 @@ def route(method: str, template: str, handler: Handler) -> Route:
         started = time.monotonic()
         try:
             response = handler(request)
-        except Inner as refusal:
-            response = answer(_error(refusal), refusal.status)
+        except Refusal as refusal:
+            known = refusal if isinstance(refusal, Inner) else _inner(refusal)
+            response = answer(_error(known), known.status)
         return _with_headers(request.method, response, time.monotonic() - started)
 
     return Route(method, MANAGEMENT, template, respond)
@@ -53,6 +54,11 @@ def system_data(created_at: str, *, modified: bool = True) -> Json:
     made = {"createdAt": created_at, "createdBy": "Loopback", "createdByType": "Application"}
     changed = {f"lastModified{name.removeprefix('created')}": value for name, value in made.items()}
     return {**made, **(changed if modified else {})}
+
+
+def _inner(refusal: Refusal) -> Inner:
+    """Return a refusal that both SDKs can get, as this part words it."""
+    return Inner(refusal.status, refusal.message, refusal.code)
 
 
 def _error(refusal: Inner) -> Json:

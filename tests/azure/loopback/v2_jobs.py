@@ -125,6 +125,12 @@ class ArmJobs:
         if self.clusters[cluster].state != "Succeeded":
             text = f"The compute {cluster} is in the state {self.clusters[cluster].state}."
             raise arm.Inner(400, text, "BadArgument")
+        nodes = (sent.get("resources") or {}).get("instanceCount") or 1
+        most = self.clusters[cluster].max_nodes
+        if nodes > most:
+            text = f"Requested {nodes} nodes but AzureMLCompute cluster only has {most} maximum nodes."
+            raise arm.Inner(400, text, "BadArgument")
+        self.clusters.check_quota(self.clusters[cluster], nodes)
         for word in ("environmentId", "codeId"):
             if sent.get(word) and self.assets.find(sent[word]) is None:
                 raise arm.Inner(404, f"{sent[word]} not found.", "NotFoundError")

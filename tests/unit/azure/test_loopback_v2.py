@@ -115,6 +115,18 @@ def test_what_is_missing_is_refused_in_the_recorded_form(service: Service) -> No
     assert not service.started
 
 
+@pytest.mark.parametrize(
+    ("nodes", "quota", "code"), [(5, None, "BadArgument"), (2, 3, "JobNodeCountExceedsCoreQuota")]
+)
+def test_a_job_that_needs_more_nodes_than_there_can_be_is_refused(
+    service: Service, nodes: int, quota: int | None, code: str
+) -> None:
+    service.handlers.clusters.behave(quota_cores=quota)
+    refused = service("PUT", JOB.format("one"), job(service, resources={"instanceCount": nodes}))
+    assert (refused.status, inner_codes(refused.json())) == (400, [code])
+    assert not service.started
+
+
 def test_a_cancellation_is_accepted_with_null_and_ends_without_a_body(service: Service) -> None:
     service("PUT", JOB.format("one"), job(service))
     accepted = service("POST", JOB.format("one/cancel"))
