@@ -21,6 +21,8 @@ CANCELLING = "CancelRequested"
 STREAMED = re.compile(r"user_logs/std_log[^/]*\.txt|azureml-logs/70_driver_log[^/]*\.txt")
 """The logs of a node. The service offers each as a growing blob."""
 
+PROCESS_ENDED = re.compile(r"Execution failed\. User process .+ exited with status code \d+")
+"""How the runtime of SDK v2's jobs starts the error of a command that failed; the log's end follows."""
 SCRIPT_RAISED = "User program failed with "
 """How the SDK, on the node, starts the error of a script that raised."""
 PREEMPTED = re.compile(r"pre-?empt|evict", re.IGNORECASE)
@@ -41,9 +43,10 @@ def failure(details: dict[str, Any]) -> dict[str, Any]:
     body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
     reason = " ".join(str(body.get("message") or "the service gives no reason").split())[:500]
     said = [str(warning.get("message")) for warning in details.get("warnings") or []]
-    if not reason.startswith(SCRIPT_RAISED):
+    has_ended = PROCESS_ENDED.search(reason) is not None
+    if not has_ended and not reason.startswith(SCRIPT_RAISED):
         said.append(str(body))
     if any(PREEMPTED.search(text) for text in said):
         return {"error": f"the node was preempted: {reason}", "is_lost": True}
-    has_trainer_failed = any("JobFailed" in text for text in said)
+    has_trainer_failed = has_ended or any("JobFailed" in text for text in said)
     return {"error": f"the run failed in the service: {reason}", "has_trainer_failed": has_trainer_failed}

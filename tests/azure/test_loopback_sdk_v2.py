@@ -105,6 +105,8 @@ while client.jobs.get("walk2-2").status != "Running":
 nodes = map(vars, client.compute.list_nodes("walk2"))  # azure-ai-ml 1.35.2 leaves its own names empty
 busy = [(node["nodeState"], node["runId"]) for node in nodes]
 client.jobs.begin_cancel("walk2-2").result()
+submit("walk2-3", "python -c 'raise SystemExit(3)'")
+failed = wait("walk2-3")
 facts = dict(
     missing=missing,
     location=workspace.location,
@@ -117,6 +119,8 @@ facts = dict(
     models=models,
     active=[model.version for model in client.models.list("toy2")],
     busy=busy,
+    failed=failed,
+    reason=error_of(lambda: client.jobs.stream("walk2-3")),
     jobs=[job.name for job in client.jobs.list()],
     second=client.jobs.get("walk2-2").status,
 )
@@ -179,8 +183,13 @@ def test_models_get_versions_and_can_be_archived(walk: dict[str, Any]) -> None:
 
 def test_a_cancelled_job_is_listed_and_its_node_was_busy(walk: dict[str, Any]) -> None:
     assert walk["busy"] == [["running", "walk2-2"]]
-    assert walk["jobs"][:2] == ["walk2-2", "walk2-1"]
+    assert walk["jobs"][:3] == ["walk2-3", "walk2-2", "walk2-1"]
     assert walk["second"] == "Canceled"
+
+
+def test_a_failed_command_is_reported_with_its_exit_code(walk: dict[str, Any]) -> None:
+    assert walk["failed"] == "Failed"
+    assert "User process 'python' exited with status code 3." in walk["reason"]
 
 
 def test_what_does_not_exist_is_reported_as_such(walk: dict[str, Any]) -> None:

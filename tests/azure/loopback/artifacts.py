@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from .messages import Json, Request, Response, answer
-from .refusals import Refusal, now
+from .refusals import Refusal, data_plane_error, now
 from .routes import Route
 from .tenancy import API, Tenancy
 
@@ -65,13 +65,19 @@ class Artifacts:
     # -- requests --------------------------------------------------------------------------------------
 
     def create(self, request: Request) -> Response:
+        """Return where to write each new artifact; one that exists is refused, within a status of 200."""
         origin, container = request.names["origin"], request.names["container"]
-        artifacts, content = {}, {}
+        artifacts, content, errors = {}, {}, {}
         for row in request.json()["paths"]:
             path = row["path"]
-            artifacts[path] = self._add(origin, container, path)
-            content[path] = self._content(request, posixpath.normpath(path), "rcw")
-        return answer({"artifacts": artifacts, "artifactContentInformation": content, "errors": {}})
+            artifact, is_new = self._add(origin, container, path)
+            if is_new:
+                artifacts[path] = artifact
+                content[path] = self._content(request, artifact["path"], "rcw")
+            else:
+                text = f"Resource Conflict: ArtifactId {artifact['artifactId']} already exists."
+                errors[path] = data_plane_error(Refusal(409, "UserError", text), "artifact")
+        return answer({"artifacts": artifacts, "artifactContentInformation": content, "errors": errors})
 
     def content(self, request: Request) -> Response:
         return answer(self._content(request, self._existing(request)["path"]))
@@ -101,7 +107,8 @@ class Artifacts:
         url = self.blobs.signed_url(CONTAINER, _blob(origin, container, path), permissions)
         return {"contentUri": url, "origin": origin, "container": container, "path": path}
 
-    def _add(self, origin: str, container: str, path: str) -> Json:
+    def _add(self, origin: str, container: str, path: str) -> tuple[Json, bool]:
+        """Return an artifact, and whether it is new."""
         path = posixpath.normpath(path)
         artifact = {
             "artifactId": f"{origin}/{container}/{path}",
@@ -115,7 +122,8 @@ class Artifacts:
             },
         }
         with self._lock:
-            return self._known.setdefault((origin, container), {}).setdefault(path, artifact)
+            known = self._known.setdefault((origin, container), {}).setdefault(path, artifact)
+        return known, known is artifact
 
 
 def _page(request: Request, rows: list[Json]) -> Response:

@@ -65,7 +65,7 @@ class BlobStore:
         return names
 
     def signed_url(self, container: str, name: str, permissions: str = "r") -> str:
-        """Return a URL that gives access to one blob for a day (`permissions`: r, rw, ...).
+        """Return a URL that gives access to one blob for eight hours (`permissions`: r, rw, ...).
 
         Without a name it gives access to the container.
         """
@@ -128,7 +128,7 @@ class BlobStore:
 
 
 def _times() -> tuple[str, str]:
-    """Return from when to when a signature is valid: 15 minutes ago until tomorrow."""
+    """Return from when to when a signature is valid: as recorded, 10 minutes ago until in 8 hours."""
     now = dt.datetime.now(dt.UTC)
-    start, end = now - dt.timedelta(minutes=15), now + dt.timedelta(days=1)
+    start, end = now - dt.timedelta(minutes=10), now + dt.timedelta(hours=8)
     return start.strftime("%Y-%m-%dT%H:%M:%SZ"), end.strftime("%Y-%m-%dT%H:%M:%SZ")

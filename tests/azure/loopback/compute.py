@@ -31,7 +31,9 @@ class Behaviour:
     counts as Resizing, with no nodes, in its first `polls_to_settle` answers after it was created. A full
     cluster allocates no node, and reports `allocation_error` if that is set. `quota_cores` is the
     subscription's quota. A low-priority node is preempted at the first line of its job's log that matches the
-    regular expression `preempt_at`, `preemptions` times in all; the job then fails, or `restarts`.
+    regular expression `preempt_at`, `preemptions` times in all; the job then fails, or `restarts`, or is
+    cancelled if the service `cancels`. An image is not built while `building`. The node's logs have the names
+    of the common runtime or of the `old_runtime`.
     """
 
     polls_to_create: int = 1
@@ -44,6 +46,9 @@ class Behaviour:
     preempt_at: str | None = None
     preemptions: int = 1
     restarts: bool = False
+    cancels: bool = False
+    building: bool = False
+    old_runtime: bool = False
 
 
 @dataclasses.dataclass

@@ -10,9 +10,9 @@ import urllib.parse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from . import rules
+from . import definitions, rules
 from .messages import Json, Request, Response, answer
-from .refusals import Refusal
+from .refusals import Refusal, run_not_found
 from .routes import Route
 from .tenancy import API
 
@@ -59,10 +59,11 @@ class Execution:
                 target=configuration["target"],
                 scriptName=configuration.get("script"),
                 runType="azureml.scriptrun",
-                runDefinition=configuration,
+                runDefinition=definitions.shown(configuration),
                 cancelUri=f"{url}/cancel",
                 diagnosticsUri=f"{url}/diagnostics",
             )
+            run.document["properties"] |= self._properties(sent["snapshotid"])
             run.definition = {**configuration, "snapshotId": sent["snapshotid"]}
             self.runs.advance(run, "Starting")
             self._start(run)
@@ -71,17 +72,24 @@ class Execution:
     def cancel(self, request: Request) -> Response:
         run_id = request.names["run"]
         if run_id not in self.runs:
-            raise Refusal(404, "UserError", f"Run {run_id} was not found")
+            raise run_not_found(run_id)
         self.runs.cancel(run_id)
         return answer({"runId": run_id})
+
+    def _properties(self, snapshot: str) -> Json:
+        """Return the properties that the service gives a run."""
+        properties = {"ContentSnapshotId": snapshot, "_azureml.ComputeTargetType": "amlcompute"}
+        if self.clusters.behaviour.old_runtime:
+            properties["ProcessInfoFile"] = "azureml-logs/process_info.json"
+            properties["ProcessStatusFile"] = "azureml-logs/process_status.json"
+        return properties
 
     def _check(self, configuration: Json, snapshot: str | None) -> None:
         target = configuration.get("target") or ""
         if target not in self.clusters:
-            text = f"Unknown compute target '{target}'."
-            raise Refusal(400, "ComputeTargetNotFound", text)
+            raise Refusal(400, "UserError", "{argumentName} is invalid")  # as recorded: nobody fills it in
         cluster = self.clusters[target]
-        if cluster.state != "Succeeded":
+        if cluster.state not in ("Succeeded", "Failed"):  # a run on a failed cluster exists, and fails
             text = f"The compute target '{target}' is in the state {cluster.state}."
             raise Refusal(400, "ComputeTargetNotReady", text)
         if cluster.body["properties"]["computeType"] != "AmlCompute":

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from . import rules
 from .messages import Json, Request, Response, answer
-from .refusals import Refusal, now
+from .refusals import Refusal, now, run_not_found
 from .routes import Route
 from .tenancy import API, Tenancy
 
@@ -239,7 +239,7 @@ class Runs:
     def _find(self, request: Request) -> Run:
         run = self._runs.get(request.names["run"])
         if run is None:
-            raise Refusal(404, "UserError", f"Run {request.names['run']} was not found")
+            raise run_not_found(request.names["run"])
         return run
 
     def _touch(self, run: Run) -> None:

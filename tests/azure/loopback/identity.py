@@ -16,6 +16,7 @@ from .routes import Route
 from .tenancy import LOGIN, Tenancy
 
 TOKEN_SECONDS = 3600
+MANAGEMENT_AUDIENCE = "https://management.core.windows.net/"
 
 
 class Identity:
@@ -79,25 +80,27 @@ class Identity:
         if form.get("client_secret") != have.client_secret:
             text = f"AADSTS7000215: Invalid client secret provided for app '{have.client}'."
             return self._refused(401, "invalid_client", text)
-        token = self.token(appid=have.client, oid=have.client)
+        scope = (form.get("scope") or "").partition(" ")[0].removesuffix("/.default")
+        audience = scope or form.get("resource") or MANAGEMENT_AUDIENCE
+        token = self.token(appid=have.client, oid=have.client, aud=audience)
         expiry = {"expires_in": TOKEN_SECONDS, "ext_expires_in": TOKEN_SECONDS}
         return answer({"token_type": "Bearer", **expiry, "access_token": token})
 
     def token(self, **claims: str) -> str:
         """Return a signed token (JWT) that is valid for an hour."""
         tenant, issued = self.tenancy.tenant, int(time.time())
-        who = {"aud": "https://management.core.windows.net/", "iss": f"https://sts.windows.net/{tenant}/"}
+        who = {"aud": MANAGEMENT_AUDIENCE, "iss": f"https://sts.windows.net/{tenant}/"}
         when = {"iat": issued, "nbf": issued, "exp": issued + TOKEN_SECONDS}
         body = {**who, **when, "tid": tenant, **claims}
         text = ".".join(_base64(json.dumps(part)) for part in ({"typ": "JWT", "alg": "HS256"}, body))
         self.issued.append(f"{text}.{self._signature(text)}")
         return self.issued[-1]
 
-    def require_token(self, request: Request) -> None:
-        """Check that a request has a valid token.
+    def require_token(self, request: Request, audience: str | None = None) -> None:
+        """Check that a request has a valid token, for this audience if one is given.
 
         Raises:
-            Refusal: the token is missing, expired, or not signed by this service.
+            Refusal: the token is missing, expired, for others, or not signed by this service.
         """
         headers = {name.lower(): text for name, text in request.headers.items()}
         kind, _, token = headers.get("authorization", "").partition(" ")
@@ -108,6 +111,8 @@ class Identity:
         claims = json.loads(base64.urlsafe_b64decode(padded))
         if claims["exp"] < time.time():
             raise Refusal(401, "ExpiredAuthenticationToken", "The access token expiry is in the past.")
+        if audience is not None and claims["aud"].rstrip("/") != audience:
+            raise Refusal(401, "InvalidAuthenticationInfo", f"The token is for {claims['aud']}.")
 
     def _signature(self, text: str) -> str:
         digest = hmac.new(self._key, text.encode(), hashlib.sha256).digest()

@@ -11,11 +11,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import rules, run_errors, v2_node
+from . import node_logs, rules, run_errors, v2_node
 from .mounts import Mount, MountError, WriteThrough
 from .node import Launch, Node, job_environment
 from .process import Process
-from .run_errors import IMAGE_LOG
 
 if TYPE_CHECKING:
     from .compute import Cluster
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
 
 RUN_SCRIPT = Path(__file__).with_name("run_script.py")
 ORIGIN = "ExperimentRun"
-USER_LOG = "user_logs/std_log.txt"
-LOG_FOLDERS = ("user_logs/", "system_logs/", "azureml-logs/", "logs/")
+STATUS_TAG = "_aml_system_ComputeTargetStatus"
+"""The tag that the service itself writes while a run waits for a node."""
+IMAGE_BUILD_BEGINS = "======Starting Image Build on Serverless Compute======\n"
 MAX_STARTS = 5
 """How often a job is started at most, if its nodes are preempted again and again."""
 
@@ -40,7 +40,12 @@ class Failed(Exception):  # noqa: N818 - how a run ends
 
 
 class ScriptFailed(Exception):  # noqa: N818 - how a run ends
-    """The run fails because its script ended with a non-zero exit code."""
+    """The run fails because its script ended with a non-zero exit code, after it wrote the log."""
+
+    def __init__(self, code: int, log: str) -> None:
+        super().__init__(f"exit code {code}")
+        self.code = code
+        self.log = log
 
 
 class Cancelled(Exception):  # noqa: N818 - how a run ends
@@ -77,7 +82,7 @@ class Jobs:
     def log_files(self, run: Run) -> dict[str, str]:
         """Return the run's logs by name, each with a URL."""
         paths = self.artifacts.paths(ORIGIN, run.container)
-        logs = [path for path in paths if path.startswith(LOG_FOLDERS)]
+        logs = [path for path in paths if path.startswith(node_logs.FOLDERS)]
         return {path: self.artifacts.url(ORIGIN, run.container, path) for path in logs}
 
     def _execute(self, run: Run) -> None:
@@ -99,15 +104,20 @@ class Jobs:
             self.runs.advance(run, "Canceled")
         except Failed as failure:
             self.runs.advance(run, "Failed", failure.error)
-        except ScriptFailed:
-            self._fail_script(run)
+        except ScriptFailed as failure:
+            self._fail_script(run, failure)
         except Exception as error:
             text = f"the loopback service itself failed: {error!r}"
             self.runs.advance(run, "Failed", run_errors.of_service(text, code="ServiceError"))
             raise
 
-    def _fail_script(self, run: Run) -> None:
+    def _fail_script(self, run: Run, failure: ScriptFailed) -> None:
         """Fail a run with the error that its script reported, if any; the service's own is then a warning."""
+        properties = (run.definition or {}).get("arm")
+        if properties is not None:
+            error = run_errors.user_process(properties["command"], failure.code, failure.log)
+            self.runs.advance(run, "Failed", error)
+            return
         with self.runs.changed:
             reported = run.document.get("error")
             if reported is not None:
@@ -121,16 +131,27 @@ class Jobs:
         self.runs.advance(run, "Preparing")
         digest = hashlib.sha256(json.dumps(environment.get("python"), sort_keys=True).encode()).hexdigest()
         if digest not in self.images:
+            self._write_log(run, node_logs.IMAGE_LOG, IMAGE_BUILD_BEGINS)
+            with self.runs.changed:
+                self.runs.changed.wait_for(
+                    lambda: self._is_cancelled(run) or not self.clusters.behaviour.building
+                )
+                if self._is_cancelled(run):
+                    raise Cancelled
             problem = rules.environment_problem(environment)
-            text = problem or "Successfully built the image"
-            self.artifacts.write(ORIGIN, run.container, IMAGE_LOG, f"{text}\n".encode())
+            text = f"ERROR: {problem}" if problem else "Successfully built the image"
+            self._write_log(run, node_logs.IMAGE_LOG, f"{IMAGE_BUILD_BEGINS}{text}\n")
             if problem:
                 raise Failed(run_errors.image_build())
             self.images.append(digest)
 
+    def _write_log(self, run: Run, path: str, text: str) -> None:
+        self.artifacts.write(ORIGIN, run.container, path, text.encode())
+
     def _await_node(self, run: Run, cluster: Cluster) -> None:
         self.runs.advance(run, "Queued")
         with self.runs.changed:
+            run.document["tags"][STATUS_TAG] = _status_of(cluster)
             cluster.waiting.append(run.run_id)
             self.runs.changed.wait_for(
                 lambda: (
@@ -143,6 +164,9 @@ class Jobs:
             self.runs.changed.notify_all()
             if self._is_cancelled(run):
                 raise Cancelled
+            if cluster.state == "Failed":
+                text = f"{cluster.name} is in failed state and thus not ready for runs"
+                raise Failed(run_errors.of_service(text))
             if cluster.state != "Succeeded":
                 raise Failed(_deleted(cluster))
             cluster.busy.append(run.run_id)
@@ -161,7 +185,7 @@ class Jobs:
             return True
         self.runs.advance(run, "Finalizing")
         if ended:
-            raise ScriptFailed
+            raise ScriptFailed(ended, process.log())
         return False
 
     def _run_in(
@@ -171,9 +195,15 @@ class Jobs:
         for name in ("code", "home"):
             (folder / name).mkdir(parents=True)
         launch = self._launch(run, folder)
-        preempt_at = self.clusters.behaviour.preempt_at if cluster.is_low_priority else None
+        behaviour = self.clusters.behaviour
+        preempt_at = behaviour.preempt_at if cluster.is_low_priority else None
+        logs = node_logs.common_runtime()
+        if behaviour.old_runtime:
+            logs = node_logs.old_runtime(is_low_priority=cluster.is_low_priority)
         self.runs.advance(run, "Running")
-        write_log = functools.partial(self.artifacts.write, ORIGIN, run.container, USER_LOG)
+        for name in logs.before:
+            self._write_log(run, name, f"{name}: the job starts\n")
+        write_log = functools.partial(self.artifacts.write, ORIGIN, run.container, logs.script)
         process = Process(launch.command, folder / "code", launch.environment, write_log, preempt_at)
         write_through = WriteThrough(launch.mounts)
         try:
@@ -181,7 +211,10 @@ class Jobs:
         finally:
             process.kill()
             write_through.stop()
-            self._upload_outputs(run, folder / "code")
+            if not process.killed_at_line:  # else the node is gone, and its outputs with it
+                self._upload_outputs(run, folder / "code")
+            for name in logs.after:
+                self._write_log(run, name, f"{name}: the job has ended\n")
 
     def _upload_outputs(self, run: Run, code: Path) -> None:
         """Upload what a job of SDK v2 has left; in a run of SDK v1 azureml does it."""
@@ -239,7 +272,7 @@ class Jobs:
         """Take the job's node from the cluster.
 
         Raises:
-            Failed: preempted jobs do not start again on this cluster.
+            Failed, Cancelled: preempted jobs do not start again on this cluster.
         """
         with self.runs.changed:
             cluster.busy.remove(run.run_id)
@@ -248,6 +281,8 @@ class Jobs:
             behaviour.preemptions -= 1
             if not behaviour.preemptions:
                 behaviour.preempt_at = None
+        if behaviour.cancels:
+            raise Cancelled
         if not behaviour.restarts:
             text = "PreemptionError: Nodes of this job got pre-empted."
             reason = "Reason: Received pre-emption warning signal"
@@ -268,3 +303,10 @@ class Jobs:
 def _deleted(cluster: Cluster) -> Json:
     text = f"The compute target {cluster.name} was deleted."
     return run_errors.of_service(text, "ComputeTargetNotFound")
+
+
+def _status_of(cluster: Cluster) -> str:
+    """Return a cluster's nodes as the service writes them into a tag."""
+    counts = {"PreparingNodeCount": 0, "RunningNodeCount": len(cluster.busy)}
+    counts["CurrentNodeCount"] = len(cluster.busy) + cluster.idle_nodes()
+    return json.dumps({"AllocationState": "steady", **counts}, separators=(",", ":"))

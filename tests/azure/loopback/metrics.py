@@ -55,8 +55,8 @@ class Metrics:
             for metric in sent:
                 name = metric["name"]
                 if name not in run and len(run) >= limits["metric_names_per_run_max"]:
-                    text = "The run has too many metrics."
-                    errors.append({"metric": metric, "errorResponse": data_plane_error("UserError", text)})
+                    too_many = Refusal(400, "UserError", "The run has too many metrics.")
+                    errors.append({"metric": metric, "errorResponse": data_plane_error(too_many, "metric")})
                     continue
                 series = run.setdefault(name, {**metric, "value": []})
                 series["value"] += metric.get("value") or []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .messages import Json  # noqa: TC001
+from .node_logs import IMAGE_LOG
 from .refusals import now
 from .tenancy import LOCATION
 
+if TYPE_CHECKING:
+    from .messages import Json
+
 NO_TIME = "0001-01-01T00:00:00.000Z"
-IMAGE_LOG = "azureml-logs/20_image_build_log.txt"
 JOB_FAILED = (
     "AzureMLCompute job failed.\nJobFailed: Submitted script failed with a non-zero exit code; "
     "see the driver log file for details."
@@ -30,6 +32,15 @@ def user_program(reported: Json) -> Json:
 def job_failed() -> Json:
     """Return the error of a script that ended with a non-zero exit code and reported nothing."""
     return _envelope(_root(message=f"{JOB_FAILED}\n\tReason: Job failed with non-zero exit Code"))
+
+
+def user_process(command: str, code: int, log: str) -> Json:
+    """Return the error of a job of SDK v2 whose command ended with a non-zero exit code.
+
+    The runtime of such jobs quotes the end of the log; its text was seen, and its envelope was not.
+    """
+    ended = f"Execution failed. User process {command.partition(' ')[0]!r} exited with status code {code}."
+    return _envelope(_root(message=f"{ended}\nError: {log.strip()[-1000:]}"))
 
 
 def secondary_warning() -> Json:

@@ -1,4 +1,4 @@
-"""Answers every request: injects faults, calls the handler, records, compares with the documents."""
+"""Answers every request: injects faults, calls the handler, records it, and checks the answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from . import spec_check
+from . import recorded_check, spec_check
 from .execution import Execution
 from .messages import Response, answer
 from .recording import UNIMPLEMENTED, Exchange
@@ -60,7 +60,7 @@ class Server:
         is_control = not self._is_for_blobs(request)
         violations: tuple[str, ...] = (bug,) if bug else ()
         if is_control and template != UNIMPLEMENTED and not bug:
-            violations = spec_check.violations(request, None if kind == "status" else response)
+            violations = _violations(request, response, is_injected=kind == "status")
         shown = None if kind == "lose-answer" else response
         self.recording.add(
             Exchange(
@@ -120,6 +120,16 @@ class Server:
         except Exception as error:  # noqa: BLE001 - a bug here must fail the check, not hang the client
             bug = f"{request.method} {request.path} raised: {traceback.format_exc()}"
             return answer({"error": {"code": "Bug", "message": repr(error)}}, 501), bug
+
+
+def _violations(request: Request, response: Response | None, *, is_injected: bool) -> tuple[str, ...]:
+    """Return how the exchange disagrees with the published documents and with the recordings."""
+    published = spec_check.violations(request, None if is_injected else response)
+    recorded = recorded_check.violations(request, None if is_injected else response)
+    return (
+        *(f"not as published: {text}" for text in published),
+        *(f"not as recorded: {text}" for text in recorded),
+    )
 
 
 def _echo(request: Request) -> str:

@@ -17,11 +17,15 @@ Handler = Callable[[Request], Response]
 
 
 class Inner(Refusal):
-    """A refusal of the part that keeps jobs and assets; `inner` names the reason, from the outside in."""
+    """A refusal of the part that keeps jobs and assets; `inner` names the reason, from the outside in.
 
-    def __init__(self, status: int, message: str, *inner: str) -> None:
-        super().__init__(status, "UserError", message)
+    If there are parameters, the message is their format, and the answer has both.
+    """
+
+    def __init__(self, status: int, message: str, *inner: str, **parameters: str) -> None:
+        super().__init__(status, "UserError", message.format(**parameters) if parameters else message)
         self.inner = inner
+        self.format = {"MessageFormat": message, "MessageParameters": parameters} if parameters else {}
 
 
 def route(method: str, template: str, handler: Handler) -> Route:
@@ -31,8 +35,9 @@ def route(method: str, template: str, handler: Handler) -> Route:
         started = time.monotonic()
         try:
             response = handler(request)
-        except Inner as refusal:
-            response = answer(_error(refusal), refusal.status)
+        except Refusal as refusal:
+            known = refusal if isinstance(refusal, Inner) else _inner(refusal)
+            response = answer(_error(known), known.status)
         return _with_headers(request.method, response, time.monotonic() - started)
 
     return Route(method, MANAGEMENT, template, respond)
@@ -51,6 +56,11 @@ def system_data(created_at: str, *, modified: bool = True) -> Json:
     return {**made, **(changed if modified else {})}
 
 
+def _inner(refusal: Refusal) -> Inner:
+    """Return a refusal that both SDKs can get, as this part words it."""
+    return Inner(refusal.status, refusal.message, refusal.code)
+
+
 def _error(refusal: Inner) -> Json:
     """Return an error in the recorded shape: the details are in a list of types and values."""
     inner: Json | None = None
@@ -64,6 +74,7 @@ def _error(refusal: Inner) -> Json:
         "Location": LOCATION,
         "Time": now(),
         "InnerError": inner,
+        **refusal.format,
     }
     listed = [{"type": name, "info": {"value": value}} for name, value in more.items()]
     error = {"code": refusal.code, "message": refusal.message, "details": [], "additionalInfo": listed}

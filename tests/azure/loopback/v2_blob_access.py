@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .messages import Request
     from .v2_datastores import Datastores
 
+STORAGE = "https://storage.azure.com"
+"""The audience of login tokens for blobs."""
+
 
 class BlobAccess:
     """Checks who may read and write blobs, before the blob store gets a request."""
@@ -32,7 +35,7 @@ class BlobAccess:
         headers = {name.lower(): text for name, text in request.headers.items()}
         kind = headers.get("authorization", "").partition(" ")[0]
         if kind == "Bearer":
-            self.identity.require_token(request)
+            self.identity.require_token(request, STORAGE)
             return self._signed(request)
         is_account_wide = kind == "SharedKey" or "srt" in request.query
         if is_account_wide and not self.datastores.has_key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ class ArmJobs:
                 name,
                 sent.get("experimentName") or "Default",
                 target=cluster,
-                displayName=sent.get("displayName"),
+                displayName=sent.get("displayName") or f"loopback_{secrets.token_hex(4)}",
                 description=sent.get("description"),
                 tags=sent.get("tags") or {},
                 properties={"_azureml.ComputeTargetType": "amlctrain", **(sent.get("properties") or {})},
@@ -124,6 +125,12 @@ class ArmJobs:
         if self.clusters[cluster].state != "Succeeded":
             text = f"The compute {cluster} is in the state {self.clusters[cluster].state}."
             raise arm.Inner(400, text, "BadArgument")
+        nodes = (sent.get("resources") or {}).get("instanceCount") or 1
+        most = self.clusters[cluster].max_nodes
+        if nodes > most:
+            text = f"Requested {nodes} nodes but AzureMLCompute cluster only has {most} maximum nodes."
+            raise arm.Inner(400, text, "BadArgument")
+        self.clusters.check_quota(self.clusters[cluster], nodes)
         for word in ("environmentId", "codeId"):
             if sent.get(word) and self.assets.find(sent[word]) is None:
                 raise arm.Inner(404, f"{sent[word]} not found.", "NotFoundError")
@@ -153,7 +160,7 @@ class ArmJobs:
 
     def _find(self, name: str) -> Run:
         if name not in self.runs or "arm" not in (self.runs[name].definition or {}):
-            raise arm.Inner(404, f"Job {name} not found.", "NotFound", "JobNotFound")
+            raise arm.Inner(404, "Job {jobId} not found.", "NotFound", "JobNotFound", jobId=name)
         return self.runs[name]
 
     def _document(self, run: Run) -> Json:
@@ -215,6 +222,10 @@ def _filled_in(name: str, sent: Json) -> Json:
         "limits": sent.get("limits"),
         "environmentVariables": sent.get("environmentVariables") or {},
         "parameters": {},
+        "autologgerSettings": None,
+        "queueSettings": {"jobTier": "Standard", "priority": None},
+        "notificationSetting": None,
+        "secretsConfiguration": None,
     }
 
 

@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers.loopback_calls import API, COMPUTE, EXPERIMENT, MANAGEMENT, SNAPSHOTS, SUBMIT, request, tree
+from helpers.loopback_calls import API, COMPUTE, EXPERIMENT, MANAGEMENT, SNAPSHOTS, SUBMIT, tree
 from loopback import Fault
-from loopback.blobs import BlobStore
-from loopback.faults import Faults, read_faults
-from loopback.handlers import Handlers
-from loopback.recording import Recording
-from loopback.server import Server
-from loopback.tenancy import Tenancy
+from loopback.faults import read_faults
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from loopback.history import Run
+    from helpers.loopback_server import Service
 
 SNAPSHOT = "00000000-0000-0000-0000-000000000001"
-
-
-@dataclasses.dataclass
-class Service:
-    """A server whose runs are never executed and whose blobs are never read."""
-
-    handlers: Handlers
-    server: Server
-    started: list[Run]
-
-    def __call__(self, method: str, url: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        response, _ = self.server.answer(request(self.handlers, method, url, body, **headers))
-        assert response is not None
-        return response.status, response.json()
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    tenancy = Tenancy()
-    handlers = Handlers(tenancy, BlobStore(tenancy, port=0))
-    started: list[Run] = []
-    server = Server(handlers, started.append, Faults(), Recording(tmp_path / "requests.jsonl"))
-    handlers.clusters.add("small")
-    handlers.clusters.add("machine", compute_type="VirtualMachine")
-    handlers.clusters.add("broken", state="Failed")
-    yield Service(handlers, server, started)
-    server.recording.check()
 
 
 def cluster(vm_size: str = "Standard_D2_v2", nodes: int = 2, idle: str = "PT120S") -> dict[str, Any]:
@@ -152,8 +116,8 @@ def test_deleting_a_missing_cluster_succeeds(service: Service) -> None:
 @pytest.mark.parametrize(
     ("run_id", "target", "nodes", "code"),
     [
-        ("run", "nowhere", 1, "ComputeTargetNotFound"),
-        ("run", "broken", 1, "ComputeTargetNotReady"),
+        ("run", "nowhere", 1, "UserError"),
+        ("run", "leaving", 1, "ComputeTargetNotReady"),
         ("run", "machine", 1, "UserError"),
         ("run", "small", 5, "NodeCountExceedsMaximum"),
         ("run", "small", 1, "UserError"),  # because the snapshot doesn't exist

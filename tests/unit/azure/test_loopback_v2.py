@@ -106,11 +106,24 @@ def test_what_is_missing_is_refused_in_the_recorded_form(service: Service) -> No
     missing = service("GET", JOB.format("nothing"))
     assert (missing.status, inner_codes(missing.json())) == (404, ["NotFound", "JobNotFound"])
     assert missing.json()["error"]["code"] == "UserError"
+    assert missing.json()["error"]["message"] == "Job nothing not found."
     assert dict(missing.headers)["x-ms-response-type"] == "error"
     place = service.handlers.tenancy.workspace_path
     for change in ({"computeId": f"{place}/computes/other"}, {"codeId": f"{place}/codes/x/versions/1"}):
         refused = service("PUT", JOB.format("one"), job(service, **change))
         assert (refused.status, inner_codes(refused.json())) == (404, ["NotFoundError"])
+    assert not service.started
+
+
+@pytest.mark.parametrize(
+    ("nodes", "quota", "code"), [(5, None, "BadArgument"), (2, 3, "JobNodeCountExceedsCoreQuota")]
+)
+def test_a_job_that_needs_more_nodes_than_there_can_be_is_refused(
+    service: Service, nodes: int, quota: int | None, code: str
+) -> None:
+    service.handlers.clusters.behave(quota_cores=quota)
+    refused = service("PUT", JOB.format("one"), job(service, resources={"instanceCount": nodes}))
+    assert (refused.status, inner_codes(refused.json())) == (400, [code])
     assert not service.started
 
 
@@ -149,3 +162,22 @@ def test_a_datastore_without_a_key_has_no_secrets_and_its_account_takes_no_key(s
     refused, _ = service.server.answer(by_key)
     assert refused is not None
     assert (refused.status, b"KeyBasedAuthenticationNotPermitted" in refused.body) == (403, True)
+
+
+def test_blobs_take_only_tokens_for_storage(service: Service) -> None:
+    sent = request(service.handlers, "GET", f"https://{service.handlers.tenancy.blob_host}/x/y")
+    refused, _ = service.server.answer(sent)
+    assert refused is not None
+    assert (refused.status, b"InvalidAuthenticationInfo" in refused.body) == (401, True)
+
+
+def test_a_token_is_for_the_audience_that_was_asked_for(service: Service) -> None:
+    have = service.handlers.tenancy
+    form = (
+        f"client_id={have.client}&client_secret={have.client_secret}&scope=https://storage.azure.com/.default"
+    )
+    url = f"https://login.microsoftonline.com/{have.tenant}/oauth2/v2.0/token"
+    token = service("POST", url, form).json()["access_token"]
+    blob = f"https://{have.blob_host}/x/y"
+    sent = request(service.handlers, "GET", blob, Authorization=f"Bearer {token}")
+    assert "sig" in service.handlers.v2.blob_access.admit(sent).query

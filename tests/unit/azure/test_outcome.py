@@ -9,9 +9,7 @@ from loopback import run_errors
 
 from mnist_cnn.backends.azure.outcome import failure
 
-RAISED = {
-    "error": {"code": "UserError", "message": "User program failed with ValueError: evicted, JobFailed"}
-}
+RAISED = {"error": {"code": "UserError", "message": "User program failed with E: evicted, JobFailed"}}
 PREEMPTED = "AzureMLCompute job failed. PreemptionError: Nodes of this job got pre-empted. Reason: ..."
 EVICTED = "The node was evicted."
 
@@ -27,6 +25,7 @@ def of_service(message: str) -> dict[str, Any]:
         ({"error": RAISED, "warnings": [run_errors.secondary_warning()]}, False, True),
         ({"error": RAISED, "warnings": [{"source": "SecondaryError", "message": PREEMPTED}]}, True, False),
         ({"error": run_errors.job_failed()}, False, True),
+        ({"error": run_errors.user_process("python x.py", 3, "it was evicted")}, False, True),
         (of_service(PREEMPTED), True, False),
         (of_service(EVICTED), True, False),
         ({"error": run_errors.image_build()}, False, False),
@@ -34,8 +33,8 @@ def of_service(message: str) -> dict[str, Any]:
         ({}, False, False),
     ],
     ids=[
-        "raised", "raised-and-warned", "raised-as-the-node-was-taken", "silent", "preempted", "evicted",
-        "image", "null", "absent",
+        "raised", "raised-and-warned", "raised-as-the-node-was-taken", "silent", "v2-ended",
+        "preempted", "evicted", "image", "null", "absent",
     ],
 )  # fmt: skip
 def test_why_a_run_failed(details: dict[str, Any], *, is_lost: bool, has_trainer_failed: bool) -> None:
