@@ -8,6 +8,7 @@ import time
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, TypeVar
 
+from mnist_cnn.backends.azure.outcome import filled
 from mnist_cnn.backends.remote.calls import report, with_retries
 from mnist_cnn.backends.remote.parallel import start_thread, stop_if_cancelled
 from mnist_cnn.backends.remote.service import ServiceError
@@ -130,6 +131,6 @@ def _status_of(error: BaseException) -> int | None:
 
 def _first_sentence(error: BaseException) -> str:
     """Return the message within an exception's text, on one line and without secrets."""
-    text = redact(" ".join(str(getattr(error, "message", None) or error).split()))
+    text = filled(redact(" ".join(str(getattr(error, "message", None) or error).split())), {})
     match = re.search(r"[\"']message[\"']:\s*[\"']([^\"']{3,})", text)
     return (match.group(1) if match else text)[:300] or type(error).__name__

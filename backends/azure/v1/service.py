@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Status
-from mnist_cnn.backends.azure import checks, plan
+from mnist_cnn.backends.azure import checks, outcome, plan
 from mnist_cnn.backends.azure.calls import call, call_with_retries
-from mnist_cnn.backends.azure.outcome import CANCELLING, STATUSES, STREAMED, failure, has_node_log
+from mnist_cnn.backends.azure.config import Priority
+from mnist_cnn.backends.azure.outcome import CANCELLING, STATUSES, STREAMED, has_node_log
 from mnist_cnn.backends.azure.v1 import cluster, prepare, register, store
 from mnist_cnn.backends.azure.v1.sdk import open_workspace
 from mnist_cnn.backends.remote import submission
@@ -21,6 +22,7 @@ from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.outputs import OUTPUTS
 from mnist_cnn.backends.remote.parallel import run_parallel
 from mnist_cnn.backends.remote.service import Limits, Observation, ServiceError
+from mnist_cnn.backends.remote.state import CANCELLED
 from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.training.exact import network_check
 
@@ -59,7 +61,8 @@ class WorkspaceService:
         """Return the limits of a followed run."""
         config = self.config
         run_seconds = config.max_duration * 60 + ENDING_SECONDS
-        return Limits(config.queue_timeout, run_seconds, config.preemption_retries)
+        retries = config.preemption_retries
+        return Limits(config.queue_timeout, run_seconds, retries, preparing=outcome.PREPARING)
 
     @property
     def nodes(self) -> str:
@@ -130,12 +133,41 @@ class WorkspaceService:
             has_log = has_node_log(self._log_urls)
         seen = Observation(state, status, is_cancelling=state == CANCELLING, has_log=has_log)
         if status is Status.failed:
-            return dataclasses.replace(seen, **failure(details))
-        if status is Status.cancelled:  # the SDK does not get the reason
-            limit = f"backend.max_duration={self.config.max_duration} minutes"
-            reason = f"the service cancelled the run: a user did it in the studio, or it exceeded {limit}"
-            return dataclasses.replace(seen, error=reason)
+            seen = dataclasses.replace(seen, **outcome.failure(details))
+            if (name := outcome.image_log(details)) is not None:
+                problem = self._image_problem(name)
+                seen = dataclasses.replace(seen, error=f"{seen.error} {problem}")
+        if status is Status.cancelled and CANCELLED not in handle.place:
+            nodes = self._nodes_of(workspace)
+            limit, resubmit = self.config.max_duration, self.config.resubmit_cancelled
+            seen = dataclasses.replace(seen, **outcome.cancellation(details, nodes, limit, resubmit=resubmit))
         return seen
+
+    def _image_problem(self, name: str) -> str:
+        """Return the line of a log that says why the image was not built; the run's error does not."""
+        try:
+            url = (self._log_urls or {})[name]
+            content = call("read the image's log", partial(_read_url, url, 0), 2 * LOG_TIMEOUT_SECONDS)
+        except (KeyError, ServiceError):
+            return "It cannot be read now."
+        return f"It says: {outcome.image_problem(content.decode(errors='replace'))}"
+
+    def _nodes_of(self, workspace: Any) -> outcome.Nodes:
+        """Return what is known of the nodes of a run's cluster; the service may not answer."""
+        are_spot = self.config.priority is Priority.lowpriority
+        try:
+            target = cluster.find(workspace, self.config.cluster)
+        except ServiceError:
+            target = None
+        status = getattr(target, "status", None)
+        if target is None or status is None:
+            return outcome.Nodes(are_spot, self.config.max_nodes, 0)
+        counts, scale = status.node_state_counts, target.scale_settings
+        return outcome.Nodes(
+            str(target.vm_priority).lower() == Priority.lowpriority,
+            scale.maximum_node_count if scale else self.config.max_nodes,
+            counts.preempted_node_count or 0 if counts else 0,
+        )
 
     def _sdk_run(self, handle: Handle, workspace: Any = None, *, again: bool = False) -> Any:
         is_known = self._run is not None and self._run.id == handle.id
