@@ -120,6 +120,7 @@ class Jobs:
                     "ImageBuildFailure",
                 )
             self.images.append(digest)
+            self.handlers.workspace.has_registry = True
 
     def _await_node(self, run: Run, cluster: Cluster) -> None:
         self.runs.advance(run, "Queued")
