@@ -50,7 +50,7 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "status", "said"),
     [
-        ("Received bad response:\nResponse Code: 403\nContent: b''", 403, "role"),
+        ("Received bad response:\nResponse Code: 403\nContent: b''", 403, "AzureML Compute Operator"),
         ("AADSTS7000222: The provided client secret keys are expired", 401, "expired"),
         ("Response Code: 409 ... exceeds the quota of 0 cores", 409, "cores"),
         (WRONG_SUBSCRIPTION, 401, "config.json"),
@@ -64,6 +64,37 @@ def test_an_error_of_the_sdk_becomes_a_message_and_a_hint(text: str, status: int
     assert error.status == status
     assert said in error.hint
     assert "\n" not in error.message + error.hint
+
+
+@pytest.mark.parametrize(
+    ("what", "role"),
+    [
+        ("create the cluster c", "AzureML Compute Operator"),
+        ("submit the run", "AzureML Data Scientist"),
+        ("find the default datastore", "AzureML Data Scientist"),
+        ("list the run's files", "AzureML Data Scientist"),
+        ("list mnist/ on the datastore", "Storage Blob Data Contributor"),
+        ("send mnist/t10k-labels-idx1-ubyte.gz", "Storage Blob Data Contributor"),
+        ("download result.json", "Storage Blob Data Contributor"),
+        ("read the node's log", "Storage Blob Data Contributor"),
+    ],
+)
+def test_a_forbidden_step_names_the_role_that_it_needs(what: str, role: str) -> None:
+    error = calls.translate(what, RuntimeError("Response Code: 403"))
+    assert f"the role {role}" in error.hint
+    assert ("firewall" in error.hint) == (role == "Storage Blob Data Contributor")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("403 KeyBasedAuthenticationNotPermitted: Key based authentication is not permitted", "sdk=v2"),
+        ("Access to workspace was denied based on workspace private link configuration.", "private network"),
+        ("ImageBuildComputeNotValid: Set the imageBuildCompute property", "image build compute"),
+    ],
+)
+def test_what_a_closed_workspace_says_has_a_hint(text: str, said: str) -> None:
+    assert said in calls.translate("send mnist/x", RuntimeError(text)).hint
 
 
 def test_a_wrong_subscription_is_named_without_the_other_ones() -> None:
