@@ -218,7 +218,7 @@ class Jobs:
         finally:
             process.kill()
             write_through.stop()
-            if not process.killed_at_line:  # else the node is gone, and its outputs with it
+            if not process.has_lost_node:  # else the node is gone, and its outputs with it
                 self._upload_outputs(run, folder / "code")
             for name in logs.after:
                 self._write_log(run, name, f"{name}: the job has ended\n")
