@@ -12,6 +12,7 @@ from loopback import Fault
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import plan
+from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def test_the_node_is_sent_in_an_image_with_the_planned_packages(azure: AzureServ
     assert environment["docker"]["baseImage"] == plan.CPU_IMAGE
     packages = environment["python"]["condaDependencies"]["dependencies"][-1]["pip"]
     named = [line for line in packages if not line.startswith("--")]  # the SDK adds where to look for them
-    assert named == list(plan.environment(use_gpu=False).packages)
+    assert named == list(plan.environment(Sdk.v1, use_gpu=False).packages)
 
 
 def test_a_cluster_that_differs_is_reported_and_left_alone(azure: AzureService, tmp_path: Path) -> None:

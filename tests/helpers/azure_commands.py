@@ -86,8 +86,7 @@ def forget() -> None:
     from mnist_cnn.backends.azure.v2 import store as store_v2
 
     sdk.open_workspace.cache_clear()
-    sdk._tokens.clear()  # noqa: SLF001 - a new process starts without them
-    prepare._done_at.clear()  # noqa: SLF001
+    prepare._done_at.clear()  # noqa: SLF001 - a new process starts without it
     sdk_v2.open_workspace.cache_clear()
     prepare_v2._ready_at.clear()  # noqa: SLF001
     store_v2.forget()

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.sdk_fakes import provide
 
-from mnist_cnn.backends.azure import calls, checks
-from mnist_cnn.backends.azure.v1 import sdk
+from mnist_cnn.backends.azure import calls, checks, login
 from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.failures import SubmissionUnknown
 from mnist_cnn.backends.remote.parallel import run_parallel
@@ -138,16 +137,17 @@ def test_a_token_of_the_azure_cli_is_used_until_shortly_before_it_expires(
 
     def token_at(now: float) -> str:
         clock.now = now
-        return sdk._azure_cli_token("https://a/")  # noqa: SLF001
+        return str(cli.get_token("https://a//.default").token)
 
     provide(monkeypatch, "azure.identity", AzureCliCredential=credential)
     monkeypatch.delenv(checks.TENANT_VARIABLE, raising=False)
-    monkeypatch.setattr(sdk, "_tokens", {})
-    monkeypatch.setattr(sdk, "time", clock)
+    monkeypatch.setattr(login, "time", clock)
+    cli = login.AzureCliLogin()
     used = [token_at(now) for now in (1_000.0, 4_000.0, 4_301.0, 9_000.0)]
     assert used == ["token 1", "token 1", "token 2", "token 3"]
     monkeypatch.setenv(checks.TENANT_VARIABLE, "a tenant")
-    assert sdk._azure_cli_token("https://b") == "token 4"  # noqa: SLF001
+    used_again = login.AzureCliLogin().get_token("https://b/.default")
+    assert used_again.token.endswith("4")
     assert issued[-2:] == ["https://a//.default", "https://b/.default"]
     assert tenants[-2:] == ["", "a tenant"]
 
