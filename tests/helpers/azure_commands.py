@@ -22,6 +22,8 @@ from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from loopback import AzureService
 
 
@@ -92,15 +94,19 @@ def forget() -> None:
     store_v2.forget()
 
 
-def train(azure: AzureService, cwd: Path, *overrides: str) -> Ended:
-    """Train a tiny job on the cluster, to its end."""
+def train(
+    azure: AzureService, cwd: Path, *overrides: str, chosen: Callable[..., tuple[str, ...]] = chosen
+) -> Ended:
+    """Train a tiny job on the cluster, to its end, through the SDK that is chosen."""
     return run_here(*chosen(azure), *TINY, *overrides, cwd=cwd)
 
 
-def submit(azure: AzureService, cwd: Path, *overrides: str) -> Ended:
+def submit(
+    azure: AzureService, cwd: Path, *overrides: str, chosen: Callable[..., tuple[str, ...]] = chosen
+) -> Ended:
     """Submit a tiny job to a cluster that has no node to give, and stop following it after a second."""
     azure.clusters.behave(full=True)
-    return train(azure, cwd, "backend.queue_timeout=1", *overrides)
+    return train(azure, cwd, "backend.queue_timeout=1", *overrides, chosen=chosen)
 
 
 def start(azure: AzureService, cwd: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:

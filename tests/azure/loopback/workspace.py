@@ -24,6 +24,7 @@ class Workspace:
         self.forbidden = False
         self.datastore_type = "AzureBlob"
         self.has_keys = True
+        self.is_legacy = False
         self.has_registry = False
 
     def routes(self) -> list[Route]:
@@ -121,7 +122,7 @@ class Workspace:
             "tenantId": have.tenant,
             "hbiWorkspace": False,
             "publicNetworkAccess": "Enabled",
-            "v1LegacyMode": False,
+            "v1LegacyMode": self.is_legacy,
             "softDeleteEnabled": False,
             "enableDataIsolation": False,
         }
