@@ -1,16 +1,52 @@
-"""What is registered of a run, whichever SDK does it: the file and the tags."""
+"""Registers a run's model in the workspace, once for each run and name, whichever SDK does it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from mnist_cnn.backend import ModelRef
+from mnist_cnn.backends.azure.calls import call, call_with_retries
 from mnist_cnn.backends.azure.plan import MAX_TAG
+from mnist_cnn.backends.remote.service import ServiceError
+from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from mnist_cnn.result import Result
 
 MODEL = "outputs/model.keras"
 RUN_TAG = "mnist_cnn_run"
+STUDIO = "https://ml.azure.com"
+
+
+def register(
+    run_id: str,
+    name: str,
+    result: Result,
+    models: Callable[[], Iterable[Any]],
+    create: Callable[[dict[str, str]], object],
+) -> ModelRef:
+    """Register the model with `create`, or return the run's version under this name. Raises BackendError.
+
+    `models` returns the SDK's models of this name.
+    """
+    find = partial(_registered, run_id, name, models)
+    if found := find():
+        return _reference(found[0], is_new=False)
+    failure: ServiceError | None = None
+    try:
+        call(f"register the model {name}", partial(create, tags(run_id, result)))
+    except ServiceError as error:  # the model may exist, because the answer may have been lost
+        failure = error
+    # If an answer is lost, SDK v1 repeats the request, and the service creates another version.
+    first, *others = find() or [None]
+    if first is None:
+        raise failure or BackendError(f"the service does not list the model {name}", f"see {STUDIO}")
+    for model in others:
+        call_with_retries(f"delete version {model.version} of {name}, a duplicate", model.delete)
+    return _reference(first, is_new=True)
 
 
 def tags(run_id: str, result: Result) -> dict[str, str]:
@@ -24,3 +60,14 @@ def tags(run_id: str, result: Result) -> dict[str, str]:
     if result.changes:
         found["changes"] = "; ".join(result.changes)[:MAX_TAG]
     return found
+
+
+def _registered(run_id: str, name: str, models: Callable[[], Iterable[Any]]) -> list[Any]:
+    """Return the run's versions under a name, oldest first."""
+    listed = call_with_retries(f"find the model {name}", lambda: list(models()))
+    mine = [model for model in listed if (model.tags or {}).get(RUN_TAG) == run_id and model.name == name]
+    return sorted(mine, key=lambda model: int(model.version))
+
+
+def _reference(model: Any, *, is_new: bool) -> ModelRef:
+    return ModelRef(model.name, int(model.version), f"azureml:{model.name}:{model.version}", is_new=is_new)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import checks, cluster, outcome, plan
+from mnist_cnn.backends.azure.calls import call_with_retries
 from mnist_cnn.backends.azure.config import Priority
 from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.service import Limits, Observation, ServiceError
@@ -19,7 +20,7 @@ from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.training.exact import network_check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mnist_cnn.backends.azure.cluster import Cluster
     from mnist_cnn.backends.azure.config import AzureConfig
@@ -148,6 +149,19 @@ class AzureService:
             yield f"cluster {name}: not found (nothing is billed)"
         else:
             yield from cluster.costs(found, self.config)
+
+
+def report_metrics(read: Callable[[], dict[str, Any]]) -> None:
+    """Report the run's metrics; missing ones do no harm, because result.json has them."""
+    try:
+        metrics = call_with_retries("read the run's metrics", read)
+    except ServiceError as error:
+        report(f"{error.message}; result.json has them too")
+        return
+    last = {
+        name: values[-1] if isinstance(values, list) else values for name, values in sorted(metrics.items())
+    }
+    report(f"metrics: {', '.join(f'{name} {value}' for name, value in last.items()) or 'none'}")
 
 
 def workspace_name(handle: Handle) -> checks.WorkspaceName:

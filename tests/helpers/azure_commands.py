@@ -82,15 +82,14 @@ def run_here(*arguments: str, cwd: Path) -> Ended:
 
 def forget() -> None:
     """Forget the logins, workspaces, clusters and uploads of earlier commands in this process."""
-    from mnist_cnn.backends.azure.v1 import prepare, sdk
-    from mnist_cnn.backends.azure.v2 import prepare as prepare_v2
+    from mnist_cnn.backends.azure import preparation
+    from mnist_cnn.backends.azure.v1 import sdk
     from mnist_cnn.backends.azure.v2 import sdk as sdk_v2
     from mnist_cnn.backends.azure.v2 import store as store_v2
 
     sdk.open_workspace.cache_clear()
-    prepare._done_at.clear()  # noqa: SLF001 - a new process starts without it
     sdk_v2.open_workspace.cache_clear()
-    prepare_v2._ready_at.clear()  # noqa: SLF001
+    preparation.forget()
     store_v2.forget()
 
 

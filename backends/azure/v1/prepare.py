@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import run_folder
 from mnist_cnn.backends.azure import cluster as clusters
-from mnist_cnn.backends.azure import plan
+from mnist_cnn.backends.azure import plan, preparation
 from mnist_cnn.backends.azure.calls import call_with_retries
 from mnist_cnn.backends.azure.config import Sdk
-from mnist_cnn.backends.azure.store import missing, send_data
 from mnist_cnn.backends.azure.v1 import cluster, store
-from mnist_cnn.backends.remote import checkpoints, snapshot
-from mnist_cnn.backends.remote.calls import report, with_retries
+from mnist_cnn.backends.remote import snapshot
+from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.parallel import run_parallel, start_thread
 
 if TYPE_CHECKING:
@@ -27,12 +24,6 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.backends.remote.service import Handle
     from mnist_cnn.backends.remote.snapshot import SentFile
-
-REUSE_SECONDS = 60.0
-"""How long the next run of this process may rely on an upload and on the cluster's state."""
-
-_done_at: dict[tuple[Any, ...], float] = {}
-"""When this process last sent some data files, or found a cluster ready."""
 
 
 @contextmanager
@@ -54,8 +45,8 @@ def prepared(
 @cache
 def _report_registry(workspace: Any) -> None:
     """Report, once per process, that the first image build creates something that is billed."""
-    if not workspace._workspace_autorest_object.container_registry:  # noqa: SLF001 - it has no public name
-        report("the workspace has no container registry; its first image build creates one, which is billed")
+    registry = workspace._workspace_autorest_object.container_registry  # noqa: SLF001 - it has no public name
+    preparation.report_registry(exists=bool(registry))
 
 
 def _prepare(
@@ -63,7 +54,7 @@ def _prepare(
 ) -> tuple[Any, Any]:
     """Send data and checkpoint, write the code, prepare the cluster; return experiment and datastore."""
     cluster_key = (workspace.subscription_id, workspace.resource_group, workspace.name, config)
-    is_ready = _is_recent(cluster_key)
+    is_ready = preparation.is_recent(cluster_key)
     # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
     find = partial(cluster.find, workspace, config.cluster)
     create = partial(cluster.request_creation, workspace, config)
@@ -76,26 +67,14 @@ def _prepare(
     report(f"experiment {experiment.name}: {experiment.get_portal_url()}")
     address = f"account {datastore.account_name}, container {datastore.container_name}"
     report(f"datastore {datastore.name}: {datastore.datastore_type}, {address}")
-    known = len(request.data_files) - len(absent)
-    if known:
-        where = f"{request.data_folder}/, with the same size and MD5"
-        report(f"data: {known} of {len(request.data_files)} files are already in {where}")
-    files, prefix, job = (
-        store.files_of(datastore),
-        handle.checkpoints,
-        run_folder.read_job(handle.folder).to_json().encode(),
-    )
-    _, _, _, target = run_parallel(
-        partial(send_data, files, request.data_folder, absent),
-        # A folder must exist to be mounted.
-        partial(with_retries, partial(files.put, f"{prefix}/job.json", job)),
-        partial(checkpoints.send, files, prefix, handle.folder),
+    target, *_ = run_parallel(
         (lambda: None) if is_ready else partial(clusters.ensure, config, target, create, find),
+        *preparation.sending(store.files_of(datastore), handle, request, absent),
     )
-    _done_at.setdefault(_data_key(datastore, request, config), time.monotonic())
+    preparation.remember(preparation.data_key(_place(datastore), request, config))
     if not is_ready:
         clusters.wait_until_ready(target, config, find)
-        _done_at[cluster_key] = time.monotonic()
+        preparation.remember(cluster_key)
     return experiment, datastore
 
 
@@ -110,22 +89,12 @@ def _find_missing_data(
 ) -> tuple[Any, tuple[SentFile, ...]]:
     """Return the datastore, and the data files that must be sent there."""
     datastore = store.default_datastore(workspace)
-    key = _data_key(datastore, request, config)
-    if _is_recent(key):
-        return datastore, ()
-    _done_at.pop(key, None)
-    if config.data.overwrite:
-        return datastore, request.data_files
-    return datastore, missing(store.files_of(datastore), request.data_folder, request.data_files)
+    files, place = store.files_of(datastore), _place(datastore)
+    return datastore, preparation.find_missing_data(files, place, request, config)
 
 
-def _data_key(datastore: Any, request: plan.Request, config: AzureConfig) -> tuple[Any, ...]:
-    place = (datastore.account_name, datastore.container_name, request.data_folder)
-    return (*place, request.data_files, config.data.overwrite)
-
-
-def _is_recent(key: tuple[Any, ...]) -> bool:
-    return time.monotonic() - _done_at.get(key, -REUSE_SECONDS) < REUSE_SECONDS
+def _place(datastore: Any) -> str:
+    return f"{datastore.account_name}/{datastore.container_name}"
 
 
 def configuration(

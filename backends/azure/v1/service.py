@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import ModelRef, Status
-from mnist_cnn.backends.azure.calls import call, call_with_retries
+from mnist_cnn.backends.azure import registration
+from mnist_cnn.backends.azure.calls import call
 from mnist_cnn.backends.azure.outcome import STATUSES, STREAMED, has_node_log
-from mnist_cnn.backends.azure.service import AzureService, workspace_name
-from mnist_cnn.backends.azure.v1 import cluster, prepare, register, store
+from mnist_cnn.backends.azure.service import AzureService, report_metrics, workspace_name
+from mnist_cnn.backends.azure.v1 import cluster, prepare, store
 from mnist_cnn.backends.azure.v1.sdk import open_workspace
 from mnist_cnn.backends.remote import submission
 from mnist_cnn.backends.remote.calls import report
@@ -146,7 +147,7 @@ class WorkspaceService(AzureService):
         """Return the names in the run's outputs; report them, and the run's metrics."""
         run = self._sdk_run(handle)
         list_files = partial(call, "list the run's files", run.get_file_names)
-        names, _ = run_parallel(list_files, partial(_report_metrics, run))
+        names, _ = run_parallel(list_files, partial(report_metrics, run.get_metrics))
         report(f"files: {', '.join(sorted(names)) or 'none'}")
         prefix = f"{OUTPUTS}/"
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
@@ -162,7 +163,17 @@ class WorkspaceService(AzureService):
 
     def register(self, handle: Handle, name: str, result: Result) -> ModelRef:
         """Register the model in the workspace."""
-        return register.register(workspace_of(handle), self._sdk_run(handle), name, result)
+        from azureml.core import Model
+
+        run, wanted = self._sdk_run(handle), [[registration.RUN_TAG, handle.id]]
+        models = partial(Model.list, workspace_of(handle), name=name, tags=wanted)
+
+        def create(tags: dict[str, str]) -> None:
+            run.register_model(
+                model_name=name, model_path=registration.MODEL, tags=tags, properties=dict(tags)
+            )
+
+        return registration.register(handle.id, name, result, models, create)
 
     def page(self, handle: Handle) -> str:
         """Return the address of the run's page in the studio."""
@@ -193,16 +204,3 @@ def _read_url(url: str, first: int) -> bytes:
         return b""
     answer.raise_for_status()
     return answer.content if answer.status_code == 206 else answer.content[first:]  # noqa: PLR2004
-
-
-def _report_metrics(run: Any) -> None:
-    """Report the run's metrics; missing ones do no harm, because result.json has them."""
-    try:
-        metrics = call_with_retries("read the run's metrics", run.get_metrics)
-    except ServiceError as error:
-        report(f"{error.message}; result.json has them too")
-        return
-    last = {
-        name: values[-1] if isinstance(values, list) else values for name, values in sorted(metrics.items())
-    }
-    report(f"metrics: {', '.join(f'{name} {value}' for name, value in last.items()) or 'none'}")

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import run_folder
 from mnist_cnn.backends.azure import cluster as clusters
-from mnist_cnn.backends.azure import plan
+from mnist_cnn.backends.azure import plan, preparation
 from mnist_cnn.backends.azure.calls import call_with_retries
 from mnist_cnn.backends.azure.config import Sdk
-from mnist_cnn.backends.azure.store import missing, send, send_data
+from mnist_cnn.backends.azure.store import missing, send
 from mnist_cnn.backends.azure.v2 import cluster
 from mnist_cnn.backends.azure.v2.store import Datastore, open_datastore
-from mnist_cnn.backends.remote import checkpoints, snapshot
-from mnist_cnn.backends.remote.calls import report, with_retries
+from mnist_cnn.backends.remote import snapshot
+from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.parallel import run_parallel
 from mnist_cnn.backends.remote.service import ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mnist_cnn.backends.azure.checks import WorkspaceName
     from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.backends.azure.v2.sdk import Workspace
     from mnist_cnn.backends.remote.service import Handle
@@ -32,10 +28,6 @@ if TYPE_CHECKING:
 CODE = "mnist-cnn-code"
 """Name of the code asset; its version is a digest of the code."""
 MOUNTS = {plan.DATA_MOUNT: "${{inputs.data}}", plan.CHECKPOINT_MOUNT: "${{outputs.checkpoints}}"}
-REUSE_SECONDS = 60.0
-"""How long the next run of this process may rely on the cluster's state."""
-
-_ready_at: dict[tuple[WorkspaceName, AzureConfig], float] = {}
 
 
 @contextmanager
@@ -45,32 +37,26 @@ def prepared(
     """Make everything ready; yield the SDK's job."""
     name = workspace.name
     report(f"workspace {name.name}: {workspace.location}, resource group {name.resource_group}")
-    import_module("azure.ai.ml")
+    preparation.report_registry(exists=workspace.has_registry)
     # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
-    is_ready = time.monotonic() - _ready_at.get((name, config), -REUSE_SECONDS) < REUSE_SECONDS
+    cluster_key = (name, config)
+    is_ready = preparation.is_recent(cluster_key)
     find = partial(cluster.find, workspace, config.cluster)
     create = partial(cluster.request_creation, workspace, config)
     (datastore, absent), found = run_parallel(
-        partial(_find_missing_data, workspace, request, config),
-        (lambda: None) if is_ready else find,
+        partial(_find_missing_data, workspace, request, config), (lambda: None) if is_ready else find
     )
     report(f"datastore {datastore.name}: {datastore.url}{'' if datastore.has_key else ', without a key'}")
-    if known := len(request.data_files) - len(absent):
-        where = f"{request.data_folder}/, with the same size and MD5"
-        report(f"data: {known} of {len(request.data_files)} files are already in {where}")
-    files, job = datastore.files, run_folder.read_job(handle.folder).to_json().encode()
-    _, _, _, code, environment, target = run_parallel(
-        partial(send_data, files, request.data_folder, absent),
-        # A folder must exist to be mounted.
-        partial(with_retries, partial(files.put, f"{handle.checkpoints}/job.json", job)),
-        partial(checkpoints.send, files, handle.checkpoints, handle.folder),
+    code, environment, target, *_ = run_parallel(
         partial(_send_code, workspace, datastore, request),
         partial(_create_environment, workspace, request.environment),
         (lambda: None) if is_ready else partial(clusters.ensure, config, found, create, find),
+        *preparation.sending(datastore.files, handle, request, absent),
     )
-    if target is not None:
+    preparation.remember(preparation.data_key(datastore.url, request, config))
+    if not is_ready:
         clusters.wait_until_ready(target, config, find)
-        _ready_at[name, config] = time.monotonic()
+        preparation.remember(cluster_key)
     yield _job(handle, request, config, datastore, code=code, environment=environment)
 
 
@@ -79,9 +65,8 @@ def _find_missing_data(
 ) -> tuple[Datastore, tuple[snapshot.SentFile, ...]]:
     """Return the datastore, and the data files that must be sent there."""
     datastore = open_datastore(workspace)
-    if config.data.overwrite:
-        return datastore, request.data_files
-    return datastore, missing(datastore.files, request.data_folder, request.data_files)
+    files = datastore.files
+    return datastore, preparation.find_missing_data(files, datastore.url, request, config)
 
 
 def _send_code(workspace: Workspace, datastore: Datastore, request: plan.Request) -> str:

@@ -38,6 +38,7 @@ class Workspace:
     pipeline: Any
     location: str = ""
     host: str = ""
+    has_registry: bool = True
 
     @property
     def path(self) -> str:
@@ -83,12 +84,18 @@ def open_workspace(name: WorkspaceName) -> Workspace:
     seconds = 900 if credentials is checks.Credentials.interactive else CALL_SECONDS
     what = f"open the workspace {name.name} as {credentials.value}"
     workspace, body = call(what, get_workspace, seconds)
-    if body["properties"].get("v1LegacyMode"):
+    properties = body["properties"]
+    if properties.get("v1LegacyMode"):
         message = f"the workspace {name.name} refuses SDK v2, because its v1_legacy_mode is true"
         hint = "set backend.sdk=v1, or ask the workspace's owner to set v1_legacy_mode to false"
         raise BackendError(message, hint)
-    host = str(body["properties"]["mlFlowTrackingUri"]).removeprefix("azureml://").partition("/")[0]
-    return dataclasses.replace(workspace, location=body["location"], host=f"https://{host}")
+    host = properties["mlFlowTrackingUri"].removeprefix("azureml://").partition("/")[0]
+    return dataclasses.replace(
+        workspace,
+        location=body["location"],
+        host=f"https://{host}",
+        has_registry=bool(properties.get("containerRegistry")),
+    )
 
 
 def client_without_retries(workspace: Workspace) -> Any:

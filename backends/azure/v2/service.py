@@ -6,10 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import ModelRef, Status
-from mnist_cnn.backends.azure.calls import call, call_with_retries
+from mnist_cnn.backends.azure import registration
+from mnist_cnn.backends.azure.calls import call
 from mnist_cnn.backends.azure.outcome import STATUSES
-from mnist_cnn.backends.azure.service import AzureService, workspace_name
-from mnist_cnn.backends.azure.v2 import cluster, prepare, register
+from mnist_cnn.backends.azure.service import AzureService, report_metrics, workspace_name
+from mnist_cnn.backends.azure.v2 import cluster, prepare
 from mnist_cnn.backends.azure.v2.sdk import Workspace, open_workspace
 from mnist_cnn.backends.azure.v2.store import RUN_FILES, open_datastore
 from mnist_cnn.backends.remote import submission
@@ -82,7 +83,7 @@ class WorkspaceService(AzureService):
 
     def files(self, handle: Handle) -> list[str]:
         """Return the names in the run's outputs; report them, and the run's metrics."""
-        _report_metrics(workspace_of(handle), handle.id)
+        report_metrics(partial(_metrics, handle))
         prefix = _blob(handle, f"{OUTPUTS}/")
         container = _run_files(handle)
         list_blobs = partial(container.list_blob_names, name_starts_with=prefix)
@@ -107,7 +108,17 @@ class WorkspaceService(AzureService):
 
     def register(self, handle: Handle, name: str, result: Result) -> ModelRef:
         """Register the model in the workspace."""
-        return register.register(workspace_of(handle), handle.id, name, result)
+        from azure.ai.ml.entities import Model
+
+        path = f"azureml://jobs/{handle.id}/outputs/artifacts/paths/{registration.MODEL}"
+        models = workspace_of(handle).client.models
+
+        def create(tags: dict[str, str]) -> None:
+            """Create the next version; repeated requests name the same version."""
+            model = Model(name=name, path=path, type="custom_model", tags=tags, properties=dict(tags))
+            models.create_or_update(model)
+
+        return registration.register(handle.id, name, result, partial(models.list, name), create)
 
     def page(self, handle: Handle) -> str:
         """Return the address of the run's page in the studio."""
@@ -146,14 +157,7 @@ def _blob(handle: Handle, path: str) -> str:
     return f"ExperimentRun/dcid.{handle.id}/{path}"
 
 
-def _report_metrics(workspace: Workspace, run_id: str) -> None:
-    """Report the run's metrics; missing ones do no harm, because result.json has them."""
-    get = partial(workspace.metrics, f"runs/get?run_id={run_id}")
-    try:
-        run = call_with_retries("read the run's metrics", get)
-    except ServiceError as error:
-        report(f"{error.message}; result.json has them too")
-        return
-    metrics = run.get("run", {}).get("data", {}).get("metrics") or ()
-    last = sorted(f"{metric['key']} {metric['value']}" for metric in metrics)
-    report(f"metrics: {', '.join(last) or 'none'}")
+def _metrics(handle: Handle) -> dict[str, float]:
+    """Return the last value of each of the run's metrics. Call it within `call`."""
+    answer = workspace_of(handle).metrics(f"runs/get?run_id={handle.id}")
+    return {metric["key"]: metric["value"] for metric in answer["run"]["data"].get("metrics") or ()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure.calls import call_with_retries
@@ -35,7 +36,6 @@ class Datastore:
     """A blob datastore. It `has_key` if it handed out a key or a token."""
 
     name: str
-    account: str
     url: str
     container: Any
     has_key: bool
@@ -82,24 +82,17 @@ def _open(workspace: Workspace, name: str) -> Datastore:
     container = ContainerClient(
         account_url, found.container_name, credential=credential, **TIMEOUTS, **RETRIES
     )
-    return Datastore(
-        found.name, found.account_name, f"{account_url}/{found.container_name}", container, has_key
-    )
+    return Datastore(found.name, f"{account_url}/{found.container_name}", container, has_key)
 
 
 def _find(workspace: Workspace, name: str) -> Any:
     """Return the SDK's datastore with its secrets, or without if the login may not read them."""
     datastores = workspace.client.datastores
-
-    def find(*, include_secrets: bool) -> Any:
-        if name:
-            return datastores.get(name, include_secrets=include_secrets)
-        return datastores.get_default(include_secrets=include_secrets)
-
+    find = partial(datastores.get, name) if name else datastores.get_default
     what = f"find the datastore {name}" if name else "find the default datastore"
     try:
-        return call_with_retries(what, lambda: find(include_secrets=True))
+        return call_with_retries(what, partial(find, include_secrets=True))
     except ServiceError as error:
         if error.status != 403:  # noqa: PLR2004
             raise
-    return call_with_retries(what, lambda: find(include_secrets=False))
+    return call_with_retries(what, find)

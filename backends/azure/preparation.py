@@ -1,0 +1,82 @@
+"""The steps before a submission that both SDKs share: which data are sent, and what is known from before."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn import run_folder
+from mnist_cnn.backends.azure.store import missing, send_data
+from mnist_cnn.backends.remote import checkpoints
+from mnist_cnn.backends.remote.calls import report, with_retries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mnist_cnn.backends.azure.config import AzureConfig
+    from mnist_cnn.backends.azure.plan import Request
+    from mnist_cnn.backends.azure.store import BlobFiles
+    from mnist_cnn.backends.remote.service import Handle
+    from mnist_cnn.backends.remote.snapshot import SentFile
+
+REUSE_SECONDS = 60.0
+"""How long the next run of this process may rely on an upload and on the cluster's state."""
+
+_done_at: dict[tuple[Any, ...], float] = {}
+"""When this process last sent some data files, or found a cluster ready."""
+
+
+def is_recent(key: tuple[Any, ...]) -> bool:
+    """Return whether this process did something a moment ago."""
+    return time.monotonic() - _done_at.get(key, -REUSE_SECONDS) < REUSE_SECONDS
+
+
+def remember(key: tuple[Any, ...]) -> None:
+    """Remember that this process has just done something."""
+    _done_at[key] = time.monotonic()
+
+
+def forget() -> None:
+    """Do everything again."""
+    _done_at.clear()
+
+
+def data_key(place: str, request: Request, config: AzureConfig) -> tuple[Any, ...]:
+    """Return the key of the upload of a request's data to a container."""
+    return (place, request.data_folder, request.data_files, config.data.overwrite)
+
+
+def find_missing_data(
+    files: BlobFiles, place: str, request: Request, config: AzureConfig
+) -> tuple[SentFile, ...]:
+    """Return the data files that must be sent to a container."""
+    key = data_key(place, request, config)
+    if is_recent(key):
+        return ()
+    _done_at.pop(key, None)
+    if config.data.overwrite:
+        return request.data_files
+    return missing(files, request.data_folder, request.data_files)
+
+
+def sending(
+    files: BlobFiles, handle: Handle, request: Request, absent: tuple[SentFile, ...]
+) -> tuple[Callable[[], object], ...]:
+    """Return the steps that send missing data files, and the job with its newest checkpoint."""
+    if known := len(request.data_files) - len(absent):
+        where = f"{request.data_folder}/, with the same size and MD5"
+        report(f"data: {known} of {len(request.data_files)} files are already in {where}")
+    job = run_folder.read_job(handle.folder).to_json().encode()
+    return (
+        partial(send_data, files, request.data_folder, absent),
+        # A folder must exist to be mounted.
+        partial(with_retries, partial(files.put, f"{handle.checkpoints}/job.json", job)),
+        partial(checkpoints.send, files, handle.checkpoints, handle.folder),
+    )
+
+
+def report_registry(*, exists: bool) -> None:
+    """Report that the first image build creates something that is billed."""
+    if not exists:
+        report("the workspace has no container registry; its first image build creates one, which is billed")
