@@ -30,6 +30,8 @@ V2_PYTHONS = ((3, 11), (3, 13))
 PRINCIPAL_VARIABLES = tuple(f"AZUREML_SERVICE_PRINCIPAL_{part}" for part in ("TENANT_ID", "ID", "PASSWORD"))
 IDENTITY_VARIABLES = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 """The same, as all newer libraries of Azure call them."""
+TENANT_VARIABLE = PRINCIPAL_VARIABLES[0]
+"""Set alone, it names the tenant of the Azure CLI's login or of the browser's."""
 CONFIG_FILES = ("config.json", "project.json")
 CONFIG_FOLDERS = (".azureml", "aml_config", "")
 """In the SDK's order: it searches all parents for one folder before it searches them for the next."""
@@ -138,7 +140,7 @@ def credentials(
     if principal(environment):
         return Credentials.service_principal
     given = [name for name in PRINCIPAL_VARIABLES if environment.get(name)]
-    if given:
+    if given and given != [TENANT_VARIABLE]:
         missing = ", ".join(name for name in PRINCIPAL_VARIABLES if name not in given)
         message = f"the service principal is incomplete: {missing} is not set"
         raise ConfigurationError(message, f"set {', '.join(PRINCIPAL_VARIABLES)}")
@@ -157,6 +159,11 @@ def principal(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
         if all(values):
             return values
     return ()
+
+
+def tenant(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the tenant to log in to, or None for the login's own."""
+    return environment.get(TENANT_VARIABLE) or environment.get(IDENTITY_VARIABLES[0]) or None
 
 
 def _azure_cli_is_logged_in(environment: Mapping[str, str]) -> bool:

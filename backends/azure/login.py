@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import Any
+
+from mnist_cnn.backends.azure import checks
 
 TOKEN_SECONDS = 300.0
 """How long a token must still be valid to be used."""
@@ -20,7 +21,7 @@ class AzureCliLogin:
     def __init__(self) -> None:
         from azure.identity import AzureCliCredential
 
-        self._credential = AzureCliCredential(tenant_id=os.environ.get("AZURE_TENANT_ID", ""))
+        self._credential = AzureCliCredential(tenant_id=checks.tenant() or "")
         self._tokens: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
 

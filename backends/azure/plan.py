@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 DATA_MOUNT, CHECKPOINT_MOUNT = "DATA_MOUNT", "CHECKPOINT_MOUNT"
 """Placeholders in an argument list: only the node knows where the datastore is mounted."""
 CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20251130.v1"
-GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.8-cudnn8-ubuntu22.04:20251130.v1"
-"""The SDK's base images. TensorFlow's CUDA libraries are packages of their own."""
-NODE_PACKAGES = {"azureml-defaults": "1.62.0", "azureml-core": "1.61.0.post4"}
-"""What a node of SDK v1 needs in addition to the trainer: to be started by the service, and to send metrics.
-A node of SDK v2 sends metrics with `requests`."""
+GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.5-ubuntu22.04:20251130.v1"
+"""Base images and tags that azureml-core lists. TensorFlow's CUDA libraries are packages of their own."""
+NODE_PACKAGES = {"azureml-core": "1.61.0.post4"}
+"""What the node's script of SDK v1 imports in addition to the trainer, to send metrics.
+
+Not azureml-defaults: it also brings an inference server, and limits NumPy's version on Linux alone. The
+script of SDK v2 sends metrics with `requests`.
+"""
 MAX_TAG = 1_000
 """Characters of a tag's value."""
 

@@ -99,7 +99,7 @@ def test_a_creation_that_lost_its_answer_is_used(azure: AzureService, tmp_path: 
 
 def test_a_gpu_is_refused_if_the_cluster_has_none(azure: AzureService, tmp_path: Path) -> None:
     azure.clusters.add("cpucluster")
-    asked = ("backend.cluster=cpucluster", "backend.use_gpu=true", "backend.vm_size=STANDARD_NC6")
+    asked = ("backend.cluster=cpucluster", "backend.use_gpu=true", "backend.vm_size=STANDARD_NC4AS_T4_V3")
     refused(submit(azure, tmp_path, *asked), BackendError.exit_code, "cpucluster", "GPU")
     assert submissions(azure) == 0
 

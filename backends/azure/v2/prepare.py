@@ -135,7 +135,8 @@ def _job(
 
     https://learn.microsoft.com/azure/machine-learning/how-to-identity-based-service-authentication
     """
-    from azure.ai.ml import Input, Output, UserIdentityConfiguration, command
+    from azure.ai.ml import Input, Output, command
+    from azure.ai.ml.entities import UserIdentityConfiguration
 
     place = f"azureml://datastores/{datastore.name}/paths"
     words = (MOUNTS.get(word, word) for word in request.arguments)

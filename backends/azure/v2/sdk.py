@@ -103,6 +103,7 @@ def _client(name: WorkspaceName, credential: Any, **options: Any) -> Any:
     # The SDK would send the address of a git repository around the current folder. The address may contain
     # a password, and the code does not come from that repository.
     _job_operations.get_git_properties = dict
+    logging.getLogger("azure.ai.ml").setLevel(logging.CRITICAL)  # its import has set another level
     return MLClient(
         credential,
         name.subscription_id,
@@ -143,4 +144,4 @@ def _login(credentials: checks.Credentials) -> Any:
         return identity.ClientSecretCredential(*checks.principal())
     if credentials is checks.Credentials.azure_cli:
         return AzureCliLogin()
-    return identity.InteractiveBrowserCredential()
+    return identity.InteractiveBrowserCredential(tenant_id=checks.tenant())

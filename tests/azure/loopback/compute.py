@@ -341,11 +341,11 @@ class Clusters:
     def _errors(self, cluster: Cluster) -> list[Json]:
         """Return why no node is allocated, and the warnings of a cluster that works."""
         errors = []
+        if self.behaviour.full and self.behaviour.allocation_error and cluster.waiting:
+            errors.append({"error": {"code": "AllocationFailed", "message": self.behaviour.allocation_error}})
         if rules.RETIRING.fullmatch(cluster.vm_size):
             text = f"The specified VMSize {cluster.vm_size} is being deprecated."
             errors.append({"error": {"code": "ClusterHasWarnings", "message": text}})
-        if self.behaviour.full and self.behaviour.allocation_error and cluster.waiting:
-            errors.append({"error": {"code": "AllocationFailed", "message": self.behaviour.allocation_error}})
         return errors
 
 

@@ -34,9 +34,6 @@ UNSPECIFIED_SIZE = "STANDARD_DS3_V2"
 RETIRING = re.compile(r"STANDARD_DS?\d+_V2")
 """Sizes that Azure will retire; here, each cluster that has them carries the service's warning."""
 
-SUPPLIED = {"azureml-defaults": "azureml-core"}
-"""Packages that an image has, each with the installed package that does the same work on the node."""
-
 
 @functools.cache
 def facts() -> Json:
@@ -154,12 +151,11 @@ def _pip_problem(line: Any) -> str | None:
         return f"Invalid requirement: {line!r}"
     if requirement.marker is not None and not requirement.marker.evaluate():
         return None
-    name = SUPPLIED.get(requirement.name.lower(), requirement.name)
     try:
-        version = importlib.metadata.version(name)
+        version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return f"ERROR: No matching distribution found for {line}"
-    if name == requirement.name and not requirement.specifier.contains(version, prereleases=True):
+    if not requirement.specifier.contains(version, prereleases=True):
         return f"ERROR: No matching distribution found for {line}"
     return None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.sdk_fakes import provide
 
-from mnist_cnn.backends.azure import calls
+from mnist_cnn.backends.azure import calls, checks
 from mnist_cnn.backends.azure.v1 import sdk
 from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.failures import SubmissionUnknown
@@ -93,8 +93,13 @@ def test_a_token_of_the_azure_cli_is_used_until_shortly_before_it_expires(
 ) -> None:
     """The library that asks the Azure CLI is a stand-in."""
     issued: list[str] = []
+    tenants: list[str] = []
     clock = SimpleNamespace(now=0.0)
     clock.time = lambda: clock.now
+
+    def credential(tenant_id: str) -> SimpleNamespace:
+        tenants.append(tenant_id)
+        return SimpleNamespace(get_token=get_token)
 
     def get_token(scope: str) -> SimpleNamespace:
         issued.append(scope)
@@ -104,13 +109,16 @@ def test_a_token_of_the_azure_cli_is_used_until_shortly_before_it_expires(
         clock.now = now
         return sdk._azure_cli_token("https://a/")  # noqa: SLF001
 
-    provide(monkeypatch, "azure.identity", AzureCliCredential=lambda: SimpleNamespace(get_token=get_token))
+    provide(monkeypatch, "azure.identity", AzureCliCredential=credential)
+    monkeypatch.delenv(checks.TENANT_VARIABLE, raising=False)
     monkeypatch.setattr(sdk, "_tokens", {})
     monkeypatch.setattr(sdk, "time", clock)
     used = [token_at(now) for now in (1_000.0, 4_000.0, 4_301.0, 9_000.0)]
     assert used == ["token 1", "token 1", "token 2", "token 3"]
-    assert sdk._azure_cli_token("https://b/") == "token 4"  # noqa: SLF001
-    assert issued[-1] == "https://b/.default"
+    monkeypatch.setenv(checks.TENANT_VARIABLE, "a tenant")
+    assert sdk._azure_cli_token("https://b") == "token 4"  # noqa: SLF001
+    assert issued[-2:] == ["https://a//.default", "https://b/.default"]
+    assert tenants[-2:] == ["", "a tenant"]
 
 
 def test_a_call_that_never_ends_is_abandoned() -> None:

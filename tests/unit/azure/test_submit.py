@@ -148,7 +148,9 @@ def test_the_sdk_gets_arguments_mounts_and_the_limit_in_seconds(
     conda = SimpleNamespace(create=lambda **values: values)
     provide(monkeypatch, "azureml.core.conda_dependencies", CondaDependencies=conda)
     provide(monkeypatch, "azureml.train.estimator", Estimator=estimator)
-    config = config_of("backend.max_duration=90", "backend.use_gpu=true", "backend.vm_size=STANDARD_NC6")
+    config = config_of(
+        "backend.max_duration=90", "backend.use_gpu=true", "backend.vm_size=STANDARD_NC4AS_T4_V3"
+    )
     job = launch.make_job()
     store = SimpleNamespace(path=lambda folder: SimpleNamespace(as_mount=lambda: f"mounted {folder}"))
     mounts = {plan.DATA_MOUNT: "mnist", plan.CHECKPOINT_MOUNT: "checkpoints"}
