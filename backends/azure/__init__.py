@@ -6,6 +6,7 @@ Nothing here imports the SDK, because `plan` and the checks before the first req
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
 from mnist_cnn.backends.azure import checks
@@ -44,26 +45,15 @@ class AzureBackend(RemoteBackend):
     def cluster(self, action: str) -> Iterator[str]:
         """Show or delete the cluster; yield lines to print."""
         checks.check_all(self.settings)
-        name = checks.find_workspace(self.settings.workspace)
-        if checks.chosen_sdk(self.settings) is Sdk.v1:
-            return self._cluster_of_v1(action, name)
-        from mnist_cnn.backends.azure import cluster as clusters
-        from mnist_cnn.backends.azure.v2 import cluster, sdk
+        from mnist_cnn.backends.azure import cluster
 
-        workspace, target = sdk.open_workspace(name), self.settings.cluster
-        find = partial(cluster.find, workspace, target)
+        package = f"{__name__}.{checks.chosen_sdk(self.settings)}"  # both have modules of the same names
+        sdk, own = import_module(f"{package}.sdk"), import_module(f"{package}.cluster")
+        name, place = self.settings.cluster, checks.find_workspace(self.settings.workspace)
+        workspace = sdk.open_workspace(place)
+        find = partial(own.find, workspace, name)
         if (found := find()) is None:
-            return iter([f"cluster {target}: not found in workspace {name.name} (nothing is billed)"])
+            return iter([f"cluster {name}: not found in workspace {place.name} (nothing is billed)"])
         if action == "delete":
-            return clusters.delete(found, partial(cluster.request_deletion, workspace, target), find)
-        return clusters.show(found, self.settings)
-
-    def _cluster_of_v1(self, action: str, name: checks.WorkspaceName) -> Iterator[str]:
-        from mnist_cnn.backends.azure.v1 import cluster, sdk
-
-        workspace, target = sdk.open_workspace(name), self.settings.cluster
-        found = cluster.find(workspace, target)
-        if found is None:
-            return iter([f"cluster {target}: not found in workspace {name.name} (nothing is billed)"])
-        act = cluster.delete if action == "delete" else cluster.show
-        return act(found, self.settings)
+            return cluster.delete(found, partial(own.request_deletion, workspace, name), find)
+        return cluster.show(found, self.settings)

@@ -61,6 +61,11 @@ class Cluster:
     nodes: int | None = None
     status: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def preempted(self) -> int:
+        """How many nodes are evicted now."""
+        return (self.status.get("nodeStateCounts") or {}).get("preemptedNodeCount") or 0
+
 
 def from_arm(body: dict[str, Any]) -> Cluster:
     """Return a compute target as Azure Resource Manager describes it; most members may be null."""
@@ -87,6 +92,19 @@ def _seconds(scale: dict[str, Any]) -> int | None:
 
     written = scale.get("nodeIdleTimeBeforeScaleDown")
     return int(isodate.parse_duration(written).total_seconds()) if written else None
+
+
+def ensure(
+    config: AzureConfig,
+    found: Cluster | None,
+    request: Callable[[], object],
+    find: Callable[[], Cluster | None],
+) -> Cluster:
+    """Return the cluster that was found, or create it; it may not be ready yet. Raises as both do."""
+    if found is None:
+        return create(config, request, find)
+    check_usable(found, config)
+    return found
 
 
 def create(config: AzureConfig, request: Callable[[], object], find: Callable[[], Cluster | None]) -> Cluster:
@@ -244,10 +262,12 @@ def costs(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
     if not nodes and not least:
         yield f"cluster {cluster.name} has no nodes (nothing is billed)"
         return
-    up = "1 node, which is" if nodes == 1 else f"{nodes} nodes, which are"
-    yield f"cluster {cluster.name} has {up} billed until released"
+    if nodes:
+        up = "1 node, which is" if nodes == 1 else f"{nodes} nodes, which are"
+        yield f"cluster {cluster.name} has {up} billed until released"
     if least:
-        yield f"{least} of them are never released (min_nodes)"
+        kept = "1 node" if least == 1 else f"{least} nodes"
+        yield f"cluster {cluster.name} always keeps {kept}, billed until you delete it (min_nodes={least})"
     if nodes > (least or 0):
         yield f"idle nodes are released after {_known(idle_seconds)} seconds"
     yield f"release them now: {command('delete', config)}"
@@ -262,7 +282,12 @@ def error_text(entry: Any) -> str:
 
 
 def _status(cluster: Cluster) -> Iterator[str]:
-    """Yield a line with the service's own words, if it has any."""
+    """Yield lines: the service's warnings, and its whole status, if there is one.
+
+    A cluster that works may have errors in its status: warnings, and why it gets no nodes now.
+    """
+    for entry in cluster.status.get("errors") or ():
+        yield f"the service says of cluster {cluster.name}: {error_text(entry)}"
     if cluster.status:
         yield f"cluster status: {json.dumps(cluster.status, default=str)}"
 

@@ -90,6 +90,9 @@ class AzureConfig(BackendConfig):
     preemption_retries: int = setting(
         3, "how often a followed run is submitted again after its node was preempted", ge=0, le=100
     )
+    resubmit_cancelled: bool = setting(
+        default=False, meaning="submit a followed run again that was cancelled outside of this program"
+    )
     queue_timeout: int = setting(
         3600, "how long a followed run may wait for its image and a node", unit="seconds", ge=1, le=604_800
     )

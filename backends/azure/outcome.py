@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 STATUSES = {
     **dict.fromkeys(("NotStarted", "Starting", "Queued", "Paused", "Unapproved"), Status.queued),
@@ -25,6 +30,13 @@ PROCESS_ENDED = re.compile(r"Execution failed\. User process .+ exited with stat
 """How the runtime of SDK v2's jobs starts the error of a command that failed; the log's end follows."""
 SCRIPT_RAISED = "User program failed with "
 """How the SDK, on the node, starts the error of a script that raised."""
+UPLOADED_TWICE = re.compile(r"Resource Conflict: .* already exists")
+"""How the service refuses a file that an earlier node has uploaded. That fails the run."""
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+IMAGE_LOG = re.compile(r"azureml-logs/\d+_image_build_log\.txt")
+IMAGE_ERROR = re.compile(r"^\W*(ERROR\b|\w+Error\b|ResolvePackageNotFound|ResolutionImpossible)")
+PREPARING = "the service may be building the image, which took 22 and 36 minutes when it was seen"
+"""What happens before a first run of its packages gets a node."""
 PREEMPTED = re.compile(r"pre-?empt|evict", re.IGNORECASE)
 
 
@@ -41,12 +53,77 @@ def failure(details: dict[str, Any]) -> dict[str, Any]:
     """
     envelope = details.get("error") or {}
     body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
-    reason = " ".join(str(body.get("message") or "the service gives no reason").split())[:500]
-    said = [str(warning.get("message")) for warning in details.get("warnings") or []]
+    text = filled(str(body.get("message") or ""), body.get("messageParameters") or {})
+    reason = " ".join(text.split())[:500] or "the service gives no reason"
+    said = _said(details)
     has_ended = PROCESS_ENDED.search(reason) is not None
     if not has_ended and not reason.startswith(SCRIPT_RAISED):
         said.append(str(body))
     if any(PREEMPTED.search(text) for text in said):
         return {"error": f"the node was preempted: {reason}", "is_lost": True}
+    if UPLOADED_TWICE.search(reason):
+        return {"error": f"a node was lost as it uploaded the result, and the next could not: {reason}"}
     has_trainer_failed = has_ended or any("JobFailed" in text for text in said)
     return {"error": f"the run failed in the service: {reason}", "has_trainer_failed": has_trainer_failed}
+
+
+def filled(text: str, parameters: Mapping[str, Any]) -> str:
+    """Return a message of the service with its placeholders filled in; it sometimes sends them empty."""
+    return PLACEHOLDER.sub(lambda name: str(parameters.get(name[1]) or f"{name[1]} (not given)"), text)
+
+
+def image_log(details: dict[str, Any]) -> str | None:
+    """Return the name of the log that says why the image was not built, or None if that was not the cause."""
+    found = IMAGE_LOG.search(str(details.get("error") or ""))
+    return found.group() if found else None
+
+
+def image_problem(log: str) -> str:
+    """Return the first line with an error of an image's log, or else the last line."""
+    lines = [" ".join(line.split()) for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if IMAGE_ERROR.search(line)]
+    return next(iter(errors or lines[-1:]), "nothing")[:300]
+
+
+@dataclasses.dataclass(frozen=True)
+class Nodes:
+    """The cluster of a cancelled run: whether it has Spot nodes, how many, and how many are evicted now."""
+
+    are_spot: bool
+    max_nodes: int
+    evicted: int
+
+
+def cancellation(
+    details: dict[str, Any], nodes: Nodes, max_minutes: int, *, resubmit: bool
+) -> dict[str, Any]:
+    """Return the fields of an observation that say why the service cancelled the run.
+
+    On a cluster of one Spot node, the service also cancels a run whose node was evicted, and does not say so.
+    """
+    if _minutes(details) >= max_minutes:
+        return {"error": f"the service cancelled the run: backend.max_duration={max_minutes} minutes is over"}
+    is_known_eviction = nodes.max_nodes == 1 and nodes.evicted > 0
+    if nodes.are_spot and (is_known_eviction or any(PREEMPTED.search(text) for text in _said(details))):
+        return {"error": "the node was preempted: the service cancelled the run", "is_lost": True}
+    outside = "the run was cancelled outside of this program"
+    if nodes.are_spot:
+        outside += ", by a user or by the eviction of its Spot node, which the service reports alike"
+        if not resubmit:
+            outside += " (backend.resubmit_cancelled=true submits such a run again)"
+    return {"error": outside, "is_lost": resubmit}
+
+
+def _said(details: dict[str, Any]) -> list[str]:
+    """Return what the service itself says beside a run's error: its warnings and properties."""
+    warnings = details.get("warnings") or []
+    return [*(str(warning.get("message")) for warning in warnings), str(details.get("properties") or "")]
+
+
+def _minutes(details: dict[str, Any]) -> float:
+    """Return how long a run took, or 0 if it never started."""
+    try:
+        start, end = (dt.datetime.fromisoformat(details[key]) for key in ("startTimeUtc", "endTimeUtc"))
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+    return (end - start).total_seconds() / 60

@@ -1,4 +1,4 @@
-"""What a workspace's service owes whichever SDK talks to it: settings, limits, plan and cost report."""
+"""What a workspace's service owes whichever SDK talks to it: settings, plan, outcome and cost report."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
-from mnist_cnn.backends.azure import checks, cluster, plan
-from mnist_cnn.backends.remote.service import Limits
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.azure import checks, cluster, outcome, plan
+from mnist_cnn.backends.azure.config import Priority
+from mnist_cnn.backends.remote.calls import report
+from mnist_cnn.backends.remote.service import Limits, Observation, ServiceError
+from mnist_cnn.backends.remote.state import CANCELLED
 from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.training.exact import network_check
 
@@ -27,20 +31,25 @@ ENDING_SECONDS = 1800.0
 
 
 class AzureService:
-    """A workspace and its cluster. A subclass talks to them through one SDK."""
+    """A workspace and its cluster. A subclass talks to them through one SDK.
+
+    It remembers the run's last state, to report an unknown one once.
+    """
 
     pages = "in the studio"
     nodes_setting = "backend.vm_size=SIZE"
 
     def __init__(self, config: AzureConfig) -> None:
         self.config = config
+        self._state = ""
 
     @property
     def limits(self) -> Limits:
         """Return the limits of a followed run."""
         config = self.config
         run_seconds = config.max_duration * 60 + ENDING_SECONDS
-        return Limits(config.queue_timeout, run_seconds, config.preemption_retries)
+        retries = config.preemption_retries
+        return Limits(config.queue_timeout, run_seconds, retries, preparing=outcome.PREPARING)
 
     @property
     def nodes(self) -> str:
@@ -79,6 +88,52 @@ class AzureService:
     def find_cluster(self, handle: Handle) -> Cluster | None:
         """Return the cluster, or None if there is none. Raises ServiceError."""
         raise NotImplementedError
+
+    def read_text(self, handle: Handle, name: str) -> str:
+        """Return one of a run's logs. Raises ServiceError."""
+        raise NotImplementedError
+
+    def observe(self, state: str, *, has_log: bool) -> Observation:
+        """Return the observation of a run in a state; report an unknown one."""
+        if state not in outcome.STATUSES and state != self._state:
+            report(f"the service reports the unknown state {state}; it counts as running")
+        self._state = state
+        status = outcome.STATUSES.get(state, Status.running)
+        return Observation(state, status, is_cancelling=state == outcome.CANCELLING, has_log=has_log)
+
+    def explain(self, handle: Handle, seen: Observation, details: dict[str, Any]) -> Observation:
+        """Return the observation of a run with the reason of its end, if it has failed or was cancelled.
+
+        `details` are what the run history says of it.
+        """
+        if seen.status is Status.failed:
+            seen = dataclasses.replace(seen, **outcome.failure(details))
+            if (name := outcome.image_log(details)) is not None:
+                seen = dataclasses.replace(seen, error=f"{seen.error} {self._image_problem(handle, name)}")
+        if seen.status is Status.cancelled and CANCELLED not in handle.place:
+            limit, resubmit = self.config.max_duration, self.config.resubmit_cancelled
+            nodes = self._nodes_of_run(handle)
+            seen = dataclasses.replace(seen, **outcome.cancellation(details, nodes, limit, resubmit=resubmit))
+        return seen
+
+    def _image_problem(self, handle: Handle, name: str) -> str:
+        """Return the line of a log that says why the image was not built; the run's error does not."""
+        try:
+            return f"It says: {outcome.image_problem(self.read_text(handle, name))}"
+        except ServiceError:
+            return "It cannot be read now."
+
+    def _nodes_of_run(self, handle: Handle) -> outcome.Nodes:
+        """Return what is known of the nodes of a run's cluster; the service may not answer."""
+        try:
+            found = self.find_cluster(handle)
+        except ServiceError:
+            found = None
+        if found is None:
+            return outcome.Nodes(self.config.priority is Priority.lowpriority, self.config.max_nodes, 0)
+        _, most, _ = found.scale or (None, None, None)
+        is_spot = found.priority.lower() == Priority.lowpriority
+        return outcome.Nodes(is_spot, self.config.max_nodes if most is None else most, found.preempted)
 
     def costs(self, handle: Handle) -> Iterator[str]:
         """Yield lines on the cluster's nodes: how many are billed, and what releases them."""

@@ -278,10 +278,13 @@ class RemoteRun:
 
         is_new, limit = seen.status is not self._reported.status or not self._reported.name, ""
         self._reported = seen
-        if is_new and seen.status in (Status.queued, Status.preparing):
-            limit = f"; waiting for a node for up to {precisedelta(self.service.limits.queue_seconds)}"
-        elif is_new and seen.status is Status.running:
-            limit = f"; waiting for up to {precisedelta(self.service.limits.run_seconds)}"
+        limits = self.service.limits
+        what = {Status.queued: "waiting for a node"}
+        if seen.name != UNKNOWN:
+            what[Status.preparing] = f"{limits.preparing}; waiting"
+        if is_new and seen.status in (Status.preparing, Status.queued, Status.running):
+            seconds = precisedelta(state.seconds_in(seen.status, limits))
+            limit = f"; {what.get(seen.status, 'waiting')} for up to {seconds}"
         report(f"{self.folder.name} is {seen.status.value} ({seen.name}){limit}")
 
     def _download_result(self) -> None:
@@ -308,5 +311,5 @@ class RemoteRun:
                 raise BackendError(message, f"download them: {command_on('follow', self.folder)}") from error
             else:
                 if failure is not None:
-                    report(f"{failure.message}; but its training succeeded, and its result is sound")
+                    report(f"{failure.message}; but its training succeeded: all checksums match its result")
                 run_folder.record_end(self.folder, Status.completed)

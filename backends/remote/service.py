@@ -105,11 +105,17 @@ class Observation:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How long a followed run may wait for a node and run, in seconds; how often it is started again."""
+    """How long a followed run may wait for a node and run, in seconds; how often it is started again.
+
+    Before it waits for a node, the service may prepare the run, for at least `prepare_seconds`; `preparing`
+    says what it does then.
+    """
 
     queue_seconds: float
     run_seconds: float
     restarts: int
+    prepare_seconds: float = 3600.0
+    preparing: str = "its node is not ready yet"
 
 
 @dataclasses.dataclass(frozen=True)

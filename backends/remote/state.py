@@ -151,26 +151,30 @@ def _end(before: State, state: State, poll: Poll, limits: Limits) -> tuple[State
     assert seen is not None  # noqa: S101 - for mypy; `advance` has checked it
     if seen.status is Status.completed:
         return dataclasses.replace(state, status=Status.finalizing, ending=Ending()), ()
-    cancelled = RunCancelled("the run was cancelled", resume_hint(folder))
-    if seen.status is Status.cancelled:
-        if CANCELLED not in place and seen.error:
-            cancelled = RunCancelled(seen.error, resume_hint(folder))
-        return state, (RecordEnd(Status.cancelled, cancelled),)
+    is_ours = CANCELLED in place
     is_stopped = isinstance(poll.failure, RunCancelled)  # in time, because its node was to be taken away
-    if poll.failure is not None and not (is_stopped and seen.is_lost):
+    if seen.status is Status.failed and poll.failure is not None and not (is_stopped and seen.is_lost):
         return state, (RecordEnd(Status.cancelled if is_stopped else Status.failed, poll.failure),)
-    kind = TrainingError if seen.has_trainer_failed and poll.has_started else BackendError
-    failure = kind(seen.error or "the run failed", resume_hint(folder))
-    if seen.is_lost and CANCELLED in place:
-        return state, (RecordEnd(Status.cancelled, cancelled),)
-    if seen.is_lost and restarts(place) < limits.restarts:
-        is_reported = before.id == state.id and before.ending is not None
-        report = () if is_reported else (Report(f"{failure.message}; follow submits the run again"),)
-        ending = Ending(failure, starts_again=True)
-        return dataclasses.replace(state, status=Status.queued, ending=ending), report
+    if seen.status is Status.cancelled or (seen.is_lost and is_ours):
+        reason = "the run was cancelled" if is_ours or not seen.error else seen.error
+        failure: MnistCnnError = RunCancelled(reason, resume_hint(folder))
+    else:
+        kind = TrainingError if seen.has_trainer_failed and poll.has_started else BackendError
+        failure = kind(seen.error or "the run failed", resume_hint(folder))
+    if seen.is_lost and not is_ours and restarts(place) < limits.restarts:
+        return _starting_again(before, state, failure)
+    if isinstance(failure, RunCancelled):
+        return state, (RecordEnd(Status.cancelled, failure),)
     # The service also fails a run whose training succeeded, for example if it can't store the last metrics.
     state = dataclasses.replace(state, status=Status.finalizing, ending=Ending(failure))
     return state, (Download(),)
+
+
+def _starting_again(before: State, state: State, error: MnistCnnError) -> tuple[State, tuple[Action, ...]]:
+    """Return the state of a run that must be submitted again, and report that once."""
+    is_reported = before.id == state.id and before.ending is not None
+    report = () if is_reported else (Report(f"{error.message}; follow submits the run again"),)
+    return dataclasses.replace(state, status=Status.queued, ending=Ending(error, starts_again=True)), report
 
 
 def after_outage(state: State, error: ServiceError, now: float) -> tuple[State, tuple[Action, ...]]:
@@ -191,21 +195,31 @@ def restarts(place: Mapping[str, str]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Wait:
-    """Since when a followed run waits for a node, or runs on one."""
+    """Since when a followed run is being prepared, waits for a node (`queued`), or runs on one."""
 
-    is_for_node: bool
+    status: Status
     since: float
 
 
 def wait_on(wait: Wait | None, status: Status, limits: Limits, folder: Path, now: float) -> Wait:
     """Return how long a run has been waiting or running. Raises BackendError if that is too long."""
-    is_for_node = status in (Status.queued, Status.preparing)
-    if wait is None or wait.is_for_node != is_for_node:
-        return Wait(is_for_node, now)
-    hint = follow_hint(folder)
-    if is_for_node and now - wait.since > limits.queue_seconds:
-        waited = f"the run is still {status.value} after {limits.queue_seconds:.0f} seconds"
-        raise BackendError(f"{waited}: no node is free; it stays in the queue", hint)
-    if not is_for_node and now - wait.since > limits.run_seconds:
-        raise BackendError(f"the run has not ended after {limits.run_seconds:.0f} seconds", hint)
-    return wait
+    status = status if status in (Status.preparing, Status.queued) else Status.running
+    if wait is None or wait.status is not status:
+        return Wait(status, now)
+    limit = seconds_in(status, limits)
+    if now - wait.since <= limit:
+        return wait
+    message = {
+        Status.preparing: f"the run is still preparing after {limit:.0f} seconds: {limits.preparing}",
+        Status.queued: f"the run is still queued after {limit:.0f} seconds: no node is free; "
+        "it stays in the queue",
+        Status.running: f"the run has not ended after {limit:.0f} seconds",
+    }
+    raise BackendError(message[status], follow_hint(folder))
+
+
+def seconds_in(status: Status, limits: Limits) -> float:
+    """Return how long a followed run may be preparing, queued or running."""
+    if status is Status.preparing:
+        return max(limits.prepare_seconds, limits.queue_seconds)
+    return limits.queue_seconds if status is Status.queued else limits.run_seconds

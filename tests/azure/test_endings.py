@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
-from helpers.azure_commands import SDK_TESTS, refused, submissions, train
+import pytest
+from helpers.azure_commands import SDK_TESTS, refused, submissions, succeeded, train
+from helpers.azure_runs import ORIGIN, ServiceRun
+from helpers.processes import result_of
+from helpers.sdk_fakes import config_of
+from loopback import node_logs, run_errors
 
-from mnist_cnn.errors import TrainingError
+from mnist_cnn import run_folder
+from mnist_cnn.backends.azure.v1.service import WorkspaceService
+from mnist_cnn.backends.remote.node import PROGRESS
+from mnist_cnn.errors import BackendError, RunCancelled, TrainingError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from loopback import AzureService
+    from loopback.compute import Cluster
+    from loopback.messages import Request
 
 pytestmark = SDK_TESTS
 
@@ -22,3 +33,141 @@ def test_a_trainer_that_ends_silently_has_failed(azure: AzureService, tmp_path: 
     ended = train(azure, tmp_path, "model.file=net.py", "run_dir=run")
     refused(ended, TrainingError.exit_code, "User program failed with SystemExit: 3", "resume run")
     assert submissions(azure) == 1
+
+
+# -- a run that the service cancelled ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(azure: AzureService) -> Cluster:
+    """A cluster of one Spot node."""
+    scale = {"minNodeCount": 0, "maxNodeCount": 1}
+    return azure.clusters.add("spot", vmPriority="LowPriority", scaleSettings=scale)
+
+
+def cancelled_run(azure: AzureService, folder: Path, *overrides: str) -> ServiceRun:
+    """Return a run that trained on the Spot node until the service cancelled it."""
+    made = ServiceRun(azure, folder, "backend.cluster=spot", *overrides)
+    made.begin()
+    made.set_state("Canceled")
+    return made
+
+
+def test_an_eviction_that_the_nodes_show_is_no_cancellation(
+    azure: AzureService, tmp_path: Path, cluster: Cluster
+) -> None:
+    cluster.preempted = 1
+    made = cancelled_run(azure, tmp_path / "run")
+    shown = made.command("status", "--json")
+    assert shown.json()["status"] == "queued"
+    assert "the node was preempted" in shown.err
+    assert not made.receipt().status.is_final
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cancellation_that_may_be_an_eviction_says_so(azure: AzureService, tmp_path: Path) -> None:
+    made = cancelled_run(azure, tmp_path / "run")
+    refused(
+        made.command("follow"), RunCancelled.exit_code, "outside of this program", "eviction", "resume run"
+    )
+    assert "backend.resubmit_cancelled=true" in str(made.receipt().error)
+    assert submissions(azure) == 0
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cancellation_is_submitted_again_if_the_user_wants_that(
+    azure: AzureService, tmp_path: Path
+) -> None:
+    made = cancelled_run(azure, tmp_path / "run", "backend.resubmit_cancelled=true")
+    assert made.command("status", "--json").json()["status"] == "queued"
+
+
+def test_a_cancellation_on_a_dedicated_node_is_no_eviction(azure: AzureService, tmp_path: Path) -> None:
+    azure.clusters.add("spot").preempted = 1
+    made = cancelled_run(azure, tmp_path / "run")
+    refused(made.command("follow"), RunCancelled.exit_code, "outside of this program", "resume run")
+    assert "eviction" not in str(made.receipt().error)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_that_took_too_long_is_not_submitted_again(azure: AzureService, tmp_path: Path) -> None:
+    made = ServiceRun(azure, tmp_path / "run", "backend.cluster=spot", "backend.resubmit_cancelled=true")
+    made.begin()
+    made.run.document["startTimeUtc"] = "2026-01-01T00:00:00.00000Z"
+    made.set_state("Canceled")
+    refused(made.command("follow"), RunCancelled.exit_code, "backend.max_duration=120 minutes is over")
+
+
+# -- an image that isn't ready -------------------------------------------------------------------------------
+
+
+def test_a_failed_image_is_explained_by_its_log(azure: AzureService, tmp_path: Path) -> None:
+    made = ServiceRun(azure, tmp_path / "run")
+    log = "Step 7/12\nERROR: Cannot install a and b: conflicting dependencies\nERROR: ResolutionImpossible\n"
+    azure.handlers.artifacts.write(ORIGIN, made.run.container, node_logs.IMAGE_LOG, log.encode())
+    azure.runs.advance(made.run, "Failed", run_errors.image_build())
+    refused(made.command("follow"), BackendError.exit_code, "Image build failed", "Cannot install a and b")
+
+
+def test_a_run_whose_image_is_being_built_lacks_no_node(
+    azure: AzureService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = dataclasses.replace(WorkspaceService(config_of()).limits, queue_seconds=1, prepare_seconds=1)
+    monkeypatch.setattr(WorkspaceService, "limits", limits)
+    made = ServiceRun(azure, tmp_path / "run")
+    made.set_state("Preparing")
+    ended = made.command("follow")
+    refused(ended, BackendError.exit_code, "after 1 seconds: the service may be building the image")
+    assert "node" not in ended.err.partition("error: ")[2]
+
+
+# -- a node that was lost as it uploaded the result ----------------------------------------------------------
+
+CONFLICT = "UserError: Resource Conflict: ArtifactId ExperimentRun/dcid.x/outputs/result.json already exists."
+
+
+@pytest.mark.parametrize("damage", ["none", "missing", "of another attempt"])
+def test_a_result_is_used_if_it_is_whole_and_of_one_attempt(
+    azure: AzureService, small_run: Path, tmp_path: Path, damage: str
+) -> None:
+    made = ServiceRun(azure, tmp_path / "run", job=run_folder.read_job(small_run))
+    made.write_outputs(small_run)
+    if damage == "missing":  # the service knows its name, but the node was lost before its content was sent
+        azure.blobs.delete("azureml", f"{ORIGIN}/{made.run.container}/outputs/model.onnx")
+    elif damage == "of another attempt":
+        made.write_output("model.onnx", (small_run / "model.onnx").read_bytes() + b"?")
+    made.write_log(f"{PROGRESS}{{}}\n")
+    made.set_state("Failed", CONFLICT)
+    ended = made.command("follow")
+    if damage == "none":
+        succeeded(ended, "a node was lost as it uploaded the result", "all checksums match")
+        run_folder.verify(made.folder, result_of(made.folder))
+    else:
+        refused(ended, BackendError.exit_code, "a node was lost as it uploaded the result", "resume run")
+        assert not (made.folder / "result.json").exists()
+
+
+def test_a_run_whose_node_is_lost_during_the_upload_counts_once(azure: AzureService, tmp_path: Path) -> None:
+    """The service starts it again; the second node trains no epoch, and cannot upload the same files."""
+    scale = {"minNodeCount": 0, "maxNodeCount": 1}
+    azure.clusters.add("traincluster", vmPriority="LowPriority", scaleSettings=scale)
+    azure.clusters.behave(restarts=True)
+    lost: list[str] = []
+
+    def lose_node_after_upload(request: Request) -> None:
+        if not lost and request.method == "POST" and request.path.endswith("/events"):
+            lost.extend(run.run_id for run in azure.runs.all() if not run.is_over)
+            azure.jobs.lose_node(lost[0])
+
+    azure.server.listeners.append(lose_node_after_upload)
+    try:
+        ended = train(azure, tmp_path, "run_dir=run", "backend.priority=lowpriority")
+    finally:
+        azure.server.listeners.remove(lose_node_after_upload)
+    run = azure.runs[run_folder.read_receipt(tmp_path / "run").id]
+    assert [status for status in run.statuses if status in ("Running", "Failed")] == ["Running"] * 2 + [
+        "Failed"
+    ]
+    assert "Resource Conflict" in run.document["error"]["error"]["message"]
+    succeeded(ended, "a node was lost as it uploaded the result")
+    run_folder.verify(tmp_path / "run", result_of(tmp_path / "run"))

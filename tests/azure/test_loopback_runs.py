@@ -8,7 +8,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers.loopback_calls import API, COMPUTE, SNAPSHOTS, call, submit
+from helpers.loopback_calls import API, COMPUTE, EXPERIMENT, SNAPSHOTS, call, submit
 
 if TYPE_CHECKING:
     from loopback import AzureService
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="azureml-sdk cannot be installed there")
 
+RUN = f"{EXPERIMENT}/runs/{{}}"
 PYTHON_38 = {"python": {"condaDependencies": {"dependencies": ["python=3.8.13"]}}}
 SLEEP = "import time; print('start', flush=True); time.sleep(600)"
 END_AT_THE_SECOND_START = """
@@ -113,6 +114,39 @@ def test_a_run_waits_for_a_node_and_can_be_cancelled_meanwhile(azure: AzureServi
     assert not cluster.busy
 
 
+def test_a_run_whose_image_is_being_built_does_not_wait_for_a_node(azure: AzureService, run_id: str) -> None:
+    cluster = azure.clusters.add("small")
+    azure.clusters.behave(building=True)
+    submit(azure, "", run_id, environment={"python": {"userManagedDependencies": True, "condaEnv": run_id}})
+    run = azure.runs.wait_for(run_id, "Preparing")
+    details = call(azure, "GET", f"{RUN}/details".format(run_id))[1]
+    assert list(details["logFiles"]) in ([], ["azureml-logs/20_image_build_log.txt"])
+    assert not cluster.waiting
+    azure.clusters.behave(building=False)
+    azure.runs.wait_for(run_id, "Completed")
+    status = json.loads(run.document["tags"]["_aml_system_ComputeTargetStatus"])
+    assert set(status) == {"AllocationState", "PreparingNodeCount", "RunningNodeCount", "CurrentNodeCount"}
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("old_runtime", [False, True])
+def test_a_runtime_names_the_logs(azure: AzureService, run_id: str, *, old_runtime: bool) -> None:
+    azure.clusters.behave(old_runtime=old_runtime)
+    submit(azure, "print('hello')", run_id)
+    azure.runs.wait_for(run_id, "Completed")
+    logs = call(azure, "GET", f"{RUN}/details".format(run_id))[1]["logFiles"]
+    script = "azureml-logs/70_driver_log.txt" if old_runtime else "user_logs/std_log.txt"
+    assert script in logs
+    assert any("55_azureml-execution-tvmps_" in name for name in logs) == old_runtime
+
+
+def test_a_run_on_a_failed_cluster_fails(azure: AzureService, run_id: str) -> None:
+    azure.clusters.add("small", state="Failed")
+    submit(azure, "", run_id)
+    error, _ = error_of(azure, run_id)
+    assert error["error"]["message"] == "small is in failed state and thus not ready for runs"
+
+
 @pytest.mark.usefixtures("small")
 def test_a_run_is_cancelled_at_its_deadline(azure: AzureService, run_id: str) -> None:
     submit(azure, SLEEP, run_id, maxRunDurationSeconds=1)
@@ -130,18 +164,21 @@ def test_a_run_fails_if_its_cluster_is_deleted(azure: AzureService, run_id: str)
     assert "was deleted" in run.document["error"]["error"]["message"]
 
 
-@pytest.mark.parametrize("restarts", [False, True])
-def test_a_preempted_run_fails_or_starts_again(azure: AzureService, run_id: str, *, restarts: bool) -> None:
+@pytest.mark.parametrize("ends_as", ["Completed", "Failed", "Canceled"])
+def test_a_preempted_run_starts_again_or_fails_or_is_cancelled(
+    azure: AzureService, run_id: str, ends_as: str
+) -> None:
     cluster = azure.clusters.add("small", vmPriority="LowPriority")
-    azure.clusters.behave(preempt_at="start 1", restarts=restarts)
+    restarts = ends_as == "Completed"
+    azure.clusters.behave(preempt_at="start 1", restarts=restarts, cancels=ends_as == "Canceled")
     azure.blobs.put(azure.tenancy.container, f"{run_id}/a", b"")
     submit(azure, END_AT_THE_SECOND_START, run_id, data=run_id)
-    run = azure.runs.wait_for(run_id, "Completed", "Failed")
+    run = azure.runs.wait_for(run_id, "Completed", "Failed", "Canceled")
+    assert run.status == ends_as
     assert cluster.preempted == 1
     if restarts:
         assert run.statuses[-5:] == ["Running", "Queued", "Running", "Finalizing", "Completed"]
-    else:
-        assert run.status == "Failed"
+    elif ends_as == "Failed":
         assert "PreemptionError" in run.document["error"]["error"]["message"]
     blobs = azure.blobs.names(azure.tenancy.container, f"{run_id}/start")
     assert set(blobs) == {f"{run_id}/start{n}" for n in range(1, 3 if restarts else 2)}

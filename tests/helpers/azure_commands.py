@@ -17,16 +17,35 @@ from helpers.processes import TINY as TINY_JOB
 from helpers.processes import Ended, start_command
 
 from mnist_cnn import backends, config, run_folder
+from mnist_cnn.backends.azure import checks
+from mnist_cnn.backends.azure.config import Sdk
+from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from loopback import AzureService
 
+
+def has_sdk(sdk: Sdk) -> bool:
+    try:
+        checks.check_sdk(sdk)
+    except ConfigurationError:
+        return False
+    return True
+
+
 SDK_TESTS = [
-    pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the SDK is for Python 3.11"),
+    pytest.mark.skipif(not has_sdk(Sdk.v1), reason="azureml-sdk is not installed"),
     pytest.mark.usefixtures("azure_environment", "unmeasured"),
     pytest.mark.filterwarnings("ignore"),  # the SDK's own, in this process
 ]
 """The marks of tests that run the SDK on the loopback service."""
+V2_TESTS = [
+    pytest.mark.skipif(not has_sdk(Sdk.v2), reason="azure-ai-ml is not installed"),
+    *SDK_TESTS[1:],
+]
+"""The marks of tests that run SDK v2 on the loopback service."""
 TINY = (*TINY_JOB, "register.name=null")
 """Overrides of a job that learns next to nothing and is done when TensorFlow is loaded."""
 ENDLESS = ("data.train_limit=10000", "train.epochs=10000")
@@ -35,6 +54,10 @@ ENDLESS = ("data.train_limit=10000", "train.epochs=10000")
 
 def chosen(azure: AzureService) -> tuple[str, str]:
     return ("backend=azure", f"backend.workspace={azure.home}")
+
+
+def chosen_v2(azure: AzureService) -> tuple[str, str, str]:
+    return (*chosen(azure), "backend.sdk=v2")
 
 
 def run_here(*arguments: str, cwd: Path) -> Ended:
@@ -60,21 +83,30 @@ def run_here(*arguments: str, cwd: Path) -> Ended:
 def forget() -> None:
     """Forget the logins, workspaces, clusters and uploads of earlier commands in this process."""
     from mnist_cnn.backends.azure.v1 import prepare, sdk
+    from mnist_cnn.backends.azure.v2 import prepare as prepare_v2
+    from mnist_cnn.backends.azure.v2 import sdk as sdk_v2
+    from mnist_cnn.backends.azure.v2 import store as store_v2
 
     sdk.open_workspace.cache_clear()
-    sdk._tokens.clear()  # noqa: SLF001 - a new process starts without them
-    prepare._done_at.clear()  # noqa: SLF001
+    prepare._done_at.clear()  # noqa: SLF001 - a new process starts without it
+    sdk_v2.open_workspace.cache_clear()
+    prepare_v2._ready_at.clear()  # noqa: SLF001
+    store_v2.forget()
 
 
-def train(azure: AzureService, cwd: Path, *overrides: str) -> Ended:
-    """Train a tiny job on the cluster, to its end."""
+def train(
+    azure: AzureService, cwd: Path, *overrides: str, chosen: Callable[..., tuple[str, ...]] = chosen
+) -> Ended:
+    """Train a tiny job on the cluster, to its end, through the SDK that is chosen."""
     return run_here(*chosen(azure), *TINY, *overrides, cwd=cwd)
 
 
-def submit(azure: AzureService, cwd: Path, *overrides: str) -> Ended:
+def submit(
+    azure: AzureService, cwd: Path, *overrides: str, chosen: Callable[..., tuple[str, ...]] = chosen
+) -> Ended:
     """Submit a tiny job to a cluster that has no node to give, and stop following it after a second."""
     azure.clusters.behave(full=True)
-    return train(azure, cwd, "backend.queue_timeout=1", *overrides)
+    return train(azure, cwd, "backend.queue_timeout=1", *overrides, chosen=chosen)
 
 
 def start(azure: AzureService, cwd: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:

@@ -96,18 +96,12 @@ class NotFoundByService(Exception):  # noqa: N818 - only its status matters
     status_code = 404
 
 
-class FakeStore:
-    """A datastore of blobs, with what is asked of its container and of its blobs."""
-
-    container_name = "container"
+class FakeContainer:
+    """A container of blobs, with what is asked of it."""
 
     def __init__(self, **blobs: bytes) -> None:
         self.blobs = dict(blobs)
         self.read: list[str] = []
-        self.blob_service = self
-
-    def get_container_client(self, _container: str) -> FakeStore:
-        return self
 
     def list_blobs(self, name_starts_with: str) -> Iterator[Any]:
         for name, content in self.blobs.items():
@@ -116,11 +110,6 @@ class FakeStore:
                 settings = SimpleNamespace(content_md5=md5)
                 yield SimpleNamespace(name=name, size=len(content), content_settings=settings)
 
-    def get_blob_client(self, container: str, blob: str) -> Any:
-        assert container == self.container_name
-
-        def download_blob() -> Any:
-            self.read.append(blob)
-            return SimpleNamespace(readall=lambda: self.blobs[blob])
-
-        return SimpleNamespace(download_blob=download_blob)
+    def download_blob(self, blob: str) -> Any:
+        self.read.append(blob)
+        return SimpleNamespace(readall=lambda: self.blobs[blob])

@@ -8,72 +8,50 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from mnist_cnn.result import EpochRow, Result
-
 HERE = Path(__file__).resolve().parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+
+from mnist_cnn.backends.azure.metrics import Metrics  # noqa: E402 - only now is it the copy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 def main(words: Sequence[str] | None = None) -> int | str:
     """Train the job in the current folder; return 0, or the error message."""
     from mnist_cnn.backends.remote import node
 
-    return node.main(words, HERE, Metrics, os.environ.get("AZUREML_RUN_ID"))
+    return node.main(words, HERE, RunMetrics, os.environ.get("AZUREML_RUN_ID"))
 
 
-class Metrics:
-    """Sends the run's metrics to the service. The first failure is printed; the training continues."""
+class RunMetrics(Metrics):
+    """Sends metrics through the SDK, which sends them in batches."""
 
     def __init__(self) -> None:
         self._run: Any = None
-        self._has_failed = False
-        self._attempt("reach the run", self._open)
+        self.attempt("reach the run", self._open)
 
-    def on_epoch(self, row: EpochRow) -> None:
-        """Send the metrics of an epoch."""
-        self._log(
-            epoch_loss=row.loss,
-            epoch_accuracy=row.accuracy,
-            val_loss=row.val_loss,
-            val_accuracy=row.val_accuracy,
-        )
-
-    def on_end(self, result: Result | None) -> None:
-        """Send the metrics on the test set, and all that were not sent yet."""
-        if result is not None:
-            self._log(accuracy=result.accuracy, loss=result.loss)
-        if self._run is not None:
-            self._attempt("send the metrics", lambda: self._run.flush(timeout_seconds=60))
-
-    def _log(self, **values: float) -> None:
+    def send(self, values: Mapping[str, float], step: int) -> None:  # noqa: ARG002 - they are rows of a table
+        """Send the values, each as a row of its metric."""
         for name, value in values.items() if self._run is not None else ():
-            self._attempt(f"log {name}", partial(self._run.log, name, value))
+            self._run.log(name, value)
+
+    def flush(self) -> None:
+        """Wait until all metrics are sent."""
+        if self._run is not None:
+            self._run.flush(timeout_seconds=60)
 
     def _open(self) -> None:
         from azureml.core import Run
 
         self._run = Run.get_context()
 
-    def _attempt(self, what: str, act: Callable[[], object]) -> None:
-        from mnist_cnn.redaction import redact
-
-        try:
-            act()
-        except Exception as error:  # noqa: BLE001 - metrics must not end the training
-            if not self._has_failed:
-                why = redact(f"{type(error).__name__}: {error}")
-                print(f"cannot {what}: {why}; the training continues", flush=True)
-            self._has_failed = True
-
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE))
     from mnist_cnn.redaction import redacted
 
     # Libraries and threads print there too.

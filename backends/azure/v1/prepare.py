@@ -5,18 +5,20 @@ from __future__ import annotations
 import tempfile
 import time
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
+from mnist_cnn.backends.azure import cluster as clusters
 from mnist_cnn.backends.azure import plan
 from mnist_cnn.backends.azure.calls import call_with_retries
 from mnist_cnn.backends.azure.config import Sdk
+from mnist_cnn.backends.azure.store import missing, send_data
 from mnist_cnn.backends.azure.v1 import cluster, store
 from mnist_cnn.backends.remote import checkpoints, snapshot
-from mnist_cnn.backends.remote.calls import report
+from mnist_cnn.backends.remote.calls import report, with_retries
 from mnist_cnn.backends.remote.parallel import run_parallel, start_thread
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def prepared(
 ) -> Iterator[tuple[Any, Any]]:
     """Make everything ready; yield the SDK's experiment and configuration, while the code's folder exists."""
     report(f"workspace {workspace.name}: {workspace.location}, resource group {workspace.resource_group}")
+    _report_registry(workspace)
     start_thread(partial(import_module, "azureml.train.estimator"))  # early, because it takes seconds
     prefix = handle.checkpoints
     mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: prefix}
@@ -48,6 +51,13 @@ def prepared(
         yield experiment, configuration(request, config, datastore, mounts, Path(code))
 
 
+@cache
+def _report_registry(workspace: Any) -> None:
+    """Report, once per process, that the first image build creates something that is billed."""
+    if not workspace._workspace_autorest_object.container_registry:  # noqa: SLF001 - it has no public name
+        report("the workspace has no container registry; its first image build creates one, which is billed")
+
+
 def _prepare(
     workspace: Any, handle: Handle, request: plan.Request, config: AzureConfig, code: Path
 ) -> tuple[Any, Any]:
@@ -55,30 +65,36 @@ def _prepare(
     cluster_key = (workspace.subscription_id, workspace.resource_group, workspace.name, config)
     is_ready = _is_recent(cluster_key)
     # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
-    experiment, (datastore, missing), target, _ = run_parallel(
+    find = partial(cluster.find, workspace, config.cluster)
+    create = partial(cluster.request_creation, workspace, config)
+    experiment, (datastore, absent), target, _ = run_parallel(
         partial(_open_experiment, workspace, request.experiment),
         partial(_find_missing_data, workspace, request, config),
-        (lambda: None) if is_ready else partial(cluster.find, workspace, config.cluster),
+        (lambda: None) if is_ready else find,
         partial(snapshot.write, code, request.snapshot),
     )
     report(f"experiment {experiment.name}: {experiment.get_portal_url()}")
     address = f"account {datastore.account_name}, container {datastore.container_name}"
     report(f"datastore {datastore.name}: {datastore.datastore_type}, {address}")
-    known = len(request.data_files) - len(missing)
+    known = len(request.data_files) - len(absent)
     if known:
         where = f"{request.data_folder}/, with the same size and MD5"
         report(f"data: {known} of {len(request.data_files)} files are already in {where}")
-    prefix, job = handle.checkpoints, run_folder.read_job(handle.folder).to_json().encode()
+    files, prefix, job = (
+        store.files_of(datastore),
+        handle.checkpoints,
+        run_folder.read_job(handle.folder).to_json().encode(),
+    )
     _, _, _, target = run_parallel(
-        partial(store.send, datastore, request.data_folder, missing),
+        partial(send_data, files, request.data_folder, absent),
         # A folder must exist to be mounted.
-        partial(store.send_content, datastore, f"{prefix}/job.json", job),
-        partial(checkpoints.send, store.DatastoreFiles(datastore), prefix, handle.folder),
-        (lambda: None) if is_ready else partial(cluster.ensure, workspace, target, config),
+        partial(with_retries, partial(files.put, f"{prefix}/job.json", job)),
+        partial(checkpoints.send, files, prefix, handle.folder),
+        (lambda: None) if is_ready else partial(clusters.ensure, config, target, create, find),
     )
     _done_at.setdefault(_data_key(datastore, request, config), time.monotonic())
     if not is_ready:
-        cluster.wait_until_ready(target, config)
+        clusters.wait_until_ready(target, config, find)
         _done_at[cluster_key] = time.monotonic()
     return experiment, datastore
 
@@ -100,7 +116,7 @@ def _find_missing_data(
     _done_at.pop(key, None)
     if config.data.overwrite:
         return datastore, request.data_files
-    return datastore, store.missing(datastore, request.data_folder, request.data_files)
+    return datastore, missing(store.files_of(datastore), request.data_folder, request.data_files)
 
 
 def _data_key(datastore: Any, request: plan.Request, config: AzureConfig) -> tuple[Any, ...]:
@@ -121,6 +137,7 @@ def configuration(
     """
     from azureml.core import Environment, ScriptRunConfig
     from azureml.core.conda_dependencies import CondaDependencies
+    from azureml.core.runconfig import DockerConfiguration
     from azureml.train.estimator import Estimator
 
     environment = Environment(request.environment.name)
@@ -140,4 +157,6 @@ def configuration(
         environment_definition=environment,
         max_run_duration_seconds=request.max_seconds,
     )
+    # With an environment, the estimator turns Docker off, and the image with it.
+    estimator.run_config.docker = DockerConfiguration(use_docker=True)
     return ScriptRunConfig(source_directory=str(code), run_config=estimator.run_config)

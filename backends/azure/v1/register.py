@@ -6,16 +6,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import ModelRef
+from mnist_cnn.backends.azure import registration
 from mnist_cnn.backends.azure.calls import call, call_with_retries
-from mnist_cnn.backends.azure.plan import MAX_TAG
+from mnist_cnn.backends.azure.registration import MODEL, RUN_TAG
 from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
     from mnist_cnn.result import Result
 
-MODEL = "outputs/model.keras"
-RUN_TAG = "mnist_cnn_run"
 STUDIO = "https://ml.azure.com"
 
 
@@ -24,14 +23,7 @@ def register(workspace: Any, run: Any, name: str, result: Result) -> ModelRef:
     found = _registered(workspace, run.id, name)
     if found:
         return _reference(found[0], is_new=False)
-    tags = {
-        RUN_TAG: run.id,
-        "job_digest": result.job_digest,
-        "accuracy": f"{result.accuracy:.6f}",
-        "weights_sha256": result.weights_sha256,
-    }
-    if result.changes:
-        tags["changes"] = "; ".join(result.changes)[:MAX_TAG]
+    tags = registration.tags(run.id, result)
     settings = {"model_name": name, "model_path": MODEL, "tags": tags, "properties": dict(tags)}
     failure: ServiceError | None = None
     try:

@@ -8,21 +8,15 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.calls import CALL_SECONDS, call
 from mnist_cnn.backends.azure.config import Sdk
+from mnist_cnn.backends.azure.login import AzureCliLogin
 
 if TYPE_CHECKING:
     from mnist_cnn.backends.azure.checks import WorkspaceName
-
-TOKEN_SECONDS = 300.0
-"""How long a token must still be valid to be used."""
-_tokens: dict[str, Any] = {}
-_tokens_lock = threading.Lock()
 
 
 @functools.cache
@@ -85,20 +79,9 @@ def _login(credentials: checks.Credentials) -> Any:
         return authentication.ServicePrincipalAuthentication(*checks.principal())
     if credentials is checks.Credentials.azure_cli:
         # The SDK's own class needs the Azure CLI installed in this Python environment.
-        return authentication.TokenAuthentication(_azure_cli_token)
+        # Some audiences end in a slash and others don't. Of a scope, the library removes "/.default" alone.
+        login = AzureCliLogin()
+        return authentication.TokenAuthentication(
+            lambda audience: login.get_token(f"{audience}/.default").token
+        )
     return authentication.InteractiveLoginAuthentication(tenant_id=checks.tenant())
-
-
-def _azure_cli_token(audience: str) -> str:
-    """Return a token of the Azure CLI; cached until shortly before it expires, because it takes a second.
-
-    Some audiences end in a slash and others don't. Of a scope, the library removes "/.default" alone.
-    """
-    from azure.identity import AzureCliCredential
-
-    with _tokens_lock:
-        token = _tokens.get(audience)
-        if token is None or token.expires_on - time.time() < TOKEN_SECONDS:
-            credential = AzureCliCredential(tenant_id=checks.tenant() or "")
-            _tokens[audience] = token = credential.get_token(f"{audience}/.default")
-        return str(token.token)

@@ -2,97 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
-import secrets
 import time
 from functools import partial
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Status
-from mnist_cnn.backends.azure import checks, plan
 from mnist_cnn.backends.azure.calls import call, call_with_retries
-from mnist_cnn.backends.azure.outcome import CANCELLING, STATUSES, STREAMED, failure, has_node_log
+from mnist_cnn.backends.azure.outcome import STATUSES, STREAMED, has_node_log
+from mnist_cnn.backends.azure.service import AzureService, workspace_name
 from mnist_cnn.backends.azure.v1 import cluster, prepare, register, store
 from mnist_cnn.backends.azure.v1.sdk import open_workspace
 from mnist_cnn.backends.remote import submission
 from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.outputs import OUTPUTS
 from mnist_cnn.backends.remote.parallel import run_parallel
-from mnist_cnn.backends.remote.service import Limits, Observation, ServiceError
-from mnist_cnn.errors import BackendError, MnistCnnError
-from mnist_cnn.training.exact import network_check
+from mnist_cnn.backends.remote.service import Observation, ServiceError
+from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from mnist_cnn.backends.azure import plan
+    from mnist_cnn.backends.azure.cluster import Cluster
     from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.backends.remote.service import Handle, Store
-    from mnist_cnn.job import Job
     from mnist_cnn.result import Result
 
 LIST_SECONDS = 60.0
 """How long the URLs of a run's logs are reused. They are valid for hours."""
 LOG_TIMEOUT_SECONDS = 30.0
-ENDING_SECONDS = 1800.0
-"""How long the service may take to end a run after its maximum duration."""
 
 
-class WorkspaceService:
-    """A workspace and its cluster. Remembers the SDK's run, its last state and the URLs of its logs."""
-
-    pages = "in the studio"
-    nodes_setting = "backend.vm_size=SIZE"
+class WorkspaceService(AzureService):
+    """A workspace and its cluster. Remembers the SDK's run, and the URLs of its logs."""
 
     def __init__(self, config: AzureConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self._run: Any = None
-        self._state = ""
         self._log_urls: dict[str, str] | None = {}
         self._logs_listed_at = 0.0
-
-    @property
-    def limits(self) -> Limits:
-        """Return the limits of a followed run."""
-        config = self.config
-        run_seconds = config.max_duration * 60 + ENDING_SECONDS
-        return Limits(config.queue_timeout, run_seconds, config.preemption_retries)
-
-    @property
-    def nodes(self) -> str:
-        """The cluster that a start creates if it is missing, in words."""
-        return f"cluster {self.config.cluster} with {self.config.nodes}"
-
-    def check(self, job: Job) -> None:
-        """Check the request, the SDK, the workspace's file, the credentials and a custom network."""
-        plan.request(job, self.config)
-        checks.check_all(self.config)
-        network_check.check(job)
-
-    def request(self, job: Job, *, force: bool = False) -> plan.Request:
-        """Return what is sent."""
-        return plan.request(job, self.config, force=force)
-
-    def describe(self, request: plan.Request) -> tuple[tuple[str, str], ...]:
-        """Return labels and values."""
-        return plan.describe(request, self.config)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the configuration, with an absolute path of the workspace's file."""
-        values = dataclasses.asdict(self.config)
-        del values["name"], values["data"]  # how data files were sent does not concern the run
-        return values | {"workspace": str(checks.workspace_file(self.config.workspace))}
-
-    def place(self) -> dict[str, str]:
-        """Return the workspace's name."""
-        return dataclasses.asdict(checks.find_workspace(self.config.workspace))
-
-    def new_id(self) -> str:
-        """Return an id for a run."""
-        return f"{self.config.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
 
     def prepare(self, handle: Handle, request: plan.Request) -> AbstractContextManager[Any]:
         """Send data, code and checkpoint, and make the cluster ready."""
@@ -120,22 +69,18 @@ class WorkspaceService:
             if error.is_not_found:
                 return None
             raise
-        before = self._state
-        details = self._details(run)
-        state = self._state = str(details.get("status"))
-        if state not in STATUSES and state != before:
-            report(f"the service reports the unknown state {state}; it counts as running")
-        status, has_log = STATUSES.get(state, Status.running), True
+        details, has_log = self._details(run), True
         if self._log_urls is not None:
             has_log = has_node_log(self._log_urls)
-        seen = Observation(state, status, is_cancelling=state == CANCELLING, has_log=has_log)
-        if status is Status.failed:
-            return dataclasses.replace(seen, **failure(details))
-        if status is Status.cancelled:  # the SDK does not get the reason
-            limit = f"backend.max_duration={self.config.max_duration} minutes"
-            reason = f"the service cancelled the run: a user did it in the studio, or it exceeded {limit}"
-            return dataclasses.replace(seen, error=reason)
-        return seen
+        return self.explain(handle, self.observe(str(details.get("status")), has_log=has_log), details)
+
+    def read_text(self, handle: Handle, name: str) -> str:  # noqa: ARG002 - `find` has read its details
+        """Return one of the run's logs. Raises ServiceError."""
+        url = (self._log_urls or {}).get(name)
+        if url is None:
+            raise ServiceError(f"the service does not list {name}")
+        content = call(f"read {name}", partial(_read_url, url, 0), 2 * LOG_TIMEOUT_SECONDS)
+        return content.decode(errors="replace")
 
     def _sdk_run(self, handle: Handle, workspace: Any = None, *, again: bool = False) -> Any:
         is_known = self._run is not None and self._run.id == handle.id
@@ -213,7 +158,7 @@ class WorkspaceService:
 
     def store(self, handle: Handle) -> Store:
         """Return the files of the default datastore."""
-        return store.DatastoreFiles(store.default_datastore(workspace_of(handle)))
+        return store.files_of(store.default_datastore(workspace_of(handle)))
 
     def register(self, handle: Handle, name: str, result: Result) -> ModelRef:
         """Register the model in the workspace."""
@@ -223,18 +168,9 @@ class WorkspaceService:
         """Return the address of the run's page in the studio."""
         return str(self._sdk_run(handle).get_portal_url())
 
-    def costs(self, handle: Handle) -> Iterator[str]:
-        """Yield lines on the cluster's nodes: how many are billed, and what releases them."""
-        name = self.config.cluster
-        try:
-            target = cluster.find(workspace_of(handle), name)
-            if target is None:
-                yield f"cluster {name}: not found (nothing is billed)"
-            else:
-                yield from cluster.costs(target, self.config)
-        except MnistCnnError as error:
-            yield f"cluster {name}: it is not known whether nodes are billed: {error.message}"
-            yield f"check it: {cluster.command('show', self.config)}"
+    def find_cluster(self, handle: Handle) -> Cluster | None:
+        """Return the cluster, or None if there is none."""
+        return cluster.find(workspace_of(handle), self.config.cluster)
 
 
 def find_run(workspace: Any, run_id: str) -> Any:
@@ -246,12 +182,7 @@ def find_run(workspace: Any, run_id: str) -> Any:
 
 def workspace_of(handle: Handle) -> Any:
     """Return the workspace that the receipt names; log in if this process has not."""
-    try:
-        name = checks.WorkspaceName(*itemgetter("subscription_id", "resource_group", "name")(handle.place))
-    except KeyError as error:
-        message = f"{handle.folder / run_folder.RECEIPT} does not name a workspace"
-        raise BackendError(message, "start a new run") from error
-    return open_workspace(name)
+    return open_workspace(workspace_name(handle))
 
 
 def _read_url(url: str, first: int) -> bytes:

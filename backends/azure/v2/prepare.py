@@ -48,9 +48,11 @@ def prepared(
     import_module("azure.ai.ml")
     # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
     is_ready = time.monotonic() - _ready_at.get((name, config), -REUSE_SECONDS) < REUSE_SECONDS
+    find = partial(cluster.find, workspace, config.cluster)
+    create = partial(cluster.request_creation, workspace, config)
     (datastore, absent), found = run_parallel(
         partial(_find_missing_data, workspace, request, config),
-        (lambda: None) if is_ready else partial(cluster.find, workspace, config.cluster),
+        (lambda: None) if is_ready else find,
     )
     report(f"datastore {datastore.name}: {datastore.url}{'' if datastore.has_key else ', without a key'}")
     if known := len(request.data_files) - len(absent):
@@ -64,23 +66,12 @@ def prepared(
         partial(checkpoints.send, files, handle.checkpoints, handle.folder),
         partial(_send_code, workspace, datastore, request),
         partial(_create_environment, workspace, request.environment),
-        (lambda: None) if is_ready else partial(_ensure_cluster, workspace, found, config),
+        (lambda: None) if is_ready else partial(clusters.ensure, config, found, create, find),
     )
     if target is not None:
-        find = partial(cluster.find, workspace, config.cluster)
         clusters.wait_until_ready(target, config, find)
         _ready_at[name, config] = time.monotonic()
     yield _job(handle, request, config, datastore, code=code, environment=environment)
-
-
-def _ensure_cluster(
-    workspace: Workspace, found: clusters.Cluster | None, config: AzureConfig
-) -> clusters.Cluster:
-    if found is None:
-        request = partial(cluster.request_creation, workspace, config)
-        return clusters.create(config, request, partial(cluster.find, workspace, config.cluster))
-    clusters.check_usable(found, config)
-    return found
 
 
 def _find_missing_data(

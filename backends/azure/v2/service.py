@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import ModelRef, Status
 from mnist_cnn.backends.azure.calls import call, call_with_retries
-from mnist_cnn.backends.azure.outcome import CANCELLING, STATUSES, failure
+from mnist_cnn.backends.azure.outcome import STATUSES
 from mnist_cnn.backends.azure.service import AzureService, workspace_name
 from mnist_cnn.backends.azure.v2 import cluster, prepare, register
 from mnist_cnn.backends.azure.v2.sdk import Workspace, open_workspace
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backends.azure import plan
     from mnist_cnn.backends.azure.cluster import Cluster
-    from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.backends.remote.service import Handle, Store
     from mnist_cnn.result import Result
 
@@ -35,11 +33,7 @@ WITHOUT_LOG = (Status.queued, Status.preparing)
 
 
 class WorkspaceService(AzureService):
-    """A workspace and its cluster. Remembers the run's last state, to report an unknown one once."""
-
-    def __init__(self, config: AzureConfig) -> None:
-        super().__init__(config)
-        self._state = ""
+    """A workspace and its cluster."""
 
     def prepare(self, handle: Handle, request: plan.Request) -> AbstractContextManager[Any]:
         """Send data, code and checkpoint, and make the cluster ready."""
@@ -66,20 +60,11 @@ class WorkspaceService(AzureService):
                 return None
             raise
         state = str(getattr(job.status, "value", job.status))  # the SDK has an enum for the states it knows
-        if state not in STATUSES and state != self._state:
-            report(f"the service reports the unknown state {state}; it counts as running")
-        self._state, status = state, STATUSES.get(state, Status.running)
-        has_log = status not in WITHOUT_LOG
-        seen = Observation(state, status, is_cancelling=state == CANCELLING, has_log=has_log)
-        if status is Status.failed:
-            path = f"runs/{handle.id}/details"
-            details = call("read the run's error", partial(workspace.history, path))
-            return dataclasses.replace(seen, **failure(details))
-        if status is Status.cancelled:
-            limit = f"backend.max_duration={self.config.max_duration} minutes"
-            reason = f"the service cancelled the run: a user did it in the studio, or it exceeded {limit}"
-            return dataclasses.replace(seen, error=reason)
-        return seen
+        seen = self.observe(state, has_log=STATUSES.get(state) not in WITHOUT_LOG)
+        if seen.status not in (Status.failed, Status.cancelled):
+            return seen
+        history = partial(workspace.history, f"runs/{handle.id}/details")
+        return self.explain(handle, seen, call("read how the run has ended", history))
 
     def cancel(self, handle: Handle) -> None:
         """Ask the service to end the run."""
@@ -88,20 +73,12 @@ class WorkspaceService(AzureService):
 
     def read_log(self, handle: Handle, first: int) -> bytes | None:
         """Return the node's log from a byte on."""
-        container = _run_files(handle)
+        return call("read the node's log", partial(_read_blob, handle, LOG, first), LOG_SECONDS)
 
-        def read() -> bytes:
-            from azure.core.exceptions import HttpResponseError
-
-            try:
-                content: bytes = container.download_blob(_blob(handle, LOG), offset=first).readall()
-            except HttpResponseError as error:
-                if error.status_code in (404, 416):  # there is no log yet, or it is not longer than that
-                    return b""
-                raise
-            return content
-
-        return call("read the node's log", read, LOG_SECONDS)
+    def read_text(self, handle: Handle, name: str) -> str:
+        """Return one of the run's logs. Raises ServiceError."""
+        content = call(f"read {name}", partial(_read_blob, handle, name), LOG_SECONDS)
+        return content.decode(errors="replace")
 
     def files(self, handle: Handle) -> list[str]:
         """Return the names in the run's outputs; report them, and the run's metrics."""
@@ -150,6 +127,19 @@ def workspace_of(handle: Handle) -> Workspace:
 def _run_files(handle: Handle) -> Any:
     """Return the container where the service keeps the outputs and logs of runs."""
     return open_datastore(workspace_of(handle), RUN_FILES).container
+
+
+def _read_blob(handle: Handle, path: str, first: int = 0) -> bytes:
+    """Return a run's file from a byte on, which is nothing if there is no file or if it is shorter."""
+    from azure.core.exceptions import HttpResponseError
+
+    try:
+        content: bytes = _run_files(handle).download_blob(_blob(handle, path), offset=first).readall()
+    except HttpResponseError as error:
+        if error.status_code in (404, 416):
+            return b""
+        raise
+    return content
 
 
 def _blob(handle: Handle, path: str) -> str:

@@ -65,6 +65,7 @@ class Jobs:
         """The digest of each environment for which an image was built."""
         self._closing = False
         self._threads: list[threading.Thread] = []
+        self._processes: dict[str, Process] = {}
 
     def start(self, run: Run) -> None:
         thread = threading.Thread(target=self._execute, args=(run,), daemon=True)
@@ -78,6 +79,10 @@ class Jobs:
             self.runs.changed.notify_all()
         for thread in self._threads:
             thread.join(30)
+
+    def lose_node(self, run_id: str) -> None:
+        """Take away the node of an active run."""
+        self._processes[run_id].lose_node()
 
     def log_files(self, run: Run) -> dict[str, str]:
         """Return the run's logs by name, each with a URL."""
@@ -144,6 +149,7 @@ class Jobs:
             if problem:
                 raise Failed(run_errors.image_build())
             self.images.append(digest)
+            self.handlers.workspace.has_registry = True
 
     def _write_log(self, run: Run, path: str, text: str) -> None:
         self.artifacts.write(ORIGIN, run.container, path, text.encode())
@@ -180,7 +186,7 @@ class Jobs:
             process, ended = self._run_in(folder, run, cluster, deadline)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        if process.killed_at_line:
+        if process.has_lost_node:
             self._preempt(run, cluster)
             return True
         self.runs.advance(run, "Finalizing")
@@ -205,13 +211,14 @@ class Jobs:
             self._write_log(run, name, f"{name}: the job starts\n")
         write_log = functools.partial(self.artifacts.write, ORIGIN, run.container, logs.script)
         process = Process(launch.command, folder / "code", launch.environment, write_log, preempt_at)
+        self._processes[run.run_id] = process
         write_through = WriteThrough(launch.mounts)
         try:
             return process, self._await_end(run, cluster, process, deadline)
         finally:
             process.kill()
             write_through.stop()
-            if not process.killed_at_line:  # else the node is gone, and its outputs with it
+            if not process.has_lost_node:  # else the node is gone, and its outputs with it
                 self._upload_outputs(run, folder / "code")
             for name in logs.after:
                 self._write_log(run, name, f"{name}: the job has ended\n")

@@ -28,7 +28,7 @@ class Process:
         kill_at: str | None = None,
     ) -> None:
         """Start it. The first line that matches the regular expression `kill_at` kills the process."""
-        self.killed_at_line = False
+        self.has_lost_node = False
         self._on_log = on_log
         self._kill_at = kill_at
         self._log = bytearray()
@@ -66,6 +66,11 @@ class Process:
             self._process.wait(TERMINATE_SECONDS)
         self.kill()
 
+    def lose_node(self) -> None:
+        """Kill it as if its node were taken away."""
+        self.has_lost_node = True
+        self.kill()
+
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
 
@@ -91,8 +96,7 @@ class Process:
             self._news.notify_all()
         if self._kill_at and re.search(self._kill_at, line.decode(errors="replace")):
             self._kill_at = None
-            self.killed_at_line = True
-            self.kill()
+            self.lose_node()
 
     def _publish(self) -> None:
         published, ended = 0, False

@@ -133,6 +133,42 @@ def test_another_python_is_refused_with_the_one_that_works(monkeypatch: pytest.M
         checks.check_sdk(Sdk.v1)
 
 
+def test_v2_is_chosen_unless_v1_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[str] = ["azureml-train-core", "azure-ai-ml"]
+    monkeypatch.setattr(checks, "_is_installed", lambda name: name in installed)
+    assert checks.chosen_sdk(config_of()) is Sdk.v1
+    assert checks.chosen_sdk(config_of("backend.sdk=v2")) is Sdk.v2
+    installed.remove("azureml-train-core")
+    assert checks.chosen_sdk(config_of()) is Sdk.v2
+    checks.check_sdk(Sdk.v2)
+    installed.clear()
+    for sdk, extra in ((Sdk.v1, "azure"), (Sdk.v2, "azure-v2")):
+        with pytest.raises(ConfigurationError, match=r"installed") as raised:
+            checks.check_sdk(sdk)
+        if sdk is Sdk.v2 or sys.version_info[:2] == (3, 11):
+            assert f"'mnist-cnn[{extra}]'" in raised.value.hint
+
+
+@pytest.mark.parametrize(("python", "is_refused"), [((3, 11), False), ((3, 13), False), ((3, 14), True)])
+def test_v2_is_for_python_3_11_to_3_13(
+    monkeypatch: pytest.MonkeyPatch, python: tuple[int, int], *, is_refused: bool
+) -> None:
+    monkeypatch.setattr(sys, "version_info", python)
+    monkeypatch.setattr(checks, "_is_installed", lambda _: True)
+    if not is_refused:
+        checks.check_sdk(Sdk.v2)
+        return
+    with pytest.raises(ConfigurationError, match=r"needs Python 3\.11 to 3\.13, not 3\.14"):
+        checks.check_sdk(Sdk.v2)
+
+
+def test_a_principal_may_have_the_names_of_newer_libraries() -> None:
+    newer = dict.fromkeys(checks.IDENTITY_VARIABLES, "y")
+    assert checks.principal(newer) == ("y", "y", "y")
+    assert checks.principal({**newer, **PRINCIPAL}) == ("x", "x", "x")
+    assert checks.credentials(newer, at_terminal=False) is checks.Credentials.service_principal
+
+
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="another Python is refused before that")
 def test_a_refusal_comes_at_once_and_leaves_nothing(tmp_path: Path) -> None:
     ended = run_command("backend=azure", cwd=tmp_path, timeout=60, HOME=str(tmp_path))

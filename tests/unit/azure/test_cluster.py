@@ -1,22 +1,22 @@
-"""How a cluster is created, compared and shown. The SDK's objects are stand-ins."""
+"""How a cluster is created, compared and shown. The services are stand-ins."""
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import requests
 from helpers.azure_runs import Clock
 from helpers.sdk_fakes import config_of, provide
 
-from mnist_cnn.backends.azure.v1 import cluster
+from mnist_cnn.backends.azure import cluster
+from mnist_cnn.backends.azure.cluster import Cluster
+from mnist_cnn.backends.azure.v1 import cluster as cluster_v1
 from mnist_cnn.backends.remote.failures import NodesRefused
 from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SIZE = "STANDARD_D2_V2"
 LOW = (
@@ -27,81 +27,78 @@ LOW = (
 )
 
 
-def a_cluster(**changes: Any) -> Any:
-    scale = {"minimum_node_count": 0, "maximum_node_count": 1, "idle_seconds_before_scaledown": 120}
-    scale |= {name: changes.pop(name) for name in scale if name in changes}
-    status = SimpleNamespace(current_node_count=1, errors=None, serialize=lambda: {"currentNodeCount": 1})
-    settings = {"vm_size": "STANDARD_D2DS_V4", "vm_priority": "Dedicated", "status": status}
-    return SimpleNamespace(
-        name="traincluster",
-        type="AmlCompute",
-        scale_settings=SimpleNamespace(**scale),
-        **{"provisioning_state": "Succeeded", "provisioning_errors": None, **settings, **changes},
+def a_cluster(**changes: Any) -> Cluster:
+    scale = tuple(changes.pop(name, value) for name, value in (("low", 0), ("high", 1), ("idle", 120)))
+    settings = {"vm_size": "STANDARD_D2DS_V4", "priority": "Dedicated", "nodes": 1, "scale": scale}
+    return Cluster(
+        "traincluster",
+        "AmlCompute",
+        **{"state": "Succeeded", "status": {"currentNodeCount": 1}, **settings, **changes},
     )
 
 
-@pytest.fixture
-def create(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function that sets what the SDK's creations and searches do, and lists what was done."""
+class Creations:
+    """A service that creates the cluster, or fails to; it lists what was asked of it."""
 
-    def with_outcomes(*outcomes: Exception | None, found: Any = None) -> list[tuple[str, Any]]:
-        done: list[tuple[str, Any]] = []
-        remaining = list(outcomes)
+    def __init__(self, *outcomes: Exception | None, found: Cluster | None = None) -> None:
+        self.asked: list[str] = []
+        self._outcomes = list(outcomes)
+        self._found = found
 
-        def create_target(_workspace: object, name: str, provisioning: dict[str, Any]) -> str:
-            done.append((name, provisioning))
-            if remaining and (error := remaining.pop(0)) is not None:
-                raise error
-            return "the new cluster"
+    def create(self) -> None:
+        self.asked.append("create")
+        if self._outcomes and (error := self._outcomes.pop(0)) is not None:
+            raise error
+        self._found = NEW
 
-        def find(_workspace: object, name: str) -> Any:
-            done.append((name, "searched"))
-            return found
-
-        provide(
-            monkeypatch,
-            "azureml.core.compute",
-            AmlCompute=SimpleNamespace(provisioning_configuration=lambda **values: values),
-            ComputeTarget=SimpleNamespace(create=create_target),
-        )
-        monkeypatch.setattr(cluster, "_send_creation_once", lambda: None)
-        monkeypatch.setattr(cluster, "find", find)
-        monkeypatch.setattr(cluster, "time", Clock())
-        return done
-
-    return with_outcomes
+    def find(self) -> Cluster | None:
+        self.asked.append("find")
+        return self._found
 
 
-def test_a_cluster_is_created_as_it_is_configured(create: Callable[..., list[tuple[str, Any]]]) -> None:
-    done = create()
-    assert cluster.ensure(None, None, config_of(*LOW, f"backend.vm_size={SIZE}")) == "the new cluster"
-    assert done == [
-        (
-            "traincluster",
-            {
-                "vm_size": SIZE,
-                "vm_priority": "lowpriority",
-                "min_nodes": 1,
-                "max_nodes": 3,
-                "idle_seconds_before_scaledown": 90,
-            },
-        )
-    ]
+NEW = a_cluster(state="Creating", status={})
 
 
-def test_a_creation_without_an_answer_is_looked_for_before_it_is_repeated(
-    create: Callable[..., list[tuple[str, Any]]],
-) -> None:
-    done = create(ConnectionError("lost"), found="it is there")
-    assert cluster.ensure(None, None, config_of()) == "it is there"
-    assert [what == "searched" for _, what in done] == [False, True]
-    done = create(ConnectionError("lost"), None, found=None)
-    assert cluster.ensure(None, None, config_of()) == "the new cluster"
-    assert [what == "searched" for _, what in done] == [False, True, False]
-    done = create(*[ConnectionError("lost")] * 3, found=None)
+def ensure(service: Creations) -> Cluster:
+    return cluster.ensure(config_of(), None, service.create, service.find)
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "time", Clock())
+
+
+def test_a_cluster_is_created_as_it_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    provide(
+        monkeypatch,
+        "azureml.core.compute",
+        AmlCompute=SimpleNamespace(provisioning_configuration=lambda **values: values),
+        ComputeTarget=SimpleNamespace(create=lambda _, name, settings: sent.append((name, settings))),
+    )
+    monkeypatch.setattr(cluster_v1, "_send_creation_once", lambda: None)
+    cluster_v1.request_creation(None, config_of(*LOW, f"backend.vm_size={SIZE}"))
+    settings = {
+        "vm_size": SIZE,
+        "vm_priority": "lowpriority",
+        "min_nodes": 1,
+        "max_nodes": 3,
+        "idle_seconds_before_scaledown": 90,
+    }
+    assert sent == [("traincluster", settings)]
+
+
+def test_a_creation_without_an_answer_is_looked_for_before_it_is_repeated() -> None:
+    service = Creations(ConnectionError("lost"), found=a_cluster())
+    assert ensure(service) == a_cluster()
+    assert service.asked == ["create", "find"]
+    service = Creations(ConnectionError("lost"), None)
+    assert ensure(service) == NEW
+    assert service.asked == ["create", "find", "create", "find"]
+    service = Creations(*[ConnectionError("lost")] * 3)
     with pytest.raises(ServiceError, match="cannot create the cluster traincluster"):
-        cluster.ensure(None, None, config_of())
-    assert len(done) == 6
+        ensure(service)
+    assert service.asked == ["create", "find"] * 3
 
 
 @pytest.mark.parametrize(
@@ -126,12 +123,12 @@ def test_the_sdk_cannot_repeat_the_request_that_creates_a_cluster(
     provide(monkeypatch, "azureml.core.compute", compute=compute)
     provide(monkeypatch, "azureml._restclient", clientbase=retried)
     monkeypatch.setattr(requests.Session, "put", put)
-    cluster._send_creation_once()  # noqa: SLF001
+    cluster_v1._send_creation_once()  # noqa: SLF001
     session = compute.get_requests_session()
     if status == 0:
         assert session.put("https://management.azure.com").status_code == answer
         return
-    with pytest.raises(cluster._CreationError) as raised:  # noqa: SLF001
+    with pytest.raises(cluster_v1._CreationError) as raised:  # noqa: SLF001
         session.put("https://management.azure.com")
     assert raised.value.status_code == status
     assert not isinstance(raised.value, OSError)  # which includes what `requests` raises and the SDK retries
@@ -141,10 +138,10 @@ def test_the_sdk_cannot_repeat_the_request_that_creates_a_cluster(
     ("changes", "line"),
     [
         ({"vm_size": "Standard_D3_v2"}, "vm_size=STANDARD_D3_V2, not backend.vm_size=STANDARD_D2DS_V4"),
-        ({"vm_priority": "LowPriority"}, "priority=lowpriority, not backend.priority=dedicated"),
-        ({"minimum_node_count": 1}, "min_nodes=1, not backend.min_nodes=0"),
-        ({"maximum_node_count": 4}, "max_nodes=4, not backend.max_nodes=1"),
-        ({"idle_seconds_before_scaledown": 60}, "idle_seconds=60, not backend.idle_seconds=120"),
+        ({"priority": "LowPriority"}, "priority=lowpriority, not backend.priority=dedicated"),
+        ({"low": 1}, "min_nodes=1, not backend.min_nodes=0"),
+        ({"high": 4}, "max_nodes=4, not backend.max_nodes=1"),
+        ({"idle": 60}, "idle_seconds=60, not backend.idle_seconds=120"),
     ],
 )
 def test_each_difference_from_the_configuration_is_reported(changes: dict[str, Any], line: str) -> None:
@@ -155,7 +152,7 @@ def test_each_difference_from_the_configuration_is_reported(changes: dict[str, A
 
 def test_show_prints_the_status_as_the_sdk_serializes_it() -> None:
     assert 'cluster status: {"currentNodeCount": 1}' in list(cluster.show(a_cluster(), config_of()))
-    failed = a_cluster(provisioning_state="Failed", status=None)
+    failed = a_cluster(state="Failed", status={})
     assert not [line for line in cluster.show(failed, config_of()) if "status" in line]
 
 
@@ -164,8 +161,8 @@ def test_a_warning_of_the_service_is_shown_and_the_cluster_is_used(
 ) -> None:
     """Clusters that work were seen with an error of that code."""
     error = {"code": "ClusterHasWarnings", "message": "The specified VMSize is being deprecated."}
-    status = SimpleNamespace(current_node_count=0, errors=[{"error": error}], serialize=dict)
-    cluster.wait_until_ready(a_cluster(status=status), config_of())
+    status = {"currentNodeCount": 0, "errors": [{"error": error}]}
+    cluster.wait_until_ready(a_cluster(status=status), config_of(), lambda: None)
     said = "the service says of cluster traincluster: ClusterHasWarnings The specified VMSize"
     assert said in capsys.readouterr().err
     assert any(said in line for line in cluster.show(a_cluster(status=status), config_of()))
@@ -182,8 +179,7 @@ def test_a_warning_of_the_service_is_shown_and_the_cluster_is_used(
 )
 def test_costs_name_the_nodes_that_are_billed(nodes: int | None, kept: int, said: list[str]) -> None:
     """A new cluster has no node yet, and its counts may be null."""
-    status = SimpleNamespace(current_node_count=nodes)
-    lines = list(cluster.costs(a_cluster(status=status, minimum_node_count=kept), config_of()))
+    lines = list(cluster.costs(a_cluster(nodes=nodes, low=kept), config_of()))
     found = [line for line in lines if not line.startswith("release them now")]
     assert len(found) == len(said)
     assert all(text in line for line, text in zip(found, said, strict=True))
@@ -201,23 +197,64 @@ def test_costs_name_the_nodes_that_are_billed(nodes: int | None, kept: int, said
 def test_a_failed_cluster_would_fail_again_only_with_the_same_size(
     state: str, size: str, reason: str, kind: type[BackendError]
 ) -> None:
-    errors = [{"error": {"code": "InvalidPropertyValue", "message": f"This size is {reason}."}}]
-    failed = a_cluster(provisioning_state=state, vm_size=size, provisioning_errors=errors)
+    error = {"error": {"code": "InvalidPropertyValue", "message": f"This size is {reason}."}}
+    failed = a_cluster(state=state, vm_size=size, errors=(cluster.error_text(error),))
     with pytest.raises(BackendError, match=f"This size is {reason}") as raised:
-        cluster.wait_until_ready(failed, config_of())
+        cluster.wait_until_ready(failed, config_of(), lambda: failed)
     assert type(raised.value) is kind
     assert "cluster delete" in raised.value.hint
 
 
-def test_a_creation_that_is_refused_at_once_would_be_refused_again(create: Callable[..., Any]) -> None:
-    create(RuntimeError("Response Code: 400 Content: Specified VM size is not supported"))
+def test_a_creation_that_is_refused_at_once_would_be_refused_again() -> None:
+    refusal = RuntimeError("Response Code: 400 Content: Specified VM size is not supported")
     with pytest.raises(NodesRefused, match="HTTP 400"):
-        cluster.ensure(None, None, config_of())
+        ensure(Creations(refusal))
 
 
-def test_a_creation_above_the_quota_may_succeed_later(create: Callable[..., Any]) -> None:
-    create(RuntimeError("Response Code: 400 Content: {'code': 'ClusterCoreQuotaReached'}"))
+def test_a_creation_above_the_quota_may_succeed_later() -> None:
+    refusal = RuntimeError("Response Code: 400 Content: {'code': 'ClusterCoreQuotaReached'}")
     with pytest.raises(BackendError, match="HTTP 400") as raised:
-        cluster.ensure(None, None, config_of())
+        ensure(Creations(refusal))
     assert not isinstance(raised.value, NodesRefused)
     assert "ask for more cores" in raised.value.hint
+
+
+def test_both_sdks_describe_a_cluster_alike() -> None:
+    """SDK v1 has an object for it; of SDK v2, the answer of Azure Resource Manager is read."""
+    status = {"currentNodeCount": 1, "nodeStateCounts": {"preemptedNodeCount": 2}}
+    target = SimpleNamespace(
+        name="traincluster",
+        type="AmlCompute",
+        provisioning_state="Failed",
+        provisioning_errors=[{"error": {"code": "Bad", "message": "no such size"}}],
+        vm_size="STANDARD_D2DS_V4",
+        vm_priority="Dedicated",
+        scale_settings=SimpleNamespace(
+            minimum_node_count=0, maximum_node_count=1, idle_seconds_before_scaledown=120
+        ),
+        status=SimpleNamespace(current_node_count=1, serialize=lambda: status),
+    )
+    nodes = {
+        "vmSize": "STANDARD_D2DS_V4",
+        "vmPriority": "Dedicated",
+        "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT2M"},
+        **status,
+    }
+    errors = [{"error": {"code": "Bad", "message": "no such size"}}]
+    compute = {"computeType": "AmlCompute", "provisioningState": "Failed", "provisioningErrors": errors}
+    described = cluster_v1.describe(target)
+    read = cluster.from_arm({"name": "traincluster", "properties": {**compute, "properties": nodes}})
+    assert dataclasses.replace(read, status=status) == described
+    assert described.preempted == read.preempted == 2
+    assert described.errors == ("Bad no such size",)
+
+
+def test_a_cluster_of_which_the_service_says_nothing_yet_is_described() -> None:
+    compute = {"computeType": "AmlCompute", "provisioningState": "Creating", "properties": None}
+    described = cluster.from_arm({"name": "traincluster", "properties": compute})
+    assert (described.state, described.nodes, described.scale, described.preempted) == (
+        "Creating",
+        None,
+        None,
+        0,
+    )

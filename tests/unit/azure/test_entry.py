@@ -35,7 +35,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AZUREML_RUN_ID", "mnist_1")
     monkeypatch.setattr(entry, "HERE", Path(mnist_cnn.__file__).resolve().parent.parent)
-    monkeypatch.setattr(entry, "Metrics", node.NoObserver)
+    monkeypatch.setattr(entry, "RunMetrics", node.NoObserver)
     monkeypatch.setattr(worker, "print_log", lambda: None)
     monkeypatch.setattr(train, "train", record)
     return calls

@@ -6,13 +6,14 @@ The datastore is a stand-in.
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from helpers.sdk_fakes import FakeStore
+from helpers.sdk_fakes import FakeContainer
 
 from mnist_cnn import launch
-from mnist_cnn.backends.azure.v1 import store as datastore
+from mnist_cnn.backends.azure.store import BlobFiles, missing
 from mnist_cnn.backends.remote import checkpoints
 from mnist_cnn.backends.remote.snapshot import SentFile
 from mnist_cnn.result import EpochRow
@@ -30,15 +31,15 @@ def test_a_file_whose_content_has_changed_is_sent_again(tmp_path: Path) -> None:
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         files.append(SentFile(name, tmp_path / name, len(content)))
-    store = FakeStore(**{"mnist/same": b"1234", "mnist/changed": b"4321", "mnist/longer": b"1234"})
-    missing = datastore.missing(store, "mnist", tuple(files))
-    assert [file.name for file in missing] == ["changed", "longer", "new"]
+    container = FakeContainer(**{"mnist/same": b"1234", "mnist/changed": b"4321", "mnist/longer": b"1234"})
+    absent = missing(BlobFiles(container, SimpleNamespace), "mnist", files)
+    assert [file.name for file in absent] == ["changed", "longer", "new"]
 
 
 def test_a_damaged_checkpoint_on_the_store_does_not_count(tmp_path: Path) -> None:
     job = launch.make_job("train.epochs=9")
     runtime = Runtime("float32", "cpu", "x86_64", 2, {})
-    store = FakeStore()
+    store = FakeContainer()
     for epoch in (1, 2, 3, 4):
         rows = tuple(EpochRow(number, 1.0, 0.5, 1.0, 0.5, 1.0, 2.0) for number in range(1, epoch + 1))
         arrays = (np.full((2, 3), epoch, np.float32),)
@@ -48,7 +49,7 @@ def test_a_damaged_checkpoint_on_the_store_does_not_count(tmp_path: Path) -> Non
         store.blobs[f"c/{path.stem}-0.sha256"] = hashlib.sha256(content).hexdigest().encode()
     store.blobs["c/epoch-000004-0.npz"] = content[:-1]
     (tmp_path / "run").mkdir()
-    checkpoints.download(datastore.DatastoreFiles(store), "c", tmp_path / "run")
+    checkpoints.download(BlobFiles(store, SimpleNamespace), "c", tmp_path / "run")
     downloaded = [name for name in store.read if name.endswith(".npz")]
     assert downloaded == [f"c/epoch-00000{epoch}-0.npz" for epoch in (4, 3, 2)]
     newest = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints").newest()

@@ -27,6 +27,7 @@ from mnist_cnn.backends.remote.state import (
     Wait,
     advance,
     after_outage,
+    seconds_in,
     wait_on,
 )
 from mnist_cnn.backends.slurm import queue as slurm
@@ -40,6 +41,8 @@ CANCELLED = Observation("X", Status.cancelled, error="its time was up")
 FAILED = Observation("F", Status.failed, error="the disk died")
 SCRIPT_FAILED = dataclasses.replace(FAILED, has_trainer_failed=True)
 LOST = Observation("L", Status.failed, error="the node died", is_lost=True)
+EVICTED = dataclasses.replace(CANCELLED, is_lost=True)
+"""As Azure reports the eviction of a single Spot node."""
 OWN_ERROR = ConfigurationError("no such layer")
 STOPPED = RunCancelled("stopped after epoch 3 of 12")
 BY_USER = {"cancelled": "true"}
@@ -76,6 +79,9 @@ def recorded(actions: tuple[Action, ...]) -> tuple[Status, type, str]:
         (dataclasses.replace(poll(LOST), failure=OWN_ERROR), Status.failed, None, [RecordEnd]),
         (poll(LOST), Status.queued, True, [Report]),
         (poll(LOST, place=BY_USER), Status.failed, None, [RecordEnd]),
+        (poll(EVICTED), Status.queued, True, [Report]),
+        (poll(EVICTED, place=BY_USER), Status.cancelled, None, [RecordEnd]),
+        (poll(EVICTED, place=SPENT), Status.cancelled, None, [RecordEnd]),
         (poll(LOST, place=SPENT), Status.finalizing, False, [Download]),
         (dataclasses.replace(poll(COMPLETED), news=None), Status.finalizing, None, []),
         (dataclasses.replace(poll(FAILED), news=None), Status.finalizing, None, []),
@@ -83,7 +89,8 @@ def recorded(actions: tuple[Action, ...]) -> tuple[Status, type, str]:
     ids=[
         "running", "queued", "finalizing", "absent", "being-submitted", "completed",
         "completed-before-the-cancellation", "cancelled", "failed", "failed-with-an-error-in-the-log",
-        "lost-with-an-error-in-the-log", "lost", "lost-and-cancelled", "lost-too-often",
+        "lost-with-an-error-in-the-log", "lost", "lost-and-cancelled",
+        "evicted", "evicted-and-cancelled", "evicted-too-often", "lost-too-often",
         "completed-without-its-log", "failed-without-its-log",
     ],
 )  # fmt: skip
@@ -228,18 +235,30 @@ def test_a_clock_that_jumps_asks_again_and_ends_nothing() -> None:
     assert (state.status, state.answered_at, actions) == (Status.running, 1e6, ())
 
 
-def test_waiting_and_running_have_limits_of_their_own() -> None:
-    wait = wait_on(None, Status.queued, LIMITS, FOLDER, 0.0)
-    assert wait_on(wait, Status.preparing, LIMITS, FOLDER, 100.0) == wait
-    with pytest.raises(BackendError, match="still queued after 100 seconds") as raised:
-        wait_on(wait, Status.queued, LIMITS, FOLDER, 100.1)
+def test_preparing_waiting_and_running_have_limits_of_their_own() -> None:
+    limits = dataclasses.replace(LIMITS, prepare_seconds=500.0, preparing="the image is being built")
+    prepared = wait_on(None, Status.preparing, limits, FOLDER, 0.0)
+    assert wait_on(prepared, Status.preparing, limits, FOLDER, 500.0) == prepared
+    with pytest.raises(
+        BackendError, match=r"still preparing after 500 .*: the image is being built"
+    ) as raised:
+        wait_on(prepared, Status.preparing, limits, FOLDER, 500.1)
+    assert "node" not in raised.value.message
+    wait = wait_on(prepared, Status.queued, limits, FOLDER, 600.0)
+    with pytest.raises(BackendError, match="still queued after 100 seconds: no node is free") as raised:
+        wait_on(wait, Status.queued, limits, FOLDER, 700.1)
     assert "follow runs/one" in raised.value.hint
-    runs = wait_on(wait, Status.running, LIMITS, FOLDER, 100.1)
-    assert runs == Wait(is_for_node=False, since=100.1)
-    assert wait_on(runs, Status.finalizing, LIMITS, FOLDER, 1100.1) == runs
+    runs = wait_on(wait, Status.running, limits, FOLDER, 700.1)
+    assert runs == Wait(Status.running, since=700.1)
+    assert wait_on(runs, Status.finalizing, limits, FOLDER, 1700.1) == runs
     with pytest.raises(BackendError, match="not ended after 1000 seconds"):
-        wait_on(runs, Status.running, LIMITS, FOLDER, 1100.2)
-    assert wait_on(runs, Status.queued, LIMITS, FOLDER, 2000.0) == Wait(is_for_node=True, since=2000.0)
+        wait_on(runs, Status.running, limits, FOLDER, 1700.2)
+    assert wait_on(runs, Status.queued, limits, FOLDER, 2000.0) == Wait(Status.queued, since=2000.0)
+
+
+def test_a_queue_timeout_above_the_time_to_prepare_counts_there_too() -> None:
+    limits = dataclasses.replace(LIMITS, queue_seconds=900.0, prepare_seconds=500.0)
+    assert [seconds_in(status, limits) for status in (Status.preparing, Status.queued)] == [900.0, 900.0]
 
 
 def test_an_ending_without_an_error_is_a_result() -> None:

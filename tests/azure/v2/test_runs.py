@@ -1,0 +1,140 @@
+"""`backend.sdk=v2` from submission to registered model, with the unmodified SDK on the loopback service."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers.azure_commands import V2_TESTS, calls, chosen_v2, refused, run_here, succeeded
+from helpers.azure_commands import submit as submit_by
+from helpers.azure_commands import train as train_by
+from helpers.processes import SMALL, Ended
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.errors import BackendError, TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from loopback import AzureService
+
+pytestmark = V2_TESTS
+submit = functools.partial(submit_by, chosen=chosen_v2)
+train = functools.partial(train_by, chosen=chosen_v2)
+
+
+@pytest.fixture(scope="module")
+def cluster_run(
+    azure_environment: AzureService, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Ended]:
+    """The folder of a small run that was trained on the cluster, and how the command ended."""
+    home = tmp_path_factory.mktemp("cluster")
+    overrides = (*SMALL, *chosen_v2(azure_environment), "register.name=null", "run_dir=run")
+    ended = succeeded(run_here(*overrides, "--json", cwd=home))
+    return home / "run", ended
+
+
+@pytest.fixture
+def keyless(azure: AzureService) -> Iterator[None]:
+    """The storage account accepts login tokens only."""
+    datastores = azure.handlers.v2.datastores
+    datastores.has_key = False
+    yield
+    datastores.has_key = True
+
+
+def test_azure_and_local_train_to_the_same_weights(
+    cluster_run: tuple[Path, Ended], small_run: Path, azure: AzureService
+) -> None:
+    folder, ended = cluster_run
+    local, remote = json.loads((small_run / "result.json").read_text()), ended.json()["result"]
+    for name in ("job_digest", "weights_sha256", "accuracy"):
+        assert remote[name] == local[name]
+    assert f"accuracy {local['accuracy']}" in ended.err
+    assert azure.runs[run_folder.read_receipt(folder).id].status == "Completed"
+
+
+def test_the_receipt_says_which_sdk_a_later_command_needs(cluster_run: tuple[Path, Ended]) -> None:
+    assert run_folder.read_receipt(cluster_run[0]).backend_settings["sdk"] == "v2"
+
+
+def test_each_epoch_has_its_metrics_in_the_studio(
+    cluster_run: tuple[Path, Ended], azure: AzureService
+) -> None:
+    folder, ended = cluster_run
+    rows = azure.handlers.metrics.rows(run_folder.read_receipt(folder).id)
+    sent = [(row["step"], row["value"]) for row in rows if row["key"] == "epoch_accuracy"]
+    history = ended.json()["result"]["history"]
+    assert sent == [(row["epoch"], row["accuracy"]) for row in history]
+    names = ("accuracy", "epoch_accuracy", "epoch_loss", "loss", "val_accuracy", "val_loss")
+    assert sorted({row["key"] for row in rows}) == list(names)
+
+
+@pytest.mark.usefixtures("cluster_run")
+def test_a_second_run_sends_neither_data_nor_code_again(azure: AzureService, tmp_path: Path) -> None:
+    images = list(azure.jobs.images)
+    second = submit(azure, tmp_path, "run_dir=run")
+    assert run_folder.read_receipt(tmp_path / "run").status is Status.queued
+    assert "4 of 4 files are already in mnist/" in second.err
+    assert azure.jobs.images == images
+    assert calls(azure, "PUT", "/computes/") == calls(azure, "PUT", "/environments/") == 0
+    stored = [e for e in azure.requests.exchanges() if e.method == "PUT" and "/azureml-blobstore" in e.path]
+    assert [e.path.rpartition("/")[2] for e in stored] == ["job.json"]
+
+
+@pytest.mark.usefixtures("keyless")
+def test_a_storage_account_without_keys_needs_no_key(azure: AzureService, tmp_path: Path) -> None:
+    ended = succeeded(train(azure, tmp_path, "run_dir=run", "register.name=keyless"), "without a key")
+    assert (tmp_path / "run" / "model.keras").exists()
+    assert "keyless version 1" in ended.out
+    job = next(e.sent for e in azure.requests.exchanges() if e.method == "PUT" and "/jobs/" in e.path)
+    assert job["properties"]["identity"]["identityType"] == "UserIdentity"
+
+
+def test_a_workspace_in_legacy_mode_is_for_the_other_sdk(azure: AzureService, tmp_path: Path) -> None:
+    azure.handlers.workspace.is_legacy = True
+    try:
+        ended = submit(azure, tmp_path)
+    finally:
+        azure.handlers.workspace.is_legacy = False
+    refused(ended, BackendError.exit_code, "v1_legacy_mode", "backend.sdk=v1")
+    assert calls(azure, "PUT", "") == 0
+
+
+def test_a_failed_training_is_its_own_error(azure: AzureService, tmp_path: Path) -> None:
+    """A network that ends the process says nothing in the log; the service says that the command failed."""
+    (tmp_path / "net.py").write_text(
+        "def build(config, input_shape, num_classes):\n    raise SystemExit(3)\n"
+    )
+    ended = train(azure, tmp_path, "model.file=net.py", "run_dir=run")
+    refused(ended, TrainingError.exit_code, "exited with status code")
+    assert "resume run" in ended.err
+
+
+def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: Path) -> None:
+    azure.clusters.behave(polls_to_create=3)
+    name = "backend.cluster=newcluster"
+    ended = submit(azure, tmp_path, name, "backend.min_nodes=1", "run_dir=run")
+    assert run_folder.read_receipt(tmp_path / "run").status is Status.queued, ended.err
+    for text in ("newcluster: creating", "newcluster: ready", '"currentNodeCount"', "always keeps 1 node"):
+        assert text in ended.err
+    shown = succeeded(run_here("cluster", "show", *chosen_v2(azure), name, cwd=tmp_path))
+    for text in ("newcluster: AmlCompute, Succeeded", "1 to 1 nodes", "120 s", '"currentNodeCount"'):
+        assert text in shown.out
+    command = next(line for line in shown.out.splitlines() if "cluster delete" in line).partition(": ")[2]
+    deleted = succeeded(run_here(*shlex.split(command)[3:], "backend.sdk=v2", cwd=tmp_path))
+    assert "newcluster: deleted" in deleted.out
+    assert "newcluster" not in azure.clusters
+
+
+@pytest.mark.parametrize("kind", ["ComputeInstance", "SomethingNew"])
+def test_a_name_of_another_kind_of_compute_is_refused(azure: AzureService, tmp_path: Path, kind: str) -> None:
+    azure.clusters.add("notacluster", compute_type=kind)
+    ended = submit(azure, tmp_path, "backend.cluster=notacluster")
+    refused(ended, BackendError.exit_code, f"notacluster is a {kind}, not a cluster")
+    assert calls(azure, "PUT", "/jobs/") == 0
