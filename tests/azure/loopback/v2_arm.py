@@ -1,11 +1,8 @@
-"""What all answers of Resource Manager for SDK v2 share, as recorded: headers, `systemData`, errors."""
+"""What all answers of Resource Manager for SDK v2 share, as recorded: `systemData`, errors."""
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
-import time
-import uuid
 from collections.abc import Callable
 
 from .messages import Json, Request, Response, answer
@@ -32,13 +29,11 @@ def route(method: str, template: str, handler: Handler) -> Route:
     """Return a route whose answers and refusals have the recorded form."""
 
     def respond(request: Request) -> Response:
-        started = time.monotonic()
         try:
-            response = handler(request)
+            return handler(request)
         except Refusal as refusal:
             known = refusal if isinstance(refusal, Inner) else _inner(refusal)
-            response = answer(_error(known), known.status)
-        return _with_headers(request.method, response, time.monotonic() - started)
+            return answer(_error(known), known.status)
 
     return Route(method, MANAGEMENT, template, respond)
 
@@ -79,21 +74,3 @@ def _error(refusal: Inner) -> Json:
     listed = [{"type": name, "info": {"value": value}} for name, value in more.items()]
     error = {"code": refusal.code, "message": refusal.message, "details": [], "additionalInfo": listed}
     return {"error": error}
-
-
-def _with_headers(method: str, response: Response, seconds: float) -> Response:
-    name, left = {"GET": ("reads", 11999), "DELETE": ("deletes", 14999)}.get(method, ("writes", 1199))
-    request_id = str(uuid.uuid4())
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    headers = {
-        "Cache-Control": "no-cache",
-        "Pragma": "no-cache",
-        "Expires": "-1",
-        "x-ms-response-type": "standard" if response.status < 400 else "error",
-        "x-ms-correlation-request-id": request_id,
-        "x-ms-routing-request-id": f"{LOCATION.upper()}:{stamp}:{request_id}",
-        f"x-ms-ratelimit-remaining-subscription-{name}": str(left),
-        "x-aml-cluster": f"vienna-{LOCATION}-01",
-        "x-request-time": f"{seconds:.3f}",
-    }
-    return dataclasses.replace(response, headers=(*response.headers, *headers.items()))

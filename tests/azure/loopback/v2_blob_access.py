@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .blobs import BlobStore
     from .identity import Identity
     from .messages import Request
-    from .v2_datastores import Datastores
+    from .workspace import Workspace
 
 STORAGE = "https://storage.azure.com"
 """The audience of login tokens for blobs."""
@@ -21,10 +21,10 @@ STORAGE = "https://storage.azure.com"
 class BlobAccess:
     """Checks who may read and write blobs, before the blob store gets a request."""
 
-    def __init__(self, blobs: BlobStore, identity: Identity, datastores: Datastores) -> None:
+    def __init__(self, blobs: BlobStore, identity: Identity, workspace: Workspace) -> None:
         self.blobs = blobs
         self.identity = identity
-        self.datastores = datastores
+        self.workspace = workspace
 
     def admit(self, request: Request) -> Request:
         """Return the request as the blob store accepts it: a valid login token becomes a signature.
@@ -38,7 +38,7 @@ class BlobAccess:
             self.identity.require_token(request, STORAGE)
             return self._signed(request)
         is_account_wide = kind == "SharedKey" or "srt" in request.query
-        if is_account_wide and not self.datastores.has_key:
+        if is_account_wide and not self.workspace.has_keys:
             text = "Key based authentication is not permitted on this storage account."
             raise Refusal(403, "KeyBasedAuthenticationNotPermitted", text)
         return request

@@ -12,7 +12,7 @@ from .refusals import now
 if TYPE_CHECKING:
     from .blobs import BlobStore
     from .routes import Route
-    from .tenancy import Tenancy
+    from .workspace import Workspace
 
 DATASTORES = "<WS>/datastores"
 ARTIFACT_STORE = "workspaceartifactstore"
@@ -21,13 +21,13 @@ ARTIFACT_STORE = "workspaceartifactstore"
 class Datastores:
     """The default datastore, and the one that holds the files of runs.
 
-    If `has_key` is false, the storage account accepts login tokens only, and there is no secret to list.
+    If the workspace has no account keys (`has_keys`), there is no secret to list.
     """
 
-    def __init__(self, tenancy: Tenancy, blobs: BlobStore) -> None:
-        self.tenancy = tenancy
+    def __init__(self, workspace: Workspace, blobs: BlobStore) -> None:
+        self.workspace = workspace
+        self.tenancy = workspace.tenancy
         self.blobs = blobs
-        self.has_key = True
         self._created = now()
 
     def routes(self) -> list[Route]:
@@ -55,7 +55,7 @@ class Datastores:
     def secrets(self, request: Request) -> Response:
         """Return the account's key, or a signature for an hour if the client asks for one that expires."""
         container = self._require(request)
-        if not self.has_key:
+        if not self.workspace.has_keys:
             raise arm.Inner(400, "The datastore has no credentials.", "BadArgument")
         if request.json().get("expirableSecret"):
             _, _, token = self.blobs.signed_url(container, "", "racwdl").partition("?")
@@ -76,7 +76,7 @@ class Datastores:
             "tags": None,
             "properties": None,
             "isDefault": name == have.datastore,
-            "credentials": {"credentialsType": "AccountKey" if self.has_key else "None"},
+            "credentials": {"credentialsType": "AccountKey" if self.workspace.has_keys else "None"},
             "datastoreType": "AzureBlob",
             "accountName": have.account,
             "containerName": self.container(name),

@@ -23,12 +23,12 @@ class V2Handlers:
 
     def __init__(self, shared: Handlers) -> None:
         self.shared = shared
-        self.datastores = Datastores(shared.tenancy, shared.blobs)
+        self.datastores = Datastores(shared.workspace, shared.blobs)
         self.assets = Assets(shared.tenancy, shared.blobs)
         self.models = ModelVersions(shared.tenancy, shared.models)
         self.mlflow = MlFlow(shared.runs, shared.metrics)
         self.nodes, self.run_data = Nodes(shared.clusters), RunData(shared.runs)
-        self.blob_access = BlobAccess(shared.blobs, shared.identity, self.datastores)
+        self.blob_access = BlobAccess(shared.blobs, shared.identity, shared.workspace)
 
     def jobs(self, start: Callable[[Run], None]) -> ArmJobs:
         return ArmJobs(self.shared, self.assets, start)

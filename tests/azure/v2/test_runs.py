@@ -42,10 +42,9 @@ def cluster_run(
 @pytest.fixture
 def keyless(azure: AzureService) -> Iterator[None]:
     """The storage account accepts login tokens only."""
-    datastores = azure.handlers.v2.datastores
-    datastores.has_key = False
+    azure.handlers.workspace.has_keys = False
     yield
-    datastores.has_key = True
+    azure.handlers.workspace.has_keys = True
 
 
 def test_azure_and_local_train_to_the_same_weights(

@@ -154,7 +154,7 @@ def test_a_datastore_without_a_key_has_no_secrets_and_its_account_takes_no_key(s
     assert (
         service("POST", url.format("/listSecrets"), {"expirableSecret": True}).json()["secretsType"] == "Sas"
     )
-    service.handlers.v2.datastores.has_key = False
+    service.handlers.workspace.has_keys = False
     assert service("GET", url.format("")).json()["properties"]["credentials"] == {"credentialsType": "None"}
     assert service("POST", url.format("/listSecrets")).status == 400
     blob = f"https://{service.handlers.tenancy.blob_host}/x/y"
