@@ -12,7 +12,13 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.calls import STILL_WAITING_SECONDS, call, call_with_retries, is_about_quota
+from mnist_cnn.backends.azure.calls import (
+    QUOTA_HINT,
+    STILL_WAITING_SECONDS,
+    call,
+    call_with_retries,
+    is_about_quota,
+)
 from mnist_cnn.backends.azure.config import has_gpu
 from mnist_cnn.backends.remote.calls import ATTEMPTS, report
 from mnist_cnn.backends.remote.failures import NodesRefused
@@ -73,6 +79,8 @@ def wait_until_ready(target: Any, config: AzureConfig) -> None:
             raise BackendError(f"cluster {target.name} is being deleted", "try again when it is gone")
         if state in ("Failed", "Canceled"):
             reason = "; ".join(_texts(target.provisioning_errors)) or "the service gives no reason"
+            if is_about_quota(reason):
+                hint = f"{QUOTA_HINT}; then {hint}"
             is_of_this_size = str(target.vm_size).upper() == config.vm_size.upper()
             is_lasting = state == "Failed" and is_of_this_size and not is_about_quota(reason)
             kind = NodesRefused if is_lasting else BackendError
