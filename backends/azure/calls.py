@@ -38,10 +38,17 @@ _LOGIN_HINTS = {
 }
 _HINTS = {
     401: "log in again: the service does not accept the credentials",
-    403: "ask for a role such as AzureML Data Scientist on the workspace and its storage",
     404: "check the workspace's config.json, and that the run and the cluster still exist",
     429: "the service is busy; try again in a minute",
 }
+_REASON_HINTS = {
+    "KeyBasedAuthenticationNotPermitted": "the storage refuses account keys; backend.sdk=v2 needs none",
+    "private link configuration": "run this command on a machine in the workspace's private network",
+    "ImageBuildComputeNotValid": "set a cluster that builds images, as the workspace's image build compute",
+}
+"""Hints for what the service says in these words."""
+_BLOB_STEP = re.compile(r"(?:send|list|read|download) .*(?:[./]\S|datastore$|log$)")
+QUOTA_HINT = "ask for more cores of this family in the Azure portal, or choose another backend.vm_size"
 NETWORK_HINT = "check the network and try again"
 
 
@@ -102,12 +109,27 @@ def translate(what: str, error: BaseException) -> BackendError:
     if subscription := _WRONG_SUBSCRIPTION.search(detail):
         reason = f"this login has no access to a subscription {subscription[1] or subscription[2]}"
         return ServiceError(f"cannot {what}: {reason}", _SUBSCRIPTION_HINT, status=401, detail=detail)
-    if is_about_quota(detail):
-        hint = "ask for more cores of this family in the Azure portal, or choose another backend.vm_size"
+    said = next((hint for words, hint in _REASON_HINTS.items() if words in detail), None)
+    if said:
+        hint = said
+    elif is_about_quota(detail):
+        hint = QUOTA_HINT
+    elif status == 403:  # noqa: PLR2004
+        hint = _role_hint(what)
     else:
         hint = _HINTS.get(status or 0, "try again; the studio may show more: https://ml.azure.com")
     reason = f"HTTP {status}, {_first_sentence(error)}" if status else _first_sentence(error)
     return ServiceError(f"cannot {what}: {reason}", hint, status=status, detail=detail)
+
+
+def _role_hint(what: str) -> str:
+    """Return which role a refused step needs."""
+    if "cluster" in what:
+        return "ask for the role AzureML Compute Operator on the workspace"
+    if _BLOB_STEP.match(what):
+        role = "ask for the role Storage Blob Data Contributor on the storage account"
+        return f"{role}; if it has a firewall, that must allow this machine"
+    return "ask for the role AzureML Data Scientist on the workspace"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

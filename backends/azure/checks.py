@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.azure.config import AzureConfig
 
 PRINCIPAL_VARIABLES = tuple(f"AZUREML_SERVICE_PRINCIPAL_{part}" for part in ("TENANT_ID", "ID", "PASSWORD"))
+TENANT_VARIABLE = PRINCIPAL_VARIABLES[0]
+"""Set alone, it names the tenant of the Azure CLI's login or of the browser's."""
 CONFIG_FILES = ("config.json", "project.json")
 CONFIG_FOLDERS = (".azureml", "aml_config", "")
 """In the SDK's order: it searches all parents for one folder before it searches them for the next."""
@@ -114,7 +116,7 @@ def credentials(
     given = [name for name in PRINCIPAL_VARIABLES if environment.get(name)]
     if len(given) == len(PRINCIPAL_VARIABLES):
         return Credentials.service_principal
-    if given:
+    if given and given != [TENANT_VARIABLE]:
         missing = ", ".join(name for name in PRINCIPAL_VARIABLES if name not in given)
         message = f"the service principal is incomplete: {missing} is not set"
         raise ConfigurationError(message, f"set {', '.join(PRINCIPAL_VARIABLES)}")
@@ -124,6 +126,11 @@ def credentials(
         return Credentials.interactive
     hint = f"set {', '.join(PRINCIPAL_VARIABLES)}, or log in with az login"
     raise ConfigurationError("no credentials for Azure, and no terminal to log in from", hint)
+
+
+def tenant(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the tenant to log in to, or None for the login's own."""
+    return environment.get(TENANT_VARIABLE) or None
 
 
 def _azure_cli_is_logged_in(environment: Mapping[str, str]) -> bool:

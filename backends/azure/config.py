@@ -27,10 +27,21 @@ VM_SIZE = re.compile(r"(?:STANDARD|BASIC)_[A-Z0-9_-]{1,56}", re.IGNORECASE)
 VM_SIZE_RULE = "a size is STANDARD_ or BASIC_, then letters, digits, '_' and '-'"
 LOW_PRIORITY_MINUTES = 7 * 24 * 60
 """A job may take seven days on low-priority nodes, and 21 on dedicated ones."""
+DEFAULT_VM_SIZE = "STANDARD_D2DS_V4"
+"""Two cores, as the tutorial's STANDARD_D2_V2 has, which Azure retires on 2028-05-01 and runs on six
+generations of processors. Ddsv4 is the newest general series that Microsoft lists for clusters. All its
+processors have AVX-512, and it has no date of retirement.
+https://learn.microsoft.com/azure/machine-learning/concept-compute-target
+"""
+GPU_VM_SIZE = "STANDARD_NC4AS_T4_V3"
+"""The smallest size with a GPU that Microsoft lists for clusters and has not retired."""
 
 
 class Priority(StrEnum):
-    """Low-priority nodes cost less, but the service can preempt them at any moment."""
+    """Low-priority nodes are Spot machines, which the service can preempt at any moment.
+
+    Azure Machine Learning retired low-priority machines on 2026-03-31, but not the word.
+    """
 
     dedicated = "dedicated"
     lowpriority = "lowpriority"
@@ -51,16 +62,16 @@ class AzureConfig(BackendConfig):
     )
     experiment: str = setting("mnist-cnn", f"the experiment's name: {EXPERIMENT_NAME_RULE}")
     cluster: str = setting("traincluster", f"the cluster's name: {CLUSTER_NAME_RULE}")
-    vm_size: str = setting("STANDARD_D2_V2", "VM size of a new cluster's nodes")
+    vm_size: str = setting(DEFAULT_VM_SIZE, "VM size of a new cluster's nodes")
     priority: Priority = setting(
-        Priority.dedicated, "priority of a new cluster's nodes; lowpriority ones can be preempted"
+        Priority.dedicated, "priority of a new cluster's nodes; lowpriority means Spot, with preemptions"
     )
     min_nodes: int = setting(
         0, "nodes that are kept, and billed, while the cluster is idle", unit="nodes", ge=0, le=100
     )
     max_nodes: int = setting(1, "largest number of nodes of a new cluster", unit="nodes", ge=1, le=100)
     idle_seconds: int = setting(
-        1800, "how long an idle node is kept", unit="seconds", ge=60, le=7 * 24 * 3600
+        120, "how long an idle node is kept, and billed", unit="seconds", ge=60, le=7 * 24 * 3600
     )
     use_gpu: bool = setting(default=False, meaning="train on the node's GPU, with TensorFlow's CUDA packages")
     max_duration: int = setting(
@@ -73,7 +84,7 @@ class AzureConfig(BackendConfig):
         default=False, meaning="submit a followed run again that was cancelled outside of this program"
     )
     queue_timeout: int = setting(
-        3600, "how long a followed run may wait for a node", unit="seconds", ge=1, le=604_800
+        3600, "how long a followed run may wait for its image and a node", unit="seconds", ge=1, le=604_800
     )
     data: AzureDataConfig = setting(AzureDataConfig(), "how data files are sent")
 
@@ -86,23 +97,25 @@ class AzureConfig(BackendConfig):
         if self.cluster.lower() in RESERVED_NAMES:
             raise _refused("cluster", self.cluster, "the service reserves this name", "traincluster")
         if not VM_SIZE.fullmatch(self.vm_size):
-            raise _refused("vm_size", self.vm_size, VM_SIZE_RULE, "STANDARD_D2_V2")
+            raise _refused("vm_size", self.vm_size, VM_SIZE_RULE, DEFAULT_VM_SIZE)
         if self.min_nodes > self.max_nodes:
             message = f"backend.min_nodes={self.min_nodes} is above backend.max_nodes={self.max_nodes}"
             raise ConfigurationError(message, "lower backend.min_nodes, or raise backend.max_nodes")
         if self.use_gpu and not has_gpu(self.vm_size):
             message = f"backend.use_gpu=true, but nodes of backend.vm_size={self.vm_size} have no GPU"
-            hint = "choose a size of the N series: backend.vm_size=STANDARD_NC6S_V3"
+            hint = f"choose a size of the N series: backend.vm_size={GPU_VM_SIZE}"
             raise ConfigurationError(message, hint)
         if self.priority is Priority.lowpriority and self.max_duration > LOW_PRIORITY_MINUTES:
-            limit = f"a run on low-priority nodes may take at most {LOW_PRIORITY_MINUTES} minutes"
+            limit = f"a run on Spot nodes (lowpriority) may take at most {LOW_PRIORITY_MINUTES} minutes"
             message = f"backend.max_duration={self.max_duration}: {limit}"
             raise ConfigurationError(message, "lower it, or set backend.priority=dedicated")
 
     @property
     def nodes(self) -> str:
         """The nodes of a new cluster, in words."""
-        return f"{self.min_nodes} to {self.max_nodes} {self.priority.value} nodes of {self.vm_size}"
+        kind = "Spot" if self.priority is Priority.lowpriority else "dedicated"
+        nodes = f"{self.min_nodes} to {self.max_nodes} {kind} nodes of {self.vm_size}"
+        return f"{nodes}; {self.min_nodes} always billed (min_nodes)" if self.min_nodes else nodes
 
 
 def has_gpu(vm_size: str) -> bool:

@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 DATA_MOUNT, CHECKPOINT_MOUNT = "DATA_MOUNT", "CHECKPOINT_MOUNT"
 """Placeholders in an argument list: only the node knows where the datastore is mounted."""
 CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20251130.v1"
-GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.8-cudnn8-ubuntu22.04:20251130.v1"
-"""The SDK's base images. TensorFlow's CUDA libraries are packages of their own."""
-NODE_PACKAGES = {"azureml-defaults": "1.62.0", "azureml-core": "1.61.0.post4"}
-"""What a node needs in addition to the trainer: to be started by the service, and to send metrics."""
+GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.5-ubuntu22.04:20251130.v1"
+"""Base images and tags that azureml-core lists. TensorFlow's CUDA libraries are packages of their own."""
+NODE_PACKAGES = {"azureml-core": "1.61.0.post4"}
+"""What the node's script imports in addition to the trainer, to send metrics.
+
+Not azureml-defaults: it also brings an inference server, and limits NumPy's version on Linux alone.
+"""
 ENTRY = Path(__file__).with_name("v1") / "entry.py"
 MAX_TAG = 1_000
 """Characters of a tag's value."""

@@ -11,6 +11,7 @@ from loopback import Fault
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
+from mnist_cnn.backends.azure import plan
 from mnist_cnn.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,6 +39,30 @@ def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: P
     gone = run_here("cluster", "show", *chosen(azure), name, cwd=tmp_path)
     assert gone.code == 0
     assert "newcluster" in gone.out
+
+
+def test_what_is_billed_later_is_said_when_it_is_made(azure: AzureService, tmp_path: Path) -> None:
+    """A cluster with min_nodes keeps a node; the first image build creates a registry."""
+    workspace = azure.handlers.workspace
+    said = "first image build creates one, which is billed"
+    for has_registry in (False, True):
+        workspace.has_registry = has_registry
+        ended = submit(azure, tmp_path, f"backend.cluster=keeps{has_registry}", "backend.min_nodes=1")
+        assert "1 to 1 dedicated nodes of STANDARD_D2DS_V4; 1 always billed (min_nodes)" in ended.err
+        assert (said in ended.err) is not has_registry, ended.err
+
+
+def test_the_node_is_sent_in_an_image_with_the_planned_packages(azure: AzureService, tmp_path: Path) -> None:
+    """An estimator with an environment turns Docker off, and with it the image."""
+    submit(azure, tmp_path, "backend.cluster=imaged")
+    sent = next(e.sent for e in azure.requests.exchanges() if e.template.endswith("snapshotrun"))
+    configuration = sent["Configuration"]
+    environment = configuration["environment"]
+    assert configuration["docker"]["useDocker"] is True
+    assert environment["docker"]["baseImage"] == plan.CPU_IMAGE
+    packages = environment["python"]["condaDependencies"]["dependencies"][-1]["pip"]
+    named = [line for line in packages if not line.startswith("--")]  # the SDK adds where to look for them
+    assert named == list(plan.environment(use_gpu=False).packages)
 
 
 def test_a_cluster_that_differs_is_reported_and_left_alone(azure: AzureService, tmp_path: Path) -> None:
@@ -74,10 +99,23 @@ def test_a_cluster_of_an_unknown_size_fails_and_is_not_used(azure: AzureService,
     assert submissions(azure) == 1
 
 
-def test_a_quota_that_does_not_suffice_is_an_error(azure: AzureService, tmp_path: Path) -> None:
-    azure.clusters.behave(quota_cores=1)
+def test_a_quota_below_one_node_fails_the_creation(azure: AzureService, tmp_path: Path) -> None:
+    azure.clusters.behave(quota_cores=0)
     ended = submit(azure, tmp_path, "backend.cluster=quotacluster")
-    refused(ended, BackendError.exit_code, "quotacluster is failed", "uota")
+    refused(
+        ended, BackendError.exit_code, "quotacluster is failed: BadRequest", "vCPU quota of 0", "ask for more"
+    )
+
+
+def test_a_quota_below_the_clusters_maximum_does_not_matter_until_it_is_used(
+    azure: AzureService, tmp_path: Path
+) -> None:
+    azure.clusters.behave(quota_cores=2)
+    submit(azure, tmp_path, "backend.cluster=fourcluster", "backend.max_nodes=4", "run_dir=run")
+    assert run_folder.read_receipt(tmp_path / "run").status is Status.queued
+    azure.clusters.behave(quota_cores=1)
+    ended = submit(azure, tmp_path, "backend.cluster=fourcluster", "backend.max_nodes=4")
+    refused(ended, BackendError.exit_code, "JobNodeCountExceedsCoreQuota", "ask for more cores")
 
 
 def test_a_cluster_that_vanishes_while_it_is_deleted_is_deleted(azure: AzureService, tmp_path: Path) -> None:
@@ -99,7 +137,7 @@ def test_a_creation_that_lost_its_answer_is_used(azure: AzureService, tmp_path: 
 
 def test_a_gpu_is_refused_if_the_cluster_has_none(azure: AzureService, tmp_path: Path) -> None:
     azure.clusters.add("cpucluster")
-    asked = ("backend.cluster=cpucluster", "backend.use_gpu=true", "backend.vm_size=STANDARD_NC6")
+    asked = ("backend.cluster=cpucluster", "backend.use_gpu=true", "backend.vm_size=STANDARD_NC4AS_T4_V3")
     refused(submit(azure, tmp_path, *asked), BackendError.exit_code, "cpucluster", "GPU")
     assert submissions(azure) == 0
 

@@ -64,7 +64,7 @@ def files(folder):
 def submit(epochs):
     environment = Environment("toy")
     environment.python.conda_dependencies = CondaDependencies.create(
-        python_version="3.11", pip_packages=["azureml-defaults"])
+        python_version="3.11", pip_packages=["azureml-core"])
     parameters = {{"--data": store.path("walk").as_mount(), "--epochs": epochs}}
     estimator = Estimator("code", entry_script="train.py", compute_target="walk", script_params=parameters,
                           environment_definition=environment)

@@ -101,6 +101,16 @@ def test_a_datastore_of_another_kind_is_refused(azure: AzureService, tmp_path: P
     assert calls(azure, "PUT", "") == 0
 
 
+def test_a_datastore_without_keys_is_for_the_other_sdk(azure: AzureService, tmp_path: Path) -> None:
+    azure.handlers.workspace.has_keys = False
+    try:
+        ended = submit(azure, tmp_path)
+    finally:
+        azure.handlers.workspace.has_keys = True
+    refused(ended, BackendError.exit_code, "neither a key nor a SAS token", "backend.sdk=v2")
+    assert calls(azure, "PUT", "") == 0
+
+
 def test_an_expired_secret_is_an_error_with_a_hint(azure: AzureService, tmp_path: Path) -> None:
     before = azure.handlers.identity.refuse_with
     azure.handlers.identity.expire_secret()
@@ -132,6 +142,7 @@ def test_a_login_of_the_azure_cli_needs_no_principal(
     (tools / "az").chmod(0o755)
     for name in [name for name in os.environ if name.startswith("AZUREML_SERVICE_PRINCIPAL_")]:
         monkeypatch.setenv(name, "")
+    monkeypatch.setenv("AZUREML_SERVICE_PRINCIPAL_TENANT_ID", azure.tenancy.tenant)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     monkeypatch.setenv("AZURE_CONFIG_DIR", str(tools))
     shown = succeeded(run_here("cluster", "show", *chosen(azure), "backend.cluster=nocluster", cwd=tmp_path))
@@ -139,3 +150,5 @@ def test_a_login_of_the_azure_cli_needs_no_principal(
     asked = (tools / "asked").read_text().splitlines()
     assert 1 <= len(asked) <= 3
     assert "account get-access-token" in asked[0]
+    assert "--resource https://management.core.windows.net/ " in asked[0]  # az needs the slash
+    assert f"--tenant {azure.tenancy.tenant}" in asked[0]

@@ -12,7 +12,13 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.calls import STILL_WAITING_SECONDS, call, call_with_retries, is_about_quota
+from mnist_cnn.backends.azure.calls import (
+    QUOTA_HINT,
+    STILL_WAITING_SECONDS,
+    call,
+    call_with_retries,
+    is_about_quota,
+)
 from mnist_cnn.backends.azure.config import has_gpu
 from mnist_cnn.backends.remote.calls import ATTEMPTS, report
 from mnist_cnn.backends.remote.failures import NodesRefused
@@ -72,7 +78,9 @@ def wait_until_ready(target: Any, config: AzureConfig) -> None:
         if state == "Deleting":
             raise BackendError(f"cluster {target.name} is being deleted", "try again when it is gone")
         if state in ("Failed", "Canceled"):
-            reason = "; ".join(_errors(target)) or "the service gives no reason"
+            reason = "; ".join(_texts(target.provisioning_errors)) or "the service gives no reason"
+            if is_about_quota(reason):
+                hint = f"{QUOTA_HINT}; then {hint}"
             is_of_this_size = str(target.vm_size).upper() == config.vm_size.upper()
             is_lasting = state == "Failed" and is_of_this_size and not is_about_quota(reason)
             kind = NodesRefused if is_lasting else BackendError
@@ -139,7 +147,7 @@ def show(target: Any, config: AzureConfig) -> Iterator[str]:
     if target.scale_settings:
         low, high, idle_seconds = _scale(target)
         yield f"scale: {low} to {high} nodes; an idle node is released after {idle_seconds} seconds"
-    yield from (f"error: {error}" for error in _errors(target))
+    yield from (f"error: {error}" for error in _texts(target.provisioning_errors))
     yield from _status(target)
     yield from costs(target, config)
 
@@ -153,10 +161,12 @@ def costs(target: Any, config: AzureConfig) -> Iterator[str]:
     if not nodes and not least:
         yield f"cluster {target.name} has no nodes (nothing is billed)"
         return
-    up = "1 node, which is" if nodes == 1 else f"{nodes} nodes, which are"
-    yield f"cluster {target.name} has {up} billed until released"
+    if nodes:
+        up = "1 node, which is" if nodes == 1 else f"{nodes} nodes, which are"
+        yield f"cluster {target.name} has {up} billed until released"
     if least:
-        yield f"{least} of them are never released (min_nodes)"
+        kept = "1 node" if least == 1 else f"{least} nodes"
+        yield f"cluster {target.name} always keeps {kept}, billed until you delete it (min_nodes={least})"
     if nodes > least:
         yield f"idle nodes are released after {_scale(target)[-1]} seconds"
     yield f"release them now: {command('delete', config)}"
@@ -253,14 +263,20 @@ def _send_creation_once() -> None:
 
 
 def _status(target: Any) -> Iterator[str]:
-    """Yield a line with the cluster's status as the SDK serializes it, if it has one."""
+    """Yield lines: the service's warnings, and the status as the SDK serializes it, if there is one.
+
+    A cluster that works may have errors in its status: warnings, and why it gets no nodes now.
+    """
     if target.status is not None:
+        yield from (
+            f"the service says of cluster {target.name}: {text}" for text in _texts(target.status.errors)
+        )
         yield f"cluster status: {json.dumps(target.status.serialize(), default=str)}"
 
 
-def _errors(target: Any) -> Iterator[str]:
-    """Yield the provisioning errors with their details, which list the allowed values."""
-    for entry in target.provisioning_errors or []:
+def _texts(errors: Any) -> Iterator[str]:
+    """Yield the service's errors with their details, which list the allowed values."""
+    for entry in errors or []:
         error = entry.get("error", entry) if isinstance(entry, dict) else {"message": str(entry)}
         details = filter(lambda detail: isinstance(detail, dict), error.get("details") or [])
         texts = (error.get("code"), error.get("message"), *(detail.get("message") for detail in details))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ def prepared(
 ) -> Iterator[tuple[Any, Any]]:
     """Make everything ready; yield the SDK's experiment and configuration, while the code's folder exists."""
     report(f"workspace {workspace.name}: {workspace.location}, resource group {workspace.resource_group}")
+    _report_registry(workspace)
     start_thread(partial(import_module, "azureml.train.estimator"))  # early, because it takes seconds
     prefix = handle.checkpoints
     mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: prefix}
@@ -45,6 +46,13 @@ def prepared(
     with tempfile.TemporaryDirectory(prefix="mnist-cnn-", ignore_cleanup_errors=True) as code:
         experiment, datastore = _prepare(workspace, handle, request, config, Path(code))
         yield experiment, configuration(request, config, datastore, mounts, Path(code))
+
+
+@cache
+def _report_registry(workspace: Any) -> None:
+    """Report, once per process, that the first image build creates something that is billed."""
+    if not workspace._workspace_autorest_object.container_registry:  # noqa: SLF001 - it has no public name
+        report("the workspace has no container registry; its first image build creates one, which is billed")
 
 
 def _prepare(
@@ -120,6 +128,7 @@ def configuration(
     """
     from azureml.core import Environment, ScriptRunConfig
     from azureml.core.conda_dependencies import CondaDependencies
+    from azureml.core.runconfig import DockerConfiguration
     from azureml.train.estimator import Estimator
 
     environment = Environment(request.environment.name)
@@ -139,4 +148,6 @@ def configuration(
         environment_definition=environment,
         max_run_duration_seconds=request.max_seconds,
     )
+    # With an environment, the estimator turns Docker off, and the image with it.
+    estimator.run_config.docker = DockerConfiguration(use_docker=True)
     return ScriptRunConfig(source_directory=str(code), run_config=estimator.run_config)

@@ -87,15 +87,19 @@ def _login(credentials: checks.Credentials) -> Any:
     if credentials is checks.Credentials.azure_cli:
         # The SDK's own class needs the Azure CLI installed in this Python environment.
         return authentication.TokenAuthentication(_azure_cli_token)
-    return authentication.InteractiveLoginAuthentication()
+    return authentication.InteractiveLoginAuthentication(tenant_id=checks.tenant())
 
 
 def _azure_cli_token(audience: str) -> str:
-    """Return a token of the Azure CLI; cached until shortly before it expires, because it takes a second."""
+    """Return a token of the Azure CLI; cached until shortly before it expires, because it takes a second.
+
+    Some audiences end in a slash and others don't. Of a scope, the library removes "/.default" alone.
+    """
     from azure.identity import AzureCliCredential
 
     with _tokens_lock:
         token = _tokens.get(audience)
         if token is None or token.expires_on - time.time() < TOKEN_SECONDS:
-            _tokens[audience] = token = AzureCliCredential().get_token(f"{audience.rstrip('/')}/.default")
+            credential = AzureCliCredential(tenant_id=checks.tenant() or "")
+            _tokens[audience] = token = credential.get_token(f"{audience}/.default")
         return str(token.token)

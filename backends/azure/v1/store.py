@@ -56,7 +56,8 @@ def default_datastore(workspace: Any) -> Any:
         raise BackendError(message, "set a blob datastore as the default one at https://ml.azure.com")
     if not (store.account_key or store.sas_token):
         message = f"the datastore {store.name} has neither a key nor a SAS token for this login"
-        raise BackendError(message, "give it credentials at https://ml.azure.com, under Data, Datastores")
+        hint = "set backend.sdk=v2, which needs none; or add a key at https://ml.azure.com, under Data"
+        raise BackendError(message, hint)
     return store
 
 

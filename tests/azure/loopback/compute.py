@@ -1,4 +1,4 @@
-"""Clusters: created, shown and deleted as Resource Manager does; they give nodes to jobs.
+"""Clusters: created, shown and deleted as the real service was recorded; they give nodes to jobs.
 
 Tests set in `Clusters.behaviour` how a cluster misbehaves: slow, full, preempted.
 """
@@ -21,20 +21,24 @@ from .tenancy import API, LOCATION, MANAGEMENT, Tenancy
 COMPUTES = "<WS>/computes"
 OPERATION = "/subscriptions/{subscription}/providers/Microsoft.MachineLearningServices/locations/{location}"
 OPERATION += "/computeOperationsStatus/{operation}"
+BATCH_AI = "/providers/Microsoft.BatchAI/workspaces/loopback/clusters"
 
 
 @dataclasses.dataclass
 class Behaviour:
     """How clusters behave.
 
-    A slow operation takes a number of polls, not seconds, so that no test depends on a clock. A full cluster
-    allocates no node, and reports `allocation_error` if that is set. A low-priority node is preempted at the
-    first line of its job's log that matches the regular expression `preempt_at`, `preemptions` times in all;
-    the job then fails, or `restarts`, or is cancelled if the service `cancels`. An image is not built while
-    `building`. The node's logs have the names of the common runtime or of the `old_runtime`.
+    A slow operation takes a number of polls, not seconds, so that no test depends on a clock. A new cluster
+    counts as Resizing, with no nodes, in its first `polls_to_settle` answers after it was created. A full
+    cluster allocates no node, and reports `allocation_error` if that is set. `quota_cores` is the
+    subscription's quota. A low-priority node is preempted at the first line of its job's log that matches the
+    regular expression `preempt_at`, `preemptions` times in all; the job then fails, or `restarts`, or is
+    cancelled if the service `cancels`. An image is not built while `building`. The node's logs have the names
+    of the common runtime or of the `old_runtime`.
     """
 
     polls_to_create: int = 1
+    polls_to_settle: int = 1
     polls_to_delete: int = 1
     never_created: bool = False
     full: bool = False
@@ -62,6 +66,7 @@ class Cluster:
     created: str = dataclasses.field(default_factory=now)
     changed: str = dataclasses.field(default_factory=now)
     preempted: int = 0
+    polls_to_settle: int = 0
 
     @property
     def settings(self) -> Json:
@@ -75,6 +80,11 @@ class Cluster:
     @property
     def min_nodes(self) -> int:
         return int(self.settings["scaleSettings"].get("minNodeCount") or 0)
+
+    @property
+    def vm_size(self) -> str:
+        """The size of the nodes, in capitals, as the service returns it."""
+        return str(self.settings.get("vmSize") or rules.UNSPECIFIED_SIZE).upper()
 
     @property
     def is_low_priority(self) -> bool:
@@ -95,7 +105,6 @@ class Operation:
     polls_left: int
     error: Json | None = None
     status: str = "InProgress"
-    started: str = dataclasses.field(default_factory=now)
 
 
 class Clusters:
@@ -151,8 +160,26 @@ class Clusters:
     def has_node_for(self, cluster: Cluster, run_id: str) -> bool:
         """Return whether a waiting run gets a node now, first come first served; needs the lock `changed`."""
         is_next = cluster.waiting[:1] == [run_id]
-        is_free = cluster.max_nodes > len(cluster.busy)
+        nodes = len(cluster.busy) + 1
+        is_free = nodes <= cluster.max_nodes and not self.exceeds_quota(cluster, nodes)
         return cluster.state == "Succeeded" and not self.behaviour.full and is_next and is_free
+
+    def exceeds_quota(self, cluster: Cluster, nodes: int) -> bool:
+        """Return whether this many nodes have more cores than the subscription may use."""
+        quota = self.behaviour.quota_cores
+        return quota is not None and rules.VM_CORES.get(cluster.vm_size, 0) * nodes > quota
+
+    def check_quota(self, cluster: Cluster, nodes: int) -> None:
+        """Refuse a run whose nodes have more cores than the quota, whatever the cluster's settings say."""
+        if self.exceeds_quota(cluster, nodes):
+            text = (
+                "Job submission to AzureML Compute encountered an Exception with status code"
+                " JobNodeCountExceedsCoreQuota, The specified subscription has a"
+                f" {cluster.vm_size} vCPU quota of {self.behaviour.quota_cores} and is less than the"
+                f" requested job node count of {nodes} which maps to"
+                f" {rules.VM_CORES[cluster.vm_size] * nodes} vCPUs."
+            )
+            raise Refusal(400, "JobNodeCountExceedsCoreQuota", text)
 
     def release(self, cluster: Cluster, run_id: str) -> None:
         """Make a job's node idle, until its idle time is over."""
@@ -170,6 +197,8 @@ class Clusters:
         with self.changed:
             cluster = self._existing(request)
             document = answer(self._document(cluster))
+            if cluster.state == "Succeeded":
+                cluster.polls_to_settle -= 1
             for operation in self._operations.values():
                 if operation.cluster is cluster:
                     self._poll(operation)
@@ -186,11 +215,14 @@ class Clusters:
                 raise Refusal(400, "BadArgument", text)
             cluster = before or Cluster(name, body)
             cluster.body, cluster.state, cluster.changed = body, "Creating", now()
+            cluster.polls_to_settle = self.behaviour.polls_to_settle
             self._clusters[name.lower()] = cluster
             error = self._provisioning_error(cluster)
             operation = Operation(cluster, "Failed" if error else "Succeeded", 0, error)
             operation.polls_left = self.behaviour.polls_to_create
-            return self._accepted(operation, 200 if before else 201, self._document(cluster))
+            document = self._document(cluster)
+            _shorten(document, is_new=before is None)
+            return self._accepted(operation, request, 201, document)
 
     def delete(self, request: Request) -> Response:
         with self.changed:
@@ -200,7 +232,7 @@ class Clusters:
             cluster.state, cluster.changed = "Deleting", now()
             self.changed.notify_all()
             operation = Operation(cluster, "Succeeded", self.behaviour.polls_to_delete)
-            return self._accepted(operation, 202, None)
+            return self._accepted(operation, request, 202, None)
 
     def operation(self, request: Request) -> Response:
         with self.changed:
@@ -208,11 +240,12 @@ class Clusters:
             if operation is None:
                 raise Refusal(404, "NotFound", "There is no such operation.")
             self._poll(operation)
-            document: Json = {"id": request.path, "name": request.names["operation"]}
-            document |= {"status": operation.status, "startTime": operation.started}
+            document: Json = {"status": operation.status}
+            if operation.status == "Succeeded":
+                document["percentComplete"] = 100.0
             if operation.status == "Failed":
                 document["error"] = operation.error or {}
-            return answer(document, Retry_After="1")
+            return answer(document)
 
     def _existing(self, request: Request) -> Cluster:
         cluster = self._clusters.get(request.names["compute"].lower())
@@ -235,34 +268,31 @@ class Clusters:
             cluster.errors = [{"error": operation.error}] if operation.error else []
         self.changed.notify_all()
 
-    def _accepted(self, operation: Operation, status: int, body: Json | None) -> Response:
+    def _accepted(self, operation: Operation, request: Request, status: int, body: Json | None) -> Response:
+        """Return where to poll the operation; the service sends neither Location nor Retry-After."""
         name = str(uuid.uuid4())
         self._operations[name] = operation
-        path = self._operation_path(name)
-        url = f"https://{MANAGEMENT}{path}?api-version=2020-02-02"
-        headers = {"Azure_AsyncOperation": url, "Retry_After": "1"}
-        if status == 202:
-            headers["Location"] = url
-        return answer(body, status, **headers)
+        query = f"api-version={request.query.get('api-version', '')}&service=new"
+        url = f"https://{MANAGEMENT}{self._operation_path(name)}?{query}"
+        return answer(body, status, Azure_AsyncOperation=url)
 
     def _operation_path(self, name: str) -> str:
         return OPERATION.format(subscription=self.tenancy.subscription, location=LOCATION, operation=name)
 
     def _provisioning_error(self, cluster: Cluster) -> Json | None:
-        size = cluster.settings.get("vmSize") or "Standard_NC6"
-        known = rules.vm_size(size)
-        if known is None:
+        """Return why the cluster cannot be created; of its nodes, only one is checked against the quota."""
+        size = cluster.vm_size
+        if size not in rules.VM_CORES:
             listed = {"code": "SupportedVMSizes", "message": ", ".join(rules.VM_CORES), "details": []}
             text = f"Specified VM size {size} is not supported in {LOCATION}."
             return {"code": "InvalidPropertyValue", "message": text, "details": [listed]}
-        cores = rules.VM_CORES[known] * cluster.max_nodes
-        if self.behaviour.quota_cores is not None and cores > self.behaviour.quota_cores:
-            kind = "LowPriority" if cluster.is_low_priority else "Dedicated"
+        if self.exceeds_quota(cluster, 1):
             text = (
-                f"Operation results in exceeding quota limits of Total Cluster {kind} Regional vCPUs."
-                f" Maximum allowed: {self.behaviour.quota_cores}, Additional Requested: {cores}."
+                f"The specified subscription has a total vCPU quota of {self.behaviour.quota_cores} and"
+                " cannot accomodate for at least 1 requested managed compute node which maps to"
+                f" {rules.VM_CORES[size]} vCPUs."
             )
-            return {"code": "ClusterCoreQuotaReached", "message": text, "details": []}
+            return {"code": "BadRequest", "message": text, "details": []}
         return None
 
     def _document(self, cluster: Cluster) -> Json:
@@ -271,6 +301,7 @@ class Clusters:
             "resourceId": None,
             "computeLocation": LOCATION,
             "isAttachedCompute": False,
+            "disableLocalAuth": False,
             **cluster.body["properties"],
             "provisioningState": cluster.state,
             "provisioningErrors": cluster.errors or None,
@@ -278,36 +309,78 @@ class Clusters:
             "modifiedOn": cluster.changed,
         }
         if properties["computeType"] == "AmlCompute":
-            properties["properties"] = {"subnet": None, **cluster.settings, **self._allocation(cluster)}
+            properties["properties"] = {**_settings(cluster), **self._allocation(cluster)}
         return {
             "id": f"{self.tenancy.workspace_path}/computes/{cluster.name}",
             "name": cluster.name,
             "type": "Microsoft.MachineLearningServices/workspaces/computes",
             "location": LOCATION,
-            "tags": cluster.body.get("tags"),
+            "tags": cluster.body.get("tags") or {},
             "properties": properties,
         }
 
     def _allocation(self, cluster: Cluster) -> Json:
-        running = len(cluster.busy)
+        """Return the cluster's nodes; nothing is known of them while it is created or changed."""
+        if cluster.state == "Creating":
+            unknown = ("allocationState", "currentNodeCount", "targetNodeCount", "nodeStateCounts", "errors")
+            return dict.fromkeys(unknown)
+        running, waiting = len(cluster.busy), len(cluster.waiting)
+        is_settled = cluster.polls_to_settle <= 0
+        idle = cluster.idle_nodes() if cluster.state == "Succeeded" and is_settled else 0
+        counts = {"idle": idle, "running": running, "preempted": cluster.preempted}
+        counts |= {"preparing": 0, "unusable": 0, "leaving": 0}
+        is_steady = cluster.state == "Succeeded" and is_settled and not waiting
+        return {
+            "allocationState": "Steady" if is_steady else "Resizing",
+            "allocationStateTransitionTime": f"{cluster.changed[:23]}+00:00",
+            "errors": self._errors(cluster) or None,
+            "currentNodeCount": running + idle,
+            "targetNodeCount": min(running + max(idle, waiting), cluster.max_nodes),
+            "nodeStateCounts": {f"{state}NodeCount": count for state, count in counts.items()},
+        }
+
+    def _errors(self, cluster: Cluster) -> list[Json]:
+        """Return why no node is allocated, and the warnings of a cluster that works."""
         errors = []
         if self.behaviour.full and self.behaviour.allocation_error and cluster.waiting:
             errors.append({"error": {"code": "AllocationFailed", "message": self.behaviour.allocation_error}})
-        idle = cluster.idle_nodes() if cluster.state == "Succeeded" else 0
-        is_steady = cluster.state == "Succeeded" and not cluster.waiting
-        counts = {"idle": idle, "running": running, "preempted": cluster.preempted}
-        counts |= {"preparing": 0, "unusable": 0, "leaving": 0}
-        size = cluster.settings.get("vmSize") or "Standard_NC6"
-        return {
-            "vmSize": rules.vm_size(size) or size,
-            "vmPriority": "LowPriority" if cluster.is_low_priority else "Dedicated",
-            "allocationState": "Steady" if is_steady else "Resizing",
-            "allocationStateTransitionTime": cluster.changed,
-            "errors": errors,
-            "currentNodeCount": running + idle,
-            "targetNodeCount": min(running + max(idle, len(cluster.waiting)), cluster.max_nodes),
-            "nodeStateCounts": {f"{state}NodeCount": count for state, count in counts.items()},
-        }
+        if rules.RETIRING.fullmatch(cluster.vm_size):
+            text = f"The specified VMSize {cluster.vm_size} is being deprecated."
+            errors.append({"error": {"code": "ClusterHasWarnings", "message": text}})
+        return errors
+
+
+def _settings(cluster: Cluster) -> Json:
+    """Return the settings as the service fills them in; it never returns a password."""
+    settings = {
+        "osType": "Linux",
+        "remoteLoginPortPublicAccess": "NotSpecified",
+        "virtualMachineImage": None,
+        "isolatedNetwork": False,
+        "enableNodePublicIp": True,
+        "subnet": None,
+        "propertyBag": {},
+        **cluster.settings,
+        "vmSize": cluster.vm_size,
+        "vmPriority": "LowPriority" if cluster.is_low_priority else "Dedicated",
+    }
+    if account := settings.get("userAccountCredentials"):
+        settings["userAccountCredentials"] = {**account, "adminUserPassword": None}
+    return settings
+
+
+def _shorten(document: Json, *, is_new: bool) -> None:
+    """Remove what the answer to a PUT lacks."""
+    properties = document["properties"]
+    for name in ("propertyBag", "userAccountCredentials"):
+        properties["properties"].pop(name, None)
+    if is_new:
+        document["tags"] = None
+        del properties["computeLocation"]
+    else:
+        properties["resourceId"] = (
+            f"{document['id'].partition('/providers/')[0]}{BATCH_AI}/{document['name']}"
+        )
 
 
 def _seconds(duration: str) -> float:

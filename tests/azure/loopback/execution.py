@@ -100,5 +100,6 @@ class Execution:
             raise Refusal(400, "NodeCountExceedsMaximum", text)
         if nodes > 1:
             raise Refusal(501, "ServiceError", "The loopback service does not run jobs on several nodes.")
+        self.clusters.check_quota(cluster, nodes)
         if snapshot is None or snapshot not in self.snapshots:
             raise Refusal(400, "UserError", f"The snapshot {snapshot} was not found.")

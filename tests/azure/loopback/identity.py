@@ -15,7 +15,9 @@ from .refusals import Refusal
 from .routes import Route
 from .tenancy import LOGIN, Tenancy
 
-TOKEN_SECONDS = 3600
+TOKEN_SECONDS = 3599
+LONG_TOKEN_SECONDS = 86399
+"""For clients that say that they react to a token's revocation (capability CP1), as MSAL does."""
 
 
 class Identity:
@@ -79,15 +81,18 @@ class Identity:
         if form.get("client_secret") != have.client_secret:
             text = f"AADSTS7000215: Invalid client secret provided for app '{have.client}'."
             return self._refused(401, "invalid_client", text)
-        token = self.token(appid=have.client, oid=have.client)
-        expiry = {"expires_in": TOKEN_SECONDS, "ext_expires_in": TOKEN_SECONDS}
+        seconds = LONG_TOKEN_SECONDS if "CP1" in form.get("claims", "") else TOKEN_SECONDS
+        expiry = {"expires_in": seconds, "ext_expires_in": seconds}
+        if seconds == LONG_TOKEN_SECONDS:
+            expiry["refresh_in"] = seconds // 2
+        token = self.token(seconds, appid=have.client, oid=have.client)
         return answer({"token_type": "Bearer", **expiry, "access_token": token})
 
-    def token(self, **claims: str) -> str:
-        """Return a signed token (JWT) that is valid for an hour."""
+    def token(self, seconds: int = TOKEN_SECONDS, **claims: str) -> str:
+        """Return a signed token (JWT) that is valid for some seconds."""
         tenant, issued = self.tenancy.tenant, int(time.time())
         who = {"aud": "https://management.core.windows.net/", "iss": f"https://sts.windows.net/{tenant}/"}
-        when = {"iat": issued, "nbf": issued, "exp": issued + TOKEN_SECONDS}
+        when = {"iat": issued, "nbf": issued, "exp": issued + seconds}
         body = {**who, **when, "tid": tenant, **claims}
         text = ".".join(_base64(json.dumps(part)) for part in ({"typ": "JWT", "alg": "HS256"}, body))
         self.issued.append(f"{text}.{self._signature(text)}")
@@ -114,7 +119,8 @@ class Identity:
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
     def _refused(self, status: int, error: str, description: str) -> Response:
-        reply: Json = {"error": error, "error_description": description, "error_codes": []}
+        number = int(description.partition(":")[0].removeprefix("AADSTS"))
+        reply: Json = {"error": error, "error_description": description, "error_codes": [number]}
         return answer(reply, status)
 
 

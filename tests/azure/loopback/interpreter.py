@@ -14,8 +14,8 @@ from pathlib import Path
 
 HIDDEN = ("mnist-cnn",)
 UNREGISTERED = ("azureml-train-automl-client", "azureml-train-core", "azureml-pipeline-core")
-"""Packages that `azureml-defaults` does not install on a node; azureml-core imports them if their metadata is
-there, which slows every job. Only the metadata is hidden, because their code shares a folder."""
+"""Packages that a node lacks, because it has azureml-core alone; that imports them if it sees metadata.
+That slows every job. Only the metadata is hidden, because their code shares a folder."""
 
 
 def make(folder: Path, hidden: Iterable[str] = HIDDEN) -> Path:

@@ -139,6 +139,7 @@ class Jobs:
             if problem:
                 raise Failed(run_errors.image_build())
             self.images.append(digest)
+            self.handlers.workspace.has_registry = True
 
     def _write_log(self, run: Run, path: str, text: str) -> None:
         self.artifacts.write(ORIGIN, run.container, path, text.encode())

@@ -23,17 +23,16 @@ if TYPE_CHECKING:
 
 SIZES_BY_CORES = {
     1: "D1_v2",
-    2: "D2_v2 D11_v2 DS2_v2 DS11_v2 D2s_v3 F2s_v2",
-    4: "D3_v2 D12_v2 DS3_v2 DS12_v2 D4s_v3 E4s_v3 F4s_v2 NC4as_T4_v3",
-    6: "NC6 NC6s_v3",
+    2: "D2_v2 D11_v2 DS2_v2 DS11_v2 D2s_v3 D2ds_v4 F2s_v2",
+    4: "D3_v2 D12_v2 DS3_v2 DS12_v2 D4s_v3 D4ds_v4 E4s_v3 F4s_v2 NC4as_T4_v3",
     8: "F8s_v2",
     24: "NC24ads_A100_v4",
 }
-VM_CORES = {f"Standard_{name}": n for n, names in SIZES_BY_CORES.items() for name in names.split()}
-"""The VM sizes that clusters can have here, with their number of cores."""
-
-SUPPLIED = {"azureml-defaults": "azureml-core"}
-"""Packages that an image has, each with the installed package that does the same work on the node."""
+VM_CORES = {f"STANDARD_{name.upper()}": n for n, names in SIZES_BY_CORES.items() for name in names.split()}
+"""The VM sizes that clusters can have here, in capitals as the service returns them, with their cores."""
+UNSPECIFIED_SIZE = "STANDARD_DS3_V2"
+RETIRING = re.compile(r"STANDARD_DS?\d+_V2")
+"""Sizes that Azure will retire; here, each cluster that has them carries the service's warning."""
 
 
 @functools.cache
@@ -41,11 +40,6 @@ def facts() -> Json:
     """Return the facts from the published documents."""
     loaded: Json = json.loads((Path(__file__).parent / "azure-ml-rest.json").read_text())
     return loaded
-
-
-def vm_size(name: str) -> str | None:
-    """Return the size as Azure writes it (names compare without case), or None if there is none."""
-    return next((known for known in VM_CORES if known.lower() == name.lower()), None)
 
 
 def check_compute_name(name: str) -> None:
@@ -153,11 +147,10 @@ def _pip_problem(line: Any) -> str | None:
         return f"Invalid requirement: {line!r}"
     if requirement.marker is not None and not requirement.marker.evaluate():
         return None
-    name = SUPPLIED.get(requirement.name.lower(), requirement.name)
     try:
-        version = importlib.metadata.version(name)
+        version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return f"ERROR: No matching distribution found for {line}"
-    if name == requirement.name and not requirement.specifier.contains(version, prereleases=True):
+    if not requirement.specifier.contains(version, prereleases=True):
         return f"ERROR: No matching distribution found for {line}"
     return None

@@ -7,7 +7,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from . import recorded_check, spec_check
+from . import headers, recorded_check, spec_check
 from .execution import Execution
 from .messages import Response, answer
 from .recording import UNIMPLEMENTED, Exchange
@@ -55,6 +55,8 @@ class Server:
         elif kind != "drop":
             response, bug = self._respond(request)
         is_control = not self._is_for_blobs(request)
+        if is_control and response is not None:
+            response = headers.added(request, response, time.monotonic() - started)
         violations: tuple[str, ...] = (bug,) if bug else ()
         if is_control and template != UNIMPLEMENTED and not bug:
             violations = _violations(request, response, is_injected=kind == "status")

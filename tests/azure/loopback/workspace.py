@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
+
 from .messages import Json, Request, Response, answer
-from .refusals import Refusal
+from .refusals import Refusal, now
 from .routes import Route
 from .tenancy import API, LOCATION, LOGIN, MANAGEMENT, MODELS, Tenancy
 
@@ -11,12 +13,18 @@ DATASTORES = "/datastore/v1.0<WS>"
 
 
 class Workspace:
-    """The one workspace. `forbidden` denies access to it; `datastore_type` is its datastore's type."""
+    """The one workspace.
+
+    `forbidden` denies access to it; `datastore_type` is its datastore's type, which `has_keys`. The first
+    image build creates its registry.
+    """
 
     def __init__(self, tenancy: Tenancy) -> None:
         self.tenancy = tenancy
         self.forbidden = False
         self.datastore_type = "AzureBlob"
+        self.has_keys = True
+        self.has_registry = False
 
     def routes(self) -> list[Route]:
         return [
@@ -67,32 +75,56 @@ class Workspace:
         if self.forbidden:
             text = f"The client '{have.client}' does not have authorization to read the workspace."
             raise Refusal(403, "AuthorizationFailed", text)
+        document = {
+            "id": have.workspace_path,
+            "name": have.workspace,
+            "type": "Microsoft.MachineLearningServices/workspaces",
+            "location": LOCATION,
+            "tags": {},
+            "etag": None,
+            "kind": "Default",
+            "sku": {"name": "Basic", "tier": "Basic"},
+            "identity": {"type": "SystemAssigned", "tenantId": have.tenant, "principalId": have.client},
+            "systemData": system_data(have.client),
+            "properties": self._properties(),
+        }
+        return answer(document)
+
+    def _properties(self) -> Json:
+        have = self.tenancy
         providers = f"/subscriptions/{have.subscription}/resourceGroups/{have.group}/providers"
-        return answer(
-            {
-                "id": have.workspace_path,
-                "name": have.workspace,
-                "type": "Microsoft.MachineLearningServices/workspaces",
-                "location": LOCATION,
-                "tags": {},
-                "sku": {"name": "Basic", "tier": "Basic"},
-                "identity": {"type": "SystemAssigned", "tenantId": have.tenant, "principalId": have.client},
-                "properties": {
-                    "workspaceId": have.workspace_id,
-                    "friendlyName": have.workspace,
-                    "description": "",
-                    "storageAccount": f"{providers}/Microsoft.Storage/storageAccounts/{have.account}",
-                    "keyVault": f"{providers}/Microsoft.Keyvault/vaults/loopback",
-                    "applicationInsights": f"{providers}/Microsoft.insights/components/loopback",
-                    "discoveryUrl": f"https://{API}/discovery",
-                    "mlFlowTrackingUri": f"azureml://{API}/mlflow/v1.0{have.workspace_path}",
-                    "provisioningState": "Succeeded",
-                    "tenantId": have.tenant,
-                    "hbiWorkspace": False,
-                    "publicNetworkAccess": "Enabled",
-                },
-            }
-        )
+        registry = f"{providers}/Microsoft.ContainerRegistry/registries/loopback"
+        notebooks = {
+            "resourceId": uuid.UUID(int=0).hex,
+            "fqdn": f"ml-loopback-{LOCATION}.{LOCATION}.notebooks.azure.net",
+            "isPrivateLinkEnabled": False,
+            "notebookPreparationError": None,
+        }
+        return {
+            "workspaceId": have.workspace_id,
+            "friendlyName": have.workspace,
+            "description": "",
+            "storageAccount": f"{providers}/Microsoft.Storage/storageAccounts/{have.account}",
+            "keyVault": f"{providers}/Microsoft.Keyvault/vaults/loopback",
+            "applicationInsights": f"{providers}/Microsoft.insights/components/loopback",
+            "containerRegistry": registry if self.has_registry else None,
+            "imageBuildCompute": None,
+            "notebookInfo": notebooks,
+            "storageHnsEnabled": False,
+            "linkedModelInventoryArmId": None,
+            "privateLinkCount": 0,
+            "discoveryUrl": f"https://{API}/discovery",
+            "mlFlowTrackingUri": f"azureml://{API}/mlflow/v1.0{have.workspace_path}",
+            "sdkTelemetryAppInsightsKey": str(uuid.UUID(int=0)),
+            "sasGetterUri": "",
+            "provisioningState": "Succeeded",
+            "tenantId": have.tenant,
+            "hbiWorkspace": False,
+            "publicNetworkAccess": "Enabled",
+            "v1LegacyMode": False,
+            "softDeleteEnabled": False,
+            "enableDataIsolation": False,
+        }
 
     def discovery(self, _request: Request) -> Response:
         one_host = ("api", "history", "experimentation", "hyperdrive", "pipelines", "catalog", "inferencing")
@@ -109,9 +141,9 @@ class Workspace:
             "containerName": have.container,
             "endpoint": "core.windows.net",
             "protocol": "https",
-            "credentialType": "AccountKey",
-            "credential": have.account_key,
-            "accountKey": have.account_key,
+            "credentialType": "AccountKey" if self.has_keys else "None",
+            "credential": have.account_key if self.has_keys else None,
+            "accountKey": have.account_key if self.has_keys else None,
             "isSas": False,
             "areWorkspaceManagedIdentitiesAllowed": False,
             "subscriptionId": have.subscription,
@@ -124,3 +156,11 @@ class Workspace:
             "tags": {},
             "azureStorageSection": section,
         }
+
+
+def system_data(who: str) -> Json:
+    """Return who created and changed a resource, and when."""
+    facts: Json = {}
+    for act in ("created", "lastModified"):
+        facts |= {f"{act}At": now(), f"{act}By": who, f"{act}ByType": "Application"}
+    return facts

@@ -59,7 +59,7 @@ def test_the_defaults_of_the_class_and_of_conf_are_the_same() -> None:
 
 def test_a_run_on_low_priority_nodes_has_a_shorter_limit() -> None:
     config_of("backend.max_duration=20000")
-    with pytest.raises(ConfigurationError, match="low-priority"):
+    with pytest.raises(ConfigurationError, match="Spot nodes"):
         config_of("backend.max_duration=20000", "backend.priority=lowpriority")
 
 
@@ -112,6 +112,13 @@ def test_credentials_are_a_principal_the_azure_cli_or_a_person(tmp_path: Path) -
     (tmp_path / "az").chmod(0o755)
     (tmp_path / "azureProfile.json").write_text('{"subscriptions": [{"id": "s"}]}')
     assert checks.credentials(home, at_terminal=False) is checks.Credentials.azure_cli
+
+
+def test_a_tenant_alone_is_for_another_login() -> None:
+    alone = {checks.TENANT_VARIABLE: "x", "PATH": ""}
+    assert checks.credentials(alone, at_terminal=True) is checks.Credentials.interactive
+    assert checks.tenant(alone) == "x"
+    assert checks.tenant({}) is None
 
 
 def test_an_incomplete_principal_names_what_is_missing() -> None:

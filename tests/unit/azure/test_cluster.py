@@ -28,10 +28,10 @@ LOW = (
 
 
 def a_cluster(**changes: Any) -> Any:
-    scale = {"minimum_node_count": 0, "maximum_node_count": 1, "idle_seconds_before_scaledown": 1800}
+    scale = {"minimum_node_count": 0, "maximum_node_count": 1, "idle_seconds_before_scaledown": 120}
     scale |= {name: changes.pop(name) for name in scale if name in changes}
-    status = SimpleNamespace(current_node_count=1, serialize=lambda: {"currentNodeCount": 1})
-    settings = {"vm_size": "Standard_D2_v2", "vm_priority": "Dedicated", "status": status}
+    status = SimpleNamespace(current_node_count=1, errors=None, serialize=lambda: {"currentNodeCount": 1})
+    settings = {"vm_size": "STANDARD_D2DS_V4", "vm_priority": "Dedicated", "status": status}
     return SimpleNamespace(
         name="traincluster",
         type="AmlCompute",
@@ -140,11 +140,11 @@ def test_the_sdk_cannot_repeat_the_request_that_creates_a_cluster(
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"vm_size": "Standard_D3_v2"}, "vm_size=STANDARD_D3_V2, not backend.vm_size=STANDARD_D2_V2"),
+        ({"vm_size": "Standard_D3_v2"}, "vm_size=STANDARD_D3_V2, not backend.vm_size=STANDARD_D2DS_V4"),
         ({"vm_priority": "LowPriority"}, "priority=lowpriority, not backend.priority=dedicated"),
         ({"minimum_node_count": 1}, "min_nodes=1, not backend.min_nodes=0"),
         ({"maximum_node_count": 4}, "max_nodes=4, not backend.max_nodes=1"),
-        ({"idle_seconds_before_scaledown": 60}, "idle_seconds=60, not backend.idle_seconds=1800"),
+        ({"idle_seconds_before_scaledown": 60}, "idle_seconds=60, not backend.idle_seconds=120"),
     ],
 )
 def test_each_difference_from_the_configuration_is_reported(changes: dict[str, Any], line: str) -> None:
@@ -159,13 +159,43 @@ def test_show_prints_the_status_as_the_sdk_serializes_it() -> None:
     assert not [line for line in cluster.show(failed, config_of()) if "status" in line]
 
 
+def test_a_warning_of_the_service_is_shown_and_the_cluster_is_used(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Clusters that work were seen with an error of that code."""
+    error = {"code": "ClusterHasWarnings", "message": "The specified VMSize is being deprecated."}
+    status = SimpleNamespace(current_node_count=0, errors=[{"error": error}], serialize=dict)
+    cluster.wait_until_ready(a_cluster(status=status), config_of())
+    said = "the service says of cluster traincluster: ClusterHasWarnings The specified VMSize"
+    assert said in capsys.readouterr().err
+    assert any(said in line for line in cluster.show(a_cluster(status=status), config_of()))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "kept", "said"),
+    [
+        (None, 0, ["traincluster has no nodes (nothing is billed)"]),
+        (0, 1, ["traincluster always keeps 1 node, billed until you delete it (min_nodes=1)"]),
+        (1, 1, ["traincluster has 1 node, which is billed", "always keeps 1 node"]),
+        (2, 0, ["traincluster has 2 nodes, which are billed", "released after 120 seconds"]),
+    ],
+)
+def test_costs_name_the_nodes_that_are_billed(nodes: int | None, kept: int, said: list[str]) -> None:
+    """A new cluster has no node yet, and its counts may be null."""
+    status = SimpleNamespace(current_node_count=nodes)
+    lines = list(cluster.costs(a_cluster(status=status, minimum_node_count=kept), config_of()))
+    found = [line for line in lines if not line.startswith("release them now")]
+    assert len(found) == len(said)
+    assert all(text in line for line, text in zip(found, said, strict=True))
+
+
 @pytest.mark.parametrize(
     ("state", "size", "reason", "kind"),
     [
-        ("Failed", "Standard_D2_v2", "not supported", NodesRefused),
-        ("Failed", "Standard_D2_v2", "above the Quota", BackendError),
+        ("Failed", "STANDARD_D2DS_V4", "not supported", NodesRefused),
+        ("Failed", "STANDARD_D2DS_V4", "above the Quota", BackendError),
         ("Failed", "Standard_X99", "not supported", BackendError),
-        ("Canceled", "Standard_D2_v2", "not supported", BackendError),
+        ("Canceled", "STANDARD_D2DS_V4", "not supported", BackendError),
     ],
 )
 def test_a_failed_cluster_would_fail_again_only_with_the_same_size(

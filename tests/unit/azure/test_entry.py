@@ -20,7 +20,7 @@ from mnist_cnn.training import train, worker
 if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
-GPU = ("backend.use_gpu=true", "backend.vm_size=STANDARD_NC6")
+GPU = ("backend.use_gpu=true", "backend.vm_size=STANDARD_NC4AS_T4_V3")
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_the_node_has_the_sdks_core_without_its_plug_ins(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("conda", "pip", "problem"),
     [
-        (f"python={HERE}", ["azureml-defaults", NUMPY, "--no-deps"], None),
+        (f"python={HERE}", ["keras", NUMPY, "--no-deps"], None),
         (f"python={HERE}.1", ["numpy>=2", "no-such-package; python_version < '3'"], None),
         (f"python>={HERE}", [], None),
         ("python=3.8.13", [], "ResolvePackageNotFound: python=3.8.13"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from mnist_cnn.backends.azure.config import AzureConfig
 from mnist_cnn.backends.remote import node, snapshot
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training.exact import network_check
+
+SDK = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the SDK is for Python 3.11")
 
 
 def request_of(*overrides: str) -> plan.Request:
@@ -121,7 +124,7 @@ def test_each_mount_is_a_token_of_its_own() -> None:
     asked = request_of().arguments
     assert asked[0::2] == ("--job", "--data-folder", "--checkpoints")
     assert asked[3::2] == (plan.DATA_MOUNT, plan.CHECKPOINT_MOUNT)
-    gpu = request_of("backend.use_gpu=true", "backend.vm_size=STANDARD_NC6S_V3")
+    gpu = request_of("backend.use_gpu=true", "backend.vm_size=STANDARD_NC4AS_T4_V3")
     assert gpu.arguments[-2:] == ("--device", "gpu")
 
 
@@ -133,13 +136,24 @@ def test_the_environment_pins_the_versions_here_and_is_named_by_them() -> None:
     environment = plan.environment(use_gpu=False)
     assert f"keras=={importlib.metadata.version('keras')}" in environment.packages
     assert environment.python == f"{sys.version_info[0]}.{sys.version_info[1]}"
-    assert [name for name in environment.packages if name.startswith("azureml-defaults==")]
+    assert [name.partition("==")[0] for name in environment.packages if "azure" in name] == ["azureml-core"]
     assert all("==" in package for package in environment.packages)
     assert plan.environment(use_gpu=False).name == environment.name
     changed = dataclasses.replace(environment, packages=(*environment.packages, "x==1"))
     with_gpu = plan.environment(use_gpu=True)
     assert len({environment.name, changed.name, with_gpu.name}) == 3
     assert [package for package in with_gpu.packages if package.startswith("tensorflow[and-cuda]==")]
+
+
+@SDK
+@pytest.mark.parametrize("image", [plan.CPU_IMAGE, plan.GPU_IMAGE])
+def test_an_image_and_its_tag_are_in_the_sdks_own_list(image: str) -> None:
+    """Its default GPU image, of CUDA 11.8, is not in that list: its tag was never published."""
+    from azureml import _project
+
+    name, _, tag = image.partition(":")
+    listed = json.loads((Path(_project.__file__).parent / "azureml_base_images.json").read_text())
+    assert listed[name] == tag
 
 
 def test_different_data_sets_never_share_a_folder(tmp_path: Path) -> None:
@@ -153,7 +167,7 @@ def test_different_data_sets_never_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_an_exact_job_is_not_sent_to_a_gpu() -> None:
-    gpu = ("backend.use_gpu=true", "backend.vm_size=STANDARD_NC6S_V3")
+    gpu = ("backend.use_gpu=true", "backend.vm_size=STANDARD_NC4AS_T4_V3")
     with pytest.raises(ConfigurationError, match=r"backend\.use_gpu=true requires a GPU") as caught:
         request_of("train.numerics=exact", *gpu)
     assert caught.value.hint == "set backend.use_gpu=false, or train.numerics=native"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.sdk_fakes import provide
 
-from mnist_cnn.backends.azure import calls
+from mnist_cnn.backends.azure import calls, checks
 from mnist_cnn.backends.azure.v1 import sdk
 from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.failures import SubmissionUnknown
@@ -50,7 +50,7 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "status", "said"),
     [
-        ("Received bad response:\nResponse Code: 403\nContent: b''", 403, "role"),
+        ("Received bad response:\nResponse Code: 403\nContent: b''", 403, "AzureML Compute Operator"),
         ("AADSTS7000222: The provided client secret keys are expired", 401, "expired"),
         ("Response Code: 409 ... exceeds the quota of 0 cores", 409, "cores"),
         (WRONG_SUBSCRIPTION, 401, "config.json"),
@@ -64,6 +64,37 @@ def test_an_error_of_the_sdk_becomes_a_message_and_a_hint(text: str, status: int
     assert error.status == status
     assert said in error.hint
     assert "\n" not in error.message + error.hint
+
+
+@pytest.mark.parametrize(
+    ("what", "role"),
+    [
+        ("create the cluster c", "AzureML Compute Operator"),
+        ("submit the run", "AzureML Data Scientist"),
+        ("find the default datastore", "AzureML Data Scientist"),
+        ("list the run's files", "AzureML Data Scientist"),
+        ("list mnist/ on the datastore", "Storage Blob Data Contributor"),
+        ("send mnist/t10k-labels-idx1-ubyte.gz", "Storage Blob Data Contributor"),
+        ("download result.json", "Storage Blob Data Contributor"),
+        ("read the node's log", "Storage Blob Data Contributor"),
+    ],
+)
+def test_a_forbidden_step_names_the_role_that_it_needs(what: str, role: str) -> None:
+    error = calls.translate(what, RuntimeError("Response Code: 403"))
+    assert f"the role {role}" in error.hint
+    assert ("firewall" in error.hint) == (role == "Storage Blob Data Contributor")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("403 KeyBasedAuthenticationNotPermitted: Key based authentication is not permitted", "sdk=v2"),
+        ("Access to workspace was denied based on workspace private link configuration.", "private network"),
+        ("ImageBuildComputeNotValid: Set the imageBuildCompute property", "image build compute"),
+    ],
+)
+def test_what_a_closed_workspace_says_has_a_hint(text: str, said: str) -> None:
+    assert said in calls.translate("send mnist/x", RuntimeError(text)).hint
 
 
 def test_a_wrong_subscription_is_named_without_the_other_ones() -> None:
@@ -93,8 +124,13 @@ def test_a_token_of_the_azure_cli_is_used_until_shortly_before_it_expires(
 ) -> None:
     """The library that asks the Azure CLI is a stand-in."""
     issued: list[str] = []
+    tenants: list[str] = []
     clock = SimpleNamespace(now=0.0)
     clock.time = lambda: clock.now
+
+    def credential(tenant_id: str) -> SimpleNamespace:
+        tenants.append(tenant_id)
+        return SimpleNamespace(get_token=get_token)
 
     def get_token(scope: str) -> SimpleNamespace:
         issued.append(scope)
@@ -104,13 +140,16 @@ def test_a_token_of_the_azure_cli_is_used_until_shortly_before_it_expires(
         clock.now = now
         return sdk._azure_cli_token("https://a/")  # noqa: SLF001
 
-    provide(monkeypatch, "azure.identity", AzureCliCredential=lambda: SimpleNamespace(get_token=get_token))
+    provide(monkeypatch, "azure.identity", AzureCliCredential=credential)
+    monkeypatch.delenv(checks.TENANT_VARIABLE, raising=False)
     monkeypatch.setattr(sdk, "_tokens", {})
     monkeypatch.setattr(sdk, "time", clock)
     used = [token_at(now) for now in (1_000.0, 4_000.0, 4_301.0, 9_000.0)]
     assert used == ["token 1", "token 1", "token 2", "token 3"]
-    assert sdk._azure_cli_token("https://b/") == "token 4"  # noqa: SLF001
-    assert issued[-1] == "https://b/.default"
+    monkeypatch.setenv(checks.TENANT_VARIABLE, "a tenant")
+    assert sdk._azure_cli_token("https://b") == "token 4"  # noqa: SLF001
+    assert issued[-2:] == ["https://a//.default", "https://b/.default"]
+    assert tenants[-2:] == ["", "a tenant"]
 
 
 def test_a_call_that_never_ends_is_abandoned() -> None:

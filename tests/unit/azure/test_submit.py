@@ -138,22 +138,27 @@ def test_the_sdk_gets_arguments_mounts_and_the_limit_in_seconds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: dict[str, Any] = {}
+    run_config = SimpleNamespace()
 
     def estimator(**values: Any) -> Any:
         given.update(values)
-        return SimpleNamespace(run_config="the run configuration")
+        return SimpleNamespace(run_config=run_config)
 
     environment = SimpleNamespace(docker=SimpleNamespace(), python=SimpleNamespace())
     provide(monkeypatch, "azureml.core", Environment=lambda _name: environment, ScriptRunConfig=lambda **v: v)
     conda = SimpleNamespace(create=lambda **values: values)
+    provide(monkeypatch, "azureml.core.runconfig", DockerConfiguration=lambda **values: values)
     provide(monkeypatch, "azureml.core.conda_dependencies", CondaDependencies=conda)
     provide(monkeypatch, "azureml.train.estimator", Estimator=estimator)
-    config = config_of("backend.max_duration=90", "backend.use_gpu=true", "backend.vm_size=STANDARD_NC6")
+    config = config_of(
+        "backend.max_duration=90", "backend.use_gpu=true", "backend.vm_size=STANDARD_NC4AS_T4_V3"
+    )
     job = launch.make_job()
     store = SimpleNamespace(path=lambda folder: SimpleNamespace(as_mount=lambda: f"mounted {folder}"))
     mounts = {plan.DATA_MOUNT: "mnist", plan.CHECKPOINT_MOUNT: "checkpoints"}
     made = prepare.configuration(plan.request(job, config), config, store, mounts, tmp_path)
-    assert made == {"source_directory": str(tmp_path), "run_config": "the run configuration"}
+    assert made == {"source_directory": str(tmp_path), "run_config": run_config}
+    assert run_config.docker == {"use_docker": True}
     assert given["max_run_duration_seconds"] == 90 * 60
     assert given["compute_target"] == "traincluster"
     assert given["script_params"] == {
