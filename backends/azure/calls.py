@@ -48,6 +48,7 @@ _REASON_HINTS = {
 }
 """Hints for what the service says in these words."""
 _BLOB_STEP = re.compile(r"(?:send|list|read|download) .*(?:[./]\S|datastore$|log$)")
+QUOTA_HINT = "ask for more cores of this family in the Azure portal, or choose another backend.vm_size"
 NETWORK_HINT = "check the network and try again"
 
 
@@ -112,7 +113,7 @@ def translate(what: str, error: BaseException) -> BackendError:
     if said:
         hint = said
     elif is_about_quota(detail):
-        hint = "ask for more cores of this family in the Azure portal, or choose another backend.vm_size"
+        hint = QUOTA_HINT
     elif status == 403:  # noqa: PLR2004
         hint = _role_hint(what)
     else:

@@ -11,7 +11,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.calls import STILL_WAITING_SECONDS, call, is_about_quota
+from mnist_cnn.backends.azure.calls import QUOTA_HINT, STILL_WAITING_SECONDS, call, is_about_quota
 from mnist_cnn.backends.azure.config import has_gpu
 from mnist_cnn.backends.remote.calls import ATTEMPTS, report, with_retries
 from mnist_cnn.backends.remote.failures import NodesRefused
@@ -191,6 +191,8 @@ def _check_not_ended(cluster: Cluster, config: AzureConfig, state: str) -> None:
         is_lasting = state == "Failed" and is_of_this_size and not is_about_quota(reason)
         kind = NodesRefused if is_lasting else BackendError
         hint = f"delete it: {command('delete', config)}"
+        if is_about_quota(reason):
+            hint = f"{QUOTA_HINT}; then {hint}"
         raise kind(f"cluster {cluster.name} is {state.lower()}: {reason}", hint)
 
 

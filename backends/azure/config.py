@@ -28,9 +28,9 @@ VM_SIZE_RULE = "a size is STANDARD_ or BASIC_, then letters, digits, '_' and '-'
 LOW_PRIORITY_MINUTES = 7 * 24 * 60
 """A job may take seven days on low-priority nodes, and 21 on dedicated ones."""
 DEFAULT_VM_SIZE = "STANDARD_D2DS_V4"
-"""Two cores, as the tutorial's STANDARD_D2_V2 has, which Azure retires on 2028-05-01 and builds from six
-generations of processors. Ddsv4 is the newest general series that Microsoft lists for clusters, has the local
-disk that they need, and has no date of retirement.
+"""Two cores, as the tutorial's STANDARD_D2_V2 has, which Azure retires on 2028-05-01 and runs on six
+generations of processors. Ddsv4 is the newest general series that Microsoft lists for clusters. All its
+processors have AVX-512, and it has no date of retirement.
 https://learn.microsoft.com/azure/machine-learning/concept-compute-target
 """
 GPU_VM_SIZE = "STANDARD_NC4AS_T4_V3"

@@ -62,7 +62,8 @@ def failure(details: dict[str, Any]) -> dict[str, Any]:
     if any(PREEMPTED.search(text) for text in said):
         return {"error": f"the node was preempted: {reason}", "is_lost": True}
     if UPLOADED_TWICE.search(reason):
-        return {"error": f"a node was lost as it uploaded the result, and the next could not: {reason}"}
+        again = "and the service failed the run that it had started again (Resource Conflict)"
+        return {"error": f"a node was lost as it uploaded the result, {again}"}
     has_trainer_failed = has_ended or any("JobFailed" in text for text in said)
     return {"error": f"the run failed in the service: {reason}", "has_trainer_failed": has_trainer_failed}
 

@@ -272,7 +272,8 @@ class RemoteRun:
 
     def _report_state(self, seen: State) -> None:
         """Report a new state, and how long the run may stay in a new status."""
-        if seen.name == self._reported.name:
+        is_explained = seen.ending is not None and seen.ending.error is not None
+        if seen.name == self._reported.name or is_explained:
             return
         from humanize import precisedelta
 
@@ -311,5 +312,6 @@ class RemoteRun:
                 raise BackendError(message, f"download them: {command_on('follow', self.folder)}") from error
             else:
                 if failure is not None:
-                    report(f"{failure.message}; but its training succeeded: all checksums match its result")
+                    whole = "its training succeeded, and every file matches the checksum in its result"
+                    report(f"{failure.message}; but {whole}")
                 run_folder.record_end(self.folder, Status.completed)

@@ -103,7 +103,9 @@ def test_a_cluster_of_an_unknown_size_fails_and_is_not_used(azure: AzureService,
 def test_a_quota_below_one_node_fails_the_creation(azure: AzureService, tmp_path: Path) -> None:
     azure.clusters.behave(quota_cores=0)
     ended = submit(azure, tmp_path, "backend.cluster=quotacluster")
-    refused(ended, BackendError.exit_code, "quotacluster is failed: BadRequest", "vCPU quota of 0", "delete")
+    refused(
+        ended, BackendError.exit_code, "quotacluster is failed: BadRequest", "vCPU quota of 0", "ask for more"
+    )
 
 
 def test_a_quota_below_the_clusters_maximum_does_not_matter_until_it_is_used(

@@ -117,7 +117,12 @@ def test_a_run_waits_for_a_node_and_can_be_cancelled_meanwhile(azure: AzureServi
 def test_a_run_whose_image_is_being_built_does_not_wait_for_a_node(azure: AzureService, run_id: str) -> None:
     cluster = azure.clusters.add("small")
     azure.clusters.behave(building=True)
-    submit(azure, "", run_id, environment={"python": {"userManagedDependencies": True, "condaEnv": run_id}})
+    submit(
+        azure,
+        "",
+        run_id,
+        environment={"python": {"userManagedDependencies": True, "condaDependencies": {"name": run_id}}},
+    )
     run = azure.runs.wait_for(run_id, "Preparing")
     details = call(azure, "GET", f"{RUN}/details".format(run_id))[1]
     assert list(details["logFiles"]) in ([], ["azureml-logs/20_image_build_log.txt"])

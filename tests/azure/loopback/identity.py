@@ -52,6 +52,7 @@ class Identity:
                 "issuer": f"{base}/v2.0",
                 "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
                 "token_endpoint": f"{base}/oauth2/v2.0/token",
+                "tenant_region_scope": "WW",
                 "device_authorization_endpoint": f"{base}/oauth2/v2.0/devicecode",
             }
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from loopback import run_errors
 
-from mnist_cnn.backends.azure.outcome import failure
+from mnist_cnn.backends.azure.outcome import Nodes, cancellation, failure, image_log, image_problem
 
 RAISED = {"error": {"code": "UserError", "message": "User program failed with E: evicted, JobFailed"}}
 PREEMPTED = "AzureMLCompute job failed. PreemptionError: Nodes of this job got pre-empted. Reason: ..."
@@ -42,3 +43,69 @@ def test_why_a_run_failed(details: dict[str, Any], *, is_lost: bool, has_trainer
     assert found.get("is_lost", False) is is_lost
     assert found.get("has_trainer_failed", False) is has_trainer_failed
     assert "None" not in found["error"]
+
+
+def test_a_message_never_shows_a_placeholder() -> None:
+    message = "The {argumentName} of {kind} is invalid"
+    error = {"message": message, "messageParameters": {"kind": "run"}}
+    assert "The argumentName (not given) of run is invalid" in failure({"error": {"error": error}})["error"]
+
+
+def test_a_file_that_was_uploaded_before_means_a_lost_node() -> None:
+    conflict = "Resource Conflict: ArtifactId ExperimentRun/dcid.x/outputs/a already exists."
+    details = {"error": {"error": {"message": conflict}}, "warnings": [run_errors.secondary_warning()]}
+    found = failure(details)
+    assert found["error"].startswith("a node was lost as it uploaded the result")
+    assert not found.get("has_trainer_failed")
+
+
+@pytest.mark.parametrize(
+    ("log", "problem"),
+    [
+        ("Collecting a\n ERROR: no a\nERROR: later\nfailed: 1\n", "ERROR: no a"),
+        ("ResolvePackageNotFound:\n  - python=3.8\n", "ResolvePackageNotFound:"),
+        ("building\nran out of\t disk\n\n", "ran out of disk"),
+        ("no error so far\nthe last line\n", "the last line"),
+        ("", "nothing"),
+    ],
+)
+def test_the_log_of_an_image_says_what_went_wrong(log: str, problem: str) -> None:
+    assert image_problem(log) == problem
+
+
+def test_only_an_image_that_was_not_built_has_a_log_to_read() -> None:
+    assert image_log({"error": run_errors.image_build()}) == "azureml-logs/20_image_build_log.txt"
+    assert image_log({"error": run_errors.job_failed()}) is None
+    assert image_log({}) is None
+
+
+ONE_SPOT, DEDICATED = (
+    Nodes(are_spot=True, max_nodes=1, evicted=0),
+    Nodes(are_spot=False, max_nodes=1, evicted=1),
+)
+HOUR = {"startTimeUtc": "2026-01-01T10:00:00.12345Z", "endTimeUtc": "2026-01-01T11:00:00.5Z"}
+NOTED = {"warnings": [{"message": "Spot node evicted"}]}
+
+
+@pytest.mark.parametrize(
+    ("details", "nodes", "resubmit", "is_lost", "said"),
+    [
+        ({}, ONE_SPOT, False, False, "eviction"),
+        ({}, ONE_SPOT, True, True, "eviction"),
+        ({}, dataclasses.replace(ONE_SPOT, evicted=1), False, True, "the node was preempted"),
+        ({}, dataclasses.replace(ONE_SPOT, evicted=1, max_nodes=4), False, False, "eviction"),
+        (NOTED, dataclasses.replace(ONE_SPOT, max_nodes=4), False, True, "the node was preempted"),
+        ({}, DEDICATED, False, False, "outside of this program"),
+        ({}, DEDICATED, True, True, "outside of this program"),
+        (HOUR, ONE_SPOT, True, False, "backend.max_duration=60 minutes is over"),
+        ({**HOUR, "endTimeUtc": None}, ONE_SPOT, False, False, "eviction"),
+    ],
+)
+def test_why_the_service_cancelled_a_run(
+    details: dict[str, Any], nodes: Nodes, *, resubmit: bool, is_lost: bool, said: str
+) -> None:
+    found = cancellation(details, nodes, 60, resubmit=resubmit)
+    assert found.get("is_lost", False) is is_lost
+    assert said in found["error"]
+    names_setting = "backend.resubmit_cancelled=true" in found["error"]
+    assert names_setting == (nodes.are_spot and not is_lost and "over" not in found["error"])

@@ -239,9 +239,7 @@ def test_preparing_waiting_and_running_have_limits_of_their_own() -> None:
     limits = dataclasses.replace(LIMITS, prepare_seconds=500.0, preparing="the image is being built")
     prepared = wait_on(None, Status.preparing, limits, FOLDER, 0.0)
     assert wait_on(prepared, Status.preparing, limits, FOLDER, 500.0) == prepared
-    with pytest.raises(
-        BackendError, match=r"still preparing after 500 .*: the image is being built"
-    ) as raised:
+    with pytest.raises(BackendError, match="after 500 seconds: the image is being built") as raised:
         wait_on(prepared, Status.preparing, limits, FOLDER, 500.1)
     assert "node" not in raised.value.message
     wait = wait_on(prepared, Status.queued, limits, FOLDER, 600.0)
