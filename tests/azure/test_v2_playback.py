@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from helpers.azure_commands import V2_TESTS
 from loopback.v2_playback import Playback, recorded
 
 from mnist_cnn.backend import Status
@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("azure.ai") is None, reason="azure-ai-ml is not installed"),
-    pytest.mark.filterwarnings("ignore"),  # the SDK's own, and those of its dependencies
-]
+pytestmark = V2_TESTS
 Play = Callable[..., Playback]
 NAME = "recorded"
 
