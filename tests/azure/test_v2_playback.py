@@ -114,6 +114,21 @@ def test_a_job_starts_and_has_an_output_of_its_own(client: Any, play: Play) -> N
     assert (playback.unplayed(), playback.writes) == ([], 1)
 
 
+def test_code_that_the_service_knows_is_not_sent_again(
+    client: Any, play: Play, azure: AzureService, tmp_path: Path
+) -> None:
+    from azure.ai.ml import command
+
+    (tmp_path / "train.py").write_text("print('hello')")
+    playback = play("job with known code")
+    job = command(name=NAME, command="x", code=str(tmp_path), environment="azureml:toy:1", compute="small")
+    client.jobs.create_or_update(job)
+    sent = azure.requests.wait_for("PUT", f"/jobs/{NAME}").sent["properties"]
+    assert sent["codeId"].endswith("/codes/known/versions/1")
+    assert not [exchange for exchange in azure.requests.exchanges() if "(blob)" in exchange.template]
+    assert (playback.unplayed(), playback.writes) == ([], 1)
+
+
 def test_a_missing_job_is_reported_as_missing(client: Any, play: Play) -> None:
     from azure.core.exceptions import ResourceNotFoundError
 
