@@ -153,6 +153,8 @@ def _status_of(error: BaseException) -> int | None:
 
 def _first_sentence(error: BaseException) -> str:
     """Return the message within an exception's text, on one line and without secrets."""
-    text = filled(redact(" ".join(str(getattr(error, "message", None) or error).split())), {})
+    parsed = getattr(getattr(error, "error", None), "message", None)  # of the answer, by SDK v2
+    said = parsed if isinstance(parsed, str) and parsed else getattr(error, "message", None) or error
+    text = filled(redact(" ".join(str(said).split())), {})
     match = re.search(r"[\"']message[\"']:\s*[\"']([^\"']{3,})", text)
     return (match.group(1) if match else text)[:300] or type(error).__name__

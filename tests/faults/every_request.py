@@ -29,6 +29,7 @@ from loopback import AzureService
 
 import mnist_cnn
 from mnist_cnn import backends
+from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.config import CONF_DIR
 
 from . import kinds, ledger, outcome
@@ -47,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=WORKERS, metavar="N", help="cases in parallel (default: %(default)s)"
     )
     parser.add_argument(
+        "--sdk", type=Sdk, choices=Sdk, default=Sdk.v1, help="the SDK that runs (default: %(default)s)"
+    )
+    parser.add_argument(
         "--list", action="store_true", help="record the runs and print the cases, but run none"
     )
 
@@ -56,8 +60,9 @@ def run(chosen: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # SystemExit cleans up
     started = time.monotonic()
     code = ledger.digest(*(Path(of).parent for of in (mnist_cnn.__file__, backends.__file__)), CONF_DIR)
+    code = f"{chosen.sdk} {code}"
     finished = ledger.Ledger(chosen.ledger, code, any_code=chosen.any_code)
-    with start_runners(chosen.workers) as runners:
+    with start_runners(chosen.workers, chosen.sdk) as runners:
         recording = load_or_record(runners[:2], finished)
         cases = {str(case): case for case in kinds.cases(recording.observed)}
         asked = [name for name in cases if ledger.is_selected(name, chosen)]
@@ -78,14 +83,14 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 @contextmanager
-def start_runners(count: int) -> Iterator[list[ScenarioRunner]]:
+def start_runners(count: int, sdk: Sdk) -> Iterator[list[ScenarioRunner]]:
     """Start services, each with its scenario runner."""
     with ExitStack() as started:
         made = []
         for _ in range(count):
             folder = Path(started.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
             service = started.enter_context(AzureService(folder / "service"))
-            made.append(ScenarioRunner(service, folder / "runner"))
+            made.append(ScenarioRunner(service, folder / "runner", sdk))
             started.callback(made[-1].close)
         yield made
 

@@ -29,6 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
 FIRST, LAST = "first", "last"
 _BLOBS = {
     "(blob) data set": r"/azureml-blobstore-[^/]+/data-[^/]+/.+",
+    "(blob) code": r"/azureml-blobstore-[^/]+/mnist-cnn-code/.+",
     "(blob) checkpoints": r"/azureml-blobstore-[^/]+/mnist-cnn-checkpoints/.+",
     "(blob) datastore's listing": r"/azureml-blobstore-[^/]+",
     "(blob) log of the run": r"/azureml/ExperimentRun/[^/]+/user_logs/.+",

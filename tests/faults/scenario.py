@@ -16,6 +16,7 @@ from helpers.processes import Ended, command
 from loopback import Behaviour
 
 from mnist_cnn import data, run_folder
+from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.data.idx import read_idx
 
 from .kinds import Kind
@@ -83,8 +84,9 @@ class ScenarioRecord:
 class ScenarioRunner:
     """Runs scenarios on one service, one at a time."""
 
-    def __init__(self, service: AzureService, folder: Path) -> None:
+    def __init__(self, service: AzureService, folder: Path, sdk: Sdk = Sdk.v1) -> None:
         self.service = service
+        self.sdk = sdk
         self.folder = folder
         self._numbers = itertools.count(1)
         self._is_warm = False
@@ -177,7 +179,7 @@ class ScenarioRunner:
 
     def place(self, record: ScenarioRecord) -> tuple[str, ...]:
         workspace = f"backend.workspace={self.service.home}"
-        return ("backend=azure", workspace, f"backend.cluster={record.cluster}")
+        return ("backend=azure", f"backend.sdk={self.sdk}", workspace, f"backend.cluster={record.cluster}")
 
     def register_arguments(self, record: ScenarioRecord) -> tuple[str, ...]:
         return (f"register.name={record.model}", "register.min_accuracy=0")
@@ -205,6 +207,8 @@ class ScenarioRunner:
     def _delete_uploads(self) -> None:
         blobs, container = self.service.blobs, self.service.tenancy.container
         self.service.handlers.snapshots.forget_the_latest()
+        for name in blobs.names(container, "mnist-cnn-code/"):
+            blobs.delete(container, name)
         for name in blobs.names(container, "data-"):
             self._deleted_data[name] = blobs.get(container, name)
             blobs.delete(container, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers.azure_commands import V2_TESTS, calls, chosen_v2, refused, run_here, succeeded
@@ -27,6 +27,13 @@ pytestmark = V2_TESTS
 submit = functools.partial(submit_by, chosen=chosen_v2)
 train = functools.partial(train_by, chosen=chosen_v2)
 MIN = "register.min_accuracy=0"
+
+
+def job_sent(azure: AzureService) -> dict[str, Any]:
+    """Return the job that was submitted last."""
+    sent = [e.sent for e in azure.requests.exchanges() if e.method == "PUT" and "/jobs/" in e.path]
+    properties: dict[str, Any] = sent[-1]["properties"]
+    return properties
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +99,18 @@ def test_a_storage_account_without_keys_needs_no_key(azure: AzureService, tmp_pa
     ended = succeeded(train(azure, tmp_path, "run_dir=run", "register.name=keyless", MIN), "without a key")
     assert (tmp_path / "run" / "model.keras").exists()
     assert "keyless version 1" in ended.out
-    job = next(e.sent for e in azure.requests.exchanges() if e.method == "PUT" and "/jobs/" in e.path)
-    assert job["properties"]["identity"]["identityType"] == "UserIdentity"
+    assert job_sent(azure)["identity"]["identityType"] == "UserIdentity"
+
+
+def test_nothing_is_said_of_the_users_own_repository(azure: AzureService, tmp_path: Path) -> None:
+    """The SDK would send its address, branch and commit, but the code does not come from there."""
+    for name in ("objects", "refs"):
+        (tmp_path / ".git" / name).mkdir(parents=True)
+    (tmp_path / ".git" / "HEAD").write_text("ref: refs/heads/private\n")
+    (tmp_path / ".git" / "config").write_text('[remote "origin"]\n\turl = https://example.org/private.git\n')
+    submit(azure, tmp_path, "run_dir=run")
+    assert "private" not in json.dumps(job_sent(azure))
+    assert job_sent(azure).get("identity") is None
 
 
 def test_a_workspace_in_legacy_mode_is_for_the_other_sdk(azure: AzureService, tmp_path: Path) -> None:

@@ -96,6 +96,14 @@ def test_what_a_closed_workspace_says_has_a_hint(text: str, said: str) -> None:
     assert said in calls.translate("send mnist/x", RuntimeError(text)).hint
 
 
+def test_an_answer_that_the_sdk_has_parsed_is_said_once() -> None:
+    """SDK v2 repeats the message of such an answer, with its code."""
+    text = "(UserError) Job x not found.\nCode: UserError\nMessage: Job x not found."
+    answer = RuntimeError(text)
+    vars(answer).update(message=text, status_code=404, error=SimpleNamespace(message="Job x not found."))
+    assert calls.translate("find it", answer).message == "cannot find it: HTTP 404, Job x not found."
+
+
 def test_a_wrong_subscription_is_named_without_the_other_ones() -> None:
     for text in (WRONG_SUBSCRIPTION, SUBSCRIPTION_NAME):
         error = calls.translate("open the workspace w", RuntimeError(text))
