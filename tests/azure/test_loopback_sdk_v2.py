@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from helpers.azure_commands import V2_TESTS
 
 if TYPE_CHECKING:
     from loopback import AzureService
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("azure.ai") is None, reason="azure-ai-ml is not installed"
-)
+pytestmark = V2_TESTS
 
 TRAIN = """
 import json, os, pathlib, sys, urllib.request

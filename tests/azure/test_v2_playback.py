@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from helpers.azure_commands import V2_TESTS
 from loopback.v2_playback import Playback, recorded
 
 from mnist_cnn.backend import Status
@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("azure.ai") is None, reason="azure-ai-ml is not installed"),
-    pytest.mark.filterwarnings("ignore"),  # the SDK's own, and those of its dependencies
-]
+pytestmark = V2_TESTS
 Play = Callable[..., Playback]
 NAME = "recorded"
 
@@ -114,6 +111,21 @@ def test_a_job_starts_and_has_an_output_of_its_own(client: Any, play: Play) -> N
     seen = client.jobs.get(NAME)
     assert (made.status, seen.status) == ("Starting", "Starting")
     assert seen.outputs["default"].path.endswith(f"/ExperimentRun/dcid.{NAME}")
+    assert (playback.unplayed(), playback.writes) == ([], 1)
+
+
+def test_code_that_the_service_knows_is_not_sent_again(
+    client: Any, play: Play, azure: AzureService, tmp_path: Path
+) -> None:
+    from azure.ai.ml import command
+
+    (tmp_path / "train.py").write_text("print('hello')")
+    playback = play("job with known code")
+    job = command(name=NAME, command="x", code=str(tmp_path), environment="azureml:toy:1", compute="small")
+    client.jobs.create_or_update(job)
+    sent = azure.requests.wait_for("PUT", f"/jobs/{NAME}").sent["properties"]
+    assert sent["codeId"].endswith("/codes/known/versions/1")
+    assert not [exchange for exchange in azure.requests.exchanges() if "(blob)" in exchange.template]
     assert (playback.unplayed(), playback.writes) == ([], 1)
 
 

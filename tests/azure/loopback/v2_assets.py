@@ -51,6 +51,11 @@ class Assets:
             document = self._documents.get((kind, name, version))
         return document["properties"] if document else None
 
+    def full_id(self, arm_id: str) -> str:
+        """Return an asset's id as Resource Manager has it, for one that may have the short form."""
+        kind, name, version = _parse(arm_id)
+        return f"{self.tenancy.workspace_path}/{kind}/{name}/versions/{version}"
+
     def unpack(self, code_id: str, folder: Path) -> None:
         """Write the files of code into a folder."""
         properties = self.find(code_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ class ArmJobs:
                 displayName=sent.get("displayName") or f"loopback_{secrets.token_hex(4)}",
                 description=sent.get("description"),
                 tags=sent.get("tags") or {},
-                properties={"_azureml.ComputeTargetType": "amlctrain", **(sent.get("properties") or {})},
+                properties={**_added(sent), **(sent.get("properties") or {})},
                 runType="azureml.scriptrun",
             )
             run.definition = self._definition(cluster, properties)
@@ -82,7 +83,10 @@ class ArmJobs:
 
     def get(self, request: Request) -> Response:
         with self.runs.changed:
-            return answer(self._document(self._find(request.names["job"])))
+            document = self._document(self._find(request.names["job"]))
+        properties = document["properties"]
+        properties["environmentId"] = self.assets.full_id(properties["environmentId"])
+        return answer(document)
 
     def list(self, request: Request) -> Response:
         """Return the jobs of this kind, newest first; `tag` is `name` or `name=value`."""
@@ -194,6 +198,12 @@ class ArmJobs:
             kind: {"jobServiceType": kind, "port": None, "endpoint": url, **empty}
             for kind, url in pages.items()
         }
+
+
+def _added(sent: Json) -> dict[str, str]:
+    """Return the properties that the service adds to a job."""
+    snapshot = {"ContentSnapshotId": str(uuid.uuid4())} if sent.get("codeId") else {}
+    return {"_azureml.ComputeTargetType": "amlctrain", **snapshot}
 
 
 def _filled_in(name: str, sent: Json) -> Json:

@@ -1,6 +1,6 @@
 """Plays recorded sequences of real calls to a client (v2-playback.json).
 
-All other calls are answered as usual. A sequence begins with its write, if it has one. A read gets the
+All other calls are answered as usual. A sequence that starts with a write begins with it. A read gets the
 recorded answers of its address one after the other; the last one repeats, because clients differ in how often
 they ask.
 """
@@ -62,8 +62,9 @@ class Playback:
         return self._response(self._steps[index], request)
 
     def _is_for(self, step: Json, request: Request) -> bool:
-        path = self._fill_in(step["path"], request)
-        return (step["method"], path.lower()) == (request.method, request.path.lower())
+        path = re.escape(self._fill_in(step["path"], request)).replace(r"\*", "[^/]+")
+        has_path = re.fullmatch(path, request.path, re.IGNORECASE) is not None
+        return has_path and step["method"] == request.method
 
     def _response(self, step: Json, request: Request) -> Response:
         headers = {**recorded()["headers"], **(step.get("headers") or {})}

@@ -93,6 +93,14 @@ def test_a_job_is_starting_and_gets_its_defaults_and_its_own_output(service: Ser
     assert service.started == ["one"]
 
 
+def test_a_jobs_environment_has_its_full_id_when_the_job_is_read(service: Service) -> None:
+    made = service("PUT", JOB.format("one"), job(service, environmentId="azureml:toy:1")).json()
+    seen = service("GET", JOB.format("one")).json()
+    assert made["properties"]["environmentId"] == "azureml:toy:1"
+    assert seen["properties"]["environmentId"].endswith("/environments/toy/versions/1")
+    assert service("PUT", JOB.format("one"), job(service, environmentId="azureml:toy:1")).status == 201
+
+
 def test_a_second_put_starts_nothing_and_changes_tags_only(service: Service) -> None:
     service("PUT", JOB.format("one"), job(service))
     again = service("PUT", JOB.format("one"), job(service, tags={"a": "b"}))
