@@ -12,6 +12,7 @@ from helpers.processes import run_command
 from mnist_cnn import compose
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.config import AzureConfig, Sdk
+from mnist_cnn.backends.azure.service import AzureService
 from mnist_cnn.errors import ConfigurationError
 
 NAMES = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
@@ -147,6 +148,19 @@ def test_v2_is_chosen_unless_v1_is_installed(monkeypatch: pytest.MonkeyPatch) ->
             checks.check_sdk(sdk)
         if sdk is Sdk.v2 or sys.version_info[:2] == (3, 11):
             assert f"'mnist-cnn[{extra}]'" in raised.value.hint
+
+
+@pytest.mark.parametrize("installed", list(Sdk))
+def test_the_receipt_records_which_sdk_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: Sdk
+) -> None:
+    """A later command, in another environment perhaps, uses the same one."""
+    names = {Sdk.v1: "azureml-train-core", Sdk.v2: "azure-ai-ml"}
+    monkeypatch.setattr(checks, "_is_installed", lambda name: name == names[installed])
+    (tmp_path / "config.json").write_text(json.dumps(NAMES))
+    config = config_of(f"backend.workspace={tmp_path}")
+    assert config.sdk is None
+    assert AzureService(config).settings()["sdk"] == installed
 
 
 @pytest.mark.parametrize(("python", "is_refused"), [((3, 11), False), ((3, 13), False), ((3, 14), True)])
