@@ -90,7 +90,8 @@ def test_a_run_fails_if_its_data_are_missing(azure: AzureService, run_id: str) -
 
 
 def test_a_run_waits_for_a_node_and_can_be_cancelled_meanwhile(azure: AzureService) -> None:
-    cluster = azure.clusters.add("small", scaleSettings={"minNodeCount": 0, "maxNodeCount": 1})
+    scale = {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT120S"}
+    cluster = azure.clusters.add("small", scaleSettings=scale)
     azure.clusters.behave(full=True, allocation_error="no cores left")
     first, second, third = (f"run-{uuid.uuid4()}" for _ in range(3))
     for run_id in (first, second, third):
