@@ -156,9 +156,9 @@ def test_a_result_is_used_if_it_is_whole_and_of_one_attempt(
         assert not (made.folder / "result.json").exists()
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_run_whose_node_is_lost_during_the_upload_counts_once(azure: AzureService, tmp_path: Path) -> None:
     """The service starts it again; the second node trains no epoch, and cannot upload the same files."""
-    azure.clusters.add("traincluster", vmPriority="LowPriority", scaleSettings=ONE_NODE)
     azure.clusters.behave(restarts=True)
     lost: list[str] = []
 
@@ -172,7 +172,7 @@ def test_a_run_whose_node_is_lost_during_the_upload_counts_once(azure: AzureServ
 
     azure.server.listeners.append(lose_node_after_upload)
     try:
-        ended = train(azure, tmp_path, "run_dir=run", "backend.priority=lowpriority")
+        ended = train(azure, tmp_path, "run_dir=run", "backend.cluster=spot")
     finally:
         azure.server.listeners.remove(lose_node_after_upload)
     run = azure.runs[run_folder.read_receipt(tmp_path / "run").id]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="azureml-sdk cannot be installed there")
 
 RUN = f"{EXPERIMENT}/runs/{{}}"
+ONE_NODE = {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT120S"}
 PYTHON_38 = {"python": {"condaDependencies": {"dependencies": ["python=3.8.13"]}}}
 SLEEP = "import time; print('start', flush=True); time.sleep(600)"
 END_AT_THE_SECOND_START = """
@@ -90,8 +91,7 @@ def test_a_run_fails_if_its_data_are_missing(azure: AzureService, run_id: str) -
 
 
 def test_a_run_waits_for_a_node_and_can_be_cancelled_meanwhile(azure: AzureService) -> None:
-    scale = {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT120S"}
-    cluster = azure.clusters.add("small", scaleSettings=scale)
+    cluster = azure.clusters.add("small", scaleSettings=ONE_NODE)
     azure.clusters.behave(full=True, allocation_error="no cores left")
     first, second, third = (f"run-{uuid.uuid4()}" for _ in range(3))
     for run_id in (first, second, third):

@@ -135,7 +135,7 @@ def test_a_cancellation_in_the_studio_is_exit_6_and_says_why(made: ServiceRun) -
     made.begin()
     made.set_state("Canceled")
     followed = made.command("follow")
-    refused(followed, RunCancelled.exit_code, "the service cancelled the run", "studio", "120 minutes")
+    refused(followed, RunCancelled.exit_code, "outside of this program", "resume run")
     assert made.receipt().status is Status.cancelled
     assert not (made.folder / run_folder.RESULT).exists()
 

@@ -60,7 +60,6 @@ class Jobs:
         self.node = node
         self.runs = handlers.runs
         self.clusters = handlers.clusters
-        self.artifacts = handlers.artifacts
         self.images: list[str] = []
         """The digest of each environment for which an image was built."""
         self._closing = False
@@ -86,9 +85,9 @@ class Jobs:
 
     def log_files(self, run: Run) -> dict[str, str]:
         """Return the run's logs by name, each with a URL."""
-        paths = self.artifacts.paths(ORIGIN, run.container)
+        paths = self.handlers.artifacts.paths(ORIGIN, run.container)
         logs = [path for path in paths if path.startswith(node_logs.FOLDERS)]
-        return {path: self.artifacts.url(ORIGIN, run.container, path) for path in logs}
+        return {path: self.handlers.artifacts.url(ORIGIN, run.container, path) for path in logs}
 
     def _execute(self, run: Run) -> None:
         definition = run.definition or {}
@@ -152,7 +151,7 @@ class Jobs:
             self.handlers.workspace.has_registry = True
 
     def _write_log(self, run: Run, path: str, text: str) -> None:
-        self.artifacts.write(ORIGIN, run.container, path, text.encode())
+        self.handlers.artifacts.write(ORIGIN, run.container, path, text.encode())
 
     def _await_node(self, run: Run, cluster: Cluster) -> None:
         self.runs.advance(run, "Queued")
@@ -209,7 +208,7 @@ class Jobs:
         self.runs.advance(run, "Running")
         for name in logs.before:
             self._write_log(run, name, f"{name}: the job starts\n")
-        write_log = functools.partial(self.artifacts.write, ORIGIN, run.container, logs.script)
+        write_log = functools.partial(self.handlers.artifacts.write, ORIGIN, run.container, logs.script)
         process = Process(launch.command, folder / "code", launch.environment, write_log, preempt_at)
         self._processes[run.run_id] = process
         write_through = WriteThrough(launch.mounts)
@@ -227,7 +226,7 @@ class Jobs:
         """Upload what a job of SDK v2 has left; in a run of SDK v1 azureml does it."""
         if "arm" in (run.definition or {}):
             for path, content in v2_node.outputs(code).items():
-                self.artifacts.write(ORIGIN, run.container, path, content)
+                self.handlers.artifacts.write(ORIGIN, run.container, path, content)
 
     def _launch(self, run: Run, folder: Path) -> Launch:
         """Return how to start a run; its code and its data are then in the folder."""

@@ -41,7 +41,6 @@ TESTS: Mapping[str, Callable[[Any], bool]] = {
 }
 SEEN = {
     r"\d+": "int",
-    r"\d+\.\d+": "float",
     r"(true|false)\b.*": "bool",
     r"\[\]|\d+ \w+": "list",
     r"\{\}": "obj",
@@ -94,6 +93,8 @@ def mismatches(kind: Any, value: Any, where: str) -> Iterator[str]:
 
 def types(kind: str) -> list[str]:
     """Return the names of the types that a kind allows."""
+    if "(float)" in kind:
+        return ["float"]
     head = re.split(r"[;,(:]", kind.replace(", or ", "|"))[0]
     return [_type(word.strip()) for word in head.split("|")]
 
