@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure import cluster as clusters
@@ -37,7 +37,7 @@ def prepared(
     """Make everything ready; yield the SDK's job."""
     name = workspace.name
     report(f"workspace {name.name}: {workspace.location}, resource group {name.resource_group}")
-    preparation.report_registry(exists=workspace.has_registry)
+    _report_registry(workspace)
     # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
     cluster_key = (name, config)
     is_ready = preparation.is_recent(cluster_key)
@@ -58,6 +58,12 @@ def prepared(
         clusters.wait_until_ready(target, config, find)
         preparation.remember(cluster_key)
     yield _job(handle, request, config, datastore, code=code, environment=environment)
+
+
+@cache
+def _report_registry(workspace: Workspace) -> None:
+    """Report, once per process, that the first image build creates something that is billed."""
+    preparation.report_registry(exists=workspace.has_registry)
 
 
 def _find_missing_data(

@@ -30,14 +30,14 @@ TIMEOUTS = {"connection_timeout": 20, "read_timeout": 60}
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-    """An open workspace: the SDK's client, the login, and the address of its run history and metrics."""
+    """An open workspace: the SDK's client, the login, and the address of its MLflow server."""
 
     name: WorkspaceName
     client: Any
     credential: Any
     pipeline: Any
     location: str = ""
-    host: str = ""
+    mlflow: str = ""
     has_registry: bool = True
 
     @property
@@ -55,11 +55,12 @@ class Workspace:
 
     def history(self, path: str) -> Any:
         """Return the run history's answer."""
-        return self._send("GET", f"{self.host}/history/v1.0{self.path}/{path}")
+        host = self.mlflow.partition("/mlflow/")[0]
+        return self._send("GET", f"{host}/history/v1.0{self.path}/{path}")
 
     def metrics(self, path: str) -> Any:
         """Return the answer of the workspace's MLflow server."""
-        return self._send("GET", f"{self.host}/mlflow/v2.0{self.path}/api/2.0/mlflow/{path}")
+        return self._send("GET", f"{self.mlflow}/api/2.0/mlflow/{path}")
 
     def _send(self, method: str, url: str, body: Any = None) -> Any:
         from azure.core.rest import HttpRequest
@@ -76,26 +77,27 @@ def open_workspace(name: WorkspaceName) -> Workspace:
     credentials = checks.credentials()
     _silence_sdk()
 
-    def get_workspace() -> tuple[Workspace, dict[str, Any]]:
+    def get_workspace() -> tuple[Workspace, bool]:
         credential = _login(credentials)
         workspace = Workspace(name, _client(name, credential), credential, _pipeline(credential))
-        return workspace, workspace.arm("GET")
+        body = workspace.arm("GET")
+        properties = body["properties"]
+        workspace = dataclasses.replace(
+            workspace,
+            location=body["location"],
+            mlflow=properties["mlFlowTrackingUri"].partition("?")[0].replace("azureml://", "https://", 1),
+            has_registry=bool(properties.get("containerRegistry")),
+        )
+        return workspace, bool(properties.get("v1LegacyMode"))
 
     seconds = 900 if credentials is checks.Credentials.interactive else CALL_SECONDS
     what = f"open the workspace {name.name} as {credentials.value}"
-    workspace, body = call(what, get_workspace, seconds)
-    properties = body["properties"]
-    if properties.get("v1LegacyMode"):
+    workspace, is_legacy = call(what, get_workspace, seconds)
+    if is_legacy:
         message = f"the workspace {name.name} refuses SDK v2, because its v1_legacy_mode is true"
         hint = "set backend.sdk=v1, or ask the workspace's owner to set v1_legacy_mode to false"
         raise BackendError(message, hint)
-    host = properties["mlFlowTrackingUri"].removeprefix("azureml://").partition("/")[0]
-    return dataclasses.replace(
-        workspace,
-        location=body["location"],
-        host=f"https://{host}",
-        has_registry=bool(properties.get("containerRegistry")),
-    )
+    return workspace
 
 
 def client_without_retries(workspace: Workspace) -> Any:

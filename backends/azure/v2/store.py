@@ -93,6 +93,6 @@ def _find(workspace: Workspace, name: str) -> Any:
     try:
         return call_with_retries(what, partial(find, include_secrets=True))
     except ServiceError as error:
-        if error.status != 403:  # noqa: PLR2004
+        if error.status != 403 or "listsecrets" not in error.detail.lower():  # noqa: PLR2004
             raise
     return call_with_retries(what, find)
