@@ -63,6 +63,7 @@ def test_azure_and_local_train_to_the_same_weights(
     for name in ("job_digest", "weights_sha256", "accuracy"):
         assert remote[name] == local[name]
     assert f"accuracy {local['accuracy']}" in ended.err
+    assert "has 1 node, which is billed until released" in ended.err
     assert azure.runs[run_folder.read_receipt(folder).id].status == "Completed"
 
 
