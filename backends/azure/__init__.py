@@ -5,16 +5,19 @@ Nothing here imports the SDK, because `plan` and the checks before the first req
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
+from mnist_cnn import run_folder
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.config import AzureConfig, Sdk
 from mnist_cnn.backends.remote.backend import RemoteBackend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from mnist_cnn.backends.remote.service import Service
     from mnist_cnn.config import BackendConfig
@@ -28,13 +31,13 @@ class AzureBackend(RemoteBackend):
     CONFIG: ClassVar[type[BackendConfig]] = AzureConfig
 
     def service(self) -> Service:
-        if checks.chosen_sdk(self.settings) is Sdk.v1:
-            from mnist_cnn.backends.azure.v1.service import WorkspaceService as ServiceOfV1
+        """Return the service as the chosen SDK talks to it."""
+        return _service(self.settings)
 
-            return ServiceOfV1(self.settings)
-        from mnist_cnn.backends.azure.v2.service import WorkspaceService
-
-        return WorkspaceService(self.settings)
+    def service_of(self, folder: Path) -> Service:
+        """Return the service as the run's own SDK talks to it: the other one need not know the run."""
+        sdk = run_folder.read_receipt(folder).backend_settings.get("sdk", Sdk.v1)
+        return _service(dataclasses.replace(self.settings, sdk=Sdk(sdk)))
 
     @property
     def settings(self) -> AzureConfig:
@@ -57,3 +60,13 @@ class AzureBackend(RemoteBackend):
         if action == "delete":
             return cluster.delete(found, partial(own.request_deletion, workspace, name), find)
         return cluster.show(found, self.settings)
+
+
+def _service(settings: AzureConfig) -> Service:
+    if checks.chosen_sdk(settings) is Sdk.v1:
+        from mnist_cnn.backends.azure.v1.service import WorkspaceService as ServiceOfV1
+
+        return ServiceOfV1(settings)
+    from mnist_cnn.backends.azure.v2.service import WorkspaceService
+
+    return WorkspaceService(settings)

@@ -238,8 +238,11 @@ def differences(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
 
 def command(action: str, config: AzureConfig) -> str:
     """Return a command line that shows or deletes the cluster."""
+    sdk = f" backend.sdk={config.sdk}" if config.sdk else ""
     workspace = f" backend.workspace={shlex.quote(config.workspace)}" if config.workspace else ""
-    return f"python -m mnist_cnn cluster {action} backend=azure backend.cluster={config.cluster}{workspace}"
+    return (
+        f"python -m mnist_cnn cluster {action} backend=azure{sdk} backend.cluster={config.cluster}{workspace}"
+    )
 
 
 def show(cluster: Cluster, config: AzureConfig) -> Iterator[str]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import functools
 import json
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers.azure_commands import V2_TESTS, calls, chosen_v2, refused, run_here, succeeded
+from helpers.azure_commands import SDK_TESTS, V2_TESTS, calls, chosen_v2, refused, run_here, succeeded
 from helpers.azure_commands import submit as submit_by
 from helpers.azure_commands import train as train_by
 from helpers.processes import SMALL, Ended
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.errors import BackendError, TrainingError
+from mnist_cnn.errors import BackendError, ConfigurationError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from loopback import AzureService
 
@@ -114,6 +114,27 @@ def test_nothing_is_said_of_the_users_own_repository(azure: AzureService, tmp_pa
     assert job_sent(azure).get("identity") is None
 
 
+@SDK_TESTS[0]
+def test_a_run_is_asked_through_its_own_sdk_and_can_continue_with_the_other(
+    azure: AzureService, tmp_path: Path
+) -> None:
+    submit_by(azure, tmp_path, "backend.sdk=v1", "run_dir=runs/old")
+    submit(azure, tmp_path, "run_dir=runs/new")
+    listed = succeeded(run_here("list", "--json", cwd=tmp_path)).json()
+    assert [(run["run"], run["status"]) for run in listed] == [
+        ("new", "queued"),
+        ("old", "queued"),
+    ]
+    resume = ("resume", "runs/old", "backend.sdk=v2", "backend.queue_timeout=300", "register.name=null")
+    refused(run_here(*resume, cwd=tmp_path), ConfigurationError.exit_code, "old is queued")
+    for run in ("runs/old", "runs/new"):
+        succeeded(run_here("cancel", run, cwd=tmp_path))
+    azure.clusters.behave(full=False)
+    succeeded(run_here(*resume, cwd=tmp_path))
+    receipt = run_folder.read_receipt(tmp_path / "runs" / "old")
+    assert (receipt.status, receipt.backend_settings["sdk"]) == (Status.completed, "v2")
+
+
 def test_a_workspace_in_legacy_mode_is_for_the_other_sdk(azure: AzureService, tmp_path: Path) -> None:
     azure.handlers.workspace.is_legacy = True
     try:
@@ -145,7 +166,7 @@ def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: P
     for text in ("newcluster: AmlCompute, Succeeded", "1 to 1 nodes", "120 s", '"currentNodeCount"'):
         assert text in shown.out
     command = next(line for line in shown.out.splitlines() if "cluster delete" in line).partition(": ")[2]
-    deleted = succeeded(run_here(*shlex.split(command)[3:], "backend.sdk=v2", cwd=tmp_path))
+    deleted = succeeded(run_here(*shlex.split(command)[3:], cwd=tmp_path))
     assert "newcluster: deleted" in deleted.out
     assert "newcluster" not in azure.clusters
 
