@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import ModelRef, Status
 from mnist_cnn.backends.azure import registration
-from mnist_cnn.backends.azure.calls import call
+from mnist_cnn.backends.azure.calls import UNAUTHORIZED, call
 from mnist_cnn.backends.azure.outcome import STATUSES
 from mnist_cnn.backends.azure.service import AzureService, report_metrics, workspace_name
 from mnist_cnn.backends.azure.v2 import cluster, prepare
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 LOG = "user_logs/std_log.txt"
 """What the trainer prints. The service writes it as a blob that grows."""
 LOG_SECONDS = 60.0
-UNAUTHORIZED = 401
-"""The status of a login that has expired: after the next one, the service may answer."""
 WITHOUT_LOG = (Status.queued, Status.preparing)
 
 
@@ -144,7 +142,7 @@ def _details(workspace: Workspace, handle: Handle) -> dict[str, Any]:
     try:
         details: dict[str, Any] = call(what, history)
     except ServiceError as error:
-        if error.is_transient or error.status == UNAUTHORIZED:
+        if error.is_transient or error.status == UNAUTHORIZED:  # it may answer after the next login
             raise
         report(f"{error.message}; its end is recorded without a reason")
         return {}

@@ -65,6 +65,39 @@ def test_an_error_of_the_sdk_becomes_a_message_and_a_hint(text: str, status: int
     assert "\n" not in error.message + error.hint
 
 
+class AuthenticationException(Exception):  # noqa: N818 - the name of SDK v1's
+    pass
+
+
+class ClientAuthenticationError(Exception):
+    """Named as azure-core's, which has an answer's status."""
+
+    def __init__(self, text: str, status_code: int | None = None) -> None:
+        super().__init__(text)
+        self.status_code = status_code
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ClientAuthenticationError("Failed to invoke the Azure CLI"), None, "the login failed (Failed to"),
+        (ClientAuthenticationError("Unexpected response from Microsoft Entra ID", 503), 503, "failed"),
+        (AuthenticationException("Get Token request returned http error: 503"), None, "the login failed"),
+        (ClientAuthenticationError("Please run 'az login' to set up an account"), 401, "was refused"),
+        (ClientAuthenticationError("the token has expired", 401), 401, "the login was refused"),
+        (AuthenticationException("AADSTS7000215: Invalid client secret"), 401, "refused (AADSTS7000215)"),
+    ],
+)
+def test_only_a_refused_login_ends_a_follow(error: Exception, status: int | None, said: str) -> None:
+    """A slow Azure CLI, or an outage while a token is renewed, is over soon."""
+    translated = calls.translate("find it", error)
+    assert isinstance(translated, ServiceError)
+    assert translated.status == status
+    assert translated.is_transient == (status != 401)
+    assert said in translated.message
+    assert translated.hint
+
+
 @pytest.mark.parametrize(
     ("what", "role"),
     [
@@ -135,7 +168,8 @@ def test_a_token_of_the_azure_cli_is_used_until_shortly_before_it_expires(
     clock = SimpleNamespace(now=0.0)
     clock.time = lambda: clock.now
 
-    def credential(tenant_id: str) -> SimpleNamespace:
+    def credential(tenant_id: str, process_timeout: int) -> SimpleNamespace:
+        assert process_timeout == login.CLI_SECONDS
         tenants.append(tenant_id)
         return SimpleNamespace(get_token=get_token)
 
