@@ -33,9 +33,11 @@ _WRONG_SUBSCRIPTION = re.compile(r"access to (\S+) subscription|subscription nam
 _SUBSCRIPTION_HINT = "check the subscription_id in config.json, or log in with an account that has access"
 _LOGIN_HINTS = {
     "AADSTS7000222": "the secret has expired; create a new one in Microsoft Entra",
-    "AADSTS7000215": "the secret is wrong; AZUREML_SERVICE_PRINCIPAL_PASSWORD must be its value, not its id",
-    "AADSTS700016": "this tenant has no such application; check AZUREML_SERVICE_PRINCIPAL_ID",
-    "AADSTS90002": "no such tenant; check AZUREML_SERVICE_PRINCIPAL_TENANT_ID",
+    "AADSTS7000215": "the secret is wrong; AZUREML_SERVICE_PRINCIPAL_PASSWORD or AZURE_CLIENT_SECRET must be "
+    "its value, not its id",
+    "AADSTS700016": "this tenant has no such application; "
+    "check AZUREML_SERVICE_PRINCIPAL_ID or AZURE_CLIENT_ID",
+    "AADSTS90002": "no such tenant; check AZUREML_SERVICE_PRINCIPAL_TENANT_ID or AZURE_TENANT_ID",
 }
 _HINTS = {
     UNAUTHORIZED: "log in again: the service does not accept the credentials",

@@ -51,6 +51,13 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("Received bad response:\nResponse Code: 403\nContent: b''", 403, "AzureML Compute Operator"),
         ("AADSTS7000222: The provided client secret keys are expired", 401, "expired"),
+        (
+            "AADSTS7000215: Invalid client secret",
+            401,
+            "AZUREML_SERVICE_PRINCIPAL_PASSWORD or AZURE_CLIENT_SECRET",
+        ),
+        ("AADSTS700016: Application not found", 401, "AZUREML_SERVICE_PRINCIPAL_ID or AZURE_CLIENT_ID"),
+        ("AADSTS90002: Tenant not found", 401, "AZUREML_SERVICE_PRINCIPAL_TENANT_ID or AZURE_TENANT_ID"),
         ("Response Code: 409 ... exceeds the quota of 0 cores", 409, "cores"),
         (WRONG_SUBSCRIPTION, 401, "config.json"),
         (SUBSCRIPTION_NAME, 401, "config.json"),
