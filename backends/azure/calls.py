@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CALL_SECONDS = 120.0
-"""How long a call may take, with the SDK's own retries. They last 41 s if the service answers HTTP 503."""
+"""How long a call may take, with the SDK's own retries. Those of v1 last 41 s if it gets HTTP 503."""
 STILL_WAITING_SECONDS = 30.0
 """Interval between reports that a call is still running."""
 UNREACHABLE = {"ConnectionError", "ServiceRequestError", "ServiceResponseError", "ClientRequestError"}

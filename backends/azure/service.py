@@ -1,4 +1,4 @@
-"""What a workspace's service owes whichever SDK talks to it: settings, plan, outcome and cost report."""
+"""The part of a service that both of Azure's SDKs share: settings, plan, outcome and cost report."""
 
 from __future__ import annotations
 
