@@ -126,11 +126,13 @@ def translate(what: str, error: BaseException) -> BackendError:
 
 def _login_error(what: str, reason: str, status: int | None, detail: str) -> ServiceError:
     """Return the error of a login, with the status 401 only if another attempt would be refused too."""
-    hint = _LOGIN_HINTS.get(reason, "check the credentials, or log in with az login")
     if status == UNAUTHORIZED or "AADSTS" in detail or "az login" in detail:
         message = f"cannot {what}: the login was refused ({reason})"
+        hint = _LOGIN_HINTS.get(reason, "check the credentials, or log in with az login")
         return ServiceError(message, hint, status=UNAUTHORIZED, detail=detail)
-    return ServiceError(f"cannot {what}: the login failed ({reason})", hint, status=status, detail=detail)
+    message = f"cannot {what}: the login failed ({reason})"
+    hint = "try again in a minute; if it fails again, check the credentials or log in with az login"
+    return ServiceError(message, hint, status=status, detail=detail)
 
 
 def _role_hint(what: str) -> str:
