@@ -21,23 +21,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CALL_SECONDS = 120.0
-"""How long a call may take, with the SDK's own retries. They last 41 s if the service answers HTTP 503."""
+"""How long a call may take, with the SDK's own retries. Those of v1 last 41 s if it gets HTTP 503."""
 STILL_WAITING_SECONDS = 30.0
 """Interval between reports that a call is still running."""
 UNREACHABLE = {"ConnectionError", "ServiceRequestError", "ServiceResponseError", "ClientRequestError"}
 """The network exceptions of the libraries that the SDK uses, by name."""
+UNAUTHORIZED = 401
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 _STATUS = re.compile(r"(?:Response Code|Code|status_code|StatusCode)[\"']?[:=\s]+[\"']?(\d{3})\b")
 _WRONG_SUBSCRIPTION = re.compile(r"access to (\S+) subscription|subscription name, (\S+), instead")
 _SUBSCRIPTION_HINT = "check the subscription_id in config.json, or log in with an account that has access"
 _LOGIN_HINTS = {
     "AADSTS7000222": "the secret has expired; create a new one in Microsoft Entra",
-    "AADSTS7000215": "the secret is wrong; AZUREML_SERVICE_PRINCIPAL_PASSWORD must be its value, not its id",
-    "AADSTS700016": "this tenant has no such application; check AZUREML_SERVICE_PRINCIPAL_ID",
-    "AADSTS90002": "no such tenant; check AZUREML_SERVICE_PRINCIPAL_TENANT_ID",
+    "AADSTS7000215": "the secret is wrong; AZUREML_SERVICE_PRINCIPAL_PASSWORD or AZURE_CLIENT_SECRET must be "
+    "its value, not its id",
+    "AADSTS700016": "this tenant has no such application; "
+    "check AZUREML_SERVICE_PRINCIPAL_ID or AZURE_CLIENT_ID",
+    "AADSTS90002": "no such tenant; check AZUREML_SERVICE_PRINCIPAL_TENANT_ID or AZURE_TENANT_ID",
 }
 _HINTS = {
-    401: "log in again: the service does not accept the credentials",
+    UNAUTHORIZED: "log in again: the service does not accept the credentials",
     404: "check the workspace's config.json, and that the run and the cluster still exist",
     429: "the service is busy; try again in a minute",
 }
@@ -102,13 +105,12 @@ def translate(what: str, error: BaseException) -> BackendError:
         return ServiceError(message, NETWORK_HINT, detail=detail)
     login = re.search(r"AADSTS\d+", detail)
     if login or "AuthenticationException" in names or "ClientAuthenticationError" in names:
-        reason = login.group() if login else _first_sentence(chain[0])
-        hint = _LOGIN_HINTS.get(reason, "check the credentials, or log in with az login")
-        message = f"cannot {what}: the login was refused ({reason})"
-        return ServiceError(message, hint, status=401, detail=detail)
+        return _login_error(what, login.group() if login else _first_sentence(chain[0]), status, detail)
     if subscription := _WRONG_SUBSCRIPTION.search(detail):
         reason = f"this login has no access to a subscription {subscription[1] or subscription[2]}"
-        return ServiceError(f"cannot {what}: {reason}", _SUBSCRIPTION_HINT, status=401, detail=detail)
+        return ServiceError(
+            f"cannot {what}: {reason}", _SUBSCRIPTION_HINT, status=UNAUTHORIZED, detail=detail
+        )
     said = next((hint for words, hint in _REASON_HINTS.items() if words in detail), None)
     if said:
         hint = said
@@ -120,6 +122,17 @@ def translate(what: str, error: BaseException) -> BackendError:
         hint = _HINTS.get(status or 0, "try again; the studio may show more: https://ml.azure.com")
     reason = f"HTTP {status}, {_first_sentence(error)}" if status else _first_sentence(error)
     return ServiceError(f"cannot {what}: {reason}", hint, status=status, detail=detail)
+
+
+def _login_error(what: str, reason: str, status: int | None, detail: str) -> ServiceError:
+    """Return the error of a login, with the status 401 only if another attempt would be refused too."""
+    if status == UNAUTHORIZED or "AADSTS" in detail or "az login" in detail:
+        message = f"cannot {what}: the login was refused ({reason})"
+        hint = _LOGIN_HINTS.get(reason, "check the credentials, or log in with az login")
+        return ServiceError(message, hint, status=UNAUTHORIZED, detail=detail)
+    message = f"cannot {what}: the login failed ({reason})"
+    hint = "try again in a minute; if it fails again, check the credentials or log in with az login"
+    return ServiceError(message, hint, status=status, detail=detail)
 
 
 def _role_hint(what: str) -> str:

@@ -30,6 +30,8 @@ V2_PYTHONS = ((3, 11), (3, 13))
 PRINCIPAL_VARIABLES = tuple(f"AZUREML_SERVICE_PRINCIPAL_{part}" for part in ("TENANT_ID", "ID", "PASSWORD"))
 IDENTITY_VARIABLES = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 """The same, as all newer libraries of Azure call them."""
+PART_OF_A_PRINCIPAL = (PRINCIPAL_VARIABLES[:1], IDENTITY_VARIABLES[:1], IDENTITY_VARIABLES[1:2])
+"""What may be set without the rest of its spelling: a tenant, or the id of a managed identity."""
 TENANT_VARIABLE = PRINCIPAL_VARIABLES[0]
 """Set alone, it names the tenant of the Azure CLI's login or of the browser's."""
 CONFIG_FILES = ("config.json", "project.json")
@@ -139,11 +141,13 @@ def credentials(
     """Return how to log in, by browser only at a terminal. Raises ConfigurationError."""
     if principal(environment):
         return Credentials.service_principal
-    given = [name for name in PRINCIPAL_VARIABLES if environment.get(name)]
-    if given and given != [TENANT_VARIABLE]:
-        missing = ", ".join(name for name in PRINCIPAL_VARIABLES if name not in given)
-        message = f"the service principal is incomplete: {missing} is not set"
-        raise ConfigurationError(message, f"set {', '.join(PRINCIPAL_VARIABLES)}")
+    for names in (PRINCIPAL_VARIABLES, IDENTITY_VARIABLES):
+        given = tuple(name for name in names if environment.get(name))
+        if given and given not in PART_OF_A_PRINCIPAL:
+            missing = ", ".join(name for name in names if name not in given)
+            message = f"the service principal is incomplete: {missing} is not set"
+            hint = f"set {', '.join(names)}, or unset {', '.join(given)} to log in another way"
+            raise ConfigurationError(message, hint)
     if _azure_cli_is_logged_in(environment):
         return Credentials.azure_cli
     if at_terminal if at_terminal is not None else sys.stdin.isatty() and sys.stderr.isatty():

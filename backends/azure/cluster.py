@@ -61,10 +61,10 @@ class Cluster:
     nodes: int | None = None
     status: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    @property
-    def preempted(self) -> int:
-        """How many nodes are evicted now."""
-        return (self.status.get("nodeStateCounts") or {}).get("preemptedNodeCount") or 0
+    def count(self, *states: str) -> int:
+        """Return how many nodes are in one of the states, as "idle", "running" or "preempted"."""
+        counts = self.status.get("nodeStateCounts") or {}
+        return sum(counts.get(f"{state}NodeCount") or 0 for state in states)
 
 
 def from_arm(body: dict[str, Any]) -> Cluster:

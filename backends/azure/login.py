@@ -11,6 +11,9 @@ from mnist_cnn.backends.azure import checks
 TOKEN_SECONDS = 300.0
 """How long a token must still be valid to be used."""
 
+CLI_SECONDS = 60
+"""How long the CLI may take to return a token. The library's own limit of 10 is short for a busy machine."""
+
 
 class AzureCliLogin:
     """The login of the Azure CLI. It keeps each token until shortly before it expires.
@@ -21,7 +24,7 @@ class AzureCliLogin:
     def __init__(self) -> None:
         from azure.identity import AzureCliCredential
 
-        self._credential = AzureCliCredential(tenant_id=checks.tenant() or "")
+        self._credential = AzureCliCredential(tenant_id=checks.tenant() or "", process_timeout=CLI_SECONDS)
         self._tokens: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.backend import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 STATUSES = {
     **dict.fromkeys(("NotStarted", "Starting", "Queued", "Paused", "Unapproved"), Status.queued),
@@ -38,6 +38,8 @@ IMAGE_ERROR = re.compile(r"^\W*(ERROR\b|\w+Error\b|ResolvePackageNotFound|Resolu
 PREPARING = "the service may be building the image, which took 22 and 36 minutes when it was seen"
 """What happens before a first run of its packages gets a node."""
 PREEMPTED = re.compile(r"pre-?empt|evict", re.IGNORECASE)
+CLUSTER_PROPERTY = "_azureml.ClusterName"
+"""The property of a run that holds its cluster's name. A name may contain any word, such as "preemptible"."""
 
 
 def has_node_log(urls: dict[str, str]) -> bool:
@@ -55,16 +57,15 @@ def failure(details: dict[str, Any]) -> dict[str, Any]:
     body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
     text = filled(str(body.get("message") or ""), body.get("messageParameters") or {})
     reason = " ".join(text.split())[:500] or "the service gives no reason"
-    said = _said(details)
     has_ended = PROCESS_ENDED.search(reason) is not None
-    if not has_ended and not reason.startswith(SCRIPT_RAISED):
-        said.append(str(body))
-    if any(PREEMPTED.search(text) for text in said):
+    is_own = has_ended or reason.startswith(SCRIPT_RAISED)
+    said = _said(details, *(() if is_own else (text, *_messages(body))))
+    if PREEMPTED.search(said):
         return {"error": f"the node was preempted: {reason}", "is_lost": True}
     if UPLOADED_TWICE.search(reason):
         again = "and the service failed the run that it had started again (Resource Conflict)"
         return {"error": f"a node was lost as it uploaded the result, {again}"}
-    has_trainer_failed = has_ended or any("JobFailed" in text for text in said)
+    has_trainer_failed = has_ended or "JobFailed" in said
     return {"error": f"the run failed in the service: {reason}", "has_trainer_failed": has_trainer_failed}
 
 
@@ -88,11 +89,20 @@ def image_problem(log: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """The cluster of a cancelled run: whether it has Spot nodes, how many, and how many are evicted now."""
+    """The cluster of a cancelled run: whether it has Spot nodes, at most how many, and their states.
+
+    `evicted` and `working` are how many are evicted, and how many are idle or run a job.
+    """
 
     are_spot: bool
     max_nodes: int
-    evicted: int
+    evicted: int = 0
+    working: int = 0
+
+    @property
+    def has_lost_only_node(self) -> bool:
+        """Whether the cluster's only node is evicted; the count of an earlier eviction may remain."""
+        return self.are_spot and self.max_nodes == 1 and self.evicted > 0 and self.working == 0
 
 
 def cancellation(
@@ -104,21 +114,38 @@ def cancellation(
     """
     if _minutes(details) >= max_minutes:
         return {"error": f"the service cancelled the run: backend.max_duration={max_minutes} minutes is over"}
-    is_known_eviction = nodes.max_nodes == 1 and nodes.evicted > 0
-    if nodes.are_spot and (is_known_eviction or any(PREEMPTED.search(text) for text in _said(details))):
+    if nodes.has_lost_only_node or (nodes.are_spot and PREEMPTED.search(_said(details))):
         return {"error": "the node was preempted: the service cancelled the run", "is_lost": True}
     outside = "the run was cancelled outside of this program"
     if nodes.are_spot:
-        outside += ", by a user or by the eviction of its Spot node, which the service reports alike"
+        outside += ", by a user or by the eviction of its Spot node; the service reports both the same way"
         if not resubmit:
             outside += " (backend.resubmit_cancelled=true submits such a run again)"
     return {"error": outside, "is_lost": resubmit}
 
 
-def _said(details: dict[str, Any]) -> list[str]:
-    """Return what the service itself says beside a run's error: its warnings and properties."""
-    warnings = details.get("warnings") or []
-    return [*(str(warning.get("message")) for warning in warnings), str(details.get("properties") or "")]
+def _said(details: dict[str, Any], *texts: str) -> str:
+    """Return what the service says of a run's end, without the names of the run and of its cluster.
+
+    That is its warnings and the run's properties, and other texts that the caller has found.
+    """
+    properties = details.get("properties") or {}
+    names = (properties.get(CLUSTER_PROPERTY), details.get("target"), details.get("runId"))
+    warnings = (str(warning.get("message")) for warning in details.get("warnings") or ())
+    said = "\n".join((*warnings, str(properties), *texts))
+    for name in filter(None, names):
+        said = re.sub(rf"(?<![\w-]){re.escape(str(name))}(?![\w-])", "", said)
+    return said
+
+
+def _messages(error: Any) -> Iterator[str]:
+    """Yield the codes and messages of an error and of those inside it."""
+    if isinstance(error, list):
+        for inner in error:
+            yield from _messages(inner)
+    elif isinstance(error, dict):
+        yield from (str(error.get(name)) for name in ("code", "message"))
+        yield from _messages([error.get("innerError"), *(error.get("details") or ())])
 
 
 def _minutes(details: dict[str, Any]) -> float:

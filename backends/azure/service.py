@@ -1,4 +1,4 @@
-"""What a workspace's service owes whichever SDK talks to it: settings, plan, outcome and cost report."""
+"""The part of a service that both of Azure's SDKs share: settings, plan, outcome and cost report."""
 
 from __future__ import annotations
 
@@ -131,10 +131,11 @@ class AzureService:
         except ServiceError:
             found = None
         if found is None:
-            return outcome.Nodes(self.config.priority is Priority.lowpriority, self.config.max_nodes, 0)
+            return outcome.Nodes(self.config.priority is Priority.lowpriority, self.config.max_nodes)
         _, most, _ = found.scale or (None, None, None)
         is_spot = found.priority.lower() == Priority.lowpriority
-        return outcome.Nodes(is_spot, self.config.max_nodes if most is None else most, found.preempted)
+        most = self.config.max_nodes if most is None else most
+        return outcome.Nodes(is_spot, most, found.count("preempted"), found.count("idle", "running"))
 
     def costs(self, handle: Handle) -> Iterator[str]:
         """Yield lines on the cluster's nodes: how many are billed, and what releases them."""

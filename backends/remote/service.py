@@ -141,7 +141,7 @@ class Store(Protocol):
         """Return a file's content; its expected size, in bytes, decides how long that may take."""
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file; nobody sees half of it."""
+        """Write a file; readers never see a partial file."""
 
 
 class Service(Protocol):

@@ -47,7 +47,7 @@ class FolderStore:
             raise failure(f"read {self._root / name}", error) from error
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file; nobody sees half of it. Raises ServiceError."""
+        """Write a file; readers never see a partial file. Raises ServiceError."""
         path = self._path(name)
         try:
             atomic.make_folder(path.parent, exist_ok=True)

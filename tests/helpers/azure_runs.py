@@ -43,8 +43,6 @@ class ServiceRun:
         self.azure, self.folder, self.config = azure, folder, config.backend
         self.id = f"made_{secrets.token_hex(4)}"
         job = job or launch.job_of(config)
-        settings = dataclasses.asdict(self.config) | {"workspace": str(azure.home)}
-        del settings["name"], settings["data"]
         place = dataclasses.asdict(checks.find_workspace(str(azure.home)))
         self.before = run_folder.Receipt(
             "azure",
@@ -53,7 +51,7 @@ class ServiceRun:
             Status.queued,
             run_folder.now(),
             url="https://ml.azure.com/runs/made",
-            backend_settings=settings,
+            backend_settings=WorkspaceService(self.config).settings(),
             versions=versions(),
             service=place | {"checkpoints": f"mnist-cnn-checkpoints/{self.id}"} | service,
         )

@@ -81,14 +81,7 @@ def open_workspace(name: WorkspaceName) -> Workspace:
         credential = _login(credentials)
         workspace = Workspace(name, _client(name, credential), credential, _pipeline(credential))
         body = workspace.arm("GET")
-        properties = body["properties"]
-        workspace = dataclasses.replace(
-            workspace,
-            location=body["location"],
-            mlflow=properties["mlFlowTrackingUri"].partition("?")[0].replace("azureml://", "https://", 1),
-            has_registry=bool(properties.get("containerRegistry")),
-        )
-        return workspace, bool(properties.get("v1LegacyMode"))
+        return _described(workspace, body), bool(body["properties"].get("v1LegacyMode"))
 
     seconds = 900 if credentials is checks.Credentials.interactive else CALL_SECONDS
     what = f"open the workspace {name.name} as {credentials.value}"
@@ -98,6 +91,18 @@ def open_workspace(name: WorkspaceName) -> Workspace:
         hint = "set backend.sdk=v1, or ask the workspace's owner to set v1_legacy_mode to false"
         raise BackendError(message, hint)
     return workspace
+
+
+def _described(workspace: Workspace, body: dict[str, Any]) -> Workspace:
+    """Return the workspace with what the service says of it. Raises ValueError if something is missing."""
+    properties = body.get("properties") or {}
+    location, mlflow = body.get("location"), properties.get("mlFlowTrackingUri")
+    if not location or not mlflow:
+        missing = "mlFlowTrackingUri" if location else "location"
+        raise ValueError(f"the service's answer has no {missing}")
+    address = mlflow.partition("?")[0].replace("azureml://", "https://", 1)
+    has_registry = bool(properties.get("containerRegistry"))
+    return dataclasses.replace(workspace, location=location, mlflow=address, has_registry=has_registry)
 
 
 def client_without_retries(workspace: Workspace) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import ModelRef, Status
 from mnist_cnn.backends.azure import registration
-from mnist_cnn.backends.azure.calls import call
+from mnist_cnn.backends.azure.calls import UNAUTHORIZED, call
 from mnist_cnn.backends.azure.outcome import STATUSES
 from mnist_cnn.backends.azure.service import AzureService, report_metrics, workspace_name
 from mnist_cnn.backends.azure.v2 import cluster, prepare
@@ -17,6 +17,7 @@ from mnist_cnn.backends.remote import submission
 from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.outputs import OUTPUTS
 from mnist_cnn.backends.remote.service import Observation, ServiceError
+from mnist_cnn.backends.remote.state import CANCELLED
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -62,10 +63,10 @@ class WorkspaceService(AzureService):
             raise
         state = str(getattr(job.status, "value", job.status))  # the SDK has an enum for the states it knows
         seen = self.observe(state, has_log=STATUSES.get(state) not in WITHOUT_LOG)
-        if seen.status not in (Status.failed, Status.cancelled):
+        is_ours = seen.status is Status.cancelled and CANCELLED in handle.place
+        if is_ours or seen.status not in (Status.failed, Status.cancelled):
             return seen
-        history = partial(workspace.history, f"runs/{handle.id}/details")
-        return self.explain(handle, seen, call("read how the run has ended", history))
+        return self.explain(handle, seen, _details(workspace, handle))
 
     def cancel(self, handle: Handle) -> None:
         """Ask the service to end the run."""
@@ -133,6 +134,19 @@ class WorkspaceService(AzureService):
 def workspace_of(handle: Handle) -> Workspace:
     """Return the workspace that the receipt names; log in if this process has not."""
     return open_workspace(workspace_name(handle))
+
+
+def _details(workspace: Workspace, handle: Handle) -> dict[str, Any]:
+    """Return what the run history says of an ended run, or nothing if it refuses to answer."""
+    what, history = "read how the run has ended", partial(workspace.history, f"runs/{handle.id}/details")
+    try:
+        details: dict[str, Any] = call(what, history)
+    except ServiceError as error:
+        if error.is_transient or error.status == UNAUTHORIZED:  # it may answer after the next login
+            raise
+        report(f"{error.message}; its end is recorded without a reason")
+        return {}
+    return details
 
 
 def _run_files(handle: Handle) -> Any:

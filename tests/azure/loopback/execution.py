@@ -63,7 +63,7 @@ class Execution:
                 cancelUri=f"{url}/cancel",
                 diagnosticsUri=f"{url}/diagnostics",
             )
-            run.document["properties"] |= self._properties(sent["snapshotid"])
+            run.document["properties"] |= self._properties(configuration["target"], sent["snapshotid"])
             run.definition = {**configuration, "snapshotId": sent["snapshotid"]}
             self.runs.advance(run, "Starting")
             self._start(run)
@@ -76,9 +76,10 @@ class Execution:
         self.runs.cancel(run_id)
         return answer({"runId": run_id})
 
-    def _properties(self, snapshot: str) -> Json:
+    def _properties(self, cluster: str, snapshot: str) -> Json:
         """Return the properties that the service gives a run."""
-        properties = {"ContentSnapshotId": snapshot, "_azureml.ComputeTargetType": "amlcompute"}
+        target = {"_azureml.ComputeTargetType": "amlcompute", "_azureml.ClusterName": cluster}
+        properties = {"ContentSnapshotId": snapshot, **target}
         if self.clusters.behaviour.old_runtime:
             properties["ProcessInfoFile"] = "azureml-logs/process_info.json"
             properties["ProcessStatusFile"] = "azureml-logs/process_status.json"

@@ -72,7 +72,7 @@ class ArmJobs:
                 displayName=sent.get("displayName") or f"loopback_{secrets.token_hex(4)}",
                 description=sent.get("description"),
                 tags=sent.get("tags") or {},
-                properties={**_added(sent), **(sent.get("properties") or {})},
+                properties={**_added(cluster, sent), **(sent.get("properties") or {})},
                 runType="azureml.scriptrun",
             )
             run.definition = self._definition(cluster, properties)
@@ -200,10 +200,11 @@ class ArmJobs:
         }
 
 
-def _added(sent: Json) -> dict[str, str]:
+def _added(cluster: str, sent: Json) -> dict[str, str]:
     """Return the properties that the service adds to a job."""
+    target = {"_azureml.ComputeTargetType": "amlctrain", "_azureml.ClusterName": cluster}
     snapshot = {"ContentSnapshotId": str(uuid.uuid4())} if sent.get("codeId") else {}
-    return {"_azureml.ComputeTargetType": "amlctrain", **snapshot}
+    return {**target, **snapshot}
 
 
 def _filled_in(name: str, sent: Json) -> Json:

@@ -115,17 +115,30 @@ def test_credentials_are_a_principal_the_azure_cli_or_a_person(tmp_path: Path) -
     assert checks.credentials(home, at_terminal=False) is checks.Credentials.azure_cli
 
 
-def test_a_tenant_alone_is_for_another_login() -> None:
-    alone = {checks.TENANT_VARIABLE: "x", "PATH": ""}
+@pytest.mark.parametrize("name", [checks.TENANT_VARIABLE, "AZURE_TENANT_ID"])
+def test_a_tenant_alone_is_for_another_login(name: str) -> None:
+    alone = {name: "x", "PATH": ""}
     assert checks.credentials(alone, at_terminal=True) is checks.Credentials.interactive
     assert checks.tenant(alone) == "x"
     assert checks.tenant({}) is None
 
 
-def test_an_incomplete_principal_names_what_is_missing() -> None:
-    incomplete = {name: value for name, value in PRINCIPAL.items() if not name.endswith("PASSWORD")}
-    with pytest.raises(ConfigurationError, match="AZUREML_SERVICE_PRINCIPAL_PASSWORD is not set"):
-        checks.credentials(incomplete, at_terminal=False)
+def test_the_id_of_a_managed_identity_is_not_a_principal() -> None:
+    alone = {"AZURE_CLIENT_ID": "x", "PATH": ""}
+    assert checks.credentials(alone, at_terminal=True) is checks.Credentials.interactive
+
+
+@pytest.mark.parametrize("names", [checks.PRINCIPAL_VARIABLES, checks.IDENTITY_VARIABLES])
+@pytest.mark.parametrize("missing", [(2,), (1,), (0,), (0, 1)])
+def test_an_incomplete_principal_names_what_is_missing(
+    names: tuple[str, ...], missing: tuple[int, ...]
+) -> None:
+    """Another login must not be used in its place."""
+    given = {name: "x" for place, name in enumerate(names) if place not in missing} | {"PATH": ""}
+    absent = ", ".join(names[place] for place in missing)
+    with pytest.raises(ConfigurationError, match=f"incomplete: {absent} is not set") as raised:
+        checks.credentials(given, at_terminal=True)
+    assert f"set {', '.join(names)}, or unset" in raised.value.hint
 
 
 def test_another_python_is_refused_with_the_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,7 @@ def test_a_creation_above_the_quota_may_succeed_later() -> None:
 
 def test_both_sdks_describe_a_cluster_alike() -> None:
     """SDK v1 has an object for it; of SDK v2, the answer of Azure Resource Manager is read."""
-    status = {"currentNodeCount": 1, "nodeStateCounts": {"preemptedNodeCount": 2}}
+    status = {"currentNodeCount": 1, "nodeStateCounts": {"preemptedNodeCount": 2, "idleNodeCount": 1}}
     target = SimpleNamespace(
         name="traincluster",
         type="AmlCompute",
@@ -245,14 +245,15 @@ def test_both_sdks_describe_a_cluster_alike() -> None:
     described = cluster_v1.describe(target)
     read = cluster.from_arm({"name": "traincluster", "properties": {**compute, "properties": nodes}})
     assert dataclasses.replace(read, status=status) == described
-    assert described.preempted == read.preempted == 2
+    assert described.count("preempted") == read.count("preempted") == 2
+    assert described.count("idle", "running") == 1
     assert described.errors == ("Bad no such size",)
 
 
 def test_a_cluster_of_which_the_service_says_nothing_yet_is_described() -> None:
     compute = {"computeType": "AmlCompute", "provisioningState": "Creating", "properties": None}
     described = cluster.from_arm({"name": "traincluster", "properties": compute})
-    assert (described.state, described.nodes, described.scale, described.preempted) == (
+    assert (described.state, described.nodes, described.scale, described.count("preempted")) == (
         "Creating",
         None,
         None,

@@ -80,6 +80,7 @@ def test_a_run_has_the_properties_of_its_runtime(service: Service, *, old_runtim
     properties = submit(service)["properties"]
     assert properties["ContentSnapshotId"] == SNAPSHOT
     assert properties["_azureml.ComputeTargetType"] == "amlcompute"
+    assert properties["_azureml.ClusterName"] == "small"
     assert ("ProcessInfoFile" in properties) == old_runtime
 
 

@@ -45,6 +45,26 @@ def test_why_a_run_failed(details: dict[str, Any], *, is_lost: bool, has_trainer
     assert "None" not in found["error"]
 
 
+@pytest.mark.parametrize("message", ["", "AzureMLCompute job failed on evict-1, run evict_1_ab.", EVICTED])
+@pytest.mark.parametrize(
+    "named",
+    [{"target": "evict-1"}, {"properties": {"_azureml.ClusterName": "evict-1", "other": "x"}}],
+    ids=["target", "property"],
+)
+def test_the_names_of_cluster_and_run_do_not_mean_a_preemption(named: dict[str, Any], message: str) -> None:
+    details = {**of_service(message), **named, "runId": "evict_1_ab"}
+    details["error"]["error"]["messageParameters"] = {"ClusterName": "evict-1"}
+    assert failure(details).get("is_lost", False) == (message == EVICTED)
+    spot = Nodes(are_spot=True, max_nodes=4)
+    assert not cancellation(details, spot, 60, resubmit=False)["is_lost"]
+
+
+def test_a_property_and_an_inner_error_can_say_that_the_node_was_lost() -> None:
+    assert failure({"properties": {"reason": "SpotEviction"}})["is_lost"]
+    inner = {"code": "UserError", "innerError": {"code": "JobError", "details": [{"code": "Preempted"}]}}
+    assert failure({"error": {"error": inner}})["is_lost"]
+
+
 def test_a_message_never_shows_a_placeholder() -> None:
     message = "The {argumentName} of {kind} is invalid"
     error = {"message": message, "messageParameters": {"kind": "run"}}
@@ -79,10 +99,9 @@ def test_only_an_image_that_was_not_built_has_a_log_to_read() -> None:
     assert image_log({}) is None
 
 
-ONE_SPOT, DEDICATED = (
-    Nodes(are_spot=True, max_nodes=1, evicted=0),
-    Nodes(are_spot=False, max_nodes=1, evicted=1),
-)
+ONE_SPOT = Nodes(are_spot=True, max_nodes=1)
+EVICTED_NODE = dataclasses.replace(ONE_SPOT, evicted=1)
+DEDICATED = Nodes(are_spot=False, max_nodes=1, evicted=1)
 HOUR = {"startTimeUtc": "2026-01-01T10:00:00.12345Z", "endTimeUtc": "2026-01-01T11:00:00.5Z"}
 NOTED = {"warnings": [{"message": "Spot node evicted"}]}
 
@@ -92,8 +111,9 @@ NOTED = {"warnings": [{"message": "Spot node evicted"}]}
     [
         ({}, ONE_SPOT, False, False, "eviction"),
         ({}, ONE_SPOT, True, True, "eviction"),
-        ({}, dataclasses.replace(ONE_SPOT, evicted=1), False, True, "the node was preempted"),
-        ({}, dataclasses.replace(ONE_SPOT, evicted=1, max_nodes=4), False, False, "eviction"),
+        ({}, EVICTED_NODE, False, True, "the node was preempted"),
+        ({}, dataclasses.replace(EVICTED_NODE, working=1), False, False, "eviction"),
+        ({}, dataclasses.replace(EVICTED_NODE, max_nodes=4), False, False, "eviction"),
         (NOTED, dataclasses.replace(ONE_SPOT, max_nodes=4), False, True, "the node was preempted"),
         ({}, DEDICATED, False, False, "outside of this program"),
         ({}, DEDICATED, True, True, "outside of this program"),

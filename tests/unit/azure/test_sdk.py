@@ -51,6 +51,13 @@ def test_no_secret_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("Received bad response:\nResponse Code: 403\nContent: b''", 403, "AzureML Compute Operator"),
         ("AADSTS7000222: The provided client secret keys are expired", 401, "expired"),
+        (
+            "AADSTS7000215: Invalid client secret",
+            401,
+            "AZUREML_SERVICE_PRINCIPAL_PASSWORD or AZURE_CLIENT_SECRET",
+        ),
+        ("AADSTS700016: Application not found", 401, "AZUREML_SERVICE_PRINCIPAL_ID or AZURE_CLIENT_ID"),
+        ("AADSTS90002: Tenant not found", 401, "AZUREML_SERVICE_PRINCIPAL_TENANT_ID or AZURE_TENANT_ID"),
         ("Response Code: 409 ... exceeds the quota of 0 cores", 409, "cores"),
         (WRONG_SUBSCRIPTION, 401, "config.json"),
         (SUBSCRIPTION_NAME, 401, "config.json"),
@@ -63,6 +70,43 @@ def test_an_error_of_the_sdk_becomes_a_message_and_a_hint(text: str, status: int
     assert error.status == status
     assert said in error.hint
     assert "\n" not in error.message + error.hint
+
+
+class LoginError(Exception):
+    """The error of a login, with the status of an answer if there was one."""
+
+    def __init__(self, text: str, status_code: int | None = None) -> None:
+        super().__init__(text)
+        self.status_code = status_code
+
+
+class ClientAuthenticationError(LoginError):
+    """Named as azure-core's."""
+
+
+class AuthenticationException(LoginError):  # noqa: N818 - so it is called
+    """Named as SDK v1's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ClientAuthenticationError("Failed to invoke the Azure CLI"), None, "the login failed (Failed to"),
+        (ClientAuthenticationError("Authentication failed: HTTP Error: 503"), None, "the login failed"),
+        (AuthenticationException("Unexpected response", 503), 503, "the login failed"),
+        (ClientAuthenticationError("Please run 'az login' to set up an account"), 401, "was refused"),
+        (ClientAuthenticationError("the token has expired", 401), 401, "the login was refused"),
+        (AuthenticationException("AADSTS7000215: Invalid client secret"), 401, "refused (AADSTS7000215)"),
+    ],
+)
+def test_only_a_refused_login_ends_a_follow(error: Exception, status: int | None, said: str) -> None:
+    """A slow Azure CLI, or an outage while a token is renewed, is over soon."""
+    translated = calls.translate("find it", error)
+    assert isinstance(translated, ServiceError)
+    assert translated.status == status
+    assert translated.is_transient == (status != 401)
+    assert said in translated.message
+    assert ("try again" in translated.hint) == translated.is_transient
 
 
 @pytest.mark.parametrize(
@@ -135,7 +179,8 @@ def test_a_token_of_the_azure_cli_is_used_until_shortly_before_it_expires(
     clock = SimpleNamespace(now=0.0)
     clock.time = lambda: clock.now
 
-    def credential(tenant_id: str) -> SimpleNamespace:
+    def credential(tenant_id: str, process_timeout: int) -> SimpleNamespace:
+        assert process_timeout == login.CLI_SECONDS
         tenants.append(tenant_id)
         return SimpleNamespace(get_token=get_token)
 

@@ -1,4 +1,4 @@
-"""With what the containers of the datastores are opened. The SDK's client is a stand-in."""
+"""Which credential opens a datastore's container. The SDK's client is a stand-in."""
 
 from __future__ import annotations
 
