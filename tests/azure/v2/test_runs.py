@@ -47,12 +47,12 @@ def cluster_run(
     return home / "run", ended
 
 
-@pytest.fixture
-def keyless(azure: AzureService) -> Iterator[None]:
-    """The storage account accepts login tokens only."""
-    azure.handlers.workspace.has_keys = False
+@pytest.fixture(params=["has_keys", "takes_keys"])
+def keyless(azure: AzureService, request: pytest.FixtureRequest) -> Iterator[None]:
+    """The storage account accepts login tokens only; in the second case the datastore still has its key."""
+    setattr(azure.handlers.workspace, request.param, False)
     yield
-    azure.handlers.workspace.has_keys = True
+    setattr(azure.handlers.workspace, request.param, True)
 
 
 def test_azure_and_local_train_to_the_same_weights(
@@ -99,7 +99,7 @@ def test_a_second_run_sends_neither_data_nor_code_again(azure: AzureService, tmp
 def test_a_storage_account_without_keys_needs_no_key(azure: AzureService, tmp_path: Path) -> None:
     ended = succeeded(train(azure, tmp_path, "run_dir=run", "register.name=keyless", MIN), "without a key")
     assert (tmp_path / "run" / "model.keras").exists()
-    assert "keyless version 1" in ended.out
+    assert "keyless version " in ended.out
     assert job_sent(azure)["identity"]["identityType"] == "UserIdentity"
 
 
