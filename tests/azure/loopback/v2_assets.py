@@ -124,9 +124,12 @@ class Assets:
         name, version = request.names["name"], request.names["version"]
         with self._lock:
             before = self._documents.get((kind, name, version))
+            sent = request.json()["properties"]
+            if before and before["properties"].get("codeUri") != sent.get("codeUri"):
+                raise arm.Inner(400, "Asset paths cannot be updated.", "BadArgument")
             made = before["systemData"]["createdAt"] if before else now()
             properties: Json = {"description": None, "tags": {}, "properties": {}, "isArchived": False}
-            properties |= {**request.json()["properties"], **fixed}
+            properties |= {**sent, **fixed}
             properties["properties"] = {name: str(value) for name, value in properties["properties"].items()}
             document = {
                 "id": f"{self.tenancy.workspace_path}/{kind}/{name}/versions/{version}",

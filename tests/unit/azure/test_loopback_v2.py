@@ -146,6 +146,12 @@ def test_a_cancellation_is_accepted_with_null_and_ends_without_a_body(service: S
     assert (service("GET", url).status, service("GET", url).body) == (200, b"")
 
 
+def test_the_address_of_code_cannot_be_changed(service: Service) -> None:
+    url = f"{MANAGEMENT}/<WS>/codes/c/versions/1?api-version=2023-04-01"
+    statuses = [service("PUT", url, {"properties": {"codeUri": f"https://{x}"}}).status for x in "aab"]
+    assert statuses == [201, 201, 400]
+
+
 def test_a_model_moves_and_keeps_its_version(service: Service) -> None:
     url = f"{MANAGEMENT}/<WS>/models/m/versions/3?api-version=2023-08-01-preview"
     sent = {"modelUri": "azureml://jobs/one/outputs/artifacts/paths/outputs/", "modelType": "custom_model"}
