@@ -64,7 +64,12 @@ def tags(run_id: str, result: Result) -> dict[str, str]:
 
 def _registered(run_id: str, name: str, models: Callable[[], Iterable[Any]]) -> list[Any]:
     """Return the run's versions under a name, oldest first."""
-    listed = call_with_retries(f"find the model {name}", lambda: list(models()))
+    try:
+        listed = call_with_retries(f"find the model {name}", lambda: list(models()))
+    except ServiceError as error:
+        if not error.is_not_found:
+            raise
+        return []  # so the service answers SDK v2 if there is no version yet
     mine = [model for model in listed if (model.tags or {}).get(RUN_TAG) == run_id and model.name == name]
     return sorted(mine, key=lambda model: int(model.version))
 

@@ -1,0 +1,43 @@
+"""What SDK v2 reads and registers of a run, on the loopback service. No run is started."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from helpers.azure_commands import V2_TESTS, calls, forget
+from helpers.sdk_fakes import config_of
+from loopback.artifacts import CONTAINER
+
+from mnist_cnn.backends.azure.v2.service import WorkspaceService
+from mnist_cnn.backends.remote.service import Handle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from loopback import AzureService
+
+pytestmark = V2_TESTS
+RESULT: Any = SimpleNamespace(job_digest="1" * 64, accuracy=0.5, weights_sha256="2" * 64, changes=())
+
+
+@pytest.fixture
+def service(azure: AzureService) -> WorkspaceService:
+    forget()
+    return WorkspaceService(config_of(f"backend.workspace={azure.home}", "backend.sdk=v2"))
+
+
+def handle_of(service: WorkspaceService, folder: Path, run_id: str) -> Handle:
+    return Handle(folder, run_id, service.place())
+
+
+def test_the_first_registration_creates_the_model(
+    azure: AzureService, service: WorkspaceService, tmp_path: Path
+) -> None:
+    """The service answers 404 if it is asked for the versions of an unknown model."""
+    registered = service.register(handle_of(service, tmp_path, "run-1"), "firstmodel", RESULT)
+    assert (registered.version, registered.is_new) == (1, True)
+    again = service.register(handle_of(service, tmp_path, "run-1"), "firstmodel", RESULT)
+    assert (again.version, again.is_new) == (1, False)
+    assert calls(azure, "PUT", "/models/") == 1
