@@ -111,14 +111,19 @@ class WorkspaceService(AzureService):
         from azure.ai.ml.entities import Model
 
         path = f"azureml://jobs/{handle.id}/outputs/artifacts/paths/{registration.MODEL}"
-        models = workspace_of(handle).client.models
+        client = workspace_of(handle).client
 
         def create(tags: dict[str, str]) -> None:
             """Create the next version; repeated requests name the same version."""
             model = Model(name=name, path=path, type="custom_model", tags=tags, properties=dict(tags))
-            models.create_or_update(model)
+            client.models.create_or_update(model)
 
-        return registration.register(handle.id, name, result, partial(models.list, name), create)
+        def archive(model: Any) -> None:
+            """Hide a version; this SDK can't delete one."""
+            client.models.archive(model.name, model.version)
+
+        models = registration.Models(partial(client.models.list, name), create, archive)
+        return registration.register(handle.id, name, result, models)
 
     def page(self, handle: Handle) -> str:
         """Return the address of the run's page in the studio."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from helpers.azure_commands import V2_TESTS, calls, forget
 from helpers.sdk_fakes import config_of
-from loopback.artifacts import CONTAINER
 
 from mnist_cnn.backends.azure.v2.service import WorkspaceService
 from mnist_cnn.backends.remote.service import Handle
@@ -41,3 +40,21 @@ def test_the_first_registration_creates_the_model(
     again = service.register(handle_of(service, tmp_path, "run-1"), "firstmodel", RESULT)
     assert (again.version, again.is_new) == (1, False)
     assert calls(azure, "PUT", "/models/") == 1
+
+
+def test_a_duplicate_of_a_registered_model_is_archived(
+    azure: AzureService, service: WorkspaceService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = azure.handlers.models
+
+    def put_twice(model: dict[str, Any]) -> dict[str, Any]:
+        """Register the model as another command does at the same time."""
+        monkeypatch.undo()
+        models.put({**model, "id": f"{model['name']}:2", "version": 2})
+        return models.put(model)
+
+    monkeypatch.setattr(models, "put", put_twice)
+    registered = service.register(handle_of(service, tmp_path, "run-2"), "twicemodel", RESULT)
+    assert registered.version == 1
+    listed = [model for model in models.all() if model["name"] == "twicemodel"]
+    assert {model["version"]: model["isArchived"] for model in listed} == {1: False, 2: True}
