@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from helpers.azure_commands import V2_TESTS, calls, forget
 from helpers.sdk_fakes import config_of
+from loopback.artifacts import CONTAINER
 
 from mnist_cnn.backends.azure.v2.service import WorkspaceService
 from mnist_cnn.backends.remote.service import Handle
@@ -58,3 +59,17 @@ def test_a_duplicate_of_a_registered_model_is_archived(
     assert registered.version == 1
     listed = [model for model in models.all() if model["name"] == "twicemodel"]
     assert {model["version"]: model["isArchived"] for model in listed} == {1: False, 2: True}
+
+
+@pytest.mark.parametrize("log", ["user_logs/std_log.txt", "azureml-logs/70_driver_log.txt"])
+def test_the_log_is_found_whichever_runtime_writes_it(
+    azure: AzureService, service: WorkspaceService, tmp_path: Path, log: str
+) -> None:
+    handle = handle_of(service, tmp_path, f"run-{log.partition('/')[0]}")
+    folder = f"ExperimentRun/dcid.{handle.id}"
+    azure.blobs.put(CONTAINER, f"{folder}/azureml-logs/55_azureml-execution.txt", b"not this one")
+    assert service.read_log(handle, 0) == b""
+    azure.blobs.put(CONTAINER, f"{folder}/{log}", b"epoch 1")
+    assert [service.read_log(handle, first) for first in (0, 6, 7)] == [b"epoch 1", b"1", b""]
+    lists = [one for one in azure.requests.exchanges() if one.query.get("prefix") == f"{folder}/"]
+    assert len(lists) == 2  # none once the name is known
