@@ -8,17 +8,17 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers.azure_commands import V2_TESTS, calls, chosen_v2, refused, run_here, succeeded
+from helpers.azure_commands import V2_TESTS, calls, chosen, chosen_v2, has_sdk, refused, run_here, succeeded
 from helpers.azure_commands import submit as submit_by
 from helpers.azure_commands import train as train_by
 from helpers.processes import SMALL, Ended
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
+from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.errors import BackendError, TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from loopback import AzureService
@@ -47,14 +47,6 @@ def cluster_run(
     return home / "run", ended
 
 
-@pytest.fixture(params=["has_keys", "takes_keys"])
-def keyless(azure: AzureService, request: pytest.FixtureRequest) -> Iterator[None]:
-    """The storage account accepts login tokens only; in the second case the datastore still has its key."""
-    setattr(azure.handlers.workspace, request.param, False)
-    yield
-    setattr(azure.handlers.workspace, request.param, True)
-
-
 def test_azure_and_local_train_to_the_same_weights(
     cluster_run: tuple[Path, Ended], small_run: Path, azure: AzureService
 ) -> None:
@@ -65,6 +57,20 @@ def test_azure_and_local_train_to_the_same_weights(
     assert f"accuracy {local['accuracy']}" in ended.err
     assert "has 1 node, which is billed until released" in ended.err
     assert azure.runs[run_folder.read_receipt(folder).id].status == "Completed"
+
+
+@pytest.mark.skipif(not has_sdk(Sdk.v1), reason="azureml-sdk is installed on Python 3.11 only")
+def test_both_sdks_train_to_the_same_weights(
+    cluster_run: tuple[Path, Ended], azure: AzureService, tmp_path: Path
+) -> None:
+    overrides = (*SMALL, *chosen(azure), "backend.sdk=v1", "register.name=null", "run_dir=run")
+    first, second = (
+        ended.json()["result"]
+        for ended in (succeeded(run_here(*overrides, "--json", cwd=tmp_path)), cluster_run[1])
+    )
+    assert calls(azure, "POST", "snapshotrun") == 1
+    for name in ("job_digest", "weights_sha256", "accuracy"):
+        assert first[name] == second[name]
 
 
 def test_the_receipt_says_which_sdk_a_later_command_needs(cluster_run: tuple[Path, Ended]) -> None:
@@ -95,11 +101,21 @@ def test_a_second_run_sends_neither_data_nor_code_again(azure: AzureService, tmp
     assert [e.path.rpartition("/")[2] for e in stored] == ["job.json"]
 
 
-@pytest.mark.usefixtures("keyless")
-def test_a_storage_account_without_keys_needs_no_key(azure: AzureService, tmp_path: Path) -> None:
+def test_a_datastore_without_a_key_needs_none(
+    azure: AzureService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azure.handlers.workspace, "has_keys", False)
+    assert "without a key" in submit(azure, tmp_path, "run_dir=run").err
+    assert job_sent(azure)["identity"]["identityType"] == "UserIdentity"
+
+
+def test_a_storage_account_that_refuses_its_keys_takes_the_login(
+    azure: AzureService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azure.handlers.workspace, "takes_keys", False)
     ended = succeeded(train(azure, tmp_path, "run_dir=run", "register.name=keyless", MIN), "without a key")
     assert (tmp_path / "run" / "model.keras").exists()
-    assert "keyless version " in ended.out
+    assert "keyless version 1" in ended.out
     assert job_sent(azure)["identity"]["identityType"] == "UserIdentity"
 
 
