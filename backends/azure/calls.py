@@ -45,7 +45,10 @@ _HINTS = {
     429: "the service is busy; try again in a minute",
 }
 _REASON_HINTS = {
-    "KeyBasedAuthenticationNotPermitted": "the storage refuses account keys; backend.sdk=v2 needs none",
+    "KeyBasedAuthenticationNotPermitted": (
+        "the storage refuses account keys; backend.sdk=v2 needs none, if your login has the role "
+        "Storage Blob Data Contributor on the storage account"
+    ),
     "private link configuration": "run this command on a machine in the workspace's private network",
     "ImageBuildComputeNotValid": "set a cluster that builds images, as the workspace's image build compute",
 }

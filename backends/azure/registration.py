@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,31 +22,35 @@ RUN_TAG = "mnist_cnn_run"
 STUDIO = "https://ml.azure.com"
 
 
-def register(
-    run_id: str,
-    name: str,
-    result: Result,
-    models: Callable[[], Iterable[Any]],
-    create: Callable[[dict[str, str]], object],
-) -> ModelRef:
-    """Register the model with `create`, or return the run's version under this name. Raises BackendError.
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """The models of one name, through one of the SDKs.
 
-    `models` returns the SDK's models of this name.
+    `find` returns the SDK's models, `create` adds one with these tags, `remove` deletes or archives one.
     """
-    find = partial(_registered, run_id, name, models)
+
+    find: Callable[[], Iterable[Any]]
+    create: Callable[[dict[str, str]], object]
+    remove: Callable[[Any], object]
+
+
+def register(run_id: str, name: str, result: Result, models: Models) -> ModelRef:
+    """Register the run's model, or return its version under this name. Raises BackendError."""
+    find = partial(_registered, run_id, name, models.find)
     if found := find():
         return _reference(found[0], is_new=False)
     failure: ServiceError | None = None
     try:
-        call(f"register the model {name}", partial(create, tags(run_id, result)))
+        call(f"register the model {name}", partial(models.create, tags(run_id, result)))
     except ServiceError as error:  # the model may exist, because the answer may have been lost
         failure = error
-    # If an answer is lost, SDK v1 repeats the request, and the service creates another version.
+    # If an answer is lost, SDK v1 repeats the request, and the service creates another version. Two commands
+    # that register one run at the same time create two as well.
     first, *others = find() or [None]
     if first is None:
         raise failure or BackendError(f"the service does not list the model {name}", f"see {STUDIO}")
     for model in others:
-        call_with_retries(f"delete version {model.version} of {name}, a duplicate", model.delete)
+        call_with_retries(f"remove version {model.version} of {name}", partial(models.remove, model))
     return _reference(first, is_new=True)
 
 
@@ -62,9 +67,14 @@ def tags(run_id: str, result: Result) -> dict[str, str]:
     return found
 
 
-def _registered(run_id: str, name: str, models: Callable[[], Iterable[Any]]) -> list[Any]:
+def _registered(run_id: str, name: str, find: Callable[[], Iterable[Any]]) -> list[Any]:
     """Return the run's versions under a name, oldest first."""
-    listed = call_with_retries(f"find the model {name}", lambda: list(models()))
+    try:
+        listed = call_with_retries(f"find the model {name}", lambda: list(find()))
+    except ServiceError as error:
+        if not error.is_not_found:
+            raise
+        return []  # so the service answers SDK v2 if there is no version yet
     mine = [model for model in listed if (model.tags or {}).get(RUN_TAG) == run_id and model.name == name]
     return sorted(mine, key=lambda model: int(model.version))
 

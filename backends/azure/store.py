@@ -107,6 +107,6 @@ def _progress_reporter(name: str) -> Callable[[int, int | None], None]:
         nonlocal last
         if total and time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
-            report(f"data: sent {sent / total:.0%} of {name}")
+            report(f"sent {sent / total:.0%} of {name}")
 
     return report_progress

@@ -110,6 +110,12 @@ class FakeContainer:
                 settings = SimpleNamespace(content_md5=md5)
                 yield SimpleNamespace(name=name, size=len(content), content_settings=settings)
 
+    def upload_blob(
+        self, name: str, content: bytes, *, progress_hook: Callable[[int, int], None], **_options: Any
+    ) -> None:
+        self.blobs[name] = content
+        progress_hook(len(content), len(content))
+
     def download_blob(self, blob: str) -> Any:
         self.read.append(blob)
         return SimpleNamespace(readall=lambda: self.blobs[blob])

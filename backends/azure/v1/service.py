@@ -166,14 +166,15 @@ class WorkspaceService(AzureService):
         from azureml.core import Model
 
         run, wanted = self._sdk_run(handle), [[registration.RUN_TAG, handle.id]]
-        models = partial(Model.list, workspace_of(handle), name=name, tags=wanted)
+        find = partial(Model.list, workspace_of(handle), name=name, tags=wanted)
 
         def create(tags: dict[str, str]) -> None:
             run.register_model(
                 model_name=name, model_path=registration.MODEL, tags=tags, properties=dict(tags)
             )
 
-        return registration.register(handle.id, name, result, models, create)
+        models = registration.Models(find, create, Model.delete)
+        return registration.register(handle.id, name, result, models)
 
     def page(self, handle: Handle) -> str:
         """Return the address of the run's page in the studio."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.remote.service import Handle
 
 CODE = "mnist-cnn-code"
-"""Name of the code asset; its version is a digest of the code."""
+"""Name of the code asset."""
 MOUNTS = {plan.DATA_MOUNT: "${{inputs.data}}", plan.CHECKPOINT_MOUNT: "${{outputs.checkpoints}}"}
 
 
@@ -86,9 +87,10 @@ def _send_code(workspace: Workspace, datastore: Datastore, request: plan.Request
     size = sum(file.bytes for file in absent)
     report(f"code: sending {len(absent)} of {len(request.snapshot)} files to {folder}/, {size:,} bytes")
     send(datastore.files, folder, absent)
-    version = folder.rpartition("/")[2]
-    body = {"properties": {"codeUri": f"{datastore.url}/{folder}", "isAnonymous": False}}
-    path = f"/codes/{CODE}/versions/{version}"
+    address = f"{datastore.url}/{folder}"
+    # The service refuses another address for a known version, and the default datastore may change.
+    path = f"/codes/{CODE}/versions/{hashlib.sha256(address.encode()).hexdigest()[:16]}"
+    body = {"properties": {"codeUri": address, "isAnonymous": False}}
     call_with_retries("name the code", partial(workspace.arm, "PUT", path, body))
     return f"{workspace.path}{path}"
 

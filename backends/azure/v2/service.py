@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.backend import ModelRef, Status
 from mnist_cnn.backends.azure import registration
 from mnist_cnn.backends.azure.calls import UNAUTHORIZED, call
-from mnist_cnn.backends.azure.outcome import STATUSES
+from mnist_cnn.backends.azure.outcome import STATUSES, STREAMED
 from mnist_cnn.backends.azure.service import AzureService, report_metrics, workspace_name
 from mnist_cnn.backends.azure.v2 import cluster, prepare
 from mnist_cnn.backends.azure.v2.sdk import Workspace, open_workspace
@@ -25,17 +25,20 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backends.azure import plan
     from mnist_cnn.backends.azure.cluster import Cluster
+    from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.backends.remote.service import Handle, Store
     from mnist_cnn.result import Result
 
-LOG = "user_logs/std_log.txt"
-"""What the trainer prints. The service writes it as a blob that grows."""
 LOG_SECONDS = 60.0
 WITHOUT_LOG = (Status.queued, Status.preparing)
 
 
 class WorkspaceService(AzureService):
-    """A workspace and its cluster."""
+    """A workspace and its cluster. Remembers the name of each run's log."""
+
+    def __init__(self, config: AzureConfig) -> None:
+        super().__init__(config)
+        self._logs: dict[str, str] = {}
 
     def prepare(self, handle: Handle, request: plan.Request) -> AbstractContextManager[Any]:
         """Send data, code and checkpoint, and make the cluster ready."""
@@ -75,7 +78,15 @@ class WorkspaceService(AzureService):
 
     def read_log(self, handle: Handle, first: int) -> bytes | None:
         """Return the node's log from a byte on."""
-        return call("read the node's log", partial(_read_blob, handle, LOG, first), LOG_SECONDS)
+        return call("read the node's log", partial(self._read_log, handle, first), LOG_SECONDS)
+
+    def _read_log(self, handle: Handle, first: int) -> bytes:
+        """Return the log from a byte on, or nothing if the trainer has not printed anything."""
+        name = self._logs.get(handle.id) or _find_log(handle)
+        if name is None:
+            return b""
+        self._logs[handle.id] = name
+        return _read_blob(handle, name, first)
 
     def read_text(self, handle: Handle, name: str) -> str:
         """Return one of the run's logs. Raises ServiceError."""
@@ -112,14 +123,19 @@ class WorkspaceService(AzureService):
         from azure.ai.ml.entities import Model
 
         path = f"azureml://jobs/{handle.id}/outputs/artifacts/paths/{registration.MODEL}"
-        models = workspace_of(handle).client.models
+        client = workspace_of(handle).client
 
         def create(tags: dict[str, str]) -> None:
             """Create the next version; repeated requests name the same version."""
             model = Model(name=name, path=path, type="custom_model", tags=tags, properties=dict(tags))
-            models.create_or_update(model)
+            client.models.create_or_update(model)
 
-        return registration.register(handle.id, name, result, partial(models.list, name), create)
+        def archive(model: Any) -> None:
+            """Hide a version; this SDK can't delete one."""
+            client.models.archive(model.name, model.version)
+
+        models = registration.Models(partial(client.models.list, name), create, archive)
+        return registration.register(handle.id, name, result, models)
 
     def page(self, handle: Handle) -> str:
         """Return the address of the run's page in the studio."""
@@ -152,6 +168,14 @@ def _details(workspace: Workspace, handle: Handle) -> dict[str, Any]:
 def _run_files(handle: Handle) -> Any:
     """Return the container where the service keeps the outputs and logs of runs."""
     return open_datastore(workspace_of(handle), RUN_FILES).container
+
+
+def _find_log(handle: Handle) -> str | None:
+    """Return the name of the log that the trainer prints to; it depends on the node's runtime."""
+    prefix = _blob(handle, "")
+    names = _run_files(handle).list_blob_names(name_starts_with=prefix)
+    logs = (name.removeprefix(prefix) for name in names)
+    return min((name for name in logs if STREAMED.fullmatch(name)), default=None)
 
 
 def _read_blob(handle: Handle, path: str, first: int = 0) -> bytes:

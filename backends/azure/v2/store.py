@@ -1,7 +1,7 @@
 """Opens the containers of the workspace's datastores: of the default one, and of the runs' files.
 
-A container is opened with the key or the token that the datastore hands out, or else with the login. So a
-storage account without keys works too.
+A container is opened with the key or the token that the datastore hands out. If there is none, or if the
+storage account refuses keys, it is opened with the login.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ REUSE_SECONDS = 1200.0
 """How long a container is reused. A token that the datastore hands out is valid for an hour."""
 RETRIES = {"retry_total": 2, "initial_backoff": 1, "increment_base": 2}
 """The storage library's own pauses are 15 seconds and more."""
+KEYS_REFUSED = "KeyBasedAuthenticationNotPermitted"
+"""How a storage account refuses its keys, and the tokens that are signed with them."""
 
 _opened: dict[tuple[WorkspaceName, str], tuple[float, Datastore]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Datastore:
-    """A blob datastore. It `has_key` if it handed out a key or a token."""
+    """A blob datastore. It `has_key` if it is opened with a key or a token."""
 
     name: str
     url: str
@@ -64,25 +66,52 @@ def forget() -> None:
 
 
 def _open(workspace: Workspace, name: str) -> Datastore:
-    from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
-    from azure.storage.blob import ContainerClient
-
     found = _find(workspace, name)
     if not hasattr(found, "container_name"):
         message = f"the datastore {found.name} is {found.type}; only AzureBlob is supported"
         raise BackendError(message, "set a blob datastore as the default one at https://ml.azure.com")
-    credential, has_key = workspace.credential, True
+    key = _key(found)
+    if key is not None:
+        datastore = _with_credential(found, key, has_key=True)
+        if _takes_keys(datastore):
+            return datastore
+    return _with_credential(found, workspace.credential, has_key=False)
+
+
+def _key(found: Any) -> Any:
+    """Return the key or the token that the SDK's datastore has, or None."""
+    from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
+
     if sas_token := getattr(found.credentials, "sas_token", None):
-        credential = AzureSasCredential(sas_token.removeprefix("?"))
-    elif account_key := getattr(found.credentials, "account_key", None):
-        credential = AzureNamedKeyCredential(found.account_name, account_key)
-    else:
-        has_key = False
+        return AzureSasCredential(sas_token.removeprefix("?"))
+    if account_key := getattr(found.credentials, "account_key", None):
+        return AzureNamedKeyCredential(found.account_name, account_key)
+    return None
+
+
+def _with_credential(found: Any, credential: Any, *, has_key: bool) -> Datastore:
+    from azure.storage.blob import ContainerClient
+
     account_url = f"{found.protocol}://{found.account_name}.blob.{found.endpoint}"
     container = ContainerClient(
         account_url, found.container_name, credential=credential, **TIMEOUTS, **RETRIES
     )
     return Datastore(found.name, f"{account_url}/{found.container_name}", container, has_key)
+
+
+def _takes_keys(datastore: Datastore) -> bool:
+    """Return whether the storage account accepts its keys; a policy may forbid them."""
+
+    def list_one() -> None:
+        next(datastore.container.list_blob_names(results_per_page=1), None)
+
+    try:
+        call_with_retries("list the blobs on the datastore", list_one)
+    except ServiceError as error:
+        if KEYS_REFUSED not in error.detail:
+            raise
+        return False
+    return True
 
 
 def _find(workspace: Workspace, name: str) -> Any:

@@ -124,9 +124,12 @@ class Assets:
         name, version = request.names["name"], request.names["version"]
         with self._lock:
             before = self._documents.get((kind, name, version))
+            sent = request.json()["properties"]
+            if before and before["properties"].get("codeUri") != sent.get("codeUri"):
+                raise arm.Inner(400, "Asset paths cannot be updated.", "BadArgument")
             made = before["systemData"]["createdAt"] if before else now()
             properties: Json = {"description": None, "tags": {}, "properties": {}, "isArchived": False}
-            properties |= {**request.json()["properties"], **fixed}
+            properties |= {**sent, **fixed}
             properties["properties"] = {name: str(value) for name, value in properties["properties"].items()}
             document = {
                 "id": f"{self.tenancy.workspace_path}/{kind}/{name}/versions/{version}",
@@ -161,7 +164,7 @@ class ModelVersions:
         name = request.names["name"]
         models = [model for model in self.models.all() if model["name"] == name]
         if not models:
-            raise arm.Inner(404, f"Model container {name} not found.", "NotFoundError")
+            raise _no_container(name)
         numbers = [model["version"] for model in models if isinstance(model["version"], int)]
         versions = {
             "latestVersion": str(models[-1]["version"]),
@@ -188,6 +191,8 @@ class ModelVersions:
         """Return the versions of one model, newest first."""
         name, query = request.names["name"], request.query
         shown = [self._document(m) for m in reversed(self.models.all()) if m["name"] == name]
+        if not shown:
+            raise _no_container(name)
         if query.get("listViewType") == "ActiveOnly":
             shown = [document for document in shown if not document["properties"]["isArchived"]]
         return answer({"value": shown[: int(query.get("$top") or len(shown))]})
@@ -250,6 +255,10 @@ class ModelVersions:
             "properties": properties,
             "systemData": arm.system_data(model["createdTime"]),
         }
+
+
+def _no_container(name: str) -> arm.Inner:
+    return arm.Inner(404, f"Model container {name} not found.", "NotFoundError")
 
 
 def _parse(arm_id: str) -> tuple[str, str, str]:

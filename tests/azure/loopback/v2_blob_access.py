@@ -1,4 +1,4 @@
-"""Lets requests with a login token into the blob store, and keeps account keys out if there are none."""
+"""Lets requests with a login token into the blob store; keeps keys out if the account refuses them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class BlobAccess:
         if kind == "Bearer":
             self.identity.require_token(request, STORAGE)
             return self._signed(request)
-        is_account_wide = kind == "SharedKey" or "srt" in request.query
-        if is_account_wide and not self.workspace.has_keys:
+        # A signature for a container is by the account's key, one for a blob by the service's own identity.
+        is_by_key = kind == "SharedKey" or "srt" in request.query or request.query.get("sr") == "c"
+        if is_by_key and not (self.workspace.has_keys and self.workspace.takes_keys):
             text = "Key based authentication is not permitted on this storage account."
             raise Refusal(403, "KeyBasedAuthenticationNotPermitted", text)
         return request

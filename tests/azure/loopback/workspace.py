@@ -15,8 +15,9 @@ DATASTORES = "/datastore/v1.0<WS>"
 class Workspace:
     """The one workspace.
 
-    `forbidden` denies access to it; `datastore_type` is its datastore's type, which `has_keys`. The first
-    image build creates its registry.
+    `forbidden` denies access to it; `datastore_type` is its datastore's type, which `has_keys`. A storage
+    account that does not take keys refuses them even if the datastore still has them. The first image build
+    creates the registry.
     """
 
     def __init__(self, tenancy: Tenancy) -> None:
@@ -24,6 +25,7 @@ class Workspace:
         self.forbidden = False
         self.datastore_type = "AzureBlob"
         self.has_keys = True
+        self.takes_keys = True
         self.is_legacy = False
         self.has_registry = False
 

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers.azure_commands import SDK_TESTS, V2_TESTS, calls, chosen_v2, refused, run_here, succeeded
+from helpers.azure_commands import (
+    SDK_TESTS,
+    V2_TESTS,
+    calls,
+    chosen,
+    chosen_v2,
+    refused,
+    run_here,
+    succeeded,
+)
 from helpers.azure_commands import submit as submit_by
 from helpers.azure_commands import train as train_by
 from helpers.processes import SMALL, Ended
@@ -19,8 +28,6 @@ from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError, ConfigurationError, TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from loopback import AzureService
 
 pytestmark = V2_TESTS
@@ -47,14 +54,6 @@ def cluster_run(
     return home / "run", ended
 
 
-@pytest.fixture
-def keyless(azure: AzureService) -> Iterator[None]:
-    """The storage account accepts login tokens only."""
-    azure.handlers.workspace.has_keys = False
-    yield
-    azure.handlers.workspace.has_keys = True
-
-
 def test_azure_and_local_train_to_the_same_weights(
     cluster_run: tuple[Path, Ended], small_run: Path, azure: AzureService
 ) -> None:
@@ -65,6 +64,20 @@ def test_azure_and_local_train_to_the_same_weights(
     assert f"accuracy {local['accuracy']}" in ended.err
     assert "has 1 node, which is billed until released" in ended.err
     assert azure.runs[run_folder.read_receipt(folder).id].status == "Completed"
+
+
+@SDK_TESTS[0]
+def test_both_sdks_train_to_the_same_weights(
+    cluster_run: tuple[Path, Ended], azure: AzureService, tmp_path: Path
+) -> None:
+    overrides = (*SMALL, *chosen(azure), "backend.sdk=v1", "register.name=null", "run_dir=run")
+    first, second = (
+        ended.json()["result"]
+        for ended in (succeeded(run_here(*overrides, "--json", cwd=tmp_path)), cluster_run[1])
+    )
+    assert calls(azure, "POST", "snapshotrun") == 1
+    for name in ("job_digest", "weights_sha256", "accuracy"):
+        assert first[name] == second[name]
 
 
 def test_the_receipt_says_which_sdk_a_later_command_needs(cluster_run: tuple[Path, Ended]) -> None:
@@ -95,8 +108,18 @@ def test_a_second_run_sends_neither_data_nor_code_again(azure: AzureService, tmp
     assert [e.path.rpartition("/")[2] for e in stored] == ["job.json"]
 
 
-@pytest.mark.usefixtures("keyless")
-def test_a_storage_account_without_keys_needs_no_key(azure: AzureService, tmp_path: Path) -> None:
+def test_a_datastore_without_a_key_needs_none(
+    azure: AzureService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azure.handlers.workspace, "has_keys", False)
+    assert "without a key" in submit(azure, tmp_path, "run_dir=run").err
+    assert job_sent(azure)["identity"]["identityType"] == "UserIdentity"
+
+
+def test_a_storage_account_that_refuses_its_keys_takes_the_login(
+    azure: AzureService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azure.handlers.workspace, "takes_keys", False)
     ended = succeeded(train(azure, tmp_path, "run_dir=run", "register.name=keyless", MIN), "without a key")
     assert (tmp_path / "run" / "model.keras").exists()
     assert "keyless version 1" in ended.out

@@ -146,6 +146,12 @@ def test_a_cancellation_is_accepted_with_null_and_ends_without_a_body(service: S
     assert (service("GET", url).status, service("GET", url).body) == (200, b"")
 
 
+def test_the_address_of_code_cannot_be_changed(service: Service) -> None:
+    url = f"{MANAGEMENT}/<WS>/codes/c/versions/1?api-version=2023-04-01"
+    statuses = [service("PUT", url, {"properties": {"codeUri": f"https://{x}"}}).status for x in "aab"]
+    assert statuses == [201, 201, 400]
+
+
 def test_a_model_moves_and_keeps_its_version(service: Service) -> None:
     url = f"{MANAGEMENT}/<WS>/models/m/versions/3?api-version=2023-08-01-preview"
     sent = {"modelUri": "azureml://jobs/one/outputs/artifacts/paths/outputs/", "modelType": "custom_model"}
@@ -156,7 +162,7 @@ def test_a_model_moves_and_keeps_its_version(service: Service) -> None:
     assert [service("DELETE", url).status for _ in "12"] == [200, 204]
 
 
-def test_a_datastore_without_a_key_has_no_secrets_and_its_account_takes_no_key(service: Service) -> None:
+def test_a_datastore_without_a_key_has_no_secrets(service: Service) -> None:
     url = f"{MANAGEMENT}/<WS>/datastores/workspaceblobstore{{}}?api-version=2024-10-01-preview"
     assert service("POST", url.format("/listSecrets"), {}).json()["secretsType"] == "AccountKey"
     assert (
@@ -165,9 +171,18 @@ def test_a_datastore_without_a_key_has_no_secrets_and_its_account_takes_no_key(s
     service.handlers.workspace.has_keys = False
     assert service("GET", url.format("")).json()["properties"]["credentials"] == {"credentialsType": "None"}
     assert service("POST", url.format("/listSecrets")).status == 400
-    blob = f"https://{service.handlers.tenancy.blob_host}/x/y"
-    by_key = request(service.handlers, "GET", blob, Authorization="SharedKey a:b")
-    refused, _ = service.server.answer(by_key)
+
+
+@pytest.mark.parametrize("lacking", ["has_keys", "takes_keys"])
+@pytest.mark.parametrize(
+    ("query", "headers"), [("", {"Authorization": "SharedKey a:b"}), ("?sr=c&sig=x", {"Authorization": ""})]
+)
+def test_an_account_may_refuse_its_keys_and_what_they_sign(
+    service: Service, lacking: str, query: str, headers: dict[str, str]
+) -> None:
+    setattr(service.handlers.workspace, lacking, False)
+    blob = f"https://{service.handlers.tenancy.blob_host}/x/y{query}"
+    refused, _ = service.server.answer(request(service.handlers, "GET", blob, **headers))
     assert refused is not None
     assert (refused.status, b"KeyBasedAuthenticationNotPermitted" in refused.body) == (403, True)
 
