@@ -67,9 +67,9 @@ def _prepare(
     report(f"experiment {experiment.name}: {experiment.get_portal_url()}")
     address = f"account {datastore.account_name}, container {datastore.container_name}"
     report(f"datastore {datastore.name}: {datastore.datastore_type}, {address}")
-    target, *_ = run_parallel(
-        (lambda: None) if is_ready else partial(clusters.ensure, config, target, create, find),
+    *_, target = run_parallel(
         *preparation.sending(store.files_of(datastore), handle, request, absent),
+        (lambda: None) if is_ready else partial(clusters.ensure, config, target, create, find),
     )
     preparation.remember(preparation.data_key(_place(datastore), request, config))
     if not is_ready:
