@@ -48,11 +48,11 @@ def prepared(
         partial(_find_missing_data, workspace, request, config), (lambda: None) if is_ready else find
     )
     report(f"datastore {datastore.name}: {datastore.url}{'' if datastore.has_key else ', without a key'}")
-    code, environment, target, *_ = run_parallel(
+    *_, code, environment, target = run_parallel(
+        *preparation.sending(datastore.files, handle, request, absent),
         partial(_send_code, workspace, datastore, request),
         partial(_create_environment, workspace, request.environment),
         (lambda: None) if is_ready else partial(clusters.ensure, config, found, create, find),
-        *preparation.sending(datastore.files, handle, request, absent),
     )
     preparation.remember(preparation.data_key(datastore.url, request, config))
     if not is_ready:

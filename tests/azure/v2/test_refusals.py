@@ -59,6 +59,13 @@ def test_a_refused_request_is_exit_4_and_says_which(
     assert run_folder.read_receipt(tmp_path / "run").status is Status.failed
 
 
+def test_an_error_of_the_data_comes_before_one_of_the_cluster(azure: AzureService, tmp_path: Path) -> None:
+    """Both are sent at the same time; of two errors it is always the same one that is reported."""
+    azure.faults.add(REFUSED["data"][0], Fault("PUT", "/computes/", status=403, times=0))
+    ended = submit(azure, tmp_path, OVERWRITE, "backend.cluster=refusedcluster")
+    refused(ended, BackendError.exit_code, "error: cannot send mnist/t10k-labels", "refusedcluster")
+
+
 @pytest.mark.parametrize("path", ["/computes/", "/datastores"])
 def test_after_a_refused_lookup_nothing_is_sent_or_created(
     azure: AzureService, tmp_path: Path, path: str
