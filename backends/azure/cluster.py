@@ -119,7 +119,8 @@ def create(config: AzureConfig, request: Callable[[], object], find: Callable[[]
             break
         except ServiceError as error:
             if error.status == 400 and not is_about_quota(error.detail):  # noqa: PLR2004
-                raise NodesRefused(error.message, "choose other nodes for the cluster") from error
+                hint = "choose other nodes, or another name for the cluster: backend.cluster=NAME"
+                raise NodesRefused(error.message, hint) from error
             if not error.is_transient:
                 raise
             if (found := find()) is not None:  # the answer was lost

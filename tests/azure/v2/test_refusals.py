@@ -59,6 +59,15 @@ def test_a_refused_request_is_exit_4_and_says_which(
     assert run_folder.read_receipt(tmp_path / "run").status is Status.failed
 
 
+def test_a_name_that_the_service_refuses_can_be_replaced(azure: AzureService, tmp_path: Path) -> None:
+    """The published rules for names differ, so the service may refuse one that this program accepts."""
+    azure.faults.add(Fault("PUT", "/computes/refusedname", status=400, times=0))
+    ended = submit(azure, tmp_path, "backend.cluster=refusedname", "run_dir=run")
+    refused(ended, BackendError.exit_code, "cannot create the cluster refusedname", "backend.cluster=NAME")
+    run_here("resume", "run", "backend.cluster=othername", cwd=tmp_path)
+    assert run_folder.read_receipt(tmp_path / "run").status is Status.queued
+
+
 def test_an_error_of_the_data_comes_before_one_of_the_cluster(azure: AzureService, tmp_path: Path) -> None:
     """Both are sent at the same time; of two errors it is always the same one that is reported."""
     azure.faults.add(REFUSED["data"][0], Fault("PUT", "/computes/", status=403, times=0))
