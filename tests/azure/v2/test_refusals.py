@@ -70,7 +70,9 @@ def test_a_name_that_the_service_refuses_can_be_replaced(azure: AzureService, tm
 
 def test_an_error_of_the_data_comes_before_one_of_the_cluster(azure: AzureService, tmp_path: Path) -> None:
     """Both are sent at the same time; of two errors it is always the same one that is reported."""
-    azure.faults.add(REFUSED["data"][0], Fault("PUT", "/computes/", status=403, times=0))
+    azure.faults.add(
+        Fault("PUT", LABELS, status=403, times=0), Fault("PUT", "/computes/", status=403, times=0)
+    )
     ended = submit(azure, tmp_path, OVERWRITE, "backend.cluster=refusedcluster")
     refused(ended, BackendError.exit_code, "error: cannot send mnist/t10k-labels", "refusedcluster")
 
