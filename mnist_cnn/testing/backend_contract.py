@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import secrets
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +33,11 @@ def build(config, input_shape, num_classes):
     return keras.Sequential([keras.Input(input_shape), layers.Flatten(), out])
 """
 """A network whose loss is NaN from the first step."""
+
+
+def new_name(name: str) -> str:
+    """Return a model's name that a service which others use too does not know yet."""
+    return f"{name}-{secrets.token_hex(4)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +127,8 @@ class BackendContract(Contract):
         assert [words for words in logged if words.startswith("epoch 1/")]
 
     def test_registering_a_run_twice_gives_one_version(self, completed: Run) -> None:
-        first, second = (completed.register("twice", min_accuracy=0) for _ in range(2))
+        name = new_name("twice")
+        first, second = (completed.register(name, min_accuracy=0) for _ in range(2))
         assert (first.version, first.is_new) == (1, True)
         assert second == dataclasses.replace(first, is_new=False)
 
@@ -131,7 +138,8 @@ class BackendContract(Contract):
         assert other.status() is Status.completed
         other.wait()
         assert followed == list(other.logs())
-        models = [run.register("next", min_accuracy=0) for run in (completed, other, completed)]
+        name = new_name("next")
+        models = [run.register(name, min_accuracy=0) for run in (completed, other, completed)]
         assert [model.version for model in models] == [1, 2, 1]
 
     def test_a_model_below_min_accuracy_is_not_registered(self, completed: Run) -> None:
