@@ -47,8 +47,9 @@ STATUS = (
 class Cluster:
     """What the service says of a compute target. A value is None if it says nothing.
 
-    `kind` is CLUSTER_TYPE, or that of a target that is no cluster. `scale` is the fewest nodes, the most, and
-    the seconds after which an idle one is released. `status` is the service's own, to be printed.
+    `kind` is the type of the compute target; only a CLUSTER_TYPE is a cluster. `scale` holds the smallest and
+    the largest number of nodes, and after how many seconds an idle node is released. `status` is the text of
+    the service, to be printed.
     """
 
     name: str

@@ -74,7 +74,7 @@ def _registered(run_id: str, name: str, find: Callable[[], Iterable[Any]]) -> li
     except ServiceError as error:
         if not error.is_not_found:
             raise
-        return []  # so the service answers SDK v2 if there is no version yet
+        return []  # SDK v2 expects this answer for a model without versions; it was never recorded
     mine = [model for model in listed if (model.tags or {}).get(RUN_TAG) == run_id and model.name == name]
     return sorted(mine, key=lambda model: int(model.version))
 

@@ -60,7 +60,7 @@ def _resolve(name: str, environment: plan.Environment) -> int:
         check=False,
     )
     if ended.returncode:
-        print(f"{name}: there is no solution", ended.stderr.strip(), sep="\n", flush=True)
+        print(f"{name}: the packages exclude each other", ended.stderr.strip(), sep="\n", flush=True)
         return 1
     print(f"{name}: {len(ended.stdout.splitlines())} packages, no conflict", flush=True)
     return 0

@@ -106,7 +106,7 @@ def _described(workspace: Workspace, body: dict[str, Any]) -> Workspace:
 
 
 def client_without_retries(workspace: Workspace) -> Any:
-    """Return a client that sends each request once, for one that must not be repeated."""
+    """Return a client that never repeats a request."""
     return _client(workspace.name, workspace.credential, retry_total=0)
 
 

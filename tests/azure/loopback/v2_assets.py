@@ -52,7 +52,7 @@ class Assets:
         return document["properties"] if document else None
 
     def full_id(self, arm_id: str) -> str:
-        """Return an asset's id as Resource Manager has it, for one that may have the short form."""
+        """Return the Resource Manager id of an asset; the given id may be in the short form."""
         kind, name, version = _parse(arm_id)
         return f"{self.tenancy.workspace_path}/{kind}/{name}/versions/{version}"
 
