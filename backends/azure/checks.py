@@ -16,7 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.config import Sdk
+from mnist_cnn.backends.azure.config import SUBNET, Sdk
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.files import safe_read
 
@@ -66,6 +66,25 @@ def check_all(config: AzureConfig) -> None:
     check_sdk(chosen_sdk(config))
     find_workspace(config.workspace)
     credentials()
+
+
+def check_network(config: AzureConfig) -> None:
+    """Check that the cluster can be created in its network. Raises ConfigurationError.
+
+    The subnet must be in the workspace's subscription:
+    https://learn.microsoft.com/azure/machine-learning/how-to-secure-training-vnet
+    """
+    subnet = SUBNET.fullmatch(config.subnet or "")
+    if subnet:
+        subscription = find_workspace(config.workspace).subscription_id
+        if subnet["subscription"].lower() != subscription.lower():
+            message = f"backend.subnet is in the subscription {subnet['subscription']}"
+            hint = f"choose a subnet in the workspace's subscription, {subscription}"
+            raise ConfigurationError(message, hint)
+    elif not config.public_ip and chosen_sdk(config) is Sdk.v1:
+        message = "backend.public_ip=false: without a subnet, SDK v1 does not send it"
+        hint = "set backend.sdk=v2 for a workspace with a managed network, or set backend.subnet=RESOURCE_ID"
+        raise ConfigurationError(message, hint)
 
 
 def check_sdk(sdk: Sdk) -> None:

@@ -6,7 +6,17 @@ import shlex
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.azure_commands import SDK_TESTS, calls, chosen, refused, run_here, submissions, submit, succeeded
+from helpers.azure_commands import (
+    BOTH_SDKS,
+    SDK_TESTS,
+    calls,
+    chosen,
+    refused,
+    run_here,
+    submissions,
+    submit,
+    succeeded,
+)
 from loopback import Fault
 
 from mnist_cnn import run_folder
@@ -41,6 +51,26 @@ def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: P
     gone = run_here("cluster", "show", *chosen(azure), name, cwd=tmp_path)
     assert gone.code == 0
     assert "newcluster" in gone.out
+
+
+@BOTH_SDKS
+def test_a_cluster_is_created_in_a_private_network(azure: AzureService, tmp_path: Path, sdk: str) -> None:
+    name = f"private{sdk[-2:]}"
+    chosen_cluster = (*chosen(azure), sdk, f"backend.cluster={name}")
+    networks = "resourceGroups/nets/providers/Microsoft.Network/virtualNetworks"
+    subscription = azure.handlers.workspace.tenancy.subscription
+    subnet = f"/subscriptions/{subscription}/{networks}/office/subnets/training"
+    private = (f"backend.subnet={subnet}", "backend.public_ip=false")
+    ended = submit(azure, tmp_path, *chosen_cluster, *private)
+    said = "in subnet training of network office, without public addresses"
+    assert f"{name}: creating it with 0 to 1 dedicated nodes of STANDARD_D2DS_V4, {said}" in ended.err
+    settings = azure.clusters[name].settings
+    assert (settings["subnet"], settings["enableNodePublicIp"]) == ({"id": subnet}, False)
+    shown = succeeded(run_here("cluster", "show", *chosen_cluster, cwd=tmp_path))
+    assert f"nodes: STANDARD_D2DS_V4, dedicated, {said}" in shown.out
+    public = submit(azure, tmp_path, *chosen_cluster)
+    assert f"has subnet={subnet.lower()}, not backend.subnet=null; it is not changed" in public.err
+    assert "has public_ip=false, not backend.public_ip=true; it is not changed" in public.err
 
 
 def test_what_is_billed_later_is_said_when_it_is_made(azure: AzureService, tmp_path: Path) -> None:

@@ -46,6 +46,14 @@ V2_TESTS = [
     *SDK_TESTS[1:],
 ]
 """The marks of tests that run SDK v2 on the loopback service."""
+BOTH_SDKS = pytest.mark.parametrize(
+    "sdk",
+    [
+        pytest.param(f"backend.sdk={sdk}", marks=pytest.mark.skipif(not has_sdk(sdk), reason="not installed"))
+        for sdk in Sdk
+    ],
+)
+"""Runs a test with each SDK, which `sdk` chooses."""
 TINY = (*TINY_JOB, "register.name=null")
 """Overrides of a job that learns next to nothing and is done when TensorFlow is loaded."""
 ENDLESS = ("data.train_limit=10000", "train.epochs=10000")

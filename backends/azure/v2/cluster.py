@@ -31,7 +31,7 @@ def find(workspace: Workspace, name: str) -> Cluster | None:
 
 def request_creation(workspace: Workspace, config: AzureConfig) -> None:
     """Create the cluster with a request that is not repeated. Call it within `call`."""
-    from azure.ai.ml.entities import AmlCompute
+    from azure.ai.ml.entities import AmlCompute, NetworkSettings
 
     cluster = AmlCompute(
         name=config.cluster,
@@ -41,6 +41,8 @@ def request_creation(workspace: Workspace, config: AzureConfig) -> None:
         max_instances=config.max_nodes,
         idle_time_before_scale_down=config.idle_seconds,
         location=workspace.location,
+        network_settings=NetworkSettings(subnet=config.subnet) if config.subnet else None,
+        enable_node_public_ip=config.public_ip,
     )
     sdk.client_without_retries(workspace).compute.begin_create_or_update(cluster)
 

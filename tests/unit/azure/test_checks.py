@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from helpers.processes import run_command
+from helpers.sdk_fakes import config_in, config_of
 
-from mnist_cnn import compose
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.config import AzureConfig, Sdk
 from mnist_cnn.backends.azure.service import AzureService
@@ -17,12 +17,6 @@ from mnist_cnn.errors import ConfigurationError
 
 NAMES = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
 PRINCIPAL = dict.fromkeys(checks.PRINCIPAL_VARIABLES, "x")
-
-
-def config_of(*overrides: str) -> AzureConfig:
-    backend = compose.load(["backend=azure", *overrides]).backend
-    assert isinstance(backend, AzureConfig)
-    return backend
 
 
 @pytest.mark.parametrize(
@@ -62,6 +56,36 @@ def test_a_run_on_low_priority_nodes_has_a_shorter_limit() -> None:
     config_of("backend.max_duration=20000")
     with pytest.raises(ConfigurationError, match="Spot nodes"):
         config_of("backend.max_duration=20000", "backend.priority=lowpriority")
+
+
+NETWORKS = "resourceGroups/g/providers/Microsoft.Network/virtualNetworks"
+
+
+@pytest.mark.parametrize("subnet", ["training", f"/subscriptions/s/{NETWORKS}/office"])
+def test_a_subnet_is_a_resource_id(subnet: str) -> None:
+    with pytest.raises(ConfigurationError, match="not the resource id of a subnet") as raised:
+        config_of(f"backend.subnet={subnet}")
+    assert "/virtualNetworks/NETWORK/subnets/NAME" in raised.value.hint
+
+
+def test_a_subnet_is_in_the_subscription_of_the_workspace(tmp_path: Path) -> None:
+    for subscription in ("s", "S"):
+        subnet = f"/subscriptions/{subscription}/{NETWORKS}/office/subnets/training"
+        checks.check_network(config_in(tmp_path, f"backend.subnet={subnet}"))
+    other = f"/subscriptions/other/{NETWORKS}/office/subnets/training"
+    with pytest.raises(ConfigurationError, match=r"backend\.subnet is in the subscription other"):
+        checks.check_network(config_in(tmp_path, f"backend.subnet={other}"))
+
+
+def test_sdk_v1_removes_public_addresses_only_in_a_subnet(tmp_path: Path) -> None:
+    """A workspace with a managed network needs no subnet, but SDK v1 sends the setting only beside one."""
+    without = ("backend.public_ip=false", "backend.sdk=v1")
+    checks.check_network(config_in(tmp_path, without[0], "backend.sdk=v2"))
+    subnet = f"/subscriptions/s/{NETWORKS}/office/subnets/training"
+    checks.check_network(config_in(tmp_path, *without, f"backend.subnet={subnet}"))
+    with pytest.raises(ConfigurationError, match=r"backend\.public_ip=false") as raised:
+        checks.check_network(config_in(tmp_path, *without))
+    assert "backend.sdk=v2" in raised.value.hint
 
 
 @pytest.mark.parametrize("name", ["scikit-learn-mnist", "mnist-cnn"])
