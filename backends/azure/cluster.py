@@ -71,6 +71,20 @@ class Cluster:
         return sum(counts.get(f"{state}NodeCount") or 0 for state in states)
 
 
+def find(name: str, read: Callable[[], Any]) -> Cluster | None:
+    """Return the compute target of that name, or None if it doesn't exist; `read` returns its description.
+
+    Raises ServiceError.
+    """
+    try:
+        body = call(f"find the cluster {name}", read)
+    except ServiceError as error:
+        if error.is_not_found:
+            return None
+        raise
+    return None if body is None else from_arm(body)
+
+
 def from_arm(body: dict[str, Any]) -> Cluster:
     """Return a compute target as Azure Resource Manager describes it; most members may be null."""
     compute = body["properties"]

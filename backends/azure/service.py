@@ -91,6 +91,9 @@ class AzureService:
         """Return the cluster, or None if there is none. Raises ServiceError."""
         raise NotImplementedError
 
+    def on_started(self, handle: Handle, request: plan.Request) -> None:
+        """Do nothing: SDK v2 sends the tags with the job."""
+
     def read_text(self, handle: Handle, name: str) -> str:
         """Return one of a run's logs. Raises ServiceError."""
         raise NotImplementedError

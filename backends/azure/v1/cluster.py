@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn.backends.azure import cluster as clusters
 from mnist_cnn.backends.azure.calls import call
-from mnist_cnn.backends.azure.cluster import Cluster, from_arm
 from mnist_cnn.backends.azure.config import SUBNET
 from mnist_cnn.backends.remote.service import ServiceError
 
 if TYPE_CHECKING:
+    from mnist_cnn.backends.azure.cluster import Cluster
     from mnist_cnn.backends.azure.config import AzureConfig
 
 
@@ -26,8 +27,7 @@ def find(workspace: Any, name: str) -> Cluster | None:
 
         return ComputeTarget._get(workspace, name)  # noqa: SLF001 - as above
 
-    body = call(f"find the cluster {name}", read)
-    return None if body is None else from_arm(body)
+    return clusters.find(name, read)
 
 
 def request_creation(workspace: Any, config: AzureConfig) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mnist_cnn.backends.azure import cluster as clusters
 from mnist_cnn.backends.azure.calls import call
-from mnist_cnn.backends.azure.cluster import Cluster, from_arm
 from mnist_cnn.backends.azure.config import Priority
 from mnist_cnn.backends.azure.v2 import sdk
-from mnist_cnn.backends.remote.service import ServiceError
 
 if TYPE_CHECKING:
+    from mnist_cnn.backends.azure.cluster import Cluster
     from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.backends.azure.v2.sdk import Workspace
 
@@ -20,13 +20,7 @@ TIERS = {Priority.dedicated: "dedicated", Priority.lowpriority: "low_priority"}
 
 def find(workspace: Workspace, name: str) -> Cluster | None:
     """Return the compute target of that name, or None if it doesn't exist. Raises ServiceError."""
-    try:
-        body = call(f"find the cluster {name}", partial(workspace.arm, "GET", f"/computes/{name}"))
-    except ServiceError as error:
-        if error.is_not_found:
-            return None
-        raise
-    return from_arm(body)
+    return clusters.find(name, partial(workspace.arm, "GET", f"/computes/{name}"))
 
 
 def request_creation(workspace: Workspace, config: AzureConfig) -> None:

@@ -52,9 +52,6 @@ class WorkspaceService(AzureService):
         report(f"run {handle.id}: {page}")
         return page
 
-    def on_started(self, handle: Handle, request: plan.Request) -> None:
-        """Do nothing: the job was sent with its tags."""
-
     def find(self, handle: Handle) -> Observation | None:
         """Return the run's state and error."""
         workspace = workspace_of(handle)  # outside `try`: a missing workspace does not mean a missing run
