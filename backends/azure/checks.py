@@ -32,6 +32,8 @@ IDENTITY_VARIABLES = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET
 """The same, as all newer libraries of Azure call them."""
 PART_OF_A_PRINCIPAL = (PRINCIPAL_VARIABLES[:1], IDENTITY_VARIABLES[:1], IDENTITY_VARIABLES[1:2])
 """What may be set without the rest of its spelling: a tenant, or the id of a managed identity."""
+FEDERATED_VARIABLES = ("AZURE_FEDERATED_TOKEN_FILE", "ACTIONS_ID_TOKEN_REQUEST_URL")
+"""If one is set, a tenant and an id name a login without a password, which another program uses."""
 TENANT_VARIABLE = PRINCIPAL_VARIABLES[0]
 """Set alone, it names the tenant of the Azure CLI's login or of the browser's."""
 CONFIG_FILES = ("config.json", "project.json")
@@ -160,9 +162,11 @@ def credentials(
     """Return how to log in, by browser only at a terminal. Raises ConfigurationError."""
     if principal(environment):
         return Credentials.service_principal
+    has_federated_login = any(environment.get(name) for name in FEDERATED_VARIABLES)
     for names in (PRINCIPAL_VARIABLES, IDENTITY_VARIABLES):
         given = tuple(name for name in names if environment.get(name))
-        if given and given not in PART_OF_A_PRINCIPAL:
+        is_federated = has_federated_login and given == IDENTITY_VARIABLES[:2]
+        if given and given not in PART_OF_A_PRINCIPAL and not is_federated:
             missing = ", ".join(name for name in names if name not in given)
             message = f"the service principal is incomplete: {missing} is not set"
             hint = f"set {', '.join(names)}, or unset {', '.join(given)} to log in another way"

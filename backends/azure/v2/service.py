@@ -176,7 +176,7 @@ def _find_log(handle: Handle) -> str | None:
 
 
 def _read_blob(handle: Handle, path: str, first: int = 0) -> bytes:
-    """Return a run's file from a byte on, which is nothing if there is no file or if it is shorter."""
+    """Return a run's file from byte `first` on; nothing if the file is missing or shorter."""
     from azure.core.exceptions import HttpResponseError
 
     try:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 from helpers.processes import run_command
+from helpers.records import write_receipt
 from helpers.sdk_fakes import config_in, config_of
 
-from mnist_cnn.backends.azure import checks
+from mnist_cnn import compose
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.azure import AzureBackend, checks
 from mnist_cnn.backends.azure.config import AzureConfig, Sdk
 from mnist_cnn.backends.azure.service import AzureService
-from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.errors import BackendError, ConfigurationError
 
 NAMES = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
 PRINCIPAL = dict.fromkeys(checks.PRINCIPAL_VARIABLES, "x")
@@ -152,6 +155,14 @@ def test_the_id_of_a_managed_identity_is_not_a_principal() -> None:
     assert checks.credentials(alone, at_terminal=True) is checks.Credentials.interactive
 
 
+@pytest.mark.parametrize("name", ["AZURE_FEDERATED_TOKEN_FILE", "ACTIONS_ID_TOKEN_REQUEST_URL"])
+def test_a_federated_login_of_another_program_is_not_half_a_principal(name: str) -> None:
+    given = {"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c", "PATH": ""}
+    assert checks.credentials({**given, name: "x"}, at_terminal=True) is checks.Credentials.interactive
+    with pytest.raises(ConfigurationError, match="incomplete"):
+        checks.credentials(given, at_terminal=True)
+
+
 @pytest.mark.parametrize("names", [checks.PRINCIPAL_VARIABLES, checks.IDENTITY_VARIABLES])
 @pytest.mark.parametrize("missing", [(2,), (1,), (0,), (0, 1)])
 def test_an_incomplete_principal_names_what_is_missing(
@@ -185,6 +196,14 @@ def test_v2_is_chosen_unless_v1_is_installed(monkeypatch: pytest.MonkeyPatch) ->
             checks.check_sdk(sdk)
         if sdk is Sdk.v2 or sys.version_info[:2] == (3, 11):
             assert f"'mnist-cnn[{extra}]'" in raised.value.hint
+
+
+def test_a_receipt_with_an_unknown_sdk_is_damaged(tmp_path: Path) -> None:
+    write_receipt(tmp_path, Status.failed, backend="azure", backend_settings={"sdk": "v3"})
+    backend = AzureBackend(compose.load(["backend=azure", "backend.sdk=v2"]))
+    with pytest.raises(BackendError, match=r"run\.json is damaged: backend_settings\.sdk is 'v3'") as raised:
+        backend.attach(tmp_path)
+    assert "set it to v1 or v2" in raised.value.hint
 
 
 @pytest.mark.parametrize("installed", list(Sdk))
