@@ -46,6 +46,9 @@ V2_TESTS = [
     *SDK_TESTS[1:],
 ]
 """The marks of tests that run SDK v2 on the loopback service."""
+LOOPBACK_TESTS = SDK_TESTS[1:]
+"""The marks of tests that run either SDK on it."""
+V1_ONLY = SDK_TESTS[0]
 BOTH_SDKS = pytest.mark.parametrize(
     "sdk",
     [
