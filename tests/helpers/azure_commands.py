@@ -153,7 +153,8 @@ def calls(azure: AzureService, method: str, template: str) -> int:
 
 
 def submissions(azure: AzureService) -> int:
-    return calls(azure, "POST", "snapshotrun")
+    """Return how many runs were submitted, through either SDK."""
+    return calls(azure, "POST", "snapshotrun") + calls(azure, "PUT", "/jobs/")
 
 
 def succeeded(ended: Ended, *said: str) -> Ended:
