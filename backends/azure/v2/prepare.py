@@ -42,11 +42,11 @@ def prepared(
     # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
     (datastore, absent), _ = run_parallel(partial(_find_missing_data, workspace, request, config), step.look)
     report(f"datastore {datastore.name}: {datastore.url}{'' if datastore.has_key else ', without a key'}")
-    code, environment, *_ = run_parallel(
+    *_, code, environment, _ = run_parallel(
+        *preparation.sending(datastore.files, handle, request, absent),
         partial(_send_code, workspace, datastore, request),
         partial(_create_environment, workspace, request.environment),
         step.ensure,
-        *preparation.sending(datastore.files, handle, request, absent),
     )
     preparation.remember(preparation.data_key(datastore.url, request, config))
     step.wait()
