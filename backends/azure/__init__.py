@@ -14,6 +14,7 @@ from mnist_cnn import run_folder
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.config import AzureConfig, Sdk
 from mnist_cnn.backends.remote.backend import RemoteBackend
+from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,8 +36,14 @@ class AzureBackend(RemoteBackend):
         return _service(self.settings)
 
     def service_of(self, folder: Path) -> Service:
-        """Return the service as the run's own SDK talks to it: the other one need not know the run."""
+        """Return the service as the run's own SDK talks to it, because the other one need not know the run.
+
+        Raises BackendError if the receipt names an unknown SDK.
+        """
         sdk = run_folder.read_receipt(folder).backend_settings.get("sdk", Sdk.v1)
+        if sdk not in tuple(Sdk):
+            message = f"{folder / run_folder.RECEIPT} is damaged: backend_settings.sdk is {sdk!r}"
+            raise BackendError(message, f"set it to {' or '.join(Sdk)}, with which the run was submitted")
         return _service(dataclasses.replace(self.settings, sdk=Sdk(sdk)))
 
     @property

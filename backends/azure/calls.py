@@ -46,8 +46,8 @@ _HINTS = {
 }
 _REASON_HINTS = {
     "KeyBasedAuthenticationNotPermitted": (
-        "the storage refuses account keys; backend.sdk=v2 needs none, if your login has the role "
-        "Storage Blob Data Contributor on the storage account"
+        "the storage account refuses keys: your login needs the role Storage Blob Data Contributor on it; "
+        "SDK v1 can't use that, so set backend.sdk=v2"
     ),
     "private link configuration": "run this command on a machine in the workspace's private network",
     "ImageBuildComputeNotValid": "set a cluster that builds images, as the workspace's image build compute",

@@ -16,7 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.config import Sdk
+from mnist_cnn.backends.azure.config import SUBNET, Sdk
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.files import safe_read
 
@@ -32,6 +32,8 @@ IDENTITY_VARIABLES = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET
 """The same, as all newer libraries of Azure call them."""
 PART_OF_A_PRINCIPAL = (PRINCIPAL_VARIABLES[:1], IDENTITY_VARIABLES[:1], IDENTITY_VARIABLES[1:2])
 """What may be set without the rest of its spelling: a tenant, or the id of a managed identity."""
+FEDERATED_VARIABLES = ("AZURE_FEDERATED_TOKEN_FILE", "ACTIONS_ID_TOKEN_REQUEST_URL")
+"""If one is set, a tenant and an id name a login without a password, which another program uses."""
 TENANT_VARIABLE = PRINCIPAL_VARIABLES[0]
 """Set alone, it names the tenant of the Azure CLI's login or of the browser's."""
 CONFIG_FILES = ("config.json", "project.json")
@@ -66,6 +68,25 @@ def check_all(config: AzureConfig) -> None:
     check_sdk(chosen_sdk(config))
     find_workspace(config.workspace)
     credentials()
+
+
+def check_network(config: AzureConfig) -> None:
+    """Check that the cluster can be created in its network. Raises ConfigurationError.
+
+    The subnet must be in the workspace's subscription:
+    https://learn.microsoft.com/azure/machine-learning/how-to-secure-training-vnet
+    """
+    subnet = SUBNET.fullmatch(config.subnet or "")
+    if subnet:
+        subscription = find_workspace(config.workspace).subscription_id
+        if subnet["subscription"].lower() != subscription.lower():
+            message = f"backend.subnet is in the subscription {subnet['subscription']}"
+            hint = f"choose a subnet in the workspace's subscription, {subscription}"
+            raise ConfigurationError(message, hint)
+    elif not config.public_ip and chosen_sdk(config) is Sdk.v1:
+        message = "backend.public_ip=false: without a subnet, SDK v1 does not send it"
+        hint = "set backend.sdk=v2 for a workspace with a managed network, or set backend.subnet=RESOURCE_ID"
+        raise ConfigurationError(message, hint)
 
 
 def check_sdk(sdk: Sdk) -> None:
@@ -141,9 +162,11 @@ def credentials(
     """Return how to log in, by browser only at a terminal. Raises ConfigurationError."""
     if principal(environment):
         return Credentials.service_principal
+    has_federated_login = any(environment.get(name) for name in FEDERATED_VARIABLES)
     for names in (PRINCIPAL_VARIABLES, IDENTITY_VARIABLES):
         given = tuple(name for name in names if environment.get(name))
-        if given and given not in PART_OF_A_PRINCIPAL:
+        is_federated = has_federated_login and given == IDENTITY_VARIABLES[:2]
+        if given and given not in PART_OF_A_PRINCIPAL and not is_federated:
             missing = ", ".join(name for name in names if name not in given)
             message = f"the service principal is incomplete: {missing} is not set"
             hint = f"set {', '.join(names)}, or unset {', '.join(given)} to log in another way"

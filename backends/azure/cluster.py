@@ -12,10 +12,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backends.azure.calls import QUOTA_HINT, STILL_WAITING_SECONDS, call, is_about_quota
-from mnist_cnn.backends.azure.config import has_gpu
+from mnist_cnn.backends.azure.config import has_gpu, network
 from mnist_cnn.backends.remote.calls import ATTEMPTS, report, with_retries
 from mnist_cnn.backends.remote.failures import NodesRefused
 from mnist_cnn.backends.remote.service import ServiceError
+from mnist_cnn.config import written
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -60,12 +61,28 @@ class Cluster:
     priority: str = ""
     scale: tuple[int | None, int | None, int | None] | None = None
     nodes: int | None = None
+    subnet: str | None = None
+    has_public_ip: bool = True
     status: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def count(self, *states: str) -> int:
         """Return how many nodes are in one of the states, as "idle", "running" or "preempted"."""
         counts = self.status.get("nodeStateCounts") or {}
         return sum(counts.get(f"{state}NodeCount") or 0 for state in states)
+
+
+def find(name: str, read: Callable[[], Any]) -> Cluster | None:
+    """Return the compute target of that name, or None if it doesn't exist; `read` returns its description.
+
+    Raises ServiceError.
+    """
+    try:
+        body = call(f"find the cluster {name}", read)
+    except ServiceError as error:
+        if error.is_not_found:
+            return None
+        raise
+    return None if body is None else from_arm(body)
 
 
 def from_arm(body: dict[str, Any]) -> Cluster:
@@ -84,6 +101,8 @@ def from_arm(body: dict[str, Any]) -> Cluster:
         if scale is None
         else (scale.get("minNodeCount"), scale.get("maxNodeCount"), _seconds(scale)),
         nodes=nodes.get("currentNodeCount"),
+        subnet=(nodes.get("subnet") or {}).get("id"),
+        has_public_ip=nodes.get("enableNodePublicIp") is not False,  # older versions of the API lack it
         status={name: nodes[name] for name in STATUS if name in nodes},
     )
 
@@ -231,6 +250,8 @@ def differences(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
         "min_nodes": (low, config.min_nodes),
         "max_nodes": (high, config.max_nodes),
         "idle_seconds": (idle_seconds, config.idle_seconds),
+        "subnet": ((cluster.subnet or "null").lower(), written(config.subnet).lower()),
+        "public_ip": (written(cluster.has_public_ip), written(config.public_ip)),
     }
     for name, (found, wanted) in settings.items():
         if found != wanted:
@@ -252,7 +273,8 @@ def show(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
     yield f"cluster {cluster.name}: {cluster.kind}, {cluster.state}"
     if cluster.kind != CLUSTER_TYPE:
         return
-    yield f"nodes: {cluster.vm_size}, {cluster.priority.lower()}"
+    place = network(cluster.subnet, public_ip=cluster.has_public_ip)
+    yield f"nodes: {cluster.vm_size}, {cluster.priority.lower()}{place}"
     if cluster.scale is not None:
         low, high, idle_seconds = map(_known, cluster.scale)
         yield f"scale: {low} to {high} nodes; an idle node is released after {idle_seconds} seconds"

@@ -25,6 +25,17 @@ EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,35}")
 EXPERIMENT_NAME_RULE = "3 to 36 letters, digits, '_' and '-'; starts with a letter or digit"
 VM_SIZE = re.compile(r"(?:STANDARD|BASIC)_[A-Z0-9_-]{1,56}", re.IGNORECASE)
 VM_SIZE_RULE = "a size is STANDARD_ or BASIC_, then letters, digits, '_' and '-'"
+SUBNET = re.compile(
+    r"/subscriptions/(?P<subscription>[\w-]+)/resourceGroups/(?P<group>[\w.()-]+)/providers/Microsoft\.Network"
+    r"/virtualNetworks/(?P<network>[\w.-]+)/subnets/(?P<subnet>[\w.-]+)",
+    re.IGNORECASE,
+)
+SUBNET_EXAMPLE = (
+    "/subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network/virtualNetworks/NET/subnets/NAME"
+)
+SUBNET_FORM = (
+    "/subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network/virtualNetworks/NETWORK/subnets/NAME"
+)
 LOW_PRIORITY_MINUTES = 7 * 24 * 60
 """A job may take seven days on low-priority nodes, and 21 on dedicated ones."""
 DEFAULT_VM_SIZE = "STANDARD_D2DS_V4"
@@ -83,6 +94,12 @@ class AzureConfig(BackendConfig):
     idle_seconds: int = setting(
         120, "how long an idle node is kept, and billed", unit="seconds", ge=60, le=7 * 24 * 3600
     )
+    subnet: str | None = setting(
+        None, "resource id of the subnet of a new cluster's nodes; null: the service chooses the network"
+    )
+    public_ip: bool = setting(
+        default=True, meaning="give each node of a new cluster a public address; private networks need none"
+    )
     use_gpu: bool = setting(default=False, meaning="train on the node's GPU, with TensorFlow's CUDA packages")
     max_duration: int = setting(
         120, "the service cancels a run that takes longer", unit="minutes", ge=1, le=21 * 24 * 60
@@ -108,6 +125,9 @@ class AzureConfig(BackendConfig):
             raise _refused("cluster", self.cluster, "the service reserves this name", "traincluster")
         if not VM_SIZE.fullmatch(self.vm_size):
             raise _refused("vm_size", self.vm_size, VM_SIZE_RULE, DEFAULT_VM_SIZE)
+        if self.subnet is not None and not SUBNET.fullmatch(self.subnet):
+            message = f"backend.subnet={written(self.subnet)} is not the resource id of a subnet"
+            raise ConfigurationError(message, f"it has the form {SUBNET_FORM}")
         if self.min_nodes > self.max_nodes:
             message = f"backend.min_nodes={self.min_nodes} is above backend.max_nodes={self.max_nodes}"
             raise ConfigurationError(message, "lower backend.min_nodes, or raise backend.max_nodes")
@@ -125,6 +145,7 @@ class AzureConfig(BackendConfig):
         """The nodes of a new cluster, in words."""
         kind = "Spot" if self.priority is Priority.lowpriority else "dedicated"
         nodes = f"{self.min_nodes} to {self.max_nodes} {kind} nodes of {self.vm_size}"
+        nodes += network(self.subnet, public_ip=self.public_ip)
         return f"{nodes}; {self.min_nodes} always billed (min_nodes)" if self.min_nodes else nodes
 
 
@@ -134,6 +155,13 @@ def has_gpu(vm_size: str) -> bool:
     https://learn.microsoft.com/azure/virtual-machines/sizes/overview
     """
     return vm_size.upper().startswith("STANDARD_N")
+
+
+def network(subnet: str | None, *, public_ip: bool) -> str:
+    """Return what is special about the network of a cluster's nodes, in words that continue a line."""
+    found = SUBNET.fullmatch(subnet or "")
+    named = f"{found['subnet']} of network {found['network']}" if found else subnet
+    return (f", in subnet {named}" if subnet else "") + ("" if public_ip else ", without public addresses")
 
 
 def _refused(name: str, value: str, rule: str, example: str) -> ConfigurationError:

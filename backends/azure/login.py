@@ -1,18 +1,37 @@
-"""Logs in through `azure-identity`, which both SDKs use."""
+"""Logs in, with what both SDKs share: the steps of opening a workspace, and `azure-identity`."""
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnist_cnn.backends.azure import checks
+from mnist_cnn.backends.azure.calls import CALL_SECONDS, call
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mnist_cnn.backends.azure.config import Sdk
+
+T = TypeVar("T")
+
+INTERACTIVE_SECONDS = 900.0
+"""How long a login in a browser may take."""
 TOKEN_SECONDS = 300.0
 """How long a token must still be valid to be used."""
 
 CLI_SECONDS = 60
 """How long the CLI may take to return a token. The library's own limit of 10 is short for a busy machine."""
+
+
+def open_workspace(sdk: Sdk, name: checks.WorkspaceName, get: Callable[[checks.Credentials], T]) -> T:
+    """Return what `get` opens with the credentials found here. Raises ConfigurationError or ServiceError."""
+    checks.check_sdk(sdk)
+    credentials = checks.credentials()
+    seconds = INTERACTIVE_SECONDS if credentials is checks.Credentials.interactive else CALL_SECONDS
+    return call(f"open the workspace {name.name} as {credentials.value}", partial(get, credentials), seconds)
 
 
 class AzureCliLogin:

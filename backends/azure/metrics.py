@@ -1,14 +1,37 @@
-"""Sends a run's metrics from its node to the service, under the names that the tutorial uses."""
+"""What the nodes' scripts of both SDKs share: they train as every node does, and send metrics to the service.
+
+The metrics have the names that the tutorial uses.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+import sys
+import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from mnist_cnn.result import EpochRow, Result
+
+TIMEOUT_SECONDS = 20
+UNAUTHORIZED = 401
+
+
+def train(code: Path, metrics: Callable[[], Metrics], words: Sequence[str] | None = None) -> int | str:
+    """Train the job in the current folder with this copy of the code; return 0, or the error message.
+
+    Nothing is printed with a secret in it, whichever library or thread prints it.
+    """
+    from mnist_cnn.backends.remote import node
+    from mnist_cnn.redaction import redacted
+
+    sys.stdout, sys.stderr = redacted(sys.stdout), redacted(sys.stderr)
+    return node.main(words, code, metrics, os.environ.get("AZUREML_RUN_ID"))
 
 
 class Metrics:
@@ -51,3 +74,47 @@ class Metrics:
                 why = redact(f"{type(error).__name__}: {error}")
                 print(f"cannot {what}: {why}; the training continues", flush=True)  # noqa: T201 - the run's log
             self.has_failed = True
+
+
+class MlflowMetrics(Metrics):
+    """Sends the metrics of an epoch with one request to the workspace's MLflow server.
+
+    The service sets the `MLFLOW_...` variables on the nodes of SDK v2's jobs:
+    https://github.com/Azure/azureml-examples/blob/main/cli/jobs/single-step/r/iris/src/azureml_utils.R
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        names = ("TRACKING_URI", "TRACKING_TOKEN", "RUN_ID", "EXPERIMENT_ID")
+        uri, self._token, self._run, self._experiment = (
+            environment.get(f"MLFLOW_{name}", "") for name in names
+        )
+        self._address = uri.partition("?")[0].replace("azureml://", "https://", 1)
+
+    def send(self, values: Mapping[str, float], step: int) -> None:
+        """Send the values; renew the token if it has expired."""
+        now = int(time.time() * 1000)
+        metrics = [
+            {"key": name, "value": value, "timestamp": now, "step": step}
+            for name, value in values.items()
+            if math.isfinite(value)  # JSON has no others
+        ]
+        url = f"{self._address}/api/2.0/mlflow/runs/log-batch"
+        body = {"run_id": self._run, "metrics": metrics}
+        answer = self._request("POST", url, body)
+        if answer.status_code == UNAUTHORIZED:
+            self._renew_token()
+            answer = self._request("POST", url, body)
+        answer.raise_for_status()
+
+    def _renew_token(self) -> None:
+        service, _, workspace = self._address.partition("/mlflow/")
+        history = f"{service}/history/v1.0/{workspace.partition('/')[2]}"
+        answer = self._request("GET", f"{history}/experimentids/{self._experiment}/runs/{self._run}/token")
+        answer.raise_for_status()
+        self._token = answer.json()["token"]
+
+    def _request(self, method: str, url: str, body: Any = None) -> Any:
+        import requests
+
+        headers = {"Authorization": f"Bearer {self._token}"}
+        return requests.request(method, url, json=body, headers=headers, timeout=TIMEOUT_SECONDS)

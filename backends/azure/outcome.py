@@ -111,9 +111,13 @@ def cancellation(
     """Return the fields of an observation that say why the service cancelled the run.
 
     On a cluster of one Spot node, the service also cancels a run whose node was evicted, and does not say so.
+    Without details, no such run is submitted again: the next one may take as long.
     """
     if _minutes(details) >= max_minutes:
         return {"error": f"the service cancelled the run: backend.max_duration={max_minutes} minutes is over"}
+    if "runId" not in details and not nodes.has_lost_only_node:  # they could not be read
+        over = f"backend.max_duration={max_minutes} minutes may be over"
+        return {"error": f"the run was cancelled, and the service does not say why; {over}"}
     if nodes.has_lost_only_node or (nodes.are_spot and PREEMPTED.search(_said(details))):
         return {"error": "the node was preempted: the service cancelled the run", "is_lost": True}
     outside = "the run was cancelled outside of this program"

@@ -1,4 +1,4 @@
-"""The steps before a submission that both SDKs share: which data are sent, and what is known from before."""
+"""The steps before a submission that both SDKs share: data, cluster, and what is known from before."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
+from mnist_cnn.backends.azure import cluster
 from mnist_cnn.backends.azure.store import missing, send_data
 from mnist_cnn.backends.remote import checkpoints
 from mnist_cnn.backends.remote.calls import report, with_retries
@@ -14,6 +15,8 @@ from mnist_cnn.backends.remote.calls import report, with_retries
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mnist_cnn.backends.azure.checks import WorkspaceName
+    from mnist_cnn.backends.azure.cluster import Cluster
     from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.backends.azure.plan import Request
     from mnist_cnn.backends.azure.store import BlobFiles
@@ -24,7 +27,7 @@ REUSE_SECONDS = 60.0
 """How long the next run of this process may rely on an upload and on the cluster's state."""
 
 _done_at: dict[tuple[Any, ...], float] = {}
-"""When this process last sent some data files, or found a cluster ready."""
+"""When this process last sent some data files, found a cluster ready, or reported a missing registry."""
 
 
 def is_recent(key: tuple[Any, ...]) -> bool:
@@ -76,7 +79,45 @@ def sending(
     )
 
 
-def report_registry(*, exists: bool) -> None:
-    """Report that the first image build creates something that is billed."""
-    if not exists:
+class ClusterStep:
+    """Makes the cluster ready, unless this process found it ready a moment ago.
+
+    `find` and `request` are the SDK's: they return the cluster, and request its creation. Other steps can run
+    in parallel with `look`, which is read-only, and with `ensure`.
+    """
+
+    def __init__(
+        self,
+        place: object,
+        config: AzureConfig,
+        find: Callable[[], Cluster | None],
+        request: Callable[[], object],
+    ) -> None:
+        self._key, self._config, self._find, self._request = (place, config), config, find, request
+        self._is_ready = is_recent(self._key)
+        self._found: Cluster | None = None
+
+    def look(self) -> None:
+        """Find the cluster. Raises ServiceError."""
+        if not self._is_ready:
+            self._found = self._find()
+
+    def ensure(self) -> None:
+        """Create the cluster, or check that it can be used. Raises BackendError."""
+        if not self._is_ready:
+            self._found = cluster.ensure(self._config, self._found, self._request, self._find)
+
+    def wait(self) -> None:
+        """Wait until the cluster is ready. Raises BackendError."""
+        if self._found is not None:
+            cluster.wait_until_ready(self._found, self._config, self._find)
+            remember(self._key)
+
+
+def report_workspace(name: WorkspaceName, location: str, *, has_registry: bool) -> None:
+    """Report the workspace and, once per process, that the first image build creates something billed."""
+    report(f"workspace {name.name}: {location}, resource group {name.resource_group}")
+    key = (name, "registry")
+    if not has_registry and key not in _done_at:
         report("the workspace has no container registry; its first image build creates one, which is billed")
+        remember(key)

@@ -58,9 +58,10 @@ class AzureService:
         return f"cluster {self.config.cluster} with {self.config.nodes}"
 
     def check(self, job: Job) -> None:
-        """Check the request, the SDK, the workspace's file, the credentials and a custom network."""
+        """Check the request, the SDK, the workspace's file, the credentials and both kinds of network."""
         plan.request(job, self.config)
         checks.check_all(self.config)
+        checks.check_network(self.config)
         network_check.check(job)
 
     def request(self, job: Job, *, force: bool = False) -> plan.Request:
@@ -89,6 +90,9 @@ class AzureService:
     def find_cluster(self, handle: Handle) -> Cluster | None:
         """Return the cluster, or None if there is none. Raises ServiceError."""
         raise NotImplementedError
+
+    def on_started(self, handle: Handle, request: plan.Request) -> None:
+        """Do nothing: SDK v2 sends the tags with the job."""
 
     def read_text(self, handle: Handle, name: str) -> str:
         """Return one of a run's logs. Raises ServiceError."""

@@ -6,8 +6,20 @@ import shlex
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.azure_commands import SDK_TESTS, calls, chosen, refused, run_here, submissions, submit, succeeded
+from helpers.azure_commands import (
+    BOTH_SDKS,
+    LOOPBACK_TESTS,
+    V1_ONLY,
+    calls,
+    chosen,
+    refused,
+    run_here,
+    submissions,
+    submit,
+    succeeded,
+)
 from loopback import Fault
+from loopback.rules import seconds as duration
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
@@ -20,40 +32,65 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
-pytestmark = SDK_TESTS
+pytestmark = LOOPBACK_TESTS
 
 
-def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: Path) -> None:
+@BOTH_SDKS
+def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: Path, sdk: str) -> None:
     azure.clusters.behave(polls_to_create=3)
-    name = "backend.cluster=newcluster"
-    ended = submit(azure, tmp_path, name, "backend.min_nodes=1", "backend.idle_seconds=120", "run_dir=run")
+    new = (*chosen(azure), sdk, "backend.cluster=newcluster")
+    ended = submit(azure, tmp_path, *new, "backend.min_nodes=1", "run_dir=run")
     assert run_folder.read_receipt(tmp_path / "run").status is Status.queued, ended.err
     resizing = '"allocationState": "Resizing"'  # which does not matter: runs wait for their node
     for text in ("newcluster: creating", "newcluster: ready", '"currentNodeCount": 0', resizing, "min_nodes"):
         assert text in ended.err
-    shown = succeeded(run_here("cluster", "show", *chosen(azure), name, cwd=tmp_path))
+    scale = azure.clusters["newcluster"].settings["scaleSettings"]
+    assert duration(scale["nodeIdleTimeBeforeScaleDown"]) == 120  # which the SDKs write in different ways
+    shown = succeeded(run_here("cluster", "show", *new, cwd=tmp_path))
     for text in ("newcluster: AmlCompute, Succeeded", "1 to 1 nodes", "120 s", '"currentNodeCount"'):
         assert text in shown.out
     command = next(line for line in shown.out.splitlines() if "cluster delete" in line).partition(": ")[2]
-    deleted = run_here(*shlex.split(command)[3:], cwd=tmp_path)  # the words after `python -m mnist_cnn`
-    assert deleted.code == 0, deleted.err
+    deleted = succeeded(run_here(*shlex.split(command)[3:], cwd=tmp_path))  # after `python -m mnist_cnn`
+    assert "newcluster: deleted" in deleted.out
     assert "newcluster" not in azure.clusters
-    gone = run_here("cluster", "show", *chosen(azure), name, cwd=tmp_path)
-    assert gone.code == 0
-    assert "newcluster" in gone.out
+    gone = succeeded(run_here("cluster", "show", *new, cwd=tmp_path))
+    assert "newcluster: not found" in gone.out
 
 
-def test_what_is_billed_later_is_said_when_it_is_made(azure: AzureService, tmp_path: Path) -> None:
+@BOTH_SDKS
+def test_a_cluster_is_created_in_a_private_network(azure: AzureService, tmp_path: Path, sdk: str) -> None:
+    name = f"private{sdk[-2:]}"
+    chosen_cluster = (*chosen(azure), sdk, f"backend.cluster={name}")
+    networks = "resourceGroups/nets/providers/Microsoft.Network/virtualNetworks"
+    subscription = azure.handlers.workspace.tenancy.subscription
+    subnet = f"/subscriptions/{subscription}/{networks}/office/subnets/training"
+    private = (f"backend.subnet={subnet}", "backend.public_ip=false")
+    ended = submit(azure, tmp_path, *chosen_cluster, *private)
+    said = "in subnet training of network office, without public addresses"
+    assert f"{name}: creating it with 0 to 1 dedicated nodes of STANDARD_D2DS_V4, {said}" in ended.err
+    settings = azure.clusters[name].settings
+    assert (settings["subnet"], settings["enableNodePublicIp"]) == ({"id": subnet}, False)
+    shown = succeeded(run_here("cluster", "show", *chosen_cluster, cwd=tmp_path))
+    assert f"nodes: STANDARD_D2DS_V4, dedicated, {said}" in shown.out
+    public = submit(azure, tmp_path, *chosen_cluster)
+    assert f"has subnet={subnet.lower()}, not backend.subnet=null; it is not changed" in public.err
+    assert "has public_ip=false, not backend.public_ip=true; it is not changed" in public.err
+
+
+@BOTH_SDKS
+def test_what_is_billed_later_is_said_when_it_is_made(azure: AzureService, tmp_path: Path, sdk: str) -> None:
     """A cluster with min_nodes keeps a node; the first image build creates a registry."""
     workspace = azure.handlers.workspace
     said = "first image build creates one, which is billed"
     for has_registry in (False, True):
         workspace.has_registry = has_registry
-        ended = submit(azure, tmp_path, f"backend.cluster=keeps{has_registry}", "backend.min_nodes=1")
+        name = f"backend.cluster=keeps{has_registry}{sdk[-2:]}"
+        ended = submit(azure, tmp_path, sdk, name, "backend.min_nodes=1")
         assert "1 to 1 dedicated nodes of STANDARD_D2DS_V4; 1 always billed (min_nodes)" in ended.err
         assert (said in ended.err) is not has_registry, ended.err
 
 
+@V1_ONLY
 def test_the_node_is_sent_in_an_image_with_the_planned_packages(azure: AzureService, tmp_path: Path) -> None:
     """An estimator with an environment turns Docker off, and with it the image."""
     submit(azure, tmp_path, "backend.cluster=imaged")
@@ -67,6 +104,7 @@ def test_the_node_is_sent_in_an_image_with_the_planned_packages(azure: AzureServ
     assert named == list(plan.environment(Sdk.v1, use_gpu=False).packages)
 
 
+@V1_ONLY
 def test_a_cluster_that_differs_is_reported_and_left_alone(azure: AzureService, tmp_path: Path) -> None:
     azure.clusters.add("othercluster")
     ended = submit(azure, tmp_path, "backend.cluster=othercluster", "backend.vm_size=STANDARD_D3_V2")
@@ -77,16 +115,20 @@ def test_a_cluster_that_differs_is_reported_and_left_alone(azure: AzureService, 
     assert calls(azure, "PUT", "/computes/") == 0
 
 
-@pytest.mark.parametrize("kind", ["ComputeInstance", "DataLakeAnalytics", "SomethingNew"])
-def test_a_name_of_another_kind_of_compute_is_refused(azure: AzureService, tmp_path: Path, kind: str) -> None:
-    """For a kind that it has no class for, the SDK returns None, as if there were nothing."""
+@BOTH_SDKS
+@pytest.mark.parametrize("kind", ["ComputeInstance", "SomethingNew"])
+def test_a_name_of_another_kind_of_compute_is_refused(
+    azure: AzureService, tmp_path: Path, kind: str, sdk: str
+) -> None:
     azure.clusters.add("machine", compute_type=kind)
-    refused(submit(azure, tmp_path, "backend.cluster=machine"), BackendError.exit_code, "machine")
-    assert calls(azure, "PUT", "/computes/") == 0
+    ended = submit(azure, tmp_path, sdk, "backend.cluster=machine")
+    refused(ended, BackendError.exit_code, f"machine is a {kind}, not a cluster")
+    assert calls(azure, "PUT", "/computes/") == submissions(azure) == 0
     if kind == "SomethingNew":
         azure.requests.clear()  # no document knows of this kind
 
 
+@V1_ONLY
 def test_a_cluster_of_an_unknown_size_fails_and_is_not_used(azure: AzureService, tmp_path: Path) -> None:
     asked = ("backend.cluster=badcluster", "backend.vm_size=STANDARD_X99")
     for overrides in ((*asked, "run_dir=run"), asked[:1]):
@@ -102,6 +144,7 @@ def test_a_cluster_of_an_unknown_size_fails_and_is_not_used(azure: AzureService,
     assert submissions(azure) == 1
 
 
+@V1_ONLY
 def test_a_quota_below_one_node_fails_the_creation(azure: AzureService, tmp_path: Path) -> None:
     azure.clusters.behave(quota_cores=0)
     ended = submit(azure, tmp_path, "backend.cluster=quotacluster")
@@ -110,6 +153,7 @@ def test_a_quota_below_one_node_fails_the_creation(azure: AzureService, tmp_path
     )
 
 
+@V1_ONLY
 def test_a_quota_below_the_clusters_maximum_does_not_matter_until_it_is_used(
     azure: AzureService, tmp_path: Path
 ) -> None:
@@ -121,6 +165,7 @@ def test_a_quota_below_the_clusters_maximum_does_not_matter_until_it_is_used(
     refused(ended, BackendError.exit_code, "JobNodeCountExceedsCoreQuota", "ask for more cores")
 
 
+@V1_ONLY
 def test_a_cluster_that_vanishes_while_it_is_deleted_is_deleted(azure: AzureService, tmp_path: Path) -> None:
     """The SDK's delete ends in a KeyError if the service says, as published, that it is gone."""
     azure.clusters.add("goingcluster")
@@ -130,6 +175,7 @@ def test_a_cluster_that_vanishes_while_it_is_deleted_is_deleted(azure: AzureServ
     assert "goingcluster" not in azure.clusters
 
 
+@V1_ONLY
 def test_a_creation_that_lost_its_answer_is_used(azure: AzureService, tmp_path: Path) -> None:
     azure.faults.add(Fault("PUT", "/computes/", kind="lose-answer", times=0))
     submit(azure, tmp_path, "backend.cluster=answerless", "run_dir=run")
@@ -138,6 +184,7 @@ def test_a_creation_that_lost_its_answer_is_used(azure: AzureService, tmp_path: 
     assert azure.clusters["answerless"].state == "Succeeded"
 
 
+@V1_ONLY
 def test_a_gpu_is_refused_if_the_cluster_has_none(azure: AzureService, tmp_path: Path) -> None:
     azure.clusters.add("cpucluster")
     asked = ("backend.cluster=cpucluster", "backend.use_gpu=true", "backend.vm_size=STANDARD_NC4AS_T4_V3")
@@ -145,6 +192,7 @@ def test_a_gpu_is_refused_if_the_cluster_has_none(azure: AzureService, tmp_path:
     assert submissions(azure) == 0
 
 
+@V1_ONLY
 def test_a_cluster_without_a_free_node_ends_the_wait_and_not_the_run(
     azure: AzureService, tmp_path: Path
 ) -> None:
@@ -155,6 +203,7 @@ def test_a_cluster_without_a_free_node_ends_the_wait_and_not_the_run(
     assert run_folder.read_receipt(tmp_path / "run").status is Status.cancelled
 
 
+@V1_ONLY
 def test_a_sweep_submits_all_before_it_waits_and_ends_in_its_time(
     azure: AzureService, tmp_path: Path
 ) -> None:

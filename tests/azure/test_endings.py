@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.azure_commands import SDK_TESTS, refused, submissions, succeeded, train
+from helpers.azure_commands import BOTH_SDKS, LOOPBACK_TESTS, refused, submissions, succeeded, train
 from helpers.azure_runs import ORIGIN, ServiceRun
 from helpers.processes import result_of
-from helpers.sdk_fakes import config_of
 from loopback import node_logs, run_errors
 
 from mnist_cnn import run_folder
-from mnist_cnn.backends.azure.v1.service import WorkspaceService
+from mnist_cnn.backends.azure import service
 from mnist_cnn.backends.remote.node import PROGRESS
 from mnist_cnn.errors import BackendError, RunCancelled, TrainingError
 
@@ -23,17 +21,17 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
     from loopback.compute import Cluster
-    from loopback.messages import Request
 
-pytestmark = SDK_TESTS
+pytestmark = [*LOOPBACK_TESTS, BOTH_SDKS]
 ONE_NODE = {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT120S"}
 
 
-def test_a_trainer_that_ends_silently_has_failed(azure: AzureService, tmp_path: Path) -> None:
-    """The log has no error, and the run's error does not name the service's reason: a warning does."""
+def test_a_trainer_that_ends_silently_has_failed(azure: AzureService, tmp_path: Path, sdk: str) -> None:
+    """The log has no error. With SDK v1, only a warning has the service's reason."""
     (tmp_path / "net.py").write_text("def build(*_):\n    raise SystemExit(3)\n")
-    ended = train(azure, tmp_path, "model.file=net.py", "run_dir=run")
-    refused(ended, TrainingError.exit_code, "User program failed with SystemExit: 3", "resume run")
+    ended = train(azure, tmp_path, sdk, "model.file=net.py", "run_dir=run")
+    said = {"v1": "User program failed with SystemExit: 3", "v2": "exited with status code 3"}[sdk[-2:]]
+    refused(ended, TrainingError.exit_code, said, "resume run")
     assert submissions(azure) == 1
 
 
@@ -55,10 +53,10 @@ def cancelled_run(azure: AzureService, folder: Path, *overrides: str) -> Service
 
 
 def test_an_eviction_that_the_nodes_show_is_no_cancellation(
-    azure: AzureService, tmp_path: Path, cluster: Cluster
+    azure: AzureService, tmp_path: Path, cluster: Cluster, sdk: str
 ) -> None:
     cluster.preempted = 1
-    made = cancelled_run(azure, tmp_path / "run")
+    made = cancelled_run(azure, tmp_path / "run", sdk)
     shown = made.command("status", "--json")
     assert shown.json()["status"] == "queued"
     assert "the node was preempted" in shown.err
@@ -66,8 +64,10 @@ def test_an_eviction_that_the_nodes_show_is_no_cancellation(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_cancellation_that_may_be_an_eviction_says_so(azure: AzureService, tmp_path: Path) -> None:
-    made = cancelled_run(azure, tmp_path / "run")
+def test_a_cancellation_that_may_be_an_eviction_says_so(
+    azure: AzureService, tmp_path: Path, sdk: str
+) -> None:
+    made = cancelled_run(azure, tmp_path / "run", sdk)
     refused(
         made.command("follow"), RunCancelled.exit_code, "outside of this program", "eviction", "resume run"
     )
@@ -77,22 +77,26 @@ def test_a_cancellation_that_may_be_an_eviction_says_so(azure: AzureService, tmp
 
 @pytest.mark.usefixtures("cluster")
 def test_a_cancellation_is_submitted_again_if_the_user_wants_that(
-    azure: AzureService, tmp_path: Path
+    azure: AzureService, tmp_path: Path, sdk: str
 ) -> None:
-    made = cancelled_run(azure, tmp_path / "run", "backend.resubmit_cancelled=true")
+    made = cancelled_run(azure, tmp_path / "run", sdk, "backend.resubmit_cancelled=true")
     assert made.command("status", "--json").json()["status"] == "queued"
 
 
-def test_a_cancellation_on_a_dedicated_node_is_no_eviction(azure: AzureService, tmp_path: Path) -> None:
+def test_a_cancellation_on_a_dedicated_node_is_no_eviction(
+    azure: AzureService, tmp_path: Path, sdk: str
+) -> None:
     azure.clusters.add("spot").preempted = 1
-    made = cancelled_run(azure, tmp_path / "run")
+    made = cancelled_run(azure, tmp_path / "run", sdk)
     refused(made.command("follow"), RunCancelled.exit_code, "outside of this program", "resume run")
     assert "eviction" not in str(made.receipt().error)
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_run_that_took_too_long_is_not_submitted_again(azure: AzureService, tmp_path: Path) -> None:
-    made = ServiceRun(azure, tmp_path / "run", "backend.cluster=spot", "backend.resubmit_cancelled=true")
+def test_a_run_that_took_too_long_is_not_submitted_again(
+    azure: AzureService, tmp_path: Path, sdk: str
+) -> None:
+    made = ServiceRun(azure, tmp_path / "run", sdk, "backend.cluster=spot", "backend.resubmit_cancelled=true")
     made.begin()
     made.run.document["startTimeUtc"] = "2026-01-01T00:00:00.00000Z"
     made.set_state("Canceled")
@@ -102,8 +106,8 @@ def test_a_run_that_took_too_long_is_not_submitted_again(azure: AzureService, tm
 # -- an image that isn't ready -------------------------------------------------------------------------------
 
 
-def test_a_failed_image_is_explained_by_its_log(azure: AzureService, tmp_path: Path) -> None:
-    made = ServiceRun(azure, tmp_path / "run")
+def test_a_failed_image_is_explained_by_its_log(azure: AzureService, tmp_path: Path, sdk: str) -> None:
+    made = ServiceRun(azure, tmp_path / "run", sdk)
     log = "Step 7/12\nERROR: Cannot install a and b: conflicting dependencies\nERROR: ResolutionImpossible\n"
     azure.handlers.artifacts.write(ORIGIN, made.run.container, node_logs.IMAGE_LOG, log.encode())
     azure.runs.advance(made.run, "Failed", run_errors.image_build())
@@ -111,11 +115,11 @@ def test_a_failed_image_is_explained_by_its_log(azure: AzureService, tmp_path: P
 
 
 def test_a_run_whose_image_is_being_built_lacks_no_node(
-    azure: AzureService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    azure: AzureService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sdk: str
 ) -> None:
-    limits = dataclasses.replace(WorkspaceService(config_of()).limits, queue_seconds=1, prepare_seconds=1)
-    monkeypatch.setattr(WorkspaceService, "limits", limits)
-    made = ServiceRun(azure, tmp_path / "run")
+    made = ServiceRun(azure, tmp_path / "run", sdk)
+    limits = dataclasses.replace(made.backend.service().limits, queue_seconds=1, prepare_seconds=1)
+    monkeypatch.setattr(service.AzureService, "limits", limits)
     made.set_state("Preparing")
     ended = made.command("follow")
     refused(ended, BackendError.exit_code, "after 1 seconds: the service may be building the image")
@@ -129,11 +133,9 @@ CONFLICT = "UserError: Resource Conflict: ArtifactId ExperimentRun/dcid.x/output
 
 @pytest.mark.parametrize("damage", ["none", "missing", "of another attempt"])
 def test_a_result_is_used_if_it_is_whole_and_of_one_attempt(
-    azure: AzureService, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    azure: AzureService, small_run: Path, tmp_path: Path, damage: str, sdk: str
 ) -> None:
-    no_pause = SimpleNamespace(sleep=lambda _: None)  # the SDK tries for 278 seconds to read a missing file
-    monkeypatch.setattr("azureml._file_utils.file_utils.time", no_pause)
-    made = ServiceRun(azure, tmp_path / "run", job=run_folder.read_job(small_run))
+    made = ServiceRun(azure, tmp_path / "run", sdk, job=run_folder.read_job(small_run))
     made.write_outputs(small_run)
     if damage == "missing":  # the service knows its name, but the node was lost before its content was sent
         azure.blobs.delete("azureml", f"{ORIGIN}/{made.run.container}/outputs/model.onnx")
@@ -154,31 +156,3 @@ def test_a_result_is_used_if_it_is_whole_and_of_one_attempt(
     else:
         refused(ended, BackendError.exit_code, "a node was lost as it uploaded the result", "resume run")
         assert not (made.folder / "result.json").exists()
-
-
-@pytest.mark.usefixtures("cluster")
-def test_a_run_whose_node_is_lost_during_the_upload_counts_once(azure: AzureService, tmp_path: Path) -> None:
-    """The service starts it again; the second node trains no epoch, and cannot upload the same files."""
-    azure.clusters.behave(restarts=True)
-    lost: list[str] = []
-
-    def lose_node_after_upload(request: Request) -> None:
-        """Take the node away as the SDK on it waits for the metrics, after it has sent the files."""
-        run_id = request.path.partition("/runs/")[2].partition("/")[0]
-        is_waiting = not lost and request.path.endswith("/metricsingest/wait")
-        if is_waiting and azure.handlers.artifacts.paths(ORIGIN, azure.runs[run_id].container, "outputs/"):
-            lost.append(run_id)
-            azure.jobs.lose_node(run_id)
-
-    azure.server.listeners.append(lose_node_after_upload)
-    try:
-        ended = train(azure, tmp_path, "run_dir=run", "backend.cluster=spot")
-    finally:
-        azure.server.listeners.remove(lose_node_after_upload)
-    run = azure.runs[run_folder.read_receipt(tmp_path / "run").id]
-    assert [status for status in run.statuses if status in ("Running", "Failed")] == ["Running"] * 2 + [
-        "Failed"
-    ]
-    assert "Resource Conflict" in run.document["error"]["error"]["message"]
-    succeeded(ended, "a node was lost as it uploaded the result")
-    run_folder.verify(tmp_path / "run", result_of(tmp_path / "run"))

@@ -6,8 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.azure_commands import SDK_TESTS, calls, chosen, refused, succeeded
-from helpers.azure_runs import ServiceRun, completed_run
+from helpers.azure_commands import SDK_TESTS, calls, chosen, refused, succeeded, train
+from helpers.azure_runs import ORIGIN, ServiceRun, completed_run
 from helpers.processes import result_of
 from loopback import Fault
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from loopback import AzureService
+    from loopback.messages import Request
 
 pytestmark = SDK_TESTS
 
@@ -112,3 +113,31 @@ def test_a_variable_that_breaks_the_sdks_own_waiting_does_no_harm(
     monkeypatch.setenv("AZUREML_RUN_POLLING_INTERVAL_MIN", "1")
     assert made.command("follow", *chosen(made.azure)).code == 0
     assert calls(made.azure, "GET", "/details") >= 1
+
+
+def test_a_run_whose_node_is_lost_during_the_upload_counts_once(azure: AzureService, tmp_path: Path) -> None:
+    """The service starts it again; the second node trains no epoch, and cannot upload the same files."""
+    azure.clusters.add("spot", vmPriority="LowPriority")
+    azure.clusters.behave(restarts=True)
+    lost: list[str] = []
+
+    def lose_node_after_upload(request: Request) -> None:
+        """Take the node away as the SDK on it waits for the metrics, after it has sent the files."""
+        run_id = request.path.partition("/runs/")[2].partition("/")[0]
+        is_waiting = not lost and request.path.endswith("/metricsingest/wait")
+        if is_waiting and azure.handlers.artifacts.paths(ORIGIN, azure.runs[run_id].container, "outputs/"):
+            lost.append(run_id)
+            azure.jobs.lose_node(run_id)
+
+    azure.server.listeners.append(lose_node_after_upload)
+    try:
+        ended = train(azure, tmp_path, "run_dir=run", "backend.cluster=spot")
+    finally:
+        azure.server.listeners.remove(lose_node_after_upload)
+    run = azure.runs[run_folder.read_receipt(tmp_path / "run").id]
+    assert [status for status in run.statuses if status in ("Running", "Failed")] == ["Running"] * 2 + [
+        "Failed"
+    ]
+    assert "Resource Conflict" in run.document["error"]["error"]["message"]
+    succeeded(ended, "a node was lost as it uploaded the result")
+    run_folder.verify(tmp_path / "run", result_of(tmp_path / "run"))

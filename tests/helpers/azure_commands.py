@@ -46,6 +46,17 @@ V2_TESTS = [
     *SDK_TESTS[1:],
 ]
 """The marks of tests that run SDK v2 on the loopback service."""
+LOOPBACK_TESTS = SDK_TESTS[1:]
+"""The marks of tests that run either SDK on it."""
+V1_ONLY = SDK_TESTS[0]
+BOTH_SDKS = pytest.mark.parametrize(
+    "sdk",
+    [
+        pytest.param(f"backend.sdk={sdk}", marks=pytest.mark.skipif(not has_sdk(sdk), reason="not installed"))
+        for sdk in Sdk
+    ],
+)
+"""Runs a test with each SDK, which `sdk` chooses."""
 TINY = (*TINY_JOB, "register.name=null")
 """Overrides of a job that learns next to nothing and is done when TensorFlow is loaded."""
 ENDLESS = ("data.train_limit=10000", "train.epochs=10000")
@@ -142,7 +153,8 @@ def calls(azure: AzureService, method: str, template: str) -> int:
 
 
 def submissions(azure: AzureService) -> int:
-    return calls(azure, "POST", "snapshotrun")
+    """Return how many runs were submitted, through either SDK."""
+    return calls(azure, "POST", "snapshotrun") + calls(azure, "PUT", "/jobs/")
 
 
 def succeeded(ended: Ended, *said: str) -> Ended:

@@ -8,14 +8,13 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from helpers.azure_commands import TINY, chosen, forget, run_here
+from loopback import v2_jobs
 
 from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.azure import checks
-from mnist_cnn.backends.azure.config import AzureConfig
-from mnist_cnn.backends.azure.v1.service import WorkspaceService
+from mnist_cnn.backends.azure import AzureBackend, checks
+from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.backends.remote.node import FAILURE, PROGRESS
-from mnist_cnn.backends.remote.run import RemoteRun
 from mnist_cnn.training.runtime import versions
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from helpers.processes import Ended
     from loopback import AzureService
 
+    from mnist_cnn.backends.remote.run import RemoteRun
     from mnist_cnn.job import Job
 
 LOG = "user_logs/std_log.txt"
@@ -39,8 +39,8 @@ class ServiceRun:
         self, azure: AzureService, folder: Path, *overrides: str, job: Job | None = None, **service: str
     ) -> None:
         config = compose.load([*chosen(azure), *TINY, *overrides])
-        assert isinstance(config.backend, AzureConfig)
-        self.azure, self.folder, self.config = azure, folder, config.backend
+        self.backend = AzureBackend(config)
+        self.azure, self.folder, self.config = azure, folder, self.backend.settings
         self.id = f"made_{secrets.token_hex(4)}"
         job = job or launch.job_of(config)
         place = dataclasses.asdict(checks.find_workspace(str(azure.home)))
@@ -51,7 +51,7 @@ class ServiceRun:
             Status.queued,
             run_folder.now(),
             url="https://ml.azure.com/runs/made",
-            backend_settings=WorkspaceService(self.config).settings(),
+            backend_settings=self.backend.service().settings(),
             versions=versions(),
             service=place | {"checkpoints": f"mnist-cnn-checkpoints/{self.id}"} | service,
         )
@@ -59,11 +59,15 @@ class ServiceRun:
         run_folder.write_job(folder, job)
         run_folder.write_receipt(folder, self.before)
         self.run = azure.runs.create(self.id, self.config.experiment, target=self.config.cluster)
+        if self.config.sdk is Sdk.v2:
+            v2_jobs.define(
+                self.run, f"{azure.handlers.tenancy.workspace_path}/computes/{self.config.cluster}"
+            )
         forget()
 
     def attach(self) -> RemoteRun:
         """Return the run as the backend attaches to it."""
-        return RemoteRun(self.folder, WorkspaceService(self.config))
+        return self.backend.attach(self.folder)
 
     def set_state(self, state: str, error: str | None = None) -> None:
         """Set the state that the service reports, and why it failed."""

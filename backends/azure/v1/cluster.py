@@ -3,62 +3,31 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn.backends.azure import cluster as clusters
 from mnist_cnn.backends.azure.calls import call
-from mnist_cnn.backends.azure.cluster import CLUSTER_TYPE, Cluster, error_text
+from mnist_cnn.backends.azure.config import SUBNET
 from mnist_cnn.backends.remote.service import ServiceError
 
 if TYPE_CHECKING:
+    from mnist_cnn.backends.azure.cluster import Cluster
     from mnist_cnn.backends.azure.config import AzureConfig
 
 
 def find(workspace: Any, name: str) -> Cluster | None:
-    """Return the compute target of that name, or None if it doesn't exist. Raises ServiceError."""
-    target = _find_target(workspace, name)
-    return None if target is None else describe(target)
+    """Return the compute target of that name, or None if it doesn't exist. Raises ServiceError.
 
+    The SDK's objects drop some of what the service says, and there is none for a kind of compute that the SDK
+    doesn't know. So only its request is used.
+    """
 
-def _find_target(workspace: Any, name: str) -> Any | None:
-    """Return the SDK's compute target of that name, or None if it doesn't exist. Raises ServiceError."""
-
-    def find_target() -> Any:
+    def read() -> Any:
         from azureml.core.compute import ComputeTarget
 
-        return ComputeTarget(workspace=workspace, name=name)
+        return ComputeTarget._get(workspace, name)  # noqa: SLF001 - as above
 
-    try:
-        target = call(f"find the cluster {name}", find_target)
-    except ServiceError as error:
-        # The SDK raises one exception for "refused" and for "not found"; only the text differs.
-        if "ComputeTargetNotFound" in error.detail:
-            return None
-        raise
-    if target is None:  # the SDK returns None for a type of compute that it has no class for
-        message = f"{name} is a compute target, but not a cluster ({CLUSTER_TYPE})"
-        raise ServiceError(message, "choose another name with backend.cluster=NAME")
-    return target
-
-
-def describe(target: Any) -> Cluster:
-    """Return what the SDK's object says of a compute target."""
-    if target.type != CLUSTER_TYPE:
-        return Cluster(target.name, target.type, str(target.provisioning_state))
-    scale, idle_seconds = target.scale_settings, None
-    if scale and scale.idle_seconds_before_scaledown is not None:
-        idle_seconds = int(scale.idle_seconds_before_scaledown)
-    return Cluster(
-        name=target.name,
-        kind=target.type,
-        state=str(target.provisioning_state),
-        errors=tuple(map(error_text, target.provisioning_errors or ())),
-        vm_size=str(target.vm_size),
-        priority=str(target.vm_priority),
-        scale=(scale.minimum_node_count, scale.maximum_node_count, idle_seconds) if scale else None,
-        nodes=None if target.status is None else target.status.current_node_count,
-        status={} if target.status is None else target.status.serialize(),
-    )
+    return clusters.find(name, read)
 
 
 def request_creation(workspace: Any, config: AzureConfig) -> None:
@@ -72,8 +41,17 @@ def request_creation(workspace: Any, config: AzureConfig) -> None:
         min_nodes=config.min_nodes,
         max_nodes=config.max_nodes,
         idle_seconds_before_scaledown=config.idle_seconds,
+        enable_node_public_ip=config.public_ip,
+        **_network(config),
     )
     ComputeTarget.create(workspace, config.cluster, provisioning)
+
+
+def _network(config: AzureConfig) -> dict[str, str]:
+    """Return the SDK's settings of a subnet, which it puts into the workspace's subscription."""
+    found = SUBNET.fullmatch(config.subnet or "")
+    names = {"vnet_resourcegroup_name": "group", "vnet_name": "network", "subnet_name": "subnet"}
+    return {setting: found[name] for setting, name in names.items()} if found else {}
 
 
 class _CreationError(Exception):
@@ -109,11 +87,15 @@ def _send_creation_once() -> None:
 
 def request_deletion(workspace: Any, name: str) -> None:
     """Ask the service to delete the cluster. Raises ServiceError."""
-    target = _find_target(workspace, name)
-    if target is not None:
-        call(f"delete the cluster {name}", partial(_delete, target))
 
+    def delete() -> None:
+        from azureml.core.compute import ComputeTarget
 
-def _delete(target: Any) -> None:
-    with suppress(KeyError):  # the SDK raises it if the service answers that the cluster is gone
-        target.delete()
+        with suppress(KeyError):  # the SDK raises it if the service answers that the cluster is gone
+            ComputeTarget(workspace=workspace, name=name).delete()
+
+    try:
+        call(f"delete the cluster {name}", delete)
+    except ServiceError as error:
+        if "ComputeTargetNotFound" not in error.detail:  # the exception is of the same type as others
+            raise

@@ -1,12 +1,10 @@
-"""The node's script on Azure: trains as every node does, and sends metrics to the service.
+"""The node's script for SDK v1. It lies at the root of the code beside mnist_cnn/, and trains with that copy.
 
-It lies at the root of the snapshot beside mnist_cnn/, and trains only with that copy. The service keeps
-./outputs, and stores the message with which a failed script exits.
+The service keeps ./outputs, and stores the message with which a failed script exits.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +13,10 @@ HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE))
 
-from mnist_cnn.backends.azure.metrics import Metrics  # noqa: E402 - only now is it the copy
+from mnist_cnn.backends.azure.metrics import Metrics, train  # noqa: E402 - only now is it the copy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-
-def main(words: Sequence[str] | None = None) -> int | str:
-    """Train the job in the current folder; return 0, or the error message."""
-    from mnist_cnn.backends.remote import node
-
-    return node.main(words, HERE, RunMetrics, os.environ.get("AZUREML_RUN_ID"))
+    from collections.abc import Mapping
 
 
 class RunMetrics(Metrics):
@@ -52,8 +43,4 @@ class RunMetrics(Metrics):
 
 
 if __name__ == "__main__":
-    from mnist_cnn.redaction import redacted
-
-    # Libraries and threads print there too.
-    sys.stdout, sys.stderr = redacted(sys.stdout), redacted(sys.stderr)
-    raise SystemExit(main())
+    raise SystemExit(train(HERE, RunMetrics))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure import cluster as clusters
 from mnist_cnn.backends.azure import plan, preparation
 from mnist_cnn.backends.azure.calls import call_with_retries
 from mnist_cnn.backends.azure.config import Sdk
+from mnist_cnn.backends.azure.service import workspace_name
 from mnist_cnn.backends.azure.v1 import cluster, store
 from mnist_cnn.backends.remote import snapshot
 from mnist_cnn.backends.remote.calls import report
@@ -31,8 +31,9 @@ def prepared(
     workspace: Any, handle: Handle, request: plan.Request, config: AzureConfig
 ) -> Iterator[tuple[Any, Any]]:
     """Make everything ready; yield the SDK's experiment and configuration, while the code's folder exists."""
-    report(f"workspace {workspace.name}: {workspace.location}, resource group {workspace.resource_group}")
-    _report_registry(workspace)
+    registry = workspace._workspace_autorest_object.container_registry  # noqa: SLF001 - it has no public name
+    name = workspace_name(handle)
+    preparation.report_workspace(name, workspace.location, has_registry=bool(registry))
     start_thread(partial(import_module, "azureml.train.estimator"))  # early, because it takes seconds
     prefix = handle.checkpoints
     mounts = {plan.DATA_MOUNT: request.data_folder, plan.CHECKPOINT_MOUNT: prefix}
@@ -42,39 +43,26 @@ def prepared(
         yield experiment, configuration(request, config, datastore, mounts, Path(code))
 
 
-@cache
-def _report_registry(workspace: Any) -> None:
-    """Report, once per process, that the first image build creates something that is billed."""
-    registry = workspace._workspace_autorest_object.container_registry  # noqa: SLF001 - it has no public name
-    preparation.report_registry(exists=bool(registry))
-
-
 def _prepare(
     workspace: Any, handle: Handle, request: plan.Request, config: AzureConfig, code: Path
 ) -> tuple[Any, Any]:
     """Send data and checkpoint, write the code, prepare the cluster; return experiment and datastore."""
-    cluster_key = (workspace.subscription_id, workspace.resource_group, workspace.name, config)
-    is_ready = preparation.is_recent(cluster_key)
-    # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
     find = partial(cluster.find, workspace, config.cluster)
     create = partial(cluster.request_creation, workspace, config)
-    experiment, (datastore, absent), target, _ = run_parallel(
+    step = preparation.ClusterStep(workspace_name(handle), config, find, create)
+    # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
+    experiment, (datastore, absent), *_ = run_parallel(
         partial(_open_experiment, workspace, request.experiment),
         partial(_find_missing_data, workspace, request, config),
-        (lambda: None) if is_ready else find,
+        step.look,
         partial(snapshot.write, code, request.snapshot),
     )
     report(f"experiment {experiment.name}: {experiment.get_portal_url()}")
     address = f"account {datastore.account_name}, container {datastore.container_name}"
     report(f"datastore {datastore.name}: {datastore.datastore_type}, {address}")
-    *_, target = run_parallel(
-        *preparation.sending(store.files_of(datastore), handle, request, absent),
-        (lambda: None) if is_ready else partial(clusters.ensure, config, target, create, find),
-    )
+    run_parallel(*preparation.sending(store.files_of(datastore), handle, request, absent), step.ensure)
     preparation.remember(preparation.data_key(_place(datastore), request, config))
-    if not is_ready:
-        clusters.wait_until_ready(target, config, find)
-        preparation.remember(cluster_key)
+    step.wait()
     return experiment, datastore
 
 

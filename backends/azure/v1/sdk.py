@@ -10,10 +10,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure import checks
-from mnist_cnn.backends.azure.calls import CALL_SECONDS, call
+from mnist_cnn.backends.azure import checks, login
 from mnist_cnn.backends.azure.config import Sdk
-from mnist_cnn.backends.azure.login import AzureCliLogin
 
 if TYPE_CHECKING:
     from mnist_cnn.backends.azure.checks import WorkspaceName
@@ -21,13 +19,11 @@ if TYPE_CHECKING:
 
 @functools.cache
 def open_workspace(name: WorkspaceName) -> Any:
-    """Log in and return the workspace, once per process. Raises ServiceError."""
-    checks.check_sdk(Sdk.v1)
-    credentials = checks.credentials()
-    _silence_sdk()
-    _disable_git_tracking()
+    """Log in and return the workspace, once per process. Raises ServiceError or ConfigurationError."""
 
-    def get_workspace() -> Any:
+    def get_workspace(credentials: checks.Credentials) -> Any:
+        _silence_sdk()
+        _disable_git_tracking()
         from azureml.core import Workspace
 
         workspace = Workspace.get(
@@ -41,8 +37,7 @@ def open_workspace(name: WorkspaceName) -> Any:
             raise ConnectionError("the service returned no details of the workspace")
         return workspace
 
-    seconds = 900 if credentials is checks.Credentials.interactive else CALL_SECONDS
-    return call(f"open the workspace {name.name} as {credentials.value}", get_workspace, seconds)
+    return login.open_workspace(Sdk.v1, name, get_workspace)
 
 
 def _silence_sdk() -> None:
@@ -80,8 +75,8 @@ def _login(credentials: checks.Credentials) -> Any:
     if credentials is checks.Credentials.azure_cli:
         # The SDK's own class needs the Azure CLI installed in this Python environment.
         # Some audiences end in a slash and others don't. Of a scope, the library removes "/.default" alone.
-        login = AzureCliLogin()
+        cli = login.AzureCliLogin()
         return authentication.TokenAuthentication(
-            lambda audience: login.get_token(f"{audience}/.default").token
+            lambda audience: cli.get_token(f"{audience}/.default").token
         )
     return authentication.InteractiveLoginAuthentication(tenant_id=checks.tenant())

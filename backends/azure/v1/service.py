@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LIST_SECONDS = 60.0
 """How long the URLs of a run's logs are reused. They are valid for hours."""
 LOG_TIMEOUT_SECONDS = 30.0
+RUN_FILES = "ExperimentRun"
+"""How the service calls the files of runs."""
 
 
 class WorkspaceService(AzureService):
@@ -93,10 +95,10 @@ class WorkspaceService(AzureService):
         return self._run
 
     def _details(self, run: Any) -> dict[str, Any]:
-        """Return the run's state and its error; remember the URLs of its logs, or None if they are unknown.
+        """Return the run's state and error; remember the URLs of its logs, or None if they can't be listed.
 
-        The state alone is one request, the details are three. The state is enough while it doesn't change and
-        the URLs are known, or while there is no log yet.
+        Reading the state takes one request, reading the details takes three. So the details are read only if
+        the state has changed, or if the log may be a new one.
         """
         what, status, urls = "read the run's state", STATUSES.get(self._state), self._log_urls or {}
         has_no_log = status in (Status.queued, Status.preparing)
@@ -153,9 +155,17 @@ class WorkspaceService(AzureService):
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     def download(self, handle: Handle, name: str, target: Path, seconds: float) -> None:
-        """Download a file of the run's outputs."""
-        run, source = self._sdk_run(handle), f"{OUTPUTS}/{name}"
-        call(f"download {name}", lambda: run.download_file(source, output_file_path=str(target)), seconds)
+        """Download a file of the run's outputs.
+
+        The SDK's own method tries for five minutes to read a file that does not exist.
+        """
+        run = self._sdk_run(handle)
+
+        def download() -> None:
+            find = run._client.artifacts.get_artifact_uri  # noqa: SLF001 - as above
+            target.write_bytes(_read_url(find(RUN_FILES, run._container, f"{OUTPUTS}/{name}"), 0))  # noqa: SLF001
+
+        call(f"download {name}", download, seconds)
 
     def store(self, handle: Handle) -> Store:
         """Return the files of the default datastore."""

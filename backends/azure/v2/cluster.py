@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mnist_cnn.backends.azure import cluster as clusters
 from mnist_cnn.backends.azure.calls import call
-from mnist_cnn.backends.azure.cluster import Cluster, from_arm
 from mnist_cnn.backends.azure.config import Priority
 from mnist_cnn.backends.azure.v2 import sdk
-from mnist_cnn.backends.remote.service import ServiceError
 
 if TYPE_CHECKING:
+    from mnist_cnn.backends.azure.cluster import Cluster
     from mnist_cnn.backends.azure.config import AzureConfig
     from mnist_cnn.backends.azure.v2.sdk import Workspace
 
@@ -20,18 +20,12 @@ TIERS = {Priority.dedicated: "dedicated", Priority.lowpriority: "low_priority"}
 
 def find(workspace: Workspace, name: str) -> Cluster | None:
     """Return the compute target of that name, or None if it doesn't exist. Raises ServiceError."""
-    try:
-        body = call(f"find the cluster {name}", partial(workspace.arm, "GET", f"/computes/{name}"))
-    except ServiceError as error:
-        if error.is_not_found:
-            return None
-        raise
-    return from_arm(body)
+    return clusters.find(name, partial(workspace.arm, "GET", f"/computes/{name}"))
 
 
 def request_creation(workspace: Workspace, config: AzureConfig) -> None:
     """Create the cluster with a request that is not repeated. Call it within `call`."""
-    from azure.ai.ml.entities import AmlCompute
+    from azure.ai.ml.entities import AmlCompute, NetworkSettings
 
     cluster = AmlCompute(
         name=config.cluster,
@@ -41,6 +35,8 @@ def request_creation(workspace: Workspace, config: AzureConfig) -> None:
         max_instances=config.max_nodes,
         idle_time_before_scale_down=config.idle_seconds,
         location=workspace.location,
+        network_settings=NetworkSettings(subnet=config.subnet) if config.subnet else None,
+        enable_node_public_ip=config.public_ip,
     )
     sdk.client_without_retries(workspace).compute.begin_create_or_update(cluster)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure import cluster as clusters
 from mnist_cnn.backends.azure import plan, preparation
 from mnist_cnn.backends.azure.calls import call_with_retries
 from mnist_cnn.backends.azure.config import Sdk
@@ -36,35 +35,22 @@ def prepared(
     workspace: Workspace, handle: Handle, request: plan.Request, config: AzureConfig
 ) -> Iterator[Any]:
     """Make everything ready; yield the SDK's job."""
-    name = workspace.name
-    report(f"workspace {name.name}: {workspace.location}, resource group {name.resource_group}")
-    _report_registry(workspace)
-    # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
-    cluster_key = (name, config)
-    is_ready = preparation.is_recent(cluster_key)
+    preparation.report_workspace(workspace.name, workspace.location, has_registry=workspace.has_registry)
     find = partial(cluster.find, workspace, config.cluster)
     create = partial(cluster.request_creation, workspace, config)
-    (datastore, absent), found = run_parallel(
-        partial(_find_missing_data, workspace, request, config), (lambda: None) if is_ready else find
-    )
+    step = preparation.ClusterStep(workspace.name, config, find, create)
+    # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
+    (datastore, absent), _ = run_parallel(partial(_find_missing_data, workspace, request, config), step.look)
     report(f"datastore {datastore.name}: {datastore.url}{'' if datastore.has_key else ', without a key'}")
-    *_, code, environment, target = run_parallel(
+    *_, code, environment, _ = run_parallel(
         *preparation.sending(datastore.files, handle, request, absent),
         partial(_send_code, workspace, datastore, request),
         partial(_create_environment, workspace, request.environment),
-        (lambda: None) if is_ready else partial(clusters.ensure, config, found, create, find),
+        step.ensure,
     )
     preparation.remember(preparation.data_key(datastore.url, request, config))
-    if not is_ready:
-        clusters.wait_until_ready(target, config, find)
-        preparation.remember(cluster_key)
+    step.wait()
     yield _job(handle, request, config, datastore, code=code, environment=environment)
-
-
-@cache
-def _report_registry(workspace: Workspace) -> None:
-    """Report, once per process, that the first image build creates something that is billed."""
-    preparation.report_registry(exists=workspace.has_registry)
 
 
 def _find_missing_data(

@@ -11,10 +11,8 @@ import functools
 import logging
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure import checks
-from mnist_cnn.backends.azure.calls import CALL_SECONDS, call
+from mnist_cnn.backends.azure import checks, login
 from mnist_cnn.backends.azure.config import Sdk
-from mnist_cnn.backends.azure.login import AzureCliLogin
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -72,20 +70,16 @@ class Workspace:
 
 @functools.cache
 def open_workspace(name: WorkspaceName) -> Workspace:
-    """Log in and return the workspace, once per process. Raises BackendError."""
-    checks.check_sdk(Sdk.v2)
-    credentials = checks.credentials()
-    _silence_sdk()
+    """Log in and return the workspace, once per process. Raises BackendError or ConfigurationError."""
 
-    def get_workspace() -> tuple[Workspace, bool]:
+    def get_workspace(credentials: checks.Credentials) -> tuple[Workspace, bool]:
+        _silence_sdk()
         credential = _login(credentials)
         workspace = Workspace(name, _client(name, credential), credential, _pipeline(credential))
         body = workspace.arm("GET")
         return _described(workspace, body), bool(body["properties"].get("v1LegacyMode"))
 
-    seconds = 900 if credentials is checks.Credentials.interactive else CALL_SECONDS
-    what = f"open the workspace {name.name} as {credentials.value}"
-    workspace, is_legacy = call(what, get_workspace, seconds)
+    workspace, is_legacy = login.open_workspace(Sdk.v2, name, get_workspace)
     if is_legacy:
         message = f"the workspace {name.name} refuses SDK v2, because its v1_legacy_mode is true"
         hint = "set backend.sdk=v1, or ask the workspace's owner to set v1_legacy_mode to false"
@@ -157,5 +151,5 @@ def _login(credentials: checks.Credentials) -> Any:
     if credentials is checks.Credentials.service_principal:
         return identity.ClientSecretCredential(*checks.principal())
     if credentials is checks.Credentials.azure_cli:
-        return AzureCliLogin()
+        return login.AzureCliLogin()
     return identity.InteractiveBrowserCredential(tenant_id=checks.tenant())

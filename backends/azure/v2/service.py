@@ -52,9 +52,6 @@ class WorkspaceService(AzureService):
         report(f"run {handle.id}: {page}")
         return page
 
-    def on_started(self, handle: Handle, request: plan.Request) -> None:
-        """Do nothing: the job was sent with its tags."""
-
     def find(self, handle: Handle) -> Observation | None:
         """Return the run's state and error."""
         workspace = workspace_of(handle)  # outside `try`: a missing workspace does not mean a missing run
@@ -179,7 +176,7 @@ def _find_log(handle: Handle) -> str | None:
 
 
 def _read_blob(handle: Handle, path: str, first: int = 0) -> bytes:
-    """Return a run's file from a byte on, which is nothing if there is no file or if it is shorter."""
+    """Return a run's file from byte `first` on; nothing if the file is missing or shorter."""
     from azure.core.exceptions import HttpResponseError
 
     try:

@@ -34,6 +34,10 @@ UNSPECIFIED_SIZE = "STANDARD_DS3_V2"
 RETIRING = re.compile(r"STANDARD_DS?\d+_V2")
 """Sizes that Azure will retire; here, each cluster that has them carries the service's warning."""
 
+SUBNET = re.compile(
+    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/virtualNetworks/[^/]+/subnets/[^/]+"
+)
+
 
 @functools.cache
 def facts() -> Json:
@@ -72,6 +76,9 @@ def check_cluster(body: Json) -> None:
     idle = scale.get("nodeIdleTimeBeforeScaleDown")
     if idle is not None and not _matches("nodeIdleTimeBeforeScaleDown", idle):
         raise Refusal(400, "BadArgument", f"Invalid nodeIdleTimeBeforeScaleDown: {idle}")
+    subnet = settings.get("subnet")
+    if subnet is not None and not SUBNET.fullmatch(str(subnet.get("id"))):
+        raise Refusal(400, "BadArgument", f"Invalid subnet: {subnet.get('id')}")
 
 
 def check_run_id(run_id: str) -> None:

@@ -21,7 +21,7 @@ ARTIFACT_STORE = "workspaceartifactstore"
 class Datastores:
     """The default datastore, and the one that holds the files of runs.
 
-    If the workspace has no account keys (`has_keys`), there is no secret to list.
+    A workspace whose `has_keys` is false returns no secrets.
     """
 
     def __init__(self, workspace: Workspace, blobs: BlobStore) -> None:

@@ -200,6 +200,13 @@ class ArmJobs:
         }
 
 
+def define(run: Run, cluster_id: str) -> None:
+    """Let Resource Manager know a run as a job, though no client has submitted it."""
+    sent = {"computeId": cluster_id, "command": "true", "environmentId": "azureml:an-environment:1"}
+    run.document["displayName"] = run.run_id
+    run.definition = {"arm": _filled_in(run.run_id, sent)}
+
+
 def _added(cluster: str, sent: Json) -> dict[str, str]:
     """Return the properties that the service adds to a job."""
     target = {"_azureml.ComputeTargetType": "amlctrain", "_azureml.ClusterName": cluster}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from helpers.processes import SMALL, Ended
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.errors import BackendError, ConfigurationError, TrainingError
+from mnist_cnn.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
     from loopback import AzureService
@@ -166,37 +165,3 @@ def test_a_workspace_in_legacy_mode_is_for_the_other_sdk(azure: AzureService, tm
         azure.handlers.workspace.is_legacy = False
     refused(ended, BackendError.exit_code, "v1_legacy_mode", "backend.sdk=v1")
     assert calls(azure, "PUT", "") == 0
-
-
-def test_a_failed_training_is_its_own_error(azure: AzureService, tmp_path: Path) -> None:
-    """A network that ends the process says nothing in the log; the service says that the command failed."""
-    (tmp_path / "net.py").write_text(
-        "def build(config, input_shape, num_classes):\n    raise SystemExit(3)\n"
-    )
-    ended = train(azure, tmp_path, "model.file=net.py", "run_dir=run")
-    refused(ended, TrainingError.exit_code, "exited with status code")
-    assert "resume run" in ended.err
-
-
-def test_a_cluster_is_created_shown_and_deleted(azure: AzureService, tmp_path: Path) -> None:
-    azure.clusters.behave(polls_to_create=3)
-    name = "backend.cluster=newcluster"
-    ended = submit(azure, tmp_path, name, "backend.min_nodes=1", "run_dir=run")
-    assert run_folder.read_receipt(tmp_path / "run").status is Status.queued, ended.err
-    for text in ("newcluster: creating", "newcluster: ready", '"currentNodeCount"', "always keeps 1 node"):
-        assert text in ended.err
-    shown = succeeded(run_here("cluster", "show", *chosen_v2(azure), name, cwd=tmp_path))
-    for text in ("newcluster: AmlCompute, Succeeded", "1 to 1 nodes", "120 s", '"currentNodeCount"'):
-        assert text in shown.out
-    command = next(line for line in shown.out.splitlines() if "cluster delete" in line).partition(": ")[2]
-    deleted = succeeded(run_here(*shlex.split(command)[3:], cwd=tmp_path))
-    assert "newcluster: deleted" in deleted.out
-    assert "newcluster" not in azure.clusters
-
-
-@pytest.mark.parametrize("kind", ["ComputeInstance", "DataFactory"])
-def test_a_name_of_another_kind_of_compute_is_refused(azure: AzureService, tmp_path: Path, kind: str) -> None:
-    azure.clusters.add("notacluster", compute_type=kind)
-    ended = submit(azure, tmp_path, "backend.cluster=notacluster")
-    refused(ended, BackendError.exit_code, f"notacluster is a {kind}, not a cluster")
-    assert calls(azure, "PUT", "/jobs/") == 0

@@ -8,21 +8,18 @@ from pathlib import Path
 
 import pytest
 from helpers.processes import run_command
+from helpers.records import write_receipt
+from helpers.sdk_fakes import config_in, config_of
 
 from mnist_cnn import compose
-from mnist_cnn.backends.azure import checks
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.azure import AzureBackend, checks
 from mnist_cnn.backends.azure.config import AzureConfig, Sdk
 from mnist_cnn.backends.azure.service import AzureService
-from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.errors import BackendError, ConfigurationError
 
 NAMES = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
 PRINCIPAL = dict.fromkeys(checks.PRINCIPAL_VARIABLES, "x")
-
-
-def config_of(*overrides: str) -> AzureConfig:
-    backend = compose.load(["backend=azure", *overrides]).backend
-    assert isinstance(backend, AzureConfig)
-    return backend
 
 
 @pytest.mark.parametrize(
@@ -62,6 +59,36 @@ def test_a_run_on_low_priority_nodes_has_a_shorter_limit() -> None:
     config_of("backend.max_duration=20000")
     with pytest.raises(ConfigurationError, match="Spot nodes"):
         config_of("backend.max_duration=20000", "backend.priority=lowpriority")
+
+
+NETWORKS = "resourceGroups/g/providers/Microsoft.Network/virtualNetworks"
+
+
+@pytest.mark.parametrize("subnet", ["training", f"/subscriptions/s/{NETWORKS}/office"])
+def test_a_subnet_is_a_resource_id(subnet: str) -> None:
+    with pytest.raises(ConfigurationError, match="not the resource id of a subnet") as raised:
+        config_of(f"backend.subnet={subnet}")
+    assert "/virtualNetworks/NETWORK/subnets/NAME" in raised.value.hint
+
+
+def test_a_subnet_is_in_the_subscription_of_the_workspace(tmp_path: Path) -> None:
+    for subscription in ("s", "S"):
+        subnet = f"/subscriptions/{subscription}/{NETWORKS}/office/subnets/training"
+        checks.check_network(config_in(tmp_path, f"backend.subnet={subnet}"))
+    other = f"/subscriptions/other/{NETWORKS}/office/subnets/training"
+    with pytest.raises(ConfigurationError, match=r"backend\.subnet is in the subscription other"):
+        checks.check_network(config_in(tmp_path, f"backend.subnet={other}"))
+
+
+def test_sdk_v1_removes_public_addresses_only_in_a_subnet(tmp_path: Path) -> None:
+    """A workspace with a managed network needs no subnet, but SDK v1 sends the setting only beside one."""
+    without = ("backend.public_ip=false", "backend.sdk=v1")
+    checks.check_network(config_in(tmp_path, without[0], "backend.sdk=v2"))
+    subnet = f"/subscriptions/s/{NETWORKS}/office/subnets/training"
+    checks.check_network(config_in(tmp_path, *without, f"backend.subnet={subnet}"))
+    with pytest.raises(ConfigurationError, match=r"backend\.public_ip=false") as raised:
+        checks.check_network(config_in(tmp_path, *without))
+    assert "backend.sdk=v2" in raised.value.hint
 
 
 @pytest.mark.parametrize("name", ["scikit-learn-mnist", "mnist-cnn"])
@@ -128,6 +155,14 @@ def test_the_id_of_a_managed_identity_is_not_a_principal() -> None:
     assert checks.credentials(alone, at_terminal=True) is checks.Credentials.interactive
 
 
+@pytest.mark.parametrize("name", ["AZURE_FEDERATED_TOKEN_FILE", "ACTIONS_ID_TOKEN_REQUEST_URL"])
+def test_a_federated_login_of_another_program_is_not_half_a_principal(name: str) -> None:
+    given = {"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c", "PATH": ""}
+    assert checks.credentials({**given, name: "x"}, at_terminal=True) is checks.Credentials.interactive
+    with pytest.raises(ConfigurationError, match="incomplete"):
+        checks.credentials(given, at_terminal=True)
+
+
 @pytest.mark.parametrize("names", [checks.PRINCIPAL_VARIABLES, checks.IDENTITY_VARIABLES])
 @pytest.mark.parametrize("missing", [(2,), (1,), (0,), (0, 1)])
 def test_an_incomplete_principal_names_what_is_missing(
@@ -161,6 +196,14 @@ def test_v2_is_chosen_unless_v1_is_installed(monkeypatch: pytest.MonkeyPatch) ->
             checks.check_sdk(sdk)
         if sdk is Sdk.v2 or sys.version_info[:2] == (3, 11):
             assert f"'mnist-cnn[{extra}]'" in raised.value.hint
+
+
+def test_a_receipt_with_an_unknown_sdk_is_damaged(tmp_path: Path) -> None:
+    write_receipt(tmp_path, Status.failed, backend="azure", backend_settings={"sdk": "v3"})
+    backend = AzureBackend(compose.load(["backend=azure", "backend.sdk=v2"]))
+    with pytest.raises(BackendError, match=r"run\.json is damaged: backend_settings\.sdk is 'v3'") as raised:
+        backend.attach(tmp_path)
+    assert "set it to v1 or v2" in raised.value.hint
 
 
 @pytest.mark.parametrize("installed", list(Sdk))

@@ -19,6 +19,8 @@ from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError
 
 SIZE = "STANDARD_D2_V2"
+NETWORKS = "/subscriptions/s/resourceGroups/net-group/providers/Microsoft.Network/virtualNetworks"
+SUBNET = f"{NETWORKS}/office/subnets/training"
 LOW = (
     "backend.priority=lowpriority",
     "backend.min_nodes=1",
@@ -77,13 +79,17 @@ def test_a_cluster_is_created_as_it_is_configured(monkeypatch: pytest.MonkeyPatc
         ComputeTarget=SimpleNamespace(create=lambda _, name, settings: sent.append((name, settings))),
     )
     monkeypatch.setattr(cluster_v1, "_send_creation_once", lambda: None)
-    cluster_v1.request_creation(None, config_of(*LOW, f"backend.vm_size={SIZE}"))
+    cluster_v1.request_creation(None, config_of(*LOW, f"backend.vm_size={SIZE}", f"backend.subnet={SUBNET}"))
     settings = {
         "vm_size": SIZE,
         "vm_priority": "lowpriority",
         "min_nodes": 1,
         "max_nodes": 3,
         "idle_seconds_before_scaledown": 90,
+        "enable_node_public_ip": True,
+        "vnet_resourcegroup_name": "net-group",
+        "vnet_name": "office",
+        "subnet_name": "training",
     }
     assert sent == [("traincluster", settings)]
 
@@ -142,6 +148,8 @@ def test_the_sdk_cannot_repeat_the_request_that_creates_a_cluster(
         ({"low": 1}, "min_nodes=1, not backend.min_nodes=0"),
         ({"high": 4}, "max_nodes=4, not backend.max_nodes=1"),
         ({"idle": 60}, "idle_seconds=60, not backend.idle_seconds=120"),
+        ({"subnet": SUBNET}, f"subnet={SUBNET.lower()}, not backend.subnet=null"),
+        ({"has_public_ip": False}, "public_ip=false, not backend.public_ip=true"),
     ],
 )
 def test_each_difference_from_the_configuration_is_reported(changes: dict[str, Any], line: str) -> None:
@@ -219,43 +227,38 @@ def test_a_creation_above_the_quota_may_succeed_later() -> None:
     assert "ask for more cores" in raised.value.hint
 
 
-def test_both_sdks_describe_a_cluster_alike() -> None:
-    """SDK v1 has an object for it; of SDK v2, the answer of Azure Resource Manager is read."""
+def test_the_network_of_a_cluster_is_compared_and_shown() -> None:
+    config = config_of(f"backend.subnet={SUBNET}", "backend.public_ip=false")
+    private = a_cluster(subnet=SUBNET.replace("training", "Training"), has_public_ip=False)
+    assert not list(cluster.differences(private, config))
+    said = ", in subnet training of network office, without public addresses"
+    assert config.nodes == f"0 to 1 dedicated nodes of STANDARD_D2DS_V4{said}"
+    shown = list(cluster.show(private, config))
+    assert f"nodes: STANDARD_D2DS_V4, dedicated{said.replace('training', 'Training')}" in shown
+    assert "nodes: STANDARD_D2DS_V4, dedicated" in list(cluster.show(a_cluster(), config))
+
+
+def test_a_cluster_is_described_as_azure_resource_manager_answers() -> None:
     status = {"currentNodeCount": 1, "nodeStateCounts": {"preemptedNodeCount": 2, "idleNodeCount": 1}}
-    target = SimpleNamespace(
-        name="traincluster",
-        type="AmlCompute",
-        provisioning_state="Failed",
-        provisioning_errors=[{"error": {"code": "Bad", "message": "no such size"}}],
-        vm_size="STANDARD_D2DS_V4",
-        vm_priority="Dedicated",
-        scale_settings=SimpleNamespace(
-            minimum_node_count=0, maximum_node_count=1, idle_seconds_before_scaledown=120
-        ),
-        status=SimpleNamespace(current_node_count=1, serialize=lambda: status),
-    )
     nodes = {
         "vmSize": "STANDARD_D2DS_V4",
         "vmPriority": "Dedicated",
         "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown": "PT2M"},
+        "subnet": {"id": SUBNET},
+        "enableNodePublicIp": False,
         **status,
     }
     errors = [{"error": {"code": "Bad", "message": "no such size"}}]
     compute = {"computeType": "AmlCompute", "provisioningState": "Failed", "provisioningErrors": errors}
-    described = cluster_v1.describe(target)
     read = cluster.from_arm({"name": "traincluster", "properties": {**compute, "properties": nodes}})
-    assert dataclasses.replace(read, status=status) == described
-    assert described.count("preempted") == read.count("preempted") == 2
-    assert described.count("idle", "running") == 1
-    assert described.errors == ("Bad no such size",)
+    expected = a_cluster(state="Failed", errors=("Bad no such size",), subnet=SUBNET, has_public_ip=False)
+    assert dataclasses.replace(read, status=expected.status) == expected
+    assert (read.count("preempted"), read.count("idle", "running")) == (2, 1)
 
 
 def test_a_cluster_of_which_the_service_says_nothing_yet_is_described() -> None:
     compute = {"computeType": "AmlCompute", "provisioningState": "Creating", "properties": None}
     described = cluster.from_arm({"name": "traincluster", "properties": compute})
-    assert (described.state, described.nodes, described.scale, described.count("preempted")) == (
-        "Creating",
-        None,
-        None,
-        0,
-    )
+    expected = cluster.Cluster("traincluster", "AmlCompute", "Creating")
+    assert described == expected
+    assert described.count("preempted") == 0

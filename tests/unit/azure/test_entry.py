@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,7 @@ from helpers.sdk_fakes import config_of
 
 import mnist_cnn
 from mnist_cnn import launch
-from mnist_cnn.backends.azure import plan
-from mnist_cnn.backends.azure.v1 import entry
+from mnist_cnn.backends.azure import metrics, plan
 from mnist_cnn.backends.remote import node
 from mnist_cnn.result import Progress
 from mnist_cnn.training import train, worker
@@ -34,8 +34,8 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AZUREML_RUN_ID", "mnist_1")
-    monkeypatch.setattr(entry, "HERE", Path(mnist_cnn.__file__).resolve().parent.parent)
-    monkeypatch.setattr(entry, "RunMetrics", node.NoObserver)
+    for stream in ("stdout", "stderr"):  # which the node's script replaces
+        monkeypatch.setattr(sys, stream, getattr(sys, stream))
     monkeypatch.setattr(worker, "print_log", lambda: None)
     monkeypatch.setattr(train, "train", record)
     return calls
@@ -50,7 +50,9 @@ def test_the_trainer_gets_what_the_request_says(
     job = launch.make_job("train.epochs=3")
     mounts = {plan.DATA_MOUNT: "/data", plan.CHECKPOINT_MOUNT: "/checkpoints"}
     sent = plan.request(job, config_of(*overrides), force=force).arguments
-    assert entry.main([mounts.get(argument, argument) for argument in sent]) == 0
+    words = [mounts.get(argument, argument) for argument in sent]
+    code = Path(mnist_cnn.__file__).resolve().parent.parent
+    assert metrics.train(code, metrics.Metrics, words) == 0
     (received, folder, options) = trained[0]
     assert (received.digest, received.data.dir, str(folder)) == (job.digest, "/data", "outputs")
     assert (options["device"], options["force"], options["run_name"]) == (device, force, "mnist_1")

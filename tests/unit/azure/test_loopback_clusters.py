@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from loopback.compute import Clusters
 from loopback.messages import Json, Request
+from loopback.refusals import Refusal
 from loopback.tenancy import MANAGEMENT, Tenancy
 
 if TYPE_CHECKING:
@@ -96,6 +97,15 @@ def test_a_created_cluster_resizes_with_no_nodes_and_then_is_steady(clusters: Cl
     assert settings["userAccountCredentials"] == {"adminUserName": "me", "adminUserPassword": None}
     assert settings["scaleSettings"]["nodeIdleTimeBeforeScaleDown"] == "PT1M40S"
     assert settings["errors"] is None
+
+
+def test_a_subnet_is_a_resource_id(clusters: Clusters) -> None:
+    networks = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks"
+    with pytest.raises(Refusal, match="Invalid subnet"):
+        create(clusters, subnet={"id": f"{networks}/office"})
+    subnet = {"id": f"{networks}/office/subnets/training"}
+    created = create(clusters, subnet=subnet)
+    assert created.json()["properties"]["properties"]["subnet"] == subnet
 
 
 def test_a_change_is_created_again(clusters: Clusters) -> None:

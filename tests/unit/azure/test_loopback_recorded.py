@@ -235,6 +235,7 @@ def test_counts_are_null_while_a_cluster_is_created_and_numbers_afterwards() -> 
     change("properties", "properties", "currentNodeCount", value=None)(ready)
     change("properties", "properties", "vmSize", value="Standard_D2")(ready)
     change("properties", "colour", value="red")(ready)
+    change("properties", "properties", "subnet", value={"id": "a", "name": "b"})(ready)
     del ready["properties"]["properties"]["osType"]
     problems = list(recorded_shapes.flat_mismatches(COMPUTE, ready, is_put=False))
-    assert len(problems) == 4, problems
+    assert len(problems) == 5, problems

@@ -102,23 +102,26 @@ def test_only_an_image_that_was_not_built_has_a_log_to_read() -> None:
 ONE_SPOT = Nodes(are_spot=True, max_nodes=1)
 EVICTED_NODE = dataclasses.replace(ONE_SPOT, evicted=1)
 DEDICATED = Nodes(are_spot=False, max_nodes=1, evicted=1)
-HOUR = {"startTimeUtc": "2026-01-01T10:00:00.12345Z", "endTimeUtc": "2026-01-01T11:00:00.5Z"}
-NOTED = {"warnings": [{"message": "Spot node evicted"}]}
+NAMED = {"runId": "run-1"}
+HOUR = {**NAMED, "startTimeUtc": "2026-01-01T10:00:00.12345Z", "endTimeUtc": "2026-01-01T11:00:00.5Z"}
+NOTED = {**NAMED, "warnings": [{"message": "Spot node evicted"}]}
 
 
 @pytest.mark.parametrize(
     ("details", "nodes", "resubmit", "is_lost", "said"),
     [
-        ({}, ONE_SPOT, False, False, "eviction"),
-        ({}, ONE_SPOT, True, True, "eviction"),
-        ({}, EVICTED_NODE, False, True, "the node was preempted"),
-        ({}, dataclasses.replace(EVICTED_NODE, working=1), False, False, "eviction"),
-        ({}, dataclasses.replace(EVICTED_NODE, max_nodes=4), False, False, "eviction"),
+        (NAMED, ONE_SPOT, False, False, "eviction"),
+        (NAMED, ONE_SPOT, True, True, "eviction"),
+        (NAMED, EVICTED_NODE, False, True, "the node was preempted"),
+        (NAMED, dataclasses.replace(EVICTED_NODE, working=1), False, False, "eviction"),
+        (NAMED, dataclasses.replace(EVICTED_NODE, max_nodes=4), False, False, "eviction"),
         (NOTED, dataclasses.replace(ONE_SPOT, max_nodes=4), False, True, "the node was preempted"),
-        ({}, DEDICATED, False, False, "outside of this program"),
-        ({}, DEDICATED, True, True, "outside of this program"),
+        (NAMED, DEDICATED, False, False, "outside of this program"),
+        (NAMED, DEDICATED, True, True, "outside of this program"),
         (HOUR, ONE_SPOT, True, False, "backend.max_duration=60 minutes is over"),
         ({**HOUR, "endTimeUtc": None}, ONE_SPOT, False, False, "eviction"),
+        ({}, ONE_SPOT, True, False, "does not say why; backend.max_duration=60 minutes may be over"),
+        ({}, EVICTED_NODE, True, True, "the node was preempted"),
     ],
 )
 def test_why_the_service_cancelled_a_run(

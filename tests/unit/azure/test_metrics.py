@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mnist_cnn.backends.azure.v2.entry import MlflowMetrics
+from mnist_cnn.backends.azure.metrics import MlflowMetrics
 from mnist_cnn.result import EpochRow
 
 ROW = EpochRow(2, 0.5, 0.75, float("nan"), 0.25, 1.0, 2.0)
