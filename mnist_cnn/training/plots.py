@@ -35,6 +35,7 @@ LOG_SCALE_FROM = 10.0  # times the smallest loss is the largest one
 LEAST_RANGE = 0.01  # of accuracies
 MAX_MISTAKES = 25
 COLUMNS = 5
+TILE_WIDTH, TILE_HEIGHT = 1.2, 1.56  # of an image with its texts, if the image is 1 x 1
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # part of Matplotlib, so that every machine draws the same
@@ -52,7 +53,6 @@ STYLE: dict[Any, Any] = {
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "figure.dpi": 120,
-    "savefig.dpi": 120,
 }
 
 
@@ -126,23 +126,31 @@ def mistakes(
             text = f"No mistakes in {_images(len(labels))}"
             figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=14, weight="bold", color=CORRECT)
         return
-    rows = math.ceil(shown.size / COLUMNS)
     title = f"{wrong.size:,} mistake{'s' if wrong.size > 1 else ''} in {_images(len(labels))}"
     if wrong.size > MAX_MISTAKES:
         title += f", the {MAX_MISTAKES} most confident"
+    rows = math.ceil(shown.size / COLUMNS)
     with _drawing(path, 8.2, 1.0 + 2.05 * rows) as figure:
         figure.suptitle(title, fontsize=11, fontweight="bold")
-        tiles = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-        for tile in tiles:
-            tile.set_axis_off()
-        for tile, index in zip(tiles, shown, strict=False):
-            tile.imshow(images[index], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            tile.set_title(f"test image {index}", color=FAINT, fontsize=8, fontweight="normal", pad=3)
-            below: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 9, "transform": tile.transAxes}
-            text = f"predicted {predicted[index]} ({_probability(probabilities[index, predicted[index]])})"
-            tile.text(0.5, -0.04, text, color=WRONG, **below)
-            text = f"true {labels[index]} ({_probability(probabilities[index, labels[index]])})"
-            tile.text(0.5, -0.15, text, color=CORRECT, **below)
+        axes = figure.subplots()  # one for all images, because each would take 50 ms
+        for place, index in enumerate(shown):
+            row, column = divmod(place, COLUMNS)
+            left, top = column * TILE_WIDTH, row * TILE_HEIGHT
+            box = (left, left + 1, top + 1, top)
+            axes.imshow(images[index], "gray", vmin=0, vmax=255, interpolation="nearest", extent=box)
+            guess, truth = predicted[index], labels[index]
+            lines = (
+                (0, 4, f"test image {index}", FAINT, 8),
+                (1, -11, f"predicted {guess} ({_probability(probabilities[index, guess])})", WRONG, 9),
+                (1, -23, f"true {truth} ({_probability(probabilities[index, truth])})", CORRECT, 9),
+            )
+            for edge, points, text, colour, size in lines:
+                looks: dict[str, Any] = {"ha": "center", "color": colour, "fontsize": size}
+                axes.annotate(
+                    text, (left + 0.5, top + edge), (0, points), textcoords="offset points", **looks
+                )
+        axes.set(xlim=(0, COLUMNS * TILE_WIDTH - 0.2), ylim=((rows - 1) * TILE_HEIGHT + 1, 0))
+        axes.set_axis_off()
         figure.supxlabel("test images are numbered from 0", fontsize=8, color=FAINT)
 
 
@@ -162,10 +170,11 @@ def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
             mpl.rcdefaults()
             mpl.rcParams.update(STYLE)
             figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
-            FigureCanvasAgg(figure)
+            canvas: Any = FigureCanvasAgg(figure)
             yield figure
             with atomic.replacing(path) as temporary:
-                figure.savefig(temporary, format="png", metadata={"Software": None})
+                # Figure.savefig would draw everything twice.
+                canvas.print_png(temporary, metadata={"Software": None})
     finally:
         logger.setLevel(level)
 
