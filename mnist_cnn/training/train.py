@@ -6,6 +6,7 @@ A local process and a cluster node both call `train`. Nothing here knows which.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import time
@@ -140,8 +141,11 @@ def _prepare_tensorflow(job: Job, device: str) -> str:
         device = "cpu"
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer needs it, whatever the user's Keras uses
     cpu.enable_onednn()
+    gc.disable()  # nearly all that the import makes stays; to look for garbage in it takes a second
     import tensorflow as tf
 
+    gc.freeze()
+    gc.enable()
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
         hint = "install the GPU libraries with pip install 'mnist-cnn[gpu]', or choose backend.device=cpu"
