@@ -34,7 +34,7 @@ from mnist_cnn.training.epoch import Trainer
 from mnist_cnn.training.model import weights_sha256
 
 tf.config.experimental.enable_op_determinism()
-small = ("data.train_limit=200", "data.test_limit=50", "train.batch_size=32", "train.epochs=2")
+small = ("data.train_limit=80", "data.test_limit=50", "train.batch_size=32", "train.epochs=2")
 hashes = {}
 for recipe in sys.argv[1:]:
     for precision in ("float32", "bfloat16") if recipe == "tutorial" else ("bfloat16",):
@@ -62,8 +62,8 @@ def test_every_recipe_has_reproducible_weights() -> None:
 def test_a_recipe_resumes_to_the_same_weights_while_it_augments(tmp_path: Path, keras: ModuleType) -> None:
     """The schedule, the augmentation and the moving statistics continue where they were."""
     settings = (
-        "train=balanced", "train.unaugmented_epochs=0", "train.epochs=3", "data.train_limit=1000",
-        "data.test_limit=200",
+        "train=balanced", "train.unaugmented_epochs=0", "train.epochs=3", "data.train_limit=300",
+        "data.test_limit=100",
     )  # fmt: skip
     run_successfully(*settings, "run_dir=whole", cwd=tmp_path)
     folder = interrupted_copy(tmp_path / "whole", tmp_path / "parts", after=2)
