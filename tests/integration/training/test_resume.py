@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import pytest
 from helpers.copies import interrupted_copy
 from helpers.processes import SMALL, TINY, result_of, resume, run_command, run_successfully
 
-from mnist_cnn import run_folder
+from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training import checkpoint
 from mnist_cnn.training.checkpoint import Checkpoints
+from mnist_cnn.training.train import train
+
+# As in test_train.py.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 
 NETWORK = """
 import random
@@ -101,30 +106,34 @@ def test_only_force_resumes_where_the_first_steps_compute_other_numbers(
     assert result.threads == whole.threads + 1
 
 
-def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, small_run: Path) -> None:
+@pytest.mark.usefixtures("keras")
+def test_a_damaged_checkpoint_is_skipped(
+    tmp_path: Path, small_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = interrupted_copy(small_run, tmp_path / "run", after=2)
     newest = folder / "checkpoints" / "epoch-000002.npz"
     newest.write_bytes(newest.read_bytes()[:-1])
-    result = resume(folder).wait()
-    log = (folder / "log.txt").read_text()
-    assert "checkpoint epoch-000002.npz is damaged" in log
-    assert "after epoch 1 of 2" in log
+    with caplog.at_level(logging.INFO, "mnist_cnn"):
+        result = train(run_folder.read_job(folder), folder)
+    assert "checkpoint epoch-000002.npz is damaged" in caplog.text
+    assert "after epoch 1 of 2" in caplog.text
     assert result.weights_sha256 == result_of(small_run).weights_sha256
     assert result.changes == ()
 
 
+@pytest.mark.usefixtures("keras")
 def test_without_a_sound_checkpoint_the_run_starts_again(tmp_path: Path, small_run: Path) -> None:
     folder = interrupted_copy(small_run, tmp_path / "run", after=1)
     (folder / "checkpoints" / "epoch-000001.npz").write_bytes(b"")
-    result = resume(folder).wait()
+    result = train(run_folder.read_job(folder), folder)
     assert result.weights_sha256 == result_of(small_run).weights_sha256
     assert [row.epoch for row in result.history] == [1, 2]
 
 
+@pytest.mark.usefixtures("keras")
 def test_checkpoint_every_sets_the_distance_of_checkpoints(tmp_path: Path) -> None:
-    job = (*SMALL, "data.train_limit=100", "train.epochs=5", "train.checkpoint_every=3")
-    run_successfully(*job, "run_dir=run", cwd=tmp_path)
-    names = sorted(path.stem for path in (tmp_path / "run" / "checkpoints").glob("*.npz"))
+    train(launch.make_job(*TINY, "train.epochs=5", "train.checkpoint_every=3"), tmp_path)
+    names = sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.npz"))
     assert names == ["epoch-000003", "epoch-000005"]
 
 
