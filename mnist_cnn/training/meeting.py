@@ -23,7 +23,7 @@ from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.training.group import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 NONCE_BYTES = 32
 MAX_BYTES = 64 * 1024
@@ -64,10 +64,15 @@ def listen(host: str, ports: Sequence[int]) -> socket.socket:
     raise BackendError(message, "check the address; other programs may use these ports")
 
 
-def meet(meeting: Meeting, identity: dict[str, str], listener: socket.socket | None = None) -> Group:
+def meet(
+    meeting: Meeting,
+    identity: dict[str, str],
+    listener: socket.socket | None = None,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Group:
     """Connect this worker with all others; `identity` must be the same for all.
 
-    Worker 0 may pass the `listener` that it has opened.
+    Worker 0 may pass the `listener` that it has opened, and a function to call every second while it waits.
 
     Raises:
         BackendError: a worker did not arrive in time, or worker 0 refuses this one.
@@ -76,7 +81,7 @@ def meet(meeting: Meeting, identity: dict[str, str], listener: socket.socket | N
     with contextlib.ExitStack() as stack:
         if meeting.rank == 0:
             listener = stack.enter_context(listener or listen(meeting.host, meeting.ports))
-            connections = _Receptionist(meeting, identity, listener).receive_all()
+            connections = _Receptionist(meeting, identity, listener).receive_all(on_wait)
         else:
             connections = _join(meeting, identity)
     for connection in connections.values():
@@ -93,11 +98,12 @@ class _Receptionist:
         self.arrived: dict[int, _Line] = {}
         self.addresses: dict[int, list[Any]] = {}
 
-    def receive_all(self) -> dict[int, socket.socket]:
+    def receive_all(self, on_wait: Callable[[], None]) -> dict[int, socket.socket]:
         """Return the connections with all other workers, once all have arrived."""
         deadline = time.monotonic() + self.meeting.arrival_seconds
         try:
             while len(self.arrived) < self.meeting.count - 1:
+                on_wait()
                 self._receive_one(deadline)
         except BaseException:
             for line in self.arrived.values():
@@ -243,7 +249,7 @@ def _accept(
     listener: socket.socket, token: str, deadline: float
 ) -> tuple[_Line | None, dict[str, Any] | None]:
     """Return the next connection and what its caller says first; None if there is none, or it is refused."""
-    listener.settimeout(max(0.01, deadline - time.monotonic()))
+    listener.settimeout(min(1.0, max(0.01, deadline - time.monotonic())))
     try:
         connection, address = listener.accept()
     except OSError:
