@@ -44,6 +44,8 @@ STATEFUL_RANDOM_OPS = {
     "RandomShuffle", "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "TruncatedNormal",
 }  # fmt: skip
 
+PYTHON_OPS = {"EagerPyFunc", "PyFunc", "PyFuncStateless"}
+
 
 class Trainer:
     """The network, its optimizer and the compiled epoch; images stay in memory as uint8."""
@@ -60,7 +62,7 @@ class Trainer:
         if len(arrays.x_validation):
             held_out = (arrays.x_validation, arrays.y_validation)
         self.evaluate = functools.partial(
-            evaluate, predict_function(self.model, self._probabilities), *held_out, group
+            evaluate, predict_function(self.model, self._probabilities), *held_out, group=group
         )
         self.optimizer = optimizer(job.train, self.data.steps * job.train.epochs)
         self.optimizer.build(self.model.trainable_variables)
@@ -74,6 +76,7 @@ class Trainer:
         else:
             self.run_steps = ShardedSteps(self, group)
             graph = self.run_steps.graph
+            _check_draws_alike(graph, job.train.shards)
         self.variables = self._find_variables(graph)
 
     @property
@@ -99,7 +102,7 @@ class Trainer:
         before, generators = self.state(), checkpoint.generators()
         order, augment_scale = self._epoch_inputs(1)
         last = self.data.steps - 1
-        run_steps = getattr(self.run_steps, "alone", self.run_steps)
+        run_steps = self.run_steps if self.job.train.shards == 1 else self.run_steps.alone
         for first, stop in ((0, min(FINGERPRINT_STEPS - 1, last)), (last, last + 1)):
             run_steps(order, tf.constant(first), tf.constant(stop), augment_scale)
         digest = hashlib.sha256()
@@ -303,9 +306,7 @@ class Trainer:
         A custom network may use variables that belong to none of its layers, such as Keras' global seed. One
         that draws random numbers from a state that cannot be saved is refused.
         """
-        definition = graph.as_graph_def()
-        nodes = [*definition.node, *(node for f in definition.library.function for node in f.node_def)]
-        stateful = sorted({node.op for node in nodes} & STATEFUL_RANDOM_OPS)
+        stateful = sorted(operations(graph) & STATEFUL_RANDOM_OPS)
         if stateful:
             names = ", ".join(stateful)
             message = f"the network draws with TensorFlow's {names}, whose state no checkpoint can hold"
@@ -355,6 +356,21 @@ class _TrainingData:
     @property
     def steps(self) -> int:
         return math.ceil(self.count / self.batch)
+
+
+def _check_draws_alike(graph: Any, shards: int) -> None:
+    """Check that no worker draws from generators of its own. Raises ConfigurationError."""
+    if foreign := sorted(operations(graph) & PYTHON_OPS):
+        message = f"train.shards={shards}: the network calls Python while it trains ({', '.join(foreign)})"
+        hint = "several workers would not compute the same; use TensorFlow's operations, or train.shards=1"
+        raise ConfigurationError(message, hint)
+
+
+def operations(graph: Any) -> set[str]:
+    """Return the names of the operations in a graph and its functions."""
+    definition = graph.as_graph_def()
+    functions = (node for function in definition.library.function for node in function.node_def)
+    return {node.op for node in (*definition.node, *functions)}
 
 
 def _rounded(means: NDArray[Any]) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """The workers that share a training: processes, connected with each other by sockets.
 
-A message is its kind in a byte, its length in eight bytes, and its content: raw numbers or JSON, never pickle.
-`meeting` connects the workers. Then each sends the same kinds of messages in the same order.
+A message is its kind in a byte, its length in eight bytes, and its content: raw numbers or JSON, never
+pickle. `meeting` connects the workers. Then each sends the same kinds of messages in the same order.
 
 The sum over all workers takes two rounds: each worker sends the others their parts of its arrays, adds what
 it receives for its own part, and sends the result. A worker so sends less than twice the arrays' size,
@@ -15,7 +15,13 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
-from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, ConfigurationError, MnistCnnError, RunCancelled
+from mnist_cnn.errors import (
+    ERRORS_BY_EXIT_CODE,
+    BackendError,
+    ConfigurationError,
+    MnistCnnError,
+    RunCancelled,
+)
 from mnist_cnn.training.pairwise import PairwiseSum, Subtree, subtrees
 
 if TYPE_CHECKING:
@@ -29,7 +35,7 @@ HEADER = struct.Struct("!cQ")
 MAX_ERROR_BYTES = 64 * 1024
 
 
-class WorkerLost(BackendError):
+class WorkerLost(BackendError):  # noqa: N818 - what has happened to it
     """Another worker was killed, its node has failed, or the network between the two."""
 
 
@@ -61,6 +67,12 @@ class Alone:
                 message = f"worker {rank} of {self.count} has another {what}: {other}, not {values[0]}"
                 raise ConfigurationError(message, hint)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Do nothing."""
+
 
 ALONE = Alone()
 
@@ -75,6 +87,7 @@ class Group(Alone):
         self.rank, self.count = rank, len(connections) + 1
         self.seconds = seconds
         self._connections = connections
+        self._received: MnistCnnError | None = None  # the error that has ended another worker
         self._senders = ThreadPoolExecutor(len(connections), thread_name_prefix="send")
         for connection in connections.values():
             connection.settimeout(seconds)
@@ -107,7 +120,10 @@ class Group(Alone):
 
     def _parts(self, subtree: Subtree, rank: int) -> Arrays:
         """Return a worker's part of each array."""
-        cuts = ((len(array) * rank // self.count, len(array) * (rank + 1) // self.count) for array in subtree.arrays)
+        cuts = (
+            (len(array) * rank // self.count, len(array) * (rank + 1) // self.count)
+            for array in subtree.arrays
+        )
         return tuple(array[start:end] for array, (start, end) in zip(subtree.arrays, cuts, strict=True))
 
     def gather(self, content: bytes) -> list[bytes]:
@@ -135,7 +151,8 @@ class Group(Alone):
     def _receive(self, rank: int) -> bytearray:
         kind, length = HEADER.unpack(self._receive_bytes(rank, HEADER.size))
         if kind == ERROR and length <= MAX_ERROR_BYTES:
-            raise _error(json.loads(self._receive_bytes(rank, length)), f"worker {rank}")
+            self._received = _error(json.loads(self._receive_bytes(rank, length)))
+            raise self._received
         return self._receive_bytes(rank, length)
 
     def _receive_bytes(self, rank: int, length: int) -> bytearray:
@@ -159,10 +176,8 @@ class Group(Alone):
             message = f"worker {rank} of {self.count} is gone: it was killed, or its node has failed{reason}"
         return WorkerLost(message, "resume the run; it continues from its last checkpoint")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Close the connections, after telling the other workers the error."""
         for rank, connection in self._connections.items():
             if error is not None:
                 self._tell(rank, error)
@@ -175,9 +190,10 @@ class Group(Alone):
             error = RunCancelled("the run was cancelled")
         if not isinstance(error, MnistCnnError):
             error = MnistCnnError(f"a bug: {type(error).__name__}")
+        is_own = error is not self._received and not isinstance(error, RunCancelled | WorkerLost)
         content = {
             "exit_code": error.exit_code,
-            "message": error.message,
+            "message": f"worker {self.rank}: {error.message}" if is_own else error.message,
             "hint": error.hint,
             "is_lost": isinstance(error, WorkerLost),
         }
@@ -206,10 +222,7 @@ def _unpacked(content: bytearray, layout: list[Subtree], kinds: Sequence[tuple[A
     return found
 
 
-def _error(content: dict[str, Any], worker: str) -> MnistCnnError:
+def _error(content: dict[str, Any]) -> MnistCnnError:
     """Return the error that has ended another worker."""
-    if content["is_lost"]:
-        return WorkerLost(content["message"], content["hint"])
     kind = ERRORS_BY_EXIT_CODE.get(content["exit_code"], MnistCnnError)
-    is_cancelled = kind is RunCancelled
-    return kind(content["message"] if is_cancelled else f"{worker}: {content['message']}", content["hint"])
+    return (WorkerLost if content["is_lost"] else kind)(content["message"], content["hint"])

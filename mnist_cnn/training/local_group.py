@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -9,8 +10,7 @@ import os
 import secrets
 import subprocess
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from mnist_cnn import cpu
 from mnist_cnn.errors import BackendError
@@ -38,7 +38,7 @@ def identity(job: Job) -> dict[str, str]:
     return {"job": job.digest, **versions()}
 
 
-@contextmanager
+@contextlib.contextmanager
 def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Alone]:
     """Start the workers 1 to `count` - 1, and yield the group with this process as worker 0.
 
@@ -66,7 +66,9 @@ def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Alone]:
     try:
         with listener:
             command = [sys.executable, "-P", "-m", WORKER, *arguments]
-            processes += (_start(command, dataclasses.replace(meeting, rank=rank)) for rank in range(1, count))
+            processes += (
+                _start(command, dataclasses.replace(meeting, rank=rank)) for rank in range(1, count)
+            )
             group = meet(meeting, identity(job), listener, check_running)
         with group:
             yield group
@@ -88,13 +90,9 @@ def _start(command: Sequence[str], meeting: Meeting) -> subprocess.Popen[bytes]:
     except OSError as error:
         message = f"cannot start {command[0]}: {error.strerror}"
         raise BackendError(message, "check that this program exists and may be executed") from error
-    assert process.stdin is not None
-    try:
-        process.stdin.write(json.dumps(dataclasses.asdict(meeting)).encode())
-        process.stdin.close()
-    except BrokenPipeError:
-        pass  # it has ended; `check_running` says so
-    return process
+    with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as pipe:
+        pipe.write(json.dumps(dataclasses.asdict(meeting)).encode())
+    return process  # it may have ended; `check_running` says so
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

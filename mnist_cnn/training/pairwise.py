@@ -31,7 +31,7 @@ class Subtree:
     def plus(self, other: Subtree) -> Subtree:
         """Return the sum; the arrays of this one are overwritten."""
         for array, more in zip(self.arrays, other.arrays, strict=True):
-            array += more
+            array[...] += more
         return dataclasses.replace(self, length=self.length + other.length)
 
 
