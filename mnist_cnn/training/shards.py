@@ -122,7 +122,9 @@ def _find_state(trainer: Trainer, used: Any) -> tuple[list[Any], list[Any]]:
     paths = {variable.value.ref(): variable.path for variable in trainer.model.variables}
     weights = {variable.value.ref() for variable in trainer.model.trainable_variables}
     seeds, moving = [], []
-    for variable in used:
+    # A graph keeps its variables in a set. All workers must add theirs in the same order.
+    places = {ref: place for place, ref in enumerate(paths)}
+    for variable in sorted(used, key=lambda each: (places.get(each.ref(), len(places)), each.name)):
         if variable.ref() in weights or variable is trainer.optimizer.iterations.value:
             continue
         name = paths.get(variable.ref(), variable.name)

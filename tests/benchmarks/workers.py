@@ -131,7 +131,7 @@ class Forecast:
         heads = ["computed, not measured", "workers", "exchange ms", "step ms", "share of the exchange"]
         rows = [[row[0], *(str(cell) for cell in row[1:])] for row in self._rows()]
         title = (
-            f"forecast for 10 Gbit/s: a worker's shard of 32 images takes {1000 * self.shard_seconds:.1f} ms, "
+            f"forecast for 10 Gbit/s: one shard of 32 images takes {1000 * self.shard_seconds:.1f} ms, "
             f"a message {1e6 * self.message_seconds:.0f} us and {1e6 * LATENCY_SECONDS:.0f} us of latency, "
             f"a megabyte {1e9 * self.byte_seconds:.2f} ms"
         )
