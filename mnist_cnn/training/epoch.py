@@ -18,7 +18,7 @@ from mnist_cnn import cpu
 from mnist_cnn.config import Format, Loss, Numerics, Precision, Schedule
 from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
-from mnist_cnn.training import checkpoint
+from mnist_cnn.training import checkpoint, graphs
 from mnist_cnn.training.group import ALONE, Alone
 from mnist_cnn.training.model import build_model
 from mnist_cnn.training.shards import ShardedSteps
@@ -37,14 +37,6 @@ PROGRESS_SECONDS = 0.5  # target time between two progress reports; a signal is 
 CURVE_POINTS = 40  # at most, of the training in all its epochs; but one for each epoch at least
 FINGERPRINT_STEPS = 4
 EVALUATION_BATCH = 250  # as fast as 1,000, which needs 250 MiB more with the tutorial's network
-
-# The operations of TensorFlow's `random_ops` that keep their random state to themselves.
-STATEFUL_RANDOM_OPS = {
-    "Multinomial", "ParameterizedTruncatedNormal", "RandomGamma", "RandomPoisson", "RandomPoissonV2",
-    "RandomShuffle", "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "TruncatedNormal",
-}  # fmt: skip
-
-PYTHON_OPS = {"EagerPyFunc", "PyFunc", "PyFuncStateless"}
 
 
 class Trainer:
@@ -76,7 +68,7 @@ class Trainer:
         else:
             self.run_steps = ShardedSteps(self, group)
             graph = self.run_steps.graph
-            _check_draws_alike(graph, job.train.shards)
+            graphs.check_calls_no_python(graph, job.train.shards)
         self.variables = self._find_variables(graph)
 
     @property
@@ -306,16 +298,14 @@ class Trainer:
         A custom network may use variables that belong to none of its layers, such as Keras' global seed. One
         that draws random numbers from a state that cannot be saved is refused.
         """
-        stateful = sorted(operations(graph) & STATEFUL_RANDOM_OPS)
-        if stateful:
-            names = ", ".join(stateful)
-            message = f"the network draws with TensorFlow's {names}, whose state no checkpoint can hold"
-            hint = "draw with keras.random, seeded by a keras.random.SeedGenerator"
-            raise ConfigurationError(message, hint)
+        graphs.check_draws(graph)
         named = [*self.model.variables, *self.optimizer.variables]
         known = {variable.value.ref() for variable in named}
         known.add(self.sums.ref())
-        return [*named, *(variable for variable in graph.variables if variable.ref() not in known)]
+        return [
+            *named,
+            *(variable for variable in graphs.captured_variables(graph) if variable.ref() not in known),
+        ]
 
     def _progress(self, epoch: int, stop: int, started: float) -> Progress:
         total = self.data.count
@@ -356,21 +346,6 @@ class _TrainingData:
     @property
     def steps(self) -> int:
         return math.ceil(self.count / self.batch)
-
-
-def _check_draws_alike(graph: Any, shards: int) -> None:
-    """Check that no worker draws from generators of its own. Raises ConfigurationError."""
-    if foreign := sorted(operations(graph) & PYTHON_OPS):
-        message = f"train.shards={shards}: the network calls Python while it trains ({', '.join(foreign)})"
-        hint = "several workers would not compute the same; use TensorFlow's operations, or train.shards=1"
-        raise ConfigurationError(message, hint)
-
-
-def operations(graph: Any) -> set[str]:
-    """Return the names of the operations in a graph and its functions."""
-    definition = graph.as_graph_def()
-    functions = (node for function in definition.library.function for node in function.node_def)
-    return {node.op for node in (*definition.node, *functions)}
 
 
 def _rounded(means: NDArray[Any]) -> tuple[float, ...]:

@@ -12,6 +12,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.training import graphs
 from mnist_cnn.training.group import ALONE, Alone
 from mnist_cnn.training.pairwise import PairwiseSum, Subtree
 
@@ -38,7 +39,7 @@ class ShardedSteps:
         probe = tf.function(trainer.gradients, autograph=False)
         draw = tf.TensorSpec((), tf.int64)
         self.graph = probe.get_concrete_function(signature[0], scalar, draw).graph
-        self.seeds, self.moving = _find_state(trainer, self.graph.variables)
+        self.seeds, self.moving = _find_state(trainer, graphs.captured_variables(self.graph))
         self._compute_shard = tf.function(self._shard, autograph=False, input_signature=signature)
         self._apply_sums = tf.function(self._apply, autograph=False)
 
@@ -122,9 +123,7 @@ def _find_state(trainer: Trainer, used: Any) -> tuple[list[Any], list[Any]]:
     paths = {variable.value.ref(): variable.path for variable in trainer.model.variables}
     weights = {variable.value.ref() for variable in trainer.model.trainable_variables}
     seeds, moving = [], []
-    # A graph keeps its variables in a set. All workers must add theirs in the same order.
-    places = {ref: place for place, ref in enumerate(paths)}
-    for variable in sorted(used, key=lambda each: (places.get(each.ref(), len(places)), each.name)):
+    for variable in used:
         if variable.ref() in weights or variable is trainer.optimizer.iterations.value:
             continue
         name = paths.get(variable.ref(), variable.name)
