@@ -41,10 +41,7 @@ RECIPE = (
     "train.optimizer=adam", "train.learning_rate=0.01", "train.rotation=10",
     "train.shift=2", "train.label_smoothing=0.05", "train.schedule=one_cycle",
 )  # fmt: skip
-SLOW = ("train.threads=1", "train.shards=4", "data.train_limit=4000", "data.test_limit=250", "train.epochs=3")
-"""A few seconds an epoch, to be killed in the middle."""
-
-FROM_GLOBAL_SEED = """
+NETWORK = """
 import keras
 from keras import layers
 
@@ -55,9 +52,13 @@ class Noise(layers.Layer):
 
 
 def build(config, input_shape, num_classes):
+    noise = {noise}
     out = layers.Dense(num_classes, activation="softmax")
-    return keras.Sequential([keras.Input(input_shape), layers.Flatten(), Noise(), out])
+    return keras.Sequential([keras.Input(input_shape), layers.Flatten(), noise, out])
 """
+SEEDED = NETWORK.format(noise="layers.GaussianNoise(0.5)")
+GLOBALLY_SEEDED = NETWORK.format(noise="Noise()")
+"""A network that draws from Keras' global seed, which is not one of its variables."""
 COUNTING = """
 import keras
 from keras import layers
@@ -119,7 +120,7 @@ def measured(row: EpochRow) -> tuple[object, ...]:
     [
         pytest.param(("model.batch_norm=true", "train.precision=bfloat16", *RECIPE), id="all of a recipe"),
         pytest.param(("train.numerics=exact", *RECIPE), id="exact"),
-        pytest.param(("FROM_GLOBAL_SEED",), id="custom network"),
+        pytest.param(("SEEDED",), id="custom network"),
     ],
 )
 def test_two_workers_end_in_the_weights_of_one(job: tuple[str, ...], tmp_path: Path) -> None:
@@ -181,9 +182,19 @@ def test_a_network_whose_shards_cannot_be_combined_is_refused(
         Trainer(job, datasets.load(job.data))
 
 
-def test_a_killed_worker_ends_the_run_and_any_number_resumes_it(tmp_path: Path) -> None:
-    run_successfully(*SLOW, "run_dir=alone", cwd=tmp_path)
-    process = start_command(*SLOW, "run_dir=run", "backend.workers=2", cwd=tmp_path)
+@pytest.fixture
+def slow_job(tmp_path: Path) -> tuple[str, ...]:
+    """A job whose epochs take about half a second each."""
+    (tmp_path / "network.py").write_text(GLOBALLY_SEEDED)
+    size = ("data.train_limit=2000", "data.test_limit=250", "train.batch_size=16", "train.epochs=4")
+    return ("model.file=network.py", "train.shards=4", "train.threads=1", *size)
+
+
+def test_a_killed_worker_ends_the_run_and_any_number_resumes_it(
+    tmp_path: Path, slow_job: tuple[str, ...]
+) -> None:
+    run_successfully(*slow_job, "run_dir=alone", cwd=tmp_path)
+    process = start_command(*slow_job, "run_dir=run", "backend.workers=2", cwd=tmp_path)
     run = tmp_path / "run"
     worker = wait_for_worker(run, process)
     wait_until(lambda: list((run / "checkpoints").glob("*.sha256")), process)
@@ -199,15 +210,15 @@ def test_a_killed_worker_ends_the_run_and_any_number_resumes_it(tmp_path: Path) 
     assert run_folder.read_receipt(run).backend_settings["workers"] == 4
 
 
-def test_a_killed_first_worker_leaves_no_other(tmp_path: Path) -> None:
-    process = start_command(*SLOW, "run_dir=run", "backend.workers=2", cwd=tmp_path)
+def test_a_killed_first_worker_leaves_no_other(tmp_path: Path, slow_job: tuple[str, ...]) -> None:
+    process = start_command(*slow_job, "run_dir=run", "backend.workers=2", cwd=tmp_path)
     worker = wait_for_worker(tmp_path / "run", process)
     wait_until(lambda: any("--assist" in child.cmdline() for child in worker.children()), process)
     others = worker.children()
     worker.send_signal(signal.SIGKILL)
 
     assert process.wait(60) == BackendError.exit_code
-    assert psutil.wait_procs(others, timeout=30)[1] == []
+    assert psutil.wait_procs(others, timeout=60)[1] == []
 
 
 def test_workers_that_do_not_divide_the_shards_are_refused(tmp_path: Path) -> None:
