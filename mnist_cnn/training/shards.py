@@ -31,9 +31,6 @@ class ShardedSteps:
 
         self.trainer, self.group = trainer, group
         self.shards = trainer.job.train.shards
-        if trainer.data.batch < self.shards:
-            message = f"train.shards={self.shards}, but a batch has {trainer.data.batch} images"
-            raise ConfigurationError(message, "lower train.shards, or raise train.batch_size")
         scalar = tf.TensorSpec((), tf.float32)
         signature = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.int64), scalar, scalar)
         probe = tf.function(trainer.gradients, autograph=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -168,7 +167,7 @@ def test_each_shard_draws_its_own_dropout() -> None:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (COUNTING, r"train.shards=2 cannot combine the network's counting/seen, which is int32"),
+        (COUNTING, r"cannot combine the network's sequential/counting/seen, which is int32"),
         (FROM_PYTHON, r"train.shards=2: the network calls Python while it trains"),
     ],
 )
@@ -229,7 +228,27 @@ def test_workers_that_do_not_divide_the_shards_are_refused(tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-def test_plan_names_the_workers(tmp_path: Path) -> None:
-    planned = run_successfully("plan", "train.shards=2", "backend.workers=2", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("train.shards=64", "train.batch_size=32"), "train.shards=64 is above train.batch_size=32"),
+        (
+            ("train.shards=8", "data.train_limit=7"),
+            "train.shards=8 is above the number of training images, 7",
+        ),
+        (("train.shards=0",), "train.shards=0: allowed is a whole number from 1 to 1024"),
+        (("train.shards=2", "backend.workers=2", "backend.device=gpu"), "train on the CPU"),
+    ],
+)
+def test_shards_that_cannot_be_filled_are_refused(
+    settings: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        launch.plan(*settings, f"runs_dir={tmp_path}")
 
-    assert re.search(r"2 workers on this machine's CPU", " ".join(planned.out.split()))
+
+def test_plan_names_the_workers(tmp_path: Path) -> None:
+    lines = dict(launch.plan("train.shards=2", "backend.workers=2", f"runs_dir={tmp_path}").lines)
+
+    assert lines["where"].startswith("2 workers on this machine's CPU")
+    assert "in batches of 128 in 2 shards" in lines["train"]
