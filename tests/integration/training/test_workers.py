@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from helpers.processes import (
+    end_of,
     result_of,
     run_command,
     run_successfully,
@@ -199,7 +200,7 @@ def test_a_killed_worker_ends_the_run_and_any_number_resumes_it(
     wait_until(lambda: list((run / "checkpoints").glob("*.sha256")), process)
     (other,) = [child for child in worker.children() if "--assist" in child.cmdline()]
     other.kill()
-    assert process.wait(60) == BackendError.exit_code
+    assert end_of(process).code == BackendError.exit_code
     assert "worker 1 of 2 is gone" in (run / "log.txt").read_text()
     assert not worker.is_running()
 
@@ -216,7 +217,7 @@ def test_a_killed_first_worker_leaves_no_other(tmp_path: Path, slow_job: tuple[s
     others = worker.children()
     worker.send_signal(signal.SIGKILL)
 
-    assert process.wait(60) == BackendError.exit_code
+    assert end_of(process).code == BackendError.exit_code
     assert psutil.wait_procs(others, timeout=60)[1] == []
 
 
