@@ -22,19 +22,16 @@ from mnist_cnn.training.train import train
 
 if TYPE_CHECKING:
     from mnist_cnn.result import EpochRow
-    from mnist_cnn.training.group import Alone
 
 
 class Meter:
     """Counts what `total` of a group costs, in seconds and bytes."""
 
-    def __init__(self, group: Alone) -> None:
+    def __init__(self, group: Any) -> None:
         self.seconds, self.bytes = 0.0, 0
-        self._total, self._group = group.total, group
-        group.total = self.total  # type: ignore[method-assign]
+        self._total, group.total = group.total, self.total
         if group.count > 1:
-            self._send = group._send  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
-            group._send = self.send  # type: ignore[attr-defined]  # noqa: SLF001
+            self._send, group._send = group._send, self.send  # noqa: SLF001 - there is no public way
 
     def total(self, *arguments: Any) -> Any:
         """Time `Group.total`."""
@@ -49,10 +46,11 @@ class Meter:
         self._send(rank, buffers, *kind)
 
 
-def main(workers: int, epochs: int, images: int, overrides: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Train, and print the JSON."""
+    workers, epochs, images = map(int, words[:3])
     size = (f"train.epochs={epochs}", f"data.train_limit={images}")
-    job = mnist_cnn.make_job("train=tutorial", "train.threads=1", *size, *overrides)
+    job = mnist_cnn.make_job("train=tutorial", "train.threads=1", *size, *words[3:])
     marks = []
 
     def mark(row: EpochRow) -> None:
@@ -78,4 +76,4 @@ def main(workers: int, epochs: int, images: int, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), sys.argv[4:])
+    main(sys.argv[1:])
