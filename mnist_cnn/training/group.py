@@ -4,15 +4,18 @@ A message is its kind in a byte, its length in eight bytes, and its content: raw
 pickle. `meeting` connects the workers. Then each sends the same kinds of messages in the same order.
 
 The sum over all workers takes two rounds: each worker sends the others their parts of its arrays, adds what
-it receives for its own part, and sends the result. A worker so sends less than twice the arrays' size,
+it receives for its own part, and sends the result. Each worker sends less than twice the arrays' size,
 however many workers there are, and the order of the additions is that of `pairwise`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import struct
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Self
 
 from mnist_cnn.errors import (
@@ -25,7 +28,6 @@ from mnist_cnn.errors import (
 from mnist_cnn.training.pairwise import PairwiseSum, Subtree, subtrees
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from mnist_cnn.training.pairwise import Arrays
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
 CONTENT, ERROR = b"C", b"E"
 HEADER = struct.Struct("!cQ")
 MAX_ERROR_BYTES = 64 * 1024
+ERROR_SECONDS = 3.0
+"""How long a worker that ends waits until the others have got its error."""
 
 
-class WorkerLost(BackendError):  # noqa: N818 - what has happened to it
-    """Another worker was killed, its node has failed, or the network between the two."""
+class WorkerLost(BackendError):  # noqa: N818 - it names what happened
+    """Another worker was killed, or its node or the network has failed."""
 
 
 class Alone:
@@ -46,7 +50,7 @@ class Alone:
 
     def share(self, total: int) -> range:
         """Return which of `total` things are this worker's."""
-        return range(self.rank * total // self.count, (self.rank + 1) * total // self.count)
+        return _share(self.rank, self.count, total)
 
     def total(self, held: PairwiseSum, shards: int) -> Arrays:  # noqa: ARG002 - it holds all of them
         """Return the sum of all workers' shards; `held` are the sums of this worker's, and are overwritten.
@@ -88,6 +92,7 @@ class Group(Alone):
         self.seconds = seconds
         self._connections = connections
         self._received: MnistCnnError | None = None  # the error that has ended another worker
+        self._sending: dict[int, Future[None]] = {}
         self._senders = ThreadPoolExecutor(len(connections), thread_name_prefix="send")
         for connection in connections.values():
             connection.settimeout(seconds)
@@ -133,16 +138,21 @@ class Group(Alone):
 
     def _exchange(self, contents: dict[int, Sequence[Any]]) -> dict[int, bytearray]:
         """Send each other worker some buffers, and return what each has sent."""
-        sending = {rank: self._senders.submit(self._send, rank, contents[rank]) for rank in contents}
+        self._sending = {rank: self._senders.submit(self._send, rank, contents[rank]) for rank in contents}
         received = {rank: self._receive(rank) for rank in contents}
-        for future in sending.values():
-            future.result()
+        for rank, future in self._sending.items():
+            try:
+                future.result()
+            except WorkerLost:
+                self._connections[rank].settimeout(1.0)
+                self._receive(rank)  # it may have sent why
+                raise
         return received
 
-    def _send(self, rank: int, buffers: Sequence[Any], kind: bytes = CONTENT) -> None:
+    def _send(self, rank: int, buffers: Sequence[Any]) -> None:
         views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
         try:
-            self._connections[rank].sendall(HEADER.pack(kind, sum(view.nbytes for view in views)))
+            self._connections[rank].sendall(HEADER.pack(CONTENT, sum(view.nbytes for view in views)))
             for view in views:
                 self._connections[rank].sendall(view)
         except OSError as error:
@@ -150,16 +160,21 @@ class Group(Alone):
 
     def _receive(self, rank: int) -> bytearray:
         kind, length = HEADER.unpack(self._receive_bytes(rank, HEADER.size))
-        if kind == ERROR and length <= MAX_ERROR_BYTES:
-            self._received = _error(json.loads(self._receive_bytes(rank, length)))
+        if kind == ERROR:
+            self._received = _error(json.loads(self._receive_bytes(rank, min(length, MAX_ERROR_BYTES))))
             raise self._received
+        if kind != CONTENT:
+            raise self._lost(rank, OSError("its message is not valid"))
         return self._receive_bytes(rank, length)
 
     def _receive_bytes(self, rank: int, length: int) -> bytearray:
         content = bytearray(length)
         view = memoryview(content)
+        deadline = time.monotonic() + self.seconds
         while view:
             try:
+                if time.monotonic() > deadline:
+                    raise TimeoutError  # it sends too slowly
                 count = self._connections[rank].recv_into(view)
             except OSError as error:
                 raise self._lost(rank, error) from error
@@ -174,34 +189,53 @@ class Group(Alone):
         else:
             reason = f" ({error.strerror or error})" if error else ""
             message = f"worker {rank} of {self.count} is gone: it was killed, or its node has failed{reason}"
-        return WorkerLost(message, "resume the run; it continues from its last checkpoint")
+        return WorkerLost(message, "check whether the memory of its machine ran out")
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Close the connections, after telling the other workers the error."""
-        for rank, connection in self._connections.items():
-            if error is not None:
-                self._tell(rank, error)
+        if error is not None:
+            self._send_error(error)
+        for connection in self._connections.values():
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # which also ends a thread that sends
             connection.close()
         self._senders.shutdown(wait=False, cancel_futures=True)
 
-    def _tell(self, rank: int, error: BaseException) -> None:
-        """Send another worker the error that ends this one, unless the connection is lost."""
+    def _send_error(self, error: BaseException) -> None:
+        """Send the others the error that ends this worker, and wait until they have it, but not for long.
+
+        A worker to which a message is half sent gets none: the connection ends in the middle of it.
+        """
         if isinstance(error, KeyboardInterrupt):
             error = RunCancelled("the run was cancelled")
         if not isinstance(error, MnistCnnError):
             error = MnistCnnError(f"a bug: {type(error).__name__}")
         is_own = error is not self._received and not isinstance(error, RunCancelled | WorkerLost)
-        content = {
-            "exit_code": error.exit_code,
-            "message": f"worker {self.rank}: {error.message}" if is_own else error.message,
-            "hint": error.hint,
-            "is_lost": isinstance(error, WorkerLost),
-        }
-        try:
-            self._connections[rank].settimeout(1.0)
-            self._send(rank, [json.dumps(content).encode()], ERROR)
-        except WorkerLost:
-            pass
+        message = f"worker {self.rank}: {error.message}" if is_own else error.message
+        deadline = time.monotonic() + ERROR_SECONDS
+        wait(self._sending.values(), ERROR_SECONDS)
+        reachable = [
+            connection
+            for rank, connection in self._connections.items()
+            if rank not in self._sending or self._sending[rank].done()
+        ]
+        for connection in reachable:
+            send_error(connection, error, message)
+        for connection in reachable:
+            with contextlib.suppress(OSError):
+                connection.settimeout(max(0.01, deadline - time.monotonic()))
+                while connection.recv(1 << 20) and time.monotonic() < deadline:
+                    pass
+
+
+def send_error(connection: socket.socket, error: MnistCnnError, message: str) -> None:
+    """Send another worker an error, as the last message of a connection, unless the connection is lost."""
+    fields = {"exit_code": error.exit_code, "message": message, "hint": error.hint}
+    content = json.dumps({**fields, "is_lost": isinstance(error, WorkerLost)}).encode()
+    with contextlib.suppress(OSError):
+        connection.settimeout(ERROR_SECONDS)
+        connection.sendall(HEADER.pack(ERROR, len(content)) + content)
+        connection.shutdown(socket.SHUT_WR)
 
 
 def _share(rank: int, count: int, total: int) -> range:

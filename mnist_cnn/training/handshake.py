@@ -1,7 +1,7 @@
 """Connections between processes that prove to each other that they know a token.
 
-The proof is an HMAC-SHA256 of the random bytes of both sides, of what is said, and of who says it. The token
-itself is never sent. Messages are JSON.
+The proof is an HMAC-SHA256 of the message, its sender's side and number, and random bytes of both sides. The
+token itself is never sent. Messages are JSON.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from mnist_cnn.errors import BackendError
 NONCE_BYTES = 32
 MAX_BYTES = 64 * 1024
 HEADER = struct.Struct(f"!I{hashlib.sha256().digest_size}s")
-GREETING_SECONDS = 10.0
-"""How long the other side may take to prove that it knows the token."""
+GREETING_SECONDS = 3.0
+"""How long a caller may take to prove that it knows the token; others wait meanwhile."""
+QUEUE_SECONDS = 10.0
+"""How long a caller waits for the listener."""
 UNPROVEN = "it does not know this run's token"
 
 log = logging.getLogger("mnist_cnn")
@@ -79,15 +81,18 @@ class Line:
         return hmac.digest(self.token.encode(), b"%s %d %s %s" % (side, number, self.nonce, text), "sha256")
 
 
-def accept(listener: socket.socket, token: str, seconds: float) -> tuple[Line, dict[str, Any]] | None:
+def accept(
+    listener: socket.socket, token: str, seconds: float, refused: set[str]
+) -> tuple[Line, dict[str, Any]] | None:
     """Return the next connection and its first message.
 
-    Returns None if nobody calls in time, or if the caller does not know the token, which is logged.
+    Returns None if nobody calls in time, or if the caller does not know the token. The first one from each
+    address, which is added to `refused`, is logged.
     """
     listener.settimeout(max(0.01, seconds))
     try:
-        connection, address = listener.accept()
-    except TimeoutError:
+        connection, (host, *_) = listener.accept()
+    except OSError:  # also if the caller has hung up meanwhile
         return None
     try:
         connection.settimeout(GREETING_SECONDS)
@@ -95,16 +100,20 @@ def accept(listener: socket.socket, token: str, seconds: float) -> tuple[Line, d
         connection.sendall(nonce)
         line = Line(connection, token, nonce + _receive(connection, NONCE_BYTES), is_caller=False)
         line.send({})
-        return line, line.receive()
-    except (OSError, ValueError) as error:
-        log.warning("refused a connection from %s: %s", address[0], error)
+        hello = line.receive()
+        connection.settimeout(QUEUE_SECONDS)
+    except (OSError, ValueError):
+        if host not in refused:
+            log.warning("refused a connection from %s: it does not know this run's token", host)
+            refused.add(host)
         connection.close()
         return None
+    return line, hello
 
 
 def call(address: tuple[str, int], token: str) -> Line:
     """Return a connection to a listener that knows the token. Raises OSError or ValueError."""
-    connection = socket.create_connection(address, GREETING_SECONDS)
+    connection = socket.create_connection(address, QUEUE_SECONDS)
     try:
         theirs, mine = _receive(connection, NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)
         connection.sendall(mine)

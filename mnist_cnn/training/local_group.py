@@ -10,6 +10,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from typing import IO, TYPE_CHECKING, cast
 
 from mnist_cnn import cpu
@@ -28,7 +29,7 @@ WORKER = "mnist_cnn.training.worker"
 HOST = "127.0.0.1"
 ARRIVAL_SECONDS = 60.0
 GRACE_SECONDS = 10.0
-"""How long the others may take to end after worker 0."""
+"""How long the others may take, together, to end after the training."""
 
 log = logging.getLogger("mnist_cnn")
 
@@ -72,9 +73,15 @@ def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Alone]:
             group = meet(meeting, identity(job), listener, check_running)
         with group:
             yield group
-    finally:
+        deadline = time.monotonic() + GRACE_SECONDS
         for process in processes:
-            _end(process)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+    finally:  # the others hold nothing that could be lost
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
 
 
 def joined(job: Job) -> Alone:
@@ -101,12 +108,3 @@ def _start(command: Sequence[str], meeting: Meeting) -> subprocess.Popen[bytes]:
     with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as pipe:
         pipe.write(json.dumps([os.getpid(), dataclasses.asdict(meeting)]).encode())
     return process  # it may have ended; `check_running` says so
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a worker to end; kill it if it doesn't."""
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

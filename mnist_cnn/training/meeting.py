@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.training import handshake
-from mnist_cnn.training.group import Group
+from mnist_cnn.training.group import Group, WorkerLost, send_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS = 0.2
 WAIT_SECONDS = 1.0
-"""How often worker 0 looks whether it should still wait."""
+"""How often `on_wait` is called."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def meet(
         BackendError: a worker did not arrive in time, or worker 0 refuses this one.
         ConfigurationError: a worker has another identity.
     """
-    with contextlib.ExitStack() as opened:  # to be closed, unless all have met
+    with contextlib.ExitStack() as opened:  # closed unless all have met
         if meeting.rank == 0:
             with listener or listen(meeting.host, meeting.ports) as door:
                 connections = _receive_all(meeting, identity, door, opened, on_wait)
@@ -95,31 +95,35 @@ def _receive_all(
     deadline = time.monotonic() + meeting.arrival_seconds
     lines: dict[int, Line] = {}
     addresses: dict[int, Any] = {}
+    refused: set[str] = set()
+    own = {**identity, "number of workers": str(meeting.count)}
     while len(lines) < meeting.count - 1:
         on_wait()
         left = deadline - time.monotonic()
         if left < 0:
             missing = ", ".join(str(rank) for rank in range(1, meeting.count) if rank not in lines)
             waited = f"within {meeting.arrival_seconds:.0f} seconds"
-            message = f"worker {missing} of {meeting.count} did not arrive {waited}"
+            message = f"of {meeting.count} workers, {missing} did not arrive {waited}"
             raise BackendError(message, "read its log; a firewall between the nodes may be the reason")
-        arrival = handshake.accept(listener, meeting.token, min(left, WAIT_SECONDS))
+        arrival = handshake.accept(listener, meeting.token, min(left, WAIT_SECONDS), refused)
         if arrival is None:
             continue
         line, hello = arrival
         opened.enter_context(line.connection)
-        rank = hello["rank"]
-        if rank in lines or not 0 < rank < meeting.count:
-            line.refuse(f"worker {rank} of {meeting.count} has arrived before")
-            continue
-        own = {**identity, "number of workers": str(meeting.count)}
-        if different := _differences(hello["identity"], own):
+        rank = hello.get("rank")
+        if different := _differences(hello.get("identity", {}), own):
             message = f"worker {rank} cannot train with worker 0: {different}"
             line.refuse(message)
             raise ConfigurationError(message, "start all workers with the same job and the same packages")
+        if rank in lines or rank not in range(1, meeting.count):
+            line.refuse(f"worker {rank} of {meeting.count} has arrived before")
+            continue
         lines[rank], addresses[rank] = line, hello["address"]
-    for line in lines.values():
-        line.send({"addresses": addresses})
+    for rank, line in lines.items():
+        try:
+            line.send({"addresses": addresses})
+        except OSError as error:
+            raise WorkerLost(f"worker {rank} of {meeting.count} is gone: {error}", "read its log") from error
     return {rank: line.connection for rank, line in lines.items()}
 
 
@@ -140,25 +144,40 @@ def _join(
         port = listener.getsockname()[1]
         try:
             line.send({"rank": meeting.rank, "identity": own, "address": [host, port]})
-            zero.settimeout(max(0.0, deadline - time.monotonic()) + handshake.GREETING_SECONDS)
+            zero.settimeout(max(0.0, deadline - time.monotonic()) + handshake.QUEUE_SECONDS)
             addresses = line.receive()["addresses"]
         except (OSError, ValueError) as error:
             message = f"worker {meeting.rank} of {meeting.count}: worker 0 has ended before all had arrived"
             raise BackendError(message, "read the log of worker 0") from error
-        for rank in range(1, meeting.rank):
-            connections[rank] = opened.enter_context(_call_worker(meeting, rank, *addresses[str(rank)]))
-        deadline = time.monotonic() + handshake.GREETING_SECONDS * meeting.count
-        while len(connections) < meeting.count - 1:
-            arrival = handshake.accept(listener, meeting.token, deadline - time.monotonic())
-            if arrival is not None:
-                connections[arrival[1]["rank"]] = opened.enter_context(arrival[0].connection)
-            elif time.monotonic() > deadline:
-                missing = ", ".join(
-                    str(r) for r in range(meeting.rank + 1, meeting.count) if r not in connections
-                )
-                message = f"worker {missing} cannot reach worker {meeting.rank} at {host}, port {port}"
-                raise BackendError(message, "open all ports between the nodes for each other")
+        try:
+            for rank in range(1, meeting.rank):
+                connections[rank] = opened.enter_context(_call_worker(meeting, rank, *addresses[str(rank)]))
+            _receive_higher(meeting, listener, connections, opened)
+        except BackendError as error:
+            send_error(zero, error, error.message)
+            raise
     return connections
+
+
+def _receive_higher(
+    meeting: Meeting,
+    listener: socket.socket,
+    connections: dict[int, socket.socket],
+    opened: contextlib.ExitStack,
+) -> None:
+    """Add the connections of the workers with higher numbers, which call this one. Raises BackendError."""
+    deadline = time.monotonic() + handshake.QUEUE_SECONDS + meeting.count
+    refused: set[str] = set()
+    while len(connections) < meeting.count - 1:
+        arrival = handshake.accept(listener, meeting.token, deadline - time.monotonic(), refused)
+        if arrival is not None:
+            connections[arrival[1]["rank"]] = opened.enter_context(arrival[0].connection)
+        elif time.monotonic() > deadline:
+            absent = (str(r) for r in range(meeting.rank + 1, meeting.count) if r not in connections)
+            host, port, *_ = listener.getsockname()
+            where = f"worker {meeting.rank} at {host}, port {port}"
+            message = f"of {meeting.count} workers, {', '.join(absent)} cannot reach {where}"
+            raise BackendError(message, "open all ports between the nodes for each other")
 
 
 def _reach_worker_0(meeting: Meeting, deadline: float, on_wait: Callable[[], None]) -> Line:

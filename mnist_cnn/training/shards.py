@@ -23,6 +23,10 @@ SEED_STATE = "seed_generator_state"
 """What Keras calls the variable of a SeedGenerator: a seed and a counter, (2,) integers."""
 
 
+SEED_STRIDE = 2_654_435_761
+"""Between the seeds of two shards, so that they are not those of other layers: 2**32 by the golden ratio."""
+
+
 class ShardedSteps:
     """A trainer's steps, shard by shard. `group` are the workers that share the shards."""
 
@@ -35,7 +39,10 @@ class ShardedSteps:
         signature = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.int64), scalar, scalar)
         probe = tf.function(trainer.gradients, autograph=False)
         draw = tf.TensorSpec((), tf.int64)
-        self.graph = probe.get_concrete_function(signature[0], scalar, draw).graph
+        traced = probe.get_concrete_function(signature[0], scalar, draw)
+        self.graph = traced.graph
+        pairs = zip(trainer.model.trainable_variables, traced.structured_outputs[0], strict=True)
+        self.trained = [variable for variable, gradient in pairs if gradient is not None]
         self.seeds, self.moving = _find_state(trainer, graphs.captured_variables(self.graph))
         self._compute_shard = tf.function(self._shard, autograph=False, input_signature=signature)
         self._apply_sums = tf.function(self._apply, autograph=False)
@@ -76,27 +83,30 @@ class ShardedSteps:
         """
         import tensorflow as tf
 
-        offsets = [tf.cast(tf.stack([shard, 0]), variable.dtype) for variable in self.seeds]
+        offsets = [tf.cast(tf.stack([shard * SEED_STRIDE, 0]), variable.dtype) for variable in self.seeds]
         before = [variable.read_value() for variable in self.moving]
         seeds = [variable.read_value() for variable in self.seeds]
         for variable, seed, offset in zip(self.seeds, seeds, offsets, strict=True):
             variable.assign(seed + offset)
         draw = tf.cast(self.trainer.optimizer.iterations, tf.int64) * self.shards + shard
         gradients, counts = self.trainer.gradients(rows, augment_scale, draw)
+        gradients = [gradient for gradient in gradients if gradient is not None]
         changes = [variable.read_value() - old for variable, old in zip(self.moving, before, strict=True)]
         is_first = tf.cast(tf.equal(shard, 0), tf.float64)
         next_seeds = [tf.cast(variable.read_value(), tf.float64) * is_first for variable in self.seeds]
         for variable, old in zip((*self.moving, *self.seeds), (*before, *seeds), strict=True):
             variable.assign(old)
         numbers = [tf.cast(tf.reshape(values, (-1,)), tf.float32) for values in (*gradients, *changes)]
-        return tf.concat(numbers, 0) * weight, tf.concat([tf.where(weight > 0, counts, 0), *next_seeds], 0)
+        is_filled = weight > 0
+        flat = tf.where(is_filled, tf.concat(numbers, 0) * weight, 0.0)
+        return flat, tf.concat([tf.where(is_filled, counts, 0), *next_seeds], 0)
 
     def _apply(self, flat: Any, counts: Any, curve_point: Any) -> None:
         """Update weights, moving statistics, seeds and the epoch's sums with the sums of a batch."""
         import tensorflow as tf
 
         trainer = self.trainer
-        variables = trainer.model.trainable_variables
+        variables = self.trained
         sizes = [math.prod(variable.shape) for variable in (*variables, *self.moving)]
         pieces = tf.split(flat, sizes)
         gradients = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import hashlib
 import logging
 import os
 import time
@@ -86,7 +87,7 @@ def train(  # noqa: PLR0913 - only the first two are required
         row = trainer.run_epoch(epoch, on_progress)
         history.append(row)
         is_last = epoch == job.train.epochs
-        must_stop = _any(group, is_stopping()) and not is_last
+        must_stop = _end_epoch(trainer, group, is_stopping()) and not is_last
         if is_last or must_stop or epoch % job.train.checkpoint_every == 0:
             state, generators = trainer.state(), checkpoint.generators()
             checkpoints.save(Checkpoint(job, runtime, tuple(history), state, generators, changes))
@@ -117,7 +118,7 @@ def assist(
     _common_fingerprint(trainer, group)
     for epoch in range(_share_state(trainer, group) + 1, job.train.epochs + 1):
         trainer.run_epoch(epoch, lambda progress: None)
-        if _any(group, is_stopping()):
+        if _end_epoch(trainer, group, is_stopping()):
             return
 
 
@@ -132,8 +133,7 @@ def _common_fingerprint(trainer: Trainer, group: Alone) -> str:
 def _share_state(trainer: Trainer, group: Alone, epochs: int = 0) -> int:
     """Give all workers the state of worker 0, after `epochs` epochs; return that number.
 
-    The state of Python's and NumPy's generators is not shared: only tracing may use them, and a training with
-    shards traces once.
+    The state of Python's and NumPy's generators is not shared: no step with shards calls Python.
     """
     if group.count == 1:
         return epochs
@@ -145,9 +145,12 @@ def _share_state(trainer: Trainer, group: Alone, epochs: int = 0) -> int:
     return epochs
 
 
-def _any(group: Alone, is_true: bool) -> bool:  # noqa: FBT001 - it is what is shared
-    """Return whether it is true for any worker."""
-    return b"1" in group.gather(b"1" if is_true else b"0")
+def _end_epoch(trainer: Trainer, group: Alone, is_stopping: bool) -> bool:  # noqa: FBT001 - it is shared
+    """Return whether any worker is stopping, after a check that all have computed the same numbers."""
+    if group.count > 1:
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in trainer.state())).hexdigest()
+        group.check_equal("state at the end of an epoch", digest[:8], "use equal nodes; one may be faulty")
+    return b"1" in group.gather(b"1" if is_stopping else b"0")
 
 
 def describe_epoch(row: EpochRow, job: Job) -> str:

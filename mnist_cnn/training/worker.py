@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
                     on_progress=on_progress,
                     group=group,
                 )
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: too late to cancel
             run_folder.check_still_ours(folder, receipt)
             run_folder.record_end(folder, Status.completed)
     except KeyboardInterrupt:
@@ -96,13 +96,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _assist(folder: Path, device: str) -> int:
-    """Train as one of the workers that worker 0 has started; return the exit code."""
+    """Train as one of the workers that worker 0 has started, and ends; return the exit code."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     try:
         with translated_errors():
             job = run_folder.read_job(folder)
             with joined(job) as group, translated_errors():
                 assist(job, group, device=device)
-    except MnistCnnError as error:  # worker 0 records it
+    except MnistCnnError as error:  # worker 0 records it, if the two have met
+        log.error("one of the workers: %s", error.message)  # noqa: TRY400 - this error needs no traceback
         return error.exit_code
     return 0
 

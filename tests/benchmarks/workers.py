@@ -48,6 +48,8 @@ LATENCY_SECONDS = 50e-6
 
 def run(arguments: argparse.Namespace) -> list[Any]:
     """Measure in turns, then compute."""
+    if arguments.epochs < 2:
+        raise SystemExit("--epochs: at least 2, because the first is not counted")
     answers: dict[str, list[dict[str, Any]]] = {}
 
     def train(workers: int) -> list[float]:

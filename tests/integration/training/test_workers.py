@@ -77,6 +77,23 @@ def build(config, input_shape, num_classes):
     out = layers.Dense(num_classes, activation="softmax")
     return keras.Sequential([keras.Input(input_shape), layers.Flatten(), Counting(), out])
 """
+UNUSED = """
+import keras
+from keras import layers
+
+
+class Scale(layers.Layer):
+    def build(self, shape):
+        self.unused = self.add_weight((3,), "ones", name="unused")
+
+    def call(self, x):
+        return x
+
+
+def build(config, input_shape, num_classes):
+    out = layers.Dense(num_classes, activation="softmax")
+    return keras.Sequential([keras.Input(input_shape), layers.Flatten(), Scale(), out])
+"""
 FROM_PYTHON = """
 import keras
 import numpy as np
@@ -145,6 +162,21 @@ def test_two_workers_end_in_the_weights_of_one(job: tuple[str, ...], tmp_path: P
         assert list(map(measured, history)) == list(map(measured, rows))
 
 
+@pytest.mark.usefixtures("keras")
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_weight_without_a_gradient_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "network.py").write_text(UNUSED)
+    job = launch.make_job(*TINY, "train.shards=2", f"model.file={tmp_path / 'network.py'}")
+    trainer = Trainer(job, datasets.load(job.data))
+    unused, kernel = trainer.model.trainable_variables[:2]
+    before = kernel.numpy()
+
+    trainer.run_epoch(1, lambda progress: None)
+
+    assert unused.numpy().tolist() == [1, 1, 1]
+    assert not np.array_equal(kernel.numpy(), before)
+
+
 def test_the_number_of_shards_is_part_of_the_job() -> None:
     one, two = (launch.make_job(*TINY, f"train.shards={shards}") for shards in (1, 2))
 
@@ -168,7 +200,7 @@ def test_each_shard_draws_its_own_dropout() -> None:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (COUNTING, r"cannot combine the network's sequential/counting/seen, which is int32"),
+        (COUNTING, r"cannot combine the network's sequential\w*/counting/seen, which is int32"),
         (FROM_PYTHON, r"train.shards=2: the network calls Python while it trains"),
     ],
 )

@@ -150,3 +150,20 @@ def test_a_worker_that_reads_nothing_is_lost_after_the_stated_time() -> None:
 
     with pytest.raises(WorkerLost, match="has not answered"), stopped, group:
         group.gather(bytes(64 * 1024 * 1024))
+
+
+def test_an_error_while_a_message_is_half_sent_is_not_taken_for_numbers() -> None:
+    ending, late = connected(2, seconds=0.5)
+    with pytest.raises(WorkerLost, match="has not answered"), ending:
+        ending.gather(bytes(64 * 1024 * 1024))
+
+    with pytest.raises(WorkerLost, match="worker 0 of 2 is gone"), late:
+        late.gather(b"")
+
+
+def test_a_message_of_an_unknown_kind_is_refused() -> None:
+    group, strange = connected(2)
+    strange._connections[0].sendall(b"X" + (1 << 62).to_bytes(8))  # noqa: SLF001 - no worker sends it
+
+    with pytest.raises(WorkerLost, match="its message is not valid"), strange, group:
+        group.gather(b"")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mnist_cnn.errors import BackendError, ConfigurationError
+from mnist_cnn.training import handshake
 from mnist_cnn.training.meeting import Meeting, listen, meet
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def test_a_worker_that_never_arrives_is_named(listener: socket.socket) -> None:
     ends = all_meet(listener, (meeting(listener, 3, 1, seconds=1.0), IDENTITY), seconds=1.0)
 
     assert isinstance(ends[0], BackendError)
-    assert ends[0].message == "worker 2 of 3 did not arrive within 1 seconds"
+    assert ends[0].message == "of 3 workers, 2 did not arrive within 1 seconds"
     assert isinstance(ends[1], BackendError)
     assert "worker 0 has ended" in ends[1].message
 
@@ -122,7 +123,7 @@ def test_a_stranger_without_the_token_is_refused_and_the_others_train(
             meet(stranger, IDENTITY)
         with meet(meeting(listener, 2, 1), IDENTITY) as one, zero.result():
             assert one.count == 2
-    assert "refused a connection from 127.0.0.1" in caplog.text
+    assert caplog.text.count("refused a connection from 127.0.0.1") == 1
     assert TOKEN not in caplog.text + shown
 
 
@@ -135,6 +136,16 @@ def test_a_program_that_speaks_another_protocol_disturbs_nobody(
         with socket.create_connection(listener.getsockname()) as scanner:
             scanner.sendall(words)
         with meet(meeting(listener, 2, 1), IDENTITY) as one, zero.result():
+            assert one.count == 2
+
+
+def test_a_stranger_that_says_nothing_delays_the_others_for_seconds_only(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshake, "GREETING_SECONDS", 0.2)
+    with ThreadPoolExecutor(2) as pool, socket.create_connection(listener.getsockname()):
+        zero = pool.submit(meet, meeting(listener, 2), IDENTITY, listener)
+        with meet(meeting(listener, 2, 1, seconds=5), IDENTITY) as one, zero.result():
             assert one.count == 2
 
 
