@@ -123,7 +123,7 @@ def _failed(job: SlurmJob, ended: Exit | None, start: Path) -> Observation:
     if job.signal == NO_FOLDER_SIGNAL or job.exit_code == script.UNSUITABLE:
         error = f"node {job.nodes} does not see {start}; start runs in a folder that all nodes share"
         return Observation(job.state, Status.failed, f"{error}: runs_dir=FOLDER")
-    if job.signal:
+    if job.signal and job.nodes:  # a job that Slurm can never start has an odd exit code
         error = f"{what} was killed on {job.nodes} by signal {job.signal}"
         return Observation(job.state, Status.failed, error, is_lost=True)
     reason = f" ({job.reason})" if job.reason else ""

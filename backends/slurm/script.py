@@ -88,8 +88,8 @@ def request(job: Job, config: SlurmConfig, *, force: bool = False) -> Request:
         message = f"train.numerics=exact trains on the CPU only, but backend.gpus={config.gpus}"
         raise ConfigurationError(message, "set backend.gpus=0, or train.numerics=native")
     device = "gpu" if config.gpus else "cpu"
-    chosen = {"device": device, "force": force, "workers": config.workers}
-    _, token, *others = node.arguments(job, DATA, CHECKPOINTS_HERE, **chosen)
+    words = node.arguments(job, DATA, CHECKPOINTS_HERE, device=device, force=force, workers=config.workers)
+    _, token, *others = words
     return Request(
         script=script(config, others),
         token=token,
@@ -185,12 +185,12 @@ def _before_workers(no_python: str) -> list[str]:
 
     Worker 0 is on the node of the script. The others reach it as Slurm does, whatever its name leads to.
     """
-    is_shared = '[ "$(cat marker)" = "$SLURM_JOB_NAME" ]'
+    is_shared = f'[ "$(cat {MARKER})" = "$SLURM_JOB_NAME" ]'
     hint = "start runs in a folder that all nodes share: runs_dir=FOLDER"
     return [
         f"command -v srun > /dev/null || {_failing('has no srun', 'backend.workers needs it on each node')}",
-        f"host=127.0.0.1 last=$((SLURM_JOB_NUM_NODES - 1))",
-        f'[ "$last" = 0 ] || host=$(srun --export=ALL --mpi=none --overlap --nodes=1 --ntasks=1 \\',
+        "host=127.0.0.1 last=$((SLURM_JOB_NUM_NODES - 1))",
+        '[ "$last" = 0 ] || host=$(srun --export=ALL --mpi=none --overlap --nodes=1 --ntasks=1 \\',
         """  --relative="$last" /bin/bash -c 'echo "$SLURM_LAUNCH_NODE_IPADDR"') || """
         + _failing("cannot start a program on the run's other nodes", "the log says why"),
         f"first=$(({FIRST_PORT} + (SLURM_JOB_ID * {PORTS} + start) % {PORT_RANGE}))",
@@ -207,13 +207,13 @@ def _before_workers(no_python: str) -> list[str]:
 
 def _srun(config: SlurmConfig) -> list[str]:
     """Return the words before the command of each worker. The token is in no file and no command line."""
-    token = "$(head -c 32 /dev/urandom | od -A n -t x1 | tr -d ' \\n')"
+    random = "$(head -c 32 /dev/urandom | od -A n -t x1 | tr -d ' \\n')"
     return [
         f'{workers.HOST}=$host {workers.PORTS}=$(seq -s " " "$first" "$((first + {PORTS} - 1))") \\',
-        f"  {workers.TOKEN}={token} \\",
+        f"  {workers.TOKEN}={random} \\",
         f"  srun --export=ALL --mpi=none --ntasks={config.workers} --cpus-per-task={config.cpus} \\",
         # A worker that fails ends the others; one that ends early, as all but the first do, does not.
-        f"  --kill-on-bad-exit=1 --wait=0 /bin/bash -c 'worker \"$@\"' worker \\",
+        "  --kill-on-bad-exit=1 --wait=0 /bin/bash -c 'worker \"$@\"' worker \\",
     ]
 
 
