@@ -100,7 +100,7 @@ def test_two_workers_on_one_node_end_in_the_weights_of_one(
     assert {"model.keras", "model.onnx", "history.png", "metrics.jsonl", "result.json"} <= names
     log = (run.folder / run_folder.LOG).read_text()
     assert "2 workers, 1 threads each" in log
-    assert log.count("\nepoch 1/12 ") == log.count("\nweights ") == 1
+    assert log.count(" epoch 1/12 ") == log.count(" weights ") == 1
 
 
 def test_a_run_outlives_a_killed_worker_a_lost_node_and_another_number_of_workers(

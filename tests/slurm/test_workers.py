@@ -28,7 +28,7 @@ tr '\\0' ' ' < /proc/$PPID/cmdline; tr '\\0' ' ' < /proc/$$/cmdline"""
 
 
 def test_each_worker_learns_where_the_others_are(submitter: Submitter) -> None:
-    run = submitter.start(SHOW, workers=2, sbatch=APART)
+    run = submitter.start(SHOW, workers=2, memory=1, sbatch=APART)
     run.await_status(Status.finalizing)
     (job,) = submitter.cluster.jobs(run.handle.id)
     first = 10_000 + 8 * int(job)
