@@ -165,7 +165,7 @@ def _assist(options: argparse.Namespace, meeting: Meeting) -> int:
     log.setLevel(logging.WARNING)
     job = _job(options)
     try:
-        with translated_errors(), workers.joined(job, meeting) as group, translated_errors():
+        with translated_errors(), workers.join(job, meeting) as group, translated_errors():
             assist(job, group, device=options.device, is_stopping=_stop_flag(options))
     except MnistCnnError as error:
         log.warning("worker %d of %d stopped: %s", meeting.rank, meeting.count, error.message)
@@ -185,7 +185,7 @@ def _train(options: argparse.Namespace, observer: Observer, meeting: Meeting | N
         print(f"{EPOCH}{json.dumps(dataclasses.asdict(row))}", flush=True)
         observer.on_epoch(row)
 
-    with translated_errors(), workers.joined(job, meeting) as group, translated_errors():
+    with translated_errors(), workers.join(job, meeting) as group, translated_errors():
         outputs.mkdir(exist_ok=True)
         return train(
             job,

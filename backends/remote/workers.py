@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mnist_cnn.errors import BackendError
@@ -17,8 +16,6 @@ from mnist_cnn.training.meeting import Meeting, meet
 from mnist_cnn.training.runtime import default_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mnist_cnn.job import Job
 
 RANK, HOST, PORTS, TOKEN = "MNIST_CNN_RANK", "MNIST_CNN_HOST", "MNIST_CNN_PORTS", "MNIST_CNN_TOKEN"
@@ -42,12 +39,9 @@ def meeting(count: int) -> Meeting:
         raise BackendError(message, "start the run with python -m mnist_cnn") from error
 
 
-@contextmanager
-def joined(job: Job, meeting: Meeting | None) -> Iterator[Alone]:
-    """Yield the group that meets there. Raises as `meet`."""
+def join(job: Job, meeting: Meeting | None) -> Alone:
+    """Return the group that meets there, as a context. Raises as `meet`."""
     if meeting is None:
-        yield ALONE
-        return
+        return ALONE
     log.info("%d workers, %d threads each", meeting.count, job.train.threads or default_threads())
-    with meet(meeting, identity(job)) as group:
-        yield group
+    return meet(meeting, identity(job))
