@@ -15,6 +15,7 @@ from mnist_cnn.backends.remote import node, workers
 from mnist_cnn.errors import BackendError, DataError
 from mnist_cnn.training import meeting as meetings
 from mnist_cnn.training import train, worker
+from mnist_cnn.training.local_group import identity
 
 VARIABLES = {
     workers.RANK: "1",
@@ -80,7 +81,7 @@ def test_another_worker_that_fails_leaves_the_report_to_worker_0(
     def be_worker_0() -> None:
         zero = dataclasses.replace(joining, rank=0, ports=(port,))
         try:
-            with meetings.meet(zero, workers.identity(job), listener) as group:
+            with meetings.meet(zero, identity(job), listener) as group:
                 group.gather(b"")
         except Exception as error:  # noqa: BLE001 - it is what the test is about
             told.append(error)
