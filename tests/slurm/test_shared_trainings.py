@@ -19,7 +19,6 @@ from mnist_cnn.backends.slurm import script
 from mnist_cnn.errors import DataError, RunCancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -76,31 +75,32 @@ def await_restart(cluster: SlurmCluster, run: Run, number: int) -> None:
     wait_until(has_happened)
 
 
-@contextlib.contextmanager
-def taken_port(cluster: SlurmCluster, run: Run) -> Iterator[None]:
-    """Take the first port of a held run, and release it."""
-    name = run_folder.read_receipt(run.folder).id
-    (job,) = cluster.jobs(name)
-    port = script.FIRST_PORT + script.PORTS * int(job) % script.PORT_RANGE
-    with socket.create_server(("127.0.0.1", port)):
-        cluster.run("scontrol", "release", f"jobname={name}")
-        yield
+def next_job(cluster: SlurmCluster) -> int:
+    """Return the id of the cluster's next job."""
+    return 1 + max(map(int, cluster.run("squeue", "-h", "-t", "all", "-o", "%A").split()), default=0)
 
 
 def test_two_workers_on_one_node_end_in_the_weights_of_one(
     slurm: SlurmCluster, alone: Result, tmp_path: Path
 ) -> None:
-    """Although another program listens at the port that worker 0 tries first."""
-    run = start(tmp_path, "backend.workers=2", 'backend.sbatch=["--hold"]')
-    with taken_port(slurm, run):
-        result = run.wait()
+    """Although a program listens at worker 0's first port, and SIGTERM ends both after the same epoch."""
+    job = next_job(slurm)
+    with socket.create_server(("127.0.0.1", script.FIRST_PORT + script.PORTS * job % script.PORT_RANGE)):
+        run = start(tmp_path, "backend.workers=2")
+        name = run_folder.read_receipt(run.folder).id
+        assert slurm.jobs(name) == [str(job)]
+        following = start_thread(run.wait)
+        wait_for_line(run.folder, " epoch 1/12 ")
+    slurm.run("scancel", "--signal=TERM", "--batch", f"--name={name}")
+    result = following.result(240)
     assert result.weights_sha256 == alone.weights_sha256
     assert result.job_digest == alone.job_digest
     names = {path.name for path in run.folder.iterdir()}
     assert {"model.keras", "model.onnx", "history.png", "metrics.jsonl", "result.json"} <= names
     log = (run.folder / run_folder.LOG).read_text()
-    assert "2 workers, 1 threads each" in log
-    assert log.count(" epoch 1/12 ") == log.count(" weights ") == 1
+    assert log.count("2 workers, 1 threads each") == 2
+    assert log.count(" epoch 1/12 ") == log.count("resuming after epoch") == log.count(" weights ") == 1
+    assert "stopped after epoch" in log
 
 
 def test_a_run_outlives_a_killed_worker_a_lost_node_and_another_number_of_workers(
