@@ -131,9 +131,12 @@ def script(config: SlurmConfig, arguments: Sequence[str]) -> str:
     hint = "set backend.python to a Python that all nodes have, or install it there"
     no_python = _failing(f"has no Python {python}", hint)
     many = f"starts the run again, more often than backend.preemption_retries={config.preemption_retries}"
-    is_one = config.workers == 1
-    stop = 'kill -TERM "$trainer"' if is_one else 'scancel --signal=TERM "$SLURM_JOB_ID"'  # srun would kill
-    prefix = "" if is_one else "  "
+    launcher: list[str] = []
+    ending: list[str] = []
+    stop = 'kill -TERM "$trainer"'
+    if config.workers > 1:
+        launcher, ending = _launcher(config, no_python), _ending()
+        stop = 'scancel --signal=TERM "$SLURM_JOB_ID"'  # at SIGTERM, srun would kill the workers
     lines = [
         "#!/bin/bash -l",
         *(f"#SBATCH {option}" for option in options(config)),
@@ -167,23 +170,23 @@ def script(config: SlurmConfig, arguments: Sequence[str]) -> str:
         f"python={shlex.quote(python)}",
         f'command -v "$python" > /dev/null || {no_python}',
         f'export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/{CODE}"',
-        *([] if is_one else _before_workers(no_python)),
-        *([] if is_one else _srun(config)),
-        f'{prefix}"$python" -P -m {node.__name__} --job "$(cat {JOB})" --run "$SLURM_JOB_NAME" \\',
+        *launcher,
+        f'"$python" -P -m {node.__name__} --job "$(cat {JOB})" --run "$SLURM_JOB_NAME" \\',
         f"  --finish-epoch true {' '.join(arguments).replace(CHECKPOINTS_HERE, CHECKPOINTS_THERE)} &",
         "trainer=$!",
         'echo "$HOSTNAME $trainer" > trainer',
         'while wait "$trainer"; kill -0 "$trainer" 2> /dev/null; do :; done  # a signal interrupts wait',
         'wait "$trainer"',
-        *([] if is_one else _after_workers()),
+        *ending,
     ]
     return "\n".join(lines) + "\n"
 
 
-def _before_workers(no_python: str) -> list[str]:
-    """Return what finds the address of worker 0, and the function that each task runs.
+def _launcher(config: SlurmConfig, no_python: str) -> list[str]:
+    """Return what stands before the trainer's command, so that each of several tasks runs it.
 
-    Worker 0 is on the node of the script. The others reach it as Slurm does, whatever its name leads to.
+    Worker 0 is on the node of the script. The others reach it at the address that Slurm uses, because a
+    node's name may lead to 127.0.1.1. The token is in no file and no command line.
     """
     is_shared = f'[ "$(cat {MARKER})" = "$SLURM_JOB_NAME" ]'
     hint = "start runs in a folder that all nodes share: runs_dir=FOLDER"
@@ -193,6 +196,7 @@ def _before_workers(no_python: str) -> list[str]:
         '[ "$last" = 0 ] || host=$(srun --export=ALL --mpi=none --overlap --nodes=1 --ntasks=1 \\',
         """  --relative="$last" /bin/bash -c 'echo "$SLURM_LAUNCH_NODE_IPADDR"') || """
         + _failing("cannot start a program on the run's other nodes", "the log says why"),
+        "host=${host##*$'\\n'}  # the cluster may print something before it",
         f"first=$(({FIRST_PORT} + (SLURM_JOB_ID * {PORTS} + start) % {PORT_RANGE}))",
         "worker() {",
         "  node=$SLURMD_NODENAME",
@@ -202,22 +206,15 @@ def _before_workers(no_python: str) -> list[str]:
         "}",
         "export -f fail worker",
         "node=$SLURM_JOB_NODELIST",
-    ]
-
-
-def _srun(config: SlurmConfig) -> list[str]:
-    """Return the words before the command of each worker. The token is in no file and no command line."""
-    random = "$(head -c 32 /dev/urandom | od -A n -t x1 | tr -d ' \\n')"
-    return [
         f'{workers.HOST}=$host {workers.PORTS}=$(seq -s " " "$first" "$((first + {PORTS} - 1))") \\',
-        f"  {workers.TOKEN}={random} \\",
+        f"  {workers.TOKEN}=$(head -c 32 /dev/urandom | od -A n -t x1 | tr -d ' \\n') \\",
         f"  srun --export=ALL --mpi=none --ntasks={config.workers} --cpus-per-task={config.cpus} \\",
         # A worker that fails ends the others; one that ends early, as all but the first do, does not.
         "  --kill-on-bad-exit=1 --wait=0 /bin/bash -c 'worker \"$@\"' worker \\",
     ]
 
 
-def _after_workers() -> list[str]:
+def _ending() -> list[str]:
     """Return what tells a worker that was killed from one that has failed."""
     return ["code=$?", f'[ "$code" -le {SHELL_SIGNAL} ] || exit {WORKER_LOST}', 'exit "$code"']
 
@@ -228,6 +225,7 @@ def options(config: SlurmConfig) -> list[str]:
         "partition": config.partition,
         "account": config.account,
         "qos": config.qos,
+        **_memory(config),
         "gres": f"gpu:{config.gpus}" if config.gpus else None,
     }
     return [
@@ -241,19 +239,18 @@ def options(config: SlurmConfig) -> list[str]:
         f"--time={config.max_duration}",
         f"--signal=B:TERM@{SIGNAL_SECONDS}",
         "--requeue" if config.preemption_retries else "--no-requeue",
-        *_memory(config),
         *(f"--{name}={value}" for name, value in given.items() if value is not None),
         *config.sbatch,
     ]
 
 
-def _memory(config: SlurmConfig) -> list[str]:
+def _memory(config: SlurmConfig) -> dict[str, str]:
     """Return the option for each worker's memory; Slurm may put any number of them on a node."""
     if config.memory is None:
-        return []
+        return {}
     if config.workers == 1:
-        return [f"--mem={config.memory}G"]
-    return [f"--mem-per-cpu={math.ceil(config.memory * 1024 / config.cpus)}M"]
+        return {"mem": f"{config.memory}G"}
+    return {"mem-per-cpu": f"{math.ceil(config.memory * 1024 / config.cpus)}M"}
 
 
 def _setup(commands: Iterable[str]) -> list[str]:

@@ -27,14 +27,19 @@ SHOW = f"""echo "rank=${workers.RANK} host=${workers.HOST} ports=${workers.PORTS
 echo "home=$HOME path=$PYTHONPATH node=$SLURMD_NODENAME folder=$PWD last=${{@: -2}}"
 tr '\\0' ' ' < /proc/$PPID/cmdline; tr '\\0' ' ' < /proc/$$/cmdline"""
 
+OTHER_ADDRESS = (
+    """srun() { case $* in *--relative=1*) echo hello; echo 127.0.0.9;; *) command srun "$@";; esac; }"""
+)
+"""A cluster that says hello, and whose last node sees the first one at another address than 127.0.0.1."""
+
 
 def test_each_worker_learns_where_the_others_are(submitter: Submitter) -> None:
-    run = submitter.start(SHOW, workers=2, memory=1, sbatch=APART)
+    run = submitter.start(SHOW, workers=2, memory=1, sbatch=APART, setup=(OTHER_ADDRESS,))
     run.await_status(Status.finalizing)
     (job,) = submitter.cluster.jobs(run.handle.id)
     first = 10_000 + 8 * int(job)
     ports = " ".join(map(str, range(first, first + 8)))
-    found = re.findall(rf"rank=(\d) host=127.0.0.1 ports={ports} token=([0-9a-f]{{64}})", run.log())
+    found = re.findall(rf"rank=(\d) host=127.0.0.9 ports={ports} token=([0-9a-f]{{64}})", run.log())
     assert {rank for rank, _ in found} == {"0", "1"}
     (token,) = {token for _, token in found}
     assert run.log().count(token) == 2, "a command line has it"
