@@ -310,10 +310,7 @@ def _job(config: Config, info: DataSetInfo) -> Job:
             raise ConfigurationError(message, "name a Python file that defines build()") from error
         model = dataclasses.replace(model, file=path.name, source=source)
     check_network(model, info.height, info.width)
-    images = (config.data.train_limit or info.train_images) - config.data.validation
-    if config.train.shards > images:
-        message = f"train.shards={config.train.shards} is above the number of training images, {images}"
-        raise ConfigurationError(message, "lower train.shards")
+    _check_shards(config, info)
     folder = str(Path(config.data.dir).resolve()) if config.data.dir is not None else None
     return Job(
         data=dataclasses.replace(config.data, dir=folder, digest=info.digest),
@@ -322,6 +319,16 @@ def _job(config: Config, info: DataSetInfo) -> Job:
         seed=config.run.seed,
         save_h5=config.run.save_h5,
     )
+
+
+def _check_shards(config: Config, info: DataSetInfo) -> None:
+    """Check that each shard of a full batch has an image. Raises ConfigurationError."""
+    train, images = config.train, (config.data.train_limit or info.train_images) - config.data.validation
+    if train.shards > min(train.batch_size, images):
+        limit = f"train.batch_size={train.batch_size}"
+        if images < train.batch_size:
+            limit = f"the number of training images, {images}"
+        raise ConfigurationError(f"train.shards={train.shards} is above {limit}", "lower train.shards")
 
 
 # The plan, in words

@@ -232,6 +232,7 @@ OTHER: dict[str, Any] = {
     "train.precision": "bfloat16",
     "train.numerics": "exact",
     "train.threads": 5,
+    "train.shards": 5,
 }
 WITHOUT_WEIGHT = {
     "data.dir": "/elsewhere",
