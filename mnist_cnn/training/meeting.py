@@ -110,7 +110,7 @@ def _receive_all(
             continue
         line, hello = arrival
         opened.enter_context(line.connection)
-        rank = hello.get("rank")
+        rank: int = hello.get("rank", 0)
         if different := _differences(hello.get("identity", {}), own):
             message = f"worker {rank} cannot train with worker 0: {different}"
             line.refuse(message)
