@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.config import RegisterConfig
-from mnist_cnn.errors import ERRORS_BY_EXIT_CODE, BackendError, MnistCnnError, RunCancelled, command_on
+from mnist_cnn.errors import (
+    ERRORS_BY_EXIT_CODE,
+    BackendError,
+    ConfigurationError,
+    MnistCnnError,
+    RunCancelled,
+    command_on,
+)
 from mnist_cnn.files import safe_read
 from mnist_cnn.result import percent
 
@@ -16,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mnist_cnn.backend import Run
+    from mnist_cnn.job import Job
     from mnist_cnn.result import Result
 
 LINE_BYTES = 1024**2  # a longer line of the log is yielded in pieces of this size
@@ -47,6 +55,15 @@ class LogReader:
         except OSError as error:
             message = f"cannot read {self._path}: {error.strerror}"
             raise BackendError(message, "check that it is a file that you may read") from error
+
+
+def check_workers(job: Job, workers: int) -> None:
+    """Check that the workers can share a batch's shards equally. Raises ConfigurationError."""
+    shards = job.train.shards
+    if shards % workers:
+        message = f"backend.workers={workers} does not divide train.shards={shards}"
+        several = f"train.shards={workers}" if shards == 1 else "a divisor of train.shards"
+        raise ConfigurationError(message, f"set {several}; the number of shards is part of the job")
 
 
 def error_class(exit_code: int | None) -> type[MnistCnnError]:

@@ -26,12 +26,14 @@ from mnist_cnn.config import BackendConfig, Config, Numerics, setting
 from mnist_cnn.errors import (
     ERRORS_BY_EXIT_CODE,
     BackendError,
+    ConfigurationError,
     MnistCnnError,
     RunCancelled,
     command_on,
     storage_error,
 )
 from mnist_cnn.result import Progress
+from mnist_cnn.training.local_group import WORKER
 from mnist_cnn.training.runtime import versions
 
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # for a cancelled worker to exit before it is killed
 START_SECONDS = 10.0  # for another process that holds the run folder to start the run
-WORKER = "mnist_cnn.training.worker"
 
 
 class Device(StrEnum):
@@ -61,6 +62,15 @@ class LocalConfig(BackendConfig):
     """The keys of `backend=local`."""
 
     device: Device = setting(Device.auto, "what trains: auto is a GPU if there is one; gpu insists on it")
+    workers: int = setting(
+        1, "processes that share the shards of a batch, on the CPU", unit="processes", ge=1, le=64
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers > 1 and self.device is Device.gpu:
+            message = f"backend.workers={self.workers} train on the CPU, but backend.device=gpu"
+            raise ConfigurationError(message, "set backend.workers=1, or backend.device=cpu")
 
 
 class LocalBackend:
@@ -80,7 +90,10 @@ class LocalBackend:
     def command(self, folder: Path) -> list[str]:
         """Return the command line that trains the job in a run folder."""
         # With -P the current folder cannot hide the package that runs here.
-        command = [sys.executable, "-P", "-m", WORKER, str(folder), self.config.device.value]
+        workers = self.config.workers
+        device = self.config.device.value if workers == 1 else Device.cpu.value
+        command = [sys.executable, "-P", "-m", WORKER, str(folder), "--device", device]
+        command += ["--workers", str(workers)] if workers > 1 else []
         return [*command, run_folder.FORCE] if self.force else command
 
     def plan(self, job: Job) -> Plan:
@@ -88,10 +101,16 @@ class LocalBackend:
         self.check(job)
         threads = job.train.threads or "TensorFlow's choice"
         where = f"this machine, device {self.config.device.value}, threads {threads}"
+        if self.config.workers > 1:
+            where = f"{self.config.workers} workers on this machine's CPU, threads {threads} each"
         return Plan((("where", where), ("command", shlex.join(self.command(Path("FOLDER"))))))
 
     def check(self, job: Job) -> None:
-        """Check that an exact job can be trained here. Only the worker can tell what else is missing."""
+        """Check the number of workers, and that an exact job can be trained here.
+
+        Only the worker can tell what else is missing.
+        """
+        common.check_workers(job, self.config.workers)
         if job.train.numerics is Numerics.exact:
             cpu.check_exact(self.config.device.value)
 

@@ -248,6 +248,15 @@ class TrainConfig(Section):
     threads: int | None = setting(
         None, "threads per operation; null lets TensorFlow choose", unit="threads", ge=1, le=1024
     )
+    shards: int = setting(
+        1, "parts that each batch is cut into; as many workers can share it", unit="shards", ge=1, le=1024
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shards > self.batch_size:
+            message = f"train.shards={self.shards} is above train.batch_size={self.batch_size}"
+            raise ConfigurationError(message, "lower train.shards, or raise train.batch_size")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,6 +62,8 @@ class Job:
         del decisive["save_h5"], decisive["data"]["dir"], decisive["data"]["name"], decisive["model"]["file"]
         train = decisive["train"]
         del train["checkpoint_every"]
+        if self.train.shards == 1:  # as in jobs of versions without shards
+            del train["shards"]
         if self.train.numerics is Numerics.native:
             del train["numerics"], train["exact_bits"]
         else:

@@ -18,8 +18,10 @@ from mnist_cnn import cpu
 from mnist_cnn.config import Format, Loss, Numerics, Precision, Schedule
 from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
-from mnist_cnn.training import checkpoint
+from mnist_cnn.training import checkpoint, graphs
+from mnist_cnn.training.group import ALONE, Alone
 from mnist_cnn.training.model import build_model
+from mnist_cnn.training.shards import ShardedSteps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,17 +38,11 @@ CURVE_POINTS = 40  # at most, of the training in all its epochs; but one for eac
 FINGERPRINT_STEPS = 4
 EVALUATION_BATCH = 250  # as fast as 1,000, which needs 250 MiB more with the tutorial's network
 
-# The operations of TensorFlow's `random_ops` that keep their random state to themselves.
-STATEFUL_RANDOM_OPS = {
-    "Multinomial", "ParameterizedTruncatedNormal", "RandomGamma", "RandomPoisson", "RandomPoissonV2",
-    "RandomShuffle", "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "TruncatedNormal",
-}  # fmt: skip
-
 
 class Trainer:
     """The network, its optimizer and the compiled epoch; images stay in memory as uint8."""
 
-    def __init__(self, job: Job, arrays: DataSet) -> None:
+    def __init__(self, job: Job, arrays: DataSet, group: Alone = ALONE) -> None:
         import tensorflow as tf
 
         self.job = job
@@ -58,15 +54,22 @@ class Trainer:
         if len(arrays.x_validation):
             held_out = (arrays.x_validation, arrays.y_validation)
         self.evaluate = functools.partial(
-            evaluate, predict_function(self.model, self._probabilities), *held_out
+            evaluate, predict_function(self.model, self._probabilities), *held_out, group=group
         )
         self.optimizer = optimizer(job.train, self.data.steps * job.train.epochs)
         self.optimizer.build(self.model.trainable_variables)
         # Sum of the losses, number of correct predictions and of images, in each part of the epoch so far.
         parts = max(1, min(CURVE_POINTS // job.train.epochs, self.data.steps))
         self.sums = tf.Variable(tf.zeros((3, parts), tf.float64))
-        self.run_steps = tf.function(self._run_steps, autograph=False)  # AutoGraph takes as long as tracing
-        self.variables = self._find_variables()
+        self.run_steps: Any
+        if job.train.shards == 1:
+            self.run_steps = tf.function(self._run_steps, autograph=False)  # AutoGraph is as slow as tracing
+            graph = self.run_steps.get_concrete_function(*self._step_signature()).graph
+        else:
+            self.run_steps = ShardedSteps(self, group)
+            graph = self.run_steps.graph
+            graphs.check_calls_no_python(graph, job.train.shards)
+        self.variables = self._find_variables(graph)
 
     @property
     def precision(self) -> Precision:
@@ -91,8 +94,9 @@ class Trainer:
         before, generators = self.state(), checkpoint.generators()
         order, augment_scale = self._epoch_inputs(1)
         last = self.data.steps - 1
+        run_steps = self.run_steps if self.job.train.shards == 1 else self.run_steps.alone
         for first, stop in ((0, min(FINGERPRINT_STEPS - 1, last)), (last, last + 1)):
-            self.run_steps(order, tf.constant(first), tf.constant(stop), augment_scale)
+            run_steps(order, tf.constant(first), tf.constant(stop), augment_scale)
         digest = hashlib.sha256()
         for array in self.state():
             digest.update(array.tobytes())
@@ -159,20 +163,31 @@ class Trainer:
 
         def train_step(step: Any) -> tuple[Any]:
             rows = order[step * data.batch : (step + 1) * data.batch]  # (B,); the last step may have fewer
-            images = scale(tf.gather(data.images, rows))  # (B, 28, 28, 1) float32
-            images = self.augment(images, augment_scale)
-            labels = tf.cast(tf.gather(data.labels, rows), tf.int32)  # (B,)
-            with tf.GradientTape() as tape:
-                loss, probabilities = self._loss(labels, self.model(images, training=True))
-            gradients = tape.gradient(loss, self.model.trainable_variables)
+            gradients, counts = self.gradients(rows, augment_scale, self.optimizer.iterations)
             self.optimizer.apply(gradients, self.model.trainable_variables)
-            hits = tf.equal(tf.argmax(probabilities, 1, tf.int32), labels)  # (B,) bool
-            size, correct = (tf.cast(n, tf.float64) for n in (tf.size(hits), tf.math.count_nonzero(hits)))
             part = tf.one_hot(step * parts // data.steps, parts, dtype=tf.float64)  # (parts,)
-            self.sums.assign_add(tf.stack([tf.cast(loss, tf.float64) * size, correct, size])[:, None] * part)
+            self.sums.assign_add(counts[:, None] * part)
             return (step + 1,)
 
         tf.while_loop(lambda step: step < stop, train_step, (first,), parallel_iterations=1)
+
+    def gradients(self, rows: Any, augment_scale: Any, draw: Any) -> tuple[list[Any], Any]:
+        """Return the gradients of the mean loss over the images `rows`, (B,) int32, and their counts.
+
+        The counts, (3,) float64, are the sum of the losses, correct predictions and images. The number `draw`
+        and the job's seed decide the augmentation.
+        """
+        import tensorflow as tf
+
+        images = scale(tf.gather(self.data.images, rows))  # (B, 28, 28, 1) float32
+        images = self.augment(images, augment_scale, draw)
+        labels = tf.cast(tf.gather(self.data.labels, rows), tf.int32)  # (B,)
+        with tf.GradientTape() as tape:
+            loss, probabilities = self._loss(labels, self.model(images, training=True))
+        gradients = tape.gradient(loss, self.model.trainable_variables)
+        hits = tf.equal(tf.argmax(probabilities, 1, tf.int32), labels)  # (B,) bool
+        size, correct = (tf.cast(n, tf.float64) for n in (tf.size(hits), tf.math.count_nonzero(hits)))
+        return gradients, tf.stack([tf.cast(loss, tf.float64) * size, correct, size])
 
     def _loss(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
         """Return the mean loss () and the probabilities (B, classes) of the model's outputs."""
@@ -197,8 +212,8 @@ class Trainer:
 
         return rounding.softmax(outputs)[0]
 
-    def augment(self, images: Any, augment_scale: Any) -> Any:
-        """Return images, float32 of either format, distorted as the job's seed and the step decide."""
+    def augment(self, images: Any, augment_scale: Any, draw: Any) -> Any:
+        """Return images, float32 of either format, distorted as the job's seed and `draw` decide."""
         import tensorflow as tf
 
         from mnist_cnn.training import augmentation
@@ -206,7 +221,7 @@ class Trainer:
         config = self.job.train
         if not any((config.rotation, config.zoom, config.shear, config.shift)):
             return images
-        seed = tf.stack([self.job.seed, tf.cast(self.optimizer.iterations, tf.int64)])
+        seed = tf.stack([self.job.seed, tf.cast(draw, tf.int64)])
         is_last = self.job.data.format is Format.channels_last
         height, width = images.shape[1:3] if is_last else images.shape[2:4]
         flat = tf.reshape(images, (-1, height, width, 1))
@@ -231,6 +246,17 @@ class Trainer:
             raise ConfigurationError(message, "start a new run")
         for variable, array in zip(self.variables, arrays, strict=True):
             variable.assign(array)
+
+    def restore_bytes(self, content: bytes) -> None:
+        """Restore the bytes of the arrays that `state` returned in another worker."""
+        import numpy as np
+
+        arrays, offset = [], 0
+        for state in self.state():
+            array = np.frombuffer(content, state.dtype, state.size, offset)
+            arrays.append(array.reshape(state.shape))
+            offset += state.nbytes
+        self.restore(arrays)
 
     def float32_model(self) -> keras.Model:
         """Return the plain Keras network in float32, with the trained weights."""
@@ -259,29 +285,27 @@ class Trainer:
         data = self.job.data
         return build_model(self.job.model, self.data.image_shape, data.num_classes, data.format, policy)
 
-    def _find_variables(self) -> list[Any]:
-        """Trace the compiled epoch; return weights, random seeds, optimizer state, in that order.
+    def _step_signature(self) -> tuple[Any, ...]:
+        """Return the types of the arguments of `run_steps`."""
+        import tensorflow as tf
+
+        step = tf.TensorSpec((), tf.int32)
+        return tf.TensorSpec((self.data.count,), tf.int32), step, step, tf.TensorSpec((), tf.float32)
+
+    def _find_variables(self, graph: Any) -> list[Any]:
+        """Return weights, random seeds, optimizer state and what else a step's graph uses, in that order.
 
         A custom network may use variables that belong to none of its layers, such as Keras' global seed. One
         that draws random numbers from a state that cannot be saved is refused.
         """
-        import tensorflow as tf
-
-        step = tf.TensorSpec((), tf.int32)
-        order = tf.TensorSpec((self.data.count,), tf.int32)
-        graph = self.run_steps.get_concrete_function(order, step, step, tf.TensorSpec((), tf.float32)).graph
-        definition = graph.as_graph_def()
-        nodes = [*definition.node, *(node for f in definition.library.function for node in f.node_def)]
-        stateful = sorted({node.op for node in nodes} & STATEFUL_RANDOM_OPS)
-        if stateful:
-            names = ", ".join(stateful)
-            message = f"the network draws with TensorFlow's {names}, whose state no checkpoint can hold"
-            hint = "draw with keras.random, seeded by a keras.random.SeedGenerator"
-            raise ConfigurationError(message, hint)
+        graphs.check_draws(graph)
         named = [*self.model.variables, *self.optimizer.variables]
         known = {variable.value.ref() for variable in named}
         known.add(self.sums.ref())
-        return [*named, *(variable for variable in graph.variables if variable.ref() not in known)]
+        return [
+            *named,
+            *(variable for variable in graphs.captured_variables(graph) if variable.ref() not in known),
+        ]
 
     def _progress(self, epoch: int, stop: int, started: float) -> Progress:
         total = self.data.count
@@ -381,18 +405,21 @@ def predict_function(
 
 
 def evaluate(
-    predict: Callable[[Any], Any], images: NDArray[Any], labels: NDArray[Any]
+    predict: Callable[[Any], Any], images: NDArray[Any], labels: NDArray[Any], group: Alone = ALONE
 ) -> tuple[float, float, NDArray[Any]]:
     """Return mean cross-entropy in nats, accuracy in [0, 1] and float32 probabilities (N, classes).
 
-    `predict` comes from `predict_function`; `images` are its uint8 input (N, ...), `labels` uint8 (N,).
+    `predict` comes from `predict_function`; `images` are its uint8 input (N, ...), `labels` uint8 (N,). Each
+    worker of the group predicts a part of the images.
     """
     import numpy as np
     import tensorflow as tf
 
-    starts = range(0, len(images), EVALUATION_BATCH)
+    batches = math.ceil(len(images) / EVALUATION_BATCH)
+    starts = (EVALUATION_BATCH * batch for batch in group.share(batches))
     parts = [predict(tf.constant(images[start : start + EVALUATION_BATCH])).numpy() for start in starts]
-    probabilities = np.concatenate(parts)
+    gathered = b"".join(group.gather(b"".join(part.tobytes() for part in parts)))
+    probabilities = np.frombuffer(gathered, np.float32).reshape(len(images), -1)
     of_label = np.take_along_axis(probabilities, labels[:, None].astype(np.int64), axis=1)[:, 0]
     # Keras clips probabilities at 1e-7 before it takes the logarithm.
     loss = float(-np.log(np.maximum(of_label, 1e-7), dtype=np.float64).mean())

@@ -23,6 +23,7 @@ from mnist_cnn.result import EpochRow, Progress, Result, describe_content, perce
 from mnist_cnn.training import checkpoint, plots
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
 from mnist_cnn.training.epoch import Trainer, evaluate, predict_function
+from mnist_cnn.training.group import ALONE, Alone
 from mnist_cnn.training.model import weights_sha256
 from mnist_cnn.training.runtime import Runtime
 
@@ -51,13 +52,14 @@ def train(  # noqa: PLR0913 - only the first two are required
     on_epoch: Callable[[EpochRow], None] = lambda row: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     is_stopping: Callable[[], bool] = lambda: False,
+    group: Alone = ALONE,
 ) -> Result:
     """Train `job`; write model, plots, history and result.json to `folder`, which must exist.
 
     Resumes from the newest undamaged checkpoint, if there is one. `checkpoints` are in `folder` by default;
     `run_name`, by default the folder's, is stored in model.onnx. `force` resumes even if the job or the
     runtime has changed, and the result lists the changes. If it `is_stopping` at the end of an epoch, it
-    writes a checkpoint and ends.
+    writes a checkpoint and ends. The other workers of the `group` call `assist`.
 
     Raises:
         DataError: the data differ from what the job describes.
@@ -71,17 +73,19 @@ def train(  # noqa: PLR0913 - only the first two are required
     on_progress(Progress("preparing"))
     device_kind, arrays = _prepare(job, device)
     started = time.perf_counter()
-    trainer = Trainer(job, arrays)
-    runtime = Runtime.here(trainer.precision.value, device_kind, _threads(), trainer.fingerprint())
+    trainer = Trainer(job, arrays, group)
+    fingerprint = _common_fingerprint(trainer, group)
+    runtime = Runtime.here(trainer.precision.value, device_kind, _threads(), fingerprint)
     run = folder if checkpoints is None else "RUN"  # a node does not know the run's folder
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
     history, changes = _resume(trainer, runtime, checkpoints, run, force=force)
+    _share_state(trainer, group, len(history))
     run_folder.write_history(folder, history)
     for epoch in range(len(history) + 1, job.train.epochs + 1):
         row = trainer.run_epoch(epoch, on_progress)
         history.append(row)
         is_last = epoch == job.train.epochs
-        must_stop = is_stopping() and not is_last
+        must_stop = _any(group, is_stopping()) and not is_last
         if is_last or must_stop or epoch % job.train.checkpoint_every == 0:
             state, generators = trainer.state(), checkpoint.generators()
             checkpoints.save(Checkpoint(job, runtime, tuple(history), state, generators, changes))
@@ -98,6 +102,51 @@ def train(  # noqa: PLR0913 - only the first two are required
     recorded["numerics"] = job.train.numerics.value
     run_name = run_name or folder.resolve().name
     return _finish(trainer, arrays, history, folder, recorded, run_name=run_name)
+
+
+def assist(
+    job: Job, group: Alone, *, device: str = "auto", is_stopping: Callable[[], bool] = lambda: False
+) -> None:
+    """Train as one of the workers whose worker 0 calls `train`; write nothing.
+
+    Raises as `train` does, and what has ended another worker.
+    """
+    _, arrays = _prepare(job, device)
+    trainer = Trainer(job, arrays, group)
+    _common_fingerprint(trainer, group)
+    for epoch in range(_share_state(trainer, group) + 1, job.train.epochs + 1):
+        trainer.run_epoch(epoch, lambda progress: None)
+        if _any(group, is_stopping()):
+            return
+
+
+def _common_fingerprint(trainer: Trainer, group: Alone) -> str:
+    """Return the fingerprint, which must be the same for all workers."""
+    fingerprint = trainer.fingerprint()
+    hint = "use equal nodes with equal threads, or train.numerics=exact"
+    group.check_equal("fingerprint of the first steps", fingerprint[:8], hint)
+    return fingerprint
+
+
+def _share_state(trainer: Trainer, group: Alone, epochs: int = 0) -> int:
+    """Give all workers the state of worker 0, after `epochs` epochs; return that number.
+
+    The state of Python's and NumPy's generators is not shared: only tracing may use them, and a training with
+    shards traces once.
+    """
+    if group.count == 1:
+        return epochs
+    is_first = group.rank == 0
+    epochs = int(group.gather(str(epochs).encode() if is_first else b"")[0])
+    if epochs:
+        own = b"".join(array.tobytes() for array in trainer.state()) if is_first else b""
+        trainer.restore_bytes(group.gather(own)[0])
+    return epochs
+
+
+def _any(group: Alone, is_true: bool) -> bool:  # noqa: FBT001 - it is what is shared
+    """Return whether it is true for any worker."""
+    return b"1" in group.gather(b"1" if is_true else b"0")
 
 
 def describe_epoch(row: EpochRow, job: Job) -> str:

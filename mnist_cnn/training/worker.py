@@ -1,11 +1,13 @@
-"""The process that trains: `python -m mnist_cnn.training.worker FOLDER [DEVICE] [--force]`.
+"""The process that trains: `python -m mnist_cnn.training.worker FOLDER [--device D] [--force] [--workers N]`.
 
 Trains the job of a run folder, keeps the receipt up to date, and exits with the code that the receipt
-records. Handles signals and the log; the computation is in `train`.
+records. Handles signals and the log; the computation is in `train`. With several workers this process is
+worker 0, and starts the others with `--assist`.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
@@ -20,7 +22,8 @@ from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError, storage_error
 from mnist_cnn.redaction import redact, redacted
-from mnist_cnn.training.train import train
+from mnist_cnn.training.local_group import joined, started
+from mnist_cnn.training.train import assist, train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,14 +35,16 @@ _cancelled = threading.Event()
 
 
 def main(arguments: list[str]) -> int:
-    """Train the job of a run folder in this process; take FOLDER [DEVICE] [--force].
+    """Train the job of a run folder in this process.
 
     Returns the exit code, which the receipt records too, with the error's message and hint.
     """
-    words = [word for word in arguments if word != run_folder.FORCE]
-    folder = Path(words[0])
-    device = words[1] if len(words) > 1 else "auto"
+    options = _parser().parse_args(arguments)
+    folder: Path = options.folder
     print_log()
+    if options.assist:
+        log.setLevel(logging.WARNING)
+        return _assist(folder, options.device)
     signal.signal(signal.SIGTERM, _cancel)
     _cancelled.clear()
 
@@ -60,7 +65,16 @@ def main(arguments: list[str]) -> int:
     try:
         with translated_errors():
             job = run_folder.read_job(folder)
-            train(job, folder, device=device, force=run_folder.FORCE in arguments, on_progress=on_progress)
+            assisting = [str(folder), "--device", options.device, "--assist"]
+            with started(options.workers, job, assisting) as group, translated_errors():
+                train(
+                    job,
+                    folder,
+                    device=options.device,
+                    force=options.force,
+                    on_progress=on_progress,
+                    group=group,
+                )
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is written: it is too late to cancel
             run_folder.check_still_ours(folder, receipt)
             run_folder.record_end(folder, Status.completed)
@@ -68,6 +82,28 @@ def main(arguments: list[str]) -> int:
         return _fail(folder, receipt, RunCancelled("the run was cancelled"))
     except MnistCnnError as error:
         return _fail(folder, receipt, error)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument(run_folder.FORCE, action="store_true")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--assist", action="store_true")
+    return parser
+
+
+def _assist(folder: Path, device: str) -> int:
+    """Train as one of the workers that worker 0 has started; return the exit code."""
+    try:
+        with translated_errors():
+            job = run_folder.read_job(folder)
+            with joined(job) as group, translated_errors():
+                assist(job, group, device=device)
+    except MnistCnnError as error:  # worker 0 records it
+        return error.exit_code
     return 0
 
 

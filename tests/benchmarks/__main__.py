@@ -19,6 +19,7 @@ from . import (
     memory,
     start_up,
     time_to_accuracy,
+    workers,
 )
 from .comparison import Comparison
 from .machine import description
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "identity": identity,
     "journeys": journeys,
     "golden": golden,
+    "workers": workers,
 }
 
 

@@ -116,7 +116,11 @@ def test_the_augmentation_follows_the_seed_and_the_step() -> None:
         trainer = epoch.Trainer(job, datasets.load(job.data))
         for step in (0, 1, 0):
             trainer.optimizer.iterations.assign(step)
-            seen.append(trainer.augment(tf.constant(images), tf.constant(1.0)).numpy().tobytes())
+            seen.append(
+                trainer.augment(tf.constant(images), tf.constant(1.0), trainer.optimizer.iterations)
+                .numpy()
+                .tobytes()
+            )
     assert (seen[0], seen[3]) == (seen[2], seen[5])
     assert len({*seen}) == 4
 

@@ -1,0 +1,228 @@
+"""The workers that share a training: processes, connected with each other by sockets.
+
+A message is its kind in a byte, its length in eight bytes, and its content: raw numbers or JSON, never
+pickle. `meeting` connects the workers. Then each sends the same kinds of messages in the same order.
+
+The sum over all workers takes two rounds: each worker sends the others their parts of its arrays, adds what
+it receives for its own part, and sends the result. A worker so sends less than twice the arrays' size,
+however many workers there are, and the order of the additions is that of `pairwise`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
+
+from mnist_cnn.errors import (
+    ERRORS_BY_EXIT_CODE,
+    BackendError,
+    ConfigurationError,
+    MnistCnnError,
+    RunCancelled,
+)
+from mnist_cnn.training.pairwise import PairwiseSum, Subtree, subtrees
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from mnist_cnn.training.pairwise import Arrays
+
+CONTENT, ERROR = b"C", b"E"
+HEADER = struct.Struct("!cQ")
+MAX_ERROR_BYTES = 64 * 1024
+
+
+class WorkerLost(BackendError):  # noqa: N818 - what has happened to it
+    """Another worker was killed, its node has failed, or the network between the two."""
+
+
+class Alone:
+    """A training with one worker."""
+
+    rank, count = 0, 1
+
+    def share(self, total: int) -> range:
+        """Return which of `total` things are this worker's."""
+        return range(self.rank * total // self.count, (self.rank + 1) * total // self.count)
+
+    def total(self, held: PairwiseSum, shards: int) -> Arrays:  # noqa: ARG002 - it holds all of them
+        """Return the sum of all workers' shards; `held` are the sums of this worker's, and are overwritten.
+
+        Raises WorkerLost, or the error that has ended another worker. So do the other methods.
+        """
+        return held.total()
+
+    def gather(self, content: bytes) -> list[bytes]:
+        """Return the contents of all workers, in order."""
+        return [content]
+
+    def check_equal(self, what: str, value: str, hint: str) -> None:
+        """Check that all workers have the same value. Raises ConfigurationError, on all of them."""
+        values = [content.decode() for content in self.gather(value.encode())]
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                message = f"worker {rank} of {self.count} has another {what}: {other}, not {values[0]}"
+                raise ConfigurationError(message, hint)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Do nothing."""
+
+
+ALONE = Alone()
+
+
+class Group(Alone):
+    """One of several workers, connected with all others. Use it as a context, which closes the connections.
+
+    If an error ends the context, the other workers get it, so that all of them end at once.
+    """
+
+    def __init__(self, rank: int, connections: dict[int, socket.socket], seconds: float) -> None:
+        self.rank, self.count = rank, len(connections) + 1
+        self.seconds = seconds
+        self._connections = connections
+        self._received: MnistCnnError | None = None  # the error that has ended another worker
+        self._senders = ThreadPoolExecutor(len(connections), thread_name_prefix="send")
+        for connection in connections.values():
+            connection.settimeout(seconds)
+
+    def total(self, held: PairwiseSum, shards: int) -> Arrays:
+        """Return the sum of all workers' shards, added in the order of `pairwise`."""
+        import numpy as np
+
+        own = held.subtrees
+        parts = self._exchange(
+            {rank: [a for subtree in own for a in self._parts(subtree, rank)] for rank in self._connections}
+        )
+        ordered = PairwiseSum()
+        kinds = [(array.dtype, len(array)) for array in self._parts(own[0], self.rank)]
+        for rank in range(self.count):
+            if rank == self.rank:
+                found = [Subtree(s.first, s.length, self._parts(s, rank)) for s in own]
+            else:
+                found = _unpacked(parts[rank], subtrees(_share(rank, self.count, shards)), kinds)
+            for subtree in found:
+                ordered.add(subtree)
+        mine = ordered.total()
+        parts = self._exchange(dict.fromkeys(self._connections, mine))
+        pieces = []
+        for rank in range(self.count):
+            kinds = [(array.dtype, len(array)) for array in self._parts(own[0], rank)]
+            is_own = rank == self.rank
+            pieces.append(mine if is_own else _unpacked(parts[rank], [Subtree(0, 1)], kinds)[0].arrays)
+        return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+
+    def _parts(self, subtree: Subtree, rank: int) -> Arrays:
+        """Return a worker's part of each array."""
+        cuts = (
+            (len(array) * rank // self.count, len(array) * (rank + 1) // self.count)
+            for array in subtree.arrays
+        )
+        return tuple(array[start:end] for array, (start, end) in zip(subtree.arrays, cuts, strict=True))
+
+    def gather(self, content: bytes) -> list[bytes]:
+        """Return the contents of all workers, in order."""
+        received = self._exchange(dict.fromkeys(self._connections, (content,)))
+        return [content if rank == self.rank else bytes(received[rank]) for rank in range(self.count)]
+
+    def _exchange(self, contents: dict[int, Sequence[Any]]) -> dict[int, bytearray]:
+        """Send each other worker some buffers, and return what each has sent."""
+        sending = {rank: self._senders.submit(self._send, rank, contents[rank]) for rank in contents}
+        received = {rank: self._receive(rank) for rank in contents}
+        for future in sending.values():
+            future.result()
+        return received
+
+    def _send(self, rank: int, buffers: Sequence[Any], kind: bytes = CONTENT) -> None:
+        views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+        try:
+            self._connections[rank].sendall(HEADER.pack(kind, sum(view.nbytes for view in views)))
+            for view in views:
+                self._connections[rank].sendall(view)
+        except OSError as error:
+            raise self._lost(rank, error) from error
+
+    def _receive(self, rank: int) -> bytearray:
+        kind, length = HEADER.unpack(self._receive_bytes(rank, HEADER.size))
+        if kind == ERROR and length <= MAX_ERROR_BYTES:
+            self._received = _error(json.loads(self._receive_bytes(rank, length)))
+            raise self._received
+        return self._receive_bytes(rank, length)
+
+    def _receive_bytes(self, rank: int, length: int) -> bytearray:
+        content = bytearray(length)
+        view = memoryview(content)
+        while view:
+            try:
+                count = self._connections[rank].recv_into(view)
+            except OSError as error:
+                raise self._lost(rank, error) from error
+            if not count:
+                raise self._lost(rank, None)
+            view = view[count:]
+        return content
+
+    def _lost(self, rank: int, error: OSError | None) -> WorkerLost:
+        if isinstance(error, TimeoutError):
+            message = f"worker {rank} of {self.count} has not answered for {self.seconds:.0f} seconds"
+        else:
+            reason = f" ({error.strerror or error})" if error else ""
+            message = f"worker {rank} of {self.count} is gone: it was killed, or its node has failed{reason}"
+        return WorkerLost(message, "resume the run; it continues from its last checkpoint")
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Close the connections, after telling the other workers the error."""
+        for rank, connection in self._connections.items():
+            if error is not None:
+                self._tell(rank, error)
+            connection.close()
+        self._senders.shutdown(wait=False, cancel_futures=True)
+
+    def _tell(self, rank: int, error: BaseException) -> None:
+        """Send another worker the error that ends this one, unless the connection is lost."""
+        if isinstance(error, KeyboardInterrupt):
+            error = RunCancelled("the run was cancelled")
+        if not isinstance(error, MnistCnnError):
+            error = MnistCnnError(f"a bug: {type(error).__name__}")
+        is_own = error is not self._received and not isinstance(error, RunCancelled | WorkerLost)
+        content = {
+            "exit_code": error.exit_code,
+            "message": f"worker {self.rank}: {error.message}" if is_own else error.message,
+            "hint": error.hint,
+            "is_lost": isinstance(error, WorkerLost),
+        }
+        try:
+            self._connections[rank].settimeout(1.0)
+            self._send(rank, [json.dumps(content).encode()], ERROR)
+        except WorkerLost:
+            pass
+
+
+def _share(rank: int, count: int, total: int) -> range:
+    return range(rank * total // count, (rank + 1) * total // count)
+
+
+def _unpacked(content: bytearray, layout: list[Subtree], kinds: Sequence[tuple[Any, int]]) -> list[Subtree]:
+    """Return the subtrees of a message; `kinds` are the dtypes and lengths of the arrays of each."""
+    import numpy as np
+
+    found, offset = [], 0
+    for subtree in layout:
+        arrays = []
+        for dtype, length in kinds:
+            arrays.append(np.frombuffer(content, dtype, length, offset))
+            offset += length * dtype.itemsize
+        found.append(Subtree(subtree.first, subtree.length, tuple(arrays)))
+    return found
+
+
+def _error(content: dict[str, Any]) -> MnistCnnError:
+    """Return the error that has ended another worker."""
+    kind = ERRORS_BY_EXIT_CODE.get(content["exit_code"], MnistCnnError)
+    return (WorkerLost if content["is_lost"] else kind)(content["message"], content["hint"])

@@ -1,0 +1,129 @@
+"""Connections between processes that prove to each other that they know a token.
+
+The proof is an HMAC-SHA256 of the random bytes of both sides, of what is said, and of who says it. The token
+itself is never sent. Messages are JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+import socket
+import struct
+import time
+from typing import Any
+
+from mnist_cnn.errors import BackendError
+
+NONCE_BYTES = 32
+MAX_BYTES = 64 * 1024
+HEADER = struct.Struct(f"!I{hashlib.sha256().digest_size}s")
+GREETING_SECONDS = 10.0
+"""How long the other side may take to prove that it knows the token."""
+UNPROVEN = "it does not know this run's token"
+
+log = logging.getLogger("mnist_cnn")
+
+
+@dataclasses.dataclass
+class Line:
+    """A connection for messages whose sender knows the token; `nonce` are the random bytes of both sides."""
+
+    connection: socket.socket
+    token: str = dataclasses.field(repr=False)
+    nonce: bytes
+    is_caller: bool
+    sent: int = 0
+    received: int = 0
+
+    def send(self, content: dict[str, Any]) -> None:
+        """Send a message. Raises OSError."""
+        text = json.dumps(content).encode()
+        proof = self._proof(text, self.sent, of_caller=self.is_caller)
+        self.sent += 1
+        self.connection.sendall(HEADER.pack(len(text), proof) + text)
+
+    def refuse(self, reason: str) -> None:
+        """Send why, and close the connection."""
+        with contextlib.suppress(OSError):
+            self.send({"refused": reason})
+        self.connection.close()
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next message.
+
+        Raises:
+            OSError: the connection is lost, or the message does not come in time.
+            ValueError: the sender does not know the token.
+            BackendError: the sender refuses this process.
+        """
+        length, proof = HEADER.unpack(_receive(self.connection, HEADER.size))
+        if length > MAX_BYTES:
+            raise ValueError(UNPROVEN)
+        text = _receive(self.connection, length)
+        if not hmac.compare_digest(proof, self._proof(text, self.received, of_caller=not self.is_caller)):
+            raise ValueError(UNPROVEN)
+        self.received += 1
+        content: dict[str, Any] = json.loads(text)
+        if "refused" in content:
+            raise BackendError(content["refused"], "read the log of worker 0")
+        return content
+
+    def _proof(self, text: bytes, number: int, *, of_caller: bool) -> bytes:
+        side = b"caller" if of_caller else b"listener"
+        return hmac.digest(self.token.encode(), b"%s %d %s %s" % (side, number, self.nonce, text), "sha256")
+
+
+def accept(listener: socket.socket, token: str, seconds: float) -> tuple[Line, dict[str, Any]] | None:
+    """Return the next connection and its first message.
+
+    Returns None if nobody calls in time, or if the caller does not know the token, which is logged.
+    """
+    listener.settimeout(max(0.01, seconds))
+    try:
+        connection, address = listener.accept()
+    except TimeoutError:
+        return None
+    try:
+        connection.settimeout(GREETING_SECONDS)
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        connection.sendall(nonce)
+        line = Line(connection, token, nonce + _receive(connection, NONCE_BYTES), is_caller=False)
+        line.send({})
+        return line, line.receive()
+    except (OSError, ValueError) as error:
+        log.warning("refused a connection from %s: %s", address[0], error)
+        connection.close()
+        return None
+
+
+def call(address: tuple[str, int], token: str) -> Line:
+    """Return a connection to a listener that knows the token. Raises OSError or ValueError."""
+    connection = socket.create_connection(address, GREETING_SECONDS)
+    try:
+        theirs, mine = _receive(connection, NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)
+        connection.sendall(mine)
+        line = Line(connection, token, theirs + mine, is_caller=True)
+        line.receive()
+    except BaseException:
+        connection.close()
+        raise
+    return line
+
+
+def _receive(connection: socket.socket, length: int) -> bytes:
+    deadline = time.monotonic() + (connection.gettimeout() or 0)
+    content = b""
+    while len(content) < length:
+        piece = connection.recv(length - len(content))
+        if not piece:
+            raise ConnectionResetError("it has closed the connection")
+        content += piece
+        if time.monotonic() > deadline:  # it sends byte by byte
+            raise TimeoutError("timed out")
+    return content

@@ -1,0 +1,104 @@
+"""Starts the other workers of a training on this machine, and connects with them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import secrets
+import subprocess
+import sys
+from typing import IO, TYPE_CHECKING, cast
+
+from mnist_cnn import cpu
+from mnist_cnn.errors import BackendError
+from mnist_cnn.training.group import ALONE, Alone, WorkerLost
+from mnist_cnn.training.meeting import Meeting, listen, meet
+from mnist_cnn.training.runtime import default_threads, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mnist_cnn.job import Job
+
+WORKER = "mnist_cnn.training.worker"
+"""The module that trains. It is a name here, because it imports TensorFlow."""
+HOST = "127.0.0.1"
+ARRIVAL_SECONDS = 60.0
+GRACE_SECONDS = 10.0
+"""How long the others may take to end after worker 0."""
+
+log = logging.getLogger("mnist_cnn")
+
+
+def identity(job: Job) -> dict[str, str]:
+    """Return what must be the same for all workers of a run: the job and the packages."""
+    return {"job": job.digest, **versions()}
+
+
+@contextlib.contextmanager
+def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Alone]:
+    """Start the workers 1 to `count` - 1, and yield the group with this process as worker 0.
+
+    `arguments` are those of `WORKER`. Each gets its `Meeting` on standard input, see `joined`. They end with
+    this process.
+    """
+    if count == 1:
+        yield ALONE
+        return
+    threads = job.train.threads or default_threads()
+    log.info("%d workers, %d threads each, %d CPUs", count, threads, cpu.count())
+    if count * threads > cpu.count():
+        fitting = max(1, cpu.count() // count)
+        log.warning("more threads than CPUs; train.threads=%d may be faster, but is another job", fitting)
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def check_running() -> None:
+        for rank, process in enumerate(processes, 1):
+            if process.poll() is not None:
+                raise WorkerLost(f"worker {rank} of {count} has ended before it began", "read the run's log")
+
+    listener = listen(HOST, (0,))
+    ports = (listener.getsockname()[1],)
+    meeting = Meeting(0, count, HOST, ports, secrets.token_hex(32), ARRIVAL_SECONDS)
+    try:
+        with listener:
+            command = [sys.executable, "-P", "-m", WORKER, *arguments]
+            processes += (
+                _start(command, dataclasses.replace(meeting, rank=rank)) for rank in range(1, count)
+            )
+            group = meet(meeting, identity(job), listener, check_running)
+        with group:
+            yield group
+    finally:
+        for process in processes:
+            _end(process)
+
+
+def joined(job: Job) -> Alone:
+    """Return the group that the process belongs to, whose `Meeting` is on standard input."""
+    values = json.loads(sys.stdin.read())
+    meeting = Meeting(**{**values, "ports": tuple(values["ports"])})
+    return meet(meeting, identity(job))
+
+
+def _start(command: Sequence[str], meeting: Meeting) -> subprocess.Popen[bytes]:
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ)
+    except OSError as error:
+        message = f"cannot start {command[0]}: {error.strerror}"
+        raise BackendError(message, "check that this program exists and may be executed") from error
+    with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as pipe:
+        pipe.write(json.dumps(dataclasses.asdict(meeting)).encode())
+    return process  # it may have ended; `check_running` says so
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a worker to end; kill it if it doesn't."""
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

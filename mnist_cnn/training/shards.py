@@ -1,0 +1,138 @@
+"""Training steps whose batches are cut into shards, which several workers may share.
+
+Each shard is computed as if it were a batch: its gradients, the changes of its moving statistics, its random
+draws. Gradients and changes are weighted by the shard's share of the images and added in the order of
+`pairwise`. All workers then apply the same sums, so their weights stay equal. Nothing that is computed
+depends on the number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.training import graphs
+from mnist_cnn.training.group import ALONE, Alone
+from mnist_cnn.training.pairwise import PairwiseSum, Subtree
+
+if TYPE_CHECKING:
+    from mnist_cnn.training.epoch import Trainer
+
+SEED_STATE = "seed_generator_state"
+"""What Keras calls the variable of a SeedGenerator: a seed and a counter, (2,) integers."""
+
+
+class ShardedSteps:
+    """A trainer's steps, shard by shard. `group` are the workers that share the shards."""
+
+    def __init__(self, trainer: Trainer, group: Alone) -> None:
+        import tensorflow as tf
+
+        self.trainer, self.group = trainer, group
+        self.shards = trainer.job.train.shards
+        if trainer.data.batch < self.shards:
+            message = f"train.shards={self.shards}, but a batch has {trainer.data.batch} images"
+            raise ConfigurationError(message, "lower train.shards, or raise train.batch_size")
+        scalar = tf.TensorSpec((), tf.float32)
+        signature = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.int64), scalar, scalar)
+        probe = tf.function(trainer.gradients, autograph=False)
+        draw = tf.TensorSpec((), tf.int64)
+        self.graph = probe.get_concrete_function(signature[0], scalar, draw).graph
+        self.seeds, self.moving = _find_state(trainer, graphs.captured_variables(self.graph))
+        self._compute_shard = tf.function(self._shard, autograph=False, input_signature=signature)
+        self._apply_sums = tf.function(self._apply, autograph=False)
+
+    def __call__(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
+        """Train on steps `first` to `stop` of an epoch, with the other workers."""
+        self._run(self.group, order, first, stop, augment_scale)
+
+    def alone(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
+        """Train on steps `first` to `stop` of an epoch, without other workers."""
+        self._run(ALONE, order, first, stop, augment_scale)
+
+    def _run(self, group: Alone, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
+        """Train on steps `first` to `stop` of an epoch with a group; `order` is (N,) int32."""
+        import tensorflow as tf
+
+        data, parts = self.trainer.data, self.trainer.sums.shape[1]
+        for step in range(int(first), int(stop)):
+            rows = order[step * data.batch : (step + 1) * data.batch]
+            count, held = len(rows), PairwiseSum()
+            for shard in group.share(self.shards):
+                start, end = (count * number // self.shards for number in (shard, shard + 1))
+                # The last batch may have fewer images than shards: an empty one computes any image.
+                part = rows[start:end] if start < end else rows[:1]
+                weight = tf.constant((end - start) / count)
+                flat, counts, seeds = self._compute_shard(
+                    part, tf.constant(shard, tf.int64), weight, augment_scale
+                )
+                held.add(Subtree(shard, 1, (flat.numpy(), counts.numpy())))
+            flat, counts = group.total(held, self.shards)
+            curve_point = tf.constant(step * parts // data.steps)
+            self._apply_sums(tf.constant(flat), tf.constant(counts), seeds, curve_point)
+
+    def _shard(self, rows: Any, shard: Any, weight: Any, augment_scale: Any) -> tuple[Any, Any, list[Any]]:
+        """Return the sums of a shard, and the next state of the seeds; the variables don't change.
+
+        `rows` is (B,) int32. The sums are gradients and changes of the moving statistics times `weight`, (P,)
+        float32, and (3,) float64: the sum of the losses, correct predictions, images.
+        """
+        import tensorflow as tf
+
+        offsets = [tf.cast(tf.stack([shard, 0]), variable.dtype) for variable in self.seeds]
+        before = [variable.read_value() for variable in self.moving]
+        seeds = [variable.read_value() for variable in self.seeds]
+        for variable, seed, offset in zip(self.seeds, seeds, offsets, strict=True):
+            variable.assign(seed + offset)
+        draw = tf.cast(self.trainer.optimizer.iterations, tf.int64) * self.shards + shard
+        gradients, counts = self.trainer.gradients(rows, augment_scale, draw)
+        changes = [variable.read_value() - old for variable, old in zip(self.moving, before, strict=True)]
+        next_seeds = [v.read_value() - offset for v, offset in zip(self.seeds, offsets, strict=True)]
+        for variable, old in zip((*self.moving, *self.seeds), (*before, *seeds), strict=True):
+            variable.assign(old)
+        numbers = [tf.cast(tf.reshape(values, (-1,)), tf.float32) for values in (*gradients, *changes)]
+        return tf.concat(numbers, 0) * weight, tf.where(weight > 0, counts, 0), next_seeds
+
+    def _apply(self, flat: Any, counts: Any, seeds: list[Any], curve_point: Any) -> None:
+        """Update weights, moving statistics, seeds and the epoch's sums with the sums of a batch."""
+        import tensorflow as tf
+
+        trainer = self.trainer
+        variables = trainer.model.trainable_variables
+        sizes = [math.prod(variable.shape) for variable in (*variables, *self.moving)]
+        pieces = tf.split(flat, sizes)
+        gradients = [
+            tf.reshape(piece, variable.shape)
+            for piece, variable in zip(pieces[: len(variables)], variables, strict=True)
+        ]
+        trainer.optimizer.apply(gradients, variables)
+        for piece, variable in zip(pieces[len(variables) :], self.moving, strict=True):
+            variable.assign_add(tf.cast(tf.reshape(piece, variable.shape), variable.dtype))
+        for variable, seed in zip(self.seeds, seeds, strict=True):
+            variable.assign(seed)
+        part = tf.one_hot(curve_point, trainer.sums.shape[1], dtype=tf.float64)  # (parts,)
+        trainer.sums.assign_add(counts[:, None] * part)
+
+
+def _find_state(trainer: Trainer, used: Any) -> tuple[list[Any], list[Any]]:
+    """Return the seeds and the moving statistics among the variables that a step uses.
+
+    Raises ConfigurationError for another kind of state, because the shards' states could not be combined.
+    """
+    paths = {variable.value.ref(): variable.path for variable in trainer.model.variables}
+    weights = {variable.value.ref() for variable in trainer.model.trainable_variables}
+    seeds, moving = [], []
+    for variable in used:
+        if variable.ref() in weights or variable is trainer.optimizer.iterations.value:
+            continue
+        name = paths.get(variable.ref(), variable.name)
+        if SEED_STATE in name and variable.dtype.is_integer and variable.shape == (2,):
+            seeds.append(variable)
+        elif variable.dtype.is_floating:
+            moving.append(variable)
+        else:
+            message = f"train.shards={trainer.job.train.shards} cannot combine the network's {name}"
+            hint = "shards combine weights, floating point statistics and keras.random.SeedGenerator only"
+            raise ConfigurationError(f"{message}, which is {variable.dtype.name}", hint)
+    return seeds, moving

@@ -1,0 +1,81 @@
+"""One training that several workers share, with the time and the bytes of their exchange.
+
+    python tests/benchmarks/shared.py WORKERS EPOCHS IMAGES [KEY=VALUE...]
+
+Prints JSON: milliseconds per step of each epoch but the first, and of its exchange; bytes that worker 0 sends
+per step; the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mnist_cnn
+from mnist_cnn.training.local_group import started
+from mnist_cnn.training.train import train
+
+if TYPE_CHECKING:
+    from mnist_cnn.result import EpochRow
+    from mnist_cnn.training.group import Alone
+
+
+class Meter:
+    """Counts what `total` of a group costs, in seconds and bytes."""
+
+    def __init__(self, group: Alone) -> None:
+        self.seconds, self.bytes = 0.0, 0
+        self._total, self._group = group.total, group
+        group.total = self.total  # type: ignore[method-assign]
+        if group.count > 1:
+            self._send = group._send  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
+            group._send = self.send  # type: ignore[attr-defined]  # noqa: SLF001
+
+    def total(self, *arguments: Any) -> Any:
+        """Time `Group.total`."""
+        begun = time.perf_counter()
+        arrays = self._total(*arguments)
+        self.seconds += time.perf_counter() - begun
+        return arrays
+
+    def send(self, rank: int, buffers: Any, *kind: bytes) -> None:
+        """Count the bytes of a message."""
+        self.bytes += sum(memoryview(buffer).nbytes for buffer in buffers)
+        self._send(rank, buffers, *kind)
+
+
+def main(workers: int, epochs: int, images: int, overrides: list[str]) -> None:
+    """Train, and print the JSON."""
+    size = (f"train.epochs={epochs}", f"data.train_limit={images}")
+    job = mnist_cnn.make_job("train=tutorial", "train.threads=1", *size, *overrides)
+    marks = []
+
+    def mark(row: EpochRow) -> None:
+        marks.append((row.seconds, meter.seconds, meter.bytes))
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "job.json").write_text(job.to_json(), encoding="utf-8")
+        with started(workers, job, [folder, "--device", "cpu", "--assist"]) as group:
+            meter = Meter(group)
+            result = train(job, Path(folder), device="cpu", group=group, on_epoch=mark)
+    steps = -(-images // job.train.batch_size)
+    pairs = list(pairwise(marks))
+    print(
+        json.dumps(
+            {
+                "step": [1000 * after[0] / steps for _, after in pairs],
+                "exchange": [1000 * (after[1] - before[1]) / steps for before, after in pairs],
+                "bytes": [(after[2] - before[2]) / steps for before, after in pairs],
+                "weights": result.weights_sha256,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:4]), sys.argv[4:])
