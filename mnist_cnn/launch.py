@@ -310,6 +310,10 @@ def _job(config: Config, info: DataSetInfo) -> Job:
             raise ConfigurationError(message, "name a Python file that defines build()") from error
         model = dataclasses.replace(model, file=path.name, source=source)
     check_network(model, info.height, info.width)
+    images = (config.data.train_limit or info.train_images) - config.data.validation
+    if config.train.shards > images:
+        message = f"train.shards={config.train.shards} is above the number of training images, {images}"
+        raise ConfigurationError(message, "lower train.shards")
     folder = str(Path(config.data.dir).resolve()) if config.data.dir is not None else None
     return Job(
         data=dataclasses.replace(config.data, dir=folder, digest=info.digest),
@@ -392,8 +396,9 @@ def _describe_model(config: Config) -> str:
 
 def _describe_training(train: TrainConfig) -> str:
     in_one_cycle = " in one cycle" if train.schedule is Schedule.one_cycle else ""
+    shards = f" in {train.shards} shards" if train.shards > 1 else ""
     parts = [
-        f"{_epochs(train.epochs)} in batches of {train.batch_size}",
+        f"{_epochs(train.epochs)} in batches of {train.batch_size}{shards}",
         f"{train.optimizer.value}, learning rate {train.learning_rate:g}{in_one_cycle}",
         train.loss.value,
     ]

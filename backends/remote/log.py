@@ -19,6 +19,7 @@ from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError, MnistCnnError, command_on, storage_error
 from mnist_cnn.files import locks
 from mnist_cnn.result import EpochRow, Progress
+from mnist_cnn.training.group import WorkerLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,8 +108,9 @@ def failure(folder: Path) -> MnistCnnError | None:
         return None
     try:
         error = json.loads(text)
-        return common.error_class(error["exit_code"])(error["error"], error["hint"])
-    except (ValueError, TypeError, KeyError):
+        kind = WorkerLost if error.get("is_lost") else common.error_class(error["exit_code"])
+        return kind(error["error"], error["hint"])
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

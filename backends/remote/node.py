@@ -4,6 +4,9 @@
 
 The log tells others how far the training is: lines that start with `PROGRESS`, `EPOCH` and `FAILURE` contain
 JSON. With `--finish-epoch true`, SIGTERM ends the training at the end of its epoch, with a checkpoint.
+
+With `--workers N`, N nodes share the training; see `workers`. Worker 0 writes the results and all that others
+read in the log. If another worker fails, worker 0 reports the error.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import argparse
 import base64
 import dataclasses
 import json
+import logging
 import signal
 import sys
 import threading
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from mnist_cnn.errors import MnistCnnError
     from mnist_cnn.job import Job
     from mnist_cnn.result import EpochRow, Progress, Result
+    from mnist_cnn.training.meeting import Meeting
 
 FAILURE, PROGRESS, EPOCH = "mnist_cnn failure ", "mnist_cnn progress ", "mnist_cnn row "
 """Prefixes of log lines that contain JSON: the error, the progress, a row of the history."""
@@ -33,8 +38,14 @@ MAX_ARGUMENT = 100_000
 """Characters. Linux accepts 131,072 bytes in one argument."""
 
 
-def arguments(
-    job: Job, data_folder: str, checkpoints: str, *, device: str = "auto", force: bool = False
+def arguments(  # noqa: PLR0913 - only the first three are required
+    job: Job,
+    data_folder: str,
+    checkpoints: str,
+    *,
+    device: str = "auto",
+    force: bool = False,
+    workers: int = 1,
 ) -> tuple[str, ...]:
     """Return a node's command line, names and values in turn; the job is one base64url token.
 
@@ -49,7 +60,9 @@ def arguments(
         raise ConfigurationError(message, "shorten the file of model.file")
     chosen = () if device == "auto" else ("--device", device)
     forced = ("--force", "true") if force else ()
-    return ("--job", token, "--data-folder", data_folder, "--checkpoints", checkpoints, *chosen, *forced)
+    shared = () if workers == 1 else ("--workers", str(workers))
+    folders = ("--data-folder", data_folder, "--checkpoints", checkpoints)
+    return ("--job", token, *folders, *chosen, *forced, *shared)
 
 
 def without_job(words: Sequence[str]) -> str:
@@ -114,18 +127,26 @@ def main(
     parser.add_argument("--force", choices=("true", "false"), default="false")
     parser.add_argument("--run", default=run_name)
     parser.add_argument("--finish-epoch", choices=("true", "false"), default="false")
+    parser.add_argument("--workers", default=1, type=int)
     options = parser.parse_args(words)
 
     import mnist_cnn
+    from mnist_cnn.backends.remote import workers
     from mnist_cnn.errors import MnistCnnError
     from mnist_cnn.training.worker import print_log
 
     if code is not None and code not in Path(mnist_cnn.__file__).resolve().parents:
         return f"mnist_cnn is {mnist_cnn.__file__}, not the snapshot's copy in {code}"
     print_log()
-    observing = observer()
+    observing: Observer = NoObserver()
+    meeting = None
     try:
-        result = _train(options, observing)
+        if options.workers > 1:
+            meeting = workers.meeting(options.workers)
+            if meeting.rank:
+                return _assist(options, meeting)
+        observing = observer()
+        result = _train(options, observing, meeting)
     except MnistCnnError as error:
         observing.on_end(None)
         _print_failure(error)
@@ -134,23 +155,37 @@ def main(
     return 0
 
 
-def _train(options: argparse.Namespace, observer: Observer) -> Result:
+def _assist(options: argparse.Namespace, meeting: Meeting) -> int:
+    """Train as another worker than worker 0; return 0, because worker 0 reports what goes wrong here."""
+    from mnist_cnn.backends.remote import workers
+    from mnist_cnn.errors import MnistCnnError
+    from mnist_cnn.training.train import assist, log
+    from mnist_cnn.training.worker import translated_errors
+
+    log.setLevel(logging.WARNING)
+    job = _job(options)
+    try:
+        with translated_errors(), workers.join(job, meeting) as group, translated_errors():
+            assist(job, group, device=options.device, is_stopping=_stop_flag(options))
+    except MnistCnnError as error:
+        log.warning("worker %d of %d stopped: %s", meeting.rank, meeting.count, error.message)
+    return 0
+
+
+def _train(options: argparse.Namespace, observer: Observer, meeting: Meeting | None) -> Result:
+    from mnist_cnn.backends.remote import workers
     from mnist_cnn.training.checkpoint import MountedCheckpoints
     from mnist_cnn.training.train import train
     from mnist_cnn.training.worker import translated_errors
 
-    job = decode(options.job)
-    job = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=str(options.data_folder)))
+    job = _job(options)
     outputs = Path("outputs")
-    is_stopping = threading.Event()
-    if options.finish_epoch == "true":
-        signal.signal(signal.SIGTERM, lambda *_: is_stopping.set())
 
     def on_epoch(row: EpochRow) -> None:
         print(f"{EPOCH}{json.dumps(dataclasses.asdict(row))}", flush=True)
         observer.on_epoch(row)
 
-    with translated_errors():
+    with translated_errors(), workers.join(job, meeting) as group, translated_errors():
         outputs.mkdir(exist_ok=True)
         return train(
             job,
@@ -161,8 +196,22 @@ def _train(options: argparse.Namespace, observer: Observer) -> Result:
             force=options.force == "true",
             on_epoch=on_epoch,
             on_progress=_progress_printer(),
-            is_stopping=is_stopping.is_set,
+            is_stopping=_stop_flag(options),
+            group=group,
         )
+
+
+def _job(options: argparse.Namespace) -> Job:
+    job = decode(options.job)
+    return dataclasses.replace(job, data=dataclasses.replace(job.data, dir=str(options.data_folder)))
+
+
+def _stop_flag(options: argparse.Namespace) -> Callable[[], bool]:
+    """Return a function that says whether SIGTERM has asked for the end of the training after its epoch."""
+    is_stopping = threading.Event()
+    if options.finish_epoch == "true":
+        signal.signal(signal.SIGTERM, lambda *_: is_stopping.set())
+    return is_stopping.is_set
 
 
 def _progress_printer() -> Callable[[Progress], None]:
@@ -180,10 +229,13 @@ def _progress_printer() -> Callable[[Progress], None]:
 
 def _print_failure(error: MnistCnnError) -> None:
     from mnist_cnn.run_folder import STOPPED
+    from mnist_cnn.training.group import WorkerLost
     from mnist_cnn.training.train import log
 
     log.error("%s%s", STOPPED, error.message)
     fields: dict[str, Any] = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
+    if isinstance(error, WorkerLost):
+        fields["is_lost"] = True
     print(f"{FAILURE}{json.dumps(fields)}", flush=True)
 
 

@@ -12,6 +12,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.backends.remote.failures import follow_hint, resume_hint
 from mnist_cnn.backends.remote.service import NOT_FOUND, Handle, Limits, Observation, ServiceError
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
+from mnist_cnn.training.group import WorkerLost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,12 +153,17 @@ def _end(before: State, state: State, poll: Poll, limits: Limits) -> tuple[State
     if seen.status is Status.completed:
         return dataclasses.replace(state, status=Status.finalizing, ending=Ending()), ()
     is_ours = CANCELLED in place
-    is_stopped = isinstance(poll.failure, RunCancelled)  # in time, because its node was to be taken away
-    if seen.status is Status.failed and poll.failure is not None and not (is_stopped and seen.is_lost):
-        return state, (RecordEnd(Status.cancelled if is_stopped else Status.failed, poll.failure),)
+    failure: MnistCnnError | None = poll.failure
+    if isinstance(failure, WorkerLost):  # what the other workers have seen; the service may know better
+        if seen.has_trainer_failed:
+            seen = dataclasses.replace(seen, error=failure.message, has_trainer_failed=False, is_lost=True)
+        failure = None
+    is_stopped = isinstance(failure, RunCancelled)  # in time, because its node was to be taken away
+    if seen.status is Status.failed and failure is not None and not (is_stopped and seen.is_lost):
+        return state, (RecordEnd(Status.cancelled if is_stopped else Status.failed, failure),)
     if seen.status is Status.cancelled or (seen.is_lost and is_ours):
         reason = "the run was cancelled" if is_ours or not seen.error else seen.error
-        failure: MnistCnnError = RunCancelled(reason, resume_hint(folder))
+        failure = RunCancelled(reason, resume_hint(folder))
     else:
         kind = TrainingError if seen.has_trainer_failed and poll.has_started else BackendError
         failure = kind(seen.error or "the run failed", resume_hint(folder))

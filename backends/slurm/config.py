@@ -37,9 +37,16 @@ class SlurmConfig(BackendConfig):
     partition: str | None = setting(None, "the partition; null is the cluster's default")
     account: str | None = setting(None, "the account that pays; null is your default")
     qos: str | None = setting(None, "the quality of service; null is your default")
-    cpus: int = setting(4, "CPUs on the node", unit="CPUs", ge=1, le=1024)
+    workers: int = setting(
+        1,
+        "tasks that share the shards of a batch, on the CPUs of one or more nodes",
+        unit="tasks",
+        ge=1,
+        le=1024,
+    )
+    cpus: int = setting(4, "CPUs of each worker", unit="CPUs", ge=1, le=1024)
     memory: int | None = setting(
-        None, "memory on the node; null is the partition's default", unit="GB", ge=1, le=65_536
+        None, "memory of each worker; null is the partition's default", unit="GB", ge=1, le=65_536
     )
     gpus: int = setting(0, "GPUs on the node; 0 trains on its CPUs", unit="GPUs", ge=0, le=64)
     max_duration: int = setting(
@@ -63,6 +70,9 @@ class SlurmConfig(BackendConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.workers > 1 and self.gpus:
+            message = f"backend.workers={self.workers} train on CPUs, but backend.gpus={self.gpus}"
+            raise ConfigurationError(message, "set backend.workers=1, or backend.gpus=0")
         for name in ("partition", "account", "qos"):
             value = getattr(self, name)
             if value is not None and not NAME.fullmatch(value):

@@ -31,8 +31,6 @@ CRASHES = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.S
 """Signals that a program causes itself; it would crash again on another node."""
 UNRECORDED = (script.UNSUITABLE, script.NOT_OWNER)
 """Exit codes with which the script may end before it can write the file `exit`."""
-SHELL_SIGNAL = 128
-"""A shell adds it to the signal that ended its program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Exit:
     @property
     def was_told(self) -> bool:
         """Return whether SIGTERM ended the training; the trainer may have seen it before the script did."""
-        return self.signalled or self.code == SHELL_SIGNAL + signal.SIGTERM
+        return self.signalled or self.code == script.SHELL_SIGNAL + signal.SIGTERM
 
 
 def read_exit(start: Path) -> Exit | None:
@@ -125,7 +123,7 @@ def _failed(job: SlurmJob, ended: Exit | None, start: Path) -> Observation:
     if job.signal == NO_FOLDER_SIGNAL or job.exit_code == script.UNSUITABLE:
         error = f"node {job.nodes} does not see {start}; start runs in a folder that all nodes share"
         return Observation(job.state, Status.failed, f"{error}: runs_dir=FOLDER")
-    if job.signal:
+    if job.signal and job.nodes:  # a job that Slurm can never start has an odd exit code
         error = f"{what} was killed on {job.nodes} by signal {job.signal}"
         return Observation(job.state, Status.failed, error, is_lost=True)
     reason = f" ({job.reason})" if job.reason else ""
@@ -144,7 +142,10 @@ def _of_exit(state: str, what: str, ended: Exit) -> Observation:
     if ended.was_told:
         error = f"{what} was stopped on {ended.node} by SIGTERM before its time limit"
         return Observation(state, Status.failed, error, is_lost=True)
-    number = ended.code - SHELL_SIGNAL
+    if ended.code == script.WORKER_LOST:
+        error = f"a worker of {what} was killed on {ended.node}, or its node has failed"
+        return Observation(state, Status.failed, error, is_lost=True)
+    number = ended.code - script.SHELL_SIGNAL
     if number not in {known.value for known in signal.Signals}:
         error = f"the training failed on {ended.node} with exit code {ended.code}"
         return Observation(state, Status.failed, error, has_trainer_failed=True)

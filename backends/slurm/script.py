@@ -22,11 +22,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shlex
+import signal
 import sys
 from typing import TYPE_CHECKING
 
-from mnist_cnn.backends.remote import node, snapshot
+from mnist_cnn.backends import common
+from mnist_cnn.backends.remote import node, snapshot, workers
 from mnist_cnn.backends.remote.node import FAILURE
 from mnist_cnn.config import Numerics
 from mnist_cnn.errors import BackendError, ConfigurationError
@@ -46,8 +49,14 @@ UNSUITABLE = 78
 """The script's exit code if the node cannot train: EX_CONFIG of sysexits.h."""
 NOT_OWNER = 79
 """The script's exit code if another job of the same name trains the run."""
-SHELL_SIGTERM = 143
+WORKER_LOST = 75
+"""The script's exit code if one of several workers was killed: EX_TEMPFAIL of sysexits.h."""
+SHELL_SIGNAL = 128
+"""A shell, and srun, add it to the signal that ended a program."""
+SHELL_SIGTERM = SHELL_SIGNAL + signal.SIGTERM
 """The exit code of a script that SIGTERM has ended."""
+FIRST_PORT, PORT_RANGE, PORTS = 10_000, 20_000, 8
+"""The ports of all runs, below those that Linux gives to any program; how many of them worker 0 may try."""
 SIGNAL_SECONDS = 60
 """How long before the time limit Slurm sends SIGTERM."""
 
@@ -62,21 +71,25 @@ class Request:
     code: tuple[SentFile, ...]
     partition: str | None
     max_minutes: int
+    workers: int
 
 
 def request(job: Job, config: SlurmConfig, *, force: bool = False) -> Request:
     """Return the request for a job; `force` resumes even if the job or the runtime has changed.
 
     Raises:
-        ConfigurationError: the job is too long, or is exact and would train on a GPU.
+        ConfigurationError: the job is too long, is exact and would train on a GPU, or cannot be shared by
+            so many workers.
         DataError: a data file is missing.
         BackendError: the code is too large to be copied.
     """
+    common.check_workers(job, config.workers)
     if config.gpus and job.train.numerics is Numerics.exact:
         message = f"train.numerics=exact trains on the CPU only, but backend.gpus={config.gpus}"
         raise ConfigurationError(message, "set backend.gpus=0, or train.numerics=native")
     device = "gpu" if config.gpus else "cpu"
-    _, token, *others = node.arguments(job, DATA, CHECKPOINTS_HERE, device=device, force=force)
+    words = node.arguments(job, DATA, CHECKPOINTS_HERE, device=device, force=force, workers=config.workers)
+    _, token, *others = words
     return Request(
         script=script(config, others),
         token=token,
@@ -84,6 +97,7 @@ def request(job: Job, config: SlurmConfig, *, force: bool = False) -> Request:
         code=snapshot.files(),
         partition=config.partition,
         max_minutes=config.max_duration,
+        workers=config.workers,
     )
 
 
@@ -98,7 +112,9 @@ def describe(request: Request) -> tuple[tuple[str, str], ...]:
     """Return labels and values that describe a request to a user."""
     size = sum(file.bytes for file in request.code)
     data = ", ".join(f"{file.name} {file.bytes:,} B" for file in request.data_files)
+    several = (("workers", f"{request.workers} tasks; Slurm chooses their nodes"),)
     return (
+        *(several if request.workers > 1 else ()),
         ("command", shlex.join(command("RUN_ID", "RUN/node/RUN_ID"))),
         ("code", f"{len(request.code)} files, {size:,} B, copied to RUN/node/RUN_ID/{CODE}"),
         ("data files", f"copied to RUN/node/RUN_ID/{DATA}: {data}"),
@@ -115,6 +131,12 @@ def script(config: SlurmConfig, arguments: Sequence[str]) -> str:
     hint = "set backend.python to a Python that all nodes have, or install it there"
     no_python = _failing(f"has no Python {python}", hint)
     many = f"starts the run again, more often than backend.preemption_retries={config.preemption_retries}"
+    launcher: list[str] = []
+    ending: list[str] = []
+    stop = 'kill -TERM "$trainer"'
+    if config.workers > 1:
+        launcher, ending = _launcher(config, no_python), _ending()
+        stop = 'scancel --signal=TERM "$SLURM_JOB_ID"'  # at SIGTERM, srun would kill the workers
     lines = [
         "#!/bin/bash -l",
         *(f"#SBATCH {option}" for option in options(config)),
@@ -138,7 +160,7 @@ def script(config: SlurmConfig, arguments: Sequence[str]) -> str:
         f"  exit {UNSUITABLE}",
         "}",
         "trap finish EXIT",
-        'trap \'signalled=true; [ -z "$trainer" ] || kill -TERM "$trainer"\' TERM',
+        f"trap 'signalled=true; [ -z \"$trainer\" ] || {stop}' TERM",
         "",
         f'[ "$start" -le {config.preemption_retries} ] || {_failing(many, "resume the run")}',
         "here=$PWD",
@@ -148,14 +170,53 @@ def script(config: SlurmConfig, arguments: Sequence[str]) -> str:
         f"python={shlex.quote(python)}",
         f'command -v "$python" > /dev/null || {no_python}',
         f'export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/{CODE}"',
+        *launcher,
         f'"$python" -P -m {node.__name__} --job "$(cat {JOB})" --run "$SLURM_JOB_NAME" \\',
         f"  --finish-epoch true {' '.join(arguments).replace(CHECKPOINTS_HERE, CHECKPOINTS_THERE)} &",
         "trainer=$!",
         'echo "$HOSTNAME $trainer" > trainer',
         'while wait "$trainer"; kill -0 "$trainer" 2> /dev/null; do :; done  # a signal interrupts wait',
         'wait "$trainer"',
+        *ending,
     ]
     return "\n".join(lines) + "\n"
+
+
+def _launcher(config: SlurmConfig, no_python: str) -> list[str]:
+    """Return what stands before the trainer's command, so that each of several tasks runs it.
+
+    Worker 0 is on the node of the script. The others reach it at the address that Slurm uses, because a
+    node's name may lead to 127.0.1.1. The token is in no file and no command line.
+    """
+    is_shared = f'[ "$(cat {MARKER})" = "$SLURM_JOB_NAME" ]'
+    hint = "start runs in a folder that all nodes share: runs_dir=FOLDER"
+    return [
+        f"command -v srun > /dev/null || {_failing('has no srun', 'backend.workers needs it on each node')}",
+        "host=127.0.0.1 last=$((SLURM_JOB_NUM_NODES - 1))",
+        '[ "$last" = 0 ] || host=$(srun --export=ALL --mpi=none --overlap --nodes=1 --ntasks=1 \\',
+        """  --relative="$last" /bin/bash -c 'echo "$SLURM_LAUNCH_NODE_IPADDR"') || """
+        + _failing("cannot start a program on the run's other nodes", "the log says why"),
+        "host=${host##*$'\\n'}  # the cluster may print something before it",
+        f"first=$(({FIRST_PORT} + (SLURM_JOB_ID * {PORTS} + start) % {PORT_RANGE}))",
+        "worker() {",
+        "  node=$SLURMD_NODENAME",
+        f"  {is_shared} || {_failing('does not see the folder of the run', hint)}",
+        f'  command -v "$1" > /dev/null || {no_python}',
+        f'  {workers.RANK}=$SLURM_PROCID exec "$@"',
+        "}",
+        "export -f fail worker",
+        "node=$SLURM_JOB_NODELIST",
+        f'{workers.HOST}=$host {workers.PORTS}=$(seq -s " " "$first" "$((first + {PORTS} - 1))") \\',
+        f"  {workers.TOKEN}=$(head -c 32 /dev/urandom | od -A n -t x1 | tr -d ' \\n') \\",
+        f"  srun --export=ALL --mpi=none --ntasks={config.workers} --cpus-per-task={config.cpus} \\",
+        # A worker that fails ends the others; one that ends early, as all but the first do, does not.
+        "  --kill-on-bad-exit=1 --wait=0 /bin/bash -c 'worker \"$@\"' worker \\",
+    ]
+
+
+def _ending() -> list[str]:
+    """Return what tells a worker that was killed from one that has failed."""
+    return ["code=$?", f'[ "$code" -le {SHELL_SIGNAL} ] || exit {WORKER_LOST}', 'exit "$code"']
 
 
 def options(config: SlurmConfig) -> list[str]:
@@ -164,7 +225,7 @@ def options(config: SlurmConfig) -> list[str]:
         "partition": config.partition,
         "account": config.account,
         "qos": config.qos,
-        "mem": None if config.memory is None else f"{config.memory}G",
+        **_memory(config),
         "gres": f"gpu:{config.gpus}" if config.gpus else None,
     }
     return [
@@ -172,8 +233,8 @@ def options(config: SlurmConfig) -> list[str]:
         "--open-mode=append",
         # The environment of the process that submits must not decide the weights.
         "--export=NIL",
-        "--nodes=1",
-        "--ntasks=1",
+        *(["--nodes=1"] if config.workers == 1 else []),
+        f"--ntasks={config.workers}",
         f"--cpus-per-task={config.cpus}",
         f"--time={config.max_duration}",
         f"--signal=B:TERM@{SIGNAL_SECONDS}",
@@ -181,6 +242,15 @@ def options(config: SlurmConfig) -> list[str]:
         *(f"--{name}={value}" for name, value in given.items() if value is not None),
         *config.sbatch,
     ]
+
+
+def _memory(config: SlurmConfig) -> dict[str, str]:
+    """Return the option for each worker's memory; Slurm may put any number of them on a node."""
+    if config.memory is None:
+        return {}
+    if config.workers == 1:
+        return {"mem": f"{config.memory}G"}
+    return {"mem-per-cpu": f"{math.ceil(config.memory * 1024 / config.cpus)}M"}
 
 
 def _setup(commands: Iterable[str]) -> list[str]:

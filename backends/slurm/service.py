@@ -193,10 +193,12 @@ def start_folder(handle: Handle) -> Path:
 
 
 def nodes_of(config: SlurmConfig) -> str:
-    """Return the node that a job asks for, in words."""
+    """Return the node or the workers that a job asks for, in words."""
     memory = f", {config.memory} GB" if config.memory else ""
     gpus = f", {config.gpus} GPUs" if config.gpus else ""
     where = f" in partition {config.partition}" if config.partition else ""
+    if config.workers > 1:
+        return f"{config.workers} workers, each with {config.cpus} CPUs{memory}{where}"
     return f"1 node with {config.cpus} CPUs{memory}{gpus}{where}"
 
 

@@ -78,10 +78,18 @@ def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Alone]:
 
 
 def joined(job: Job) -> Alone:
-    """Return the group that the process belongs to, whose `Meeting` is on standard input."""
-    values = json.loads(sys.stdin.read())
+    """Return the group that this process belongs to, whose `Meeting` is on standard input.
+
+    Raises WorkerLost if worker 0 has ended, and as `meet` does.
+    """
+    parent, values = json.loads(sys.stdin.read())
     meeting = Meeting(**{**values, "ports": tuple(values["ports"])})
-    return meet(meeting, identity(job))
+
+    def check_parent() -> None:
+        if os.getppid() != parent:
+            raise WorkerLost(f"worker 0 of {meeting.count} has ended", "read the run's log")
+
+    return meet(meeting, identity(job), on_wait=check_parent)
 
 
 def _start(command: Sequence[str], meeting: Meeting) -> subprocess.Popen[bytes]:
@@ -91,7 +99,7 @@ def _start(command: Sequence[str], meeting: Meeting) -> subprocess.Popen[bytes]:
         message = f"cannot start {command[0]}: {error.strerror}"
         raise BackendError(message, "check that this program exists and may be executed") from error
     with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as pipe:
-        pipe.write(json.dumps(dataclasses.asdict(meeting)).encode())
+        pipe.write(json.dumps([os.getpid(), dataclasses.asdict(meeting)]).encode())
     return process  # it may have ended; `check_running` says so
 
 

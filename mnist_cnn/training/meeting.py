@@ -64,7 +64,8 @@ def meet(
 ) -> Group:
     """Connect this worker with all others; `identity` must be the same for all.
 
-    Worker 0 may pass the `listener` that it has opened, and a function to call every second while it waits.
+    Worker 0 may pass the `listener` that it has opened. `on_wait` is called every second of a wait, and may
+    raise an error that ends it.
 
     Raises:
         BackendError: a worker did not arrive in time, or worker 0 refuses this one.
@@ -75,7 +76,7 @@ def meet(
             with listener or listen(meeting.host, meeting.ports) as door:
                 connections = _receive_all(meeting, identity, door, opened, on_wait)
         else:
-            connections = _join(meeting, identity, opened)
+            connections = _join(meeting, identity, opened, on_wait)
         opened.pop_all()
     for connection in connections.values():
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -123,11 +124,14 @@ def _receive_all(
 
 
 def _join(
-    meeting: Meeting, identity: dict[str, str], opened: contextlib.ExitStack
+    meeting: Meeting,
+    identity: dict[str, str],
+    opened: contextlib.ExitStack,
+    on_wait: Callable[[], None],
 ) -> dict[int, socket.socket]:
     """Connect another worker than 0 with all others; return its connections."""
     deadline = time.monotonic() + meeting.arrival_seconds
-    line = _reach_worker_0(meeting, deadline)
+    line = _reach_worker_0(meeting, deadline, on_wait)
     zero = opened.enter_context(line.connection)
     connections = {0: zero}
     host = zero.getsockname()[0]
@@ -157,8 +161,9 @@ def _join(
     return connections
 
 
-def _reach_worker_0(meeting: Meeting, deadline: float) -> Line:
+def _reach_worker_0(meeting: Meeting, deadline: float, on_wait: Callable[[], None]) -> Line:
     while True:
+        on_wait()
         for port in meeting.ports:
             try:
                 return handshake.call((meeting.host, port), meeting.token)

@@ -31,9 +31,6 @@ class ShardedSteps:
 
         self.trainer, self.group = trainer, group
         self.shards = trainer.job.train.shards
-        if trainer.data.batch < self.shards:
-            message = f"train.shards={self.shards}, but a batch has {trainer.data.batch} images"
-            raise ConfigurationError(message, "lower train.shards, or raise train.batch_size")
         scalar = tf.TensorSpec((), tf.float32)
         signature = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.int64), scalar, scalar)
         probe = tf.function(trainer.gradients, autograph=False)
@@ -64,19 +61,18 @@ class ShardedSteps:
                 # The last batch may have fewer images than shards: an empty one computes any image.
                 part = rows[start:end] if start < end else rows[:1]
                 weight = tf.constant((end - start) / count)
-                flat, counts, seeds = self._compute_shard(
-                    part, tf.constant(shard, tf.int64), weight, augment_scale
-                )
+                flat, counts = self._compute_shard(part, tf.constant(shard, tf.int64), weight, augment_scale)
                 held.add(Subtree(shard, 1, (flat.numpy(), counts.numpy())))
             flat, counts = group.total(held, self.shards)
             curve_point = tf.constant(step * parts // data.steps)
-            self._apply_sums(tf.constant(flat), tf.constant(counts), seeds, curve_point)
+            self._apply_sums(tf.constant(flat), tf.constant(counts), curve_point)
 
-    def _shard(self, rows: Any, shard: Any, weight: Any, augment_scale: Any) -> tuple[Any, Any, list[Any]]:
-        """Return the sums of a shard, and the next state of the seeds; the variables don't change.
+    def _shard(self, rows: Any, shard: Any, weight: Any, augment_scale: Any) -> tuple[Any, Any]:
+        """Return the sums of a shard; the variables don't change.
 
         `rows` is (B,) int32. The sums are gradients and changes of the moving statistics times `weight`, (P,)
-        float32, and (3,) float64: the sum of the losses, correct predictions, images.
+        float32, and float64 numbers: the sum of the losses, correct predictions, images, and the seeds' next
+        state, which is that of shard 0.
         """
         import tensorflow as tf
 
@@ -88,13 +84,14 @@ class ShardedSteps:
         draw = tf.cast(self.trainer.optimizer.iterations, tf.int64) * self.shards + shard
         gradients, counts = self.trainer.gradients(rows, augment_scale, draw)
         changes = [variable.read_value() - old for variable, old in zip(self.moving, before, strict=True)]
-        next_seeds = [v.read_value() - offset for v, offset in zip(self.seeds, offsets, strict=True)]
+        is_first = tf.cast(tf.equal(shard, 0), tf.float64)
+        next_seeds = [tf.cast(variable.read_value(), tf.float64) * is_first for variable in self.seeds]
         for variable, old in zip((*self.moving, *self.seeds), (*before, *seeds), strict=True):
             variable.assign(old)
         numbers = [tf.cast(tf.reshape(values, (-1,)), tf.float32) for values in (*gradients, *changes)]
-        return tf.concat(numbers, 0) * weight, tf.where(weight > 0, counts, 0), next_seeds
+        return tf.concat(numbers, 0) * weight, tf.concat([tf.where(weight > 0, counts, 0), *next_seeds], 0)
 
-    def _apply(self, flat: Any, counts: Any, seeds: list[Any], curve_point: Any) -> None:
+    def _apply(self, flat: Any, counts: Any, curve_point: Any) -> None:
         """Update weights, moving statistics, seeds and the epoch's sums with the sums of a batch."""
         import tensorflow as tf
 
@@ -109,8 +106,9 @@ class ShardedSteps:
         trainer.optimizer.apply(gradients, variables)
         for piece, variable in zip(pieces[len(variables) :], self.moving, strict=True):
             variable.assign_add(tf.cast(tf.reshape(piece, variable.shape), variable.dtype))
+        counts, *seeds = tf.split(counts, [3, *[2] * len(self.seeds)])
         for variable, seed in zip(self.seeds, seeds, strict=True):
-            variable.assign(seed)
+            variable.assign(tf.cast(seed, variable.dtype))
         part = tf.one_hot(curve_point, trainer.sums.shape[1], dtype=tf.float64)  # (parts,)
         trainer.sums.assign_add(counts[:, None] * part)
 

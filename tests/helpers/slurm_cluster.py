@@ -53,6 +53,7 @@ SwitchType=switch/none
 ReturnToService=2
 JobRequeue=1
 KillWait=2
+WaitTime=1
 MinJobAge=3600
 MessageTimeout=5
 SlurmctldTimeout=5

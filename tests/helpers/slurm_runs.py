@@ -84,7 +84,8 @@ class Submitter:
         program.chmod(0o755)
         chosen: dict[str, Any] = {"cpus": 1, "max_duration": 300, "python": str(program)} | settings
         service = SlurmService(SlurmConfig(name="slurm", **chosen), self._home / "models")
-        request = service.request(mnist_cnn.make_job())
+        job = mnist_cnn.make_job(f"train.shards={service.config.workers}")
+        request = service.request(job)
         return Started(service, Handle(folder, service.new_id(), service.place() | IN_PLACE), request)
 
     def start(self, trainer: str = "true", **settings: Any) -> Started:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from helpers.processes import (
+    end_of,
     result_of,
     run_command,
     run_successfully,
@@ -41,10 +41,7 @@ RECIPE = (
     "train.optimizer=adam", "train.learning_rate=0.01", "train.rotation=10",
     "train.shift=2", "train.label_smoothing=0.05", "train.schedule=one_cycle",
 )  # fmt: skip
-SLOW = ("train.threads=1", "train.shards=4", "data.train_limit=4000", "data.test_limit=250", "train.epochs=3")
-"""A few seconds an epoch, to be killed in the middle."""
-
-FROM_GLOBAL_SEED = """
+NETWORK = """
 import keras
 from keras import layers
 
@@ -55,9 +52,13 @@ class Noise(layers.Layer):
 
 
 def build(config, input_shape, num_classes):
+    noise = {noise}
     out = layers.Dense(num_classes, activation="softmax")
-    return keras.Sequential([keras.Input(input_shape), layers.Flatten(), Noise(), out])
+    return keras.Sequential([keras.Input(input_shape), layers.Flatten(), noise, out])
 """
+SEEDED = NETWORK.format(noise="layers.GaussianNoise(0.5)")
+GLOBALLY_SEEDED = NETWORK.format(noise="Noise()")
+"""A network that draws from Keras' global seed, which is not one of its variables."""
 COUNTING = """
 import keras
 from keras import layers
@@ -119,7 +120,7 @@ def measured(row: EpochRow) -> tuple[object, ...]:
     [
         pytest.param(("model.batch_norm=true", "train.precision=bfloat16", *RECIPE), id="all of a recipe"),
         pytest.param(("train.numerics=exact", *RECIPE), id="exact"),
-        pytest.param(("FROM_GLOBAL_SEED",), id="custom network"),
+        pytest.param(("SEEDED",), id="custom network"),
     ],
 )
 def test_two_workers_end_in_the_weights_of_one(job: tuple[str, ...], tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_each_shard_draws_its_own_dropout() -> None:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (COUNTING, r"train.shards=2 cannot combine the network's counting/seen, which is int32"),
+        (COUNTING, r"cannot combine the network's sequential/counting/seen, which is int32"),
         (FROM_PYTHON, r"train.shards=2: the network calls Python while it trains"),
     ],
 )
@@ -181,15 +182,25 @@ def test_a_network_whose_shards_cannot_be_combined_is_refused(
         Trainer(job, datasets.load(job.data))
 
 
-def test_a_killed_worker_ends_the_run_and_any_number_resumes_it(tmp_path: Path) -> None:
-    run_successfully(*SLOW, "run_dir=alone", cwd=tmp_path)
-    process = start_command(*SLOW, "run_dir=run", "backend.workers=2", cwd=tmp_path)
+@pytest.fixture
+def slow_job(tmp_path: Path) -> tuple[str, ...]:
+    """A job whose epochs take about half a second each."""
+    (tmp_path / "network.py").write_text(GLOBALLY_SEEDED)
+    size = ("data.train_limit=2000", "data.test_limit=250", "train.batch_size=16", "train.epochs=4")
+    return ("model.file=network.py", "train.shards=4", "train.threads=1", *size)
+
+
+def test_a_killed_worker_ends_the_run_and_any_number_resumes_it(
+    tmp_path: Path, slow_job: tuple[str, ...]
+) -> None:
+    run_successfully(*slow_job, "run_dir=alone", cwd=tmp_path)
+    process = start_command(*slow_job, "run_dir=run", "backend.workers=2", cwd=tmp_path)
     run = tmp_path / "run"
     worker = wait_for_worker(run, process)
     wait_until(lambda: list((run / "checkpoints").glob("*.sha256")), process)
     (other,) = [child for child in worker.children() if "--assist" in child.cmdline()]
     other.kill()
-    assert process.wait(60) == BackendError.exit_code
+    assert end_of(process).code == BackendError.exit_code
     assert "worker 1 of 2 is gone" in (run / "log.txt").read_text()
     assert not worker.is_running()
 
@@ -199,15 +210,15 @@ def test_a_killed_worker_ends_the_run_and_any_number_resumes_it(tmp_path: Path) 
     assert run_folder.read_receipt(run).backend_settings["workers"] == 4
 
 
-def test_a_killed_first_worker_leaves_no_other(tmp_path: Path) -> None:
-    process = start_command(*SLOW, "run_dir=run", "backend.workers=2", cwd=tmp_path)
+def test_a_killed_first_worker_leaves_no_other(tmp_path: Path, slow_job: tuple[str, ...]) -> None:
+    process = start_command(*slow_job, "run_dir=run", "backend.workers=2", cwd=tmp_path)
     worker = wait_for_worker(tmp_path / "run", process)
     wait_until(lambda: any("--assist" in child.cmdline() for child in worker.children()), process)
     others = worker.children()
     worker.send_signal(signal.SIGKILL)
 
-    assert process.wait(60) == BackendError.exit_code
-    assert psutil.wait_procs(others, timeout=30)[1] == []
+    assert end_of(process).code == BackendError.exit_code
+    assert psutil.wait_procs(others, timeout=60)[1] == []
 
 
 def test_workers_that_do_not_divide_the_shards_are_refused(tmp_path: Path) -> None:
@@ -218,7 +229,27 @@ def test_workers_that_do_not_divide_the_shards_are_refused(tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-def test_plan_names_the_workers(tmp_path: Path) -> None:
-    planned = run_successfully("plan", "train.shards=2", "backend.workers=2", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("train.shards=64", "train.batch_size=32"), "train.shards=64 is above train.batch_size=32"),
+        (
+            ("train.shards=8", "data.train_limit=7"),
+            "train.shards=8 is above the number of training images, 7",
+        ),
+        (("train.shards=0",), "train.shards=0: allowed is a whole number from 1 to 1024"),
+        (("train.shards=2", "backend.workers=2", "backend.device=gpu"), "train on the CPU"),
+    ],
+)
+def test_shards_that_cannot_be_filled_are_refused(
+    settings: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        launch.plan(*settings, f"runs_dir={tmp_path}")
 
-    assert re.search(r"2 workers on this machine's CPU", " ".join(planned.out.split()))
+
+def test_plan_names_the_workers(tmp_path: Path) -> None:
+    lines = dict(launch.plan("train.shards=2", "backend.workers=2", f"runs_dir={tmp_path}").lines)
+
+    assert lines["where"].startswith("2 workers on this machine's CPU")
+    assert "in batches of 128 in 2 shards" in lines["train"]

@@ -123,6 +123,16 @@ def test_a_final_state_has_an_error_unless_the_run_is_completed(tmp_path: Path) 
         assert bool(found.error) == (status.is_final and status is not Status.completed)
 
 
+def test_a_job_that_slurm_can_never_start_has_lost_no_node(tmp_path: Path) -> None:
+    """Slurm keeps some jobs that it has refused, with the exit status 1."""
+    job = parse("9|FAILED|1|BadConstraints||0|run|")
+    assert job is not None
+    found = outcome.of_job(job, tmp_path)
+    assert (found.status, found.is_lost) == (Status.failed, False)
+    assert "failed before it started" in found.error
+    assert "BadConstraints" in found.error
+
+
 @pytest.mark.parametrize(
     ("code", "signalled", "near_limit", "status", "is_lost"),
     [
@@ -132,8 +142,13 @@ def test_a_final_state_has_an_error_unless_the_run_is_completed(tmp_path: Path) 
         (143, True, 0, Status.failed, True),
         (143, True, 1, Status.cancelled, False),
         (163, False, 0, Status.failed, False),
+        (75, False, 0, Status.failed, True),
+        (75, True, 1, Status.cancelled, False),
     ],
-    ids=["failed", "killed", "crashed", "stopped", "time-limit", "real-time-signal"],
+    ids=[
+        *("failed", "killed", "crashed", "stopped", "time-limit", "real-time-signal"),
+        *("worker-killed", "workers-time-limit"),
+    ],
 )
 def test_the_record_of_the_end_says_how_a_run_failed(  # noqa: PLR0913 - a table
     tmp_path: Path, code: int, near_limit: int, status: Status, *, signalled: bool, is_lost: bool

@@ -12,7 +12,8 @@ from mnist_cnn.errors import ConfigurationError
 
 
 def text_of(**settings: object) -> str:
-    return SlurmService(SlurmConfig(name="slurm", **settings)).request(mnist_cnn.make_job()).script  # type: ignore[arg-type]
+    job = mnist_cnn.make_job(f"train.shards={settings.get('workers', 1)}")
+    return SlurmService(SlurmConfig(name="slurm", **settings)).request(job).script  # type: ignore[arg-type]
 
 
 def test_plan_shows_the_whole_script() -> None:
@@ -45,9 +46,10 @@ def test_every_setting_reaches_the_script() -> None:
     assert "--device gpu" in text
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("quoted", ["it's", 'a "b"', "$(touch x)", "50% \\n", "`id`", "é"])
-def test_the_script_is_valid_bash_whatever_is_set(quoted: str) -> None:
-    text = text_of(python=f"/opt/{quoted}/python", setup=(f"echo {quoted!r}",))
+def test_the_script_is_valid_bash_whatever_is_set(quoted: str, workers: int) -> None:
+    text = text_of(python=f"/opt/{quoted}/python", setup=(f"echo {quoted!r}",), workers=workers)
     subprocess.run(("/bin/bash", "-n"), input=text.encode(), check=True)
 
 
@@ -94,3 +96,33 @@ def test_an_exact_job_does_not_ask_for_a_gpu() -> None:
     config = SlurmConfig(name="slurm", gpus=1)
     with pytest.raises(ConfigurationError, match="exact trains on the CPU only"):
         script.request(mnist_cnn.make_job("train.numerics=exact"), config)
+
+
+def test_one_worker_needs_no_srun() -> None:
+    text = text_of(cpus=3, memory=5)
+    assert "#SBATCH --nodes=1\n#SBATCH --ntasks=1\n" in text
+    assert "#SBATCH --mem=5G\n" in text
+    assert not {"srun", "--workers", "MNIST_CNN_TOKEN"} & {*text.split()}
+
+
+def test_several_workers_are_tasks_on_as_many_nodes_as_slurm_likes() -> None:
+    text = text_of(workers=4, cpus=3, memory=5)
+    assert "#SBATCH --ntasks=4\n#SBATCH --cpus-per-task=3\n" in text
+    assert "#SBATCH --mem-per-cpu=1707M\n" in text
+    assert "--nodes=1\n" not in text
+    assert "srun --export=ALL --mpi=none --ntasks=4 --cpus-per-task=3 \\\n" in text
+    assert "--device cpu --workers 4 &\n" in text
+
+
+def test_plan_says_how_many_workers_train() -> None:
+    lines = dict(mnist_cnn.plan("backend=slurm", "backend.workers=2", "train.shards=4").lines)
+    assert lines["workers"] == "2 tasks; Slurm chooses their nodes"
+    assert "--workers 2 &" in lines["script"]
+    assert "2 workers, each with 4 CPUs" in SlurmService(SlurmConfig(name="slurm", workers=2)).nodes
+
+
+def test_workers_that_cannot_share_the_shards_are_refused_before_anything_is_sent() -> None:
+    with pytest.raises(ConfigurationError, match=r"backend\.workers=3 does not divide train\.shards=4"):
+        mnist_cnn.plan("backend=slurm", "backend.workers=3", "train.shards=4")
+    with pytest.raises(ConfigurationError, match=r"backend\.workers=2 train on CPUs, but backend\.gpus=1"):
+        SlurmConfig(name="slurm", workers=2, gpus=1)

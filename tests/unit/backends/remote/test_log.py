@@ -14,11 +14,12 @@ from helpers.records import write_receipt
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import outcome
-from mnist_cnn.backends.remote import log, state, submitter
+from mnist_cnn.backends.remote import log, node, state, submitter
 from mnist_cnn.backends.remote.node import EPOCH, PROGRESS
 from mnist_cnn.backends.remote.service import Handle, Limits, Observation
 from mnist_cnn.errors import BackendError, MnistCnnError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
+from mnist_cnn.training.group import WorkerLost
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +37,14 @@ def test_a_failure_is_read_from_the_log_of_the_last_start_only(tmp_path: Path) -
     assert (error.message, error.hint) == ("the loss became nan", "lower it")
     log.mark_restart(tmp_path)
     assert log.failure(tmp_path) is None
+
+
+def test_the_log_says_that_a_worker_was_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    node._print_failure(WorkerLost("worker 1 of 2 is gone", "resume"))  # noqa: SLF001
+    (tmp_path / "log.txt").write_text(capsys.readouterr().out)
+    error = log.failure(tmp_path)
+    assert isinstance(error, WorkerLost)
+    assert error.message == "worker 1 of 2 is gone"
 
 
 def test_the_log_of_another_run_is_not_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from mnist_cnn.backends.remote.state import (
 )
 from mnist_cnn.backends.slurm import queue as slurm
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled, TrainingError
+from mnist_cnn.training.group import WorkerLost
 
 FOLDER = Path("runs/one")
 LIMITS = Limits(queue_seconds=100.0, run_seconds=1000.0, restarts=2)
@@ -44,6 +45,7 @@ LOST = Observation("L", Status.failed, error="the node died", is_lost=True)
 EVICTED = dataclasses.replace(CANCELLED, is_lost=True)
 """As Azure reports the eviction of a single Spot node."""
 OWN_ERROR = ConfigurationError("no such layer")
+WORKER_LOST = WorkerLost("worker 1 of 2 is gone")
 STOPPED = RunCancelled("stopped after epoch 3 of 12")
 BY_USER = {"cancelled": "true"}
 SPENT = {"retries": "2"}
@@ -148,6 +150,25 @@ def test_a_failure_of_the_trainer_counts_once_it_has_started(
     assert error is not None
     assert type(error) is expected
     assert "resume runs/one" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("seen", "starts_again", "said"),
+    [
+        (SCRIPT_FAILED, True, WORKER_LOST.message),
+        (LOST, True, LOST.error),
+        (FAILED, False, FAILED.error),
+    ],
+    ids=["seen-by-the-other-workers-only", "seen-by-the-service-too", "explained-by-the-service"],
+)
+def test_a_lost_worker_is_a_lost_node_unless_the_service_knows_better(
+    seen: Observation, said: str, *, starts_again: bool
+) -> None:
+    """A worker may be killed because it needs too much memory, for example."""
+    after, _ = advance(State(), dataclasses.replace(poll(seen), failure=WORKER_LOST), LIMITS, now=0.0)
+    assert after.ending is not None
+    assert after.ending.error is not None
+    assert (after.ending.starts_again, after.ending.error.message) == (starts_again, said)
 
 
 def test_the_log_of_an_ended_run_is_awaited_for_a_minute() -> None:

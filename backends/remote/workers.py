@@ -1,0 +1,47 @@
+"""Connects a node with the other nodes that share its run, each of which is one worker.
+
+What starts the nodes sets these variables in the environment of each.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from mnist_cnn.errors import BackendError
+from mnist_cnn.training.group import ALONE, Alone
+from mnist_cnn.training.local_group import identity
+from mnist_cnn.training.meeting import Meeting, meet
+from mnist_cnn.training.runtime import default_threads
+
+if TYPE_CHECKING:
+    from mnist_cnn.job import Job
+
+RANK, HOST, PORTS, TOKEN = "MNIST_CNN_RANK", "MNIST_CNN_HOST", "MNIST_CNN_PORTS", "MNIST_CNN_TOKEN"
+"""Variables: the worker's number; where worker 0 listens, with numbers of ports between spaces; a secret of
+the run."""
+
+log = logging.getLogger("mnist_cnn")
+
+
+def meeting(count: int) -> Meeting:
+    """Return where this worker meets the others; remove the token from the environment.
+
+    Raises BackendError if a variable is missing or is not valid.
+    """
+    try:
+        token = os.environ.pop(TOKEN)
+        ports = tuple(int(port) for port in os.environ[PORTS].split())
+        return Meeting(int(os.environ[RANK]), count, os.environ[HOST], ports, token)
+    except (KeyError, ValueError) as error:
+        message = f"one of the variables {RANK}, {HOST}, {PORTS} and {TOKEN} is missing or not valid: {error}"
+        raise BackendError(message, "start the run with python -m mnist_cnn") from error
+
+
+def join(job: Job, meeting: Meeting | None) -> Alone:
+    """Return the group that meets there, as a context. Raises as `meet`."""
+    if meeting is None:
+        return ALONE
+    log.info("%d workers, %d threads each", meeting.count, job.train.threads or default_threads())
+    return meet(meeting, identity(job))
