@@ -87,6 +87,9 @@ class AzureConfig(BackendConfig):
     priority: Priority = setting(
         Priority.dedicated, "priority of a new cluster's nodes; lowpriority means Spot, with preemptions"
     )
+    workers: int = setting(
+        1, "nodes that share the shards of a batch, on their CPUs", unit="nodes", ge=1, le=100
+    )
     min_nodes: int = setting(
         0, "nodes that are kept, and billed, while the cluster is idle", unit="nodes", ge=0, le=100
     )
@@ -131,6 +134,13 @@ class AzureConfig(BackendConfig):
         if self.min_nodes > self.max_nodes:
             message = f"backend.min_nodes={self.min_nodes} is above backend.max_nodes={self.max_nodes}"
             raise ConfigurationError(message, "lower backend.min_nodes, or raise backend.max_nodes")
+        if self.workers > self.max_nodes:
+            message = f"backend.workers={self.workers} is above backend.max_nodes={self.max_nodes}"
+            hint = f"each worker needs a node: set backend.max_nodes={self.workers}, or lower backend.workers"
+            raise ConfigurationError(message, hint)
+        if self.workers > 1 and self.use_gpu:
+            message = f"backend.workers={self.workers} train on CPUs, but backend.use_gpu=true"
+            raise ConfigurationError(message, "set backend.workers=1, or backend.use_gpu=false")
         if self.use_gpu and not has_gpu(self.vm_size):
             message = f"backend.use_gpu=true, but nodes of backend.vm_size={self.vm_size} have no GPU"
             hint = f"choose a size of the N series: backend.vm_size={GPU_VM_SIZE}"

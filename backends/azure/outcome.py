@@ -23,8 +23,8 @@ STATUSES = {
 }
 """The service's state names. Any other counts as running, and is reported."""
 CANCELLING = "CancelRequested"
-STREAMED = re.compile(r"user_logs/std_log[^/]*\.txt|azureml-logs/70_driver_log[^/]*\.txt")
-"""The logs of a node. The service offers each as a growing blob."""
+STREAMED = re.compile(r"user_logs/std_log(_process_0+)?\.txt|azureml-logs/70_driver_log(_0+)?\.txt")
+"""The log of the trainer, or of worker 0 if there are several. The service offers it as a growing blob."""
 
 PROCESS_ENDED = re.compile(r"Execution failed\. User process .+ exited with status code \d+")
 """How the runtime of SDK v2's jobs starts the error of a command that failed; the log's end follows."""

@@ -94,7 +94,7 @@ def configuration(
     """
     from azureml.core import Environment, ScriptRunConfig
     from azureml.core.conda_dependencies import CondaDependencies
-    from azureml.core.runconfig import DockerConfiguration
+    from azureml.core.runconfig import DockerConfiguration, PyTorchConfiguration
     from azureml.train.estimator import Estimator
 
     environment = Environment(request.environment.name)
@@ -116,4 +116,9 @@ def configuration(
     )
     # With an environment, the estimator turns Docker off, and the image with it.
     estimator.run_config.docker = DockerConfiguration(use_docker=True)
+    estimator.run_config.environment_variables = preparation.variables(request)
+    if request.workers > 1:  # the estimator knows no such jobs
+        nodes = PyTorchConfiguration(process_count=request.workers, node_count=request.workers)
+        estimator.run_config.framework, estimator.run_config.communicator = "PyTorch", "Nccl"
+        estimator.run_config.pytorch, estimator.run_config.node_count = nodes, request.workers
     return ScriptRunConfig(source_directory=str(code), run_config=estimator.run_config)

@@ -152,6 +152,6 @@ def test_a_second_node_above_the_quota_is_never_allocated(clusters: Clusters) ->
     clusters.behave(quota_cores=2)
     cluster = clusters.add("cpu")
     cluster.waiting.append("second")
-    assert clusters.has_node_for(cluster, "second")
+    assert clusters.has_nodes_for(cluster, "second", 1)
     cluster.busy.append("first")
-    assert not clusters.has_node_for(cluster, "second")
+    assert not clusters.has_nodes_for(cluster, "second", 1)
