@@ -131,6 +131,13 @@ class AzureConfig(BackendConfig):
         if self.subnet is not None and not SUBNET.fullmatch(self.subnet):
             message = f"backend.subnet={written(self.subnet)} is not the resource id of a subnet"
             raise ConfigurationError(message, f"it has the form {SUBNET_FORM}")
+        self._check_nodes()
+        if self.priority is Priority.lowpriority and self.max_duration > LOW_PRIORITY_MINUTES:
+            limit = f"a run on Spot nodes (lowpriority) may take at most {LOW_PRIORITY_MINUTES} minutes"
+            message = f"backend.max_duration={self.max_duration}: {limit}"
+            raise ConfigurationError(message, "lower it, or set backend.priority=dedicated")
+
+    def _check_nodes(self) -> None:
         if self.min_nodes > self.max_nodes:
             message = f"backend.min_nodes={self.min_nodes} is above backend.max_nodes={self.max_nodes}"
             raise ConfigurationError(message, "lower backend.min_nodes, or raise backend.max_nodes")
@@ -145,10 +152,6 @@ class AzureConfig(BackendConfig):
             message = f"backend.use_gpu=true, but nodes of backend.vm_size={self.vm_size} have no GPU"
             hint = f"choose a size of the N series: backend.vm_size={GPU_VM_SIZE}"
             raise ConfigurationError(message, hint)
-        if self.priority is Priority.lowpriority and self.max_duration > LOW_PRIORITY_MINUTES:
-            limit = f"a run on Spot nodes (lowpriority) may take at most {LOW_PRIORITY_MINUTES} minutes"
-            message = f"backend.max_duration={self.max_duration}: {limit}"
-            raise ConfigurationError(message, "lower it, or set backend.priority=dedicated")
 
     @property
     def nodes(self) -> str:

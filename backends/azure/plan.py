@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mnist_cnn
+from mnist_cnn.backends import common
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.config import Sdk
-from mnist_cnn.backends import common
 from mnist_cnn.backends.remote import node, snapshot
 from mnist_cnn.config import Numerics
 from mnist_cnn.errors import ConfigurationError

@@ -116,7 +116,7 @@ class ClusterStep:
 
 
 def variables(request: Request) -> dict[str, str]:
-    """Return the variables of the nodes' environment: several workers need a token, new at each submission."""
+    """Return variables of the nodes' environment: a new token, with which several workers know each other."""
     return {workers.TOKEN: secrets.token_urlsafe(32)} if request.workers > 1 else {}
 
 

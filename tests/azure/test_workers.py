@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers.azure_commands import BOTH_SDKS, LOOPBACK_TESTS, chosen, run_here, succeeded
+from helpers.azure_commands import BOTH_SDKS, LOOPBACK_TESTS, chosen, run_here, submissions, succeeded
+from helpers.azure_runs import ORIGIN
 from helpers.processes import run_successfully
 
 from mnist_cnn import run_folder
-from mnist_cnn.result import Result
+from mnist_cnn.backends.remote import workers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from loopback import AzureService
+    from loopback.messages import Request
+
+    from mnist_cnn.result import Result
 
 pytestmark = [*LOOPBACK_TESTS, BOTH_SDKS]
 JOB = (
@@ -32,12 +38,55 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return run_folder.result_of(home / "run")
 
 
+@pytest.fixture
+def killing(azure: AzureService) -> Iterator[list[str]]:
+    """Kill the last worker when the first epoch is reported through SDK v2; yield the ids of such runs."""
+    killed: list[str] = []
+
+    def kill(request: Request) -> None:
+        if request.path.endswith("/runs/log-batch") and not killed:
+            killed.append(request.json()["run_id"])
+            azure.jobs.kill_last_process(killed[0])
+
+    azure.server.listeners.append(kill)
+    yield killed
+    azure.server.listeners.remove(kill)
+
+
+def variables(sent: Any) -> dict[str, str]:
+    """Return the nodes' own variables in the request that has submitted a run."""
+    found: dict[str, str] = (sent.get("Configuration") or sent["properties"])["environmentVariables"]
+    return found
+
+
 def test_two_nodes_end_in_the_weights_of_one_process(
-    azure: AzureService, tmp_path: Path, local: Result, sdk: str
+    azure: AzureService, tmp_path: Path, local: Result, killing: list[str], sdk: str
 ) -> None:
+    """Also if one of them is killed: the run is then submitted again."""
     ended = run_here(*chosen(azure), sdk, *JOB, *PAIR, "run_dir=run", cwd=tmp_path)
-    folder = tmp_path / "run"
-    log = (folder / "log.txt").read_text() if (folder / "log.txt").exists() else ""
-    succeeded(ended, "cluster pair has 2 nodes")
+    folder, is_v2 = tmp_path / "run", sdk.endswith("v2")
+    succeeded(ended, "cluster pair has 2 nodes, which are billed")
     assert run_folder.result_of(folder).weights_sha256 == local.weights_sha256
-    assert "2 workers, 1 threads each" in log
+    log = (folder / run_folder.LOG).read_text()
+    assert log.count("2 workers, 1 threads each") == submissions(azure) == (2 if is_v2 else 1)
+    assert len(killing) == is_v2
+    assert ("was killed, or its node has failed" in ended.err) is is_v2
+    _check_tokens(azure, folder, ended.out + ended.err)
+
+
+def _check_tokens(azure: AzureService, folder: Path, printed: str) -> None:
+    """Check that each submission has a token of its own, which only its nodes' environment contains."""
+    sent = [e.sent for e in azure.requests.exchanges() if e.sent and workers.TOKEN in json.dumps(e.sent)]
+    tokens = [variables(body)[workers.TOKEN] for body in sent]
+    assert len(set(tokens)) == submissions(azure)
+    runs = azure.runs.all()[-len(tokens) :]
+    artifacts = azure.handlers.artifacts
+    for run in runs:
+        for path in artifacts.paths(ORIGIN, run.container):
+            printed += artifacts.read(ORIGIN, run.container, path).decode(errors="replace")
+        printed += json.dumps([run.document["tags"], run.document["properties"]])
+    for path in folder.rglob("*"):
+        printed += path.read_text(errors="replace") if path.is_file() else ""
+    for token, body in zip(tokens, sent, strict=True):
+        assert token not in printed
+        assert json.dumps(body).count(token) == 1

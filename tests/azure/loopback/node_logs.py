@@ -24,7 +24,11 @@ class NodeLogs:
 def common_runtime(processes: int = 1) -> NodeLogs:
     """Return the names of the runtime that runs jobs since 2022."""
     several = tuple(f"user_logs/std_log_process_{rank:02}.txt" for rank in range(processes))
-    return NodeLogs(several if processes > 1 else ("user_logs/std_log.txt",), ("azureml-logs/lifecycler/lifecycler.log",), ())
+    return NodeLogs(
+        several if processes > 1 else ("user_logs/std_log.txt",),
+        ("azureml-logs/lifecycler/lifecycler.log",),
+        (),
+    )
 
 
 def old_runtime(processes: int = 1, *, is_low_priority: bool) -> NodeLogs:

@@ -134,10 +134,10 @@ class ArmJobs:
         if nodes > most:
             text = f"Requested {nodes} nodes but AzureMLCompute cluster only has {most} maximum nodes."
             raise arm.Inner(400, text, "BadArgument")
+        self.clusters.check_quota(self.clusters[cluster], nodes)
         if nodes > 1 and (sent.get("distribution") or {}).get("distributionType") != "PyTorch":
             text = "The loopback service runs PyTorch's jobs on several nodes."
             raise arm.Inner(501, text, "NotSupported")
-        self.clusters.check_quota(self.clusters[cluster], nodes)
         for word in ("environmentId", "codeId"):
             if sent.get(word) and self.assets.find(sent[word]) is None:
                 raise arm.Inner(404, f"{sent[word]} not found.", "NotFoundError")
