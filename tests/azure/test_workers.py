@@ -79,11 +79,10 @@ def _check_tokens(azure: AzureService, folder: Path, printed: str) -> None:
     sent = [e.sent for e in azure.requests.exchanges() if e.sent and workers.TOKEN in json.dumps(e.sent)]
     tokens = [variables(body)[workers.TOKEN] for body in sent]
     assert len(set(tokens)) == submissions(azure)
-    runs = azure.runs.all()[-len(tokens) :]
     artifacts = azure.handlers.artifacts
-    for run in runs:
-        for path in artifacts.paths(ORIGIN, run.container):
-            printed += artifacts.read(ORIGIN, run.container, path).decode(errors="replace")
+    for run in azure.runs.all()[-len(tokens) :]:
+        for name in artifacts.paths(ORIGIN, run.container):
+            printed += artifacts.read(ORIGIN, run.container, name).decode(errors="replace")
         printed += json.dumps([run.document["tags"], run.document["properties"]])
     for path in folder.rglob("*"):
         printed += path.read_text(errors="replace") if path.is_file() else ""

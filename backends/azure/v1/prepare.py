@@ -94,7 +94,7 @@ def configuration(
     """
     from azureml.core import Environment, ScriptRunConfig
     from azureml.core.conda_dependencies import CondaDependencies
-    from azureml.core.runconfig import DockerConfiguration, PyTorchConfiguration
+    from azureml.core.runconfig import DockerConfiguration
     from azureml.train.estimator import Estimator
 
     environment = Environment(request.environment.name)
@@ -116,9 +116,19 @@ def configuration(
     )
     # With an environment, the estimator turns Docker off, and the image with it.
     estimator.run_config.docker = DockerConfiguration(use_docker=True)
-    estimator.run_config.environment_variables = preparation.variables(request)
-    if request.workers > 1:  # the estimator knows no such jobs
-        nodes = PyTorchConfiguration(process_count=request.workers, node_count=request.workers)
-        estimator.run_config.framework, estimator.run_config.communicator = "PyTorch", "Nccl"
-        estimator.run_config.pytorch, estimator.run_config.node_count = nodes, request.workers
+    if request.workers > 1:
+        _distribute(estimator.run_config, request)
     return ScriptRunConfig(source_directory=str(code), run_config=estimator.run_config)
+
+
+def _distribute(run_config: Any, request: plan.Request) -> None:
+    """Ask for one process on each of several nodes, as a distributed job of PyTorch; no estimator can.
+
+    The job does not use NCCL. Of PyTorch's communicators, it is the one that was seen in such runs.
+    """
+    from azureml.core.runconfig import PyTorchConfiguration
+
+    count = request.workers
+    run_config.framework, run_config.communicator, run_config.node_count = "PyTorch", "Nccl", count
+    run_config.pytorch = PyTorchConfiguration(process_count=count, node_count=count)
+    run_config.environment_variables = preparation.variables(request)

@@ -162,7 +162,7 @@ class Jobs:
         count = _node_count(run)
         with self.runs.changed:
             run.document["tags"][STATUS_TAG] = _status_of(cluster)
-            cluster.waiting.append(run.run_id)
+            cluster.waiting += [run.run_id] * count
             self.runs.changed.wait_for(
                 lambda: (
                     self._is_cancelled(run)
@@ -170,7 +170,7 @@ class Jobs:
                     or self.clusters.has_nodes_for(cluster, run.run_id, count)
                 )
             )
-            cluster.waiting.remove(run.run_id)
+            cluster.waiting = [waiting for waiting in cluster.waiting if waiting != run.run_id]
             self.runs.changed.notify_all()
             if self._is_cancelled(run):
                 raise Cancelled
@@ -230,7 +230,7 @@ class Jobs:
     ) -> Processes:
         """Start the script on each node; a line of the first one that matches takes its node away."""
         nodes = distributed.node_environments(folder, launch.environment, len(logs))
-        processes = []
+        processes: list[Process] = []
         for log, (code, environment) in zip(logs, nodes, strict=True):
             write_log = functools.partial(self.handlers.artifacts.write, ORIGIN, run.container, log)
             kill_at = None if processes else preempt_at

@@ -153,5 +153,6 @@ def test_a_second_node_above_the_quota_is_never_allocated(clusters: Clusters) ->
     cluster = clusters.add("cpu")
     cluster.waiting.append("second")
     assert clusters.has_nodes_for(cluster, "second", 1)
+    assert not clusters.has_nodes_for(cluster, "second", 2)
     cluster.busy.append("first")
     assert not clusters.has_nodes_for(cluster, "second", 1)
