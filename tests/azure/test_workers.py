@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers.azure_commands import BOTH_SDKS, LOOPBACK_TESTS, chosen, run_here, submissions, succeeded
-from helpers.azure_runs import ORIGIN
+from helpers.azure_runs import ORIGIN, ServiceRun
 from helpers.processes import run_successfully
+from loopback import run_errors
 
 from mnist_cnn import run_folder
 from mnist_cnn.backends.remote import workers
@@ -72,6 +73,18 @@ def test_two_nodes_end_in_the_weights_of_one_process(
     assert len(killing) == is_v2
     assert ("was killed, or its node has failed" in ended.err) is is_v2
     _check_tokens(azure, folder, ended.out + ended.err)
+
+
+def test_a_worker_that_dies_without_a_word_is_a_lost_node(
+    azure: AzureService, tmp_path: Path, sdk: str
+) -> None:
+    """The service may end worker 0 before that one notices."""
+    made = ServiceRun(azure, tmp_path / "run", sdk, "train.shards=2", *PAIR)
+    made.begin()
+    azure.runs.advance(made.run, "Failed", run_errors.job_failed())
+    shown = made.command("status", "--json")
+    assert shown.json()["status"] == "queued"
+    assert "a worker was killed, or its node has failed" in shown.err
 
 
 def _check_tokens(azure: AzureService, folder: Path, printed: str) -> None:
