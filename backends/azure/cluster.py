@@ -163,7 +163,8 @@ def still_there(config: AzureConfig, find: Callable[[], Cluster | None]) -> Clus
 def check_usable(cluster: Cluster, config: AzureConfig) -> None:
     """Report how a cluster that exists differs from the configuration; it isn't changed.
 
-    Raises BackendError if the name belongs to something else, or its nodes have no GPU but need one.
+    Raises BackendError if the name belongs to something else, if its nodes have no GPU but need one, or if it
+    can't have a node for each worker.
     """
     if cluster.kind != CLUSTER_TYPE:
         message = f"{config.cluster} is a {cluster.kind}, not a cluster ({CLUSTER_TYPE})"
@@ -175,6 +176,12 @@ def check_usable(cluster: Cluster, config: AzureConfig) -> None:
         nodes = f"the nodes of cluster {cluster.name} ({cluster.vm_size})"
         message = f"backend.use_gpu=true, but {nodes} have no GPU"
         raise BackendError(message, "choose a cluster whose nodes have GPUs: backend.cluster=NAME")
+    _, most, _ = cluster.scale or (None, None, None)
+    if most is not None and config.workers > most:
+        message = f"backend.workers={config.workers}, but cluster {cluster.name} has max_nodes={most}"
+        raise BackendError(
+            message, "raise its maximum in the studio, or choose another: backend.cluster=NAME"
+        )
 
 
 def wait_until_ready(cluster: Cluster, config: AzureConfig, find: Callable[[], Cluster | None]) -> None:

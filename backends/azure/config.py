@@ -87,6 +87,9 @@ class AzureConfig(BackendConfig):
     priority: Priority = setting(
         Priority.dedicated, "priority of a new cluster's nodes; lowpriority means Spot, with preemptions"
     )
+    workers: int = setting(
+        1, "nodes that share the shards of a batch, on their CPUs", unit="nodes", ge=1, le=100
+    )
     min_nodes: int = setting(
         0, "nodes that are kept, and billed, while the cluster is idle", unit="nodes", ge=0, le=100
     )
@@ -128,17 +131,27 @@ class AzureConfig(BackendConfig):
         if self.subnet is not None and not SUBNET.fullmatch(self.subnet):
             message = f"backend.subnet={written(self.subnet)} is not the resource id of a subnet"
             raise ConfigurationError(message, f"it has the form {SUBNET_FORM}")
-        if self.min_nodes > self.max_nodes:
-            message = f"backend.min_nodes={self.min_nodes} is above backend.max_nodes={self.max_nodes}"
-            raise ConfigurationError(message, "lower backend.min_nodes, or raise backend.max_nodes")
-        if self.use_gpu and not has_gpu(self.vm_size):
-            message = f"backend.use_gpu=true, but nodes of backend.vm_size={self.vm_size} have no GPU"
-            hint = f"choose a size of the N series: backend.vm_size={GPU_VM_SIZE}"
-            raise ConfigurationError(message, hint)
+        self._check_nodes()
         if self.priority is Priority.lowpriority and self.max_duration > LOW_PRIORITY_MINUTES:
             limit = f"a run on Spot nodes (lowpriority) may take at most {LOW_PRIORITY_MINUTES} minutes"
             message = f"backend.max_duration={self.max_duration}: {limit}"
             raise ConfigurationError(message, "lower it, or set backend.priority=dedicated")
+
+    def _check_nodes(self) -> None:
+        if self.min_nodes > self.max_nodes:
+            message = f"backend.min_nodes={self.min_nodes} is above backend.max_nodes={self.max_nodes}"
+            raise ConfigurationError(message, "lower backend.min_nodes, or raise backend.max_nodes")
+        if self.workers > self.max_nodes:
+            message = f"backend.workers={self.workers} is above backend.max_nodes={self.max_nodes}"
+            hint = f"each worker needs a node: set backend.max_nodes={self.workers}, or lower backend.workers"
+            raise ConfigurationError(message, hint)
+        if self.workers > 1 and self.use_gpu:
+            message = f"backend.workers={self.workers} train on CPUs, but backend.use_gpu=true"
+            raise ConfigurationError(message, "set backend.workers=1, or backend.use_gpu=false")
+        if self.use_gpu and not has_gpu(self.vm_size):
+            message = f"backend.use_gpu=true, but nodes of backend.vm_size={self.vm_size} have no GPU"
+            hint = f"choose a size of the N series: backend.vm_size={GPU_VM_SIZE}"
+            raise ConfigurationError(message, hint)
 
     @property
     def nodes(self) -> str:

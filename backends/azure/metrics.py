@@ -13,13 +13,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, MutableMapping, Sequence
     from pathlib import Path
 
     from mnist_cnn.result import EpochRow, Result
 
 TIMEOUT_SECONDS = 20
 UNAUTHORIZED = 401
+PORTS = 8
+"""How many ports worker 0 may try, from the one that Azure names: another program may have taken that one."""
 
 
 def train(code: Path, metrics: Callable[[], Metrics], words: Sequence[str] | None = None) -> int | str:
@@ -31,7 +33,23 @@ def train(code: Path, metrics: Callable[[], Metrics], words: Sequence[str] | Non
     from mnist_cnn.redaction import redacted
 
     sys.stdout, sys.stderr = redacted(sys.stdout), redacted(sys.stderr)
+    name_worker(os.environ)
     return node.main(words, code, metrics, os.environ.get("AZUREML_RUN_ID"))
+
+
+def name_worker(environment: MutableMapping[str, str]) -> None:
+    """Say which of several workers this node is, from the variables of a distributed job of PyTorch.
+
+    Azure sets them itself, whatever the image contains. A job of MPI would need MPI in the image:
+    https://learn.microsoft.com/azure/machine-learning/how-to-train-distributed-gpu
+    """
+    from mnist_cnn.backends.remote import workers
+
+    if "MASTER_ADDR" in environment and "RANK" in environment:
+        first = int(environment["MASTER_PORT"])
+        environment[workers.RANK] = environment["RANK"]
+        environment[workers.HOST] = environment["MASTER_ADDR"]
+        environment[workers.PORTS] = " ".join(str(port) for port in range(first, first + PORTS))
 
 
 class Metrics:

@@ -23,11 +23,13 @@ STATUSES = {
 }
 """The service's state names. Any other counts as running, and is reported."""
 CANCELLING = "CancelRequested"
-STREAMED = re.compile(r"user_logs/std_log[^/]*\.txt|azureml-logs/70_driver_log[^/]*\.txt")
-"""The logs of a node. The service offers each as a growing blob."""
+STREAMED = re.compile(r"user_logs/std_log(_process_0+)?\.txt|azureml-logs/70_driver_log(_0+)?\.txt")
+"""The log of the trainer, or of worker 0 if there are several. The service offers it as a growing blob."""
 
-PROCESS_ENDED = re.compile(r"Execution failed\. User process .+ exited with status code \d+")
+PROCESS_ENDED = re.compile(r"Execution failed\. User process .+ exited with status code (-?\d+)")
 """How the runtime of SDK v2's jobs starts the error of a command that failed; the log's end follows."""
+SHELL_SIGNAL = 128
+"""A shell adds it to the signal that ended a program; Python makes the signal negative."""
 SCRIPT_RAISED = "User program failed with "
 """How the SDK, on the node, starts the error of a script that raised."""
 UPLOADED_TWICE = re.compile(r"Resource Conflict: .* already exists")
@@ -47,25 +49,29 @@ def has_node_log(urls: dict[str, str]) -> bool:
     return any(STREAMED.fullmatch(name) for name in urls)
 
 
-def failure(details: dict[str, Any]) -> dict[str, Any]:
+def failure(details: dict[str, Any], workers: int = 1) -> dict[str, Any]:
     """Return the fields of an observation that say why the run failed.
 
     If the script raised, the run's error is the script's own, and only a warning has the service's: JSON
-    within a string. The script's own words never count as the service's.
+    within a string. The script's own words never count as the service's. If one of several workers is killed,
+    the service may end worker 0 before that one can log it.
     """
     envelope = details.get("error") or {}
     body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
     text = filled(str(body.get("message") or ""), body.get("messageParameters") or {})
     reason = " ".join(text.split())[:500] or "the service gives no reason"
-    has_ended = PROCESS_ENDED.search(reason) is not None
-    is_own = has_ended or reason.startswith(SCRIPT_RAISED)
+    ended, has_raised = PROCESS_ENDED.search(reason), reason.startswith(SCRIPT_RAISED)
+    is_own = ended is not None or has_raised
     said = _said(details, *(() if is_own else (text, *_messages(body))))
     if PREEMPTED.search(said):
         return {"error": f"the node was preempted: {reason}", "is_lost": True}
     if UPLOADED_TWICE.search(reason):
         again = "and the service failed the run that it had started again (Resource Conflict)"
         return {"error": f"a node was lost as it uploaded the result, {again}"}
-    has_trainer_failed = has_ended or "JobFailed" in said
+    has_trainer_failed = ended is not None or "JobFailed" in said
+    is_killed = not 0 <= int(ended[1]) <= SHELL_SIGNAL if ended else has_trainer_failed and not has_raised
+    if workers > 1 and is_killed:
+        return {"error": f"a worker was killed, or its node has failed: {reason}", "is_lost": True}
     return {"error": f"the run failed in the service: {reason}", "has_trainer_failed": has_trainer_failed}
 
 

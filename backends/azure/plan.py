@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mnist_cnn
+from mnist_cnn.backends import common
 from mnist_cnn.backends.azure import checks
 from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.backends.remote import node, snapshot
@@ -67,6 +68,7 @@ class Request:
     snapshot: tuple[SentFile, ...]
     environment: Environment
     arguments: tuple[str, ...]
+    workers: int
     max_seconds: int
     tags: dict[str, str]
 
@@ -75,13 +77,15 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
     """Return the request for a job; `force` resumes even if the job or the runtime has changed.
 
     Raises:
-        ConfigurationError: the job is too long to be sent, or is exact and would train on a GPU.
+        ConfigurationError: the job is too long to be sent, is exact and would train on a GPU, or cannot be
+            shared by so many workers.
         DataError: a data file is missing.
         BackendError: the code is too large to be sent.
     """
     if config.use_gpu and job.train.numerics is Numerics.exact:
         message = "train.numerics=exact trains on the CPU only, but backend.use_gpu=true requires a GPU"
         raise ConfigurationError(message, "set backend.use_gpu=false, or train.numerics=native")
+    common.check_workers(job, config.workers)
     sdk = checks.chosen_sdk(config)
     return Request(
         experiment=config.experiment,
@@ -90,8 +94,14 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
         snapshot=snapshot.files(entry=entry(sdk)),
         environment=environment(sdk, use_gpu=config.use_gpu),
         arguments=node.arguments(
-            job, DATA_MOUNT, CHECKPOINT_MOUNT, device="gpu" if config.use_gpu else "auto", force=force
+            job,
+            DATA_MOUNT,
+            CHECKPOINT_MOUNT,
+            device="gpu" if config.use_gpu else "auto",
+            force=force,
+            workers=config.workers,
         ),
+        workers=config.workers,
         max_seconds=config.max_duration * 60,
         tags=tags(job),
     )
@@ -139,6 +149,7 @@ def describe(request: Request, config: AzureConfig) -> tuple[tuple[str, str], ..
     code = sum(file.bytes for file in request.snapshot)
     snapshot_lines = [f"{file.name} {file.bytes:,} B" for file in request.snapshot]
     python = f"Python {request.environment.python}, {request.environment.image}"
+    several = (("workers", f"{request.workers}, each on a node of its own"),)
     try:
         workspace = str(checks.workspace_file(config.workspace))
     except ConfigurationError as error:
@@ -148,6 +159,7 @@ def describe(request: Request, config: AzureConfig) -> tuple[tuple[str, str], ..
         ("SDK", checks.chosen_sdk(config).value),
         ("experiment", request.experiment),
         ("cluster", f"{config.cluster}: {config.nodes}, idle ones released after {config.idle_seconds} s"),
+        *(several if request.workers > 1 else ()),
         ("upload", f"to {request.data_folder}/ on the default datastore: {sent}"),
         ("snapshot", _under(f"{len(request.snapshot)} files, {code:,} B", snapshot_lines)),
         ("environment", _under(f"{request.environment.name}: {python}", request.environment.packages)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import run_folder
 from mnist_cnn.backends.azure import cluster
 from mnist_cnn.backends.azure.store import missing, send_data
-from mnist_cnn.backends.remote import checkpoints
+from mnist_cnn.backends.remote import checkpoints, workers
 from mnist_cnn.backends.remote.calls import report, with_retries
 
 if TYPE_CHECKING:
@@ -112,6 +113,11 @@ class ClusterStep:
         if self._found is not None:
             cluster.wait_until_ready(self._found, self._config, self._find)
             remember(self._key)
+
+
+def variables(request: Request) -> dict[str, str]:
+    """Return variables of the nodes' environment: a new token, with which several workers know each other."""
+    return {workers.TOKEN: secrets.token_urlsafe(32)} if request.workers > 1 else {}
 
 
 def report_workspace(name: WorkspaceName, location: str, *, has_registry: bool) -> None:

@@ -112,7 +112,7 @@ class AzureService:
         `details` are what the run history says of it.
         """
         if seen.status is Status.failed:
-            seen = dataclasses.replace(seen, **outcome.failure(details))
+            seen = dataclasses.replace(seen, **outcome.failure(details, self.config.workers))
             if (name := outcome.image_log(details)) is not None:
                 seen = dataclasses.replace(seen, error=f"{seen.error} {self._image_problem(handle, name)}")
         if seen.status is Status.cancelled and CANCELLED not in handle.place:

@@ -116,4 +116,19 @@ def configuration(
     )
     # With an environment, the estimator turns Docker off, and the image with it.
     estimator.run_config.docker = DockerConfiguration(use_docker=True)
+    if request.workers > 1:
+        _distribute(estimator.run_config, request)
     return ScriptRunConfig(source_directory=str(code), run_config=estimator.run_config)
+
+
+def _distribute(run_config: Any, request: plan.Request) -> None:
+    """Ask for one process on each of several nodes, as a distributed job of PyTorch; no estimator can.
+
+    The job does not use NCCL. Of PyTorch's communicators, it is the one that was seen in such runs.
+    """
+    from azureml.core.runconfig import PyTorchConfiguration
+
+    count = request.workers
+    run_config.framework, run_config.communicator, run_config.node_count = "PyTorch", "Nccl", count
+    run_config.pytorch = PyTorchConfiguration(process_count=count, node_count=count)
+    run_config.environment_variables = preparation.variables(request)

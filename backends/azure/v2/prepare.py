@@ -105,7 +105,7 @@ def _job(
 
     https://learn.microsoft.com/azure/machine-learning/how-to-identity-based-service-authentication
     """
-    from azure.ai.ml import Input, Output, command
+    from azure.ai.ml import Input, Output, PyTorchDistribution, command
     from azure.ai.ml.entities import UserIdentityConfiguration
 
     place = f"azureml://datastores/{datastore.name}/paths"
@@ -117,6 +117,9 @@ def _job(
         command=" ".join(("python", plan.entry(Sdk.v2).name, *words)),
         **assets,
         compute=config.cluster,
+        instance_count=request.workers,
+        distribution=PyTorchDistribution(process_count_per_instance=1) if request.workers > 1 else None,
+        environment_variables=preparation.variables(request),
         inputs={"data": Input(type="uri_folder", mode="ro_mount", path=f"{place}/{request.data_folder}")},
         outputs={
             "checkpoints": Output(type="uri_folder", mode="rw_mount", path=f"{place}/{handle.checkpoints}")

@@ -156,10 +156,10 @@ class Clusters:
         with self.changed:
             return [self._operation_path(name) for name in self._operations]
 
-    def has_node_for(self, cluster: Cluster, run_id: str) -> bool:
-        """Return whether a waiting run gets a node now, first come first served; needs the lock `changed`."""
+    def has_nodes_for(self, cluster: Cluster, run_id: str, count: int) -> bool:
+        """Return whether a waiting run gets its nodes now, first come first served; needs `changed`."""
         is_next = cluster.waiting[:1] == [run_id]
-        nodes = len(cluster.busy) + 1
+        nodes = len(cluster.busy) + count
         is_free = nodes <= cluster.max_nodes and not self.exceeds_quota(cluster, nodes)
         return cluster.state == "Succeeded" and not self.behaviour.full and is_next and is_free
 
@@ -181,9 +181,9 @@ class Clusters:
             raise Refusal(400, "JobNodeCountExceedsCoreQuota", text)
 
     def release(self, cluster: Cluster, run_id: str) -> None:
-        """Make a job's node idle, until its idle time is over."""
+        """Make a job's nodes idle, until their idle time is over."""
         with self.changed:
-            if run_id in cluster.busy:
+            while run_id in cluster.busy:
                 cluster.busy.remove(run_id)
                 scale = cluster.settings["scaleSettings"]
                 seconds = rules.seconds(scale.get("nodeIdleTimeBeforeScaleDown") or "PT1800S")

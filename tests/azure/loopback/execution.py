@@ -99,8 +99,8 @@ class Execution:
         if nodes > cluster.max_nodes:
             text = f"The run asks for {nodes} nodes; '{target}' has at most {cluster.max_nodes}."
             raise Refusal(400, "NodeCountExceedsMaximum", text)
-        if nodes > 1:
-            raise Refusal(501, "ServiceError", "The loopback service does not run jobs on several nodes.")
         self.clusters.check_quota(cluster, nodes)
+        if nodes > 1 and configuration.get("framework") != "PyTorch":
+            raise Refusal(501, "ServiceError", "The loopback service runs PyTorch's jobs on several nodes.")
         if snapshot is None or snapshot not in self.snapshots:
             raise Refusal(400, "UserError", f"The snapshot {snapshot} was not found.")

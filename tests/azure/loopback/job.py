@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import node_logs, rules, run_errors, v2_node
+from . import distributed, node_logs, rules, run_errors, v2_node
 from .mounts import Mount, MountError, WriteThrough
 from .node import Launch, Node, job_environment
-from .process import Process
+from .process import Process, Processes
 
 if TYPE_CHECKING:
     from .compute import Cluster
@@ -64,7 +64,7 @@ class Jobs:
         """The digest of each environment for which an image was built."""
         self._closing = False
         self._threads: list[threading.Thread] = []
-        self._processes: dict[str, Process] = {}
+        self._processes: dict[str, Processes] = {}
 
     def start(self, run: Run) -> None:
         thread = threading.Thread(target=self._execute, args=(run,), daemon=True)
@@ -82,6 +82,10 @@ class Jobs:
     def lose_node(self, run_id: str) -> None:
         """Take away the node of an active run."""
         self._processes[run_id].lose_node()
+
+    def kill_last_process(self, run_id: str) -> None:
+        """Kill the process on the last node of an active run."""
+        self._processes[run_id].kill_last()
 
     def log_files(self, run: Run) -> dict[str, str]:
         """Return the run's logs by name, each with a URL."""
@@ -155,17 +159,18 @@ class Jobs:
 
     def _await_node(self, run: Run, cluster: Cluster) -> None:
         self.runs.advance(run, "Queued")
+        count = _node_count(run)
         with self.runs.changed:
             run.document["tags"][STATUS_TAG] = _status_of(cluster)
-            cluster.waiting.append(run.run_id)
+            cluster.waiting += [run.run_id] * count
             self.runs.changed.wait_for(
                 lambda: (
                     self._is_cancelled(run)
                     or cluster.state != "Succeeded"
-                    or self.clusters.has_node_for(cluster, run.run_id)
+                    or self.clusters.has_nodes_for(cluster, run.run_id, count)
                 )
             )
-            cluster.waiting.remove(run.run_id)
+            cluster.waiting = [waiting for waiting in cluster.waiting if waiting != run.run_id]
             self.runs.changed.notify_all()
             if self._is_cancelled(run):
                 raise Cancelled
@@ -174,9 +179,8 @@ class Jobs:
                 raise Failed(run_errors.of_service(text))
             if cluster.state != "Succeeded":
                 raise Failed(_deleted(cluster))
-            cluster.busy.append(run.run_id)
-            if cluster.idle_until:
-                cluster.idle_until.pop()
+            cluster.busy += [run.run_id] * count
+            del cluster.idle_until[:count]
 
     def _run_once(self, run: Run, cluster: Cluster, start: int, deadline: float | None) -> bool:
         """Run the script to its end; return whether the job must start again because it was preempted."""
@@ -195,21 +199,20 @@ class Jobs:
 
     def _run_in(
         self, folder: Path, run: Run, cluster: Cluster, deadline: float | None
-    ) -> tuple[Process, int]:
-        """Run the script with its code, data and home in a folder; return its process and exit code."""
+    ) -> tuple[Processes, int]:
+        """Run the script with its code, data and home in a folder; return its processes and exit code."""
         for name in ("code", "home"):
             (folder / name).mkdir(parents=True)
         launch = self._launch(run, folder)
         behaviour = self.clusters.behaviour
         preempt_at = behaviour.preempt_at if cluster.is_low_priority else None
-        logs = node_logs.common_runtime()
+        logs = node_logs.common_runtime(_node_count(run))
         if behaviour.old_runtime:
-            logs = node_logs.old_runtime(is_low_priority=cluster.is_low_priority)
+            logs = node_logs.old_runtime(_node_count(run), is_low_priority=cluster.is_low_priority)
         self.runs.advance(run, "Running")
         for name in logs.before:
             self._write_log(run, name, f"{name}: the job starts\n")
-        write_log = functools.partial(self.handlers.artifacts.write, ORIGIN, run.container, logs.script)
-        process = Process(launch.command, folder / "code", launch.environment, write_log, preempt_at)
+        process = self._start_processes(run, folder, launch, logs.scripts, preempt_at)
         self._processes[run.run_id] = process
         write_through = WriteThrough(launch.mounts)
         try:
@@ -221,6 +224,18 @@ class Jobs:
                 self._upload_outputs(run, folder / "code")
             for name in logs.after:
                 self._write_log(run, name, f"{name}: the job has ended\n")
+
+    def _start_processes(
+        self, run: Run, folder: Path, launch: Launch, logs: tuple[str, ...], preempt_at: str | None
+    ) -> Processes:
+        """Start the script on each node; a line of the first one that matches takes its node away."""
+        nodes = distributed.node_environments(folder, launch.environment, len(logs))
+        processes: list[Process] = []
+        for log, (code, environment) in zip(logs, nodes, strict=True):
+            write_log = functools.partial(self.handlers.artifacts.write, ORIGIN, run.container, log)
+            kill_at = None if processes else preempt_at
+            processes.append(Process(launch.command, code, environment, write_log, kill_at))
+        return Processes(processes)
 
     def _upload_outputs(self, run: Run, code: Path) -> None:
         """Upload what a job of SDK v2 has left; in a run of SDK v1 azureml does it."""
@@ -245,7 +260,7 @@ class Jobs:
         environment |= {name.removeprefix("$"): path for name, path in mounted.items()}
         return Launch(command, environment, mounts)
 
-    def _await_end(self, run: Run, cluster: Cluster, process: Process, deadline: float | None) -> int:
+    def _await_end(self, run: Run, cluster: Cluster, process: Processes, deadline: float | None) -> int:
         """Return the exit code; end the process if the run is cancelled or late, or its cluster deleted."""
         ended = threading.Event()
 
@@ -304,6 +319,10 @@ class Jobs:
 
     def _is_cancelled(self, run: Run) -> bool:
         return self._closing or run.status in {"CancelRequested", "Canceled"}
+
+
+def _node_count(run: Run) -> int:
+    return int((run.definition or {}).get("nodeCount") or 1)
 
 
 def _deleted(cluster: Cluster) -> Json:

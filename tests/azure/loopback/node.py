@@ -42,6 +42,7 @@ def job_environment(node: Node, handlers: Handlers, run: Run, home: Path) -> dic
     have = handlers.tenancy
     definition = run.definition or {}
     given = (definition.get("environment") or {}).get("environmentVariables") or {}
+    given |= definition.get("environmentVariables") or {}
     watched = (definition.get("history") or {}).get("directoriesToWatch") or ["logs"]
     return {
         "PATH": f"{node.python.parent}:/usr/bin:/bin",

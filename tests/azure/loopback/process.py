@@ -110,3 +110,54 @@ class Process:
                 published = len(content)
             with self._news:
                 self._news.wait_for(lambda: self._ended, LOG_SECONDS)
+
+
+class Processes:
+    """A job's processes, one on each node. One that fails ends the others, and its exit code is the job's."""
+
+    def __init__(self, processes: list[Process]) -> None:
+        self._processes = processes
+        self._failed: list[tuple[Process, int]] = []
+        self._threads = [threading.Thread(target=self._watch, args=(p,), daemon=True) for p in processes]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def has_lost_node(self) -> bool:
+        return any(process.has_lost_node for process in self._processes)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code. Raises subprocess.TimeoutExpired."""
+        for thread, process in zip(self._threads, self._processes, strict=True):
+            process.wait(timeout)
+            thread.join()
+        return self._failed[0][1] if self._failed else 0
+
+    def terminate(self) -> None:
+        for process in self._processes:
+            process.terminate()
+
+    def kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+    def kill_last(self) -> None:
+        """Kill the process on the last node, as the node's kernel does if memory is short."""
+        self._processes[-1].kill()
+
+    def lose_node(self) -> None:
+        """Take away the last node."""
+        self._processes[-1].lose_node()
+
+    def log(self) -> str:
+        """Return the log of the process that failed first, or else of the first one."""
+        failed = self._failed[0][0] if self._failed else self._processes[0]
+        return failed.log()
+
+    def _watch(self, process: Process) -> None:
+        code = process.wait()
+        if code:
+            self._failed.append((process, code))
+            for other in self._processes:
+                if other is not process:
+                    other.terminate()

@@ -181,6 +181,8 @@ def _log_names() -> tuple[re.Pattern[str], ...]:
     """Return the expressions of all names that were seen, and of a script's own logs."""
     listed = facts()["v1_printed"]["logs"]
     names = [name for group, names in listed.items() if group not in ("sources", "notes") for name in names]
+    several = [name.partition("(several nodes: ")[2] for name in names]
+    names += [f"azureml-logs/{log}" for text in several for log in re.findall(r"[\w{}-]+\.txt", text)]
     own = re.compile(r"logs/(?!azureml/).*")
     return (own, *(template(name) for name in names))
 

@@ -135,6 +135,9 @@ class ArmJobs:
             text = f"Requested {nodes} nodes but AzureMLCompute cluster only has {most} maximum nodes."
             raise arm.Inner(400, text, "BadArgument")
         self.clusters.check_quota(self.clusters[cluster], nodes)
+        if nodes > 1 and (sent.get("distribution") or {}).get("distributionType") != "PyTorch":
+            text = "The loopback service runs PyTorch's jobs on several nodes."
+            raise arm.Inner(501, text, "NotSupported")
         for word in ("environmentId", "codeId"):
             if sent.get(word) and self.assets.find(sent[word]) is None:
                 raise arm.Inner(404, f"{sent[word]} not found.", "NotFoundError")
@@ -149,6 +152,7 @@ class ArmJobs:
             "target": cluster,
             "environment": {"python": {"condaDependencies": conda}, "image": environment.get("image")},
             "maxRunDurationSeconds": rules.seconds(limits["timeout"]) if limits.get("timeout") else None,
+            "nodeCount": properties["resources"]["instanceCount"],
             "arm": properties,
         }
 

@@ -14,7 +14,7 @@ from helpers.sdk_fakes import config_in, config_of
 from mnist_cnn import compose
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import AzureBackend, checks
-from mnist_cnn.backends.azure.config import AzureConfig, Sdk
+from mnist_cnn.backends.azure.config import GPU_VM_SIZE, AzureConfig, Sdk
 from mnist_cnn.backends.azure.service import AzureService
 from mnist_cnn.errors import BackendError, ConfigurationError
 
@@ -36,6 +36,8 @@ PRINCIPAL = dict.fromkeys(checks.PRINCIPAL_VARIABLES, "x")
         "backend.vm_size='D2 V2'",
         "backend.min_nodes=2",
         "backend.max_nodes=101",
+        "backend.workers=0",
+        "backend.workers=2",
         "backend.use_gpu=true",
         "backend.priority=spot",
         "backend.max_duration=0",
@@ -49,6 +51,17 @@ def test_what_the_service_would_refuse_is_refused_here(override: str) -> None:
         config_of(override)
     assert override.partition("=")[0] in raised.value.message
     assert raised.value.hint
+
+
+def test_several_workers_train_on_cpus() -> None:
+    config_of("backend.workers=4", "backend.max_nodes=4")
+    with pytest.raises(ConfigurationError, match="train on CPUs, but backend"):
+        config_of(
+            "backend.workers=2",
+            "backend.max_nodes=2",
+            "backend.use_gpu=true",
+            f"backend.vm_size={GPU_VM_SIZE}",
+        )
 
 
 def test_the_defaults_of_the_class_and_of_conf_are_the_same() -> None:

@@ -158,6 +158,14 @@ def test_each_difference_from_the_configuration_is_reported(changes: dict[str, A
     assert not list(cluster.differences(a_cluster(), config_of()))
 
 
+def test_a_cluster_with_fewer_nodes_than_workers_is_refused() -> None:
+    config = config_of("backend.workers=2", "backend.max_nodes=2")
+    cluster.check_usable(a_cluster(high=2), config)
+    with pytest.raises(BackendError, match="workers=2, but cluster traincluster has max_nodes=1") as raised:
+        cluster.check_usable(a_cluster(high=1), config)
+    assert "in the studio" in raised.value.hint
+
+
 def test_show_prints_the_status_as_the_sdk_serializes_it() -> None:
     assert 'cluster status: {"currentNodeCount": 1}' in list(cluster.show(a_cluster(), config_of()))
     failed = a_cluster(state="Failed", status={})

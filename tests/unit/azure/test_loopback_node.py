@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from loopback import interpreter
+from loopback.process import Process, Processes
 from loopback.rules import environment_problem
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -59,3 +60,20 @@ def test_an_environment_that_users_manage_is_never_checked() -> None:
     dependencies = {"dependencies": ["python=2.7"]}
     managed = {"userManagedDependencies": True, "condaDependencies": dependencies}
     assert environment_problem({"python": managed}) is None
+
+
+def test_a_process_that_fails_ends_those_of_the_other_nodes(tmp_path: Path) -> None:
+    scripts = ("sleep 600", "echo I fail; exit 3", "true")
+    commands = [["/bin/sh", "-c", f"{script}"] for script in scripts]
+    processes = Processes([Process(command, tmp_path, {}, lambda _: None) for command in commands])
+    assert processes.wait(60) == 3
+    assert processes.log() == "I fail\n"
+
+
+def test_the_last_node_of_a_job_can_be_lost(tmp_path: Path) -> None:
+    command = ["/bin/sh", "-c", "sleep 600"]
+    processes = Processes([Process(command, tmp_path, {}, lambda _: None) for _ in range(2)])
+    assert not processes.has_lost_node
+    processes.lose_node()
+    assert processes.wait(60) == -9
+    assert processes.has_lost_node

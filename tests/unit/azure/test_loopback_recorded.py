@@ -189,9 +189,9 @@ def test_an_answer_that_was_not_recorded_fails_the_services_check(
 @pytest.mark.parametrize("is_low_priority", [False, True])
 def test_every_log_has_a_name_that_was_seen(service: Service, *, is_low_priority: bool) -> None:
     asked = request(service.handlers, "GET", f"{RUN}/details")
-    old = node_logs.old_runtime(is_low_priority=is_low_priority)
-    for logs in (old, node_logs.common_runtime()):
-        for name in (logs.script, *logs.before, *logs.after):
+    old = node_logs.old_runtime(2, is_low_priority=is_low_priority)
+    for logs in (old, node_logs.common_runtime(2), node_logs.common_runtime()):
+        for name in (*logs.scripts, *logs.before, *logs.after):
             details = {"status": "Running", "logFiles": {name: DAY.replace("02T00:00", "01T08:10")}}
             assert not recorded_check.violations(asked, answer(details)), name
 

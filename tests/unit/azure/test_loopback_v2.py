@@ -135,6 +135,12 @@ def test_a_job_that_needs_more_nodes_than_there_can_be_is_refused(
     assert not service.started
 
 
+def test_several_nodes_need_a_distribution_that_the_service_has(service: Service) -> None:
+    sent = job(service, resources={"instanceCount": 2}, distribution={"distributionType": "Mpi"})
+    assert service("PUT", JOB.format("one"), sent).status == 501
+    assert not service.started
+
+
 def test_a_cancellation_is_accepted_with_null_and_ends_without_a_body(service: Service) -> None:
     service("PUT", JOB.format("one"), job(service))
     accepted = service("POST", JOB.format("one/cancel"))

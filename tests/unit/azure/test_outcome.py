@@ -8,11 +8,22 @@ from typing import Any
 import pytest
 from loopback import run_errors
 
-from mnist_cnn.backends.azure.outcome import Nodes, cancellation, failure, image_log, image_problem
+from mnist_cnn.backends.azure.outcome import (
+    Nodes,
+    cancellation,
+    failure,
+    has_node_log,
+    image_log,
+    image_problem,
+)
 
 RAISED = {"error": {"code": "UserError", "message": "User program failed with E: evicted, JobFailed"}}
 PREEMPTED = "AzureMLCompute job failed. PreemptionError: Nodes of this job got pre-empted. Reason: ..."
 EVICTED = "The node was evicted."
+
+
+def ended_with(code: int) -> dict[str, Any]:
+    return {"error": run_errors.user_process("python x.py", code, "")}
 
 
 def of_service(message: str) -> dict[str, Any]:
@@ -43,6 +54,33 @@ def test_why_a_run_failed(details: dict[str, Any], *, is_lost: bool, has_trainer
     assert found.get("is_lost", False) is is_lost
     assert found.get("has_trainer_failed", False) is has_trainer_failed
     assert "None" not in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("details", "is_lost"),
+    [
+        (ended_with(-9), True),
+        (ended_with(137), True),
+        (ended_with(1), False),
+        ({"error": run_errors.job_failed()}, True),
+        ({"error": RAISED, "warnings": [run_errors.secondary_warning()]}, False),
+        ({"error": run_errors.image_build()}, False),
+    ],
+    ids=["signal", "signal-in-a-shell", "error", "silent", "raised", "image"],
+)
+def test_one_of_several_workers_that_was_killed_is_a_lost_node(
+    details: dict[str, Any], *, is_lost: bool
+) -> None:
+    assert failure(details, workers=2).get("is_lost", False) is is_lost
+    assert not failure(details).get("is_lost", False)
+
+
+def test_the_log_that_is_shown_is_that_of_worker_0() -> None:
+    user, old = "user_logs/std_log", "azureml-logs/70_driver_log"
+    others = [f"{user}_process_01", f"{user}_process_10", f"{user}_process_1", f"{old}_1", f"{old}_10"]
+    assert not has_node_log({f"{name}.txt": "https://log" for name in others})
+    for name in (user, f"{user}_process_0", f"{user}_process_00", old, f"{old}_0"):
+        assert has_node_log({f"{name}.txt": "https://log"}), name
 
 
 @pytest.mark.parametrize("message", ["", "AzureMLCompute job failed on evict-1, run evict_1_ab.", EVICTED])

@@ -128,6 +128,16 @@ def test_each_mount_is_a_token_of_its_own() -> None:
     assert gpu.arguments[-2:] == ("--device", "gpu")
 
 
+def test_each_worker_has_a_node() -> None:
+    config = compose.load(["backend=azure", "train.shards=4", "backend.workers=2", "backend.max_nodes=3"])
+    assert isinstance(config.backend, AzureConfig)
+    request = plan.request(launch.job_of(config), config.backend)
+    assert request.arguments[-2:] == ("--workers", "2")
+    assert dict(plan.describe(request, config.backend))["workers"] == "2, each on a node of its own"
+    with pytest.raises(ConfigurationError, match=r"workers=2 does not divide train\.shards=1"):
+        request_of("backend.workers=2", "backend.max_nodes=2")
+
+
 def test_the_limit_of_a_run_is_sent_in_seconds() -> None:
     assert request_of("backend.max_duration=90").max_seconds == 90 * 60
 
