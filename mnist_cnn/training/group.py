@@ -213,11 +213,11 @@ class Group(Alone):
         is_own = error is not self._received and not isinstance(error, RunCancelled | WorkerLost)
         message = f"worker {self.rank}: {error.message}" if is_own else error.message
         deadline = time.monotonic() + ERROR_SECONDS
-        wait(self._sending.values(), ERROR_SECONDS)
+        sent = wait(self._sending.values(), ERROR_SECONDS).done
         reachable = [
             connection
             for rank, connection in self._connections.items()
-            if rank not in self._sending or self._sending[rank].done()
+            if (sending := self._sending.get(rank)) is None or (sending in sent and not sending.exception())
         ]
         for connection in reachable:
             send_error(connection, error, message)
