@@ -56,7 +56,7 @@ def test_sigterm_after_the_result_changes_nothing(folder: Path, monkeypatch: pyt
 def test_the_device_and_force_reach_the_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = Mock()
     monkeypatch.setattr(worker, "train", train)
-    assert worker.main([str(folder), "gpu", "--force"]) == 0
+    assert worker.main([str(folder), "--device", "gpu", "--force"]) == 0
     assert (train.call_args.kwargs["device"], train.call_args.kwargs["force"]) == ("gpu", True)
 
 
