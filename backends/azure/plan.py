@@ -78,7 +78,7 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
 
     Raises:
         ConfigurationError: the job is too long to be sent, is exact and would train on a GPU, or cannot be
-            shared by so many workers.
+            shared by this number of workers.
         DataError: a data file is missing.
         BackendError: the code is too large to be sent.
     """

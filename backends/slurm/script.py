@@ -79,7 +79,7 @@ def request(job: Job, config: SlurmConfig, *, force: bool = False) -> Request:
 
     Raises:
         ConfigurationError: the job is too long, is exact and would train on a GPU, or cannot be shared by
-            so many workers.
+            this number of workers.
         DataError: a data file is missing.
         BackendError: the code is too large to be copied.
     """

@@ -52,7 +52,10 @@ V1_ONLY = SDK_TESTS[0]
 BOTH_SDKS = pytest.mark.parametrize(
     "sdk",
     [
-        pytest.param(f"backend.sdk={sdk}", marks=pytest.mark.skipif(not has_sdk(sdk), reason="not installed"))
+        pytest.param(
+            f"backend.sdk={sdk}",
+            marks=pytest.mark.skipif(not has_sdk(sdk), reason=f"SDK {sdk} is not installed"),
+        )
         for sdk in Sdk
     ],
 )

@@ -71,7 +71,7 @@ def test_another_worker_that_fails_leaves_the_report_to_worker_0(
     port = listener.getsockname()[1]
     for name, value in {**VARIABLES, workers.PORTS: str(port)}.items():
         monkeypatch.setenv(name, value)
-    told: list[BaseException] = []
+    received: list[BaseException] = []
 
     def fail(*_: object, **__: object) -> None:
         raise DataError("the data are damaged")
@@ -84,14 +84,14 @@ def test_another_worker_that_fails_leaves_the_report_to_worker_0(
             with meetings.meet(zero, identity(job), listener) as group:
                 group.gather(b"")
         except Exception as error:  # noqa: BLE001 - it is what the test is about
-            told.append(error)
+            received.append(error)
 
     thread = threading.Thread(target=be_worker_0)
     thread.start()
     words = node.arguments(job, "data", "checkpoints", workers=2)
     assert node.main(words) == 0
     thread.join(30)
-    assert isinstance(told[0], DataError)
-    assert told[0].message == "worker 1: the data are damaged"
+    assert isinstance(received[0], DataError)
+    assert received[0].message == "worker 1: the data are damaged"
     assert "worker 1 of 2 stopped: the data are damaged" in caplog.text
     assert not (tmp_path / "outputs").exists()
