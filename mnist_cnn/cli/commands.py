@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cnn import compose, launch, run_folder
@@ -16,7 +14,6 @@ from mnist_cnn.backend import HasCluster, Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
 from mnist_cnn.cli.sweep import plan_sweep, run_sweep
-from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
@@ -31,61 +28,12 @@ from mnist_cnn.terminal.log_stream import describe_progress
 
 if TYPE_CHECKING:
     from mnist_cnn.backend import Run
-    from mnist_cnn.config import Config
+    from mnist_cnn.cli.command import Command
+
+CLUSTER_ACTIONS = ("show", "delete")
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """A parsed command line; `words` are neither flags nor KEY=VALUE."""
-
-    name: str
-    words: tuple[str, ...]
-    overrides: tuple[str, ...]
-    config_dirs: tuple[str, ...]
-    as_json: bool
-    is_multirun: bool
-
-    def config(self) -> Config:
-        """Compose and check the configuration."""
-        return compose.load(self.overrides, self.config_dirs)
-
-    def allow_only(self, *groups: str) -> None:
-        """Refuse settings that the command would ignore."""
-        for override in self.overrides:
-            name = override.lstrip("+~").partition("=")[0]
-            if name.partition(".")[0] not in groups:
-                keys = [group if group in ("runs_dir", "force") else f"{group}.*" for group in groups]
-                raise ConfigurationError(
-                    f"{self.name} does not take {override}", f"it takes {', '.join(keys)}"
-                )
-
-    def run_word(self) -> str:
-        """Return the command's RUN argument."""
-        if len(self.words) != 1 or not self.words[0]:
-            wanted = "one RUN" if not any(self.words) else f"one RUN, not {' '.join(self.words)}"
-            hint = f"for example {report.program()} {self.name} latest; `list` shows the runs"
-            raise ConfigurationError(f"{self.name} needs {wanted}", hint)
-        return self.words[0]
-
-    def folder(self) -> Path:
-        """Return the folder of the RUN argument."""
-        return launch.find(self.run_word(), self.overrides, self.config_dirs)
-
-    def run(self) -> Run:
-        """Return the run of the RUN argument."""
-        return launch.attach_to(self.folder(), self.overrides, self.config_dirs)
-
-    def run_config(self) -> Config:
-        """Return the configuration for the run of the RUN argument."""
-        return launch.config_of_run(self.folder(), self.overrides, self.config_dirs)
-
-    def refuse_words(self) -> None:
-        if self.words:
-            hint = did_you_mean(self.words[0], list(COMMANDS), "settings are written KEY=VALUE; see --help")
-            raise ConfigurationError(f"{self.name} does not take the word {self.words[0]}", hint)
-
-
-def _train(command: Command) -> int:
+def train(command: Command) -> int:
     command.refuse_words()
     if command.is_multirun:
         return run_sweep(command.overrides, command.config_dirs, as_json=command.as_json)
@@ -93,19 +41,19 @@ def _train(command: Command) -> int:
     return run_to_end(partial(launch.start, config, launch.job_of(config)), config, as_json=command.as_json)
 
 
-def _resume(command: Command) -> int:
+def resume(command: Command) -> int:
     command.allow_only("runs_dir", "backend", "register", "force")
     config = launch.config_to_resume(command.folder(), command.overrides, command.config_dirs)
     start = launch.prepare_resume(command.run_word(), command.overrides, command.config_dirs)
     return run_to_end(start, config, as_json=command.as_json)
 
 
-def _follow(command: Command) -> int:
+def follow(command: Command) -> int:
     command.allow_only("runs_dir", "backend")
     return run_to_end(command.run, command.run_config(), as_json=command.as_json, is_own=False)
 
 
-def _plan(command: Command) -> int:
+def plan(command: Command) -> int:
     command.refuse_words()
     if command.is_multirun:
         plans = plan_sweep(command.overrides, command.config_dirs)
@@ -126,7 +74,7 @@ def _plan(command: Command) -> int:
     return 0
 
 
-def _list(command: Command) -> int:
+def list_runs(command: Command) -> int:
     command.refuse_words()
     command.allow_only("runs_dir")
     runs_dir = compose.runs_dir(command.overrides, command.config_dirs)
@@ -152,7 +100,7 @@ def _list(command: Command) -> int:
     return 0
 
 
-def _status(command: Command) -> int:
+def status(command: Command) -> int:
     command.allow_only("runs_dir", "backend")
     run = command.run()
     status = run.status()
@@ -193,7 +141,7 @@ def _end_of(run: Run) -> dict[str, str]:
     return {}
 
 
-def _cancel(command: Command) -> int:
+def cancel(command: Command) -> int:
     command.allow_only("runs_dir", "backend")
     run = command.run()
     cancel_it = f"cancel it: {report.program()} {command_on('cancel', run.folder)}"
@@ -218,7 +166,7 @@ def _cancel(command: Command) -> int:
     return 0
 
 
-def _register(command: Command) -> int:
+def register(command: Command) -> int:
     command.allow_only("runs_dir", "backend", "register")
     config = command.run_config()
     model = report.register_model(command.run(), config)
@@ -233,7 +181,7 @@ def _register(command: Command) -> int:
     return 0
 
 
-def _predict(command: Command) -> int:
+def predict(command: Command) -> int:
     from mnist_cnn.prediction.predictor import load_predictor
 
     if len(command.words) < 2:  # noqa: PLR2004 - a run and a picture
@@ -263,7 +211,7 @@ def _predict(command: Command) -> int:
     return code
 
 
-def _cluster(command: Command) -> int:
+def cluster(command: Command) -> int:
     if len(command.words) != 1 or command.words[0] not in CLUSTER_ACTIONS:
         hint = f"for example {report.program()} cluster show backend=azure"
         raise ConfigurationError(f"cluster needs one of {', '.join(CLUSTER_ACTIONS)}", hint)
@@ -281,21 +229,3 @@ def _cluster(command: Command) -> int:
     if command.as_json:
         report.print_json(lines)
     return 0
-
-
-CLUSTER_ACTIONS = ("show", "delete")
-COMMANDS: dict[str, Callable[[Command], int]] = {
-    "train": _train,
-    "plan": _plan,
-    "list": _list,
-    "status": _status,
-    "follow": _follow,
-    "cancel": _cancel,
-    "resume": _resume,
-    "register": _register,
-    "predict": _predict,
-    "cluster": _cluster,
-}
-
-READ_ONLY = ("plan", "list", "status", "follow", "predict")
-"""Commands that have nothing left to do when the reader of their output has gone."""

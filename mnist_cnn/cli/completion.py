@@ -40,7 +40,6 @@ complete -o bashdefault -o default -F _mnist_cnn mnist-cnn python python3
 """
 FLAGS = ("--multirun", "--config-dir", "--json", "--cfg", "--info", "--help", "--version")
 TAKE_FOLDER = ("--config-dir", "-cd")
-TAKE_RUN = ("status", "follow", "cancel", "resume", "register", "predict")
 
 
 def answer(arguments: Sequence[str]) -> list[str]:
@@ -74,19 +73,20 @@ def _is_setting(text: str) -> bool:
 
 
 def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator[str]:
-    from mnist_cnn.cli.commands import CLUSTER_ACTIONS, COMMANDS
+    from mnist_cnn.cli.command import COMMANDS, TAKE_RUN
 
     settings = dict(text.split("=", 1) for text in given if "=" in text)
     key, is_value, _ = word.partition("=")
     if is_value:
         yield from (f"{key}={value}" for value in _values(key, settings))
     elif word.startswith("-"):
-        yield from FLAGS
+        own = COMMANDS[words[0]].flags if words and words[0] in COMMANDS else ()
+        yield from (*FLAGS, *own)
     elif len(words) == 1 and words[0] in TAKE_RUN:
         runs_dir = Path(settings.get("runs_dir", RunConfig.runs_dir))
         yield from (LATEST, *sorted(receipt.parent.name for receipt in runs_dir.glob(f"*/{RECEIPT}")))
     elif words == ["cluster"]:
-        yield from CLUSTER_ACTIONS
+        yield from COMMANDS["cluster"].words.split("|")
     elif not (words and words[0] == "predict"):  # which takes the names of pictures
         yield from () if words else COMMANDS
         yield from (f"{group}=" for group in compose.GROUPS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn import compose
 from mnist_cnn.backends import BACKENDS, backend_class, installed
+from mnist_cnn.cli.command import COMMANDS
 from mnist_cnn.config import allowed, full_key, keys_of, sections_within, written
 from mnist_cnn.terminal.output import styled
 
@@ -17,18 +18,6 @@ if TYPE_CHECKING:
     from mnist_cnn.config import Section
 
 PURPOSE = "  Train a convolutional network on MNIST-like images, here or on a cluster."
-
-COMMAND_LINES = """\
-  train                 train, here or where backend= says; the default
-  plan                  print what would be trained and where; writes nothing
-  list                  list the runs: status, accuracy, backend, age
-  status RUN            print a run's status
-  follow RUN            watch a run until it ends
-  cancel RUN            stop a run
-  resume RUN            resume an interrupted run from its last checkpoint
-  register RUN          put a run's model into the registry, as register.name
-  predict RUN IMAGE...  recognise the digits in PNG or JPEG pictures
-  cluster show|delete   show a cluster and its costs, or delete it"""
 
 FLAGS = """\
   -m, --multirun        run every combination of the values in KEY=A,B
@@ -65,7 +54,7 @@ def help_text(program: str) -> str:
     defaults = compose.compose(())
     parts = [
         f"Usage: {program} [COMMAND] [RUN] [KEY=VALUE ...]\n{PURPOSE}",
-        f"Commands (RUN is a run's name, its beginning or end, a folder, or `latest`)\n{COMMAND_LINES}",
+        f"Commands (RUN is a run's name, its beginning or end, a folder, or `latest`)\n{command_lines()}",
         *(_describe(section.GROUP or "the run", section, defaults) for section in compose.SECTIONS),
         *(_describe(f"backend={name}", backend_class(name).CONFIG, defaults) for name in BACKENDS),
         "  Any other backend is chosen with backend=FILE.py:Class; its CONFIG class defines its keys.",
@@ -74,6 +63,16 @@ def help_text(program: str) -> str:
         f"Examples\n{EXAMPLES.format(program=program)}",
     ]
     return "\n\n".join(parts)
+
+
+def command_lines() -> str:
+    """Return one line for each command, and one for each flag that only it takes."""
+    lines = []
+    for name, entry in COMMANDS.items():
+        lines.append(f"  {f'{name} {entry.words}':<21} {entry.meaning}")
+        for flag, (value, meaning) in entry.flags.items():
+            lines.append(f"    {f'{flag} {value}':<19} {meaning}")
+    return "\n".join(lines)
 
 
 def _wrapped(line: str, width: int) -> str:

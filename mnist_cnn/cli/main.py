@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from mnist_cnn.cli.report import print_error, print_json, program
@@ -23,7 +23,7 @@ from mnist_cnn.terminal.output import redirect_to_devnull
 from mnist_cnn.terminal.signals import Terminated, ignore_signals
 
 if TYPE_CHECKING:
-    from mnist_cnn.cli.commands import Command
+    from mnist_cnn.cli.command import Command
 
 COMPLETION = ("--shell-completion", "-sc")
 FLAGS = (
@@ -86,7 +86,7 @@ def _run(arguments: Sequence[str]) -> int:
 
         print(f"mnist_cnn {__version__}")
         return 0
-    from mnist_cnn.cli.commands import COMMANDS, READ_ONLY
+    from mnist_cnn.cli.command import COMMANDS
 
     command = parse(arguments)
     if command.name in ("config", "info"):
@@ -96,7 +96,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         return COMMANDS[command.name](command)
     except BrokenPipeError as error:
-        if command.name in READ_ONLY:
+        if COMMANDS[command.name].only_reads:
             raise
         hint = f"check what it did: {program()} list"
         raise BackendError(f"{command.name} stopped: stdout was closed", hint) from error
@@ -130,12 +130,14 @@ def main_and_exit() -> NoReturn:
 
 def parse(arguments: Sequence[str]) -> Command:
     """Parse a command line. Raises ConfigurationError for an unknown flag."""
-    from mnist_cnn.cli.commands import COMMANDS, Command
+    from mnist_cnn.cli.command import COMMANDS, Command
 
     rest = list(arguments)
     words: list[str] = []
     overrides: list[str] = []
     config_dirs: list[str] = []
+    flags: dict[str, str] = {}
+    own_flags = {flag: value for entry in COMMANDS.values() for flag, (value, _) in entry.flags.items()}
     shown = None
     is_multirun = False
     while rest:
@@ -154,13 +156,16 @@ def parse(arguments: Sequence[str]) -> Command:
             shown = "info"
         elif flag in ("--config-dir", "-cd"):
             config_dirs.append(_value(argument, rest))
+        elif flag in own_flags:
+            flags[flag] = _value(argument, rest) if own_flags[flag] else ""
         elif argument.startswith("-"):
-            _check_flag(argument)
+            _check_flag(argument, [*FLAGS, *own_flags])
         elif _is_override(argument):
             overrides.append(argument)
         else:
             words.append(argument)
     name = words.pop(0) if words and words[0] in COMMANDS else "train"
+    _check_taken(name, flags)
     return Command(
         name=shown or name,
         words=tuple(words),
@@ -168,7 +173,20 @@ def parse(arguments: Sequence[str]) -> Command:
         config_dirs=tuple(config_dirs),
         as_json="--json" in arguments,
         is_multirun=is_multirun,
+        flags=flags,
     )
+
+
+def _check_taken(name: str, flags: Iterable[str]) -> None:
+    """Check that a command takes these flags. Raises ConfigurationError."""
+    from mnist_cnn.cli.command import COMMANDS
+
+    for flag in flags:
+        if flag not in COMMANDS[name].flags:
+            takers = [other for other, entry in COMMANDS.items() if flag in entry.flags]
+            raise ConfigurationError(
+                f"{name} does not take {flag}", f"{' and '.join(takers)} may be given it"
+            )
 
 
 def _value(argument: str, rest: list[str]) -> str:
@@ -176,12 +194,12 @@ def _value(argument: str, rest: list[str]) -> str:
     return argument.partition("=")[2] or (rest.pop(0) if rest else "")
 
 
-def _check_flag(argument: str) -> None:
+def _check_flag(argument: str, known: Sequence[str]) -> None:
     from mnist_cnn.config import did_you_mean
 
     if argument != "--json":  # main looks for it itself, because an error is printed as JSON too
         raise ConfigurationError(
-            f"unknown flag {argument}", did_you_mean(argument, FLAGS, "--help lists the flags")
+            f"unknown flag {argument}", did_you_mean(argument, known, "--help lists the flags")
         )
 
 

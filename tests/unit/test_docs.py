@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mnist_cnn import compose
-from mnist_cnn.cli.commands import COMMANDS
+from mnist_cnn.cli.command import COMMANDS
 from mnist_cnn.cli.main import parse
 from mnist_cnn.launch import make_job
 from mnist_cnn.result import EpochRow, Progress
@@ -31,7 +31,7 @@ COMMAND_LINES = [
     for line in LINES
     if line.startswith("python -m mnist_cnn") and not re.search(r"\.py\b|my_conf|--help", line)
 ]
-RUN_COMMANDS = [name for name in COMMANDS if name not in ("train", "plan", "list", "cluster")]
+WITH_WORDS = [name for name, entry in COMMANDS.items() if entry.words]
 BLOCKS = [
     pytest.param(block, id=f"{page}-{number}")
     for page, text in TEXTS.items()
@@ -44,7 +44,7 @@ def test_every_command_line_is_accepted(line: str, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(line)[3:]
     command = parse(arguments)
-    assert bool(command.words) == (arguments[0] in (*RUN_COMMANDS, "cluster"))
+    assert bool(command.words) == (arguments[0] in WITH_WORDS)
     for overrides in compose.expand(command.overrides):
         compose.load(overrides)
 

@@ -216,25 +216,25 @@ def test_an_interrupt_that_a_library_turned_into_an_error_is_none(
             raise BackendError("cannot cancel the run")  # noqa: B904 - as in a clean-up
 
     for command, code in ((broken, 130), (not_imported, 130), (refused, BackendError.exit_code)):
-        monkeypatch.setitem(commands.COMMANDS, "list", command)
+        monkeypatch.setattr(commands, "list_runs", command)
         ended = ask("list")
         assert (ended.code, "Traceback" in ended.err) == (code, False)
 
 
 def test_a_bug_exits_1_and_an_interrupt_130(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(commands.COMMANDS, "list", _raising(RuntimeError("two\nlines")))
+    monkeypatch.setattr(commands, "list_runs", _raising(RuntimeError("two\nlines")))
     ended = ask("list")
     assert ended.code == 1
     assert "Traceback" in ended.err
     assert ended.err.splitlines()[-2] == "error: a bug: RuntimeError: two lines"
-    monkeypatch.setitem(commands.COMMANDS, "list", _raising(KeyboardInterrupt()))
+    monkeypatch.setattr(commands, "list_runs", _raising(KeyboardInterrupt()))
     ended = ask("list")
     assert ended.code == 130
     assert ended.err.splitlines()[0] == "interrupted"
 
 
 def test_a_closed_stdout_fails_a_changing_command(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(commands.COMMANDS, "register", _raising(BrokenPipeError()))
+    monkeypatch.setattr(commands, "register", _raising(BrokenPipeError()))
     assert refusal(ask("register"), 4)[0] == "register stopped: stdout was closed"
 
 

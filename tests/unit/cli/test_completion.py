@@ -13,7 +13,8 @@ import pytest
 from helpers.records import write_receipt
 
 from mnist_cnn.backend import Status
-from mnist_cnn.cli import commands, completion
+from mnist_cnn.cli import completion
+from mnist_cnn.cli.command import COMMANDS
 
 if TYPE_CHECKING:
     from helpers.cli import Ask
@@ -51,7 +52,7 @@ def test_the_last_word_of_a_line_is_completed(home: Path, line: str, expected: l
 
 
 def test_every_command_is_completed() -> None:
-    assert set(completion.candidates("mnist-cnn ")) > set(commands.COMMANDS)
+    assert set(completion.candidates("mnist-cnn ")) > set(COMMANDS)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 import mnist_cnn
 from mnist_cnn import compose
 from mnist_cnn.backends.local import LocalConfig
-from mnist_cnn.cli import commands
 from mnist_cnn.cli import help as help_page
+from mnist_cnn.cli.command import COMMANDS
 from mnist_cnn.cli.main import parse
 from mnist_cnn.config import Section, allowed, full_key, keys_of, written
 
@@ -40,10 +40,12 @@ def test_help_names_every_option_command_flag_and_exit_code(ask: Ask) -> None:
     assert text == ask("plan", "--help").out == ask("--hydra-help").out
     for group in ("data", "model", "train"):
         assert f"  {group}=NAME, one of: {', '.join(compose.options(group))}\n" in text
-    for name in commands.COMMANDS:
-        assert re.search(rf"^  {name} ", help_page.COMMAND_LINES, re.MULTILINE)
+    for name, entry in COMMANDS.items():
+        assert re.search(
+            rf"^  {name} .* {re.escape(entry.meaning)}$", help_page.command_lines(), re.MULTILINE
+        )
     flags = help_page.FLAGS.format(program="python -m mnist_cnn")
-    assert all(part in text for part in (help_page.COMMAND_LINES, flags, help_page.EXIT_CODES))
+    assert all(part in text for part in (help_page.command_lines(), flags, help_page.EXIT_CODES))
 
 
 @pytest.mark.parametrize("width", [80, 24])
