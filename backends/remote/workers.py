@@ -10,10 +10,10 @@ import os
 from typing import TYPE_CHECKING
 
 from mnist_cnn.errors import BackendError
-from mnist_cnn.training.group import ALONE, Alone
-from mnist_cnn.training.local_group import identity
-from mnist_cnn.training.meeting import Meeting, meet
 from mnist_cnn.training.runtime import default_threads
+from mnist_cnn.training.sharing.group import ALONE, Alone
+from mnist_cnn.training.sharing.local_group import identity
+from mnist_cnn.training.sharing.meeting import Meeting, meet
 
 if TYPE_CHECKING:
     from mnist_cnn.job import Job

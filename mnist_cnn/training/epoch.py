@@ -19,9 +19,9 @@ from mnist_cnn.config import Format, Loss, Numerics, Precision, Schedule
 from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
 from mnist_cnn.training import checkpoint, graphs
-from mnist_cnn.training.group import ALONE, Alone
 from mnist_cnn.training.model import build_model
 from mnist_cnn.training.shards import ShardedSteps
+from mnist_cnn.training.sharing.group import ALONE, Alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

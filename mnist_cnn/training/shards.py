@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training import graphs
-from mnist_cnn.training.group import ALONE, Alone
-from mnist_cnn.training.pairwise import PairwiseSum, Subtree
+from mnist_cnn.training.sharing.group import ALONE, Alone
+from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree
 
 if TYPE_CHECKING:
     from mnist_cnn.training.epoch import Trainer

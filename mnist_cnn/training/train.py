@@ -25,9 +25,9 @@ from mnist_cnn.result import EpochRow, Progress, Result, describe_content, perce
 from mnist_cnn.training import checkpoint, plots
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
 from mnist_cnn.training.epoch import Trainer, evaluate, predict_function
-from mnist_cnn.training.group import ALONE, Alone
 from mnist_cnn.training.model import weights_sha256
 from mnist_cnn.training.runtime import Runtime
+from mnist_cnn.training.sharing.group import ALONE, Alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError, storage_error
 from mnist_cnn.redaction import redact, redacted
-from mnist_cnn.training.local_group import joined, started
+from mnist_cnn.training.sharing.local_group import joined, started
 from mnist_cnn.training.train import assist, train
 
 if TYPE_CHECKING:

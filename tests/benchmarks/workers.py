@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_cnn.training.local_group import HOST
-from mnist_cnn.training.meeting import Meeting, listen, meet
-from mnist_cnn.training.pairwise import PairwiseSum, Subtree
+from mnist_cnn.training.sharing.local_group import HOST
+from mnist_cnn.training.sharing.meeting import Meeting, listen, meet
+from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree
 
 from .comparison import Comparison
 from .machine import printed, script
@@ -26,7 +26,7 @@ from .processors import Hashes
 from .report import Metric, Report, number, table, take_turns, timed
 
 if TYPE_CHECKING:
-    from mnist_cnn.training.group import Group
+    from mnist_cnn.training.sharing.group import Group
 
 OPTIONS = {
     "--rounds": number(2, "how often each number of workers trains"),

@@ -26,8 +26,8 @@ from mnist_cnn import launch, run_folder
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.training.epoch import Trainer
-from mnist_cnn.training.group import ALONE, Alone, Group
 from mnist_cnn.training.model import weights_sha256
+from mnist_cnn.training.sharing.group import ALONE, Alone, Group
 
 if TYPE_CHECKING:
     from mnist_cnn.result import EpochRow

@@ -13,9 +13,9 @@ import pytest
 import mnist_cnn
 from mnist_cnn.backends.remote import node, workers
 from mnist_cnn.errors import BackendError, DataError
-from mnist_cnn.training import meeting as meetings
 from mnist_cnn.training import train, worker
-from mnist_cnn.training.local_group import identity
+from mnist_cnn.training.sharing import meeting as meetings
+from mnist_cnn.training.sharing.local_group import identity
 
 VARIABLES = {
     workers.RANK: "1",

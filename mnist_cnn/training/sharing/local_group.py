@@ -15,9 +15,9 @@ from typing import IO, TYPE_CHECKING, cast
 
 from mnist_cnn import cpu
 from mnist_cnn.errors import BackendError
-from mnist_cnn.training.group import ALONE, Alone, WorkerLost
-from mnist_cnn.training.meeting import Meeting, listen, meet
 from mnist_cnn.training.runtime import default_threads, versions
+from mnist_cnn.training.sharing.group import ALONE, Alone, WorkerLost
+from mnist_cnn.training.sharing.meeting import Meeting, listen, meet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled, TrainingError
-from mnist_cnn.training.group import ALONE, Group, WorkerLost
-from mnist_cnn.training.pairwise import PairwiseSum, Subtree
+from mnist_cnn.training.sharing.group import ALONE, Group, WorkerLost
+from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,13 +13,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.errors import BackendError, ConfigurationError
-from mnist_cnn.training import handshake
-from mnist_cnn.training.group import Group, WorkerLost, send_error
+from mnist_cnn.training.sharing import handshake
+from mnist_cnn.training.sharing.group import Group, WorkerLost, send_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mnist_cnn.training.handshake import Line
+    from mnist_cnn.training.sharing.handshake import Line
 
 RETRY_SECONDS = 0.2
 WAIT_SECONDS = 1.0

@@ -25,12 +25,12 @@ from mnist_cnn.errors import (
     MnistCnnError,
     RunCancelled,
 )
-from mnist_cnn.training.pairwise import PairwiseSum, Subtree, subtrees
+from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree, subtrees
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mnist_cnn.training.pairwise import Arrays
+    from mnist_cnn.training.sharing.pairwise import Arrays
 
 CONTENT, ERROR = b"C", b"E"
 HEADER = struct.Struct("!cQ")

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mnist_cnn.errors import BackendError, ConfigurationError
-from mnist_cnn.training import handshake
-from mnist_cnn.training.meeting import Meeting, listen, meet
+from mnist_cnn.training.sharing import handshake
+from mnist_cnn.training.sharing.meeting import Meeting, listen, meet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mnist_cnn.training.group import Group
+    from mnist_cnn.training.sharing.group import Group
 
 HOST = "127.0.0.1"
 TOKEN = secrets.token_hex(8)
