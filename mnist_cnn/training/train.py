@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
+import json
 import logging
 import os
 import time
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import cpu, run_folder
 from mnist_cnn.config import Format, Loss, Numerics, Precision
 from mnist_cnn.data import datasets
-from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled
 from mnist_cnn.files import atomic
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content, percent
@@ -76,8 +77,7 @@ def train(  # noqa: PLR0913 - only the first two are required
     device_kind, arrays = _prepare(job, device)
     started = time.perf_counter()
     trainer = Trainer(job, arrays, group)
-    fingerprint = _common_fingerprint(trainer, group)
-    runtime = Runtime.here(trainer.precision.value, device_kind, _threads(), fingerprint)
+    runtime = _common_runtime(trainer, device_kind, group)
     run = folder if checkpoints is None else "RUN"  # a node does not know the run's folder
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
     history, changes = _resume(trainer, runtime, checkpoints, run, force=force)
@@ -113,21 +113,30 @@ def assist(
 
     Raises as `train` does, and what has ended another worker.
     """
-    _, arrays = _prepare(job, device)
+    device_kind, arrays = _prepare(job, device)
     trainer = Trainer(job, arrays, group)
-    _common_fingerprint(trainer, group)
+    _common_runtime(trainer, device_kind, group)
     for epoch in range(_share_state(trainer, group) + 1, job.train.epochs + 1):
         trainer.run_epoch(epoch, lambda progress: None)
         if _end_epoch(trainer, group, is_stopping()):
             return
 
 
-def _common_fingerprint(trainer: Trainer, group: Alone) -> str:
-    """Return the fingerprint, which must be the same for all workers."""
-    fingerprint = trainer.fingerprint()
-    hint = "use equal nodes with equal threads, or train.numerics=exact"
-    group.check_equal("fingerprint of the first steps", fingerprint[:8], hint)
-    return fingerprint
+def _common_runtime(trainer: Trainer, device_kind: str, group: Alone) -> Runtime:
+    """Return this worker's runtime; its fingerprint must be the same for all workers.
+
+    Raises ConfigurationError, on all of them.
+    """
+    own = Runtime.here(trainer.precision.value, device_kind, _threads(), trainer.fingerprint())
+    gathered = group.gather(json.dumps(dataclasses.asdict(own)).encode())
+    first, *others = (Runtime(**json.loads(content)) for content in gathered)
+    for rank, other in enumerate(others, 1):
+        if other.fingerprint != first.fingerprint:
+            differences = "; ".join(first.changes_to(other, before="worker 0:"))
+            message = f"worker {rank} would not end in the weights of worker 0: {differences}"
+            hint = "use equal nodes with equal threads, or train.numerics=exact"
+            raise ConfigurationError(message, hint)
+    return own
 
 
 def _share_state(trainer: Trainer, group: Alone, epochs: int = 0) -> int:
