@@ -53,9 +53,8 @@ class Trainer:
         held_out = (arrays.x_test, arrays.y_test)
         if len(arrays.x_validation):
             held_out = (arrays.x_validation, arrays.y_validation)
-        self.evaluate = functools.partial(
-            evaluate, predict_function(self.model, self._probabilities), *held_out, group=group
-        )
+        predict = predict_function(self.model, self.data.image_shape, self._probabilities)
+        self.evaluate = functools.partial(evaluate, predict, *held_out, group=group)
         self.optimizer = optimizer(job.train, self.data.steps * job.train.epochs)
         self.optimizer.build(self.model.trainable_variables)
         # Sum of the losses, number of correct predictions and of images, in each part of the epoch so far.
@@ -389,18 +388,22 @@ def loss_function(config: TrainConfig) -> Callable[[Any, Any], Any]:
 
 
 def predict_function(
-    model: keras.Model, probabilities: Callable[[Any], Any] = lambda outputs: outputs
+    model: keras.Model,
+    image_shape: tuple[int, ...],
+    probabilities: Callable[[Any], Any] = lambda outputs: outputs,
 ) -> Callable[[Any], Any]:
-    """Return a function uint8 images (B, H, W, 1) or (B, 1, H, W) -> float32 probabilities (B, classes).
+    """Return a function uint8 images (B, *image_shape) -> float32 probabilities (B, classes).
 
-    `probabilities` makes them of the model's outputs.
+    `probabilities` makes them of the model's outputs. The function is compiled once for all sizes of batches,
+    so that a worker that gets only the last, smaller batch computes as the others do.
     """
     import tensorflow as tf
 
     def predict(images: Any) -> Any:
         return tf.cast(probabilities(model(scale(images), training=False)), tf.float32)
 
-    compiled: Callable[[Any], Any] = tf.function(predict, autograph=False, reduce_retracing=True)
+    signature = [tf.TensorSpec((None, *image_shape), tf.uint8)]
+    compiled: Callable[[Any], Any] = tf.function(predict, autograph=False, input_signature=signature)
     return compiled
 
 

@@ -256,7 +256,8 @@ def _finish(  # noqa: PLR0913 - all of them are results
     `recorded` are fields of the result that are already known.
     """
     job, model = trainer.job, trainer.float32_model()
-    loss, accuracy, probabilities = evaluate(predict_function(model), arrays.x_test, arrays.y_test)
+    predict = predict_function(model, arrays.x_test.shape[1:])
+    loss, accuracy, probabilities = evaluate(predict, arrays.x_test, arrays.y_test)
     note = ""
     if trainer.is_exact or trainer.precision is Precision.bfloat16:
         how = f"with {job.train.exact_bits}-bit operands" if trainer.is_exact else "in bfloat16"

@@ -56,7 +56,9 @@ def build(config, input_shape, num_classes):
     out = layers.Dense(num_classes, activation="softmax")
     return keras.Sequential([keras.Input(input_shape), layers.Flatten(), noise, out])
 """
-SEEDED = NETWORK.format(noise="layers.GaussianNoise(0.5)")
+SEEDED = NETWORK.format(noise="layers.GaussianNoise(0.5, seed=2**62 + 1)")
+"""No float64 is equal to this seed."""
+FROZEN = NETWORK.format(noise="layers.Dense(7, trainable=False)")
 GLOBALLY_SEEDED = NETWORK.format(noise="Noise()")
 """A network that draws from Keras' global seed, which is not one of its variables."""
 COUNTING = """
@@ -121,6 +123,13 @@ def trainers_of(*overrides: str) -> list[tuple[Trainer, Group]]:
     return [(Trainer(job, arrays, group), group) for group in groups]
 
 
+def trainer_of(network: str, home: Path) -> Trainer:
+    """Return the trainer of a custom network with two shards."""
+    (home / "network.py").write_text(network)
+    job = launch.make_job(*TINY, "train.shards=2", f"model.file={home / 'network.py'}")
+    return Trainer(job, datasets.load(job.data))
+
+
 def trained(trainer: Trainer, group: Alone) -> tuple[str, list[EpochRow]]:
     with group:
         rows = [trainer.run_epoch(number, lambda progress: None) for number in (1, 2)]
@@ -165,9 +174,7 @@ def test_two_workers_end_in_the_weights_of_one(job: tuple[str, ...], tmp_path: P
 @pytest.mark.usefixtures("keras")
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_a_weight_without_a_gradient_stays_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "network.py").write_text(UNUSED)
-    job = launch.make_job(*TINY, "train.shards=2", f"model.file={tmp_path / 'network.py'}")
-    trainer = Trainer(job, datasets.load(job.data))
+    trainer = trainer_of(UNUSED, tmp_path)
     unused, kernel = trainer.model.trainable_variables[:2]
     before = kernel.numpy()
 
@@ -175,6 +182,25 @@ def test_a_weight_without_a_gradient_stays_as_it_is(tmp_path: Path) -> None:
 
     assert unused.numpy().tolist() == [1, 1, 1]
     assert not np.array_equal(kernel.numpy(), before)
+
+
+@pytest.mark.usefixtures("keras")
+def test_frozen_weights_are_not_exchanged(tmp_path: Path) -> None:
+    trainer = trainer_of(FROZEN, tmp_path)
+
+    numbers, _ = trainer.run_steps._compute_shard(np.arange(4, dtype=np.int32), 0, 0.5, 1.0)  # noqa: SLF001
+
+    assert len(numbers) == 7 * 10 + 10
+
+
+@pytest.mark.usefixtures("keras")
+def test_a_large_seed_stays_what_it_is(tmp_path: Path) -> None:
+    trainer = trainer_of(SEEDED, tmp_path)
+    (seed,) = trainer.run_steps.seeds
+
+    trainer.run_epoch(1, lambda progress: None)
+
+    assert seed.numpy().tolist() == [2**62 + 1, trainer.data.steps]
 
 
 def test_the_number_of_shards_is_part_of_the_job() -> None:
@@ -207,11 +233,8 @@ def test_each_shard_draws_its_own_dropout() -> None:
 def test_a_network_whose_shards_cannot_be_combined_is_refused(
     network: str, message: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "network.py").write_text(network)
-    job = launch.make_job(*TINY, "train.shards=2", f"model.file={tmp_path / 'network.py'}")
-
     with pytest.raises(ConfigurationError, match=message):
-        Trainer(job, datasets.load(job.data))
+        trainer_of(network, tmp_path)
 
 
 @pytest.fixture
