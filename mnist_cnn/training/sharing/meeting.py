@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.training.sharing import handshake
 from mnist_cnn.training.sharing.group import Group, WorkerLost, send_error
+from mnist_cnn.training.sharing.handshake import Arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,12 +46,18 @@ class Meeting:
 
 
 def listen(host: str, ports: Sequence[int]) -> socket.socket:
-    """Return a socket that listens at the first free port; 0 is any. Raises BackendError if none is free."""
+    """Return a socket that listens at the first free port; 0 is any. Raises BackendError if none is free.
+
+    If `host` has several addresses, it is the first one that is this machine's; the others try all of them.
+    """
     reason = ""
-    for port in ports:
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except OSError as error:
+        found, reason = [], error.strerror or str(error)
+    for port, (family, *_, address) in itertools.product(ports, found):
         try:
-            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            return socket.create_server(address[:2], family=family)
+            return socket.create_server((address[0], port), family=family)
         except OSError as error:
             reason = error.strerror or str(error)
     message = f"worker 0 cannot listen at {_address(host, ports)}: {reason}"
@@ -73,8 +81,11 @@ def meet(
     """
     with contextlib.ExitStack() as opened:  # closed unless all have met
         if meeting.rank == 0:
-            with listener or listen(meeting.host, meeting.ports) as door:
-                connections = _receive_all(meeting, identity, door, opened, on_wait)
+            with (
+                listener or listen(meeting.host, meeting.ports) as door,
+                Arrivals(door, meeting.token) as arrivals,
+            ):
+                connections = _receive_all(meeting, identity, arrivals, opened, on_wait)
         else:
             connections = _join(meeting, identity, opened, on_wait)
         opened.pop_all()
@@ -87,7 +98,7 @@ def meet(
 def _receive_all(
     meeting: Meeting,
     identity: dict[str, str],
-    listener: socket.socket,
+    arrivals: Arrivals,
     opened: contextlib.ExitStack,
     on_wait: Callable[[], None],
 ) -> dict[int, socket.socket]:
@@ -95,7 +106,6 @@ def _receive_all(
     deadline = time.monotonic() + meeting.arrival_seconds
     lines: dict[int, Line] = {}
     addresses: dict[int, Any] = {}
-    refused: set[str] = set()
     own = {**identity, "number of workers": str(meeting.count)}
     while len(lines) < meeting.count - 1:
         on_wait()
@@ -105,7 +115,7 @@ def _receive_all(
             waited = f"within {meeting.arrival_seconds:.0f} seconds"
             message = f"of {meeting.count} workers, {missing} did not arrive {waited}"
             raise BackendError(message, "read its log; a firewall between the nodes may be the reason")
-        arrival = handshake.accept(listener, meeting.token, min(left, WAIT_SECONDS), refused)
+        arrival = arrivals.next(min(left, WAIT_SECONDS))
         if arrival is None:
             continue
         line, hello = arrival
@@ -152,7 +162,8 @@ def _join(
         try:
             for rank in range(1, meeting.rank):
                 connections[rank] = opened.enter_context(_call_worker(meeting, rank, *addresses[str(rank)]))
-            _receive_higher(meeting, listener, connections, opened)
+            with Arrivals(listener, meeting.token) as arrivals:
+                _receive_higher(meeting, arrivals, connections, opened)
         except BackendError as error:
             send_error(zero, error, error.message)
             raise
@@ -161,20 +172,19 @@ def _join(
 
 def _receive_higher(
     meeting: Meeting,
-    listener: socket.socket,
+    arrivals: Arrivals,
     connections: dict[int, socket.socket],
     opened: contextlib.ExitStack,
 ) -> None:
     """Add the connections of the workers with higher numbers, which call this one. Raises BackendError."""
     deadline = time.monotonic() + handshake.QUEUE_SECONDS + meeting.count
-    refused: set[str] = set()
     while len(connections) < meeting.count - 1:
-        arrival = handshake.accept(listener, meeting.token, deadline - time.monotonic(), refused)
+        arrival = arrivals.next(deadline - time.monotonic())
         if arrival is not None:
             connections[arrival[1]["rank"]] = opened.enter_context(arrival[0].connection)
         elif time.monotonic() > deadline:
             absent = (str(r) for r in range(meeting.rank + 1, meeting.count) if r not in connections)
-            host, port, *_ = listener.getsockname()
+            host, port, *_ = arrivals.listener.getsockname()
             where = f"worker {meeting.rank} at {host}, port {port}"
             message = f"of {meeting.count} workers, {', '.join(absent)} cannot reach {where}"
             raise BackendError(message, "open all ports between the nodes for each other")

@@ -139,14 +139,30 @@ def test_a_program_that_speaks_another_protocol_disturbs_nobody(
             assert one.count == 2
 
 
-def test_a_stranger_that_says_nothing_delays_the_others_for_seconds_only(
+def test_strangers_that_say_nothing_delay_nobody(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handshake, "GREETING_SECONDS", 0.2)
-    with ThreadPoolExecutor(2) as pool, socket.create_connection(listener.getsockname()):
+    monkeypatch.setattr(handshake, "GREETING_SECONDS", 3600)
+    with ThreadPoolExecutor(2) as pool, ExitStack() as strangers:
+        for _ in range(5):
+            strangers.enter_context(socket.create_connection(listener.getsockname()))
         zero = pool.submit(meet, meeting(listener, 2), IDENTITY, listener)
-        with meet(meeting(listener, 2, 1, seconds=5), IDENTITY) as one, zero.result():
+        with meet(meeting(listener, 2, 1), IDENTITY) as one, zero.result():
             assert one.count == 2
+
+
+def test_worker_0_listens_at_the_first_address_that_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may have addresses of another network, or of an IPv6 that this machine does not have."""
+    foreign, own = "192.0.2.1", HOST  # the first is for documentation only (RFC 5737)
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in (foreign, own)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with listen("node-1", (0,)) as opened:
+        assert opened.getsockname()[0] == own
+
+
+def test_a_host_without_an_address_is_named() -> None:
+    with pytest.raises(BackendError, match=r"worker 0 cannot listen at node\.invalid, port 1"):
+        listen("node.invalid", (1,))
 
 
 def test_a_port_that_is_taken_is_skipped(listener: socket.socket) -> None:
