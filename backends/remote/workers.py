@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 RANK, HOST, PORTS, TOKEN = "MNIST_CNN_RANK", "MNIST_CNN_HOST", "MNIST_CNN_PORTS", "MNIST_CNN_TOKEN"
 """Variables: the worker's number; where worker 0 listens, with numbers of ports between spaces; a secret of
 the run."""
+ARRIVAL = "MNIST_CNN_ARRIVAL_SECONDS"
+"""How long the workers wait for each other, if this is set."""
 
 log = logging.getLogger("mnist_cnn")
 
@@ -33,7 +35,8 @@ def meeting(count: int) -> Meeting:
     try:
         token = os.environ.pop(TOKEN)
         ports = tuple(int(port) for port in os.environ[PORTS].split())
-        return Meeting(int(os.environ[RANK]), count, os.environ[HOST], ports, token)
+        seconds = float(os.environ.get(ARRIVAL, Meeting.arrival_seconds))
+        return Meeting(int(os.environ[RANK]), count, os.environ[HOST], ports, token, seconds)
     except (KeyError, ValueError) as error:
         message = f"one of the variables {RANK}, {HOST}, {PORTS} and {TOKEN} is missing or not valid: {error}"
         raise BackendError(message, "start the run with python -m mnist_cnn") from error

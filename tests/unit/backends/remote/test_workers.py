@@ -39,6 +39,13 @@ def test_a_node_keeps_the_token_from_what_it_starts() -> None:
     assert found.token == VARIABLES[workers.TOKEN]
     assert workers.TOKEN not in os.environ
     assert "the token" not in repr(found)
+    assert found.arrival_seconds == 300
+
+
+@pytest.mark.usefixtures("variables")
+def test_a_service_says_how_long_its_nodes_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(workers.ARRIVAL, "900")
+    assert workers.meeting(2).arrival_seconds == 900
 
 
 @pytest.mark.usefixtures("variables")
