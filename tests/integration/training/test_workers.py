@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import functools
-import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 import pytest
-from helpers.processes import (
-    end_of,
-    result_of,
-    run_command,
-    run_successfully,
-    start_command,
-    wait_for_worker,
-    wait_until,
-)
+from helpers.processes import run_command, run_successfully
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import cpu, launch
 from mnist_cnn.data import datasets
-from mnist_cnn.errors import BackendError, ConfigurationError
+from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training.epoch import Trainer
 from mnist_cnn.training.model import weights_sha256
 from mnist_cnn.training.sharing.group import ALONE, Alone, Group
@@ -146,7 +136,8 @@ def measured(row: EpochRow) -> tuple[object, ...]:
     [
         pytest.param(("model.batch_norm=true", "train.precision=bfloat16", *RECIPE), id="all of a recipe"),
         pytest.param(("train.numerics=exact", *RECIPE), id="exact"),
-        pytest.param(("SEEDED",), id="custom network"),
+        pytest.param(("SEEDED",), id="a layer's seed"),
+        pytest.param(("GLOBALLY_SEEDED",), id="the global seed"),
     ],
 )
 def test_two_workers_end_in_the_weights_of_one(job: tuple[str, ...], tmp_path: Path) -> None:
@@ -237,43 +228,12 @@ def test_a_network_whose_shards_cannot_be_combined_is_refused(
         trainer_of(network, tmp_path)
 
 
-@pytest.fixture
-def slow_job(tmp_path: Path) -> tuple[str, ...]:
-    """A job whose epochs take about half a second each."""
-    (tmp_path / "network.py").write_text(GLOBALLY_SEEDED)
-    size = ("data.train_limit=2000", "data.test_limit=250", "train.batch_size=16", "train.epochs=4")
-    return ("model.file=network.py", "train.shards=4", "train.threads=1", *size)
-
-
-def test_a_killed_worker_ends_the_run_and_any_number_resumes_it(
-    tmp_path: Path, slow_job: tuple[str, ...]
-) -> None:
-    run_successfully(*slow_job, "run_dir=alone", cwd=tmp_path)
-    process = start_command(*slow_job, "run_dir=run", "backend.workers=2", cwd=tmp_path)
-    run = tmp_path / "run"
-    worker = wait_for_worker(run, process)
-    wait_until(lambda: list((run / "checkpoints").glob("*.sha256")), process)
-    (other,) = [child for child in worker.children() if "--assist" in child.cmdline()]
-    other.kill()
-    assert end_of(process).code == BackendError.exit_code
-    assert "worker 1 of 2 is gone" in (run / "log.txt").read_text()
-    assert not worker.is_running()
-
-    run_successfully("resume", "run", "backend.workers=4", cwd=tmp_path)
-
-    assert result_of(run).weights_sha256 == result_of(tmp_path / "alone").weights_sha256
-    assert run_folder.read_receipt(run).backend_settings["workers"] == 4
-
-
-def test_a_killed_first_worker_leaves_no_other(tmp_path: Path, slow_job: tuple[str, ...]) -> None:
-    process = start_command(*slow_job, "run_dir=run", "backend.workers=2", cwd=tmp_path)
-    worker = wait_for_worker(tmp_path / "run", process)
-    wait_until(lambda: any("--assist" in child.cmdline() for child in worker.children()), process)
-    others = worker.children()
-    worker.send_signal(signal.SIGKILL)
-
-    assert end_of(process).code == BackendError.exit_code
-    assert psutil.wait_procs(others, timeout=60)[1] == []
+def test_a_sweep_whose_workers_have_more_threads_than_cpus_warns(tmp_path: Path) -> None:
+    shared = ("train.shards=2", f"train.threads={cpu.count()}", "backend.workers=2")
+    ended = run_successfully("--multirun", *TINY, *shared, "seed=1,2", cwd=tmp_path)
+    assert ended.out.count("more threads than CPUs") == 2
+    for log in (tmp_path / "runs").glob("*/log.txt"):
+        assert "more threads than CPUs; train.threads=" in log.read_text()
 
 
 def test_workers_that_do_not_divide_the_shards_are_refused(tmp_path: Path) -> None:
