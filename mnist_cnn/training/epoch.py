@@ -21,7 +21,7 @@ from mnist_cnn.result import EpochRow, Progress
 from mnist_cnn.training import checkpoint, graphs
 from mnist_cnn.training.model import build_model
 from mnist_cnn.training.shards import ShardedSteps
-from mnist_cnn.training.sharing.group import ALONE, Alone
+from mnist_cnn.training.sharing.group import ONE_WORKER, Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ EVALUATION_BATCH = 250  # as fast as 1,000, which needs 250 MiB more with the tu
 class Trainer:
     """The network, its optimizer and the compiled epoch; images stay in memory as uint8."""
 
-    def __init__(self, job: Job, arrays: DataSet, group: Alone = ALONE) -> None:
+    def __init__(self, job: Job, arrays: DataSet, group: Group = ONE_WORKER) -> None:
         import tensorflow as tf
 
         self.job = job
@@ -408,7 +408,7 @@ def predict_function(
 
 
 def evaluate(
-    predict: Callable[[Any], Any], images: NDArray[Any], labels: NDArray[Any], group: Alone = ALONE
+    predict: Callable[[Any], Any], images: NDArray[Any], labels: NDArray[Any], group: Group = ONE_WORKER
 ) -> tuple[float, float, NDArray[Any]]:
     """Return mean cross-entropy in nats, accuracy in [0, 1] and float32 probabilities (N, classes).
 
@@ -419,7 +419,7 @@ def evaluate(
     import tensorflow as tf
 
     batches = math.ceil(len(images) / EVALUATION_BATCH)
-    starts = (EVALUATION_BATCH * batch for batch in group.share(batches))
+    starts = (EVALUATION_BATCH * batch for batch in group.part(batches))
     parts = [predict(tf.constant(images[start : start + EVALUATION_BATCH])).numpy() for start in starts]
     gathered = b"".join(group.gather(b"".join(part.tobytes() for part in parts)))
     probabilities = np.frombuffer(gathered, np.float32).reshape(len(images), -1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training import graphs
-from mnist_cnn.training.sharing.group import ALONE, Alone
+from mnist_cnn.training.sharing.group import ONE_WORKER, Group
 from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SEED_STRIDE = 2_654_435_761
 class ShardedSteps:
     """A trainer's steps, shard by shard. `group` are the workers that share the shards."""
 
-    def __init__(self, trainer: Trainer, group: Alone) -> None:
+    def __init__(self, trainer: Trainer, group: Group) -> None:
         import tensorflow as tf
 
         self.trainer, self.group = trainer, group
@@ -53,9 +53,9 @@ class ShardedSteps:
 
     def alone(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
         """Train on steps `first` to `stop` of an epoch, without other workers."""
-        self._run(ALONE, order, first, stop, augment_scale)
+        self._run(ONE_WORKER, order, first, stop, augment_scale)
 
-    def _run(self, group: Alone, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
+    def _run(self, group: Group, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
         """Train on steps `first` to `stop` of an epoch with a group; `order` is (N,) int32."""
         import tensorflow as tf
 
@@ -63,7 +63,7 @@ class ShardedSteps:
         for step in range(int(first), int(stop)):
             rows = order[step * data.batch : (step + 1) * data.batch]
             count, held = len(rows), PairwiseSum()
-            for shard in group.share(self.shards):
+            for shard in group.part(self.shards):
                 start, end = (count * number // self.shards for number in (shard, shard + 1))
                 # The last batch may have fewer images than shards: an empty one computes any image.
                 part = rows[start:end] if start < end else rows[:1]

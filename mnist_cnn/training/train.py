@@ -28,7 +28,7 @@ from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
 from mnist_cnn.training.epoch import Trainer, evaluate, predict_function
 from mnist_cnn.training.model import weights_sha256
 from mnist_cnn.training.runtime import Runtime
-from mnist_cnn.training.sharing.group import ALONE, Alone
+from mnist_cnn.training.sharing.group import ONE_WORKER, Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ def train(  # noqa: PLR0913 - only the first two are required
     on_epoch: Callable[[EpochRow], None] = lambda row: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     is_stopping: Callable[[], bool] = lambda: False,
-    group: Alone = ALONE,
+    group: Group = ONE_WORKER,
 ) -> Result:
     """Train `job`; write model, plots, history and result.json to `folder`, which must exist.
 
@@ -81,7 +81,7 @@ def train(  # noqa: PLR0913 - only the first two are required
     run = folder if checkpoints is None else "RUN"  # a node does not know the run's folder
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
     history, changes = _resume(trainer, runtime, checkpoints, run, force=force)
-    _share_state(trainer, group, len(history))
+    _broadcast_state(trainer, group, len(history))
     run_folder.write_history(folder, history)
     for epoch in range(len(history) + 1, job.train.epochs + 1):
         row = trainer.run_epoch(epoch, on_progress)
@@ -107,7 +107,7 @@ def train(  # noqa: PLR0913 - only the first two are required
 
 
 def assist(
-    job: Job, group: Alone, *, device: str = "auto", is_stopping: Callable[[], bool] = lambda: False
+    job: Job, group: Group, *, device: str = "auto", is_stopping: Callable[[], bool] = lambda: False
 ) -> None:
     """Train as one of the workers whose worker 0 calls `train`; write nothing.
 
@@ -116,13 +116,13 @@ def assist(
     device_kind, arrays = _prepare(job, device)
     trainer = Trainer(job, arrays, group)
     _common_runtime(trainer, device_kind, group)
-    for epoch in range(_share_state(trainer, group) + 1, job.train.epochs + 1):
+    for epoch in range(_broadcast_state(trainer, group) + 1, job.train.epochs + 1):
         trainer.run_epoch(epoch, lambda progress: None)
         if _end_epoch(trainer, group, is_stopping()):
             return
 
 
-def _common_runtime(trainer: Trainer, device_kind: str, group: Alone) -> Runtime:
+def _common_runtime(trainer: Trainer, device_kind: str, group: Group) -> Runtime:
     """Return this worker's runtime; its fingerprint must be the same for all workers.
 
     Raises ConfigurationError, on all of them.
@@ -139,7 +139,7 @@ def _common_runtime(trainer: Trainer, device_kind: str, group: Alone) -> Runtime
     return own
 
 
-def _share_state(trainer: Trainer, group: Alone, epochs: int = 0) -> int:
+def _broadcast_state(trainer: Trainer, group: Group, epochs: int = 0) -> int:
     """Give all workers the state of worker 0, after `epochs` epochs; return that number.
 
     The state of Python's and NumPy's generators is not shared: no step with shards calls Python.
@@ -154,7 +154,7 @@ def _share_state(trainer: Trainer, group: Alone, epochs: int = 0) -> int:
     return epochs
 
 
-def _end_epoch(trainer: Trainer, group: Alone, is_stopping: bool) -> bool:  # noqa: FBT001 - it is shared
+def _end_epoch(trainer: Trainer, group: Group, is_stopping: bool) -> bool:  # noqa: FBT001 - it is shared
     """Return whether any worker is stopping, after a check that all have computed the same numbers."""
     if group.count > 1:
         digest = hashlib.sha256(b"".join(array.tobytes() for array in trainer.state())).hexdigest()

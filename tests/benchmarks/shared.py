@@ -34,7 +34,7 @@ class Meter:
             self._send, group._send = group._send, self.send  # noqa: SLF001 - there is no public way
 
     def total(self, *arguments: Any) -> Any:
-        """Time `Group.total`."""
+        """Time `ConnectedGroup.total`."""
         begun, self.is_adding = time.perf_counter(), True
         arrays = self._total(*arguments)
         self.seconds, self.is_adding = self.seconds + time.perf_counter() - begun, False

@@ -59,7 +59,7 @@ EXIT_CODES = {
     Kind.cancel: RunCancelled.exit_code,
 }
 PHASES = {
-    "meeting": ("meet", 1),
+    "meeting": ("connect", 1),
     "fingerprint": ("gather", 1),
     "number of epochs": ("gather", 2),
     "gradients": ("total", 2),

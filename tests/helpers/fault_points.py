@@ -20,8 +20,8 @@ def fault(  # noqa: PLR0913 - each is one word of the sentence
     """Return the environment in which `process`, `command` or `worker`, meets a fault.
 
     `point` is a file's name, "import MODULE", or "log WORDS", which is a line's text up to its first slash.
-    If `process` is "worker N", one of several, the point is a call of `meet`, `gather` or `total`, with which
-    they share a training; the file `path`, with the suffix .reached, appears before the fault. The kinds are
+    If `process` is "worker N", one of several, `point` is a call of `connect`, `gather` or `total`, by which
+    they share a training. The file `path`, with the suffix .reached, appears before the fault. The kinds are
         fill   the disk is full but for `left` bytes before the file is written; `path` fills it
         limit  no file may be larger than `left` bytes while the file is written
         kill   half of the file is written, under its temporary name, when the process kills itself

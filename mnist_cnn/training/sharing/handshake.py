@@ -38,7 +38,7 @@ log = logging.getLogger("mnist_cnn")
 
 
 @dataclasses.dataclass
-class Line:
+class Channel:
     """A connection for messages whose sender knows the token; `nonce` are the random bytes of both sides."""
 
     connection: socket.socket
@@ -94,13 +94,13 @@ class Arrivals:
 
     def __init__(self, listener: socket.socket, token: str) -> None:
         self.listener, self._token = listener, token
-        self._proven: queue.SimpleQueue[tuple[Line, dict[str, Any]]] = queue.SimpleQueue()
+        self._proven: queue.SimpleQueue[tuple[Channel, dict[str, Any]]] = queue.SimpleQueue()
         self._refused: set[str] = set()  # addresses
         self._greetings = threading.BoundedSemaphore(MAX_GREETINGS)
         self._is_closed = threading.Event()
         self._accepting = threading.Thread(target=self._accept, daemon=True)
 
-    def next(self, seconds: float) -> tuple[Line, dict[str, Any]] | None:
+    def next(self, seconds: float) -> tuple[Channel, dict[str, Any]] | None:
         """Return the next connection and its first message, or None if there is none in time."""
         with contextlib.suppress(queue.Empty):
             return self._proven.get(timeout=max(0.01, seconds))
@@ -137,11 +137,13 @@ class Arrivals:
             connection.settimeout(GREETING_SECONDS)
             nonce = secrets.token_bytes(NONCE_BYTES)
             connection.sendall(nonce)
-            line = Line(connection, self._token, nonce + _receive(connection, NONCE_BYTES), is_caller=False)
-            line.send({})
-            hello = line.receive()
+            channel = Channel(
+                connection, self._token, nonce + _receive(connection, NONCE_BYTES), is_caller=False
+            )
+            channel.send({})
+            hello = channel.receive()
             connection.settimeout(QUEUE_SECONDS)
-            self._proven.put((line, hello))
+            self._proven.put((channel, hello))
             if self._is_closed.is_set():
                 self._close_unreturned()
         except (OSError, ValueError, BackendError):
@@ -153,18 +155,18 @@ class Arrivals:
             self._greetings.release()
 
 
-def call(address: tuple[str, int], token: str) -> Line:
+def call(address: tuple[str, int], token: str) -> Channel:
     """Return a connection to a listener that knows the token. Raises OSError or ValueError."""
     connection = socket.create_connection(address, QUEUE_SECONDS)
     try:
         theirs, mine = _receive(connection, NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)
         connection.sendall(mine)
-        line = Line(connection, token, theirs + mine, is_caller=True)
-        line.receive()
+        channel = Channel(connection, token, theirs + mine, is_caller=True)
+        channel.receive()
     except BaseException:
         connection.close()
         raise
-    return line
+    return channel
 
 
 def _receive(connection: socket.socket, length: int) -> bytes:

@@ -9,10 +9,13 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.training.sharing import group, meeting
+from mnist_cnn.training.sharing import rendezvous
+from mnist_cnn.training.sharing.group import ConnectedGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mnist_cnn.training.sharing.rendezvous import Rendezvous
 
 SILENCE_SECONDS = 6.0
 """How long the others wait for a worker that is stopped."""
@@ -32,26 +35,27 @@ class SharingPoint:
 
     def install(self) -> None:
         """Stand in for the functions by which workers meet and exchange."""
-        meet, gather, total = meeting.meet, group.Group.gather, group.Group.total
+        connect = rendezvous.connect
+        gather, total = ConnectedGroup.gather, ConnectedGroup.total
 
-        def faulty_meet(where: meeting.Meeting, *arguments: Any, **options: Any) -> group.Group:
-            if self.is_reached("meet", where.rank):
+        def faulty_connect(where: Rendezvous, *arguments: Any, **options: Any) -> ConnectedGroup:
+            if self.is_reached("connect", where.rank):
                 where = dataclasses.replace(where, arrival_seconds=SILENCE_SECONDS)
-            return meet(where, *arguments, **options)
+            return connect(where, *arguments, **options)
 
-        def faulty_gather(workers: group.Group, content: bytes) -> list[bytes]:
+        def faulty_gather(workers: ConnectedGroup, content: bytes) -> list[bytes]:
             self.visit("gather", workers)
             return gather(workers, content)
 
-        def faulty_total(workers: group.Group, *arguments: Any) -> Any:
+        def faulty_total(workers: ConnectedGroup, *arguments: Any) -> Any:
             self.visit("total", workers)
             return total(workers, *arguments)
 
-        meeting.meet = faulty_meet
-        group.Group.gather = faulty_gather  # type: ignore[method-assign]
-        group.Group.total = faulty_total  # type: ignore[method-assign]
+        rendezvous.connect = faulty_connect
+        ConnectedGroup.gather = faulty_gather  # type: ignore[method-assign]
+        ConnectedGroup.total = faulty_total  # type: ignore[method-assign]
 
-    def visit(self, point: str, workers: group.Group) -> None:
+    def visit(self, point: str, workers: ConnectedGroup) -> None:
         """Meet the fault, if this is the chosen point; the other workers then wait less long."""
         if self.is_reached(point, workers.rank):
             workers.seconds = SILENCE_SECONDS

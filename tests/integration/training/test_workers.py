@@ -17,7 +17,7 @@ from mnist_cnn.data import datasets
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training.epoch import Trainer
 from mnist_cnn.training.model import weights_sha256
-from mnist_cnn.training.sharing.group import ALONE, Alone, Group
+from mnist_cnn.training.sharing.group import ONE_WORKER, ConnectedGroup, Group
 
 if TYPE_CHECKING:
     from mnist_cnn.result import EpochRow
@@ -104,12 +104,12 @@ def build(config, input_shape, num_classes):
 """
 
 
-def trainers_of(*overrides: str) -> list[tuple[Trainer, Group]]:
+def trainers_of(*overrides: str) -> list[tuple[Trainer, ConnectedGroup]]:
     """Return two workers, in this process, of a job."""
     job = launch.make_job(*TINY, *overrides)
     arrays = datasets.load(job.data)
     one, two = socket.socketpair()
-    groups = Group(0, {1: one}, 60), Group(1, {0: two}, 60)
+    groups = ConnectedGroup(0, {1: one}, 60), ConnectedGroup(1, {0: two}, 60)
     return [(Trainer(job, arrays, group), group) for group in groups]
 
 
@@ -120,7 +120,7 @@ def trainer_of(network: str, home: Path) -> Trainer:
     return Trainer(job, datasets.load(job.data))
 
 
-def trained(trainer: Trainer, group: Alone) -> tuple[str, list[EpochRow]]:
+def trained(trainer: Trainer, group: Group) -> tuple[str, list[EpochRow]]:
     with group:
         rows = [trainer.run_epoch(number, lambda progress: None) for number in (1, 2)]
     return weights_sha256(trainer.model), rows
@@ -148,9 +148,9 @@ def test_two_workers_end_in_the_weights_of_one(job: tuple[str, ...], tmp_path: P
     assert len({trainer.fingerprint() for trainer, _ in workers}) == 1  # this compiles them one by one
     first, group = workers[0]
     initial = first.state()
-    first.run_steps.group = ALONE
-    evaluate, first.evaluate = first.evaluate, functools.partial(first.evaluate, group=ALONE)
-    weights, rows = trained(first, ALONE)
+    first.run_steps.group = ONE_WORKER
+    evaluate, first.evaluate = first.evaluate, functools.partial(first.evaluate, group=ONE_WORKER)
+    weights, rows = trained(first, ONE_WORKER)
     first.restore(initial)
     first.run_steps.group, first.evaluate = group, evaluate
 
