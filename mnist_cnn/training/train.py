@@ -130,12 +130,14 @@ def _common_runtime(trainer: Trainer, device_kind: str, group: Group) -> Runtime
     own = Runtime.here(trainer.precision.value, device_kind, _threads(), trainer.fingerprint())
     gathered = group.gather(json.dumps(dataclasses.asdict(own)).encode())
     first, *others = (Runtime(**json.loads(content)) for content in gathered)
-    for rank, other in enumerate(others, 1):
-        if other.fingerprint != first.fingerprint:
-            differences = "; ".join(first.changes_to(other, before="worker 0:"))
-            message = f"worker {rank} would not end in the weights of worker 0: {differences}"
-            hint = "use equal nodes with equal threads, or train.numerics=exact"
-            raise ConfigurationError(message, hint)
+    differing = [
+        f"Worker {rank}: {'; '.join(first.changes_to(other, before='worker 0:'))}"
+        for rank, other in enumerate(others, 1)
+        if other.fingerprint != first.fingerprint
+    ]
+    if differing:
+        message = f"not all workers would end in the weights of worker 0. {'. '.join(differing)}"
+        raise ConfigurationError(message, "use equal nodes with equal threads, or train.numerics=exact")
     return own
 
 

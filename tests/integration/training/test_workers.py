@@ -36,11 +36,6 @@ import keras
 from keras import layers
 
 
-class Noise(layers.Layer):
-    def call(self, x, training=False):
-        return x + keras.random.normal(keras.ops.shape(x)) if training else x
-
-
 def build(config, input_shape, num_classes):
     noise = {noise}
     out = layers.Dense(num_classes, activation="softmax")
@@ -49,8 +44,6 @@ def build(config, input_shape, num_classes):
 SEEDED = NETWORK.format(noise="layers.GaussianNoise(0.5, seed=2**62 + 1)")
 """No float64 is equal to this seed."""
 FROZEN = NETWORK.format(noise="layers.Dense(7, trainable=False)")
-GLOBALLY_SEEDED = NETWORK.format(noise="Noise()")
-"""A network that draws from Keras' global seed, which is not one of its variables."""
 COUNTING = """
 import keras
 from keras import layers
@@ -137,7 +130,6 @@ def measured(row: EpochRow) -> tuple[object, ...]:
         pytest.param(("model.batch_norm=true", "train.precision=bfloat16", *RECIPE), id="all of a recipe"),
         pytest.param(("train.numerics=exact", *RECIPE), id="exact"),
         pytest.param(("SEEDED",), id="a layer's seed"),
-        pytest.param(("GLOBALLY_SEEDED",), id="the global seed"),
     ],
 )
 def test_two_workers_end_in_the_weights_of_one(job: tuple[str, ...], tmp_path: Path) -> None:
