@@ -27,7 +27,7 @@ class SharingPoint:
     def __init__(self, chosen: dict[str, Any], wait: Callable[[], None]) -> None:
         self.chosen = chosen
         self.rank = int(chosen["process"].removeprefix("worker "))
-        self.faults = {
+        self.faults: dict[str, Callable[[], None]] = {
             "kill": functools.partial(self.signal, signal.SIGKILL),
             "stop": functools.partial(self.signal, signal.SIGSTOP),
             "wait": wait,
@@ -51,9 +51,9 @@ class SharingPoint:
             self.visit("total", workers)
             return total(workers, *arguments)
 
-        rendezvous.connect = faulty_connect
-        ConnectedGroup.gather = faulty_gather  # type: ignore[method-assign]
-        ConnectedGroup.total = faulty_total  # type: ignore[method-assign]
+        rendezvous.connect = faulty_connect  # type: ignore[assignment]
+        ConnectedGroup.gather = faulty_gather  # type: ignore[assignment, method-assign]
+        ConnectedGroup.total = faulty_total  # type: ignore[assignment, method-assign]
 
     def visit(self, point: str, workers: ConnectedGroup) -> None:
         """Meet the fault, if this is the chosen point; the other workers then wait less long."""

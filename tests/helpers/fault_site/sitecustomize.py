@@ -92,7 +92,7 @@ class ImportPoint:
 
 IS_WORKER = "mnist_cnn.training.worker" in sys.orig_argv
 if IS_WORKER and CHOSEN["process"].startswith("worker "):
-    from sharing_points import SharingPoint
+    from sharing_points import SharingPoint  # type: ignore[import-not-found] # it lies beside this file
 
     SharingPoint(CHOSEN, wait).install()
 elif CHOSEN["process"] == ("worker" if IS_WORKER else "command"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from helpers.fault_points import fault
-from helpers.processes import run_command
+from helpers.processes import end_of, run_command, start_command
 
 from mnist_cnn import cpu, launch
 from mnist_cnn.data import datasets
@@ -225,7 +225,7 @@ def test_a_sweep_whose_workers_have_more_threads_than_cpus_warns(tmp_path: Path)
     """Each of its runs does, before it trains; so it may end there."""
     shared = ("train.shards=2", f"train.threads={cpu.count()}", "backend.workers=2")
     killed = fault("kill", "worker 0", "connect", path=tmp_path / "point")
-    ended = run_command("--multirun", *TINY, *shared, "seed=1,2", cwd=tmp_path, **killed)
+    ended = end_of(start_command("--multirun", *TINY, *shared, "seed=1,2", cwd=tmp_path, **killed))
     assert ended.code == BackendError.exit_code
     assert ended.out.count("more threads than CPUs; train.threads=") == 2
 
