@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAULTS = (
-    Fault(Kind.kill, 1, "meeting"),
+    Fault(Kind.kill, 1, "meeting"),  # before TensorFlow is imported, which takes most of the time
+    Fault(Kind.interrupt, 2, "meeting"),
     Fault(Kind.stop, 2, "gradients"),
-    Fault(Kind.interrupt, 1, "evaluation"),
     Fault(Kind.kill, 0, "saving"),
 )
 """In the order of the phases. `python -m tests.faults workers` tries each kind in each phase."""
