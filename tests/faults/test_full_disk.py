@@ -104,7 +104,7 @@ def test_a_run_survives_a_full_disk_whatever_it_writes(disk: Disk, whole: dict[s
 
 
 def test_several_workers_survive_a_full_disk(disk: Disk) -> None:
-    job = (*JOB, "train.shards=2")
+    job = (*JOB, "train.shards=2", "train.threads=1")
     alone = disk.run(*job, "run_dir=alone", "--json")
     assert alone.code == 0, alone.err
     full = disk.full_at("worker", "epoch-000002.npz", left=HALF)
