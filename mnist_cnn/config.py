@@ -77,6 +77,13 @@ class Loss(StrEnum):
     sparse_categorical_crossentropy = "sparse_categorical_crossentropy"
 
 
+class Keep(StrEnum):
+    """Which epoch's weights are saved; the best has the lowest validation loss."""
+
+    last = "last"
+    best = "best"
+
+
 class Numerics(StrEnum):
     """Whether sums may round, as is fastest, or not, so that every machine computes the same numbers."""
 
@@ -250,6 +257,16 @@ class TrainConfig(Section):
     )
     shards: int = setting(
         1, "parts that each batch is cut into; as many workers can share it", unit="shards", ge=1, le=1024
+    )
+    stop_patience: int | None = setting(
+        None,
+        "stop if the validation loss has not improved for N epochs; needs data.validation",
+        unit="epochs",
+        ge=1,
+        le=100_000,
+    )
+    keep: Keep = setting(
+        Keep.last, "which epoch's weights are saved; best has the lowest validation loss (data.validation)"
     )
 
 

@@ -11,11 +11,24 @@ import json
 from typing import TYPE_CHECKING, Any, Self
 
 from mnist_cnn import migrations, records
-from mnist_cnn.config import DataConfig, ModelConfig, Numerics, RunConfig, TrainConfig, read_section, written
+from mnist_cnn.config import (
+    DataConfig,
+    Keep,
+    ModelConfig,
+    Numerics,
+    RunConfig,
+    TrainConfig,
+    read_section,
+    written,
+)
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_ABSENT = {"shards": 1, "stop_patience": None, "keep": Keep.last}
+"""Settings of `train` that are only part of the digest if they have another value than this one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +75,9 @@ class Job:
         del decisive["save_h5"], decisive["data"]["dir"], decisive["data"]["name"], decisive["model"]["file"]
         train = decisive["train"]
         del train["checkpoint_every"]
-        if self.train.shards == 1:  # as in jobs of versions without shards
-            del train["shards"]
+        for name, absent in _ABSENT.items():  # as in jobs of versions without these settings
+            if train[name] == absent:
+                del train[name]
         if self.train.numerics is Numerics.native:
             del train["numerics"], train["exact_bits"]
         else:

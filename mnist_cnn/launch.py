@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
-from mnist_cnn.config import Numerics, Schedule
+from mnist_cnn.config import Keep, Numerics, Schedule
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
+from mnist_cnn.training import stopping
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
 from mnist_cnn.training.model import check_network, convolutions, is_normalised
 from mnist_cnn.training.runtime import changed_versions, versions
@@ -310,6 +311,7 @@ def _job(config: Config, info: DataSetInfo) -> Job:
             raise ConfigurationError(message, "name a Python file that defines build()") from error
         model = dataclasses.replace(model, file=path.name, source=source)
     check_network(model, info.height, info.width)
+    stopping.check(config.train, config.data.validation)
     _check_shards(config, info)
     folder = str(Path(config.data.dir).resolve()) if config.data.dir is not None else None
     return Job(
@@ -416,6 +418,10 @@ def _describe_training(train: TrainConfig) -> str:
     parts += augmented
     if augmented and train.unaugmented_epochs:
         parts.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
+    if train.stop_patience is not None:
+        parts.append(f"stop after {_epochs(train.stop_patience)} without a lower validation loss")
+    if train.keep is Keep.best:
+        parts.append("save the best epoch")
     if train.numerics is Numerics.native:
         return ", ".join([*parts, f"precision {train.precision.value}"])
     parts += [

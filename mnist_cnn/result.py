@@ -76,7 +76,8 @@ class Result:
     weights of the saved model, see `model.weights_sha256`. It is equal for equal jobs if precision, device,
     versions and fingerprint are equal (see `Runtime`) and there are no `changes`. These are what had changed
     when the run was resumed with `force=true`. If `numerics` is "exact", fingerprints are equal on all
-    machines. `accuracy` and `loss` are always those of the saved model in float32 arithmetic.
+    machines. `accuracy` and `loss` are always those of the saved model in float32 arithmetic. That model has
+    the weights of `saved_epoch`; earlier versions always saved the last one's.
     """
 
     job_digest: str
@@ -96,6 +97,7 @@ class Result:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     fingerprint: str | None = None
     numerics: str = "native"
+    saved_epoch: records.Count | None = None
 
     def to_json(self) -> str:
         """Return result.json's text, with a checksum of its values."""

@@ -116,7 +116,7 @@ def print_completed(
 
     accuracy = output.styled(percent(result.accuracy), "bold", stream)
     completed = coloured("completed", stream)
-    lines = [f"{completed}: test accuracy {accuracy} after {epochs_and_time(result)}"]
+    lines = [f"{completed}: test accuracy {accuracy} after {epochs_and_time(result)}{saved(result)}"]
     lines += [f"the weights are not comparable with another run's: {change}" for change in result.changes]
     lines.append(f"model and plots are in {run.folder}: {', '.join(result.files)}")
     if model is not None:
@@ -181,6 +181,12 @@ def epochs_and_time(result: Result) -> str:
     count = len(result.history)
     seconds = describe_seconds(sum(row.seconds for row in result.history))
     return f"{count} epoch{'s' if count > 1 else ''} in {seconds}"
+
+
+def saved(result: Result) -> str:
+    """Return for example "; saved: epoch 9" if that isn't the last epoch."""
+    epoch = result.saved_epoch
+    return "" if epoch in (None, len(result.history)) else f"; saved: epoch {epoch}"
 
 
 def age(created: str) -> str:

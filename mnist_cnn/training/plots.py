@@ -56,24 +56,26 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def history(rows: Sequence[EpochRow], path: Path, *, held_out: str) -> None:
+def history(rows: Sequence[EpochRow], path: Path, *, held_out: str, saved_epoch: int | None = None) -> None:
     """Draw loss and accuracy of training and held-out images over the epochs.
 
     `held_out` names the images of `val_*`: "test" or "validation". A curve has a gap at a value that is not
-    finite.
+    finite. The saved epoch, by default the last one, is circled.
     """
+    saved = len(rows) if saved_epoch is None else saved_epoch
     with _drawing(path, 10, 4.6) as figure:
         left, right = figure.subplots(1, 2)
-        losses = _curves(left, rows, "loss", held_out)
-        accuracies = _curves(right, rows, "accuracy", held_out)
-        _title(left, "Loss", [row.val_loss for row in rows], min, "{:.4f}".format)
-        _title(right, "Accuracy", [row.val_accuracy for row in rows], max, percent)
+        losses = _curves(left, rows, "loss", held_out, saved)
+        accuracies = _curves(right, rows, "accuracy", held_out, saved)
+        _title(left, "Loss", [row.val_loss for row in rows], min, "{:.4f}".format, saved)
+        _title(right, "Accuracy", [row.val_accuracy for row in rows], max, percent, saved)
         _scale_losses(left, [loss for _, loss in losses])
         start = 0.5 if len(rows) > 1 else 0  # the first steps would press all that follows against 100%
         _scale_accuracies(right, [accuracy for time, accuracy in accuracies if time >= start])
         left.legend(frameon=False, loc="best")
         when = f"training: while the weights change · {held_out}: after each epoch"
-        figure.supxlabel(f"{when} · circled: the last epoch, whose model is saved", fontsize=8, color=FAINT)
+        circled = "the last epoch" if saved == len(rows) else f"epoch {saved}"
+        figure.supxlabel(f"{when} · circled: {circled}, whose model is saved", fontsize=8, color=FAINT)
 
 
 def confusion(labels: NDArray[Any], predicted: NDArray[Any], num_classes: int, path: Path) -> None:
@@ -179,8 +181,10 @@ def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         logger.setLevel(level)
 
 
-def _curves(axes: Axes, rows: Sequence[EpochRow], name: str, held_out: str) -> list[tuple[float, float]]:
-    """Draw both curves, circle the last epoch, and return all finite points.
+def _curves(
+    axes: Axes, rows: Sequence[EpochRow], name: str, held_out: str, saved: int
+) -> list[tuple[float, float]]:
+    """Draw both curves, circle the saved epoch, and return all finite points.
 
     The training's means stand in the middle of the part of the epoch that they are over.
     """
@@ -195,7 +199,7 @@ def _curves(axes: Axes, rows: Sequence[EpochRow], name: str, held_out: str) -> l
     axes.plot(*_columns(training), color=TRAINING, markersize=3, label="training", **looks)
     axes.plot(*_columns(after), color=HELD_OUT, markersize=5, linewidth=2, label=held_out, **looks)
     ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": HELD_OUT}
-    axes.plot(*_columns(after[-1:]), "o", **ring)
+    axes.plot(*_columns(after[saved - 1 : saved]), "o", **ring)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=len(rows) > MAX_DIVIDED_EPOCHS, steps=[1, 2, 5, 10]))
     axes.set_xlim(0, max(len(rows), 1) * 1.04)
@@ -206,11 +210,15 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _title(axes: Axes, name: str, values: Sequence[float], best: Any, write: Callable[[float], str]) -> None:
-    """Write the last held-out value beside the title, and the best one if it is another."""
+def _title(  # noqa: PLR0913, PLR0917 - the values, and how to write them
+    axes: Axes, name: str, values: Sequence[float], best: Any, write: Callable[[float], str], saved: int
+) -> None:
+    """Write the last held-out value beside the title; the saved one, or else the best, if it is another."""
     finite = [value for value in values if math.isfinite(value)]
     text = f"last {write(values[-1])}" if finite else "no finite value"
-    if finite and (value := best(finite)) != values[-1]:
+    if saved < len(values):
+        text = f"saved: epoch {saved}, {write(values[saved - 1])} · {text}"
+    elif finite and (value := best(finite)) != values[-1]:
         text += f", best {write(value)} (epoch {values.index(value) + 1})"
     axes.set_title(name, loc="left")
     axes.set_title(text, loc="right", fontsize=9, fontweight="normal", color=HELD_OUT)

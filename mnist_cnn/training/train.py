@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import cpu, run_folder
-from mnist_cnn.config import Format, Loss, Numerics, Precision
+from mnist_cnn.config import Format, Keep, Loss, Numerics, Precision
 from mnist_cnn.data import datasets
-from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled
 from mnist_cnn.files import atomic
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content, percent
-from mnist_cnn.training import checkpoint, plots
+from mnist_cnn.training import checkpoint, plots, stopping
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
 from mnist_cnn.training.epoch import Trainer, evaluate, predict_function
 from mnist_cnn.training.model import weights_sha256
@@ -33,9 +33,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import keras
+    from numpy.typing import NDArray
 
     from mnist_cnn.data.datasets import DataSet
     from mnist_cnn.job import Job
+
+    Weights = tuple[NDArray[Any], ...]
 
 PLOTS = ("history.png", "confusion.png", "mistakes.png")
 SAVED_FILES = ("model.keras", "model.onnx", "keras-tf-mnist.h5", *PLOTS, run_folder.METRICS)
@@ -80,17 +83,18 @@ def train(  # noqa: PLR0913 - only the first two are required
     runtime = Runtime.here(trainer.precision.value, device_kind, _threads(), fingerprint)
     run = folder if checkpoints is None else "RUN"  # a node does not know the run's folder
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
-    history, changes = _resume(trainer, runtime, checkpoints, run, force=force)
-    _share_state(trainer, group, len(history))
+    history, changes, kept = _resume(trainer, runtime, checkpoints, run, force=force)
+    _share_state(trainer, group, job.train.epochs if stopping.is_done(history, job.train) else len(history))
     run_folder.write_history(folder, history)
-    for epoch in range(len(history) + 1, job.train.epochs + 1):
+    while not stopping.is_done(history, job.train):
+        epoch = len(history) + 1
         row = trainer.run_epoch(epoch, on_progress)
         history.append(row)
-        is_last = epoch == job.train.epochs
-        must_stop = _end_epoch(trainer, group, is_stopping()) and not is_last
+        kept = _kept_weights(trainer, history, kept)
+        is_last = stopping.is_done(history, job.train)
+        must_stop = _end_epoch(trainer, group, is_last or is_stopping()) and not is_last
         if is_last or must_stop or epoch % job.train.checkpoint_every == 0:
-            state, generators = trainer.state(), checkpoint.generators()
-            checkpoints.save(Checkpoint(job, runtime, tuple(history), state, generators, changes))
+            checkpoints.save(_checkpoint(trainer, runtime, history, changes, kept))
         run_folder.write_history(folder, history)
         log.info("%s", describe_epoch(row, job))
         on_epoch(row)
@@ -99,7 +103,8 @@ def train(  # noqa: PLR0913 - only the first two are required
             raise RunCancelled(message)
     seconds = time.perf_counter() - started
 
-    on_progress(_finalizing(trainer))
+    on_progress(_finalizing(trainer, len(history)))
+    _restore_kept(trainer, history, kept)
     recorded = {"changes": changes, "training_seconds": seconds, **dataclasses.asdict(runtime)}
     recorded["numerics"] = job.train.numerics.value
     run_name = run_name or folder.resolve().name
@@ -116,7 +121,7 @@ def assist(
     _, arrays = _prepare(job, device)
     trainer = Trainer(job, arrays, group)
     _common_fingerprint(trainer, group)
-    for epoch in range(_share_state(trainer, group) + 1, job.train.epochs + 1):
+    for epoch in range(_share_state(trainer, group) + 1, job.train.epochs + 1):  # worker 0 may end it earlier
         trainer.run_epoch(epoch, lambda progress: None)
         if _end_epoch(trainer, group, is_stopping()):
             return
@@ -163,9 +168,9 @@ def describe_epoch(row: EpochRow, job: Job) -> str:
     )
 
 
-def _finalizing(trainer: Trainer) -> Progress:
+def _finalizing(trainer: Trainer, epoch: int) -> Progress:
     epochs, steps = trainer.job.train.epochs, trainer.data.steps
-    return Progress("finalizing", epoch=epochs, epochs=epochs, step=steps, steps=steps)
+    return Progress("finalizing", epoch=epoch, epochs=epochs, step=steps, steps=steps)
 
 
 def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
@@ -221,16 +226,51 @@ def _threads() -> int:
 
 def _resume(
     trainer: Trainer, runtime: Runtime, checkpoints: Checkpoints, run: Path | str, *, force: bool
-) -> tuple[list[EpochRow], tuple[str, ...]]:
-    """Restore the newest undamaged checkpoint; return its history and the changes it records."""
+) -> tuple[list[EpochRow], tuple[str, ...], Weights]:
+    """Restore the newest undamaged checkpoint; return its history, recorded changes and kept weights."""
     found = checkpoints.newest()
     if found is None:
-        return [], ()
+        return [], (), ()
     found = found.check(trainer.job, runtime, force=force, run=run)
     trainer.restore(found.arrays)
     checkpoint.set_generators(found.generators)
     log.info("resuming after epoch %d of %d", len(found.history), trainer.job.train.epochs)
-    return list(found.history), found.changes
+    history = list(found.history)
+    saved = stopping.saved_epoch(history, trainer.job.train.keep)
+    if saved < len(history) and not found.kept:  # train.keep was changed by hand
+        message = f"the checkpoint lacks the weights of epoch {saved}, the best one"
+        raise ConfigurationError(message, "set train.keep=last, as it was, or start a new run")
+    return history, found.changes, found.kept or _kept_weights(trainer, history, ())
+
+
+def _checkpoint(
+    trainer: Trainer, runtime: Runtime, history: list[EpochRow], changes: tuple[str, ...], kept: Weights
+) -> Checkpoint:
+    """Return the checkpoint of this moment. The weights of the newest epoch are part of the state."""
+    is_newest = stopping.saved_epoch(history, trainer.job.train.keep) == len(history)
+    state, generators = trainer.state(), checkpoint.generators()
+    kept = () if is_newest else kept
+    return Checkpoint(trainer.job, runtime, tuple(history), state, generators, changes, kept)
+
+
+def _kept_weights(trainer: Trainer, history: list[EpochRow], before: Weights) -> Weights:
+    """Return the weights of the best epoch so far, if the job keeps them; `before` are those until now."""
+    if trainer.job.train.keep is Keep.last:
+        return ()
+    is_best = stopping.best_epoch(history) == len(history)
+    return tuple(trainer.model.get_weights()) if is_best else before
+
+
+def _restore_kept(trainer: Trainer, history: list[EpochRow], kept: Weights) -> None:
+    """Restore the weights of the epoch that is saved; say which it is if it isn't the last planned one."""
+    epochs = trainer.job.train.epochs
+    if len(history) < epochs:
+        best = stopping.best_epoch(history)
+        log.info("stopped after epoch %d of %d: none since epoch %d was better", len(history), epochs, best)
+    saved = stopping.saved_epoch(history, trainer.job.train.keep)
+    if saved < len(history):
+        trainer.model.set_weights(kept)
+        log.info("saved: epoch %d, which has the lowest validation loss", saved)
 
 
 def _finish(  # noqa: PLR0913 - all of them are results
@@ -255,7 +295,8 @@ def _finish(  # noqa: PLR0913 - all of them are results
     log.info("test loss %.4f, test accuracy %s%s", loss, percent(accuracy), note)
     metadata = {"run": run_name, "job_digest": job.digest, "accuracy": f"{accuracy:.4f}"}
     _save_model(job, model, folder, metadata)
-    plots.history(history, folder / "history.png", held_out=_held_out_name(job))
+    saved_epoch = stopping.saved_epoch(history, job.train.keep)
+    plots.history(history, folder / "history.png", held_out=_held_out_name(job), saved_epoch=saved_epoch)
     predicted = probabilities.argmax(axis=1)
     plots.confusion(arrays.y_test, predicted, job.data.num_classes, folder / "confusion.png")
     images = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)  # (N, 28, 28)
@@ -268,6 +309,7 @@ def _finish(  # noqa: PLR0913 - all of them are results
         history=tuple(history),
         seconds_per_epoch=sum(row.seconds for row in history) / len(history),
         weights_sha256=weights_sha256(model),
+        saved_epoch=saved_epoch,
         files={path.name: describe_content(path.read_bytes()) for path in saved if path.exists()},
         **recorded,
     )

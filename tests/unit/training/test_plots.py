@@ -109,6 +109,15 @@ def test_the_saved_epoch_is_circled_and_the_best_is_named(tmp_path: Path) -> Non
     assert titles == ["last 5.0000, best 0.0363 (epoch 3)", "last 20.00%, best 98.67% (epoch 3)"]
 
 
+def test_an_earlier_epoch_that_is_saved_is_circled_and_named(tmp_path: Path) -> None:
+    history = [*rows(3), EpochRow(4, 0.3, 0.9, 5.0, 0.2, 1.0, 2.5)]
+    figure = drawn(plots.history, history, tmp_path / "history.png", held_out="validation", saved_epoch=3)
+    assert [points(axes.lines[-1])[0][0] for axes in figure.axes] == [3, 3]
+    titles = [axes.get_title(loc="right") for axes in figure.axes]
+    assert titles == ["saved: epoch 3, 0.0363 · last 5.0000", "saved: epoch 3, 98.67% · last 20.00%"]
+    assert figure.get_supxlabel().endswith("circled: epoch 3, whose model is saved")
+
+
 @pytest.mark.parametrize("accuracies", [(0.98, 0.9913), (0.1, 0.1), (1.0, 1.0), (0.0, 1.0), (0.5, 0.999)])
 def test_the_accuracy_axis_is_labelled_beyond_the_curve(
     tmp_path: Path, accuracies: tuple[float, ...]
