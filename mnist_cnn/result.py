@@ -68,6 +68,20 @@ def describe_content(content: bytes) -> FileEntry:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassScores:
+    """How well a class is recognised; a score is None if the images do not define it.
+
+    `precision` is the share of the images predicted as this class that are of it. `recall` is the share of
+    its images that are predicted as it. `f1` is their harmonic mean. `support` is the number of its images.
+    """
+
+    precision: records.Number | None
+    recall: records.Number | None
+    f1: records.Number | None
+    support: records.Count
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """The result of a training; `accuracy` in [0, 1] and `loss` in nats are on the test set.
 
@@ -77,7 +91,8 @@ class Result:
     versions and fingerprint are equal (see `Runtime`) and there are no `changes`. These are what had changed
     when the run was resumed with `force=true`. If `numerics` is "exact", fingerprints are equal on all
     machines. `accuracy` and `loss` are always those of the saved model in float32 arithmetic. That model has
-    the weights of `saved_epoch`; earlier versions always saved the last one's.
+    the weights of `saved_epoch`; earlier versions always saved the last one's. `classes` are the scores of
+    each class on the test set; earlier versions recorded none.
     """
 
     job_digest: str
@@ -98,6 +113,7 @@ class Result:
     fingerprint: str | None = None
     numerics: str = "native"
     saved_epoch: records.Count | None = None
+    classes: tuple[ClassScores, ...] = ()
 
     def to_json(self) -> str:
         """Return result.json's text, with a checksum of its values."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.files import atomic
 from mnist_cnn.result import percent
+from mnist_cnn.training.scores import class_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,26 +79,26 @@ def history(rows: Sequence[EpochRow], path: Path, *, held_out: str, saved_epoch:
         figure.supxlabel(f"{when} · circled: {circled}, whose model is saved", fontsize=8, color=FAINT)
 
 
-def confusion(labels: NDArray[Any], predicted: NDArray[Any], num_classes: int, path: Path) -> None:
+def confusion(counts: NDArray[np.int64], path: Path) -> None:
     """Draw how many images of each class (row) were predicted as which class (column).
 
     The colours are shares of the row, on fixed scales, so that two matrices can be compared. Mistakes have
     their own scale, because the few of a good model would be invisible otherwise.
 
-    `labels` and `predicted` are integers (N,) below `num_classes`, which is 2 to 256. Up to 20 classes, the
-    counts are written into the cells, and recall and precision beside them.
+    `counts` are those of `scores.confusion_counts`. Up to 20 classes, they are written into the cells, and
+    recall and precision beside them.
     """
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
-    pairs = labels.astype(np.int64) * num_classes + predicted.astype(np.int64)
-    counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)  # true, predicted
+    num_classes = len(counts)
     correct, total = int(np.trace(counts)), int(counts.sum())
     numbered = num_classes <= MAX_NUMBERED_CLASSES
     side = max(4.6, 2.4 + 0.55 * num_classes) if numbered else 8.5
     with _drawing(path, side + 1.2, side) as figure:
         axes = figure.subplots()
-        axes.set_title(f"Accuracy {_share(correct, total)}: {correct:,} of {_images(total)} correct", pad=22)
+        accuracy = _written(correct / total if total else None)
+        axes.set_title(f"Accuracy {accuracy}: {correct:,} of {_images(total)} correct", pad=22)
         axes.set(xlabel="predicted class", ylabel="true class")
         axes.grid(visible=False)
         _colour_cells(figure, axes, counts)
@@ -281,8 +282,7 @@ def _number_cells(axes: Axes, counts: NDArray[np.int64]) -> None:
     """Write each count into its cell, recall at the end of each row, precision below each column."""
     import numpy as np
 
-    size = len(counts)
-    of_row, of_column, right = counts.sum(1), counts.sum(0), np.diagonal(counts)
+    size, of_row, scores = len(counts), counts.sum(1), class_scores(counts)
     for row, column in np.argwhere(counts > 0):
         is_dark = counts[row, column] > of_row[row] * (0.5 if row == column else MANY_WRONG / 2)
         colour = "white" if is_dark else INK
@@ -294,11 +294,11 @@ def _number_cells(axes: Axes, counts: NDArray[np.int64]) -> None:
 
     edge = size - 0.5
     write("recall", (edge, -0.5), (28, 10))
-    for cell in range(size):
-        write(_share(int(right[cell]), int(of_row[cell])), (edge, cell), (28, 0))
+    for cell, score in enumerate(scores):
+        write(_written(score.recall), (edge, cell), (28, 0))
     write("precision", (-0.5, edge), (-6, -27), ha="right")
-    for cell in range(size):
-        write(_share(int(right[cell]), int(of_column[cell])), (cell, edge), (0, -27))
+    for cell, score in enumerate(scores):
+        write(_written(score.precision), (cell, edge), (0, -27))
     axes.hlines(np.arange(size) + 0.5, -0.5, edge, color=LINES, linewidth=0.8)
     axes.vlines(np.arange(size) + 0.5, -0.5, edge, color=LINES, linewidth=0.8)
     axes.set_xticks(range(size))
@@ -312,9 +312,8 @@ def _images(number: int) -> str:
     return f"{number:,} image{'' if number == 1 else 's'}"
 
 
-def _share(part: int, whole: int) -> str:
-    """Return a percentage, or "none" if `whole` is 0."""
-    return percent(part / whole) if whole else "none"
+def _written(share: float | None) -> str:
+    return "none" if share is None else percent(share)
 
 
 def _probability(probability: float) -> str:

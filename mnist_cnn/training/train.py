@@ -27,6 +27,7 @@ from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
 from mnist_cnn.training.epoch import Trainer, evaluate, predict_function
 from mnist_cnn.training.model import weights_sha256
 from mnist_cnn.training.runtime import Runtime
+from mnist_cnn.training.scores import class_scores, confusion_counts
 from mnist_cnn.training.sharing.group import ALONE, Alone
 
 if TYPE_CHECKING:
@@ -297,8 +298,8 @@ def _finish(  # noqa: PLR0913 - all of them are results
     _save_model(job, model, folder, metadata)
     saved_epoch = stopping.saved_epoch(history, job.train.keep)
     plots.history(history, folder / "history.png", held_out=_held_out_name(job), saved_epoch=saved_epoch)
-    predicted = probabilities.argmax(axis=1)
-    plots.confusion(arrays.y_test, predicted, job.data.num_classes, folder / "confusion.png")
+    counts = confusion_counts(arrays.y_test, probabilities.argmax(axis=1), job.data.num_classes)
+    plots.confusion(counts, folder / "confusion.png")
     images = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)  # (N, 28, 28)
     plots.mistakes(images, arrays.y_test, probabilities, folder / "mistakes.png")
     saved = (folder / name for name in SAVED_FILES)
@@ -310,6 +311,7 @@ def _finish(  # noqa: PLR0913 - all of them are results
         seconds_per_epoch=sum(row.seconds for row in history) / len(history),
         weights_sha256=weights_sha256(model),
         saved_epoch=saved_epoch,
+        classes=class_scores(counts),
         files={path.name: describe_content(path.read_bytes()) for path in saved if path.exists()},
         **recorded,
     )
