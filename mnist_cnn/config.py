@@ -268,6 +268,9 @@ class TrainConfig(Section):
     keep: Keep = setting(
         Keep.last, "which epoch's weights are saved; best has the lowest validation loss (data.validation)"
     )
+    metrics: tuple[str, ...] = setting(
+        (), "more of Keras' metrics on the held-out images, for example [f1_score,auc]"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

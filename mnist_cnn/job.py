@@ -45,8 +45,8 @@ class Job:
     def digest(self) -> str:
         """SHA-256, in hex, of what decides the trained weights, as canonical JSON.
 
-        Not in it: where the data lie, the name of the model file, and which files are written when. The
-        number of threads is only in it if sums may round.
+        Not in it: where the data lie, the name of the model file, which files are written when, and what is
+        measured. The number of threads is only in it if sums may round.
         """
         return records.digest(self._decisive())
 
@@ -74,7 +74,7 @@ class Job:
         decisive = self.as_mapping()
         del decisive["save_h5"], decisive["data"]["dir"], decisive["data"]["name"], decisive["model"]["file"]
         train = decisive["train"]
-        del train["checkpoint_every"]
+        del train["checkpoint_every"], train["metrics"]
         for name, absent in _ABSENT.items():  # as in jobs of versions without these settings
             if train[name] == absent:
                 del train[name]

@@ -19,7 +19,7 @@ from mnist_cnn.config import Keep, Numerics, Schedule
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.training import stopping
+from mnist_cnn.training import metrics, stopping
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
 from mnist_cnn.training.model import check_network, convolutions, is_normalised
 from mnist_cnn.training.runtime import changed_versions, versions
@@ -312,6 +312,7 @@ def _job(config: Config, info: DataSetInfo) -> Job:
         model = dataclasses.replace(model, file=path.name, source=source)
     check_network(model, info.height, info.width)
     stopping.check(config.train, config.data.validation)
+    metrics.check(config.train.metrics)
     _check_shards(config, info)
     folder = str(Path(config.data.dir).resolve()) if config.data.dir is not None else None
     return Job(

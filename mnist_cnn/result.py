@@ -21,7 +21,8 @@ class EpochRow:
     """One row of the history. `val_*` are on the validation images if there are any, else the test set.
 
     `learning_rate` is that of the step after the epoch. `*_parts` are the means over equal parts of the
-    epoch, in order, rounded for the plot; earlier versions wrote none.
+    epoch, in order, rounded for the plot; earlier versions wrote none. `metrics` are those of
+    `train.metrics`, on the same images as `val_*`.
     """
 
     epoch: records.Count
@@ -33,6 +34,7 @@ class EpochRow:
     seconds: records.Number
     loss_parts: tuple[records.Number, ...] = ()
     accuracy_parts: tuple[records.Number, ...] = ()
+    metrics: dict[str, records.Number] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

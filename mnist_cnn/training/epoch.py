@@ -18,7 +18,7 @@ from mnist_cnn import cpu
 from mnist_cnn.config import Format, Loss, Numerics, Precision, Schedule
 from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
-from mnist_cnn.training import checkpoint, graphs
+from mnist_cnn.training import checkpoint, graphs, metrics
 from mnist_cnn.training.model import build_model
 from mnist_cnn.training.shards import ShardedSteps
 from mnist_cnn.training.sharing.group import ALONE, Alone
@@ -48,11 +48,12 @@ class Trainer:
         self.job = job
         count, *shape = arrays.x_train.shape
         images, labels = tf.constant(arrays.x_train), tf.constant(arrays.y_train)
-        self.data = _TrainingData(images, labels, tuple(shape), count, min(job.train.batch_size, count))
-        self.model = self._training_model()
         held_out = (arrays.x_test, arrays.y_test)
         if len(arrays.x_validation):
             held_out = (arrays.x_validation, arrays.y_validation)
+        batch = min(job.train.batch_size, count)
+        self.data = _TrainingData(images, labels, tuple(shape), count, batch, held_out[1])
+        self.model = self._training_model()
         self.evaluate = functools.partial(
             evaluate, predict_function(self.model, self._probabilities), *held_out, group=group
         )
@@ -128,7 +129,7 @@ class Trainer:
             first = stop
             self._check_loss(progress.loss, f"in epoch {epoch}, by step {stop} of {steps}")
             on_progress(progress)
-        val_loss, val_accuracy, _ = self.evaluate()
+        val_loss, val_accuracy, probabilities = self.evaluate()
         self._check_loss(val_loss, f"after epoch {epoch}")
         bad = sum(not np.isfinite(weight).all() for weight in self.model.get_weights())
         if bad:  # a relu may hide them from the loss
@@ -144,6 +145,7 @@ class Trainer:
             seconds=time.perf_counter() - started,
             loss_parts=_rounded(losses / images),
             accuracy_parts=_rounded(correct / images),
+            metrics=metrics.measure(self.job.train.metrics, self.data.held_out_labels, probabilities),
         )
 
     def _epoch_inputs(self, epoch: int) -> tuple[Any, Any]:
@@ -335,13 +337,17 @@ class Trainer:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingData:
-    """Training images, uint8 (N, ...), and labels, uint8 (N,), as tensors, and their division into steps."""
+    """Training images, uint8 (N, ...), and labels, uint8 (N,), as tensors, and their division into steps.
+
+    `held_out_labels`, uint8 (M,), are those of the images that are evaluated after each epoch.
+    """
 
     images: Any
     labels: Any
     image_shape: tuple[int, ...]
     count: int
     batch: int
+    held_out_labels: NDArray[Any]
 
     @property
     def steps(self) -> int:
