@@ -19,7 +19,7 @@ from mnist_cnn.config import Keep, Numerics, Schedule
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.training import metrics, stopping
+from mnist_cnn.training import extension, metrics, stopping
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
 from mnist_cnn.training.model import check_network, convolutions, is_normalised
 from mnist_cnn.training.runtime import changed_versions, versions
@@ -92,6 +92,8 @@ def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
 def resume(run: str = run_folder.LATEST, *overrides: str) -> Run:
     """Resume an interrupted run from its newest checkpoint, where it ran before or on another backend.
 
+    `resume(run, "train.epochs=20")` continues a completed run: it starts a new run from the last checkpoint.
+
     Raises as `prepare_resume` does, and BackendError if the backend refuses the job.
     """
     return prepare_resume(run, overrides)()
@@ -150,10 +152,12 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
 
     Raises:
         ConfigurationError: the run does not exist, is still running or completed, or its job or packages have
-            changed and the overrides do not include `force=true`.
+            changed and the overrides do not include `force=true`; or the overrides change the job by more
+            than its epochs.
         DataError: the data set is missing.
         BackendError: the checkpoints cannot be downloaded.
     """
+    is_longer = is_extension(overrides)
     folder = find(run, overrides, config_dirs)
     config = config_to_resume(folder, overrides, config_dirs)
     backend = backend_of(config)
@@ -168,6 +172,8 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
         gone = f"; if that machine is gone: {command_on('resume', folder, 'force=true')}" if host else ""
         hint = f"watch it: {command_on('follow', folder)}{gone}"
         raise ConfigurationError(f"{folder} is {status.value}{where}", hint)
+    if is_longer:
+        return _prepare_extension(before, status, config)
     run_folder.check_resumable(folder, status)
     job = _job_to_resume(before, status)
     backend.check(job)
@@ -181,6 +187,49 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     if status is Status.completed and run_folder.damage(folder, status) is None:
         return lambda: before  # only job.json was damaged
     return partial(backend.submit, job, folder)
+
+
+def is_extension(overrides: Sequence[str]) -> bool:
+    """Return whether overrides set the epochs of a run to resume.
+
+    Raises ConfigurationError if they change anything else of its job.
+    """
+    keys = [override.lstrip("+~").partition("=")[0].strip() for override in overrides]
+    for key, override in zip(keys, overrides, strict=True):
+        if key != extension.EPOCHS and re.split(r"\W", key)[0] in JOB_KEYS:
+            hint = f"start a new run; of a job, only {extension.EPOCHS} can be raised"
+            raise ConfigurationError(f"resume does not take {override}", hint)
+    return extension.EPOCHS in keys
+
+
+def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[], Run]:
+    """Check that a completed run can have more epochs; return the function that starts it as a new run."""
+    folder, epochs = run.folder, f"{extension.EPOCHS}={config.train.epochs}"
+    if status is not Status.completed or run_folder.damage(folder, status) is not None:
+        state = "damaged" if status is Status.completed else status.value
+        hint = f"first complete it: {command_on('resume', folder)}"
+        raise ConfigurationError(f"{epochs} continues a completed run; {folder} is {state}", hint)
+    job = run_folder.read_job(folder)
+    run.download_checkpoints()
+    last = Checkpoints(folder / run_folder.CHECKPOINTS).newest()
+    if last is None or not stopping.is_done(last.history, job.train):
+        message = f"{folder} has no sound checkpoint of its last epoch"
+        raise ConfigurationError(message, f"start a new run with {epochs}")
+    longer = extension.extended(dataclasses.replace(last, job=job), config.train.epochs)  # not a node's paths
+    changes = changed_versions(run_folder.read_receipt(folder).versions, versions())
+    if changes and not config.run.force:
+        message = f"{folder} cannot be continued, because this has changed: {', '.join(changes)}"
+        anyway = command_on("resume", folder, epochs, "force=true")
+        raise ConfigurationError(message, f"undo that, or continue anyway, which marks the result: {anyway}")
+    backend = backend_of(config)
+    backend.check(longer.job)
+
+    def start_longer() -> Run:
+        with run_folder.create(config.run.run_dir, config.run.runs_dir, longer.job) as new:
+            Checkpoints(new / run_folder.CHECKPOINTS).save(longer)
+            return backend.submit(longer.job, new)
+
+    return start_longer
 
 
 def _job_to_resume(run: Run, status: Status) -> Job:
