@@ -268,6 +268,10 @@ class TrainConfig(Section):
     keep: Keep = setting(
         Keep.last, "which epoch's weights are saved; best has the lowest validation loss (data.validation)"
     )
+    init: str | None = setting(
+        None, "start from the weights of this run, or of a .keras or .h5 file, instead of random ones"
+    )
+    init_sha256: str | None = setting(None, "expected SHA-256 of these weights; others are refused")
     metrics: tuple[str, ...] = setting(
         (), "more of Keras' metrics on the held-out images, for example [f1_score,auc]"
     )

@@ -27,13 +27,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_ABSENT = {"shards": 1, "stop_patience": None, "keep": Keep.last}
+_ABSENT = {"shards": 1, "stop_patience": None, "keep": Keep.last, "init_sha256": None}
 """Settings of `train` that are only part of the digest if they have another value than this one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What to train. `data.digest` is always set; `model.source` is set if `model.file` is."""
+    """What to train.
+
+    `data.digest` is always set, `model.source` if `model.file` is, `train.init_sha256` if `train.init` is.
+    """
 
     data: DataConfig
     model: ModelConfig
@@ -45,8 +48,8 @@ class Job:
     def digest(self) -> str:
         """SHA-256, in hex, of what decides the trained weights, as canonical JSON.
 
-        Not in it: where the data lie, the name of the model file, which files are written when, and what is
-        measured. The number of threads is only in it if sums may round.
+        Not in it: where data and initial weights lie, the name of the model file, which files are written
+        when, and what is measured. The number of threads is only in it if sums may round.
         """
         return records.digest(self._decisive())
 
@@ -74,7 +77,7 @@ class Job:
         decisive = self.as_mapping()
         del decisive["save_h5"], decisive["data"]["dir"], decisive["data"]["name"], decisive["model"]["file"]
         train = decisive["train"]
-        del train["checkpoint_every"], train["metrics"]
+        del train["checkpoint_every"], train["metrics"], train["init"]
         for name, absent in _ABSENT.items():  # as in jobs of versions without these settings
             if train[name] == absent:
                 del train[name]

@@ -19,16 +19,16 @@ from mnist_cnn.config import Keep, Numerics, Schedule
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.training import extension, metrics, stopping
+from mnist_cnn.training import extension, initial_weights, metrics, stopping
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
-from mnist_cnn.training.model import check_network, convolutions, is_normalised
+from mnist_cnn.training.model import arrays_sha256, check_network, convolutions, is_normalised
 from mnist_cnn.training.runtime import changed_versions, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mnist_cnn.backend import Backend, Run
-    from mnist_cnn.config import Config, TrainConfig
+    from mnist_cnn.config import Config, ModelConfig, TrainConfig
     from mnist_cnn.data.datasets import DataSetInfo
     from mnist_cnn.prediction.predictor import Picture, Prediction
 
@@ -144,6 +144,8 @@ def start(config: Config, job: Job) -> Run:
     backend = backend_of(config)
     backend.check(job)
     with run_folder.create(config.run.run_dir, config.run.runs_dir, job) as folder:
+        if job.train.init_sha256 is not None:
+            initial_weights.write(folder / run_folder.CHECKPOINTS, _initial_weights(job))
         return backend.submit(job, folder)
 
 
@@ -227,6 +229,7 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
     def start_longer() -> Run:
         with run_folder.create(config.run.run_dir, config.run.runs_dir, longer.job) as new:
             Checkpoints(new / run_folder.CHECKPOINTS).save(longer)
+            initial_weights.copy(folder / run_folder.CHECKPOINTS, new / run_folder.CHECKPOINTS)
             return backend.submit(longer.job, new)
 
     return start_longer
@@ -363,14 +366,41 @@ def _job(config: Config, info: DataSetInfo) -> Job:
     stopping.check(config.train, config.data.validation)
     metrics.check(config.train.metrics)
     _check_shards(config, info)
+    train = _with_initial_weights(config, model, info)
     folder = str(Path(config.data.dir).resolve()) if config.data.dir is not None else None
     return Job(
         data=dataclasses.replace(config.data, dir=folder, digest=info.digest),
         model=model,
-        train=config.train,
+        train=train,
         seed=config.run.seed,
         save_h5=config.run.save_h5,
     )
+
+
+def _with_initial_weights(config: Config, model: ModelConfig, info: DataSetInfo) -> TrainConfig:
+    """Return the configuration of the training with the file and the hash of its initial weights."""
+    train = config.train
+    if train.init is None:
+        if train.init_sha256 is not None:
+            raise ConfigurationError("train.init_sha256 needs train.init", "train.init=RUN names the weights")
+        return train
+    path = initial_weights.locate(train.init, config.run.runs_dir)
+    arrays = initial_weights.read(path, model)
+    initial_weights.check_network(arrays, model, info, config.data.num_classes)
+    sha256 = arrays_sha256(arrays)
+    initial_weights.check_sha256(sha256, train.init_sha256 or sha256, f"train.init={train.init}")
+    return dataclasses.replace(train, init=str(path), init_sha256=sha256)
+
+
+def _initial_weights(job: Job) -> initial_weights.Weights:
+    """Return the weights that a job starts from. Raises ConfigurationError or DataError."""
+    if job.train.init is None:
+        message = "the job starts from weights that it does not say where to find"
+        raise ConfigurationError(message, "make the job with train.init=RUN or train.init=FILE")
+    path = Path(job.train.init)
+    arrays = initial_weights.read(path, job.model)
+    initial_weights.check_sha256(arrays_sha256(arrays), str(job.train.init_sha256), str(path))
+    return arrays
 
 
 def _check_shards(config: Config, info: DataSetInfo) -> None:
@@ -468,6 +498,8 @@ def _describe_training(train: TrainConfig) -> str:
     parts += augmented
     if augmented and train.unaugmented_epochs:
         parts.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
+    if train.init is not None:
+        parts.append(f"starting from {train.init}")
     if train.stop_patience is not None:
         parts.append(f"stop after {_epochs(train.stop_patience)} without a lower validation loss")
     if train.keep is Keep.best:

@@ -6,7 +6,7 @@
     metrics.jsonl   the history, one row per epoch
     progress.json   the position within the epoch, during training
     result.json     the result; written last, so a folder that has it is complete
-    checkpoints/    the state at the end of the newest epochs
+    checkpoints/    the state at the end of the newest epochs, and the weights that a training starts from
 
 This module creates, finds, reads and writes run folders. It starts and stops no run.
 """
@@ -210,9 +210,9 @@ def check_free(folder: Path, job: Job | None = None) -> None:
 
 
 def _is_unstarted(folder: Path) -> bool:
-    """Return whether a folder holds only what is written before the receipt, and the job if there is one."""
+    """Return whether a folder holds only what is written before the receipt, and a sound job if any."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(atomic.PREFIX)}
-    if not names <= {JOB, LOCK, START, PROGRESS}:
+    if not names <= {JOB, LOCK, START, PROGRESS, CHECKPOINTS}:
         return False
     try:
         if JOB in names:

@@ -22,7 +22,7 @@ from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, Ru
 from mnist_cnn.files import atomic
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content, percent
-from mnist_cnn.training import checkpoint, plots, stopping
+from mnist_cnn.training import checkpoint, initial_weights, plots, stopping
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
 from mnist_cnn.training.epoch import Trainer, evaluate, predict_function
 from mnist_cnn.training.model import weights_sha256
@@ -68,7 +68,7 @@ def train(  # noqa: PLR0913 - only the first two are required
     writes a checkpoint and ends. The other workers of the `group` call `assist`.
 
     Raises:
-        DataError: the data differ from what the job describes.
+        DataError: the data or the initial weights differ from what the job describes.
         BackendError: `device` (auto, cpu or gpu) is missing, the machine cannot train an exact job, or
             `folder` cannot be written.
         ConfigurationError: the network cannot be built, or the checkpoint does not fit the job or runtime.
@@ -145,7 +145,7 @@ def _share_state(trainer: Trainer, group: Alone, epochs: int = 0) -> int:
         return epochs
     is_first = group.rank == 0
     epochs = int(group.gather(str(epochs).encode() if is_first else b"")[0])
-    if epochs:
+    if epochs or trainer.job.train.init_sha256 is not None:
         own = b"".join(array.tobytes() for array in trainer.state()) if is_first else b""
         trainer.restore_bytes(group.gather(own)[0])
     return epochs
@@ -231,6 +231,7 @@ def _resume(
     """Restore the newest undamaged checkpoint; return its history, recorded changes and kept weights."""
     found = checkpoints.newest()
     if found is None:
+        _start_from_weights(trainer, checkpoints.folder)
         return [], (), ()
     found = found.check(trainer.job, runtime, force=force, run=run)
     trainer.restore(found.arrays)
@@ -242,6 +243,17 @@ def _resume(
         message = f"the checkpoint lacks the weights of epoch {saved}, the best one"
         raise ConfigurationError(message, "set train.keep=last, as it was, or start a new run")
     return history, found.changes, found.kept or _kept_weights(trainer, history, ())
+
+
+def _start_from_weights(trainer: Trainer, folder: Path) -> None:
+    """Give the network the weights that the job starts from, if it names some; see `initial_weights`."""
+    sha256 = trainer.job.train.init_sha256
+    if sha256 is None:
+        return
+    arrays = initial_weights.load(folder, sha256)
+    initial_weights.check_shapes(arrays, [weight.shape for weight in trainer.model.weights])
+    trainer.model.set_weights(arrays)
+    log.info("starting from the weights %s", sha256)
 
 
 def _checkpoint(
