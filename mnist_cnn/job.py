@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_ABSENT = {"shards": 1, "stop_patience": None, "keep": Keep.last, "init_sha256": None}
+_ABSENT = {"shards": 1, "stop_patience": None, "keep": Keep.last, "init_sha256": None, "class_weights": None}
 """Settings of `train` that are only part of the digest if they have another value than this one."""
 
 

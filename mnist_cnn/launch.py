@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
-from mnist_cnn.config import Keep, Numerics, Schedule
+from mnist_cnn.config import Keep, Numerics, Schedule, written
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.training import extension, initial_weights, metrics, stopping
+from mnist_cnn.training import class_weights, extension, initial_weights, metrics, stopping
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
 from mnist_cnn.training.model import arrays_sha256, check_network, convolutions, is_normalised
 from mnist_cnn.training.runtime import changed_versions, versions
@@ -365,6 +365,7 @@ def _job(config: Config, info: DataSetInfo) -> Job:
     check_network(model, info.height, info.width)
     stopping.check(config.train, config.data.validation)
     metrics.check(config.train.metrics)
+    class_weights.check(config.train.class_weights, config.data.num_classes)
     _check_shards(config, info)
     train = _with_initial_weights(config, model, info)
     folder = str(Path(config.data.dir).resolve()) if config.data.dir is not None else None
@@ -493,6 +494,8 @@ def _describe_training(train: TrainConfig) -> str:
     ]
     if train.label_smoothing:
         parts.append(f"label smoothing {train.label_smoothing:g}")
+    if train.class_weights is not None:
+        parts.append(f"class weights {written(train.class_weights)}")
     augmentation = ("rotation", "zoom", "shear", "shift")
     augmented = [f"{name} {value:g}" for name in augmentation if (value := getattr(train, name))]
     parts += augmented

@@ -19,6 +19,7 @@ from mnist_cnn.config import Format, Loss, Numerics, Precision, Schedule
 from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
 from mnist_cnn.training import checkpoint, graphs, metrics
+from mnist_cnn.training.class_weights import weights_of
 from mnist_cnn.training.model import build_model
 from mnist_cnn.training.shards import ShardedSteps
 from mnist_cnn.training.sharing.group import ALONE, Alone
@@ -52,7 +53,8 @@ class Trainer:
         if len(arrays.x_validation):
             held_out = (arrays.x_validation, arrays.y_validation)
         batch = min(job.train.batch_size, count)
-        self.data = _TrainingData(images, labels, tuple(shape), count, batch, held_out[1])
+        weights = weights_of(job.train.class_weights, arrays.y_train, job.data.num_classes)
+        self.data = _TrainingData(images, labels, tuple(shape), count, batch, held_out[1], weights)
         self.model = self._training_model()
         self.evaluate = functools.partial(
             evaluate, predict_function(self.model, self._probabilities), *held_out, group=group
@@ -196,15 +198,18 @@ class Trainer:
         import tensorflow as tf
 
         config, classes = self.job.train, self.job.data.num_classes
+        weights = self.data.class_weights
+        of_image = tf.gather(weights, labels) if weights is not None else None  # (B,)
         if self.is_exact:
             from mnist_cnn.training.exact.loss import cross_entropy
 
             smoothing = config.label_smoothing
             targets = tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes  # (B, classes)
-            return cross_entropy(targets, outputs)
+            return cross_entropy(targets, outputs, of_image)
         is_one_hot = config.loss is Loss.categorical_crossentropy or config.label_smoothing
         targets = tf.one_hot(labels, classes) if is_one_hot else labels  # (B, classes) or (B,)
-        return tf.reduce_mean(loss_function(config)(targets, outputs)), outputs
+        losses = loss_function(config)(targets, outputs)
+        return tf.reduce_mean(losses if of_image is None else losses * of_image), outputs
 
     def _probabilities(self, outputs: Any) -> Any:
         """Return the probabilities of the model's outputs, which are logits if it is exact."""
@@ -340,6 +345,7 @@ class _TrainingData:
     """Training images, uint8 (N, ...), and labels, uint8 (N,), as tensors, and their division into steps.
 
     `held_out_labels`, uint8 (M,), are those of the images that are evaluated after each epoch.
+    `class_weights` are float32 (classes,), or None if all images count the same.
     """
 
     images: Any
@@ -348,6 +354,7 @@ class _TrainingData:
     count: int
     batch: int
     held_out_labels: NDArray[Any]
+    class_weights: NDArray[Any] | None
 
     @property
     def steps(self) -> int:
