@@ -217,8 +217,10 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
     if last is None or not stopping.is_done(last.history, job.train):
         message = f"{folder} has no sound checkpoint of its last epoch"
         raise ConfigurationError(message, f"start a new run with {epochs}")
-    longer = extension.extended(dataclasses.replace(last, job=job), config.train.epochs)  # not a node's paths
-    changes = changed_versions(run_folder.read_receipt(folder).versions, versions())
+    # A checkpoint of a node names the node's folder of data.
+    longer = extension.extended(dataclasses.replace(last, job=job), config.train.epochs)
+    before = run_folder.read_receipt(folder).versions
+    changes = changed_versions(before, versions()) if before else ()
     if changes and not config.run.force:
         message = f"{folder} cannot be continued, because this has changed: {', '.join(changes)}"
         anyway = command_on("resume", folder, epochs, "force=true")

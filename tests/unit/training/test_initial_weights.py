@@ -28,6 +28,9 @@ from mnist_cnn.training.model import (
     weights_sha256,
 )
 
+# As in test_train.py.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
+
 NETWORKS = {
     "tutorial": ModelConfig(filters=(2, 3), dense_units=4),
     "normalised": ModelConfig(filters=(2, 3, 4), batch_norm=True, dense_units=0, pool_after=(1, 2)),
