@@ -336,7 +336,10 @@ def lock(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContex
 def check_resumable(folder: Path, status: Status) -> None:
     """Raise ConfigurationError if a run with this status is still running, or completed and undamaged."""
     if status is Status.completed and damage(folder, status) is None:
-        raise ConfigurationError(f"{folder} is completed", "there is nothing to resume; start a new run")
+        more = command_on("resume", folder, "train.epochs=N")
+        raise ConfigurationError(
+            f"{folder} is completed", f"start a new run, or one with more epochs: {more}"
+        )
     if not status.is_final:
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: {command_on('follow', folder)}")
 

@@ -34,6 +34,7 @@ FILE = "initial.npz"
 MODEL = "model.keras"
 SUFFIXES = (".keras", ".h5")
 HINT = "name a run, or a .keras, .weights.h5 or .h5 file that Keras has saved"
+SHAPES_HINT = "set model.* as it was when these weights were trained"
 MOST_EXPANSION = 10
 """Weights hardly compress. A file that claims to grow more than this would only fill the memory."""
 
@@ -99,15 +100,14 @@ def check_network(arrays: Weights, config: ModelConfig, info: DataSetInfo, num_c
 
 def check_shapes(arrays: Weights, expected: Sequence[tuple[int, ...]]) -> None:
     """Check that weights have the shapes of the network's. Raises ConfigurationError."""
-    hint = "set model.* as it was when these weights were trained"
     if len(arrays) != len(expected):
         message = f"train.init has {len(arrays)} arrays of weights, the network has {len(expected)}"
-        raise ConfigurationError(message, hint)
+        raise ConfigurationError(message, SHAPES_HINT)
     for number, (array, shape) in enumerate(zip(arrays, expected, strict=True), 1):
         if array.shape != tuple(shape):
             found, wanted = ("x".join(map(str, sizes)) for sizes in (array.shape, shape))
             message = f"train.init: array {number} of its weights is {found}, the network's is {wanted}"
-            raise ConfigurationError(message, hint)
+            raise ConfigurationError(message, SHAPES_HINT)
 
 
 def write(folder: Path, arrays: Weights) -> None:
@@ -189,9 +189,13 @@ def _datasets(file: Any, names: Sequence[str] | None) -> list[Any]:
     if names is None:
         message = "train.init: this file does not say in which order the layers are"
         raise ConfigurationError(message, "name the .keras file of the whole model")
-    found = []
+    layers, found = file["layers"], []
+    unknown = [name for name, group in layers.items() if name not in names and len(group.get("vars", ()))]
+    if unknown:
+        message = f"train.init: the network has no layer {', '.join(unknown)}, but the file has"
+        raise ConfigurationError(message, SHAPES_HINT)
     for name in names:
-        group = file["layers"].get(name, {})
+        group = layers.get(name, {})
         nested = [key for key in group if key not in ("vars", "seed_generator")]
         if nested:
             message = f"train.init: the layer {name} holds other layers ({', '.join(nested)})"
@@ -207,6 +211,9 @@ def _names_of(config: Any) -> list[str]:
     The rule is that of `_save_container_state` in keras/src/saving/saving_lib.py: the class's name in
     snake case, numbered from the second one on.
     """
+    if "layers" not in config["config"]:
+        message = f"train.init: the model is a {config['class_name']}, not a list of layers"
+        raise ConfigurationError(message, "weights can be read from a Sequential or functional model")
     counts: dict[str, int] = {}
     names = []
     for layer in config["config"]["layers"]:

@@ -94,6 +94,8 @@ def test_the_weights_of_a_networks_file_are_read_in_its_order(tmp_path: Path, ke
     assert arrays_sha256(initial_weights.read(tmp_path / "own.keras", config)) == weights_sha256(model)
     with pytest.raises(ConfigurationError, match="does not say in which order the layers are"):
         initial_weights.read(tmp_path / "own.weights.h5", config)
+    with pytest.raises(ConfigurationError, match="the network has no layer dense_1, layer_normalization"):
+        initial_weights.read(tmp_path / "own.weights.h5", ModelConfig(filters=(2,), dense_units=0))
     nested = keras.Sequential(
         [keras.Input((28, 28, 1)), keras.Sequential([layers.Flatten(), layers.Dense(10)])]
     )
