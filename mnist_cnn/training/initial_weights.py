@@ -189,11 +189,12 @@ def _datasets(file: Any, names: Sequence[str] | None) -> list[Any]:
     if names is None:
         message = "train.init: this file does not say in which order the layers are"
         raise ConfigurationError(message, "name the .keras file of the whole model")
-    layers, found = file["layers"], []
+    layers = file["layers"]
     unknown = [name for name, group in layers.items() if name not in names and len(group.get("vars", ()))]
     if unknown:
         message = f"train.init: the network has no layer {', '.join(unknown)}, but the file has"
         raise ConfigurationError(message, SHAPES_HINT)
+    found: list[Any] = []
     for name in names:
         group = layers.get(name, {})
         nested = [key for key in group if key not in ("vars", "seed_generator")]
