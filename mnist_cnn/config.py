@@ -77,6 +77,19 @@ class Loss(StrEnum):
     sparse_categorical_crossentropy = "sparse_categorical_crossentropy"
 
 
+class ClassWeights(StrEnum):
+    """Weights that follow from the number of training images in each class."""
+
+    balanced = "balanced"
+
+
+class Keep(StrEnum):
+    """Which epoch's weights are saved; the best has the lowest validation loss."""
+
+    last = "last"
+    best = "best"
+
+
 class Numerics(StrEnum):
     """Whether sums may round, as is fastest, or not, so that every machine computes the same numbers."""
 
@@ -251,6 +264,29 @@ class TrainConfig(Section):
     shards: int = setting(
         1, "parts that each batch is cut into; as many workers can share it", unit="shards", ge=1, le=1024
     )
+    stop_patience: int | None = setting(
+        None,
+        "stop if the validation loss has not improved for N epochs; needs data.validation",
+        unit="epochs",
+        ge=1,
+        le=100_000,
+    )
+    keep: Keep = setting(
+        Keep.last, "which epoch's weights are saved; best has the lowest validation loss (data.validation)"
+    )
+    class_weights: ClassWeights | tuple[float, ...] | None = setting(
+        None,
+        "how much each class counts in the loss; balanced makes rare classes count as much",
+        gt=0,
+        le=1000,
+    )
+    init: str | None = setting(
+        None, "start from the weights of this run, or of a .keras or .h5 file, instead of random ones"
+    )
+    init_sha256: str | None = setting(None, "expected SHA-256 of these weights; others are refused")
+    metrics: tuple[str, ...] = setting(
+        (), "more of Keras' metrics on the held-out images, for example [f1_score,auc]"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,21 +363,26 @@ def allowed(section: type[Section], name: str) -> str:
     """Describe the values that a key takes: "a whole number from 1 to 100000, or null"."""
     spec = dict(keys_of(section))[name]
     kind = get_type_hints(section)[name]
-    member = _members(kind)[0]
+    text = ", or ".join(map(_kind_text, _members(kind)))
+    bounds = spec.bounds()
+    return f"{text}{' ' + bounds if bounds else ''}{', or null' if type(None) in get_args(kind) else ''}"
+
+
+def _kind_text(kind: Any) -> str:
+    """Describe the values of a type that isn't a union."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        choices = [str(choice.value) for choice in kind]
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
     texts = {
         bool: "true or false",
         int: "a whole number",
         float: "a number",
         str: "text that is not empty",
         tuple[int, ...]: "a list of whole numbers",
+        tuple[float, ...]: "a list of numbers",
         tuple[str, ...]: "a list of texts",
     }
-    if isinstance(member, type) and issubclass(member, Enum):
-        text = "one of " + ", ".join(str(choice.value) for choice in member)
-    else:
-        text = texts.get(member, str(member))
-    bounds = spec.bounds()
-    return f"{text}{' ' + bounds if bounds else ''}{', or null' if type(None) in get_args(kind) else ''}"
+    return texts.get(kind, str(kind))
 
 
 def refused(section: type[Section], name: str, value: object) -> ConfigurationError:
@@ -405,7 +446,7 @@ def _converted(value: object, kind: Any, spec: Setting) -> object:
     def number(text: object) -> object:
         return msgspec.json.decode(text) if isinstance(text, str) and text != "null" else text
 
-    if kind == tuple[int, ...] and isinstance(value, list | tuple):
+    if {tuple[int, ...], tuple[float, ...]} & {*_members(kind)} and isinstance(value, list | tuple):
         value = [number(item) for item in value]
     elif {int, float} & {*_members(kind)}:
         value = number(value)

@@ -6,7 +6,7 @@
     metrics.jsonl   the history, one row per epoch
     progress.json   the position within the epoch, during training
     result.json     the result; written last, so a folder that has it is complete
-    checkpoints/    the state at the end of the newest epochs
+    checkpoints/    the state at the end of the newest epochs, and the weights that a training starts from
 
 This module creates, finds, reads and writes run folders. It starts and stops no run.
 """
@@ -210,9 +210,9 @@ def check_free(folder: Path, job: Job | None = None) -> None:
 
 
 def _is_unstarted(folder: Path) -> bool:
-    """Return whether a folder holds only what is written before the receipt, and the job if there is one."""
+    """Return whether a folder holds only what is written before the receipt, and a sound job if any."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(atomic.PREFIX)}
-    if not names <= {JOB, LOCK, START, PROGRESS}:
+    if not names <= {JOB, LOCK, START, PROGRESS, CHECKPOINTS}:
         return False
     try:
         if JOB in names:
@@ -336,7 +336,10 @@ def lock(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContex
 def check_resumable(folder: Path, status: Status) -> None:
     """Raise ConfigurationError if a run with this status is still running, or completed and undamaged."""
     if status is Status.completed and damage(folder, status) is None:
-        raise ConfigurationError(f"{folder} is completed", "there is nothing to resume; start a new run")
+        more = command_on("resume", folder, "train.epochs=N")
+        raise ConfigurationError(
+            f"{folder} is completed", f"start a new run, or one with more epochs: {more}"
+        )
     if not status.is_final:
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: {command_on('follow', folder)}")
 

@@ -74,6 +74,7 @@ class Metrics:
             "epoch_accuracy": row.accuracy,
             "val_loss": row.val_loss,
             "val_accuracy": row.val_accuracy,
+            **{f"val_{name}": value for name, value in row.metrics.items()},
         }
         self.attempt("send the metrics", partial(self.send, values, row.epoch))
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
 from mnist_cnn.backends.remote.calls import report, with_retries
+from mnist_cnn.backends.remote.service import blob_of
 from mnist_cnn.errors import storage_error
 from mnist_cnn.files import atomic
+from mnist_cnn.training import initial_weights
 from mnist_cnn.training.checkpoint import KEPT, Checkpoints, read
 
 if TYPE_CHECKING:
@@ -24,10 +26,22 @@ if TYPE_CHECKING:
 
 
 def send(store: Store, prefix: str, folder: Path) -> None:
-    """Send a run folder's newest sound checkpoint, if the store lacks it. Raises BackendError."""
-    newest = Checkpoints(folder / run_folder.CHECKPOINTS).newest_file()
-    if newest is None:
-        return
+    """Send a run folder's initial weights and newest sound checkpoint, if the store lacks them.
+
+    Raises BackendError.
+    """
+    kept = folder / run_folder.CHECKPOINTS
+    initial, newest = kept / initial_weights.FILE, Checkpoints(kept).newest_file()
+    if initial.is_file():
+        content, name = initial.read_bytes(), f"{prefix}/{initial.name}"
+        if with_retries(lambda: store.list(prefix)).get(name) != blob_of(content):
+            report(f"initial weights: sending {name}, {len(content):,} bytes")
+            with_retries(lambda: store.put(name, content))
+    if newest is not None:
+        _send_checkpoint(store, prefix, newest)
+
+
+def _send_checkpoint(store: Store, prefix: str, newest: Path) -> None:
     content = newest.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     name = f"{prefix}/{newest.stem[: len('epoch-000000')]}-{sha256[:16]}"

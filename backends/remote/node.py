@@ -73,7 +73,8 @@ def without_job(words: Sequence[str]) -> str:
 
 def encode(job: Job) -> str:
     """Return a job as a token of letters, digits, '-' and '_'."""
-    portable = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=None))
+    data, train = dataclasses.replace(job.data, dir=None), dataclasses.replace(job.train, init=None)
+    portable = dataclasses.replace(job, data=data, train=train)
     return base64.urlsafe_b64encode(portable.to_json().encode()).decode().rstrip("=")
 
 

@@ -46,7 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("print a run's status", "commands:status", "RUN", only_reads=True),
     "follow": Entry("watch a run until it ends", "commands:follow", "RUN", only_reads=True),
     "cancel": Entry("stop a run", "commands:cancel", "RUN"),
-    "resume": Entry("resume an interrupted run from its last checkpoint", "commands:resume", "RUN"),
+    "resume": Entry("resume an interrupted run, or add epochs to a completed one", "commands:resume", "RUN"),
     "register": Entry("put a run's model into the registry, as register.name", "commands:register", "RUN"),
     "predict": Entry(
         "recognise the digits in PNG or JPEG pictures", "commands:predict", "RUN IMAGE...", only_reads=True
@@ -76,11 +76,11 @@ class Command:
         return compose.load(self.overrides, self.config_dirs)
 
     def allow_only(self, *groups: str) -> None:
-        """Refuse settings that the command would ignore."""
+        """Refuse settings that the command would ignore; it takes these groups and keys."""
         for override in self.overrides:
             name = override.lstrip("+~").partition("=")[0]
-            if name.partition(".")[0] not in groups:
-                keys = [group if group in ("runs_dir", "force") else f"{group}.*" for group in groups]
+            if name not in groups and name.partition(".")[0] not in groups:
+                keys = [f"{group}.*" if group in (*compose.GROUPS, "register") else group for group in groups]
                 raise ConfigurationError(
                     f"{self.name} does not take {override}", f"it takes {', '.join(keys)}"
                 )

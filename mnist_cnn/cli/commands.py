@@ -42,7 +42,8 @@ def train(command: Command) -> int:
 
 
 def resume(command: Command) -> int:
-    command.allow_only("runs_dir", "backend", "register", "force")
+    new_run = ("run_dir",) if launch.is_extension(command.overrides) else ()
+    command.allow_only("runs_dir", "backend", "register", "force", "train.epochs", *new_run)
     config = launch.config_to_resume(command.folder(), command.overrides, command.config_dirs)
     start = launch.prepare_resume(command.run_word(), command.overrides, command.config_dirs)
     return run_to_end(start, config, as_json=command.as_json)
@@ -106,12 +107,13 @@ def status(command: Command) -> int:
     status = run.status()
     progress = run.progress() if not status.is_final else None
     damage = run_folder.damage(run.folder, status) if status.is_final else None
+    training = report.describe_training(run.folder)
     row = {**report.describe_run(run.folder), "status": status.value, "damage": damage}
     if status.is_final and status is not Status.completed:
         row |= _end_of(run)
     if command.as_json:
         now = dataclasses.asdict(progress) if progress else None
-        report.print_json({**row, "folder": str(run.folder), "progress": now})
+        report.print_json({**row, "folder": str(run.folder), "progress": now, **training})
         return 0
     shown = report.coloured(status.value, sys.stdout)
     print(f"{row['run']} is {shown} ({row['backend']}, {report.age(row['created'])} old)")
@@ -123,7 +125,10 @@ def status(command: Command) -> int:
     if status is Status.finalizing and not launch.ends_with_its_command(command.run_config()):
         print(f"download its result: {report.program()} {command_on('follow', run.folder)}")
     if row["accuracy"] is not None:
-        print(f"test accuracy {output.styled(percent(row['accuracy']), 'bold', sys.stdout)}")
+        which = report.saved(training["saved_epoch"], len(training["history"]))
+        print(f"test accuracy {output.styled(percent(row['accuracy']), 'bold', sys.stdout)}{which}")
+        if (line := report.weakest_class(training["classes"])) is not None:
+            print(line)
     if row["error"] is not None:
         print(row["error"], row["hint"], sep="\n")
     if damage is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -18,11 +19,11 @@ from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from mnist_cnn.backend import ModelRef, Run, Status
     from mnist_cnn.config import Config, RegisterConfig
-    from mnist_cnn.result import Result
+    from mnist_cnn.result import EpochRow, Result
 
 
 STYLES = {"completed": "green", "failed": "red", "lost": "red"}
@@ -116,7 +117,8 @@ def print_completed(
 
     accuracy = output.styled(percent(result.accuracy), "bold", stream)
     completed = coloured("completed", stream)
-    lines = [f"{completed}: test accuracy {accuracy} after {epochs_and_time(result)}"]
+    which = saved(result.saved_epoch, len(result.history))
+    lines = [f"{completed}: test accuracy {accuracy} after {epochs_and_time(result)}{which}"]
     lines += [f"the weights are not comparable with another run's: {change}" for change in result.changes]
     lines.append(f"model and plots are in {run.folder}: {', '.join(result.files)}")
     if model is not None:
@@ -165,6 +167,33 @@ def describe_run(folder: Path) -> dict[str, Any]:
     }
 
 
+def describe_training(folder: Path) -> dict[str, Any]:
+    """Return what `status --json` prints about a run's epochs and classes, as far as it is trained."""
+    from mnist_cnn import run_folder
+
+    with contextlib.suppress(MnistCnnError):  # a damaged file is reported by itself
+        if (result := run_folder.read_result(folder)) is not None:
+            values = dataclasses.asdict(result)
+            return {name: values[name] for name in ("history", "saved_epoch", "classes")}
+    rows: tuple[EpochRow, ...] = ()
+    with contextlib.suppress(MnistCnnError):
+        rows = run_folder.read_history(folder)
+    return {"history": [dataclasses.asdict(row) for row in rows], "saved_epoch": None, "classes": []}
+
+
+def weakest_class(classes: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a line about the class with the lowest F1, or None if no class has one."""
+    from mnist_cnn.result import percent
+
+    scored = [(scores["f1"], number) for number, scores in enumerate(classes) if scores["f1"] is not None]
+    if not scored:
+        return None
+    f1, number = min(scored)
+    shares = {name: classes[number][name] for name in ("precision", "recall")}
+    parts = [f"{name} {'none' if share is None else percent(share)}" for name, share in shares.items()]
+    return f"weakest class: {number}, F1 {percent(f1)} ({', '.join(parts)})"
+
+
 def describe_unstarted(folder: Path) -> dict[str, Any]:
     """Return what `list` prints about a folder whose command was killed before it started the run."""
     from datetime import UTC, datetime
@@ -181,6 +210,11 @@ def epochs_and_time(result: Result) -> str:
     count = len(result.history)
     seconds = describe_seconds(sum(row.seconds for row in result.history))
     return f"{count} epoch{'s' if count > 1 else ''} in {seconds}"
+
+
+def saved(epoch: int | None, epochs: int) -> str:
+    """Return for example "; saved: epoch 9" if that isn't the last of the `epochs`."""
+    return "" if epoch in (None, epochs) else f"; saved: epoch {epoch}"
 
 
 def age(created: str) -> str:

@@ -14,7 +14,7 @@ from mnist_cnn.backends.azure.metrics import MlflowMetrics, name_worker
 from mnist_cnn.backends.remote import workers
 from mnist_cnn.result import EpochRow
 
-ROW = EpochRow(2, 0.5, 0.75, float("nan"), 0.25, 1.0, 2.0)
+ROW = EpochRow(2, 0.5, 0.75, float("nan"), 0.25, 1.0, 2.0, metrics={"auc": 0.875})
 
 
 class Server(HTTPServer):
@@ -80,7 +80,8 @@ def test_an_epoch_is_one_request_and_an_expired_token_is_renewed(server: Server)
     assert {body["run_id"] for body in server.posted} == {"run-1"}
     sent = [(metric["key"], metric["value"], metric["step"]) for metric in server.posted[0]["metrics"]]
     # Not a number is not in JSON.
-    assert sent == [("epoch_loss", 0.5, 2), ("epoch_accuracy", 0.75, 2), ("val_accuracy", 0.25, 2)]
+    others = [("val_accuracy", 0.25, 2), ("val_auc", 0.875, 2)]
+    assert sent == [("epoch_loss", 0.5, 2), ("epoch_accuracy", 0.75, 2), *others]
 
 
 def test_metrics_that_cannot_be_sent_end_no_training(capsys: pytest.CaptureFixture[str]) -> None:
