@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mnist_cnn.config import Registry
 from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled, command_on
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output
@@ -132,6 +133,10 @@ def register_model(run: Run, config: Config) -> ModelRef | None:
     """Register a completed run's model if `register.name` is set. Raises as `Run.register` does."""
     if config.register.name is None:
         return None
+    if config.register.to is Registry.mlflow:
+        from mnist_cnn.tracking.registry import register
+
+        return register(run, config.register, config.track)
     return run.register(config.register.name, min_accuracy=config.register.min_accuracy)
 
 

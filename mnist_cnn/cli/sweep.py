@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn import compose, launch
 from mnist_cnn.cli import report
-from mnist_cnn.cli.display import follow
+from mnist_cnn.cli.display import show
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, unexpected_error
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output, signals
+from mnist_cnn.tracking.recording import recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -157,9 +158,10 @@ def _watch(trial: Trial, stream: TextIO | None = None) -> None:
     """Wait for the end of a trial's run, and show it on a stream if there is one."""
     with _record_failure(trial):
         if trial.run is not None:
-            if stream is not None:
-                follow(trial.run, output.lossy(stream))
-            trial.result = trial.run.wait()
+            with recorded(trial.run):
+                if stream is not None:
+                    show(trial.run, output.lossy(stream))
+                trial.result = trial.run.wait()
             trial.outcome = "completed"
 
 

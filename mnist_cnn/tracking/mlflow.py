@@ -1,0 +1,173 @@
+"""MLflow: runs, and models in its registry, through `mlflow-skinny`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from mnist_cnn import run_folder
+from mnist_cnn.backend import ModelRef, Status
+from mnist_cnn.config import written
+from mnist_cnn.tracking import state as states
+from mnist_cnn.tracking.tracker import end_tags
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mlflow import MlflowClient
+
+    from mnist_cnn.result import Result
+    from mnist_cnn.tracking.state import State
+    from mnist_cnn.tracking.tracker import Point, TrackedRun
+
+T = TypeVar("T")
+
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the recording's thread tries again later
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""What MLflow does unless the user's environment says otherwise. Its own limits add up to minutes."""
+STATUSES = {
+    Status.completed: "FINISHED",
+    Status.failed: "FAILED",
+    Status.lost: "FAILED",
+    Status.cancelled: "KILLED",
+}
+RUN_TAG = "mnist_cnn_run"
+"""The tag that finds a run, or a version of a model, again."""
+MOST_METRICS = 1000
+MOST_PARAMETERS = 100
+"""The most that MLflow takes in one request."""
+MODEL = "model.keras"
+RECORDS = (run_folder.JOB, run_folder.RESULT, run_folder.LOG)
+"""Files that are kept beside the plots and the model."""
+
+
+class MlflowTracker:
+    """Writes parameters, metrics, tags and artifacts of one run."""
+
+    def __init__(self, run: TrackedRun, state: State) -> None:
+        self._run = run
+        self._state = state
+
+    def start(self) -> State:
+        """Find the run by its tag, or create it; an earlier end of it no longer counts."""
+        self._client = client(self._state.settings["uri"])
+        run_id = self._state.place.get("run_id") or self._find_or_create()
+        found = self._client.get_run(run_id)
+        if found.info.status != "RUNNING":
+            self._client.update_run(run_id, status="RUNNING")
+        place = {"run_id": run_id, "experiment_id": found.info.experiment_id}
+        self._run_id = run_id
+        return dataclasses.replace(self._state, place=place, epochs=int(found.data.metrics.get("epoch", 0)))
+
+    def _find_or_create(self) -> str:
+        from mlflow.entities import Param
+
+        experiment_id = experiment(self._client, self._state.settings["experiment"])
+        found = self._client.search_runs(
+            [experiment_id], f"tags.{RUN_TAG} = '{self._state.id}'", max_results=1
+        )
+        if found:
+            run_id: str = found[0].info.run_id
+        else:
+            tags = {RUN_TAG: self._state.id, **self._run.tags}
+            started = int(self._run.created * 1000)
+            created = self._client.create_run(experiment_id, started, tags, run_name=self._run.name)
+            run_id = created.info.run_id
+        settings = [Param(name, written(value)) for name, value in self._run.settings.items()]
+        for batch in _batched(settings, MOST_PARAMETERS):
+            self._client.log_batch(run_id, params=batch)
+        return run_id
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Write each number of each epoch as a metric; the metric `epoch` tells what is written."""
+        from mlflow.entities import Metric
+
+        most = MOST_METRICS // max(len(point.values) + 1 for point in points)
+        for batch in _batched(points, most):
+            metrics = [
+                Metric(name, value, int(point.time * 1000), point.epoch)
+                for point in batch
+                for name, value in {**point.values, "epoch": point.epoch}.items()
+            ]
+            self._client.log_batch(self._run_id, metrics=metrics)
+
+    def end(self, status: Status, result: Result | None) -> None:
+        """Write the result, upload the files, then record the status."""
+        from mlflow.entities import Metric, RunTag
+
+        now = int(time.time() * 1000)
+        metrics = []
+        if result is not None:
+            measured = {"test_accuracy": result.accuracy, "test_loss": result.loss}
+            metrics = [Metric(name, value, now, len(result.history)) for name, value in measured.items()]
+        tags = [RunTag(name, value) for name, value in end_tags(status, result).items()]
+        self._client.log_batch(self._run_id, metrics=metrics, tags=tags)
+        for name in (*RECORDS, *(result.files if result is not None else ())):
+            path = self._run.folder / name
+            if path.is_file():
+                self._client.log_artifact(self._run_id, str(path))
+        self._client.set_terminated(self._run_id, STATUSES[status])
+
+    def close(self) -> None:
+        """Do nothing: a client holds no connection."""
+
+
+def register(state: State, name: str, tags: Mapping[str, str]) -> ModelRef:
+    """Register a recorded run's model, or return the version that it has under this name."""
+    from mlflow.exceptions import MlflowException
+
+    mlflow, run_id = client(state.settings["uri"]), state.place["run_id"]
+    try:
+        mlflow.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    versions = [
+        int(version.version)
+        for version in mlflow.search_model_versions(f"name = '{name}'")
+        if version.run_id == run_id
+    ]
+    if versions:
+        return ModelRef(name, min(versions), f"models:/{name}/{min(versions)}", is_new=False)
+    source = f"{mlflow.get_run(run_id).info.artifact_uri}/{MODEL}"
+    created = mlflow.create_model_version(name, source, run_id, dict(tags))
+    return ModelRef(name, int(created.version), f"models:/{name}/{created.version}", is_new=True)
+
+
+def client(uri: str) -> MlflowClient:
+    """Return a client for the store at an address."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    whole = states.with_login(uri)
+    return MlflowClient(tracking_uri=whole, registry_uri=whole)
+
+
+def experiment(client: MlflowClient, name: str) -> str:
+    """Return an experiment's id; create it if it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:  # another process has created it meanwhile
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return str(found.experiment_id)
+
+
+def _batched(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    for first in range(0, len(items), most):
+        yield items[first : first + most]
