@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
+import platform
+import tempfile
 import time
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mnist_cnn import run_folder
@@ -43,7 +48,9 @@ RUN_TAG = "mnist_cnn_run"
 MOST_METRICS = 1000
 MOST_PARAMETERS = 100
 """The most that MLflow takes in one request."""
-MODEL = "model.keras"
+MODEL, ONNX = "model", "model.onnx"
+"""The folder of a run's artifacts that holds its model, and the file in it that MLflow can load."""
+MODELS = ("model.keras", ONNX)
 RECORDS = (run_folder.JOB, run_folder.RESULT, run_folder.LOG)
 """Files that are kept beside the plots and the model."""
 
@@ -112,8 +119,30 @@ class MlflowTracker:
         for name in (*RECORDS, *(result.files if result is not None else ())):
             path = self._run.folder / name
             if path.is_file():
-                self._client.log_artifact(self._run_id, str(path))
+                self._upload(path, MODEL if name in MODELS else None)
+        if result is not None and ONNX in result.files:
+            self._describe_model()
         self._client.set_terminated(self._run_id, STATUSES[status])
+
+    def _describe_model(self) -> None:
+        """Upload what lets `mlflow.pyfunc.load_model` load the model.
+
+        `mlflow.onnx` would write the same, but needs pandas, which mlflow-skinny does without.
+        """
+        packages = [f"{name}=={version(name)}" for name in ("onnx", "onnxruntime")]
+        onnx = {"data": ONNX, "onnx_version": version("onnx"), "providers": ["CPUExecutionProvider"]}
+        loader = {"data": ONNX, "loader_module": "mlflow.onnx", "python_version": platform.python_version()}
+        flavors = {"onnx": onnx, "python_function": loader}
+        about = {"flavors": flavors, "run_id": self._run_id, "artifact_path": MODEL}
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "MLmodel").write_text(json.dumps(about, indent=2), encoding="utf-8")  # JSON is YAML
+            (folder / "requirements.txt").write_text("\n".join(packages) + "\n", encoding="utf-8")
+            for path in folder.iterdir():
+                self._upload(path, MODEL)
+
+    def _upload(self, path: Path, folder: str | None) -> None:
+        self._client.log_artifact(self._run_id, str(path), folder)
 
     def close(self) -> None:
         """Do nothing: a client holds no connection."""
@@ -129,11 +158,8 @@ def register(state: State, name: str, tags: Mapping[str, str]) -> ModelRef:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    versions = [
-        int(version.version)
-        for version in mlflow.search_model_versions(f"name = '{name}'")
-        if version.run_id == run_id
-    ]
+    found = mlflow.search_model_versions(f"name = '{name}'")
+    versions = [int(model.version) for model in found if model.run_id == run_id]
     if versions:
         return ModelRef(name, min(versions), f"models:/{name}/{min(versions)}", is_new=False)
     source = f"{mlflow.get_run(run_id).info.artifact_uri}/{MODEL}"

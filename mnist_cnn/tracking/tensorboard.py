@@ -122,7 +122,7 @@ def _image(tag: str, path: Path) -> Summary:
 
 
 def _session_end(status: Status, when: float) -> Summary:
-    """Return the end of the session that `hparams_pb` began; TensorBoard's own function imports TensorFlow."""
+    """Return the end of the session that `hparams_pb` began. TensorBoard's own function needs TensorFlow."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import api_pb2, metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 from helpers.records import ROW, write_receipt, write_result
@@ -39,3 +40,11 @@ def complete(folder: Path) -> None:
     whole = dataclasses.replace(result, history=EPOCHS, files=result.files | {"history.png": plot})
     (folder / run_folder.RESULT).write_text(whole.to_json(), encoding="utf-8")
     run_folder.write_history(folder, EPOCHS)
+
+
+def copy_files(run: Path, folder: Path) -> Path:
+    """Copy the files of a completed run, without its checkpoints, into a new folder; return that."""
+    folder.mkdir()
+    for file in filter(Path.is_file, run.iterdir()):
+        shutil.copyfile(file, folder / file.name)
+    return folder
