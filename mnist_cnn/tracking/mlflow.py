@@ -9,13 +9,16 @@ import os
 import platform
 import tempfile
 import time
-from importlib.metadata import version
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Status
 from mnist_cnn.config import written
+from mnist_cnn.errors import BackendError
+from mnist_cnn.redaction import without_secrets
 from mnist_cnn.tracking import state as states
 from mnist_cnn.tracking.tracker import end_tags
 
@@ -45,6 +48,7 @@ STATUSES = {
 }
 RUN_TAG = "mnist_cnn_run"
 """The tag that finds a run, or a version of a model, again."""
+LONGEST_REASON = 300
 MOST_METRICS = 1000
 MOST_PARAMETERS = 100
 """The most that MLflow takes in one request."""
@@ -55,20 +59,26 @@ RECORDS = (run_folder.JOB, run_folder.RESULT, run_folder.LOG)
 """Files that are kept beside the plots and the model."""
 
 
+class ServerError(BackendError):
+    """An MLflow server, or its store, could not do what it was asked for."""
+
+
 class MlflowTracker:
     """Writes parameters, metrics, tags and artifacts of one run."""
 
     def __init__(self, run: TrackedRun, state: State) -> None:
         self._run = run
         self._state = state
+        self._uri = state.settings["uri"]
 
     def start(self) -> State:
         """Find the run by its tag, or create it; an earlier end of it no longer counts."""
-        self._client = client(self._state.settings["uri"])
-        run_id = self._state.place.get("run_id") or self._find_or_create()
-        found = self._client.get_run(run_id)
-        if found.info.status != "RUNNING":
-            self._client.update_run(run_id, status="RUNNING")
+        with naming_the_server(self._uri):
+            self._client = client(self._uri)
+            run_id = self._state.place.get("run_id") or self._find_or_create()
+            found = self._client.get_run(run_id)
+            if found.info.status != "RUNNING":
+                self._client.update_run(run_id, status="RUNNING")
         place = {"run_id": run_id, "experiment_id": found.info.experiment_id}
         self._run_id = run_id
         return dataclasses.replace(self._state, place=place, epochs=int(found.data.metrics.get("epoch", 0)))
@@ -103,7 +113,8 @@ class MlflowTracker:
                 for point in batch
                 for name, value in {**point.values, "epoch": point.epoch}.items()
             ]
-            self._client.log_batch(self._run_id, metrics=metrics)
+            with naming_the_server(self._uri):
+                self._client.log_batch(self._run_id, metrics=metrics)
 
     def end(self, status: Status, result: Result | None) -> None:
         """Write the result, upload the files, then record the status."""
@@ -115,22 +126,23 @@ class MlflowTracker:
             measured = {"test_accuracy": result.accuracy, "test_loss": result.loss}
             metrics = [Metric(name, value, now, len(result.history)) for name, value in measured.items()]
         tags = [RunTag(name, value) for name, value in end_tags(status, result).items()]
-        self._client.log_batch(self._run_id, metrics=metrics, tags=tags)
-        for name in (*RECORDS, *(result.files if result is not None else ())):
-            path = self._run.folder / name
-            if path.is_file():
-                self._upload(path, MODEL if name in MODELS else None)
-        if result is not None and ONNX in result.files:
-            self._describe_model()
-        self._client.set_terminated(self._run_id, STATUSES[status])
+        with naming_the_server(self._uri):
+            self._client.log_batch(self._run_id, metrics=metrics, tags=tags)
+            for name in (*RECORDS, *(result.files if result is not None else ())):
+                path = self._run.folder / name
+                if path.is_file():
+                    self._upload(path, MODEL if name in MODELS else None)
+            if result is not None and ONNX in result.files:
+                self._describe_model()
+            self._client.set_terminated(self._run_id, STATUSES[status])
 
     def _describe_model(self) -> None:
         """Upload what lets `mlflow.pyfunc.load_model` load the model.
 
         `mlflow.onnx` would write the same, but needs pandas, which mlflow-skinny does without.
         """
-        packages = [f"{name}=={version(name)}" for name in ("onnx", "onnxruntime")]
-        onnx = {"data": ONNX, "onnx_version": version("onnx"), "providers": ["CPUExecutionProvider"]}
+        packages = [f"{name}=={metadata.version(name)}" for name in ("onnx", "onnxruntime")]
+        onnx = {"data": ONNX, "onnx_version": metadata.version("onnx"), "providers": ["CPUExecutionProvider"]}
         loader = {"data": ONNX, "loader_module": "mlflow.onnx", "python_version": platform.python_version()}
         flavors = {"onnx": onnx, "python_function": loader}
         about = {"flavors": flavors, "run_id": self._run_id, "artifact_path": MODEL}
@@ -152,19 +164,41 @@ def register(state: State, name: str, tags: Mapping[str, str]) -> ModelRef:
     """Register a recorded run's model, or return the version that it has under this name."""
     from mlflow.exceptions import MlflowException
 
-    mlflow, run_id = client(state.settings["uri"]), state.place["run_id"]
+    with naming_the_server(state.settings["uri"]):
+        mlflow, run_id = client(state.settings["uri"]), state.place["run_id"]
+        try:
+            mlflow.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = mlflow.search_model_versions(f"name = '{name}'")
+        versions = [int(model.version) for model in found if model.run_id == run_id]
+        if versions:
+            return ModelRef(name, min(versions), f"models:/{name}/{min(versions)}", is_new=False)
+        source = f"{mlflow.get_run(run_id).info.artifact_uri}/{MODEL}"
+        version = int(mlflow.create_model_version(name, source, run_id, dict(tags)).version)
+        return ModelRef(name, version, f"models:/{name}/{version}", is_new=True)
+
+
+@contextmanager
+def naming_the_server(uri: str) -> Iterator[None]:
+    """Raise whatever MLflow's client raises as ServerError, which says where and why on one line."""
     try:
-        mlflow.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    found = mlflow.search_model_versions(f"name = '{name}'")
-    versions = [int(model.version) for model in found if model.run_id == run_id]
-    if versions:
-        return ModelRef(name, min(versions), f"models:/{name}/{min(versions)}", is_new=False)
-    source = f"{mlflow.get_run(run_id).info.artifact_uri}/{MODEL}"
-    created = mlflow.create_model_version(name, source, run_id, dict(tags))
-    return ModelRef(name, int(created.version), f"models:/{name}/{created.version}", is_new=True)
+        yield
+    except Exception as error:  # noqa: BLE001 - its libraries raise anything
+        hint = "check that server, or choose another one with track.mlflow.uri"
+        raise ServerError(f"{uri}: {_reason(error)}", hint) from without_secrets(error)
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a request failed: what is at the bottom of MLflow's and its libraries' errors."""
+    errors = [error]
+    while (inner := errors[-1].__cause__ or errors[-1].__context__) is not None:
+        errors.append(inner)
+    if any("Timeout" in type(found).__name__ for found in errors):  # of requests or urllib3
+        return f"no answer within {os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT']} s"
+    causes = [found.strerror for found in errors if isinstance(found, OSError) and found.strerror]
+    return causes[-1] if causes else " ".join(str(error).split())[:LONGEST_REASON]
 
 
 def client(uri: str) -> MlflowClient:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 import threading
 import time
@@ -34,10 +35,8 @@ POLL_SECONDS = 0.25
 RETRY_SECONDS = 30.0
 END_SECONDS = 30.0
 """How long a command waits for a tracker that works, to write the rest after the run's end."""
-START_SECONDS = 10.0
-"""The same, for a tracker that has not answered yet."""
 BRIEF_SECONDS = 3.0
-"""The same, for a tracker that has failed, or after Ctrl-C."""
+"""The same, for a tracker that fails, or after Ctrl-C."""
 LONGEST_REASON = 300
 
 _reported: set[str] = set()
@@ -89,7 +88,6 @@ class Recording:
         self._folder = folder
         self._name = name
         self._end: Status | None = None
-        self._has_started = False
         self._stopping = threading.Event()
         self._done = threading.Event()
 
@@ -104,13 +102,14 @@ class Recording:
 
     def wait(self, *, is_brief: bool) -> None:
         """Wait until everything is written, but not long; report if it isn't."""
-        has_failed = self._name in _reported
-        limit = BRIEF_SECONDS if is_brief or has_failed else END_SECONDS
-        deadline = time.monotonic() + limit
+        started = time.monotonic()
+        brief_until = started + BRIEF_SECONDS if is_brief or self._name in _reported else None
         while not self._done.wait(POLL_SECONDS / 5):
-            left = deadline - time.monotonic()
-            if left < 0 or (not self._has_started and limit - left > START_SECONDS):
-                self._report(f"not everything was recorded within {limit - left:.0f} seconds")
+            now = time.monotonic()
+            if brief_until is None and self._name in _reported:  # it fails now
+                brief_until = now + BRIEF_SECONDS
+            if now > min(started + END_SECONDS, brief_until or math.inf):
+                self._report(f"not everything was recorded within {now - started:.0f} seconds")
                 return
 
     def _run(self) -> None:
@@ -140,7 +139,7 @@ class Recording:
             try:
                 self.write()
             except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the run continues
-                self._report(reason_of(error))
+                self._report(_reason(error))
             else:
                 _reported.discard(self._name)
                 return
@@ -153,17 +152,17 @@ class Recording:
         state = states.read(self._folder, self._name)
         if (end := _recorded_end(self._folder)) is not None and states.is_recorded(self._folder, state, end):
             return
-        tracker = tracker_class(self._name)(TrackedRun.of(self._folder), state)
-        with contextlib.closing(tracker):
+        run = TrackedRun.of(self._folder)
+        with contextlib.closing(tracker_class(self._name)(run, state)) as tracker:
             state = states.save(self._folder, self._name, tracker.start())
-            self._has_started = True
-            self._write_epochs(tracker, state)
+            self._write_epochs(run, tracker, state)
 
-    def _write_epochs(self, tracker: Tracker, state: State) -> None:
+    def _write_epochs(self, run: TrackedRun, tracker: Tracker, state: State) -> None:
+        seen = None
         while True:
             is_last = self._stopping.is_set()  # before the history is read, so that no epoch is missed
-            points = TrackedRun.of(self._folder).points(state.epochs)
-            if points:
+            before, seen = seen, run.history_version()
+            if seen != before and (points := run.points(state.epochs)):
                 tracker.write(points)
                 state = dataclasses.replace(state, epochs=points[-1].epoch)
                 states.save(self._folder, self._name, state)
@@ -185,11 +184,11 @@ class Recording:
         print(redact(line), file=lossy(sys.stderr), flush=True)
 
 
-def reason_of(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Return why a tracker failed, on one line."""
-    is_ours = isinstance(error, MnistCnnError)
-    text = f"{error.message}; {error.hint}" if is_ours else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:LONGEST_REASON]
+    if isinstance(error, MnistCnnError):
+        return f"{error.message}; {error.hint}"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
 
 
 def _recorded_end(folder: Path) -> Status | None:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import common
-from mnist_cnn.errors import BackendError, MnistCnnError, command_on
+from mnist_cnn.errors import BackendError, command_on
 from mnist_cnn.files import locks
-from mnist_cnn.redaction import without_secrets
 from mnist_cnn.run_folder import verify
 from mnist_cnn.tracking import check_installed
 from mnist_cnn.tracking import state as states
-from mnist_cnn.tracking.recording import reason_of, record_now
+from mnist_cnn.tracking.recording import record_now
 from mnist_cnn.tracking.tracker import TrackedRun, end_tags
 
 if TYPE_CHECKING:
@@ -38,18 +37,14 @@ def register(run: Run, config: RegisterConfig, track: TrackConfig) -> ModelRef:
     result = common.check_can_register(folder, run.status(), name, config.min_accuracy)
     verify(folder, result)
     states.choose(folder, dataclasses.replace(track, mlflow=dataclasses.replace(track.mlflow, enabled=True)))
+    from mnist_cnn.tracking import mlflow
+
     try:
         state = record_now(folder, MLFLOW)
-        from mnist_cnn.tracking import mlflow
-
+        tags = TrackedRun.of(folder).tags | end_tags(Status.completed, result)
         with states.lock(folder, MLFLOW, locks.TIMEOUT_SECONDS):  # of two that register at once, one finds it
-            return mlflow.register(
-                state, name, TrackedRun.of(folder).tags | end_tags(Status.completed, result)
-            )
-    except MnistCnnError:
-        raise
-    except Exception as error:  # noqa: BLE001 - MLflow's client raises what its libraries raise
-        uri = states.read(folder, MLFLOW).settings["uri"]
-        message = f"cannot register {name} with MLflow at {uri}: {reason_of(error)}"
+            return mlflow.register(state, name, tags)
+    except mlflow.ServerError as error:
         again = command_on("register", folder, f"register.name={name}", "register.to=mlflow")
-        raise BackendError(message, f"check that server, then repeat: {again}") from without_secrets(error)
+        hint = f"check that server, then repeat: {again}"
+        raise BackendError(f"cannot register {name} with MLflow at {error.message}", hint) from error

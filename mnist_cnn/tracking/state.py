@@ -81,7 +81,7 @@ def _is_moved(state: State, section: Section) -> bool:
     """Return whether the settings name another place than the one that a run has; no name keeps it."""
     if not isinstance(section, MlflowConfig):
         return False
-    given = _settings(section) if section.uri is not None else {}
+    given = {"uri": store(section.uri)} if section.uri is not None else {}
     if section.experiment != MlflowConfig.experiment:
         given["experiment"] = section.experiment
     return any(state.settings.get(key) != value for key, value in given.items())

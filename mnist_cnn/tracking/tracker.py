@@ -69,6 +69,14 @@ class TrackedRun:
             "run_folder": str(self.folder.resolve()),
         }
 
+    def history_version(self) -> tuple[int, ...]:
+        """Return what changes whenever the history does; reading it whole may take long."""
+        try:
+            found = (self.folder / run_folder.METRICS).stat()
+        except FileNotFoundError:
+            return ()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
     def points(self, after: int) -> list[Point]:
         """Return the history's epochs after the one with this number. Raises BackendError.
 

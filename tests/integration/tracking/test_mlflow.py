@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +38,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def trained(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that a command has trained, tracked and registered."""
+    """The folder of a run of a sweep that was trained, tracked and registered."""
     home = tmp_path_factory.mktemp("home")
     track = ("track=mlflow", f"track.mlflow.uri={server}", "track.mlflow.experiment=trained")
-    ended = run_successfully(*TINY, *track, *REGISTER, "run_dir=run", cwd=home)
+    ended = run_successfully("--multirun", "seed=7", *TINY, *track, *REGISTER, cwd=home)
     assert ended.err == ""
-    assert "registered: digits version 1, models:/digits/1" in ended.out
-    return home / "run"
+    assert "registered as digits version 1" in ended.out
+    (folder,) = (home / "runs").iterdir()
+    return folder
 
 
 def client(server: str) -> Any:
@@ -63,7 +66,7 @@ def epochs(server: str, folder: Path, name: str) -> list[tuple[int, float]]:
 def test_a_trained_run_has_settings_epochs_tags_files_and_model(server: str, trained: Path) -> None:
     run, receipt = tracked(server, trained), run_folder.read_receipt(trained)
     result = run_folder.result_of(trained)
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", trained.name)
     assert run.data.params["train.epochs"] == "1"
     assert run.data.params["model.filters"] == "[4,4]"
     assert run.data.params["train.threads"] == "null"
@@ -102,13 +105,13 @@ def test_mlflow_loads_the_registered_model(
 
 
 def test_a_run_that_was_not_tracked_is_recorded_when_it_is_registered(
-    server: str, small_run: Path, tmp_path: Path
+    server: str, trained: Path, tmp_path: Path
 ) -> None:
-    folder = copy_files(small_run, tmp_path / "copy")
+    folder = copy_files(trained, tmp_path / "copy")
     words = ("register", str(folder), *REGISTER, f"track.mlflow.uri={server}")
     ended = run_successfully(*words, cwd=tmp_path)
     assert "registered: digits version 2, models:/digits/2" in ended.out
-    assert [step for step, _ in epochs(server, folder, "loss")] == [1, 2]
+    assert epochs(server, folder, "loss") == epochs(server, trained, "loss")
 
 
 @pytest.mark.parametrize(
@@ -157,18 +160,8 @@ def test_ctrl_c_ends_the_run_there_too(server: str, tmp_path: Path) -> None:
     assert tracked(server, folder).info.status == "KILLED"
 
 
-def test_a_sweep_tracks_each_of_its_runs(server: str, tmp_path: Path) -> None:
-    track = ("track=mlflow", f"track.mlflow.uri={server}", "track.mlflow.experiment=sweep")
-    run_successfully("--multirun", *TINY, *track, "seed=1,2", cwd=tmp_path)
-    found = client(server).search_runs([client(server).get_experiment_by_name("sweep").experiment_id])
-    assert {(run.info.status, run.data.params["seed"]) for run in found} == {
-        ("FINISHED", "1"),
-        ("FINISHED", "2"),
-    }
-
-
-def test_a_registry_that_is_away_is_an_error(small_run: Path, tmp_path: Path) -> None:
-    folder = copy_files(small_run, tmp_path / "copy")
+def test_a_registry_that_is_away_is_an_error(trained: Path, tmp_path: Path) -> None:
+    folder = copy_files(trained, tmp_path / "copy")
     uri = f"http://me:letmein123@127.0.0.1:{free_port()}"
     ended = run_command("register", str(folder), *REGISTER, f"track.mlflow.uri={uri}", cwd=tmp_path)
     message, hint = refusal(ended, 4)
@@ -177,10 +170,10 @@ def test_a_registry_that_is_away_is_an_error(small_run: Path, tmp_path: Path) ->
     assert "letmein123" not in ended.err
 
 
-def test_without_a_server_runs_go_into_a_database_here(tmp_path: Path) -> None:
-    run = running(tmp_path / "run", "track=mlflow", f"track.mlflow.uri=sqlite:///{tmp_path}/mlflow.db")
-    with recorded(run):
-        complete(tmp_path / "run")
-    uri = state.read(tmp_path / "run", "mlflow").settings["uri"]
-    assert tracked(uri, tmp_path / "run").info.status == "FINISHED"
-    assert (tmp_path / "mlflow.db").is_file()
+def test_without_a_server_a_completed_run_goes_into_a_database_here(trained: Path, tmp_path: Path) -> None:
+    folder = copy_files(trained, tmp_path / "copy")
+    ended = run_command("follow", str(folder), "track=mlflow", cwd=tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        found = database.execute("select status, name from runs").fetchall()
+    assert found == [("FINISHED", "copy")]

@@ -33,7 +33,7 @@ def no_server() -> Iterator[str]:
     ("server", "reason"),
     [
         (no_server(), "Connection refused"),
-        (silent_server(), "timed out"),
+        (silent_server(), "no answer within 1 s"),
         (refusing_server(403, "not yours"), "403"),
         (refusing_server(500, "disk full"), "500"),
     ],

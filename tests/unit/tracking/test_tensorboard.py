@@ -29,7 +29,7 @@ def events(folder: Path) -> Any:
     return EventAccumulator(str(folder / "tensorboard"), sizes).Reload()
 
 
-def scalar(folder: Path, name: str) -> list[tuple[int, float]]:
+def scalar(folder: Path, name: str) -> list[tuple[int, Any]]:
     return [(event.step, pytest.approx(event.value, rel=1e-6)) for event in events(folder).Scalars(name)]
 
 
