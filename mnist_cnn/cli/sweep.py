@@ -98,7 +98,7 @@ def _configs(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[tuple
     configs = []
     for job_overrides in compose.expand(overrides, config_dirs):
         settings = " ".join(text for text in job_overrides if text.lstrip("+").partition("=")[0] in swept)
-        configs.append((settings or "as configured", compose.load(job_overrides, config_dirs)))
+        configs.append((redact(settings) or "as configured", compose.load(job_overrides, config_dirs)))
     folders = [config.run.run_dir for _, config in configs if config.run.run_dir is not None]
     if len(set(folders)) < len(folders):
         message = f"run_dir={folders[0]} is one folder for {len(configs)} runs"

@@ -1,6 +1,6 @@
 """What a run folder remembers of each tracker: tracking/NAME.json, so that any process continues it.
 
-A URI's user and password are kept in the memory of the process that was given them, and in no file.
+An address's user and password are kept in the memory of the process that was given them, and in no file.
 """
 
 from __future__ import annotations
@@ -10,26 +10,28 @@ import json
 import os
 import re
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cnn import records, run_folder
 from mnist_cnn.config import MlflowConfig
 from mnist_cnn.errors import BackendError
 from mnist_cnn.files import atomic, locks, safe_read
+from mnist_cnn.redaction import redact
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from mnist_cnn.backend import Status
     from mnist_cnn.config import Section, TrackConfig
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-DEFAULT_URI = "sqlite:///mlflow.db"
+SQLITE = "sqlite:///"
+DEFAULT_URI = f"{SQLITE}mlflow.db"
 """What MLflow's own commands use without a URI."""
-_LOGIN = re.compile(r"(?<=://)[^/@]*@")
+_LOGIN = re.compile(r"(?<=://)[^/]*@")
 _with_login: dict[str, str] = {}
-"""Each URI without a login -> the whole one, as this process was given it."""
+"""Each address without its secrets -> the whole one, as this process was given it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,16 +123,16 @@ def is_recorded(folder: Path, state: State, status: Status) -> bool:
 
 
 def store(uri: str | None) -> str:
-    """Return the address of MLflow's store as any process finds it, without a login.
+    """Return the address of MLflow's store as any process finds it, without its secrets.
 
     `None` stands for MLFLOW_TRACKING_URI, or for a database in the current folder.
     """
     whole = uri or os.environ.get(URI_VARIABLE) or DEFAULT_URI
-    if "://" not in whole and not whole.startswith("file:"):
-        return os.path.abspath(whole)  # noqa: PTH100 - `Path` is not needed here
-    if whole.startswith("sqlite:///") and not whole.startswith("sqlite:////"):
-        return f"sqlite:///{os.path.abspath(whole.removeprefix('sqlite:///'))}"  # noqa: PTH100 - as above
-    bare = _LOGIN.sub("", whole)
+    if ":" not in whole and whole != "databricks":
+        return str(Path(whole).absolute())
+    if whole.startswith(SQLITE):
+        return f"{SQLITE}{Path(whole.removeprefix(SQLITE)).absolute()}"
+    bare = redact(_LOGIN.sub("", whole))
     _with_login[bare] = whole
     return bare
 

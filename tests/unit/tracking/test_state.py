@@ -77,6 +77,14 @@ def test_no_command_shows_a_login(ask: Ask) -> None:
         assert "letmein123" not in shown.out + shown.err
 
 
+@pytest.mark.parametrize("login", ["me:letmein123@", "me:l@tmein123@", "letmein123@"])
+def test_no_part_of_a_login_is_kept(login: str) -> None:
+    assert state.store(f"postgresql://{login}db.example/runs") == "postgresql://db.example/runs"
+    assert (
+        state.store("mysql://db.example/runs?password=letmein123") == "mysql://db.example/runs?password=***"
+    )
+
+
 @pytest.mark.parametrize("value", ["sqlite:///mlflow.db", "mlruns"])
 def test_a_local_store_is_found_from_every_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
