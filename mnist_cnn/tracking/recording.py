@@ -158,7 +158,7 @@ class Recording:
             self._write_epochs(run, tracker, state)
 
     def _write_epochs(self, run: TrackedRun, tracker: Tracker, state: State) -> None:
-        seen = None
+        seen: tuple[int, ...] | None = None
         while True:
             is_last = self._stopping.is_set()  # before the history is read, so that no epoch is missed
             before, seen = seen, run.history_version()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -96,11 +97,13 @@ def test_mlflow_loads_the_registered_model(
     server: str, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    import mlflow.pyfunc
-
     pictures = np.random.default_rng(0).integers(0, 255, (3, 28, 28), np.uint8)
     inputs = (pictures[..., None] / 255).astype(np.float32)
-    (found,) = mlflow.pyfunc.load_model("models:/digits/1").predict(inputs).values()
+    with warnings.catch_warnings():  # of MLflow's own parts
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+
+        (found,) = mlflow.pyfunc.load_model("models:/digits/1").predict(inputs).values()
     np.testing.assert_allclose(found, load_predictor(trained)(pictures), atol=1e-6)
 
 

@@ -58,7 +58,10 @@ def test_a_server_that_is_no_use_is_named_once(
     assert state.read(tmp_path, "mlflow").status is None  # the next follower tries again
 
 
-def test_a_slow_tracker_delays_neither_the_other_one_nor_ctrl_c(tmp_path: Path) -> None:
+def test_a_slow_tracker_delays_neither_the_other_one_nor_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     with silent_server() as url:
         run = running(tmp_path, "track=[mlflow,tensorboard]", f"track.mlflow.uri={url}")
         started = time.monotonic()
