@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from helpers.mlflow_server import free_port, refusing_server, silent_server
+from helpers.processes import wait_until
 from helpers.tracked_runs import EPOCHS, complete, running
 
 from mnist_cnn.tracking import recording, state
-from mnist_cnn.tracking.recording import recorded
+from mnist_cnn.tracking.recording import Recording, recorded
 
 
 @pytest.fixture(autouse=True)
@@ -77,15 +78,31 @@ def interrupt(run: object) -> None:
         raise KeyboardInterrupt
 
 
-def test_of_two_followers_one_writes_and_the_other_takes_over(tmp_path: Path) -> None:
+def test_of_two_followers_only_one_writes(tmp_path: Path) -> None:
     run = running(tmp_path, "track=tensorboard")
     with recorded(run):
+        wait_until(lambda: state.read(tmp_path, "tensorboard").epochs == 1)
+        before = list((tmp_path / "tensorboard").iterdir())
         with recorded(run):
             time.sleep(1)
-        assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+        assert list((tmp_path / "tensorboard").iterdir()) == before  # each writer begins a file of its own
         complete(tmp_path)
     assert state.read(tmp_path, "tensorboard").status == "completed"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("track=")]
+
+
+def test_a_follower_takes_over_when_the_other_one_stops(tmp_path: Path) -> None:
+    run = running(tmp_path, "track=tensorboard")
+    first, second = Recording(tmp_path, "tensorboard"), Recording(tmp_path, "tensorboard")
+    first.start()
+    wait_until(lambda: state.read(tmp_path, "tensorboard").epochs == 1)
+    second.start()
+    first.stop(None)
+    first.wait(is_brief=False)
+    complete(tmp_path)
+    second.stop(run.end)
+    second.wait(is_brief=False)
+    assert state.read(tmp_path, "tensorboard").status == "completed"
 
 
 def test_a_damaged_state_is_named_and_the_run_goes_on(
