@@ -13,7 +13,6 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mnist_cnn.config import Registry
 from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled, command_on
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output
@@ -114,6 +113,7 @@ def print_completed(
 ) -> None:
     """Print the result, where its files are, and the next commands."""
     from mnist_cnn.result import percent
+    from mnist_cnn.tracking import state as tracking_state
 
     accuracy = output.styled(percent(result.accuracy), "bold", stream)
     completed = coloured("completed", stream)
@@ -122,6 +122,7 @@ def print_completed(
     lines.append(f"model and plots are in {run.folder}: {', '.join(result.files)}")
     if model is not None:
         lines.append(registered(model))
+    lines += [f"see it:      {view}" for view in tracking_state.views(run.folder)]
     lines.append(f"try it:      {program()} {command_on('predict', run.folder, 'IMAGE.png')}")
     if model is None and result.accuracy >= config.min_accuracy:
         name = f"register.name={config.name or 'mnist-cnn'}"
@@ -131,6 +132,8 @@ def print_completed(
 
 def register_model(run: Run, config: Config) -> ModelRef | None:
     """Register a completed run's model if `register.name` is set. Raises as `Run.register` does."""
+    from mnist_cnn.config import Registry
+
     if config.register.name is None:
         return None
     if config.register.to is Registry.mlflow:

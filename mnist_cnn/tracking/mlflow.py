@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import tempfile
 import time
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from mnist_cnn.config import written
 from mnist_cnn.errors import BackendError
 from mnist_cnn.redaction import without_secrets
 from mnist_cnn.tracking import state as states
+from mnist_cnn.tracking.state import VIEW
 from mnist_cnn.tracking.tracker import end_tags
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class MlflowTracker:
             found = self._client.get_run(run_id)
             if found.info.status != "RUNNING":
                 self._client.update_run(run_id, status="RUNNING")
-        place = {"run_id": run_id, "experiment_id": found.info.experiment_id}
+        place = {"run_id": run_id, VIEW: _view(self._uri, found.info.experiment_id, run_id)}
         self._run_id = run_id
         return dataclasses.replace(self._state, place=place, epochs=int(found.data.metrics.get("epoch", 0)))
 
@@ -226,6 +228,13 @@ def experiment(client: MlflowClient, name: str) -> str:
             if found is None:
                 raise
     return str(found.experiment_id)
+
+
+def _view(uri: str, experiment_id: str, run_id: str) -> str:
+    """Return the address of a run's page, or for a store without a server, the command that starts one."""
+    if uri.startswith("http"):
+        return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return shlex.join(("mlflow", "server", "--backend-store-uri", uri))
 
 
 def _batched(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:

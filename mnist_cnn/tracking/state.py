@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mnist_cnn.config import Section, TrackConfig
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+VIEW = "view"
 SQLITE = "sqlite:///"
 DEFAULT_URI = f"{SQLITE}mlflow.db"
 """What MLflow's own commands use without a URI."""
@@ -39,7 +41,8 @@ class State:
     """A tracker's settings and what it has of a run.
 
     `id` names the run at the tracker even if the answer to its creation was lost. `place` is where the run is
-    there. `epochs` is the newest epoch that was written; `status` is the end that was recorded, if any.
+    there; its `view` is the page or the command that shows it. `epochs` is the newest epoch that was written;
+    `status` is the end that was recorded, if any.
     """
 
     settings: dict[str, str]
@@ -92,6 +95,14 @@ def _is_moved(state: State, section: Section) -> bool:
 def chosen(folder: Path) -> list[str]:
     """Return the names of a run's trackers."""
     return sorted(path.stem for path in (folder / run_folder.TRACKING).glob("*.json"))
+
+
+def views(folder: Path) -> list[str]:
+    """Return the page or the command that shows the run in each tracker."""
+    with suppress(BackendError):  # a damaged file
+        places = [read(folder, name).place for name in chosen(folder)]
+        return [place[VIEW] for place in places if VIEW in place]
+    return []
 
 
 def read(folder: Path, name: str) -> State:

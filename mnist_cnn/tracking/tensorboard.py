@@ -6,11 +6,13 @@ TensorBoard's own records are written without its `tf`, because that imports Ten
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import Status
 from mnist_cnn.config import written
+from mnist_cnn.tracking.state import VIEW
 from mnist_cnn.tracking.tracker import end_tags
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ class TensorBoardTracker:
         self._add(self._run.created, summary=hparams_pb(settings, start_time_secs=self._run.created))
         self._add_tags(self._run.tags, self._run.created)
         self._records.flush()
-        return dataclasses.replace(self._state, place={"folder": str(self._folder.resolve())}, epochs=0)
+        view = shlex.join(("tensorboard", "--logdir", str(self._run.folder.parent)))
+        return dataclasses.replace(self._state, place={VIEW: view}, epochs=0)
 
     def write(self, points: Sequence[Point]) -> None:
         """Write each number of each epoch as a scalar."""

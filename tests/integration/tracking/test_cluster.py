@@ -21,8 +21,11 @@ def test_the_epochs_of_a_cluster_run_reach_the_tracker(tmp_path: Path) -> None:
     (tmp_path / "service").mkdir()
     with JobService(tmp_path / "service") as service:
         cluster = (f"backend={file}:HttpBackend", f"backend.url={service.url}")
-        run_successfully(*TINY, *cluster, "track=tensorboard", "run_dir=run", cwd=tmp_path)
-    assert state.read(tmp_path / "run", "tensorboard").status == "completed"
-    (scalar,) = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload().Scalars("val_loss")
-    (row,) = run_folder.read_history(tmp_path / "run")
+        ended = run_successfully(*TINY, *cluster, "track=tensorboard", "run_dir=runs/first", cwd=tmp_path)
+    assert "\nsee it:      tensorboard --logdir runs\n" in ended.out
+    assert state.read(tmp_path / "runs" / "first", "tensorboard").status == "completed"
+    (scalar,) = (
+        EventAccumulator(str(tmp_path / "runs" / "first" / "tensorboard")).Reload().Scalars("val_loss")
+    )
+    (row,) = run_folder.read_history(tmp_path / "runs" / "first")
     assert (scalar.step, scalar.value) == (1, pytest.approx(row.val_loss, rel=1e-6))

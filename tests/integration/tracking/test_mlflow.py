@@ -177,6 +177,7 @@ def test_without_a_server_a_completed_run_goes_into_a_database_here(trained: Pat
     folder = copy_files(trained, tmp_path / "copy")
     ended = run_command("follow", str(folder), "track=mlflow", cwd=tmp_path)
     assert (ended.code, ended.err) == (0, "")
+    assert f"see it:      mlflow server --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in ended.out
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         found = database.execute("select status, name from runs").fetchall()
     assert found == [("FINISHED", "copy")]

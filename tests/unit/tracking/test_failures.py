@@ -49,7 +49,7 @@ def test_a_server_that_is_no_use_is_named_once(
             time.sleep(2.5)  # for several attempts
             complete(tmp_path)
             before = time.monotonic()
-        assert time.monotonic() - before < recording.BRIEF_SECONDS + 1
+        assert time.monotonic() - before < 15  # not half a minute
     out, err = capfd.readouterr()
     (line,) = err.splitlines()
     assert line.startswith("warning: track=mlflow: ")
@@ -68,7 +68,7 @@ def test_a_slow_tracker_delays_neither_the_other_one_nor_ctrl_c(
         started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             interrupt(run)
-        assert time.monotonic() - started < recording.BRIEF_SECONDS + 2
+        assert time.monotonic() - started < 15  # less than one request
     assert state.read(tmp_path, "tensorboard").epochs == len(EPOCHS)
 
 
