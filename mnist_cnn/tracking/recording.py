@@ -47,7 +47,7 @@ _reported: set[str] = set()
 def recorded(run: Run) -> Iterator[None]:
     """Record a run in its trackers while the body follows it, and then how it ended.
 
-    Does nothing in a tracker that another thread or process writes the run to at the moment.
+    Skips a tracker as long as another thread or process writes the run to it.
     """
     recordings = [Recording(run.folder, name) for name in states.chosen(run.folder)]
     for recording in recordings:

@@ -80,8 +80,8 @@ class TrackedRun:
     def points(self, after: int) -> list[Point]:
         """Return the history's epochs after the one with this number. Raises BackendError.
 
-        Their times follow from the start and the seconds of each epoch, so they are the same whoever reads
-        them, and whenever.
+        Their times follow from the run's creation and the seconds of each epoch, so that every process
+        computes the same ones.
         """
         rows = run_folder.read_history(self.folder)
         times = itertools.accumulate((row.seconds for row in rows), initial=self.created)

@@ -105,7 +105,7 @@ def test_a_follower_takes_over_when_the_other_one_stops(tmp_path: Path) -> None:
     assert state.read(tmp_path, "tensorboard").status == "completed"
 
 
-def test_a_damaged_state_is_named_and_the_run_goes_on(
+def test_a_damaged_state_is_named_and_the_run_continues(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = running(tmp_path, "track=tensorboard")
