@@ -26,17 +26,19 @@ from mnist_cnn.config import (
     RegisterConfig,
     RunConfig,
     Section,
+    TrackConfig,
     TrainConfig,
     did_you_mean,
     full_key,
     keys_of,
     read_section,
-    sections_within,
     unknown_key,
+    with_inner,
     written,
 )
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.files import safe_read
+from mnist_cnn.tracking import check_installed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,8 +46,17 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from yaml import Node
 
-SECTIONS: tuple[type[Section], ...] = (RunConfig, DataConfig, ModelConfig, TrainConfig, RegisterConfig)
-GROUPS = ("data", "model", "train", "backend")
+SECTIONS: tuple[type[Section], ...] = (
+    RunConfig,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    RegisterConfig,
+    TrackConfig,
+)
+GROUPS = ("data", "model", "train", "backend", "track")
+LIST_GROUPS = ("track",)
+"""Groups that can be set to several names: `track=[mlflow,tensorboard]`."""
 MOST_SETTINGS = 10_000
 MOST_SETTINGS_BYTES = 64 * 1024
 """The most that a configuration file may have; those of conf/ have a few lines."""
@@ -64,7 +75,7 @@ def load(
     settings.
 
     Raises:
-        ConfigurationError: an unknown folder, group or key, or a bad value.
+        ConfigurationError: an unknown folder, group or key, a bad value, or a tracker that isn't installed.
     """
     if backend is None:
         values = compose(overrides, config_dirs)
@@ -73,7 +84,7 @@ def load(
         is_option = backend[0] in options("backend", config_dirs)  # it may set keys outside its group
         values = compose([f"backend={backend[0]}", *overrides] if is_option else overrides, config_dirs)
         values["backend"] = {**backend[1], **_given("backend", values, overrides), "name": backend[0]}
-    for section in (DataConfig, ModelConfig, TrainConfig, RegisterConfig, BackendConfig):
+    for section in (DataConfig, ModelConfig, TrainConfig, RegisterConfig, BackendConfig, TrackConfig):
         values.setdefault(section.GROUP, {})  # the chosen file may set nothing of its group
     if isinstance(values["model"], dict) and values["model"].get("source") is not None:
         raise ConfigurationError("model.source is read from model.file", "set model.file=FILE.py")
@@ -82,10 +93,12 @@ def load(
     run_names = [name for name, _ in keys_of(RunConfig)]
     for name, value in values.items():
         if name not in (*run_names, *GROUPS, "register"):
-            sections = (*SECTIONS, backend_section, *sections_within(backend_section))
+            sections = [*with_inner(*SECTIONS, backend_section)]
             known = [full_key(section, key) for section in sections for key, _ in keys_of(section)]
             known += GROUPS if isinstance(value, str) else ()
             raise unknown_key(_first_leaf(str(name), value), known)
+    track = read_section(TrackConfig, values["track"])
+    check_installed(track.enabled)
     return Config(
         run=read_section(RunConfig, {name: values[name] for name in run_names if name in values}),
         data=read_section(DataConfig, values["data"]),
@@ -93,6 +106,7 @@ def load(
         train=read_section(TrainConfig, values["train"]),
         register=read_section(RegisterConfig, values["register"]),
         backend=read_section(backend_section, values["backend"]),
+        track=track,
     )
 
 
@@ -302,12 +316,18 @@ def _for_hydra(override: Override, config_dirs: Sequence[str]) -> str:
     if name in GROUPS:
         known = options(name, config_dirs)
         value = override.value()
-        if value not in known:
+        wrong = [one for one in _names(value, name) if one not in known]
+        if wrong:
             known += sorted(installed()) if name == "backend" else []
-            hint = did_you_mean(str(value), known, f"keys within it are set as {name}.KEY=VALUE")
+            hint = did_you_mean(str(wrong[0]), known, f"keys within it are set as {name}.KEY=VALUE")
             raise ConfigurationError(f"{name}={written(value)}: there are {', '.join(known)}", hint)
         return text.lstrip("+")
     return "++" + text.lstrip("+")
+
+
+def _names(value: Any, group: str) -> list[Any]:
+    """Return the names that a group is set to: one, or those of a list if the group takes one."""
+    return value if isinstance(value, list) and group in LIST_GROUPS else [value]
 
 
 def _given(group: str, values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -142,6 +142,12 @@ def setting(default: T, meaning: str, **bounds: Any) -> T:
 S = TypeVar("S", bound="Section")
 
 
+def inner(section: type[S], meaning: str) -> S:
+    """Declare a section within a section, with its defaults."""
+    field: S = dataclasses.field(default_factory=section, metadata={"setting": Setting(meaning)})
+    return field
+
+
 @dataclasses.dataclass(frozen=True)
 class Section:
     """A dataclass of configuration keys, which checks their values when it is made."""
@@ -289,12 +295,22 @@ class TrainConfig(Section):
     )
 
 
+class Registry(StrEnum):
+    """Which registry gets a model: the backend's own (a folder, or the workspace), or MLflow's."""
+
+    backend = "backend"
+    mlflow = "mlflow"
+
+
 @dataclasses.dataclass(frozen=True)
 class RegisterConfig(Section):
     """Whether and where a finished run's model is registered."""
 
     GROUP: ClassVar[str] = "register"
     name: str | None = setting(None, "the model's name in the registry; null doesn't register it")
+    to: Registry = setting(
+        Registry.backend, "the registry: the backend's own, or the one of track.mlflow.uri"
+    )
     min_accuracy: float = setting(0.95, "refuse a model with a lower test accuracy", ge=0, le=1)
     dir: str = setting("models", "folder of the local registry")
 
@@ -305,6 +321,43 @@ class RegisterConfig(Section):
                 f"register.name={written(self.name)}: allowed are 1 to 255 letters, digits, '-', '_' and '.'"
             )
             raise ConfigurationError(message, "for example register.name=mnist-cnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class MlflowConfig(Section):
+    """The keys of `track=mlflow`."""
+
+    GROUP: ClassVar[str] = "track.mlflow"
+    enabled: bool = setting(default=False, meaning="track runs with MLflow; set by track=mlflow")
+    uri: str | None = setting(
+        None, "server or store; null is MLFLOW_TRACKING_URI, or mlflow.db in the current folder"
+    )
+    experiment: str = setting("mnist-cnn", "the experiment's name; created if missing")
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorBoardConfig(Section):
+    """The keys of `track=tensorboard`."""
+
+    GROUP: ClassVar[str] = "track.tensorboard"
+    enabled: bool = setting(
+        default=False, meaning="write TensorBoard's event files; set by track=tensorboard"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackConfig(Section):
+    """Which trackers show the run beside others. Not part of the job."""
+
+    GROUP: ClassVar[str] = "track"
+    mlflow: MlflowConfig = inner(MlflowConfig, "an MLflow server or store")
+    tensorboard: TensorBoardConfig = inner(TensorBoardConfig, "files that TensorBoard shows")
+
+    @property
+    def enabled(self) -> dict[str, Section]:
+        """The settings of each tracker that is enabled, by its name."""
+        trackers = {name: getattr(self, name) for name, _ in keys_of(TrackConfig)}
+        return {name: section for name, section in trackers.items() if section.enabled}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,6 +393,7 @@ class Config:
     train: TrainConfig
     register: RegisterConfig
     backend: BackendConfig
+    track: TrackConfig = dataclasses.field(default_factory=TrackConfig)
 
 
 def keys_of(section: type[Any]) -> Iterator[tuple[str, Setting]]:
@@ -349,9 +403,23 @@ def keys_of(section: type[Any]) -> Iterator[tuple[str, Setting]]:
             yield field.name, field.metadata["setting"]
 
 
+def value_keys(section: type[Any]) -> Iterator[tuple[str, Setting]]:
+    """Yield the keys that hold a value: not the name of a group's choice, and not an inner section."""
+    kinds = get_type_hints(section)
+    return (
+        (name, spec) for name, spec in keys_of(section) if not spec.group and not _is_section(kinds[name])
+    )
+
+
 def sections_within(section: type[Section]) -> Iterator[type[Section]]:
     """Return the sections within a section, for example `backend.data` within `backend`."""
     return filter(_is_section, get_type_hints(section).values())
+
+
+def with_inner(*sections: type[Section]) -> Iterator[type[Section]]:
+    """Yield each section, and the sections within it."""
+    for section in sections:
+        yield from (section, *sections_within(section))
 
 
 def full_key(section: type[Section], name: str) -> str:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
-from mnist_cnn.config import Keep, Numerics, Schedule, written
+from mnist_cnn.config import Keep, Numerics, Registry, Schedule, written
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
+from mnist_cnn.tracking import state as tracking_state
 from mnist_cnn.training import class_weights, extension, initial_weights, metrics, stopping
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
 from mnist_cnn.training.model import arrays_sha256, check_network, convolutions, is_normalised
@@ -146,6 +147,7 @@ def start(config: Config, job: Job) -> Run:
     with run_folder.create(config.run.run_dir, config.run.runs_dir, job) as folder:
         if job.train.init_sha256 is not None:
             initial_weights.write(folder / run_folder.CHECKPOINTS, _initial_weights(job))
+        tracking_state.choose(folder, config.track)
         return backend.submit(job, folder)
 
 
@@ -188,6 +190,7 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     _check_unchanged(folder, job, receipt, force=config.run.force)
     if status is Status.completed and run_folder.damage(folder, status) is None:
         return lambda: before  # only job.json was damaged
+    tracking_state.choose(folder, config.track)
     return partial(backend.submit, job, folder)
 
 
@@ -440,7 +443,8 @@ def plan_of(config: Config) -> Plan:
         backend_lines = backend_of(config).plan(job).lines
     registered = "no"
     if (name := config.register.name) is not None:
-        registered = f"as {name}, if its test accuracy is at least {config.register.min_accuracy:g}"
+        where = " in MLflow's registry" if config.register.to is Registry.mlflow else ""
+        registered = f"as {name}{where}, if its test accuracy is at least {config.register.min_accuracy:g}"
     return Plan(
         (
             ("job", digest),
@@ -451,6 +455,7 @@ def plan_of(config: Config) -> Plan:
             ("folder", config.run.run_dir or f"a new one under {config.run.runs_dir}"),
             ("backend", config.backend.name),
             *backend_lines,
+            *tracking_state.describe(config.track),
             ("registered", registered),
         )
     )

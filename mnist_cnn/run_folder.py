@@ -7,6 +7,7 @@
     progress.json   the position within the epoch, during training
     result.json     the result; written last, so a folder that has it is complete
     checkpoints/    the state at the end of the newest epochs, and the weights that a training starts from
+    tracking/       what each tracker has of the run, if it is tracked
 
 This module creates, finds, reads and writes run folders. It starts and stops no run.
 """
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
-LATEST, LOCK, START = "latest", ".lock", ".start"
+LATEST, LOCK, START, TRACKING = "latest", ".lock", ".start", "tracking"
 CANCEL = ".cancel"
 """An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""
 FORCE = "--force"
@@ -212,7 +213,7 @@ def check_free(folder: Path, job: Job | None = None) -> None:
 def _is_unstarted(folder: Path) -> bool:
     """Return whether a folder holds only what is written before the receipt, and a sound job if any."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(atomic.PREFIX)}
-    if not names <= {JOB, LOCK, START, PROGRESS, CHECKPOINTS}:
+    if not names <= {JOB, LOCK, START, PROGRESS, CHECKPOINTS, TRACKING}:
         return False
     try:
         if JOB in names:

@@ -25,6 +25,7 @@ from mnist_cnn.errors import (
 from mnist_cnn.result import percent
 from mnist_cnn.terminal import output
 from mnist_cnn.terminal.log_stream import describe_progress
+from mnist_cnn.tracking import state as tracking_state
 
 if TYPE_CHECKING:
     from mnist_cnn.backend import Run
@@ -43,15 +44,17 @@ def train(command: Command) -> int:
 
 def resume(command: Command) -> int:
     new_run = ("run_dir",) if launch.is_extension(command.overrides) else ()
-    command.allow_only("runs_dir", "backend", "register", "force", "train.epochs", *new_run)
+    command.allow_only("runs_dir", "backend", "register", "force", "track", "train.epochs", *new_run)
     config = launch.config_to_resume(command.folder(), command.overrides, command.config_dirs)
     start = launch.prepare_resume(command.run_word(), command.overrides, command.config_dirs)
     return run_to_end(start, config, as_json=command.as_json)
 
 
 def follow(command: Command) -> int:
-    command.allow_only("runs_dir", "backend")
-    return run_to_end(command.run, command.run_config(), as_json=command.as_json, is_own=False)
+    command.allow_only("runs_dir", "backend", "track")
+    config = command.run_config()
+    tracking_state.choose(command.folder(), config.track)
+    return run_to_end(command.run, config, as_json=command.as_json, is_own=False)
 
 
 def plan(command: Command) -> int:
@@ -172,7 +175,7 @@ def cancel(command: Command) -> int:
 
 
 def register(command: Command) -> int:
-    command.allow_only("runs_dir", "backend", "register")
+    command.allow_only("runs_dir", "backend", "register", "track")
     config = command.run_config()
     model = report.register_model(command.run(), config)
     if model is None:

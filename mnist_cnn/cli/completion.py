@@ -7,7 +7,6 @@ a key press must not wait for it.
 
 from __future__ import annotations
 
-import dataclasses
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from mnist_cnn import compose
 from mnist_cnn.backends import BACKENDS, backend_class
 from mnist_cnn.cli.report import program
-from mnist_cnn.config import RunConfig, full_key, keys_of, sections_within
+from mnist_cnn.config import RunConfig, full_key, value_keys, with_inner
 from mnist_cnn.errors import ConfigurationError, MnistCnnError
 from mnist_cnn.run_folder import LATEST, RECEIPT
 
@@ -96,10 +95,9 @@ def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator
 def _keys(settings: dict[str, str]) -> Iterator[tuple[type[Section], str]]:
     """Yield every key, with those of the backend that is chosen."""
     backend = backend_class(settings.get("backend", next(iter(BACKENDS)))).CONFIG
-    for section in (*compose.SECTIONS, backend, *sections_within(backend)):
-        for name, spec in keys_of(section):
-            if not spec.group and not dataclasses.is_dataclass(getattr(section, name)):
-                yield section, name
+    for section in with_inner(*compose.SECTIONS, backend):
+        for name, _ in value_keys(section):
+            yield section, name
 
 
 def _values(key: str, settings: dict[str, str]) -> Iterator[str]:

@@ -110,7 +110,7 @@ def _show_configuration(command: Command) -> int:
     config = command.config()
     is_info = command.name == "info"
     text = compose.info(command.overrides, command.config_dirs) if is_info else compose.as_yaml(config)
-    print(text, end="")
+    print(redact(text), end="")  # the address of a tracker may have a password
     return 0
 
 

@@ -114,6 +114,7 @@ def print_completed(
 ) -> None:
     """Print the result, where its files are, and the next commands."""
     from mnist_cnn.result import percent
+    from mnist_cnn.tracking import state as tracking_state
 
     accuracy = output.styled(percent(result.accuracy), "bold", stream)
     completed = coloured("completed", stream)
@@ -123,6 +124,7 @@ def print_completed(
     lines.append(f"model and plots are in {run.folder}: {', '.join(result.files)}")
     if model is not None:
         lines.append(registered(model))
+    lines += [f"see it:      {view}" for view in tracking_state.views(run.folder)]
     lines.append(f"try it:      {program()} {command_on('predict', run.folder, 'IMAGE.png')}")
     if model is None and result.accuracy >= config.min_accuracy:
         name = f"register.name={config.name or 'mnist-cnn'}"
@@ -132,8 +134,14 @@ def print_completed(
 
 def register_model(run: Run, config: Config) -> ModelRef | None:
     """Register a completed run's model if `register.name` is set. Raises as `Run.register` does."""
+    from mnist_cnn.config import Registry
+
     if config.register.name is None:
         return None
+    if config.register.to is Registry.mlflow:
+        from mnist_cnn.tracking.registry import register
+
+        return register(run, config.register, config.track)
     return run.register(config.register.name, min_accuracy=config.register.min_accuracy)
 
 

@@ -19,6 +19,7 @@ from . import (
     memory,
     start_up,
     time_to_accuracy,
+    tracking_cost,
     workers,
 )
 from .comparison import Comparison
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "identity": identity,
     "journeys": journeys,
     "golden": golden,
+    "tracking": tracking_cost,
     "workers": workers,
 }
 

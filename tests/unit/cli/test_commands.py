@@ -252,7 +252,7 @@ def test_an_interrupted_follow_detaches_from_a_local_run(
     """This process stands for the worker."""
     this = {"pid": os.getpid(), "process_started": process_identity.start_time(os.getpid())}
     write_receipt(home / "run", Status.running, host=socket.gethostname(), **this)
-    monkeypatch.setattr("mnist_cnn.cli.run_to_end.follow", _raising(KeyboardInterrupt()))
+    monkeypatch.setattr("mnist_cnn.cli.run_to_end.show", _raising(KeyboardInterrupt()))
     monkeypatch.setattr(LocalRun, "cancel", lambda _: pytest.fail("the run was cancelled"))
     ended = ask("follow", "run")
     assert (ended.code, ended.err.splitlines()[0]) == (130, "detached; run is still running")
