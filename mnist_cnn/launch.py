@@ -235,6 +235,7 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
         with run_folder.create(config.run.run_dir, config.run.runs_dir, longer.job) as new:
             Checkpoints(new / run_folder.CHECKPOINTS).save(longer)
             initial_weights.copy(folder / run_folder.CHECKPOINTS, new / run_folder.CHECKPOINTS)
+            tracking_state.choose(new, config.track)
             return backend.submit(longer.job, new)
 
     return start_longer

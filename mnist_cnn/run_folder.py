@@ -3,6 +3,7 @@
     job.json        the job and its digest
     run.json        the receipt: the backend, the process and the status of the run
     log.txt         everything that the trainer printed
+    report.html     the run's page, if the user has asked for it
     metrics.jsonl   the history, one row per epoch
     progress.json   the position within the epoch, during training
     result.json     the result; written last, so a folder that has it is complete
@@ -32,7 +33,7 @@ from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, command_on, storage_error
 from mnist_cnn.files import atomic, locks, safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.result import EpochRow, Progress, Result, describe_content
+from mnist_cnn.result import EpochRow, FileEntry, Progress, Result, describe_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
+REPORT = "report.html"
 LATEST, LOCK, START, TRACKING = "latest", ".lock", ".start", "tracking"
 CANCEL = ".cancel"
 """An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""
@@ -477,10 +479,10 @@ def trainer_line(line: str) -> str | None:
 def clear_leftovers(folder: Path) -> None:
     """Remove what an earlier trainer may have left: half-written files, progress, result, cancellation.
 
-    An old result would make the run look complete.
+    An old result or page would make the run look complete.
     """
     clear_half_written(folder)
-    for name in (PROGRESS, RESULT, CANCEL):
+    for name in (PROGRESS, RESULT, REPORT, CANCEL):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -492,14 +494,21 @@ def clear_half_written(folder: Path) -> None:
 
 def verify(folder: Path, result: Result) -> None:
     """Raise BackendError if a file of the result is missing, or isn't the one that the training wrote."""
-    hint = f"rebuild it: {command_on('resume', folder)}"
     for name, entry in result.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise BackendError(f"{path} is missing", hint)
+        if (problem := file_problem(folder / name, entry)) is not None:
+            raise BackendError(problem, f"rebuild it: {command_on('resume', folder)}")
+
+
+def file_problem(path: Path, entry: FileEntry) -> str | None:
+    """Return why a file isn't the one that the training wrote, or None if it is."""
+    if not path.is_file():
+        return f"{path} is missing"
+    try:
         length = path.stat().st_size
-        if length != entry.bytes or describe_content(path.read_bytes()) != entry:
-            raise BackendError(f"{path} is not the file that the training wrote: {length} bytes", hint)
+        is_same = length == entry.bytes and describe_content(path.read_bytes()) == entry
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror}"
+    return None if is_same else f"{path} is not the file that the training wrote: {length} bytes"
 
 
 def _read(path: Path, most: int) -> str:

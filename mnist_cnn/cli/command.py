@@ -48,6 +48,12 @@ COMMANDS: dict[str, Entry] = {
     "cancel": Entry("stop a run", "commands:cancel", "RUN"),
     "resume": Entry("resume an interrupted run, or add epochs to a completed one", "commands:resume", "RUN"),
     "register": Entry("put a run's model into the registry, as register.name", "commands:register", "RUN"),
+    "report": Entry(
+        "write a run's page: one HTML file to read and to share",
+        "run_page:report",
+        "RUN",
+        {"--output": ("FILE", "where to write it; default report.html in the run folder")},
+    ),
     "predict": Entry(
         "recognise the digits in PNG or JPEG pictures", "commands:predict", "RUN IMAGE...", only_reads=True
     ),

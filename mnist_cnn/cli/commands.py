@@ -113,7 +113,7 @@ def status(command: Command) -> int:
     training = report.describe_training(run.folder)
     row = {**report.describe_run(run.folder), "status": status.value, "damage": damage}
     if status.is_final and status is not Status.completed:
-        row |= _end_of(run)
+        row |= end_of(run)
     if command.as_json:
         now = dataclasses.asdict(progress) if progress else None
         report.print_json({**row, "folder": str(run.folder), "progress": now, **training})
@@ -139,7 +139,7 @@ def status(command: Command) -> int:
     return 0
 
 
-def _end_of(run: Run) -> dict[str, str]:
+def end_of(run: Run) -> dict[str, str]:
     """Return why a run failed, was cancelled or is lost, and what to do."""
     try:
         if run.status().is_final:  # or else another process has resumed it
