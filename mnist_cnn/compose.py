@@ -218,6 +218,12 @@ def _swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
+def alternatives(override: str) -> tuple[str, list[Any]]:
+    """Return the key of an override and its values: one, or all of a sweep. Raises as `expand` does."""
+    parsed = _parse([line for (line,) in expand([override])])
+    return parsed[0].key_or_group, [one.value() for one in parsed]
+
+
 def sweep_keys(overrides: Sequence[str]) -> list[str]:
     """Return the keys that have more than one value, in order."""
     return [override.key_or_group for override in _parse(overrides) if override.is_sweep_override()]

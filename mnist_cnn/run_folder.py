@@ -34,7 +34,7 @@ from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
     from contextlib import AbstractContextManager
 
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
@@ -110,7 +110,7 @@ def creation_time(folder: Path) -> str:
     that was started last.
     """
     with suppress(MnistCnnError, OverflowError):  # an unreadable folder, a removed run, the year 9999
-        others = [read_receipt(other).created for other in all_runs(str(folder.parent))]
+        others = [receipt.created for receipt in receipts(str(folder.parent)).values()]
         newest = max(map(datetime.fromisoformat, others), default=datetime.min.replace(tzinfo=UTC))
         return max(datetime.now(UTC), newest + timedelta(microseconds=1)).isoformat(timespec="microseconds")
     return now()
@@ -222,13 +222,21 @@ def _is_unstarted(folder: Path) -> bool:
     return True
 
 
-def unstarted(runs_dir: str) -> list[Path]:
-    """Return the folders under `runs_dir` whose command was killed before it wrote a receipt."""
+def unstarted(runs_dir: str, runs: Container[Path] = ()) -> list[Path]:
+    """Return the folders under `runs_dir` whose command was killed before it wrote a receipt.
+
+    `runs` are folders that are known to hold one.
+    """
     found = []
     for folder in _folders(runs_dir):
+        if folder in runs:
+            continue
         with suppress(OSError):  # a file, or removed meanwhile
             is_old = time.time() - folder.stat().st_mtime > ENTRY_SECONDS
-            if is_old and any(folder.iterdir()) and _is_unstarted(folder):
+            is_left = any(
+                path.name != LOCK for path in folder.iterdir()
+            )  # a killed `delete` may leave a lock
+            if is_old and is_left and _is_unstarted(folder):
                 found.append(folder)
     return found
 
@@ -239,7 +247,8 @@ def find(run: str, runs_dir: str) -> Path:
     Raises ConfigurationError if no run matches, or several do.
     """
     if run == LATEST:
-        newest = max(all_runs(runs_dir), key=lambda folder: read_receipt(folder).created, default=None)
+        found = receipts(runs_dir)
+        newest = max(found, key=lambda folder: found[folder].created, default=None)
         if newest is None:
             raise ConfigurationError(f"no runs under {runs_dir}", "start one, or choose runs_dir=FOLDER")
         return newest
@@ -262,12 +271,21 @@ def find(run: str, runs_dir: str) -> Path:
 
 def all_runs(runs_dir: str) -> list[Path]:
     """Return the folders under `runs_dir` that hold a readable receipt, sorted by name."""
-    runs = []
+    return list(receipts(runs_dir))
+
+
+def receipts(runs_dir: str) -> dict[Path, Receipt]:
+    """Return the readable receipts of the folders under `runs_dir`, sorted by name."""
+    found = {}
     for folder in _folders(runs_dir):
         with suppress(BackendError):
-            read_receipt(folder)
-            runs.append(folder)
-    return runs
+            found[folder] = read_receipt(folder)
+    return found
+
+
+def damaged(runs_dir: str, runs: Container[Path]) -> list[Path]:
+    """Return the folders under `runs_dir` that hold a receipt, except `runs`, whose receipts are sound."""
+    return [folder for folder in _folders(runs_dir) if folder not in runs and (folder / RECEIPT).is_file()]
 
 
 def _folders(runs_dir: str) -> list[Path]:
@@ -407,6 +425,56 @@ def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnErro
     with lock(folder):
         if read_receipt(folder).id == run_id:
             record_end(folder, status, error)
+
+
+def delete(folder: Path, receipt: Receipt) -> None:
+    """Remove the folder of an ended run, if it still holds this receipt. Links are removed, not followed.
+
+    The receipt is removed last: after a kill, the run is listed as failed, and can be deleted again.
+
+    Raises BackendError if another process has deleted or resumed the run, or if a file cannot be removed.
+    """
+    try:
+        with lock(folder):
+            _check_deletable(folder, receipt)
+            hint = f"finish it: {command_on('delete', folder)}"
+            half = dataclasses.replace(
+                receipt, status=Status.failed, exit_code=None, error="its deletion did not finish", hint=hint
+            )
+            with suppress(BackendError):  # the disk may be full
+                write_receipt(folder, half)
+            for path in sorted(folder.iterdir()):
+                if path.name not in (RECEIPT, LOCK):  # a second process waits for the lock
+                    _remove(path)
+            (folder / RECEIPT).unlink()
+    except OSError as error:
+        message = f"cannot remove {error.filename}: {error.strerror}"
+        raise BackendError(message, f"make it writable; then {command_on('delete', folder)}") from error
+    finally:
+        _remove_without_receipt(folder)
+
+
+def _check_deletable(folder: Path, receipt: Receipt) -> None:
+    if not (folder / RECEIPT).exists():
+        raise BackendError(f"{folder} is gone: another process has deleted it", "`list` shows the runs")
+    if read_receipt(folder) != receipt:
+        hint = f"see how it is: {command_on('status', folder)}"
+        raise BackendError(f"{folder} has changed since it was checked, and was not deleted", hint)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _remove_without_receipt(folder: Path) -> None:
+    """Remove a folder that has nothing but a lock, which a process that waited for it may have made anew."""
+    if not (folder / RECEIPT).exists():
+        with suppress(OSError):  # a network file system may keep files that are open elsewhere
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def read_result(folder: Path) -> Result | None:

@@ -16,6 +16,7 @@ from . import (
     identity,
     inference,
     journeys,
+    listing,
     memory,
     start_up,
     time_to_accuracy,
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "journeys": journeys,
     "golden": golden,
     "workers": workers,
+    "list": listing,
 }
 
 
