@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import io
 import itertools
 import json
@@ -98,7 +99,24 @@ def load(
 
 def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
     """Return the folder that holds the runs. Raises as `load` does."""
-    return read_section(RunConfig, {"runs_dir": compose(overrides, config_dirs)["runs_dir"]}).runs_dir
+    is_default = not (overrides or config_dirs)  # importing Hydra takes as long as reading thousands of runs
+    values = conf_file("config.yaml") if is_default else compose(overrides, config_dirs)
+    return read_section(RunConfig, {"runs_dir": values["runs_dir"]}).runs_dir
+
+
+@functools.cache
+def conf_file(name: str) -> dict[str, Any]:
+    """Return a file of conf/ as it is, not composed. Raises ConfigurationError if it can't be read."""
+    import yaml
+
+    try:
+        content = (CONF_DIR / name).read_bytes()
+        values: dict[str, Any] = yaml.load(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(
+            f"conf/{name} cannot be read: {error}", "install the package again"
+        ) from error
+    return values
 
 
 def named_backend(overrides: Sequence[str]) -> str | None:

@@ -253,7 +253,7 @@ def statuses(receipts: Mapping[Path, run_folder.Receipt]) -> dict[Path, Status]:
     receipt's status is used.
     """
     backends: dict[str, Backend | None] = {}
-    found = {}
+    found: dict[Path, Status] = {}
     for folder, receipt in receipts.items():
         if receipt.status.is_final and receipt.status is not Status.lost:
             found[folder] = receipt.status

@@ -108,7 +108,9 @@ def _read(folders: Sequence[Path]) -> list[Compared]:
 
 def _known(folder: Path, receipt: Receipt | None, status: str | None, *, with_backend: bool) -> Compared:
     """Return what a folder knows; the settings of the backend only if all runs have the same."""
-    job, result, history, damage = settings.read(folder), None, (), None
+    job = settings.read(folder)
+    history: tuple[EpochRow, ...] = ()
+    result = damage = None
     try:
         history = run_folder.read_history(folder)
         result = run_folder.read_result(folder)

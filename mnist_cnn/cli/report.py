@@ -65,7 +65,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
     def line(cells: Sequence[str]) -> str:
         padded = [
-            coloured(cell, sys.stdout) + " " * (width - _width(cell))
+            (coloured(cell, sys.stdout) if cell in STYLES else cell) + " " * (width - _width(cell))
             for cell, width in zip(cells, widths, strict=True)
         ]
         return GAP.join(padded).rstrip()

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import operator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mnist_cnn import compose, migrations, records, run_folder
-from mnist_cnn.config import CONF_DIR, DataConfig, ModelConfig, RunConfig, Section, TrainConfig, written
+from mnist_cnn.config import DataConfig, ModelConfig, RunConfig, Section, TrainConfig, written
 from mnist_cnn.files import safe_read
 
 if TYPE_CHECKING:
@@ -95,30 +96,32 @@ def _section(group: str, text: bytes, default: str) -> Settings:
     """
     default, options = default or _defaults("config.yaml")[group], _options(group)
     given = msgspec.json.decode(text, type=dict[str, Any])
-    values = {name: given.get(name, value) for name, value in options[default].items()}
-    differing = {option: _differing(values, others) for option, others in options.items()}
-    nearest = min(differing, key=lambda option: (len(differing[option]), option != default))
+    values = {key: given.get(key.partition(".")[2], value) for key, value in options[default].items()}
+    nearest = min(options, key=lambda option: (_distance(values, options[option]), option != default))
     if group == "data":  # the other keys of a data set don't tell which one it is
-        nearest = values["name"] if values["name"] in options else default
-    chosen = {} if nearest == default else {group: nearest}
-    changed = {f"{group}.{name}": differing[nearest][name] for name in differing[nearest]}
+        nearest = values["data.name"] if values["data.name"] in options else default
+    changed = {} if nearest == default else {group: nearest}
+    changed |= {key: values[key] for key in values if values[key] != options[nearest][key]}
     shown = {key: value for key, value in changed.items() if key not in NOT_SHOWN}
-    option = "" if values.get("dir") else nearest
-    return Settings(
-        {f"{group}.{name}": value for name, value in values.items()}, {group: option}, chosen | shown
-    )
+    return Settings(values, {group: "" if values.get("data.dir") else nearest}, shown)
 
 
-def _differing(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value != others[name]}
+def _distance(values: Mapping[str, Any], others: Mapping[str, Any]) -> int:
+    """Return how many values differ; both mappings have the same keys in the same order."""
+    return sum(map(operator.ne, values.values(), others.values()))
 
 
 @functools.cache
 def _options(group: str) -> dict[str, dict[str, Any]]:
-    """Return the options of a group, each with the values of all keys of the group."""
+    """Return the options of a group, each with the values of all keys of the group, by their full key."""
     defaults = json.loads(json.dumps(dataclasses.asdict(GROUPS[group]())))
-    files = {option: _yaml(f"{group}/{option}.yaml") for option in compose.options(group)}
-    return {option: {**defaults, **file.get(group, file)} for option, file in files.items()}
+    files = {option: compose.conf_file(f"{group}/{option}.yaml") for option in compose.options(group)}
+    return {
+        option: {
+            f"{group}.{name}": file.get(group, file).get(name, value) for name, value in defaults.items()
+        }
+        for option, file in files.items()
+    }
 
 
 @functools.cache
@@ -129,13 +132,5 @@ def _model_of(train: str) -> str:
 
 def _defaults(name: str) -> dict[str, str]:
     """Return the defaults list of a file of conf/."""
-    entries = _yaml(name).get("defaults", [])
+    entries = compose.conf_file(name).get("defaults", [])
     return {group: option for entry in entries if isinstance(entry, dict) for group, option in entry.items()}
-
-
-@functools.cache
-def _yaml(name: str) -> dict[str, Any]:
-    import yaml
-
-    content: dict[str, Any] = yaml.safe_load((CONF_DIR / name).read_text(encoding="utf-8"))
-    return content

@@ -29,7 +29,8 @@ OPTIONS = {
     "--rounds": number(5, "how often each command runs"),
 }
 SECONDS = Metric("seconds", "times as fast as", less_is_better=True, digits=2)
-EPOCHS = 12
+EPOCHS, PARTS = 12, 3
+"""Of the tutorial's training: epochs, and points of its curves in each."""
 LINKED = (run_folder.LOG, "model.keras", "model.onnx", "history.png", "confusion.png", "mistakes.png")
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 DIFFERENT_ENDS = (Status.failed, Status.cancelled)
@@ -65,7 +66,9 @@ def make_runs(original: Path, runs_dir: Path, count: int) -> None:
     """Make folders of runs like the original one; what `list` does not read is linked, not copied."""
     job, receipt = run_folder.read_job(original), run_folder.read_receipt(original)
     result = run_folder.result_of(original)
-    rows = tuple(dataclasses.replace(result.history[0], epoch=epoch + 1) for epoch in range(EPOCHS))
+    first = result.history[0]
+    parts = {name: getattr(first, name)[:PARTS] for name in ("loss_parts", "accuracy_parts")}
+    rows = tuple(dataclasses.replace(first, epoch=epoch + 1, **parts) for epoch in range(EPOCHS))
     for index in range(count):
         created = START + dt.timedelta(minutes=index)
         folder = runs_dir / f"{created:%Y-%m-%dT%H-%M-%SZ}-{index % 65536:04x}"

@@ -7,7 +7,9 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,8 @@ def test_a_killed_deletion_can_be_repeated(ask: Ask, runs: Path) -> None:
             else:
                 break
         assert len(done) == steps
+        if (runs / "a").exists():  # else it would count as being started
+            os.utime(runs / "a", (1_000_000_000, 1_000_000_000))
         status = listed(ask).get("a")
         if (runs / "a" / "run.json").exists():
             assert status == "failed"
@@ -213,9 +217,19 @@ def test_a_half_deleted_run_is_deleted_by_the_next_command(ask: Ask, runs: Path)
 
 def test_of_two_that_delete_one_run_one_says_that_it_is_gone(runs: Path) -> None:
     receipt = run_folder.read_receipt(runs / "a")
-    run_folder.delete(runs / "a", receipt)
-    with pytest.raises(BackendError, match="runs/a is gone: another process has deleted it"):
-        run_folder.delete(runs / "a", receipt)
+    together = threading.Barrier(2)
+
+    def delete() -> str:
+        together.wait()
+        try:
+            run_folder.delete(runs / "a", receipt)
+        except BackendError as error:
+            return error.message
+        return "deleted"
+
+    with ThreadPoolExecutor(2) as pool:
+        said = [future.result() for future in [pool.submit(delete) for _ in range(2)]]
+    assert sorted(said) == ["deleted", f"{runs / 'a'} is gone: another process has deleted it"]
     assert left(runs) == ["b"]  # the lock has made no folder anew
 
 
@@ -271,7 +285,7 @@ def store(home: Path) -> Iterator[JobService]:
         (home / "http_backend.py").write_text(file_in_docs("http_backend.py"))
         for name in ("far/1.npz", "far/1.sha256", "other/1.npz"):
             service.write(f"{CHECKPOINTS}/{name}", b"content")
-        far = {
+        far: dict[str, Any] = {
             "backend": f"{home}/http_backend.py:HttpBackend",
             "backend_settings": {"url": service.url},
             "service": {"checkpoints": f"{CHECKPOINTS}/far"},

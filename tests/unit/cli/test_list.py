@@ -29,7 +29,7 @@ def runs(home: Path) -> Path:
     write_run(home / "runs" / "a", "train=quick", "seed=3", accuracy=0.991, created=_day(1))
     for number, name in ((2, "b"), (3, "c")):
         write_run(home / "runs" / name, "train.epochs=2", accuracy=0.95 + number / 100, created=_day(number))
-    failed = {"status": Status.failed, "error": "the loss became nan", "created": _day(4)}
+    failed: dict[str, Any] = {"status": Status.failed, "error": "the loss became nan", "created": _day(4)}
     write_run(home / "runs" / "d", "train.epochs=2", "seed=1", **failed)
     write_run(home / "runs" / "e", status=Status.preparing, created=_day(5), host=socket.gethostname())
     return home / "runs"
@@ -225,7 +225,7 @@ def _options() -> Iterator[tuple[str, ...]]:
     yield ("data.train_limit=500", "data.validation=100", "model.filters=[4,8]")
 
 
-@pytest.mark.parametrize("overrides", _options(), ids=" ".join)
+@pytest.mark.parametrize("overrides", list(_options()), ids=" ".join)
 def test_the_settings_shown_make_the_same_job_again(overrides: tuple[str, ...]) -> None:
     job = launch.make_job(*overrides)
     found = settings.parse(job.to_json().encode())
