@@ -35,7 +35,7 @@ from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
@@ -203,14 +203,14 @@ def check_free(folder: Path, job: Job | None = None) -> None:
     if (folder / RECEIPT).exists():
         hint = f"resume it: {command_on('resume', folder)}; or choose another folder"
         raise ConfigurationError(f"run_dir={folder} already holds a run", hint)
-    if not _is_unstarted(folder):
+    if not _holds_no_more_than_a_start(folder):
         raise ConfigurationError(f"run_dir={folder} is not empty and is not a run", "choose a new folder")
     if job is not None and (folder / JOB).exists() and read_job(folder).digest != job.digest:
         message = f"run_dir={folder} holds another job, whose command was killed before it started"
         raise ConfigurationError(message, "remove that folder, or choose a new one")
 
 
-def _is_unstarted(folder: Path) -> bool:
+def _holds_no_more_than_a_start(folder: Path) -> bool:
     """Return whether a folder holds only what is written before the receipt, and the job if there is one."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(atomic.PREFIX)}
     if not names <= {JOB, LOCK, START, PROGRESS}:
@@ -223,23 +223,14 @@ def _is_unstarted(folder: Path) -> bool:
     return True
 
 
-def unstarted(runs_dir: str, runs: Container[Path] = ()) -> list[Path]:
-    """Return the folders under `runs_dir` whose command was killed before it wrote a receipt.
-
-    `runs` are folders that are known to hold one.
-    """
-    found = []
-    for folder in _folders(runs_dir):
-        if folder in runs:
-            continue
-        with suppress(OSError):  # a file, or removed meanwhile
-            is_old = time.time() - folder.stat().st_mtime > ENTRY_SECONDS
-            is_left = any(
-                path.name != LOCK for path in folder.iterdir()
-            )  # a killed `delete` may leave a lock
-            if is_old and is_left and _is_unstarted(folder):
-                found.append(folder)
-    return found
+def is_unstarted(folder: Path) -> bool:
+    """Return whether a folder is what a command left that was killed before it wrote a receipt."""
+    try:
+        is_old = time.time() - folder.stat().st_mtime > ENTRY_SECONDS
+        is_left = any(path.name != LOCK for path in folder.iterdir())  # a killed `delete` may leave a lock
+        return is_old and is_left and _holds_no_more_than_a_start(folder)
+    except OSError:  # a file, or removed meanwhile
+        return False
 
 
 def find(run: str, runs_dir: str) -> Path:
@@ -277,16 +268,18 @@ def all_runs(runs_dir: str) -> list[Path]:
 
 def receipts(runs_dir: str) -> dict[Path, Receipt]:
     """Return the readable receipts of the folders under `runs_dir`, sorted by name."""
-    found = {}
-    for folder in _folders(runs_dir):
-        with suppress(BackendError):
-            found[folder] = read_receipt(folder)
-    return found
+    return scan(runs_dir)[0]
 
 
-def damaged(runs_dir: str, runs: Container[Path]) -> list[Path]:
-    """Return the folders under `runs_dir` that hold a receipt, except `runs`, whose receipts are sound."""
-    return [folder for folder in _folders(runs_dir) if folder not in runs and (folder / RECEIPT).is_file()]
+def scan(runs_dir: str) -> tuple[dict[Path, Receipt], list[Path]]:
+    """Return the readable receipts of the folders under `runs_dir`, and whatever else lies there."""
+    found, others = {}, []
+    for path in _folders(runs_dir):
+        try:
+            found[path] = read_receipt(path)
+        except BackendError:
+            others.append(path)
+    return found, others
 
 
 def _folders(runs_dir: str) -> list[Path]:

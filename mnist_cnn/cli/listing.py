@@ -132,7 +132,7 @@ def _limit(flags: Mapping[str, str]) -> int | None:
 def _everything(runs_dir: str, wanted: filters.Wanted) -> Iterator[Listed]:
     """Yield what lies under `runs_dir` and matches."""
     statuses = wanted.get(filters.STATUS, filters.STATUSES)
-    receipts = run_folder.receipts(runs_dir)
+    receipts, others = run_folder.scan(runs_dir)
     chosen = {}
     for folder, receipt in receipts.items():
         found = settings.read(folder)
@@ -145,7 +145,10 @@ def _everything(runs_dir: str, wanted: filters.Wanted) -> Iterator[Listed]:
                 receipt = run_folder.read_receipt(folder)  # asking for the status may have changed it
             if status in statuses:
                 yield _listed(folder, receipt, status, chosen[folder])
-    yield from (run for run in _others(runs_dir, receipts, wanted) if run.status in statuses)
+    for folder in others:
+        other = _other(folder)
+        if other and filters.match(wanted, None, other.settings) and other.status in statuses:
+            yield other
 
 
 def _listed(folder: Path, receipt: Receipt, status: Status, found: Settings | None) -> Listed:
@@ -153,24 +156,23 @@ def _listed(folder: Path, receipt: Receipt, status: Status, found: Settings | No
     return Listed(folder.name, status.value, created, receipt, found, _summary(folder), receipt.error)
 
 
-def _others(runs_dir: str, receipts: Mapping[Path, Receipt], wanted: filters.Wanted) -> Iterator[Listed]:
-    """Yield the folders that have no receipt, or a damaged one."""
-    for folder in run_folder.damaged(runs_dir, receipts):
-        found = settings.read(folder)
-        try:
+def _other(folder: Path) -> Listed | None:
+    """Return a folder without a receipt, or with a damaged one; None if it is something else."""
+    status, error = NOT_STARTED, None
+    try:
+        if (folder / run_folder.RECEIPT).is_file():
+            status = DAMAGED
             run_folder.read_receipt(folder)
-        except BackendError as error:
-            if filters.match(wanted, None, found):
-                yield Listed(folder.name, DAMAGED, _changed(folder), settings=found, error=error.message)
-    for folder in run_folder.unstarted(runs_dir, receipts):
-        found = settings.read(folder)
-        with contextlib.suppress(OSError):  # removed meanwhile
-            if filters.match(wanted, None, found):
-                yield Listed(folder.name, NOT_STARTED, _changed(folder), settings=found)
-
-
-def _changed(folder: Path) -> datetime:
-    return datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+            return None  # just written
+        if not run_folder.is_unstarted(folder):
+            return None
+    except BackendError as damage:
+        error = damage.message
+    try:
+        changed = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+    except OSError:  # removed meanwhile
+        return None
+    return Listed(folder.name, status, changed, settings=settings.read(folder), error=error)
 
 
 def _summary(folder: Path) -> Summary | None:
