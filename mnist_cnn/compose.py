@@ -99,8 +99,9 @@ def load(
 
 def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
     """Return the folder that holds the runs. Raises as `load` does."""
-    is_default = not (overrides or config_dirs)  # importing Hydra takes as long as reading thousands of runs
-    values = conf_file("config.yaml") if is_default else compose(overrides, config_dirs)
+    values = {} if overrides or config_dirs else conf_file("config.yaml")
+    if "$" in str(values.get("runs_dir", "$")):  # else Hydra, whose import takes long, isn't needed
+        values = compose(overrides, config_dirs)
     return read_section(RunConfig, {"runs_dir": values["runs_dir"]}).runs_dir
 
 

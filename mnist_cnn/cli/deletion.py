@@ -64,8 +64,10 @@ def delete(command: Command) -> int:
                 report.print_lossy(f"deleted {one.folder}", sys.stdout)
     except KeyboardInterrupt:
         left = [str(one.folder) for one in chosen if (one.folder / run_folder.RECEIPT).exists()]
-        message = f"interrupted; not deleted: {', '.join(left)}" if left else "interrupted; all were deleted"
-        raise Interrupted(message, f"continue: {report.program()} delete RUN" if left else "") from None
+        if not left:
+            raise Interrupted("interrupted; all were deleted") from None
+        hint = f"delete them: {report.program()} {command_on('delete', *left)}"
+        raise Interrupted(f"interrupted; not deleted: {', '.join(left)}", hint) from None
     if command.as_json:
         report.print_json(answers)
     return code
@@ -78,9 +80,10 @@ def _checked(folder: Path, command: Command) -> Chosen:
         target = folder.resolve()
         hint = f"delete the run itself: {report.program()} {command_on('delete', target)}"
         raise ConfigurationError(f"{folder} is a link to {target}", hint)
-    if inner := next(folder.glob(f"*/{run_folder.RECEIPT}"), None):
-        hint = f"delete it first, or move it away: {command_on('delete', inner.parent)}"
-        raise ConfigurationError(f"{folder} holds another run, {inner.parent}", hint)
+    inner = [path.parent for path in folder.glob(f"*/{run_folder.RECEIPT}") if not path.parent.is_symlink()]
+    if inner:
+        hint = f"delete it first, or move it away: {command_on('delete', inner[0])}"
+        raise ConfigurationError(f"{folder} holds another run, {inner[0]}", hint)
     try:
         run = launch.attach_to(folder, command.overrides, command.config_dirs)
         status = run.status()
