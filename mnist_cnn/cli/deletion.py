@@ -134,7 +134,8 @@ def _ask(question: str) -> bool:
         print(question, end="", file=sys.stderr, flush=True)
         return input().strip().lower() in ("y", "yes")
     except (KeyboardInterrupt, EOFError):
-        raise Interrupted("\nnothing was deleted") from None
+        print(file=sys.stderr)
+        raise Interrupted("nothing was deleted") from None
 
 
 def _delete(one: Chosen, *, with_stored: bool) -> tuple[dict[str, Any], MnistCnnError | None]:
