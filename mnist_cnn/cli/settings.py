@@ -84,7 +84,7 @@ def _settings(file: _JobFile) -> Settings:
     return Settings(
         {**data.values, **model.values, **train.values, **own},
         {**data.options, **model.options, **train.options},
-        {**data.changed, **model.changed, **train.changed, **changed},
+        {**train.changed, **changed, **model.changed, **data.changed},
     )
 
 

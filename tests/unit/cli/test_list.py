@@ -158,7 +158,7 @@ def test_every_line_fits_80_columns(ask: Ask, home: Path, backend: str) -> None:
     if backend == "local":
         assert all(line.startswith("2026-01-0") and line.endswith("…") for line in shown)
     else:  # the table has no room for settings, which have a line of their own
-        assert all(line.startswith("  data.train_limit=1000 train=balanced ") for line in shown)
+        assert all(line.startswith("  train=balanced train.learning_rate=0.0123 seed=4 ") for line in shown)
 
 
 def test_nothing_is_cut_without_a_terminal(ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
