@@ -447,19 +447,26 @@ def delete(folder: Path, receipt: Receipt) -> None:
                 if path.name not in (RECEIPT, LOCK):  # a second process waits for the lock
                     _remove(path)
             (folder / RECEIPT).unlink()
-    except OSError as error:
-        message = f"cannot remove {error.filename}: {error.strerror}"
-        raise BackendError(message, f"make it writable; then {command_on('delete', folder)}") from error
+    except (OSError, BackendError) as error:
+        raise _not_deleted(folder, error) from error
     finally:
         _remove_without_receipt(folder)
 
 
 def _check_deletable(folder: Path, receipt: Receipt) -> None:
-    if not (folder / RECEIPT).exists():
-        raise BackendError(f"{folder} is gone: another process has deleted it", "`list` shows the runs")
     if read_receipt(folder) != receipt:
         hint = f"see how it is: {command_on('status', folder)}"
         raise BackendError(f"{folder} has changed since it was checked, and was not deleted", hint)
+
+
+def _not_deleted(folder: Path, error: OSError | BackendError) -> BackendError:
+    """Return why a run was not deleted."""
+    if not (folder / RECEIPT).exists():
+        return BackendError(f"{folder} is gone: another process has deleted it", "`list` shows the runs")
+    if isinstance(error, BackendError):
+        return error
+    hint = f"make it writable; then {command_on('delete', folder)}"
+    return BackendError(f"cannot remove {error.filename}: {error.strerror}", hint)
 
 
 def _remove(path: Path) -> None:

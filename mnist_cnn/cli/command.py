@@ -46,7 +46,7 @@ COMMANDS: dict[str, Entry] = {
         "list the runs; KEY=VALUE shows only those that match",
         "listing:list_runs",
         flags={
-            "--sort": ("KEY", "order: created, accuracy, loss, seconds, run, status, backend or a setting"),
+            "--sort": ("KEY", "order by accuracy, loss, seconds, created or a setting"),
             "--reverse": ("", "the other way round"),
             "--limit": ("N", "only the first N"),
         },

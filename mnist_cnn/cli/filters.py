@@ -69,11 +69,11 @@ def check_key(key: str, others: Collection[str], what: str) -> None:
         raise ConfigurationError(error.message if what == key else f"{what}: {error.message}", error.hint)
 
 
-def _allowed(key: str, value: object) -> object:
+def _allowed(key: str, value: object) -> Any:
     """Return a filter's value as job.json holds it. Raises ConfigurationError if there is no such value."""
     if key in SETTINGS:
         section, name = SETTINGS[key]
-        return msgspec.to_builtins(getattr(read_section(section, {name: value}), name))
+        return msgspec.json.decode(msgspec.json.encode(getattr(read_section(section, {name: value}), name)))
     if key == BACKEND:
         return absolute_name(str(value))
     if key in settings.GROUPS or key == STATUS:

@@ -187,9 +187,9 @@ def _summary(folder: Path) -> Summary | None:
 def _sorted(runs: Sequence[Listed], key: str, *, reverse: bool) -> list[Listed]:
     """Return the runs in order; those without a value are last."""
     value, largest_first = SORTED_BY.get(key, (lambda run: run.settings and run.settings.values[key], False))
-    known = [run for run in runs if value(run) is not None]
-    unknown = [run for run in runs if value(run) is None]
-    known.sort(key=lambda run: run.created, reverse=True)
+    newest = sorted(runs, key=lambda run: run.created, reverse=True)
+    known = [run for run in newest if value(run) is not None]
+    unknown = [run for run in newest if value(run) is None]
     try:
         known.sort(key=value, reverse=largest_first is not reverse)
     except TypeError:  # a job.json that was changed by hand

@@ -53,17 +53,16 @@ def test_follow_prints_new_lines_until_the_run_has_ended(
     """This process stands for the trainer, which prints a line at each pause and then ends."""
     this = {"pid": os.getpid(), "process_started": process_identity.start_time(os.getpid())}
     write_receipt(run, Status.running, host=socket.gethostname(), **this)
-    printed = iter(["", " line\n", "next\n"])
+    printed = [" line", "\n", "next\n"]
 
     def sleep(_: float) -> None:
         with (run / "log.txt").open("a") as log:
-            log.write(next(printed, "the end"))
-        if next(printed, None) is None:
+            log.write(printed.pop(0))
+        if not printed:
             write_receipt(run, Status.completed)
 
     monkeypatch.setattr(time, "sleep", sleep)
-    out = ask("logs", "a", "--follow").out
-    assert out == f"{LOG}next\nthe end\n"
+    assert ask("logs", "a", "--follow").out == f"{LOG} line\nnext\n"
 
 
 @pytest.mark.usefixtures("run")
