@@ -123,17 +123,21 @@ def test_an_address_that_is_no_web_page_is_not_opened(ask: Ask, run: Path, brows
 
 
 def test_without_a_display_open_prints_the_addresses(
-    ask: Ask, run: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, run: Path, browser: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A browser that needs no display, such as lynx, would take over the terminal."""
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("PATH", str(browser.parent))
+    (browser.parent / "browser").rename(browser.parent / "www-browser")
     ended = ask("open", "a")
     assert ended.code == 0
     *pages, note = ended.out.splitlines()
     assert pages == [uri(run / name) for name in PICTURES]
     assert note == "there is no browser or no display here; open it yourself"
     assert ask("open", "a", "--json").json()["opened"] is False
+    assert browser.read_text() == ""
 
 
 def test_a_run_with_nothing_to_open_says_what_to_do(ask: Ask, home: Path) -> None:
