@@ -178,7 +178,7 @@ def _other(folder: Path) -> Listed | None:
 def _summary(folder: Path) -> Summary | None:
     """Return what result.json says, or None if it is missing or isn't a result."""
     try:
-        text = safe_read.read_bytes(folder / run_folder.RESULT, safe_read.HISTORY_BYTES)
+        text = safe_read.read_bytes(f"{folder}/{run_folder.RESULT}", safe_read.HISTORY_BYTES)
         return msgspec.json.decode(text, type=Summary)
     except (OSError, *records.NOT_SOUND):
         return None

@@ -58,7 +58,7 @@ class _JobFile:
 def read(folder: Path) -> Settings | None:
     """Return the settings of the job in a run folder, or None if job.json is missing or damaged."""
     try:
-        return parse(safe_read.read_bytes(folder / run_folder.JOB, safe_read.SETTINGS_BYTES))
+        return parse(safe_read.read_bytes(f"{folder}/{run_folder.JOB}", safe_read.SETTINGS_BYTES))
     except OSError:
         return None
 
