@@ -151,6 +151,17 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class StoresCheckpoints(Protocol):
+    """Optional interface for a run whose checkpoints are also kept outside its folder, for `delete`."""
+
+    def stored_checkpoints(self) -> dict[str, int]:
+        """Return the names of the stored files, with their bytes. Raises BackendError."""
+
+    def remove_stored_checkpoints(self) -> None:
+        """Remove these files. Raises BackendError."""
+
+
+@runtime_checkable
 class HasCluster(Protocol):
     """Optional interface for a backend that manages a cluster, for `cluster show` and `cluster delete`."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import io
 import itertools
 import json
@@ -112,7 +113,25 @@ def load(
 
 def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
     """Return the folder that holds the runs. Raises as `load` does."""
-    return read_section(RunConfig, {"runs_dir": compose(overrides, config_dirs)["runs_dir"]}).runs_dir
+    values = {} if overrides or config_dirs else conf_file("config.yaml")
+    if "$" in str(values.get("runs_dir", "$")):  # else Hydra, whose import takes long, isn't needed
+        values = compose(overrides, config_dirs)
+    return read_section(RunConfig, {"runs_dir": values["runs_dir"]}).runs_dir
+
+
+@functools.cache
+def conf_file(name: str) -> dict[str, Any]:
+    """Return a file of conf/ as it is, not composed. Raises ConfigurationError if it can't be read."""
+    import yaml
+
+    try:
+        content = (CONF_DIR / name).read_bytes()
+        values: dict[str, Any] = yaml.load(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(
+            f"conf/{name} cannot be read: {error}", "install the package again"
+        ) from error
+    return values
 
 
 def named_backend(overrides: Sequence[str]) -> str | None:
@@ -230,6 +249,12 @@ def _swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
     if not (chosen := value.filter(known)):
         raise ConfigurationError(f"{override.input_line} matches nothing", f"there are {', '.join(known)}")
     return list(chosen)
+
+
+def alternatives(override: str) -> tuple[str, list[Any]]:
+    """Return the key of an override and its values: one, or all of a sweep. Raises as `expand` does."""
+    parsed = _parse([line for (line,) in expand([override])])
+    return parsed[0].key_or_group, [one.value() for one in parsed]
 
 
 def sweep_keys(overrides: Sequence[str]) -> list[str]:

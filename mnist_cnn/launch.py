@@ -26,7 +26,7 @@ from mnist_cnn.training.model import arrays_sha256, check_network, convolutions,
 from mnist_cnn.training.runtime import changed_versions, versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mnist_cnn.backend import Backend, Run
     from mnist_cnn.config import Config, ModelConfig, TrainConfig
@@ -305,14 +305,18 @@ def ends_with_its_command(config: Config) -> bool:
     return backend_class(config.backend.name).ends_with_its_command
 
 
-def statuses(folders: Sequence[Path]) -> dict[Path, Status]:
+def statuses(receipts: Mapping[Path, run_folder.Receipt]) -> dict[Path, Status]:
     """Return the status of each run, except those that are removed meanwhile.
 
-    The receipt's status is used if a backend does not answer or is not installed.
+    Only the backends of runs that have not ended are asked. If one does not answer, or is not installed, the
+    receipt's status is used.
     """
     backends: dict[str, Backend | None] = {}
-    found = {}
-    for folder in folders:
+    found: dict[Path, Status] = {}
+    for folder, receipt in receipts.items():
+        if receipt.status.is_final and receipt.status is not Status.lost:
+            found[folder] = receipt.status
+            continue
         with suppress(BackendError):
             found[folder] = _status(folder, backends)
     return found

@@ -7,6 +7,7 @@ A checkpoint in the store is never overwritten: its name contains the checksum o
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from mnist_cnn.training import initial_weights
 from mnist_cnn.training.checkpoint import KEPT, Checkpoints, read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from mnist_cnn.backends.remote.service import Blob, Store
@@ -74,6 +75,17 @@ def download(store: Store, prefix: str, folder: Path) -> None:
         checksum = _content(store, _checksum_name(name), blobs)
         atomic.write_text(path.with_suffix(".sha256"), checksum.decode(errors="replace"))
         sound += read(path) is not None
+
+
+def stored(store: Store, prefix: str) -> dict[str, Blob]:
+    """Return the store's files of a run's checkpoints, complete or not. Raises ServiceError."""
+    return with_retries(lambda: store.list(prefix))
+
+
+def remove(store: Store, names: Iterable[str]) -> None:
+    """Remove files from the store, those of newer checkpoints last. Raises ServiceError."""
+    for name in sorted(names):
+        with_retries(partial(store.remove, name))
 
 
 def _complete(blobs: Mapping[str, Blob]) -> list[str]:

@@ -42,11 +42,46 @@ class Entry:
 COMMANDS: dict[str, Entry] = {
     "train": Entry("train, here or where backend= says; the default", "commands:train"),
     "plan": Entry("print what would be trained and where; writes nothing", "commands:plan", only_reads=True),
-    "list": Entry("list the runs: status, accuracy, backend, age", "commands:list_runs", only_reads=True),
+    "list": Entry(
+        "list the runs; KEY=VALUE shows only those that match",
+        "listing:list_runs",
+        flags={
+            "--sort": ("KEY", "order by accuracy, loss, seconds, created or a setting"),
+            "--reverse": ("", "the other way round"),
+            "--limit": ("N", "only the first N"),
+        },
+        only_reads=True,
+    ),
     "status": Entry("print a run's status", "commands:status", "RUN", only_reads=True),
     "follow": Entry("watch a run until it ends", "commands:follow", "RUN", only_reads=True),
     "cancel": Entry("stop a run", "commands:cancel", "RUN"),
     "resume": Entry("resume an interrupted run, or add epochs to a completed one", "commands:resume", "RUN"),
+    "compare": Entry(
+        "show what differs between runs, and draw their curves",
+        "comparison:compare",
+        "RUN RUN...",
+        {"--picture": ("FILE", "where the curves are drawn (default: comparison.png)")},
+        only_reads=True,
+    ),
+    "logs": Entry(
+        "print a run's log as it is",
+        "viewing:logs",
+        "RUN",
+        {"--follow": ("", "until the run has ended")},
+        only_reads=True,
+    ),
+    "open": Entry(
+        "open a run's page or its pictures in the browser", "viewing:open_run", "RUN", only_reads=True
+    ),
+    "delete": Entry(
+        "delete runs that have ended; asks first",
+        "deletion:delete",
+        "RUN...",
+        {
+            "--yes": ("", "don't ask"),
+            "--keep-checkpoints": ("", "leave what a cluster's store keeps of them"),
+        },
+    ),
     "register": Entry("put a run's model into the registry, as register.name", "commands:register", "RUN"),
     "report": Entry(
         "write a run's page: one HTML file to read and to share",

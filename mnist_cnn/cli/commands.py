@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shlex
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mnist_cnn import compose, launch, run_folder
+from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import HasCluster, Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
@@ -75,32 +74,6 @@ def plan(command: Command) -> int:
                 print(f"{label:<11} {value}")
         if number == 1 < len(plans):
             print("of the others, only what differs is shown:")
-    return 0
-
-
-def list_runs(command: Command) -> int:
-    command.refuse_words()
-    command.allow_only("runs_dir")
-    runs_dir = compose.runs_dir(command.overrides, command.config_dirs)
-    rows = []
-    for folder, status in launch.statuses(run_folder.all_runs(runs_dir)).items():
-        with contextlib.suppress(BackendError):  # another process removed it meanwhile
-            rows.append({**report.describe_run(folder), "status": status.value})
-    unstarted = run_folder.unstarted(runs_dir)
-    for folder in unstarted:
-        with contextlib.suppress(OSError):  # as above
-            rows.append(report.describe_unstarted(folder))
-    rows.sort(key=lambda row: str(row["created"]), reverse=True)
-    if command.as_json:
-        report.print_json(rows)
-        return 0
-    if not rows:
-        print(f"no runs under {runs_dir}\nstart one: {report.program()} backend=local")
-        return 0
-    report.print_runs(rows)
-    if unstarted:
-        where = shlex.quote(f"run_dir={unstarted[0]}")
-        print(f"not started: its command was killed; repeat that command with {where}, or remove the folder")
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,42 @@ def history(rows: Sequence[EpochRow], path: Path, *, held_out: str, saved_epoch:
         when = f"training: while the weights change · {held_out}: after each epoch"
         circled = "the last epoch" if saved == len(rows) else f"epoch {saved}"
         figure.supxlabel(f"{when} · circled: {circled}, whose model is saved", fontsize=8, color=FAINT)
+
+
+def comparison(runs: Mapping[str, Sequence[EpochRow]], path: Path) -> None:
+    """Draw loss and accuracy of several runs over the epochs, on held-out images and, dotted, in training.
+
+    `runs` are histories by the name that the legend shows. A curve has a gap at a value that is not finite.
+    """
+    with _drawing(path, 10, 4.6) as figure:
+        left, right = figure.subplots(1, 2)
+        for axes, name in ((left, "loss"), (right, "accuracy")):
+            axes.set_title(name.capitalize(), loc="left")
+            points = [
+                point
+                for number, (label, rows) in enumerate(runs.items())
+                for point in _pair(axes, rows, name, label, f"C{number}")
+            ]
+            _label_epochs(axes, max(map(len, runs.values())))
+            if name == "loss":
+                _scale_losses(axes, [value for _, value in points])
+            else:
+                start = 0.5 if max(map(len, runs.values())) > 1 else 0
+                _scale_accuracies(axes, [value for time, value in points if time >= start])
+        left.legend(frameon=False, loc="best")
+        note = "lines: held-out images, after each epoch · dotted: training images, while the weights change"
+        figure.supxlabel(note, fontsize=8, color=FAINT)
+
+
+def _pair(
+    axes: Axes, rows: Sequence[EpochRow], name: str, label: str, colour: str
+) -> list[tuple[float, float]]:
+    """Draw a run's two curves in one colour; return all finite points."""
+    training, after = _points(rows, name)
+    looks: dict[str, Any] = {"marker": "o" if len(rows) <= MAX_MARKED_EPOCHS else None, "markersize": 4}
+    axes.plot(*_columns(training), color=colour, linestyle="dotted", linewidth=1)
+    axes.plot(*_columns(after), color=colour, linewidth=2, label=label, **looks)
+    return [(time, value) for time, value in (*training, *after) if math.isfinite(value)]
 
 
 def confusion(counts: NDArray[np.int64], path: Path) -> None:
@@ -189,22 +225,33 @@ def _curves(
 
     The training's means stand in the middle of the part of the epoch that they are over.
     """
-    from matplotlib.ticker import MaxNLocator
-
-    training: list[tuple[float, float]] = []
-    for row in rows:
-        parts = getattr(row, f"{name}_parts") or (getattr(row, name),)
-        training += [(row.epoch - 1 + (i + 0.5) / len(parts), mean) for i, mean in enumerate(parts)]
-    after = [(float(row.epoch), getattr(row, f"val_{name}")) for row in rows]
+    training, after = _points(rows, name)
     looks: dict[str, Any] = {"marker": "o" if len(rows) <= MAX_MARKED_EPOCHS else None}
     axes.plot(*_columns(training), color=TRAINING, markersize=3, label="training", **looks)
     axes.plot(*_columns(after), color=HELD_OUT, markersize=5, linewidth=2, label=held_out, **looks)
     ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": HELD_OUT}
     axes.plot(*_columns(after[saved - 1 : saved]), "o", **ring)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=len(rows) > MAX_DIVIDED_EPOCHS, steps=[1, 2, 5, 10]))
-    axes.set_xlim(0, max(len(rows), 1) * 1.04)
+    _label_epochs(axes, len(rows))
     return [(time, value) for time, value in (*training, *after) if math.isfinite(value)]
+
+
+def _points(
+    rows: Sequence[EpochRow], name: str
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Return the points of the training's curve, and of the held-out images'."""
+    training: list[tuple[float, float]] = []
+    for row in rows:
+        parts = getattr(row, f"{name}_parts") or (getattr(row, name),)
+        training += [(row.epoch - 1 + (i + 0.5) / len(parts), mean) for i, mean in enumerate(parts)]
+    return training, [(float(row.epoch), getattr(row, f"val_{name}")) for row in rows]
+
+
+def _label_epochs(axes: Axes, count: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=count > MAX_DIVIDED_EPOCHS, steps=[1, 2, 5, 10]))
+    axes.set_xlim(0, max(count, 1) * 1.04)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -16,6 +16,7 @@ from . import (
     identity,
     inference,
     journeys,
+    listing,
     memory,
     start_up,
     time_to_accuracy,
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "golden": golden,
     "tracking": tracking_cost,
     "workers": workers,
+    "list": listing,
 }
 
 
