@@ -49,7 +49,11 @@ COMMANDS: dict[str, Entry] = {
     "resume": Entry("resume an interrupted run from its last checkpoint", "commands:resume", "RUN"),
     "register": Entry("put a run's model into the registry, as register.name", "commands:register", "RUN"),
     "predict": Entry(
-        "recognise the digits in PNG or JPEG pictures", "commands:predict", "RUN IMAGE...", only_reads=True
+        "recognise digits in pictures, folders, or stdin (-)",
+        "predict:predict",
+        "RUN IMAGE...",
+        {"--csv": ("", "print a row for each picture, as CSV")},
+        only_reads=True,
     ),
     "cluster": Entry("show a cluster and its costs, or delete it", "commands:cluster", "show|delete"),
 }
