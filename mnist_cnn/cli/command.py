@@ -55,6 +55,15 @@ COMMANDS: dict[str, Entry] = {
         {"--csv": ("", "print a row for each picture, as CSV")},
         only_reads=True,
     ),
+    "export": Entry(
+        "write a run's model in another format",
+        "export:export",
+        "RUN",
+        {
+            "--saved-model": ("FOLDER", "as TensorFlow's SavedModel, for TensorFlow Serving"),
+            "--litert": ("FILE", "as LiteRT (TensorFlow Lite), for small devices"),
+        },
+    ),
     "cluster": Entry("show a cluster and its costs, or delete it", "commands:cluster", "show|delete"),
 }
 TAKE_RUN = tuple(name for name, entry in COMMANDS.items() if entry.words.startswith("RUN"))
