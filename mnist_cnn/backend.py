@@ -40,9 +40,12 @@ class Status(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `submit` would do, as labels and values in display order."""
+    """What `submit` would do, as labels and values in display order; as text, a line for each."""
 
     lines: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{label:<11} {value}" for label, value in self.lines)
 
 
 @dataclasses.dataclass(frozen=True)

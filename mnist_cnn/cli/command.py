@@ -90,7 +90,20 @@ COMMANDS: dict[str, Entry] = {
         {"--output": ("FILE", "where to write it; default report.html in the run folder")},
     ),
     "predict": Entry(
-        "recognise the digits in PNG or JPEG pictures", "commands:predict", "RUN IMAGE...", only_reads=True
+        "recognise digits in pictures, folders, or stdin (-)",
+        "predict:predict",
+        "RUN IMAGE...",
+        {"--csv": ("", "print a row for each picture, as CSV")},
+        only_reads=True,
+    ),
+    "export": Entry(
+        "write a run's model in another format",
+        "export:export",
+        "RUN",
+        {
+            "--saved-model": ("FOLDER", "as TensorFlow's SavedModel, for TensorFlow Serving"),
+            "--litert": ("FILE", "as LiteRT (TensorFlow Lite), for small devices"),
+        },
     ),
     "cluster": Entry("show a cluster and its costs, or delete it", "commands:cluster", "show|delete"),
 }

@@ -16,7 +16,6 @@ from mnist_cnn.cli.sweep import plan_sweep, run_sweep
 from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
-    DataError,
     Interrupted,
     MnistCnnError,
     command_on,
@@ -160,36 +159,6 @@ def register(command: Command) -> int:
     else:
         report.print_lossy(report.registered(model), sys.stdout)
     return 0
-
-
-def predict(command: Command) -> int:
-    from mnist_cnn.prediction.predictor import load_predictor
-
-    if len(command.words) < 2:  # noqa: PLR2004 - a run and a picture
-        hint = f"for example {report.program()} predict latest digit.png"
-        raise ConfigurationError("predict needs a RUN and at least one IMAGE", hint)
-    command.allow_only("runs_dir")
-    run, *images = command.words
-    folder = launch.find_model(run, command.overrides, command.config_dirs)
-    predictor = load_predictor(folder)
-    rows: list[dict[str, object]] = []
-    code = 0
-    for image in images:
-        try:
-            (prediction,) = predictor.predict(image)
-        except DataError as error:  # the other pictures are still predicted
-            report.print_error(error)
-            code = error.exit_code
-            rows.append({"image": image, "error": error.message, "hint": error.hint})
-            continue
-        rows.append({"image": image, **dataclasses.asdict(prediction)})
-        if not command.as_json:
-            print(f"{image}: {prediction.label}  ({prediction.probability:.1%})", flush=True)
-        for warning in prediction.warnings:
-            print(f"warning: {image}: {warning}", file=sys.stderr)
-    if command.as_json:
-        report.print_json(rows)
-    return code
 
 
 def cluster(command: Command) -> int:

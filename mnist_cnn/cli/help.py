@@ -71,7 +71,7 @@ def command_lines() -> str:
     for name, entry in COMMANDS.items():
         lines.append(f"  {f'{name} {entry.words}':<21} {entry.meaning}")
         for flag, (value, meaning) in entry.flags.items():
-            lines.append(f"    {f'{flag} {value}':<19} {meaning}")
+            lines.append(f"    {f'{flag} {value}':<20} {meaning}")
     return "\n".join(lines)
 
 

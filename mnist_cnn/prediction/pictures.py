@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from io import BufferedIOBase, BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    OpenFile = BytesIO | BufferedReader
+    PictureFile = str | Path | OpenFile | Image.Image
+    """A file's path, an open binary file or a Pillow image."""
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS: Pillow starts Ghostscript for it
 MAX_FILE_BYTES = 256 * 1024**2  # some formats are read whole
@@ -49,21 +54,26 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def prepare(picture: str | Path | Image.Image, height: int, width: int) -> Prepared:
+def prepare(picture: PictureFile, height: int, width: int) -> Prepared:
     """Read a picture of one digit and convert it to MNIST's form.
 
     MNIST's digits were "size normalized to fit in a 20x20 pixel box while preserving their aspect
     ratio", got grey levels by anti-aliasing, and were "centered in a 28x28 image by computing the
     center of mass of the pixels" (http://yann.lecun.com/exdb/mnist). The box grows with the image.
 
-    `picture` is a PNG or JPEG file or a Pillow image of any size, with dark ink on light or light on dark,
-    also transparent, upright or turned by its EXIF orientation, on a background that may be uneven or noisy.
+    `picture` is a PNG or JPEG file, open or not, or a Pillow image of any size, with dark ink on light or
+    light on dark, also transparent, upright or turned by its EXIF orientation, on a background that may be
+    uneven or noisy. Errors call an open file by its `name`.
+
     The image is uint8 (height, width), light ink on black.
 
     Raises:
         DataError: the picture is missing, damaged, too large or blank.
     """
-    name = "the picture" if isinstance(picture, Image.Image) else str(Path(picture))
+    if isinstance(picture, str | Path):
+        name = str(Path(picture))
+    else:
+        name = str(getattr(picture, "name", "the picture"))
     grey = _read_grey(picture, name)  # (rows, columns) of the picture
     found = _find_ink(grey)
     if found is None:
@@ -98,16 +108,20 @@ def _translate_errors(name: str) -> Iterator[None]:
         raise DataError(f"{name} cannot be read as a picture: {reason}", PICTURE_HINT) from error
 
 
-def _read_grey(picture: str | Path | Image.Image, name: str) -> NDArray[np.float32]:
+def _read_grey(picture: PictureFile, name: str) -> NDArray[np.float32]:
     """Read a picture as grey levels from 0 to 255, upright, of about `MAX_PIXELS` at most."""
     with _translate_errors(name):
         if isinstance(picture, Image.Image):
             return _grey_levels(picture.copy(), name)
-        with (
-            safe_read.open_file(Path(picture), MAX_FILE_BYTES) as file,
-            Image.open(file, formats=FORMATS) as image,
-        ):
+        with _opened(picture) as file, Image.open(file, formats=FORMATS) as image:
             return _grey_levels(image, name)
+
+
+def _opened(picture: str | Path | OpenFile) -> AbstractContextManager[OpenFile]:
+    """Open a picture's file. One that is open already stays open at the end."""
+    if isinstance(picture, BufferedIOBase):
+        return nullcontext(picture)
+    return safe_read.open_file(Path(picture), MAX_FILE_BYTES)
 
 
 def _grey_levels(image: Image.Image, name: str) -> NDArray[np.float32]:
