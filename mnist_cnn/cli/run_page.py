@@ -61,10 +61,9 @@ def _path(given: str | None, folder: Path) -> Path:
 def _status(folder: Path) -> Status | None:
     """Return a run's status; None if its receipt is damaged. The backend is asked only before the end."""
     try:
-        status = run_folder.read_receipt(folder).status
+        return launch.statuses({folder: run_folder.read_receipt(folder)}).get(folder)
     except BackendError:
         return None
-    return status if status.is_final else launch.statuses([folder]).get(folder)
 
 
 def _end(folder: Path, status: Status | None) -> tuple[str, ...]:

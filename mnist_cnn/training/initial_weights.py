@@ -232,5 +232,5 @@ def _text(name: Any) -> str:
 def _as_float32(array: Any) -> NDArray[Any]:
     import numpy as np
 
-    array = np.asarray(array)
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
+    found: NDArray[Any] = np.asarray(array)
+    return found.astype(np.float32) if found.dtype.kind == "f" else found

@@ -94,7 +94,14 @@ def test_cfg_job_prints_the_configuration_and_writes_nothing(ask: Ask, home: Pat
 
 def test_a_parsed_command_is_frozen() -> None:
     command = parse(["status", "a=b/c", "latest", "--json", "-m", "--config-dir=x", "-cd", "y", "./k=v"])
-    expected = ("status", ("latest", "./k=v"), ("a=b/c",), ("x", "y"), True, True, {})
-    assert dataclasses.astuple(command) == expected
+    assert dataclasses.astuple(command) == (
+        "status",
+        ("latest", "./k=v"),
+        ("a=b/c",),
+        ("x", "y"),
+        True,
+        True,
+        {},
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         command.name = "list"  # type: ignore[misc]

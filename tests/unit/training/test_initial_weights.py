@@ -192,7 +192,8 @@ def test_kept_weights_are_checked_when_they_are_loaded(tmp_path: Path) -> None:
 
 def test_kept_weights_hold_no_python_objects(tmp_path: Path) -> None:
     stored = io.BytesIO()
-    np.savez(stored, **{"0000": np.array([{}])})  # which numpy pickles
+    arrays: dict[str, Any] = {"0000": np.array([{}])}  # which numpy pickles
+    np.savez(stored, **arrays)
     (tmp_path / initial_weights.FILE).write_bytes(stored.getvalue())
     with pytest.raises(DataError, match="is missing or damaged"):
         initial_weights.load(tmp_path, "0" * 64)
