@@ -51,6 +51,15 @@ COMMANDS: dict[str, Entry] = {
     "predict": Entry(
         "recognise the digits in PNG or JPEG pictures", "commands:predict", "RUN IMAGE...", only_reads=True
     ),
+    "serve": Entry(
+        "serve a run's model over HTTP, with a page to draw on",
+        "serve:serve",
+        "RUN",
+        flags={
+            "--host": ("ADDRESS", "where to listen; default 127.0.0.1, this machine only"),
+            "--port": ("PORT", "default 8000; 0 takes any free one"),
+        },
+    ),
     "cluster": Entry("show a cluster and its costs, or delete it", "commands:cluster", "show|delete"),
 }
 TAKE_RUN = tuple(name for name, entry in COMMANDS.items() if entry.words.startswith("RUN"))

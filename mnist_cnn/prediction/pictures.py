@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ CARD_SHARE = 0.7  # share of opaque pixels above which a transparent picture is 
 HALF = 128  # of the 256 levels of alpha or grey
 
 PICTURE_HINT = "give a PNG or JPEG picture of one digit"
+SIZE_HINT = "make it smaller; 1000 pixels a side are plenty for one digit"
 SHAPES_WARNING = "the picture holds several shapes, which were read as one digit; crop it to one"
 FRAME_WARNING = "the picture has a frame, which was read as a part of the digit; crop it"
 
@@ -49,22 +51,24 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def prepare(picture: str | Path | Image.Image, height: int, width: int) -> Prepared:
+def prepare(
+    picture: str | Path | bytes | Image.Image, height: int, width: int, *, max_pixels: int | None = None
+) -> Prepared:
     """Read a picture of one digit and convert it to MNIST's form.
 
     MNIST's digits were "size normalized to fit in a 20x20 pixel box while preserving their aspect
     ratio", got grey levels by anti-aliasing, and were "centered in a 28x28 image by computing the
     center of mass of the pixels" (http://yann.lecun.com/exdb/mnist). The box grows with the image.
 
-    `picture` is a PNG or JPEG file or a Pillow image of any size, with dark ink on light or light on dark,
+    `picture` is a PNG or JPEG file, its content, or a Pillow image, with dark ink on light or light on dark,
     also transparent, upright or turned by its EXIF orientation, on a background that may be uneven or noisy.
-    The image is uint8 (height, width), light ink on black.
+    It may have any size, or at most `max_pixels`. The image is uint8 (height, width), light ink on black.
 
     Raises:
         DataError: the picture is missing, damaged, too large or blank.
     """
-    name = "the picture" if isinstance(picture, Image.Image) else str(Path(picture))
-    grey = _read_grey(picture, name)  # (rows, columns) of the picture
+    name = "the picture" if isinstance(picture, bytes | Image.Image) else str(Path(picture))
+    grey = _read_grey(picture, name, max_pixels)  # (rows, columns) of the picture
     found = _find_ink(grey)
     if found is None:
         hint = "give a picture of one digit with some contrast and a margin around it"
@@ -91,23 +95,30 @@ def _translate_errors(name: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not a picture in a supported format", PICTURE_HINT) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        hint = "make it smaller; 1000 pixels a side are plenty for one digit"
-        raise DataError(f"{name} is too large: {error}", hint) from error
+        raise DataError(f"{name} is too large: {error}", SIZE_HINT) from error
     except Exception as error:  # a decoder raises whatever the damaged bytes lead to
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{name} cannot be read as a picture: {reason}", PICTURE_HINT) from error
 
 
-def _read_grey(picture: str | Path | Image.Image, name: str) -> NDArray[np.float32]:
+def _read_grey(
+    picture: str | Path | bytes | Image.Image, name: str, max_pixels: int | None
+) -> NDArray[np.float32]:
     """Read a picture as grey levels from 0 to 255, upright, of about `MAX_PIXELS` at most."""
     with _translate_errors(name):
         if isinstance(picture, Image.Image):
             return _grey_levels(picture.copy(), name)
-        with (
-            safe_read.open_file(Path(picture), MAX_FILE_BYTES) as file,
-            Image.open(file, formats=FORMATS) as image,
-        ):
+        with _open(picture) as file, Image.open(file, formats=FORMATS) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                size = f"{image.width}x{image.height} pixels; the limit is {max_pixels:,}"
+                raise DataError(f"{name} is too large: it has {size}", SIZE_HINT)
             return _grey_levels(image, name)
+
+
+def _open(picture: str | Path | bytes) -> io.BufferedIOBase:
+    if isinstance(picture, bytes):
+        return io.BytesIO(picture)
+    return safe_read.open_file(Path(picture), MAX_FILE_BYTES)
 
 
 def _grey_levels(image: Image.Image, name: str) -> NDArray[np.float32]:
@@ -341,7 +352,7 @@ def _centre(ink: NDArray[np.float32], height: int, width: int) -> NDArray[np.uin
     """Place ink on a black image, its centre of mass in the middle, by whole pixels and all inside."""
     tops = []
     for axis, size in enumerate((height, width)):
-        masses = ink.sum(1 - axis)
+        masses = ink.sum(1 - axis, dtype=np.float64)  # exact, so the order of the sum does not matter
         centre = float(masses @ np.arange(masses.size)) / float(masses.sum())
         tops.append(min(max(round(size / 2 - centre), 0), size - masses.size))
     image = np.zeros((height, width), np.uint8)
