@@ -60,6 +60,15 @@ COMMANDS: dict[str, Entry] = {
             "--port": ("PORT", "default 8000; 0 takes any free one"),
         },
     ),
+    "export": Entry(
+        "write the page for a run's model as static files",
+        "export:export",
+        "RUN",
+        flags={
+            "--web": ("FOLDER", "a new folder for them; they run the model in the browser"),
+            "--runtime": ("FOLDER", "holds onnxruntime-web; without it, npm downloads that"),
+        },
+    ),
     "cluster": Entry("show a cluster and its costs, or delete it", "commands:cluster", "show|delete"),
 }
 TAKE_RUN = tuple(name for name, entry in COMMANDS.items() if entry.words.startswith("RUN"))

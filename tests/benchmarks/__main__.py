@@ -17,6 +17,7 @@ from . import (
     inference,
     journeys,
     memory,
+    serving,
     start_up,
     time_to_accuracy,
     workers,
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "journeys": journeys,
     "golden": golden,
     "workers": workers,
+    "serve": serving,
 }
 
 
