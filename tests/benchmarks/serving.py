@@ -16,6 +16,7 @@ import io
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ RATE = Metric("requests per second", "times as many as", digits=0)
 LATENCY = Metric("milliseconds, 99th percentile", "times as fast as", less_is_better=True, digits=2)
 LOAD = Metric("", "", less_is_better=True, digits=0)
 PLAIN, ARRAY, PICTURE = "plain ONNX Runtime", "POST /predict, array", "POST /predict, picture"
+TESTS = Path(__file__).parent.parent
 Measured = dict[str, list[float]]
 
 
@@ -127,6 +129,7 @@ def _call_directly(folder: Path, pixels: Any, calls: int) -> tuple[float, list[f
 
 def _measure_page(folder: Path, home: Path, rounds: int) -> Report:
     """Export the static page; measure its size, and how long Chromium takes until it can answer."""
+    sys.path.append(str(TESTS))  # for the browser
     from helpers import browser, web_page
 
     page = web_page.export(folder, home)
