@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = ("style.css", "icon.svg", "draw.js", "prepare.js")
 RUNTIME = "onnxruntime-web@1.30.0"
-INTEGRITY = "sha512-"
+INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 """The hash of that package, as npm writes it."""
 RUNTIME_FILES = {
     "ort.wasm.bundle.min.mjs": "ort.js",  # .js, because some servers don't know the type of .mjs
@@ -125,7 +125,9 @@ def download_runtime(folder: Path) -> Path:
         raise BackendError(f"npm could not download {RUNTIME}: {reason}", hint)
     _check_integrity(packed)
     with tarfile.open(packed) as archive:
-        archive.extractall(folder, filter="data")
+        for file in RUNTIME_FILES:
+            archive.extract(f"package/dist/{file}", folder, filter="data")
+    packed.unlink()
     return folder
 
 

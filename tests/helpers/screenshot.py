@@ -6,6 +6,7 @@ PYTHONPATH=tests python -m helpers.screenshot RUN docs/images/serve.png
 from __future__ import annotations
 
 import io
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -15,11 +16,17 @@ from helpers.serving import served
 from helpers.web_page import draw, wait_for
 from PIL import Image
 
-THREE = (
-    *((80, 75), (105, 52), (140, 45), (175, 60), (185, 90), (165, 120), (135, 132)),
-    *((170, 145), (192, 175), (182, 212), (150, 235), (110, 232), (78, 208)),
-)
+WIDTH, HEIGHT = 860, 640
 COLOURS = 64
+
+
+def arc(centre: float, radius: float, start: int, end: int) -> list[tuple[int, int]]:
+    """Return points of an arc in the middle of the drawing, between two angles in degrees."""
+    angles = [math.radians(angle) for angle in range(start, end, 12)]
+    return [(round(130 + radius * math.cos(each)), round(centre + radius * math.sin(each))) for each in angles]
+
+
+THREE = [*arc(92, 45, -150, 85), *arc(188, 52, -85, 150)]
 
 
 def main(run: str, target: str) -> None:
@@ -29,7 +36,8 @@ def main(run: str, target: str) -> None:
         served(Path(run).resolve(), Path(home)) as server,
         browser.started() as driver,
     ):
-        driver.set_window_size(860, 760)
+        size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         driver.get(server.url)
         wait_for(driver, "document.getElementById('model').textContent !== '…'")
         draw(driver, THREE)

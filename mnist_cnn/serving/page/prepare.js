@@ -136,7 +136,10 @@ function flood(mask, isStrong, labels, start, label) {
   while (waiting.length) {
     const index = waiting.pop();
     const [x, y] = [index % width, Math.floor(index / width)];
-    Object.assign(box, around([box, { left: x, top: y, right: x + 1, bottom: y + 1 }]));
+    box.left = Math.min(box.left, x);
+    box.top = Math.min(box.top, y);
+    box.right = Math.max(box.right, x + 1);
+    box.bottom = Math.max(box.bottom, y + 1);
     box.strong += isStrong[index];
     for (let row = Math.max(y - 1, 0); row < Math.min(y + 2, height); row++) {
       for (let column = Math.max(x - 1, 0); column < Math.min(x + 2, width); column++) {
