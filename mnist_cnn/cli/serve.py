@@ -26,10 +26,11 @@ def serve(command: Command) -> int:
     try:
         from mnist_cnn.serving import app, server
     except ModuleNotFoundError as error:
-        if str(error.name).startswith("mnist_cnn"):
+        package = str(error.name).partition(".")[0]
+        if package == "mnist_cnn":
             raise
         hint = "install it: pip install 'mnist-cnn[serve]'"
-        raise ConfigurationError(f"serve needs {error.name}, which isn't installed", hint) from error
+        raise ConfigurationError(f"serve needs {package}, which isn't installed", hint) from error
     from mnist_cnn.prediction.predictor import load_predictor
 
     folder = launch.find_model(word, command.overrides, command.config_dirs)

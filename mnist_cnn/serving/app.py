@@ -80,6 +80,7 @@ def application(service: Service) -> ASGIApp:
     """Return the web application of a service."""
     routes = [
         Route("/predict", service.predict, methods=["POST"]),
+        Route("/predict", _refuse_method, methods=["GET", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         Route("/health", service.health),
         Route("/metrics", service.show_metrics),
         Route("/classifier.js", _ask_server),
@@ -93,6 +94,10 @@ def application(service: Service) -> ASGIApp:
 async def _ask_server(_request: Request) -> Response:
     """Answer with the module through which the page asks this server."""
     return FileResponse(PAGE / "ask_server.js", media_type="text/javascript")
+
+
+async def _refuse_method(_request: Request) -> Response:
+    raise HTTPException(405, headers={"Allow": "POST"})
 
 
 async def _refuse(request: Request, error: HTTPException) -> Response:

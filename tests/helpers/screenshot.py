@@ -23,7 +23,9 @@ COLOURS = 64
 def arc(centre: float, radius: float, start: int, end: int) -> list[tuple[int, int]]:
     """Return points of an arc in the middle of the drawing, between two angles in degrees."""
     angles = [math.radians(angle) for angle in range(start, end, 12)]
-    return [(round(130 + radius * math.cos(each)), round(centre + radius * math.sin(each))) for each in angles]
+    return [
+        (round(130 + radius * math.cos(each)), round(centre + radius * math.sin(each))) for each in angles
+    ]
 
 
 THREE = [*arc(92, 45, -150, 85), *arc(188, 52, -85, 150)]
