@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mnist_cnn import launch
@@ -35,9 +36,10 @@ def serve(command: Command) -> int:
 
     folder = launch.find_model(word, command.overrides, command.config_dirs)
     predictor = load_predictor(folder, threads=1)  # requests share the processors, not the layers of one
-    with server.bind(host, port) as listener:
+    web = app.application(app.Service(predictor, folder.name))
+    with server.bind(host, port) as listener, suppress(KeyboardInterrupt):
         _announce(listener, server.url_of(listener), str(folder), as_json=command.as_json)
-        server.serve(app.application(app.Service(predictor, folder.name)), listener)
+        server.serve(web, listener)
     report.print_lossy("stopped", sys.stderr)
     return 0
 

@@ -105,7 +105,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer requests until Ctrl-C or SIGTERM, then let those that have begun end."""
+    """Answer requests until Ctrl-C or SIGTERM, and those that have begun; then raise KeyboardInterrupt."""
     config = uvicorn.Config(
         app,
         http=TimedProtocol,
@@ -120,7 +120,4 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    try:
-        uvicorn.Server(config).run([listener])
-    except KeyboardInterrupt:  # uvicorn raises the signal again after it has stopped
-        return
+    uvicorn.Server(config).run([listener])

@@ -119,12 +119,13 @@ function addBars(classes) {
 }
 
 drawing.addEventListener("pointerdown", (event) => {
+  if (!event.isPrimary || event.button !== 0) return; // a second finger, or another button
   drawing.setPointerCapture(event.pointerId);
   last = place(event);
   stroke(last, last);
 });
 drawing.addEventListener("pointermove", (event) => {
-  if (last === null) return;
+  if (last === null || !event.isPrimary) return;
   const events = event.getCoalescedEvents?.() ?? [];
   for (const each of events.length ? events : [event]) {
     const next = place(each);

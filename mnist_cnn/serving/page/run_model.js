@@ -36,10 +36,10 @@ export async function load() {
 
 // Returns the digit on a canvas, all probabilities, warnings, and the image that the model saw.
 export async function classify(canvas) {
-  const { model, session } = await loading;
-  const { height, width, channels_first: channelsFirst } = model;
   const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
   const grey = pixels.filter((_, index) => index % 4 === 0); // red, green and blue are equal
+  const { model, session } = await loading; // only now, because the drawing may be cleared meanwhile
+  const { height, width, channels_first: channelsFirst } = model;
   const { image, warnings } = prepare(grey, canvas.width, canvas.height, height, width);
   const values = Float32Array.from(image.flat(), (level) => level / 255);
   const input = new Tensor("float32", values, channelsFirst ? [1, 1, height, width] : [1, height, width, 1]);
