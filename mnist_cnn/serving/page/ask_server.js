@@ -7,7 +7,9 @@ async function ask(path, options) {
   } catch {
     throw new Error("The server does not answer. Is it still running?");
   }
-  const answer = await response.json().catch(() => ({ error: `the server answered ${response.status}`, hint: "" }));
+  const answer = await response
+    .json()
+    .catch(() => ({ error: `the server answered ${response.status}`, hint: "" }));
   if (!response.ok) throw new Error(`${answer.error}; ${answer.hint}`);
   return answer;
 }

@@ -109,7 +109,12 @@ function addBars(classes) {
     name.textContent = digit;
     meter.className = "meter";
     meter.append(document.createElement("div"));
-    const described = { role: "meter", "aria-label": `Probability of ${digit}`, "aria-valuemin": 0, "aria-valuemax": 1 };
+    const described = {
+      role: "meter",
+      "aria-label": `Probability of ${digit}`,
+      "aria-valuemin": 0,
+      "aria-valuemax": 1,
+    };
     for (const [key, value] of Object.entries(described)) meter.setAttribute(key, value);
     share.className = "share";
     row.append(name, meter, share);
@@ -134,10 +139,14 @@ drawing.addEventListener("pointermove", (event) => {
   }
 });
 for (const name of ["pointerup", "pointercancel"]) {
-  drawing.addEventListener(name, () => { last = null; });
+  drawing.addEventListener(name, () => {
+    last = null;
+  });
 }
 element("clear").addEventListener("click", clear);
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") clear(); });
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") clear();
+});
 
 addBars(10);
 clear();

@@ -45,12 +45,23 @@ function findInk(signal) {
   const candidates = signal.values.filter((value) => value > MIN_CONTRAST / 2);
   if (!candidates.length) return null;
   const threshold = otsu(candidates);
-  const contrast = percentile(candidates.filter((value) => value >= threshold), 90);
+  const contrast = percentile(
+    candidates.filter((value) => value >= threshold),
+    90,
+  );
   if (contrast < MIN_CONTRAST) return null;
   let low = fround(Math.min(threshold, MIN_INK * contrast));
   const isStrong = signal.values.map((value) => value >= threshold);
-  if (signal.values.filter((value) => value >= low).length > MAX_BLUR * sum(isStrong)) low = fround(threshold);
-  const parts = largeParts(new Field(signal.width, signal.height, signal.values.map((value) => value >= low)), isStrong);
+  if (signal.values.filter((value) => value >= low).length > MAX_BLUR * sum(isStrong))
+    low = fround(threshold);
+  const parts = largeParts(
+    new Field(
+      signal.width,
+      signal.height,
+      signal.values.map((value) => value >= low),
+    ),
+    isStrong,
+  );
   const { left, top, right, bottom } = parts.box;
   const ink = new Field(right - left, bottom - top);
   for (let y = top; y < bottom; y++) {
@@ -66,7 +77,10 @@ function findInk(signal) {
 function otsu(values) {
   const [lowest, highest] = [Math.min(...extremes(values)), Math.max(...extremes(values))];
   const [first, last] = lowest === highest ? [lowest - 0.5, highest + 0.5] : [lowest, highest];
-  const edges = Float32Array.from({ length: 257 }, (_, index) => fround(index * fround(last - first) / 256) + first);
+  const edges = Float32Array.from(
+    { length: 257 },
+    (_, index) => fround((index * fround(last - first)) / 256) + first,
+  );
   edges[256] = last;
   const counts = new Float64Array(256);
   for (const value of values) {
@@ -119,7 +133,8 @@ function largeParts(mask, isStrong) {
   const labels = new Int32Array(width * height).fill(-1);
   const parts = [];
   for (let start = 0; start < labels.length; start++) {
-    if (mask.values[start] && labels[start] < 0) parts.push(flood(mask, isStrong, labels, start, parts.length));
+    if (mask.values[start] && labels[start] < 0)
+      parts.push(flood(mask, isStrong, labels, start, parts.length));
   }
   const heaviest = Math.max(...parts.map((part) => part.strong));
   const kept = parts.map((part) => part.strong >= Math.max(1, MIN_PART * heaviest));
@@ -181,7 +196,8 @@ function hasFrame(mask, boxes, { left, top, right, bottom }) {
   const [width, height] = [right - left, bottom - top];
   const band = Math.max(1, Math.floor(Math.min(width, height) / 20));
   const range = (from, to) => Array.from({ length: to - from }, (_, index) => from + index);
-  const share = (places, others, has) => sum(places.map((place) => others.some((other) => has(place, other)))) / places.length;
+  const share = (places, others, has) =>
+    sum(places.map((place) => others.some((other) => has(place, other)))) / places.length;
   const [columns, rows] = [range(left, right), range(top, bottom)];
   const sides = [
     share(columns, range(top, top + band), (x, y) => mask.at(x, y)),
@@ -190,7 +206,9 @@ function hasFrame(mask, boxes, { left, top, right, bottom }) {
     share(rows, range(right - band, right), (y, x) => mask.at(x, y)),
   ];
   if (Math.min(...sides) < FRAME_SIDE) return false;
-  const holds = boxes.some((box) => box.top > top && box.bottom < bottom && box.left > left && box.right < right);
+  const holds = boxes.some(
+    (box) => box.top > top && box.bottom < bottom && box.left > left && box.right < right,
+  );
   return holds || Math.min(height / mask.height, width / mask.width) > FILLED_SHARE;
 }
 
@@ -200,8 +218,14 @@ function fit(ink, height, width) {
   const size = [ink.width, ink.height].map((side) => Math.max(1, roundHalfEven(side * scale)));
   const resized = resize(ink, ...size).values.map((value) => Math.max(value, 0));
   const half = fround(extremes(resized)[1] / 2);
-  const peak = percentile(resized.filter((value) => value >= half), 75);
-  return new Field(...size, resized.map((value) => clip(fround(value / peak), 0, 1)));
+  const peak = percentile(
+    resized.filter((value) => value >= half),
+    75,
+  );
+  return new Field(
+    ...size,
+    resized.map((value) => clip(fround(value / peak), 0, 1)),
+  );
 }
 
 /** Pillow's bicubic resampling: first along the rows, then along the columns. */
@@ -211,7 +235,9 @@ function resize(field, width, height) {
 }
 
 function turned(field) {
-  const values = field.values.map((_, index) => field.at(Math.floor(index / field.height), index % field.height));
+  const values = field.values.map((_, index) =>
+    field.at(Math.floor(index / field.height), index % field.height),
+  );
   return new Field(field.height, field.width, values);
 }
 
@@ -224,10 +250,14 @@ function resampleRows(field, width) {
     const middle = (x + 0.5) * scale;
     const start = Math.max(Math.trunc(middle - support + 0.5), 0);
     const end = Math.min(Math.trunc(middle + support + 0.5), field.width);
-    const weights = Array.from({ length: end - start }, (_, index) => bicubic((index + start - middle + 0.5) * (1 / stretch)));
+    const weights = Array.from({ length: end - start }, (_, index) =>
+      bicubic((index + start - middle + 0.5) * (1 / stretch)),
+    );
     const total = sum(weights);
     for (let y = 0; y < field.height; y++) {
-      resampled.values[y * width + x] = sum(weights.map((weight, index) => field.at(start + index, y) * (weight / total)));
+      resampled.values[y * width + x] = sum(
+        weights.map((weight, index) => field.at(start + index, y) * (weight / total)),
+      );
     }
   }
   return resampled;
@@ -241,8 +271,12 @@ function bicubic(distance) {
 
 /** Puts ink on black, its centre of mass in the middle, by whole pixels and all inside. */
 function centre(ink, height, width) {
-  const columns = Array.from({ length: ink.width }, (_, x) => sum(Array.from({ length: ink.height }, (_, y) => ink.at(x, y))));
-  const rows = Array.from({ length: ink.height }, (_, y) => sum(Array.from({ length: ink.width }, (_, x) => ink.at(x, y))));
+  const columns = Array.from({ length: ink.width }, (_, x) =>
+    sum(Array.from({ length: ink.height }, (_, y) => ink.at(x, y))),
+  );
+  const rows = Array.from({ length: ink.height }, (_, y) =>
+    sum(Array.from({ length: ink.width }, (_, x) => ink.at(x, y))),
+  );
   const place = (masses, size) => {
     const middle = sum(masses.map((mass, index) => mass * index)) / sum(masses);
     return clip(roundHalfEven(size / 2 - middle), 0, size - masses.length);
