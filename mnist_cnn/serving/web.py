@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cnn.errors import BackendError, ConfigurationError, storage_error
-from mnist_cnn.serving.security import POLICY, written
 
 if TYPE_CHECKING:
     from mnist_cnn.prediction.predictor import Predictor
 
 PAGE = Path(__file__).parent / "page"
-PAGE_FILES = ("style.css", "icon.svg", "draw.js", "prepare.js")
+PAGE_FILES = ("index.html", "style.css", "icon.svg", "draw.js", "prepare.js")
 RUNTIME = "onnxruntime-web@1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 """The hash of that package, as npm writes it."""
@@ -35,7 +34,6 @@ PLACES = ("", "dist", "package/dist", "node_modules/onnxruntime-web/dist")
 """Where in a folder the runtime's files may lie."""
 NPM_SECONDS = 300
 OWN_RUNTIME = "name a folder that holds it: --runtime FOLDER"
-CHARSET = '<meta charset="utf-8">'
 
 
 def export_page(predictor: Predictor, name: str, target: Path, runtime: Path | None = None) -> list[Path]:
@@ -63,11 +61,6 @@ def export_page(predictor: Predictor, name: str, target: Path, runtime: Path | N
 
 
 def _write_page(page: Path, predictor: Predictor, name: str) -> None:
-    policy = written({**POLICY, "script-src": "'self' 'wasm-unsafe-eval'"})
-    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    html = (PAGE / "index.html").read_text(encoding="utf-8")
-    html = html.replace(CHARSET, f"{CHARSET}\n    {meta}")
-    (page / "index.html").write_text(html, encoding="utf-8")
     for file in PAGE_FILES:
         shutil.copyfile(PAGE / file, page / file)
     shutil.copyfile(PAGE / "run_model.js", page / "classifier.js")

@@ -34,6 +34,12 @@ SEEN = "[...document.getElementById('seen').getContext('2d').getImageData(0, 0, 
 METERS = "[...document.querySelectorAll('[role=meter]')]"
 SHARES = f"{METERS}.map((meter) => Number(meter.getAttribute('aria-valuenow')))"
 
+FETCH_ELSEWHERE = """
+const [done] = arguments;
+document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
+fetch("http://127.0.0.1:1/").catch(() => setTimeout(() => done("no policy"), 1000));
+"""
+
 
 @pytest.fixture(scope="module", params=["from serve", "static"])
 def url(
@@ -116,6 +122,11 @@ def test_ink_keeps_away_from_the_edge_that_shows_the_background(page: Chrome) ->
     assert is_ink[-25:, -25:].any()
     is_ink[5:-5, 5:-5] = False
     assert not is_ink.any()
+
+
+def test_the_page_may_load_nothing_from_elsewhere(page: Chrome) -> None:
+    assert page.execute_async_script(FETCH_ELSEWHERE) == "connect-src"
+    assert all("Content Security Policy" in message for message in console_errors(page))
 
 
 def test_every_part_has_a_name_for_a_screen_reader(page: Chrome) -> None:
