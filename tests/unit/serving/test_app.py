@@ -71,7 +71,7 @@ def test_too_many_requests_are_refused_and_later_ones_answered(monkeypatch: pyte
     async def ask_three_times(ask: Callable[[], Any]) -> list[int]:
         first, second = asyncio.create_task(ask()), asyncio.create_task(ask())
         await asyncio.sleep(0)
-        refused = (await ask())[0]
+        refused = (await asyncio.wait_for(ask(), 10))[0]  # it would wait for ever if it were not refused
         may_end.set()
         answered = [status for status, _ in await asyncio.gather(first, second, ask())]
         return [refused, *answered]
