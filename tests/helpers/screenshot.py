@@ -16,7 +16,7 @@ from helpers.serving import served
 from helpers.web_page import draw, wait_for
 from PIL import Image
 
-WIDTH, HEIGHT = 860, 640
+WIDTH, HEIGHT = 860, 670
 COLOURS = 64
 
 
