@@ -202,7 +202,7 @@ import("./prepare.js").then(({ prepare }) => done(strokes.map((lines) => {
 })));
 """
 SYMMETRIC = [[[(140, 50), (140, 230)]], [[(50, 140), (230, 140)]]]
-"""Drawings whose centre of mass lies between two pixels, so that Python and JavaScript must round a tie alike."""
+"""Drawings whose centre of mass lies between two pixels, so that Python and JavaScript round a tie."""
 
 
 def random_strokes(generator: random.Random) -> list[list[tuple[int, int]]]:
