@@ -363,9 +363,10 @@ def _centre(ink: NDArray[np.float32], height: int, width: int) -> NDArray[np.uin
     """Place ink on a black image, its centre of mass in the middle, by whole pixels and all inside."""
     tops = []
     for axis, size in enumerate((height, width)):
-        masses = ink.sum(1 - axis, dtype=np.float64)  # exact, so the order of the sum does not matter
+        masses = ink.sum(1 - axis, dtype=np.float64)
         centre = float(masses @ np.arange(masses.size)) / float(masses.sum())
-        tops.append(min(max(round(size / 2 - centre), 0), size - masses.size))
+        top = round(size / 2 - centre, 6)  # a symmetric digit is halfway, whatever the order of the sums
+        tops.append(min(max(round(top), 0), size - masses.size))
     image = np.zeros((height, width), np.uint8)
     image[tops[0] : tops[0] + ink.shape[0], tops[1] : tops[1] + ink.shape[1]] = (ink * 255).round()
     return image

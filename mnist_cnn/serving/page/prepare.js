@@ -279,7 +279,8 @@ function centre(ink, height, width) {
   );
   const place = (masses, size) => {
     const middle = sum(masses.map((mass, index) => mass * index)) / sum(masses);
-    return clip(roundHalfEven(size / 2 - middle), 0, size - masses.length);
+    const start = Math.round((size / 2 - middle) * 1e6) / 1e6; // a symmetric digit is exactly halfway
+    return clip(roundHalfEven(start), 0, size - masses.length);
   };
   const [left, top] = [place(columns, width), place(rows, height)];
   const image = Array.from({ length: height }, () => Array(width).fill(0));

@@ -186,11 +186,11 @@ def test_a_static_page_whose_model_is_missing_says_so(
 
 
 STROKES = """
-const [strokes, done] = arguments;
-import("./prepare.js").then(({ prepare }) => done(strokes.map((lines) => {
+const [drawings, done] = arguments;
+import("./prepare.js").then(({ prepare }) => done(drawings.map(([lineCap, lines]) => {
   const canvas = new OffscreenCanvas(280, 280);
   const pen = canvas.getContext("2d", { alpha: false });
-  Object.assign(pen, { lineWidth: 22, lineCap: "round", lineJoin: "round", strokeStyle: "white" });
+  Object.assign(pen, { lineWidth: 22, lineCap, lineJoin: "round", strokeStyle: "white" });
   for (const line of lines) {
     pen.beginPath();
     for (const [x, y] of line) pen.lineTo(x, y);
@@ -201,7 +201,7 @@ import("./prepare.js").then(({ prepare }) => done(strokes.map((lines) => {
   return { letters, ...prepare(grey, 280, 280, 28, 28) };
 })));
 """
-SYMMETRIC = [[[(140, 50), (140, 230)]], [[(50, 140), (230, 140)]]]
+SYMMETRIC = [("butt", [[(140, 50), (140, 230)]]), ("butt", [[(50, 140), (230, 140)]])]
 """Drawings whose centre of mass lies between two pixels, so that Python and JavaScript round a tie."""
 
 
@@ -224,7 +224,7 @@ def test_javascript_prepares_a_drawing_exactly_as_python(browser: Chrome) -> Non
     with behind_http_server(PAGE) as root:
         browser.get(root)
         browser.set_script_timeout(120)
-        drawings = [*SYMMETRIC, *(random_strokes(generator) for _ in range(60))]
+        drawings = [*SYMMETRIC, *(("round", random_strokes(generator)) for _ in range(60))]
         answers: list[Any] = browser.execute_async_script(STROKES, drawings)
     console_errors(browser)  # the page misses its classifier.js here
     warned: set[str] = set()
