@@ -40,9 +40,12 @@ class Status(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `submit` would do, as labels and values in display order."""
+    """What `submit` would do, as labels and values in display order; as text, a line for each."""
 
     lines: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{label:<11} {value}" for label, value in self.lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +151,17 @@ class Backend(Protocol):
 
     def attach(self, folder: Path) -> Run:
         """Return the run in a folder, which is all that this needs. Raises BackendError if it holds none."""
+
+
+@runtime_checkable
+class StoresCheckpoints(Protocol):
+    """Optional interface for a run whose checkpoints are also kept outside its folder, for `delete`."""
+
+    def stored_checkpoints(self) -> dict[str, int]:
+        """Return the names of the stored files, with their bytes. Raises BackendError."""
+
+    def remove_stored_checkpoints(self) -> None:
+        """Remove these files. Raises BackendError."""
 
 
 @runtime_checkable

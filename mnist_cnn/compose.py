@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import io
 import itertools
 import json
@@ -26,17 +27,19 @@ from mnist_cnn.config import (
     RegisterConfig,
     RunConfig,
     Section,
+    TrackConfig,
     TrainConfig,
     did_you_mean,
     full_key,
     keys_of,
     read_section,
-    sections_within,
     unknown_key,
+    with_inner,
     written,
 )
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.files import safe_read
+from mnist_cnn.tracking import check_installed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,8 +47,17 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from yaml import Node
 
-SECTIONS: tuple[type[Section], ...] = (RunConfig, DataConfig, ModelConfig, TrainConfig, RegisterConfig)
-GROUPS = ("data", "model", "train", "backend")
+SECTIONS: tuple[type[Section], ...] = (
+    RunConfig,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    RegisterConfig,
+    TrackConfig,
+)
+GROUPS = ("data", "model", "train", "backend", "track")
+LIST_GROUPS = ("track",)
+"""Groups that can be set to several names: `track=[mlflow,tensorboard]`."""
 MOST_SETTINGS = 10_000
 MOST_SETTINGS_BYTES = 64 * 1024
 """The most that a configuration file may have; those of conf/ have a few lines."""
@@ -64,7 +76,7 @@ def load(
     settings.
 
     Raises:
-        ConfigurationError: an unknown folder, group or key, or a bad value.
+        ConfigurationError: an unknown folder, group or key, a bad value, or a tracker that isn't installed.
     """
     if backend is None:
         values = compose(overrides, config_dirs)
@@ -73,7 +85,7 @@ def load(
         is_option = backend[0] in options("backend", config_dirs)  # it may set keys outside its group
         values = compose([f"backend={backend[0]}", *overrides] if is_option else overrides, config_dirs)
         values["backend"] = {**backend[1], **_given("backend", values, overrides), "name": backend[0]}
-    for section in (DataConfig, ModelConfig, TrainConfig, RegisterConfig, BackendConfig):
+    for section in (DataConfig, ModelConfig, TrainConfig, RegisterConfig, BackendConfig, TrackConfig):
         values.setdefault(section.GROUP, {})  # the chosen file may set nothing of its group
     if isinstance(values["model"], dict) and values["model"].get("source") is not None:
         raise ConfigurationError("model.source is read from model.file", "set model.file=FILE.py")
@@ -82,10 +94,12 @@ def load(
     run_names = [name for name, _ in keys_of(RunConfig)]
     for name, value in values.items():
         if name not in (*run_names, *GROUPS, "register"):
-            sections = (*SECTIONS, backend_section, *sections_within(backend_section))
+            sections = [*with_inner(*SECTIONS, backend_section)]
             known = [full_key(section, key) for section in sections for key, _ in keys_of(section)]
             known += GROUPS if isinstance(value, str) else ()
             raise unknown_key(_first_leaf(str(name), value), known)
+    track = read_section(TrackConfig, values["track"])
+    check_installed(track.enabled)
     return Config(
         run=read_section(RunConfig, {name: values[name] for name in run_names if name in values}),
         data=read_section(DataConfig, values["data"]),
@@ -93,12 +107,31 @@ def load(
         train=read_section(TrainConfig, values["train"]),
         register=read_section(RegisterConfig, values["register"]),
         backend=read_section(backend_section, values["backend"]),
+        track=track,
     )
 
 
 def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
     """Return the folder that holds the runs. Raises as `load` does."""
-    return read_section(RunConfig, {"runs_dir": compose(overrides, config_dirs)["runs_dir"]}).runs_dir
+    values = {} if overrides or config_dirs else conf_file("config.yaml")
+    if "$" in str(values.get("runs_dir", "$")):  # else Hydra, whose import takes long, isn't needed
+        values = compose(overrides, config_dirs)
+    return read_section(RunConfig, {"runs_dir": values["runs_dir"]}).runs_dir
+
+
+@functools.cache
+def conf_file(name: str) -> dict[str, Any]:
+    """Return a file of conf/ as it is, not composed. Raises ConfigurationError if it can't be read."""
+    import yaml
+
+    try:
+        content = (CONF_DIR / name).read_bytes()
+        values: dict[str, Any] = yaml.load(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(
+            f"conf/{name} cannot be read: {error}", "install the package again"
+        ) from error
+    return values
 
 
 def named_backend(overrides: Sequence[str]) -> str | None:
@@ -218,6 +251,12 @@ def _swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
+def alternatives(override: str) -> tuple[str, list[Any]]:
+    """Return the key of an override and its values: one, or all of a sweep. Raises as `expand` does."""
+    parsed = _parse([line for (line,) in expand([override])])
+    return parsed[0].key_or_group, [one.value() for one in parsed]
+
+
 def sweep_keys(overrides: Sequence[str]) -> list[str]:
     """Return the keys that have more than one value, in order."""
     return [override.key_or_group for override in _parse(overrides) if override.is_sweep_override()]
@@ -302,12 +341,18 @@ def _for_hydra(override: Override, config_dirs: Sequence[str]) -> str:
     if name in GROUPS:
         known = options(name, config_dirs)
         value = override.value()
-        if value not in known:
+        wrong = [one for one in _names(value, name) if one not in known]
+        if wrong:
             known += sorted(installed()) if name == "backend" else []
-            hint = did_you_mean(str(value), known, f"keys within it are set as {name}.KEY=VALUE")
+            hint = did_you_mean(str(wrong[0]), known, f"keys within it are set as {name}.KEY=VALUE")
             raise ConfigurationError(f"{name}={written(value)}: there are {', '.join(known)}", hint)
         return text.lstrip("+")
     return "++" + text.lstrip("+")
+
+
+def _names(value: Any, group: str) -> list[Any]:
+    """Return the names that a group is set to: one, or those of a list if the group takes one."""
+    return value if isinstance(value, list) and group in LIST_GROUPS else [value]
 
 
 def _given(group: str, values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -77,6 +77,19 @@ class Loss(StrEnum):
     sparse_categorical_crossentropy = "sparse_categorical_crossentropy"
 
 
+class ClassWeights(StrEnum):
+    """Weights that follow from the number of training images in each class."""
+
+    balanced = "balanced"
+
+
+class Keep(StrEnum):
+    """Which epoch's weights are saved; the best has the lowest validation loss."""
+
+    last = "last"
+    best = "best"
+
+
 class Numerics(StrEnum):
     """Whether sums may round, as is fastest, or not, so that every machine computes the same numbers."""
 
@@ -127,6 +140,12 @@ def setting(default: T, meaning: str, **bounds: Any) -> T:
 
 
 S = TypeVar("S", bound="Section")
+
+
+def inner(section: type[S], meaning: str) -> S:
+    """Declare a section within a section, with its defaults."""
+    field: S = dataclasses.field(default_factory=section, metadata={"setting": Setting(meaning)})
+    return field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,6 +270,36 @@ class TrainConfig(Section):
     shards: int = setting(
         1, "parts that each batch is cut into; as many workers can share it", unit="shards", ge=1, le=1024
     )
+    stop_patience: int | None = setting(
+        None,
+        "stop if the validation loss has not improved for N epochs; needs data.validation",
+        unit="epochs",
+        ge=1,
+        le=100_000,
+    )
+    keep: Keep = setting(
+        Keep.last, "which epoch's weights are saved; best has the lowest validation loss (data.validation)"
+    )
+    class_weights: ClassWeights | tuple[float, ...] | None = setting(
+        None,
+        "how much each class counts in the loss; balanced makes rare classes count as much",
+        gt=0,
+        le=1000,
+    )
+    init: str | None = setting(
+        None, "start from the weights of this run, or of a .keras or .h5 file, instead of random ones"
+    )
+    init_sha256: str | None = setting(None, "expected SHA-256 of these weights; others are refused")
+    metrics: tuple[str, ...] = setting(
+        (), "more of Keras' metrics on the held-out images, for example [f1_score,auc]"
+    )
+
+
+class Registry(StrEnum):
+    """Which registry gets a model: the backend's own (a folder, or the workspace), or MLflow's."""
+
+    backend = "backend"
+    mlflow = "mlflow"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,6 +308,9 @@ class RegisterConfig(Section):
 
     GROUP: ClassVar[str] = "register"
     name: str | None = setting(None, "the model's name in the registry; null doesn't register it")
+    to: Registry = setting(
+        Registry.backend, "the registry: the backend's own, or the one of track.mlflow.uri"
+    )
     min_accuracy: float = setting(0.95, "refuse a model with a lower test accuracy", ge=0, le=1)
     dir: str = setting("models", "folder of the local registry")
 
@@ -269,6 +321,43 @@ class RegisterConfig(Section):
                 f"register.name={written(self.name)}: allowed are 1 to 255 letters, digits, '-', '_' and '.'"
             )
             raise ConfigurationError(message, "for example register.name=mnist-cnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class MlflowConfig(Section):
+    """The keys of `track=mlflow`."""
+
+    GROUP: ClassVar[str] = "track.mlflow"
+    enabled: bool = setting(default=False, meaning="track runs with MLflow; set by track=mlflow")
+    uri: str | None = setting(
+        None, "server or store; null is MLFLOW_TRACKING_URI, or mlflow.db in the current folder"
+    )
+    experiment: str = setting("mnist-cnn", "the experiment's name; created if missing")
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorBoardConfig(Section):
+    """The keys of `track=tensorboard`."""
+
+    GROUP: ClassVar[str] = "track.tensorboard"
+    enabled: bool = setting(
+        default=False, meaning="write TensorBoard's event files; set by track=tensorboard"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackConfig(Section):
+    """Which trackers show the run beside others. Not part of the job."""
+
+    GROUP: ClassVar[str] = "track"
+    mlflow: MlflowConfig = inner(MlflowConfig, "an MLflow server or store")
+    tensorboard: TensorBoardConfig = inner(TensorBoardConfig, "files that TensorBoard shows")
+
+    @property
+    def enabled(self) -> dict[str, Section]:
+        """The settings of each tracker that is enabled, by its name."""
+        trackers = {name: getattr(self, name) for name, _ in keys_of(TrackConfig)}
+        return {name: section for name, section in trackers.items() if section.enabled}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,6 +393,7 @@ class Config:
     train: TrainConfig
     register: RegisterConfig
     backend: BackendConfig
+    track: TrackConfig = dataclasses.field(default_factory=TrackConfig)
 
 
 def keys_of(section: type[Any]) -> Iterator[tuple[str, Setting]]:
@@ -313,9 +403,23 @@ def keys_of(section: type[Any]) -> Iterator[tuple[str, Setting]]:
             yield field.name, field.metadata["setting"]
 
 
+def value_keys(section: type[Any]) -> Iterator[tuple[str, Setting]]:
+    """Yield the keys that hold a value: not the name of a group's choice, and not an inner section."""
+    kinds = get_type_hints(section)
+    return (
+        (name, spec) for name, spec in keys_of(section) if not spec.group and not _is_section(kinds[name])
+    )
+
+
 def sections_within(section: type[Section]) -> Iterator[type[Section]]:
     """Return the sections within a section, for example `backend.data` within `backend`."""
     return filter(_is_section, get_type_hints(section).values())
+
+
+def with_inner(*sections: type[Section]) -> Iterator[type[Section]]:
+    """Yield each section, and the sections within it."""
+    for section in sections:
+        yield from (section, *sections_within(section))
 
 
 def full_key(section: type[Section], name: str) -> str:
@@ -327,21 +431,26 @@ def allowed(section: type[Section], name: str) -> str:
     """Describe the values that a key takes: "a whole number from 1 to 100000, or null"."""
     spec = dict(keys_of(section))[name]
     kind = get_type_hints(section)[name]
-    member = _members(kind)[0]
+    text = ", or ".join(map(_kind_text, _members(kind)))
+    bounds = spec.bounds()
+    return f"{text}{' ' + bounds if bounds else ''}{', or null' if type(None) in get_args(kind) else ''}"
+
+
+def _kind_text(kind: Any) -> str:
+    """Describe the values of a type that isn't a union."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        choices = [str(choice.value) for choice in kind]
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
     texts = {
         bool: "true or false",
         int: "a whole number",
         float: "a number",
         str: "text that is not empty",
         tuple[int, ...]: "a list of whole numbers",
+        tuple[float, ...]: "a list of numbers",
         tuple[str, ...]: "a list of texts",
     }
-    if isinstance(member, type) and issubclass(member, Enum):
-        text = "one of " + ", ".join(str(choice.value) for choice in member)
-    else:
-        text = texts.get(member, str(member))
-    bounds = spec.bounds()
-    return f"{text}{' ' + bounds if bounds else ''}{', or null' if type(None) in get_args(kind) else ''}"
+    return texts.get(kind, str(kind))
 
 
 def refused(section: type[Section], name: str, value: object) -> ConfigurationError:
@@ -405,7 +514,7 @@ def _converted(value: object, kind: Any, spec: Setting) -> object:
     def number(text: object) -> object:
         return msgspec.json.decode(text) if isinstance(text, str) and text != "null" else text
 
-    if kind == tuple[int, ...] and isinstance(value, list | tuple):
+    if {tuple[int, ...], tuple[float, ...]} & {*_members(kind)} and isinstance(value, list | tuple):
         value = [number(item) for item in value]
     elif {int, float} & {*_members(kind)}:
         value = number(value)

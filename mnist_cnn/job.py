@@ -11,16 +11,32 @@ import json
 from typing import TYPE_CHECKING, Any, Self
 
 from mnist_cnn import migrations, records
-from mnist_cnn.config import DataConfig, ModelConfig, Numerics, RunConfig, TrainConfig, read_section, written
+from mnist_cnn.config import (
+    DataConfig,
+    Keep,
+    ModelConfig,
+    Numerics,
+    RunConfig,
+    TrainConfig,
+    read_section,
+    written,
+)
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_ABSENT = {"shards": 1, "stop_patience": None, "keep": Keep.last, "init_sha256": None, "class_weights": None}
+"""Settings of `train` that are only part of the digest if they have another value than this one."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What to train. `data.digest` is always set; `model.source` is set if `model.file` is."""
+    """What to train.
+
+    `data.digest` is always set, `model.source` if `model.file` is, `train.init_sha256` if `train.init` is.
+    """
 
     data: DataConfig
     model: ModelConfig
@@ -32,8 +48,8 @@ class Job:
     def digest(self) -> str:
         """SHA-256, in hex, of what decides the trained weights, as canonical JSON.
 
-        Not in it: where the data lie, the name of the model file, and which files are written when. The
-        number of threads is only in it if sums may round.
+        Not in it: where data and initial weights lie, the name of the model file, which files are written
+        when, and what is measured. The number of threads is only in it if sums may round.
         """
         return records.digest(self._decisive())
 
@@ -61,9 +77,10 @@ class Job:
         decisive = self.as_mapping()
         del decisive["save_h5"], decisive["data"]["dir"], decisive["data"]["name"], decisive["model"]["file"]
         train = decisive["train"]
-        del train["checkpoint_every"]
-        if self.train.shards == 1:  # as in jobs of versions without shards
-            del train["shards"]
+        del train["checkpoint_every"], train["metrics"], train["init"]
+        for name, absent in _ABSENT.items():  # as in jobs of versions without these settings
+            if train[name] == absent:
+                del train[name]
         if self.train.numerics is Numerics.native:
             del train["numerics"], train["exact_bits"]
         else:

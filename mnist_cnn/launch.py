@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING
 from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
-from mnist_cnn.config import Numerics, Schedule
+from mnist_cnn.config import Keep, Numerics, Registry, Schedule, written
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
+from mnist_cnn.tracking import state as tracking_state
+from mnist_cnn.training import class_weights, extension, initial_weights, metrics, stopping
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
-from mnist_cnn.training.model import check_network, convolutions, is_normalised
+from mnist_cnn.training.model import arrays_sha256, check_network, convolutions, is_normalised
 from mnist_cnn.training.runtime import changed_versions, versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mnist_cnn.backend import Backend, Run
-    from mnist_cnn.config import Config, TrainConfig
+    from mnist_cnn.config import Config, ModelConfig, TrainConfig
     from mnist_cnn.data.datasets import DataSetInfo
     from mnist_cnn.prediction.predictor import Picture, Prediction
 
@@ -91,6 +93,8 @@ def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
 def resume(run: str = run_folder.LATEST, *overrides: str) -> Run:
     """Resume an interrupted run from its newest checkpoint, where it ran before or on another backend.
 
+    `resume(run, "train.epochs=20")` continues a completed run: it starts a new run from the last checkpoint.
+
     Raises as `prepare_resume` does, and BackendError if the backend refuses the job.
     """
     return prepare_resume(run, overrides)()
@@ -141,6 +145,9 @@ def start(config: Config, job: Job) -> Run:
     backend = backend_of(config)
     backend.check(job)
     with run_folder.create(config.run.run_dir, config.run.runs_dir, job) as folder:
+        if job.train.init_sha256 is not None:
+            initial_weights.write(folder / run_folder.CHECKPOINTS, _initial_weights(job))
+        tracking_state.choose(folder, config.track)
         return backend.submit(job, folder)
 
 
@@ -149,10 +156,12 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
 
     Raises:
         ConfigurationError: the run does not exist, is still running or completed, or its job or packages have
-            changed and the overrides do not include `force=true`.
+            changed and the overrides do not include `force=true`; or the overrides change the job by more
+            than its epochs.
         DataError: the data set is missing.
         BackendError: the checkpoints cannot be downloaded.
     """
+    is_longer = is_extension(overrides)
     folder = find(run, overrides, config_dirs)
     config = config_to_resume(folder, overrides, config_dirs)
     backend = backend_of(config)
@@ -167,6 +176,8 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
         gone = f"; if that machine is gone: {command_on('resume', folder, 'force=true')}" if host else ""
         hint = f"watch it: {command_on('follow', folder)}{gone}"
         raise ConfigurationError(f"{folder} is {status.value}{where}", hint)
+    if is_longer:
+        return _prepare_extension(before, status, config)
     run_folder.check_resumable(folder, status)
     job = _job_to_resume(before, status)
     backend.check(job)
@@ -179,7 +190,55 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     _check_unchanged(folder, job, receipt, force=config.run.force)
     if status is Status.completed and run_folder.damage(folder, status) is None:
         return lambda: before  # only job.json was damaged
+    tracking_state.choose(folder, config.track)
     return partial(backend.submit, job, folder)
+
+
+def is_extension(overrides: Sequence[str]) -> bool:
+    """Return whether overrides set the epochs of a run to resume.
+
+    Raises ConfigurationError if they change anything else of its job.
+    """
+    keys = [override.lstrip("+~").partition("=")[0].strip() for override in overrides]
+    for key, override in zip(keys, overrides, strict=True):
+        if key != extension.EPOCHS and re.split(r"\W", key)[0] in JOB_KEYS:
+            hint = f"start a new run; of a job, only {extension.EPOCHS} can be raised"
+            raise ConfigurationError(f"resume does not take {override}", hint)
+    return extension.EPOCHS in keys
+
+
+def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[], Run]:
+    """Check that a completed run can have more epochs; return the function that starts it as a new run."""
+    folder, epochs = run.folder, f"{extension.EPOCHS}={config.train.epochs}"
+    if status is not Status.completed or run_folder.damage(folder, status) is not None:
+        state = "damaged" if status is Status.completed else status.value
+        hint = f"first complete it: {command_on('resume', folder)}"
+        raise ConfigurationError(f"{epochs} continues a completed run; {folder} is {state}", hint)
+    job = run_folder.read_job(folder)
+    run.download_checkpoints()
+    last = Checkpoints(folder / run_folder.CHECKPOINTS).newest()
+    if last is None or not stopping.is_done(last.history, job.train):
+        message = f"{folder} has no sound checkpoint of its last epoch"
+        raise ConfigurationError(message, f"start a new run with {epochs}")
+    # A checkpoint of a node names the node's folder of data.
+    longer = extension.extended(dataclasses.replace(last, job=job), config.train.epochs)
+    before = run_folder.read_receipt(folder).versions
+    changes = changed_versions(before, versions()) if before else ()
+    if changes and not config.run.force:
+        message = f"{folder} cannot be continued, because this has changed: {', '.join(changes)}"
+        anyway = command_on("resume", folder, epochs, "force=true")
+        raise ConfigurationError(message, f"undo that, or continue anyway, which marks the result: {anyway}")
+    backend = backend_of(config)
+    backend.check(longer.job)
+
+    def start_longer() -> Run:
+        with run_folder.create(config.run.run_dir, config.run.runs_dir, longer.job) as new:
+            Checkpoints(new / run_folder.CHECKPOINTS).save(longer)
+            initial_weights.copy(folder / run_folder.CHECKPOINTS, new / run_folder.CHECKPOINTS)
+            tracking_state.choose(new, config.track)
+            return backend.submit(longer.job, new)
+
+    return start_longer
 
 
 def _job_to_resume(run: Run, status: Status) -> Job:
@@ -223,7 +282,7 @@ def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[st
     from mnist_cnn.prediction.predictor import MODEL_FILE, MODEL_RECORD
 
     path = Path(run)
-    if path.suffix == ".onnx" or (path / MODEL_FILE).is_file():
+    if path.suffix == ".onnx" or (path / MODEL_FILE).is_file() or (path / MODEL_RECORD).is_file():
         return path
     versions = [model.parent for model in path.glob(f"*/{MODEL_RECORD}") if model.parent.name.isdecimal()]
     newest = max(versions, key=lambda version: int(version.name), default=None)
@@ -246,14 +305,18 @@ def ends_with_its_command(config: Config) -> bool:
     return backend_class(config.backend.name).ends_with_its_command
 
 
-def statuses(folders: Sequence[Path]) -> dict[Path, Status]:
+def statuses(receipts: Mapping[Path, run_folder.Receipt]) -> dict[Path, Status]:
     """Return the status of each run, except those that are removed meanwhile.
 
-    The receipt's status is used if a backend does not answer or is not installed.
+    Only the backends of runs that have not ended are asked. If one does not answer, or is not installed, the
+    receipt's status is used.
     """
     backends: dict[str, Backend | None] = {}
-    found = {}
-    for folder in folders:
+    found: dict[Path, Status] = {}
+    for folder, receipt in receipts.items():
+        if receipt.status.is_final and receipt.status is not Status.lost:
+            found[folder] = receipt.status
+            continue
         with suppress(BackendError):
             found[folder] = _status(folder, backends)
     return found
@@ -310,15 +373,45 @@ def _job(config: Config, info: DataSetInfo) -> Job:
             raise ConfigurationError(message, "name a Python file that defines build()") from error
         model = dataclasses.replace(model, file=path.name, source=source)
     check_network(model, info.height, info.width)
+    stopping.check(config.train, config.data.validation)
+    metrics.check(config.train.metrics)
+    class_weights.check(config.train.class_weights, config.data.num_classes)
     _check_shards(config, info)
+    train = _with_initial_weights(config, model, info)
     folder = str(Path(config.data.dir).resolve()) if config.data.dir is not None else None
     return Job(
         data=dataclasses.replace(config.data, dir=folder, digest=info.digest),
         model=model,
-        train=config.train,
+        train=train,
         seed=config.run.seed,
         save_h5=config.run.save_h5,
     )
+
+
+def _with_initial_weights(config: Config, model: ModelConfig, info: DataSetInfo) -> TrainConfig:
+    """Return the configuration of the training with the file and the hash of its initial weights."""
+    train = config.train
+    if train.init is None:
+        if train.init_sha256 is not None:
+            raise ConfigurationError("train.init_sha256 needs train.init", "train.init=RUN names the weights")
+        return train
+    path = initial_weights.locate(train.init, config.run.runs_dir)
+    arrays = initial_weights.read(path, model)
+    initial_weights.check_network(arrays, model, info, config.data.num_classes)
+    sha256 = arrays_sha256(arrays)
+    initial_weights.check_sha256(sha256, train.init_sha256 or sha256, f"train.init={train.init}")
+    return dataclasses.replace(train, init=str(path), init_sha256=sha256)
+
+
+def _initial_weights(job: Job) -> initial_weights.Weights:
+    """Return the weights that a job starts from. Raises ConfigurationError or DataError."""
+    if job.train.init is None:
+        message = "the job starts from weights that it does not say where to find"
+        raise ConfigurationError(message, "make the job with train.init=RUN or train.init=FILE")
+    path = Path(job.train.init)
+    arrays = initial_weights.read(path, job.model)
+    initial_weights.check_sha256(arrays_sha256(arrays), str(job.train.init_sha256), str(path))
+    return arrays
 
 
 def _check_shards(config: Config, info: DataSetInfo) -> None:
@@ -355,7 +448,8 @@ def plan_of(config: Config) -> Plan:
         backend_lines = backend_of(config).plan(job).lines
     registered = "no"
     if (name := config.register.name) is not None:
-        registered = f"as {name}, if its test accuracy is at least {config.register.min_accuracy:g}"
+        where = " in MLflow's registry" if config.register.to is Registry.mlflow else ""
+        registered = f"as {name}{where}, if its test accuracy is at least {config.register.min_accuracy:g}"
     return Plan(
         (
             ("job", digest),
@@ -366,6 +460,7 @@ def plan_of(config: Config) -> Plan:
             ("folder", config.run.run_dir or f"a new one under {config.run.runs_dir}"),
             ("backend", config.backend.name),
             *backend_lines,
+            *tracking_state.describe(config.track),
             ("registered", registered),
         )
     )
@@ -411,11 +506,19 @@ def _describe_training(train: TrainConfig) -> str:
     ]
     if train.label_smoothing:
         parts.append(f"label smoothing {train.label_smoothing:g}")
+    if train.class_weights is not None:
+        parts.append(f"class weights {written(train.class_weights)}")
     augmentation = ("rotation", "zoom", "shear", "shift")
     augmented = [f"{name} {value:g}" for name in augmentation if (value := getattr(train, name))]
     parts += augmented
     if augmented and train.unaugmented_epochs:
         parts.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
+    if train.init is not None:
+        parts.append(f"starting from {train.init}")
+    if train.stop_patience is not None:
+        parts.append(f"stop after {_epochs(train.stop_patience)} without a lower validation loss")
+    if train.keep is Keep.best:
+        parts.append("save the best epoch")
     if train.numerics is Numerics.native:
         return ", ".join([*parts, f"precision {train.precision.value}"])
     parts += [

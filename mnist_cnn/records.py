@@ -6,6 +6,7 @@ A record's fields carry their bounds in their types, for example `Count` or `Num
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from typing import Annotated, Any, TypeVar
@@ -35,13 +36,18 @@ def decode(text: str | bytes) -> Any:
 
 def convert(kind: type[T], value: Any) -> T:
     """Return a plain value as a record. Raises ValueError if a field is missing, unknown or wrong."""
-    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if isinstance(value, dict) and not value.keys() <= fields:
-        raise ValueError(f"unknown field {min(map(repr, value.keys() - fields))}")
+    names = _names(kind)  # type: ignore[arg-type] # a class is hashable
+    if isinstance(value, dict) and not value.keys() <= names:
+        raise ValueError(f"unknown field {min(map(repr, value.keys() - names))}")
     try:
         return msgspec.convert(value, kind)
     except NOT_SOUND as error:
         raise ValueError(_on_one_line(error)) from error
+
+
+@functools.cache
+def _names(kind: type[Any]) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(kind))
 
 
 def read(kind: type[T], text: str | bytes) -> T:

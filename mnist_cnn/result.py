@@ -21,7 +21,8 @@ class EpochRow:
     """One row of the history. `val_*` are on the validation images if there are any, else the test set.
 
     `learning_rate` is that of the step after the epoch. `*_parts` are the means over equal parts of the
-    epoch, in order, rounded for the plot; earlier versions wrote none.
+    epoch, in order, rounded for the plot; earlier versions wrote none. `metrics` are those of
+    `train.metrics`, on the same images as `val_*`.
     """
 
     epoch: records.Count
@@ -33,6 +34,7 @@ class EpochRow:
     seconds: records.Number
     loss_parts: tuple[records.Number, ...] = ()
     accuracy_parts: tuple[records.Number, ...] = ()
+    metrics: dict[str, records.Number] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,20 @@ def describe_content(content: bytes) -> FileEntry:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassScores:
+    """How well a class is recognised; a score is None if the images do not define it.
+
+    `precision` is the share of the images predicted as this class that are of it. `recall` is the share of
+    its images that are predicted as it. `f1` is their harmonic mean. `support` is the number of its images.
+    """
+
+    precision: records.Number | None
+    recall: records.Number | None
+    f1: records.Number | None
+    support: records.Count
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """The result of a training; `accuracy` in [0, 1] and `loss` in nats are on the test set.
 
@@ -76,7 +92,9 @@ class Result:
     weights of the saved model, see `model.weights_sha256`. It is equal for equal jobs if precision, device,
     versions and fingerprint are equal (see `Runtime`) and there are no `changes`. These are what had changed
     when the run was resumed with `force=true`. If `numerics` is "exact", fingerprints are equal on all
-    machines. `accuracy` and `loss` are always those of the saved model in float32 arithmetic.
+    machines. `accuracy` and `loss` are always those of the saved model in float32 arithmetic. That model has
+    the weights of `saved_epoch`; earlier versions always saved the last one's. `classes` are the scores of
+    each class on the test set; earlier versions recorded none.
     """
 
     job_digest: str
@@ -96,6 +114,8 @@ class Result:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     fingerprint: str | None = None
     numerics: str = "native"
+    saved_epoch: records.Count | None = None
+    classes: tuple[ClassScores, ...] = ()
 
     def to_json(self) -> str:
         """Return result.json's text, with a checksum of its values."""

@@ -3,10 +3,12 @@
     job.json        the job and its digest
     run.json        the receipt: the backend, the process and the status of the run
     log.txt         everything that the trainer printed
+    report.html     the run's page, if the user has asked for it
     metrics.jsonl   the history, one row per epoch
     progress.json   the position within the epoch, during training
     result.json     the result; written last, so a folder that has it is complete
-    checkpoints/    the state at the end of the newest epochs
+    checkpoints/    the state at the end of the newest epochs, and the weights that a training starts from
+    tracking/       what each tracker has of the run, if it is tracked
 
 This module creates, finds, reads and writes run folders. It starts and stops no run.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import secrets
 import shutil
@@ -31,7 +34,7 @@ from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, command_on, storage_error
 from mnist_cnn.files import atomic, locks, safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.result import EpochRow, Progress, Result, describe_content
+from mnist_cnn.result import EpochRow, FileEntry, Progress, Result, describe_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +42,8 @@ if TYPE_CHECKING:
 
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
-LATEST, LOCK, START = "latest", ".lock", ".start"
+REPORT = "report.html"
+LATEST, LOCK, START, TRACKING = "latest", ".lock", ".start", "tracking"
 CANCEL = ".cancel"
 """An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""
 FORCE = "--force"
@@ -110,7 +114,7 @@ def creation_time(folder: Path) -> str:
     that was started last.
     """
     with suppress(MnistCnnError, OverflowError):  # an unreadable folder, a removed run, the year 9999
-        others = [read_receipt(other).created for other in all_runs(str(folder.parent))]
+        others = [receipt.created for receipt in receipts(str(folder.parent)).values()]
         newest = max(map(datetime.fromisoformat, others), default=datetime.min.replace(tzinfo=UTC))
         return max(datetime.now(UTC), newest + timedelta(microseconds=1)).isoformat(timespec="microseconds")
     return now()
@@ -202,17 +206,17 @@ def check_free(folder: Path, job: Job | None = None) -> None:
     if (folder / RECEIPT).exists():
         hint = f"resume it: {command_on('resume', folder)}; or choose another folder"
         raise ConfigurationError(f"run_dir={folder} already holds a run", hint)
-    if not _is_unstarted(folder):
+    if not _holds_no_more_than_a_start(folder):
         raise ConfigurationError(f"run_dir={folder} is not empty and is not a run", "choose a new folder")
     if job is not None and (folder / JOB).exists() and read_job(folder).digest != job.digest:
         message = f"run_dir={folder} holds another job, whose command was killed before it started"
         raise ConfigurationError(message, "remove that folder, or choose a new one")
 
 
-def _is_unstarted(folder: Path) -> bool:
-    """Return whether a folder holds only what is written before the receipt, and the job if there is one."""
+def _holds_no_more_than_a_start(folder: Path) -> bool:
+    """Return whether a folder holds only what is written before the receipt, and a sound job if any."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(atomic.PREFIX)}
-    if not names <= {JOB, LOCK, START, PROGRESS}:
+    if not names <= {JOB, LOCK, START, PROGRESS, CHECKPOINTS, TRACKING}:
         return False
     try:
         if JOB in names:
@@ -222,15 +226,14 @@ def _is_unstarted(folder: Path) -> bool:
     return True
 
 
-def unstarted(runs_dir: str) -> list[Path]:
-    """Return the folders under `runs_dir` whose command was killed before it wrote a receipt."""
-    found = []
-    for folder in _folders(runs_dir):
-        with suppress(OSError):  # a file, or removed meanwhile
-            is_old = time.time() - folder.stat().st_mtime > ENTRY_SECONDS
-            if is_old and any(folder.iterdir()) and _is_unstarted(folder):
-                found.append(folder)
-    return found
+def is_unstarted(folder: Path) -> bool:
+    """Return whether a folder is what a command left that was killed before it wrote a receipt."""
+    try:
+        is_old = time.time() - folder.stat().st_mtime > ENTRY_SECONDS
+        is_left = any(path.name != LOCK for path in folder.iterdir())  # a killed `delete` may leave a lock
+        return is_old and is_left and _holds_no_more_than_a_start(folder)
+    except OSError:  # a file, or removed meanwhile
+        return False
 
 
 def find(run: str, runs_dir: str) -> Path:
@@ -239,7 +242,8 @@ def find(run: str, runs_dir: str) -> Path:
     Raises ConfigurationError if no run matches, or several do.
     """
     if run == LATEST:
-        newest = max(all_runs(runs_dir), key=lambda folder: read_receipt(folder).created, default=None)
+        found = receipts(runs_dir)
+        newest = max(found, key=lambda folder: found[folder].created, default=None)
         if newest is None:
             raise ConfigurationError(f"no runs under {runs_dir}", "start one, or choose runs_dir=FOLDER")
         return newest
@@ -262,17 +266,29 @@ def find(run: str, runs_dir: str) -> Path:
 
 def all_runs(runs_dir: str) -> list[Path]:
     """Return the folders under `runs_dir` that hold a readable receipt, sorted by name."""
-    runs = []
-    for folder in _folders(runs_dir):
-        with suppress(BackendError):
-            read_receipt(folder)
-            runs.append(folder)
-    return runs
+    return list(receipts(runs_dir))
+
+
+def receipts(runs_dir: str) -> dict[Path, Receipt]:
+    """Return the readable receipts of the folders under `runs_dir`, sorted by name."""
+    return scan(runs_dir)[0]
+
+
+def scan(runs_dir: str) -> tuple[dict[Path, Receipt], list[Path]]:
+    """Return the readable receipts of the folders under `runs_dir`, and whatever else lies there."""
+    found, others = {}, []
+    for path in _folders(runs_dir):
+        try:
+            found[path] = read_receipt(path)
+        except BackendError:
+            others.append(path)
+    return found, others
 
 
 def _folders(runs_dir: str) -> list[Path]:
     try:
-        return sorted(Path(runs_dir).iterdir())
+        names = sorted(os.listdir(runs_dir))  # noqa: PTH208 - sorting thousands of paths takes long
+        return [Path(runs_dir) / name for name in names]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -293,7 +309,8 @@ def write_job(folder: Path, job: Job) -> None:
 
 def read_receipt(folder: Path) -> Receipt:
     """Read run.json. Raises BackendError if it isn't a receipt or cannot be read."""
-    return Receipt.from_json(_read(folder / RECEIPT, safe_read.SETTINGS_BYTES), str(folder / RECEIPT))
+    path = f"{folder}/{RECEIPT}"  # `list` reads thousands, and joining paths takes as long as reading
+    return Receipt.from_json(_read(path, safe_read.SETTINGS_BYTES), path)
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
@@ -336,7 +353,10 @@ def lock(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContex
 def check_resumable(folder: Path, status: Status) -> None:
     """Raise ConfigurationError if a run with this status is still running, or completed and undamaged."""
     if status is Status.completed and damage(folder, status) is None:
-        raise ConfigurationError(f"{folder} is completed", "there is nothing to resume; start a new run")
+        more = command_on("resume", folder, "train.epochs=N")
+        raise ConfigurationError(
+            f"{folder} is completed", f"start a new run, or one with more epochs: {more}"
+        )
     if not status.is_final:
         raise ConfigurationError(f"{folder} is {status.value}", f"watch it: {command_on('follow', folder)}")
 
@@ -409,6 +429,67 @@ def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnErro
             record_end(folder, status, error)
 
 
+def delete(folder: Path, receipt: Receipt) -> None:
+    """Remove the folder of an ended run, if it still holds this receipt. Links are removed, not followed.
+
+    The receipt is removed last: after a kill, the run is listed as failed, and can be deleted again.
+
+    Raises BackendError if another process has deleted or resumed the run, or if a file cannot be removed.
+    """
+    try:
+        with lock(folder):
+            _check_deletable(folder, receipt)
+            hint = f"finish it: {command_on('delete', folder)}"
+            half = dataclasses.replace(
+                receipt,
+                status=Status.failed,
+                exit_code=ConfigurationError.exit_code,  # so that no hint says to resume it
+                error="its deletion did not finish",
+                hint=hint,
+            )
+            with suppress(BackendError):  # the disk may be full
+                write_receipt(folder, half)
+            for path in sorted(folder.iterdir()):
+                if path.name not in (RECEIPT, LOCK):  # a second process waits for the lock
+                    _remove(path)
+            (folder / RECEIPT).unlink()
+    except (OSError, BackendError) as error:
+        raise _not_deleted(folder, error) from error
+    finally:
+        _remove_without_receipt(folder)
+
+
+def _check_deletable(folder: Path, receipt: Receipt) -> None:
+    if read_receipt(folder) != receipt:
+        hint = f"see how it is: {command_on('status', folder)}"
+        raise BackendError(f"{folder} has changed since it was checked, and was not deleted", hint)
+
+
+def _not_deleted(folder: Path, error: OSError | BackendError) -> BackendError:
+    """Return why a run was not deleted."""
+    if not (folder / RECEIPT).exists():
+        return BackendError(f"{folder} is gone: another process has deleted it", "`list` shows the runs")
+    if isinstance(error, BackendError):
+        return error
+    hint = f"make it writable; then {command_on('delete', folder)}"
+    return BackendError(f"cannot remove {error.filename}: {error.strerror}", hint)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _remove_without_receipt(folder: Path) -> None:
+    """Remove a folder that has nothing but a lock, which a process that waited for it may have made anew."""
+    if not (folder / RECEIPT).exists():
+        with suppress(OSError):  # a network file system may keep files that are open elsewhere
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+
+
 def read_result(folder: Path) -> Result | None:
     """Read result.json; None if it doesn't exist yet. Raises BackendError if it isn't a result."""
     path = folder / RESULT
@@ -473,10 +554,10 @@ def trainer_line(line: str) -> str | None:
 def clear_leftovers(folder: Path) -> None:
     """Remove what an earlier trainer may have left: half-written files, progress, result, cancellation.
 
-    An old result would make the run look complete.
+    An old result or page would make the run look complete.
     """
     clear_half_written(folder)
-    for name in (PROGRESS, RESULT, CANCEL):
+    for name in (PROGRESS, RESULT, REPORT, CANCEL):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -488,17 +569,24 @@ def clear_half_written(folder: Path) -> None:
 
 def verify(folder: Path, result: Result) -> None:
     """Raise BackendError if a file of the result is missing, or isn't the one that the training wrote."""
-    hint = f"rebuild it: {command_on('resume', folder)}"
     for name, entry in result.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise BackendError(f"{path} is missing", hint)
+        if (problem := file_problem(folder / name, entry)) is not None:
+            raise BackendError(problem, f"rebuild it: {command_on('resume', folder)}")
+
+
+def file_problem(path: Path, entry: FileEntry) -> str | None:
+    """Return why a file isn't the one that the training wrote, or None if it is."""
+    if not path.is_file():
+        return f"{path} is missing"
+    try:
         length = path.stat().st_size
-        if length != entry.bytes or describe_content(path.read_bytes()) != entry:
-            raise BackendError(f"{path} is not the file that the training wrote: {length} bytes", hint)
+        is_same = length == entry.bytes and describe_content(path.read_bytes()) == entry
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror}"
+    return None if is_same else f"{path} is not the file that the training wrote: {length} bytes"
 
 
-def _read(path: Path, most: int) -> str:
+def _read(path: Path | str, most: int) -> str:
     try:
         return safe_read.read_text(path, most)
     except (OSError, UnicodeDecodeError) as error:

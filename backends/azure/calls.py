@@ -53,7 +53,7 @@ _REASON_HINTS = {
     "ImageBuildComputeNotValid": "set a cluster that builds images, as the workspace's image build compute",
 }
 """Hints for what the service says in these words."""
-_BLOB_STEP = re.compile(r"(?:send|list|read|download) .*(?:[./]\S|datastore$|log$)")
+_BLOB_STEP = re.compile(r"(?:send|list|read|remove|download) .*(?:[./]\S|datastore$|log$)")
 QUOTA_HINT = "ask for more cores of this family in the Azure portal, or choose another backend.vm_size"
 NETWORK_HINT = "check the network and try again"
 

@@ -12,7 +12,7 @@ import re
 from enum import StrEnum
 from typing import ClassVar
 
-from mnist_cnn.config import BackendConfig, Section, setting, written
+from mnist_cnn.config import BackendConfig, Section, inner, setting, written
 from mnist_cnn.errors import ConfigurationError
 
 # Microsoft's pages disagree on compute names. This accepts what all of them accept.
@@ -116,7 +116,7 @@ class AzureConfig(BackendConfig):
     queue_timeout: int = setting(
         3600, "how long a followed run may wait for its image and a node", unit="seconds", ge=1, le=604_800
     )
-    data: AzureDataConfig = setting(AzureDataConfig(), "how data files are sent")
+    data: AzureDataConfig = inner(AzureDataConfig, "how data files are sent")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,6 +22,8 @@ TIMEOUT_SECONDS = 20
 UNAUTHORIZED = 401
 PORTS = 8
 """How many ports worker 0 may try, from the one that Azure names: another program may have taken that one."""
+ARRIVAL_SECONDS = 900
+"""How long the workers wait for each other: a node that must download the image starts minutes later."""
 
 
 def train(code: Path, metrics: Callable[[], Metrics], words: Sequence[str] | None = None) -> int | str:
@@ -50,6 +52,7 @@ def name_worker(environment: MutableMapping[str, str]) -> None:
         environment[workers.RANK] = environment["RANK"]
         environment[workers.HOST] = environment["MASTER_ADDR"]
         environment[workers.PORTS] = " ".join(str(port) for port in range(first, first + PORTS))
+        environment[workers.ARRIVAL] = str(ARRIVAL_SECONDS)
 
 
 class Metrics:
@@ -71,6 +74,7 @@ class Metrics:
             "epoch_accuracy": row.accuracy,
             "val_loss": row.val_loss,
             "val_accuracy": row.val_accuracy,
+            **{f"val_{name}": value for name, value in row.metrics.items()},
         }
         self.attempt("send the metrics", partial(self.send, values, row.epoch))
 

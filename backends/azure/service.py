@@ -39,6 +39,7 @@ class AzureService:
 
     pages = "in the studio"
     nodes_setting = "backend.vm_size=SIZE"
+    store_is_in_run_folder = False
 
     def __init__(self, config: AzureConfig) -> None:
         self.config = config

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.backends.azure.calls import CALL_SECONDS, call
 from mnist_cnn.backends.remote.calls import report, with_retries
 from mnist_cnn.backends.remote.parallel import run_parallel
-from mnist_cnn.backends.remote.service import MIN_BYTES_PER_SECOND, Blob, blob_of
+from mnist_cnn.backends.remote.service import MIN_BYTES_PER_SECOND, Blob, ServiceError, blob_of
 from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
@@ -47,6 +47,14 @@ class BlobFiles:
         """Send a blob; `in_parallel` is the bytes of all that share the bandwidth, and so the time limit."""
         seconds = CALL_SECONDS + max(in_parallel, len(content)) / MIN_BYTES_PER_SECOND
         call(f"send {name}", lambda: self._put(name, content), seconds)
+
+    def remove(self, name: str) -> None:
+        """Remove a blob; do nothing if it is missing."""
+        try:
+            call(f"remove {name} from the datastore", lambda: self._container.delete_blob(name))
+        except ServiceError as error:
+            if not error.is_not_found:
+                raise
 
     def _list(self, folder: str) -> dict[str, Blob]:
         return {

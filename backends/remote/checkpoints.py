@@ -7,27 +7,42 @@ A checkpoint in the store is never overwritten: its name contains the checksum o
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
 from mnist_cnn.backends.remote.calls import report, with_retries
+from mnist_cnn.backends.remote.service import blob_of
 from mnist_cnn.errors import storage_error
 from mnist_cnn.files import atomic
+from mnist_cnn.training import initial_weights
 from mnist_cnn.training.checkpoint import KEPT, Checkpoints, read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from mnist_cnn.backends.remote.service import Blob, Store
 
 
 def send(store: Store, prefix: str, folder: Path) -> None:
-    """Send a run folder's newest sound checkpoint, if the store lacks it. Raises BackendError."""
-    newest = Checkpoints(folder / run_folder.CHECKPOINTS).newest_file()
-    if newest is None:
-        return
+    """Send a run folder's initial weights and newest sound checkpoint, if the store lacks them.
+
+    Raises BackendError.
+    """
+    kept = folder / run_folder.CHECKPOINTS
+    initial, newest = kept / initial_weights.FILE, Checkpoints(kept).newest_file()
+    if initial.is_file():
+        content, name = initial.read_bytes(), f"{prefix}/{initial.name}"
+        if with_retries(lambda: store.list(prefix)).get(name) != blob_of(content):
+            report(f"initial weights: sending {name}, {len(content):,} bytes")
+            with_retries(lambda: store.put(name, content))
+    if newest is not None:
+        _send_checkpoint(store, prefix, newest)
+
+
+def _send_checkpoint(store: Store, prefix: str, newest: Path) -> None:
     content = newest.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     name = f"{prefix}/{newest.stem[: len('epoch-000000')]}-{sha256[:16]}"
@@ -60,6 +75,17 @@ def download(store: Store, prefix: str, folder: Path) -> None:
         checksum = _content(store, _checksum_name(name), blobs)
         atomic.write_text(path.with_suffix(".sha256"), checksum.decode(errors="replace"))
         sound += read(path) is not None
+
+
+def stored(store: Store, prefix: str) -> dict[str, Blob]:
+    """Return the store's files of a run's checkpoints, complete or not. Raises ServiceError."""
+    return with_retries(lambda: store.list(prefix))
+
+
+def remove(store: Store, names: Iterable[str]) -> None:
+    """Remove files from the store, those of newer checkpoints last. Raises ServiceError."""
+    for name in sorted(names):
+        with_retries(partial(store.remove, name))
 
 
 def _complete(blobs: Mapping[str, Blob]) -> list[str]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mnist_cnn.errors import MnistCnnError
     from mnist_cnn.job import Job
     from mnist_cnn.result import EpochRow, Progress, Result
-    from mnist_cnn.training.sharing.meeting import Meeting
+    from mnist_cnn.training.sharing.rendezvous import Rendezvous
 
 FAILURE, PROGRESS, EPOCH = "mnist_cnn failure ", "mnist_cnn progress ", "mnist_cnn row "
 """Prefixes of log lines that contain JSON: the error, the progress, a row of the history."""
@@ -73,7 +73,8 @@ def without_job(words: Sequence[str]) -> str:
 
 def encode(job: Job) -> str:
     """Return a job as a token of letters, digits, '-' and '_'."""
-    portable = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=None))
+    data, train = dataclasses.replace(job.data, dir=None), dataclasses.replace(job.train, init=None)
+    portable = dataclasses.replace(job, data=data, train=train)
     return base64.urlsafe_b64encode(portable.to_json().encode()).decode().rstrip("=")
 
 
@@ -139,14 +140,14 @@ def main(
         return f"mnist_cnn is {mnist_cnn.__file__}, not the snapshot's copy in {code}"
     print_log()
     observing: Observer = NoObserver()
-    meeting = None
+    rendezvous = None
     try:
         if options.workers > 1:
-            meeting = workers.meeting(options.workers)
-            if meeting.rank:
-                return _assist(options, meeting)
+            rendezvous = workers.rendezvous(options.workers)
+            if rendezvous.rank:
+                return _assist(options, rendezvous)
         observing = observer()
-        result = _train(options, observing, meeting)
+        result = _train(options, observing, rendezvous)
     except MnistCnnError as error:
         observing.on_end(None)
         _print_failure(error)
@@ -155,7 +156,7 @@ def main(
     return 0
 
 
-def _assist(options: argparse.Namespace, meeting: Meeting) -> int:
+def _assist(options: argparse.Namespace, rendezvous: Rendezvous) -> int:
     """Train as another worker than worker 0; return 0, because worker 0 reports what goes wrong here."""
     from mnist_cnn.backends.remote import workers
     from mnist_cnn.errors import MnistCnnError
@@ -165,14 +166,14 @@ def _assist(options: argparse.Namespace, meeting: Meeting) -> int:
     log.setLevel(logging.WARNING)
     job = _job(options)
     try:
-        with translated_errors(), workers.join(job, meeting) as group, translated_errors():
+        with translated_errors(), workers.join(job, rendezvous) as group, translated_errors():
             assist(job, group, device=options.device, is_stopping=_stop_flag(options))
     except MnistCnnError as error:
-        log.warning("worker %d of %d stopped: %s", meeting.rank, meeting.count, error.message)
+        log.warning("worker %d of %d stopped: %s", rendezvous.rank, rendezvous.count, error.message)
     return 0
 
 
-def _train(options: argparse.Namespace, observer: Observer, meeting: Meeting | None) -> Result:
+def _train(options: argparse.Namespace, observer: Observer, rendezvous: Rendezvous | None) -> Result:
     from mnist_cnn.backends.remote import workers
     from mnist_cnn.training.checkpoint import MountedCheckpoints
     from mnist_cnn.training.train import train
@@ -185,7 +186,7 @@ def _train(options: argparse.Namespace, observer: Observer, meeting: Meeting | N
         print(f"{EPOCH}{json.dumps(dataclasses.asdict(row))}", flush=True)
         observer.on_epoch(row)
 
-    with translated_errors(), workers.join(job, meeting) as group, translated_errors():
+    with translated_errors(), workers.join(job, rendezvous) as group, translated_errors():
         outputs.mkdir(exist_ok=True)
         return train(
             job,

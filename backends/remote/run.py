@@ -27,6 +27,7 @@ from mnist_cnn.backends.remote.state import (
     Report,
     State,
 )
+from mnist_cnn.backends.remote.submission import CHECKPOINTS_FOLDER
 from mnist_cnn.backends.remote.submitter import is_at_work
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, command_on
 from mnist_cnn.result import Progress, Result
@@ -159,6 +160,22 @@ class RemoteRun:
             if CHECKPOINTS in handle.place:
                 store = self.service.store(handle)
                 checkpoints.download(store, handle.checkpoints, self.folder)
+
+    def stored_checkpoints(self) -> dict[str, int]:
+        """Return the files of the run's checkpoints that lie outside its folder, with their bytes."""
+        handle = self.handle
+        if self.service.store_is_in_run_folder or CHECKPOINTS not in handle.place:
+            return {}
+        if not handle.checkpoints.startswith(f"{CHECKPOINTS_FOLDER}/") or ".." in handle.checkpoints:
+            message = f"{handle.checkpoints} is not a folder of checkpoints"
+            raise BackendError(message, f"{self.folder / run_folder.RECEIPT} was changed by hand")
+        found = checkpoints.stored(self.service.store(handle), handle.checkpoints)
+        return {name: blob.bytes for name, blob in found.items()}
+
+    def remove_stored_checkpoints(self) -> None:
+        """Remove the run's checkpoints from the store. Raises BackendError."""
+        if names := self.stored_checkpoints():
+            checkpoints.remove(self.service.store(self.handle), names)
 
     def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
         """Register the run's model."""

@@ -143,6 +143,9 @@ class Store(Protocol):
     def put(self, name: str, content: bytes) -> None:
         """Write a file; readers never see a partial file."""
 
+    def remove(self, name: str) -> None:
+        """Remove a file; do nothing if it is missing."""
+
 
 class Service(Protocol):
     """A cluster's service, for one run at a time. It may keep what it has learned about the run.
@@ -154,6 +157,8 @@ class Service(Protocol):
     """Where people find a run's page, as "in the studio"."""
     nodes_setting: str
     """The setting that asks for other nodes, as "backend.vm_size=SIZE"."""
+    store_is_in_run_folder: bool
+    """Whether a run's store is part of its run folder, and is deleted with it."""
 
     @property
     def config(self) -> BackendConfig:
@@ -234,6 +239,7 @@ class BaseService:
     config: Any
     pages = ""
     nodes_setting = ""
+    store_is_in_run_folder = False
     nodes = ""
     limits = Limits(queue_seconds=3600.0, run_seconds=86400.0, restarts=3)
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn.errors import BackendError
 from mnist_cnn.training.runtime import default_threads
-from mnist_cnn.training.sharing.group import ALONE, Alone
+from mnist_cnn.training.sharing.group import ONE_WORKER, Group
 from mnist_cnn.training.sharing.local_group import identity
-from mnist_cnn.training.sharing.meeting import Meeting, meet
+from mnist_cnn.training.sharing.rendezvous import Rendezvous, connect
 
 if TYPE_CHECKING:
     from mnist_cnn.job import Job
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 RANK, HOST, PORTS, TOKEN = "MNIST_CNN_RANK", "MNIST_CNN_HOST", "MNIST_CNN_PORTS", "MNIST_CNN_TOKEN"
 """Variables: the worker's number; where worker 0 listens, with numbers of ports between spaces; a secret of
 the run."""
+ARRIVAL = "MNIST_CNN_ARRIVAL_SECONDS"
+"""How long the workers wait for each other, if this is set."""
 
 log = logging.getLogger("mnist_cnn")
 
 
-def meeting(count: int) -> Meeting:
+def rendezvous(count: int) -> Rendezvous:
     """Return where this worker meets the others; remove the token from the environment.
 
     Raises BackendError if a variable is missing or is not valid.
@@ -33,15 +35,16 @@ def meeting(count: int) -> Meeting:
     try:
         token = os.environ.pop(TOKEN)
         ports = tuple(int(port) for port in os.environ[PORTS].split())
-        return Meeting(int(os.environ[RANK]), count, os.environ[HOST], ports, token)
+        seconds = float(os.environ.get(ARRIVAL, Rendezvous.arrival_seconds))
+        return Rendezvous(int(os.environ[RANK]), count, os.environ[HOST], ports, token, seconds)
     except (KeyError, ValueError) as error:
         message = f"one of the variables {RANK}, {HOST}, {PORTS} and {TOKEN} is missing or not valid: {error}"
         raise BackendError(message, "start the run with python -m mnist_cnn") from error
 
 
-def join(job: Job, meeting: Meeting | None) -> Alone:
-    """Return the group that meets there, as a context. Raises as `meet`."""
-    if meeting is None:
-        return ALONE
-    log.info("%d workers, %d threads each", meeting.count, job.train.threads or default_threads())
-    return meet(meeting, identity(job))
+def join(job: Job, rendezvous: Rendezvous | None) -> Group:
+    """Return the group that meets there, as a context. Raises as `connect`."""
+    if rendezvous is None:
+        return ONE_WORKER
+    log.info("%d workers, %d threads each", rendezvous.count, job.train.threads or default_threads())
+    return connect(rendezvous, identity(job))

@@ -46,6 +46,7 @@ class SlurmService(BaseService):
 
     pages = "with scancel"
     nodes_setting = "backend.partition=NAME"
+    store_is_in_run_folder = True
 
     def __init__(self, config: SlurmConfig, registry: Path = Path("models")) -> None:
         self.config = config

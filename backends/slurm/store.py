@@ -58,6 +58,13 @@ class FolderStore:
         except BackendError as error:
             raise ServiceError(error.message, error.hint, status=REFUSED) from error
 
+    def remove(self, name: str) -> None:
+        """Remove a file; do nothing if it is missing. Raises ServiceError."""
+        try:
+            self._path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise failure(f"remove {self._root / name}", error) from error
+
     def _path(self, name: str) -> Path:
         path = self._root / name
         if ".." in path.parts[len(self._root.parts) :] or name.startswith("/"):

@@ -42,14 +42,70 @@ class Entry:
 COMMANDS: dict[str, Entry] = {
     "train": Entry("train, here or where backend= says; the default", "commands:train"),
     "plan": Entry("print what would be trained and where; writes nothing", "commands:plan", only_reads=True),
-    "list": Entry("list the runs: status, accuracy, backend, age", "commands:list_runs", only_reads=True),
+    "list": Entry(
+        "list the runs; KEY=VALUE shows only those that match",
+        "listing:list_runs",
+        flags={
+            "--sort": ("KEY", "order by accuracy, loss, seconds, created or a setting"),
+            "--reverse": ("", "the other way round"),
+            "--limit": ("N", "only the first N"),
+        },
+        only_reads=True,
+    ),
     "status": Entry("print a run's status", "commands:status", "RUN", only_reads=True),
     "follow": Entry("watch a run until it ends", "commands:follow", "RUN", only_reads=True),
     "cancel": Entry("stop a run", "commands:cancel", "RUN"),
-    "resume": Entry("resume an interrupted run from its last checkpoint", "commands:resume", "RUN"),
+    "resume": Entry("resume an interrupted run, or add epochs to a completed one", "commands:resume", "RUN"),
+    "compare": Entry(
+        "show what differs between runs, and draw their curves",
+        "comparison:compare",
+        "RUN RUN...",
+        {"--picture": ("FILE", "where the curves are drawn (default: comparison.png)")},
+        only_reads=True,
+    ),
+    "logs": Entry(
+        "print a run's log as it is",
+        "viewing:logs",
+        "RUN",
+        {"--follow": ("", "until the run has ended")},
+        only_reads=True,
+    ),
+    "open": Entry(
+        "open a run's page or its pictures in the browser", "viewing:open_run", "RUN", only_reads=True
+    ),
+    "delete": Entry(
+        "delete runs that have ended; asks first",
+        "deletion:delete",
+        "RUN...",
+        {
+            "--yes": ("", "don't ask"),
+            "--keep-checkpoints": ("", "leave what a cluster's store keeps of them"),
+        },
+    ),
     "register": Entry("put a run's model into the registry, as register.name", "commands:register", "RUN"),
+    "report": Entry(
+        "write a run's page: one HTML file to read and to share",
+        "run_page:report",
+        "RUN",
+        {"--output": ("FILE", "where to write it; default report.html in the run folder")},
+    ),
     "predict": Entry(
-        "recognise the digits in PNG or JPEG pictures", "commands:predict", "RUN IMAGE...", only_reads=True
+        "recognise digits in pictures, folders, or stdin (-)",
+        "predict:predict",
+        "RUN IMAGE...",
+        {"--csv": ("", "print a row for each picture, as CSV")},
+        only_reads=True,
+    ),
+    "export": Entry(
+        "write a run's model in another format",
+        "export:export",
+        "RUN",
+        {
+            "--saved-model": ("FOLDER", "as TensorFlow's SavedModel, for TensorFlow Serving"),
+            "--litert": ("FILE", "as LiteRT (TensorFlow Lite), for small devices"),
+            "--web": ("FOLDER", "as a page to draw on, for any web server"),
+            "--runtime": ("FOLDER", "holds onnxruntime-web for --web; without it, npm downloads that"),
+        },
     ),
     "serve": Entry(
         "serve a run's model over HTTP, with a page to draw on",
@@ -58,15 +114,6 @@ COMMANDS: dict[str, Entry] = {
         flags={
             "--host": ("ADDRESS", "where to listen; default 127.0.0.1, this machine only"),
             "--port": ("PORT", "default 8000; 0 takes any free one"),
-        },
-    ),
-    "export": Entry(
-        "write the page for a run's model as static files",
-        "export:export",
-        "RUN",
-        flags={
-            "--web": ("FOLDER", "a new folder for them; they run the model in the browser"),
-            "--runtime": ("FOLDER", "holds onnxruntime-web; without it, npm downloads that"),
         },
     ),
     "cluster": Entry("show a cluster and its costs, or delete it", "commands:cluster", "show|delete"),
@@ -94,11 +141,11 @@ class Command:
         return compose.load(self.overrides, self.config_dirs)
 
     def allow_only(self, *groups: str) -> None:
-        """Refuse settings that the command would ignore."""
+        """Refuse settings that the command would ignore; it takes these groups and keys."""
         for override in self.overrides:
             name = override.lstrip("+~").partition("=")[0]
-            if name.partition(".")[0] not in groups:
-                keys = [group if group in ("runs_dir", "force") else f"{group}.*" for group in groups]
+            if name not in groups and name.partition(".")[0] not in groups:
+                keys = [f"{group}.*" if group in (*compose.GROUPS, "register") else group for group in groups]
                 raise ConfigurationError(
                     f"{self.name} does not take {override}", f"it takes {', '.join(keys)}"
                 )

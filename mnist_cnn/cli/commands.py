@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shlex
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mnist_cnn import compose, launch, run_folder
+from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import HasCluster, Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
@@ -17,7 +16,6 @@ from mnist_cnn.cli.sweep import plan_sweep, run_sweep
 from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
-    DataError,
     Interrupted,
     MnistCnnError,
     command_on,
@@ -25,6 +23,7 @@ from mnist_cnn.errors import (
 from mnist_cnn.result import percent
 from mnist_cnn.terminal import output
 from mnist_cnn.terminal.log_stream import describe_progress
+from mnist_cnn.tracking import state as tracking_state
 
 if TYPE_CHECKING:
     from mnist_cnn.backend import Run
@@ -42,15 +41,18 @@ def train(command: Command) -> int:
 
 
 def resume(command: Command) -> int:
-    command.allow_only("runs_dir", "backend", "register", "force")
+    new_run = ("run_dir",) if launch.is_extension(command.overrides) else ()
+    command.allow_only("runs_dir", "backend", "register", "force", "track", "train.epochs", *new_run)
     config = launch.config_to_resume(command.folder(), command.overrides, command.config_dirs)
     start = launch.prepare_resume(command.run_word(), command.overrides, command.config_dirs)
     return run_to_end(start, config, as_json=command.as_json)
 
 
 def follow(command: Command) -> int:
-    command.allow_only("runs_dir", "backend")
-    return run_to_end(command.run, command.run_config(), as_json=command.as_json, is_own=False)
+    command.allow_only("runs_dir", "backend", "track")
+    config = command.run_config()
+    tracking_state.choose(command.folder(), config.track)
+    return run_to_end(command.run, config, as_json=command.as_json, is_own=False)
 
 
 def plan(command: Command) -> int:
@@ -74,44 +76,19 @@ def plan(command: Command) -> int:
     return 0
 
 
-def list_runs(command: Command) -> int:
-    command.refuse_words()
-    command.allow_only("runs_dir")
-    runs_dir = compose.runs_dir(command.overrides, command.config_dirs)
-    rows = []
-    for folder, status in launch.statuses(run_folder.all_runs(runs_dir)).items():
-        with contextlib.suppress(BackendError):  # another process removed it meanwhile
-            rows.append({**report.describe_run(folder), "status": status.value})
-    unstarted = run_folder.unstarted(runs_dir)
-    for folder in unstarted:
-        with contextlib.suppress(OSError):  # as above
-            rows.append(report.describe_unstarted(folder))
-    rows.sort(key=lambda row: str(row["created"]), reverse=True)
-    if command.as_json:
-        report.print_json(rows)
-        return 0
-    if not rows:
-        print(f"no runs under {runs_dir}\nstart one: {report.program()} backend=local")
-        return 0
-    report.print_runs(rows)
-    if unstarted:
-        where = shlex.quote(f"run_dir={unstarted[0]}")
-        print(f"not started: its command was killed; repeat that command with {where}, or remove the folder")
-    return 0
-
-
 def status(command: Command) -> int:
     command.allow_only("runs_dir", "backend")
     run = command.run()
     status = run.status()
     progress = run.progress() if not status.is_final else None
     damage = run_folder.damage(run.folder, status) if status.is_final else None
+    training = report.describe_training(run.folder)
     row = {**report.describe_run(run.folder), "status": status.value, "damage": damage}
     if status.is_final and status is not Status.completed:
-        row |= _end_of(run)
+        row |= end_of(run)
     if command.as_json:
         now = dataclasses.asdict(progress) if progress else None
-        report.print_json({**row, "folder": str(run.folder), "progress": now})
+        report.print_json({**row, "folder": str(run.folder), "progress": now, **training})
         return 0
     shown = report.coloured(status.value, sys.stdout)
     print(f"{row['run']} is {shown} ({row['backend']}, {report.age(row['created'])} old)")
@@ -123,7 +100,10 @@ def status(command: Command) -> int:
     if status is Status.finalizing and not launch.ends_with_its_command(command.run_config()):
         print(f"download its result: {report.program()} {command_on('follow', run.folder)}")
     if row["accuracy"] is not None:
-        print(f"test accuracy {output.styled(percent(row['accuracy']), 'bold', sys.stdout)}")
+        which = report.saved(training["saved_epoch"], len(training["history"]))
+        print(f"test accuracy {output.styled(percent(row['accuracy']), 'bold', sys.stdout)}{which}")
+        if (line := report.weakest_class(training["classes"])) is not None:
+            print(line)
     if row["error"] is not None:
         print(row["error"], row["hint"], sep="\n")
     if damage is not None:
@@ -131,7 +111,7 @@ def status(command: Command) -> int:
     return 0
 
 
-def _end_of(run: Run) -> dict[str, str]:
+def end_of(run: Run) -> dict[str, str]:
     """Return why a run failed, was cancelled or is lost, and what to do."""
     try:
         if run.status().is_final:  # or else another process has resumed it
@@ -167,7 +147,7 @@ def cancel(command: Command) -> int:
 
 
 def register(command: Command) -> int:
-    command.allow_only("runs_dir", "backend", "register")
+    command.allow_only("runs_dir", "backend", "register", "track")
     config = command.run_config()
     model = report.register_model(command.run(), config)
     if model is None:
@@ -179,36 +159,6 @@ def register(command: Command) -> int:
     else:
         report.print_lossy(report.registered(model), sys.stdout)
     return 0
-
-
-def predict(command: Command) -> int:
-    from mnist_cnn.prediction.predictor import load_predictor
-
-    if len(command.words) < 2:  # noqa: PLR2004 - a run and a picture
-        hint = f"for example {report.program()} predict latest digit.png"
-        raise ConfigurationError("predict needs a RUN and at least one IMAGE", hint)
-    command.allow_only("runs_dir")
-    run, *images = command.words
-    folder = launch.find_model(run, command.overrides, command.config_dirs)
-    predictor = load_predictor(folder)
-    rows: list[dict[str, object]] = []
-    code = 0
-    for image in images:
-        try:
-            (prediction,) = predictor.predict(image)
-        except DataError as error:  # the other pictures are still predicted
-            report.print_error(error)
-            code = error.exit_code
-            rows.append({"image": image, "error": error.message, "hint": error.hint})
-            continue
-        rows.append({"image": image, **dataclasses.asdict(prediction)})
-        if not command.as_json:
-            print(f"{image}: {prediction.label}  ({prediction.probability:.1%})", flush=True)
-        for warning in prediction.warnings:
-            print(f"warning: {image}: {warning}", file=sys.stderr)
-    if command.as_json:
-        report.print_json(rows)
-    return code
 
 
 def cluster(command: Command) -> int:

@@ -7,15 +7,15 @@ a key press must not wait for it.
 
 from __future__ import annotations
 
-import dataclasses
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from mnist_cnn import compose
+from mnist_cnn.backend import Status
 from mnist_cnn.backends import BACKENDS, backend_class
 from mnist_cnn.cli.report import program
-from mnist_cnn.config import RunConfig, full_key, keys_of, sections_within
+from mnist_cnn.config import RunConfig, full_key, value_keys, with_inner
 from mnist_cnn.errors import ConfigurationError, MnistCnnError
 from mnist_cnn.run_folder import LATEST, RECEIPT
 
@@ -73,6 +73,7 @@ def _is_setting(text: str) -> bool:
 
 
 def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator[str]:
+    from mnist_cnn.cli import filters
     from mnist_cnn.cli.command import COMMANDS, TAKE_RUN
 
     settings = dict(text.split("=", 1) for text in given if "=" in text)
@@ -82,13 +83,14 @@ def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator
     elif word.startswith("-"):
         own = COMMANDS[words[0]].flags if words and words[0] in COMMANDS else ()
         yield from (*FLAGS, *own)
-    elif len(words) == 1 and words[0] in TAKE_RUN:
+    elif words and words[0] in TAKE_RUN and (len(words) == 1 or COMMANDS[words[0]].words.endswith("RUN...")):
         runs_dir = Path(settings.get("runs_dir", RunConfig.runs_dir))
         yield from (LATEST, *sorted(receipt.parent.name for receipt in runs_dir.glob(f"*/{RECEIPT}")))
     elif words == ["cluster"]:
         yield from COMMANDS["cluster"].words.split("|")
     elif not (words and words[0] == "predict"):  # which takes the names of pictures
         yield from () if words else COMMANDS
+        yield from (f"{fact}=" for fact in filters.FACTS if words == ["list"])
         yield from (f"{group}=" for group in compose.GROUPS)
         yield from (f"{full_key(section, name)}=" for section, name in _keys(settings))
 
@@ -96,16 +98,17 @@ def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator
 def _keys(settings: dict[str, str]) -> Iterator[tuple[type[Section], str]]:
     """Yield every key, with those of the backend that is chosen."""
     backend = backend_class(settings.get("backend", next(iter(BACKENDS)))).CONFIG
-    for section in (*compose.SECTIONS, backend, *sections_within(backend)):
-        for name, spec in keys_of(section):
-            if not spec.group and not dataclasses.is_dataclass(getattr(section, name)):
-                yield section, name
+    for section in with_inner(*compose.SECTIONS, backend):
+        for name, _ in value_keys(section):
+            yield section, name
 
 
 def _values(key: str, settings: dict[str, str]) -> Iterator[str]:
     """Yield the values of a group, or of a key that takes one of a few."""
     if key in compose.GROUPS:
         yield from compose.options(key)
+    if key == "status":  # a filter of `list`
+        yield from (status.value for status in Status)
     for section, name in _keys(settings):
         if full_key(section, name) == key:
             kind: Any = get_type_hints(section)[name]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from mnist_cnn.run_folder import STOPPED, trainer_line
 from mnist_cnn.terminal.log_stream import LogStream, describe_progress
+from mnist_cnn.tracking.recording import recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,13 @@ PLAIN_SECONDS = 10.0
 """Pause between two lines of progress in a plain log."""
 
 
-def follow(run: Run, stream: TextIO | None = None, log_stream: LogStream | None = None) -> None:
+def follow(run: Run, stream: TextIO | None = None) -> None:
+    """Show a run until it ends, as `show` does, and record it in the trackers that it was started with."""
+    with recorded(run):
+        show(run, stream)
+
+
+def show(run: Run, stream: TextIO | None = None, log_stream: LogStream | None = None) -> None:
     """Show a run's log and progress until it ends.
 
     A notebook shows it in the cell, with the history. A terminal shows one live line below the log. Any other

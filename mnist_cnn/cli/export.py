@@ -1,7 +1,8 @@
-"""The command `export`: a run's model in other forms."""
+"""`export`: writes the model of a run, or a registered model, in other formats."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,37 +10,65 @@ from typing import TYPE_CHECKING
 from mnist_cnn import launch
 from mnist_cnn.cli import report
 from mnist_cnn.errors import ConfigurationError, command_on
+from mnist_cnn.terminal.output import quiet_stderr
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
 
-MEGABYTE = 1_000_000
+MODEL = "model.keras"
+FORMATS = {"--saved-model": "SavedModel", "--litert": "LiteRT"}
 
 
 def export(command: Command) -> int:
-    """Write what the command's flags ask for."""
+    from mnist_cnn.prediction.predictor import read_model
+
     command.allow_only("runs_dir")
-    word = command.run_word()
-    if not command.flags.get("--web"):
-        example = command_on("export", word, "--web", "page")
-        raise ConfigurationError("export needs --web FOLDER", f"for example {report.program()} {example}")
-    return export_web(command, word)
+    run = command.run_word()
+    if "--web" in command.flags or "--runtime" in command.flags:
+        from mnist_cnn.cli.export_web import export_web
 
-
-def export_web(command: Command, word: str) -> int:
-    """Write the drawing page as static files."""
-    from mnist_cnn.prediction.predictor import load_predictor
-    from mnist_cnn.serving.web import export_page
-
-    model = launch.find_model(word, command.overrides, command.config_dirs)
-    target = Path(command.flags["--web"])
-    runtime = Path(command.flags["--runtime"]) if command.flags.get("--runtime") else None
-    files = export_page(load_predictor(model), model.name, target, runtime)
-    size = sum(file.stat().st_size for file in files)
+        return export_web(command, run)
+    targets = {flag: _target(flag, path) for flag, path in command.flags.items()}
+    if not targets:
+        example = command_on("export", run, "--saved-model", "digits")
+        hint = f"name one of {', '.join(FORMATS)}, --web, for example {report.program()} {example}"
+        raise ConfigurationError("export needs a format", hint)
+    folder = launch.find_model(run, command.overrides, command.config_dirs)
+    if folder.suffix == ".onnx":
+        message = f"export needs a run or a registered model, which has a {MODEL}, not {run}"
+        raise ConfigurationError(message, "name the folder of the run or of the model")
+    path = folder / MODEL
+    read_model(path)  # refuses a damaged one, before TensorFlow is imported
+    with quiet_stderr():
+        rows = _write(path, targets)
     if command.as_json:
-        names = [str(file.relative_to(target)) for file in files]
-        report.print_json({"folder": str(target), "files": names, "bytes": size})
-    else:
-        report.print_lossy(f"wrote {target}: {len(files)} files, {size / MEGABYTE:.1f} MB", sys.stdout)
-        report.print_lossy(f"try it: python -m http.server --directory {target}", sys.stdout)
+        report.print_json(rows)
+        return 0
+    for row in rows:
+        checked = f"{row['path']}: {row['format']}, checked with {row['images']} images"
+        difference = f"its probabilities differ from {MODEL}'s by at most {row['difference']:.1e}"
+        report.print_lossy(f"{checked}; {difference}", sys.stdout)
     return 0
+
+
+def _target(flag: str, path: str) -> Path:
+    """Return where a model is written. Raises ConfigurationError if something is there."""
+    if not path:
+        raise ConfigurationError(f"{flag} needs a name", f"for example {flag} digits")
+    if os.path.lexists(path):
+        raise ConfigurationError(f"{flag} {path}: it exists", "give a new name, or remove it first")
+    return Path(path)
+
+
+def _write(path: Path, targets: dict[str, Path]) -> list[dict[str, object]]:
+    """Write a model.keras in each format; return what was written."""
+    from mnist_cnn.training import formats
+
+    write = {"--saved-model": formats.write_saved_model, "--litert": formats.write_litert}
+    model = formats.load(path)
+    rows: list[dict[str, object]] = []
+    for flag, target in targets.items():
+        difference = write[flag](model, target)
+        checked = {"images": formats.CHECKED_IMAGES, "difference": difference}
+        rows.append({"format": FORMATS[flag], "path": str(target), **checked})
+    return rows

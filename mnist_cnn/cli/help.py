@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from mnist_cnn import compose
 from mnist_cnn.backends import BACKENDS, backend_class, installed
 from mnist_cnn.cli.command import COMMANDS
-from mnist_cnn.config import allowed, full_key, keys_of, sections_within, written
+from mnist_cnn.config import allowed, full_key, sections_within, value_keys, written
 from mnist_cnn.terminal.output import styled
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def command_lines() -> str:
     for name, entry in COMMANDS.items():
         lines.append(f"  {f'{name} {entry.words}':<21} {entry.meaning}")
         for flag, (value, meaning) in entry.flags.items():
-            lines.append(f"    {f'{flag} {value}':<19} {meaning}")
+            lines.append(f"    {f'{flag} {value}':<20} {meaning}")
     return "\n".join(lines)
 
 
@@ -92,9 +92,7 @@ def _describe(title: str, section: type[Section], defaults: dict[str, Any]) -> s
         choices = ", ".join([*compose.options(section.GROUP), *sorted(registered)])
         lines.append(f"  {section.GROUP}=NAME, one of: {choices}")
     fields = {field.name: field for field in dataclasses.fields(section)}
-    for name, spec in keys_of(section):
-        if spec.group or dataclasses.is_dataclass(fields[name].default):
-            continue
+    for name, spec in value_keys(section):
         default = values.get(name, fields[name].default)
         unit = f", in {spec.unit}" if spec.unit else ""
         lines.append(f"  {full_key(section, name)}={written(default)}")

@@ -110,7 +110,7 @@ def _show_configuration(command: Command) -> int:
     config = command.config()
     is_info = command.name == "info"
     text = compose.info(command.overrides, command.config_dirs) if is_info else compose.as_yaml(config)
-    print(text, end="")
+    print(redact(text), end="")  # the address of a tracker may have a password
     return 0
 
 
@@ -158,7 +158,7 @@ def parse(arguments: Sequence[str]) -> Command:
             config_dirs.append(_value(argument, rest))
         elif flag in own_flags:
             flags[flag] = _value(argument, rest) if own_flags[flag] else ""
-        elif argument.startswith("-"):
+        elif argument.startswith("-") and argument != "-":  # which is standard input
             _check_flag(argument, [*FLAGS, *own_flags])
         elif _is_override(argument):
             overrides.append(argument)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import dataclasses
 import json
 import os
-import shutil
 import sys
-import textwrap
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -18,15 +16,18 @@ from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from mnist_cnn.backend import ModelRef, Run, Status
     from mnist_cnn.config import Config, RegisterConfig
-    from mnist_cnn.result import Result
+    from mnist_cnn.result import EpochRow, Result
 
 
-STYLES = {"completed": "green", "failed": "red", "lost": "red"}
+STYLES = {"completed": "green", "failed": "red", "lost": "red", "damaged": "red"}
 """The colours of words in a table or a message."""
+GAP = "  "
+"""What stands between the columns of a table."""
 
 
 def program() -> str:
@@ -56,43 +57,31 @@ def print_lossy(line: str, stream: TextIO) -> None:
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their heads, without breaking or cutting lines, so that they can be copied."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in heads:
-        table.add_column(head, no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
-    drawn = io.StringIO()  # rich would exit the program on a broken pipe
-    is_coloured = output.is_coloured(sys.stdout)
-    console = Console(file=drawn, highlight=False, markup=False, force_terminal=is_coloured)
-    unbounded = console.options.update(max_width=100_000)  # more columns than any table needs
-    console.width = max(console.width, console.measure(table, options=unbounded).maximum)
-    console.print(table, no_wrap=True, crop=False)
-    sys.stdout.write(drawn.getvalue())
+    print("\n".join(table(heads, rows)))
 
 
-def print_runs(rows: Iterable[dict[str, Any]]) -> None:
-    """Print runs as a table that fits 80 columns, and below it why some have failed."""
-    from mnist_cnn.result import percent
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return heads, a rule and a line for each row. Nothing is broken or cut, so that it can be copied."""
+    widths = [max(map(_width, column)) for column in zip(heads, *rows, strict=True)]
 
-    columns = ("run", "status", "accuracy", "backend", "age")
-    cells, reasons = [], []
-    for row in rows:
-        accuracy = "" if row["accuracy"] is None else percent(row["accuracy"])
-        backend = row["backend"].rpartition(":")[2]  # the class, if the name says where its file is
-        cells.append([row["run"], row["status"], accuracy, backend, age(row["created"])])
-        if row["status"] in ("failed", "lost"):
-            reasons.append(f"{row['run']}: {row['error'] or 'its process is gone'}")
-    print_table(columns, cells)
-    for reason in reasons:
-        print(textwrap.shorten(reason, shutil.get_terminal_size().columns, placeholder=" ..."))
-    if reasons:
-        print(f"what to do: {program()} status RUN")
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            (coloured(cell, sys.stdout) if cell in STYLES else cell) + " " * (width - _width(cell))
+            for cell, width in zip(cells, widths, strict=True)
+        ]
+        return GAP.join(padded).rstrip()
+
+    rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
+    return [line(heads), rule, *map(line, rows)]
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def print_costs(runs: Iterable[Run]) -> None:
@@ -113,14 +102,17 @@ def print_completed(
 ) -> None:
     """Print the result, where its files are, and the next commands."""
     from mnist_cnn.result import percent
+    from mnist_cnn.tracking import state as tracking_state
 
     accuracy = output.styled(percent(result.accuracy), "bold", stream)
     completed = coloured("completed", stream)
-    lines = [f"{completed}: test accuracy {accuracy} after {epochs_and_time(result)}"]
+    which = saved(result.saved_epoch, len(result.history))
+    lines = [f"{completed}: test accuracy {accuracy} after {epochs_and_time(result)}{which}"]
     lines += [f"the weights are not comparable with another run's: {change}" for change in result.changes]
     lines.append(f"model and plots are in {run.folder}: {', '.join(result.files)}")
     if model is not None:
         lines.append(registered(model))
+    lines += [f"see it:      {view}" for view in tracking_state.views(run.folder)]
     lines.append(f"try it:      {program()} {command_on('predict', run.folder, 'IMAGE.png')}")
     if model is None and result.accuracy >= config.min_accuracy:
         name = f"register.name={config.name or 'mnist-cnn'}"
@@ -130,8 +122,14 @@ def print_completed(
 
 def register_model(run: Run, config: Config) -> ModelRef | None:
     """Register a completed run's model if `register.name` is set. Raises as `Run.register` does."""
+    from mnist_cnn.config import Registry
+
     if config.register.name is None:
         return None
+    if config.register.to is Registry.mlflow:
+        from mnist_cnn.tracking.registry import register
+
+        return register(run, config.register, config.track)
     return run.register(config.register.name, min_accuracy=config.register.min_accuracy)
 
 
@@ -165,13 +163,31 @@ def describe_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def describe_unstarted(folder: Path) -> dict[str, Any]:
-    """Return what `list` prints about a folder whose command was killed before it started the run."""
-    from datetime import UTC, datetime
+def describe_training(folder: Path) -> dict[str, Any]:
+    """Return what `status --json` prints about a run's epochs and classes, as far as it is trained."""
+    from mnist_cnn import run_folder
 
-    made = datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="microseconds")
-    unknown = {"backend": "", "accuracy": None, "error": None, "hint": None}
-    return {"run": folder.name, "created": made, "status": "not started", **unknown}
+    with contextlib.suppress(MnistCnnError):  # a damaged file is reported by itself
+        if (result := run_folder.read_result(folder)) is not None:
+            values = dataclasses.asdict(result)
+            return {name: values[name] for name in ("history", "saved_epoch", "classes")}
+    rows: tuple[EpochRow, ...] = ()
+    with contextlib.suppress(MnistCnnError):
+        rows = run_folder.read_history(folder)
+    return {"history": [dataclasses.asdict(row) for row in rows], "saved_epoch": None, "classes": []}
+
+
+def weakest_class(classes: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a line about the class with the lowest F1, or None if no class has one."""
+    from mnist_cnn.result import percent
+
+    scored = [(scores["f1"], number) for number, scores in enumerate(classes) if scores["f1"] is not None]
+    if not scored:
+        return None
+    f1, number = min(scored)
+    shares = {name: classes[number][name] for name in ("precision", "recall")}
+    parts = [f"{name} {'none' if share is None else percent(share)}" for name, share in shares.items()]
+    return f"weakest class: {number}, F1 {percent(f1)} ({', '.join(parts)})"
 
 
 def epochs_and_time(result: Result) -> str:
@@ -181,6 +197,20 @@ def epochs_and_time(result: Result) -> str:
     count = len(result.history)
     seconds = describe_seconds(sum(row.seconds for row in result.history))
     return f"{count} epoch{'s' if count > 1 else ''} in {seconds}"
+
+
+def saved(epoch: int | None, epochs: int) -> str:
+    """Return for example "; saved: epoch 9" if that isn't the last of the `epochs`."""
+    return "" if epoch in (None, epochs) else f"; saved: epoch {epoch}"
+
+
+def short_age(created: datetime) -> str:
+    """Return how long ago a time was, for example "2d"."""
+    from datetime import UTC, datetime
+
+    seconds = max(0, int((datetime.now(UTC) - created).total_seconds()))  # negative if the clock was set back
+    units = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+    return next((f"{seconds // size}{unit}" for unit, size in units if seconds >= size), "0s")
 
 
 def age(created: str) -> str:

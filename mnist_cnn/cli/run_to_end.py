@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, TextIO
 from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.cli import report
-from mnist_cnn.cli.display import follow
+from mnist_cnn.cli.display import show
 from mnist_cnn.cli.report import program
 from mnist_cnn.errors import Interrupted, MnistCnnError, command_on
 from mnist_cnn.terminal import output, signals
 from mnist_cnn.terminal.log_stream import LogStream
+from mnist_cnn.tracking.recording import recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,12 +39,15 @@ def run_to_end(start: Callable[[], Run], config: Config, *, as_json: bool, is_ow
     if is_own:
         stream = output.lossy(stream)
     run = model = None
-    with signals.first_signal_only() if is_ours_to_stop else contextlib.nullcontext():
+    guard = signals.first_signal_only() if is_ours_to_stop else contextlib.nullcontext()
+    with guard, contextlib.ExitStack() as recording:
         try:
             with signals.defer_signals() if ends_with_us else contextlib.nullcontext():
                 run = start()
             print(f"run {run.folder}", file=stream, flush=True)
+            recording.enter_context(recorded(run))
             result = _follow(run, stream, may_ask=not ends_with_us)
+            recording.close()  # a registry may need what was recorded
             if is_own:
                 model = _register(run, result, config, stream)
         except KeyboardInterrupt:
@@ -88,7 +92,7 @@ def _follow(run: Run, stream: TextIO, *, may_ask: bool) -> Result:
     log_stream = LogStream(run)
     while True:
         try:
-            follow(run, stream, log_stream)
+            show(run, stream, log_stream)
             return run.wait()
         except signals.Terminated:
             raise

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn import compose, launch
 from mnist_cnn.cli import report
-from mnist_cnn.cli.display import follow
+from mnist_cnn.cli.display import show
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, unexpected_error
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output, signals
+from mnist_cnn.tracking.recording import recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,7 +98,7 @@ def _configs(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[tuple
     configs = []
     for job_overrides in compose.expand(overrides, config_dirs):
         settings = " ".join(text for text in job_overrides if text.lstrip("+").partition("=")[0] in swept)
-        configs.append((settings or "as configured", compose.load(job_overrides, config_dirs)))
+        configs.append((redact(settings) or "as configured", compose.load(job_overrides, config_dirs)))
     folders = [config.run.run_dir for _, config in configs if config.run.run_dir is not None]
     if len(set(folders)) < len(folders):
         message = f"run_dir={folders[0]} is one folder for {len(configs)} runs"
@@ -157,9 +158,10 @@ def _watch(trial: Trial, stream: TextIO | None = None) -> None:
     """Wait for the end of a trial's run, and show it on a stream if there is one."""
     with _record_failure(trial):
         if trial.run is not None:
-            if stream is not None:
-                follow(trial.run, output.lossy(stream))
-            trial.result = trial.run.wait()
+            with recorded(trial.run):
+                if stream is not None:
+                    show(trial.run, output.lossy(stream))
+                trial.result = trial.run.wait()
             trial.outcome = "completed"
 
 

@@ -1,9 +1,10 @@
-"""Writes files atomically: in a temporary file, synced to disk, then renamed."""
+"""Writes files and folders atomically: under a temporary name, synced to disk, then renamed."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,31 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which must not exist; rename it to `path` at the end.
+
+    If the body raises, the temporary folder is removed. Its files are synced to disk.
+
+    Raises BackendError if the folder cannot be written (full disk, no permission, `path` exists by now).
+    """
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.parent))
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            sync(file)
+        temporary.chmod(0o777 & ~_umask())
+        temporary.rename(path)
+        sync(path.parent)
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Write UTF-8 `text` to `path`, atomically. Raises as `replacing` does."""
     with replacing(path, durable=durable) as temporary:
@@ -77,6 +103,10 @@ def sync(path: Path) -> None:
 
 def default_file_mode() -> int:
     """Return the mode that `open` gives a new file; `tempfile` makes files that only the owner can read."""
+    return 0o666 & ~_umask()
+
+
+def _umask() -> int:
     mask = os.umask(0o077)  # POSIX reveals the umask only by setting it
     os.umask(mask)
-    return 0o666 & ~mask
+    return mask

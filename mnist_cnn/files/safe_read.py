@@ -18,7 +18,7 @@ HISTORY_BYTES = 32 * 1024**2
 """Limit of a file with a history: the maximum of 100,000 epochs takes 30 MB."""
 
 
-def open_file(path: Path, max_bytes: int | None = None) -> BufferedReader:
+def open_file(path: Path | str, max_bytes: int | None = None) -> BufferedReader:
     """Open a regular file of at most `max_bytes` bytes for reading.
 
     Raises OSError if it cannot be opened, is longer, or is a folder, a pipe or a device.
@@ -35,12 +35,12 @@ def open_file(path: Path, max_bytes: int | None = None) -> BufferedReader:
     raise OSError(errno.EFBIG, f"it has {found.st_size} bytes; the limit is {max_bytes}", str(path))
 
 
-def read_bytes(path: Path, max_bytes: int) -> bytes:
+def read_bytes(path: Path | str, max_bytes: int) -> bytes:
     """Read a file of at most `max_bytes` bytes. Raises OSError as `open_file` does."""
     with open_file(path, max_bytes) as file:
         return file.read()
 
 
-def read_text(path: Path, max_bytes: int, encoding: str = "utf-8") -> str:
+def read_text(path: Path | str, max_bytes: int, encoding: str = "utf-8") -> str:
     """Read a text file. Raises OSError as `open_file` does, UnicodeDecodeError if it isn't such text."""
     return read_bytes(path, max_bytes).decode(encoding)

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import io
 import warnings
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from io import BufferedIOBase, BufferedReader, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    OpenFile = BytesIO | BufferedReader
+    PictureFile = str | Path | OpenFile | Image.Image
+    """A file's path, an open binary file or a Pillow image."""
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS: Pillow starts Ghostscript for it
 MAX_FILE_BYTES = 256 * 1024**2  # some formats are read whole
@@ -51,23 +55,26 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def prepare(
-    picture: str | Path | bytes | Image.Image, height: int, width: int, *, max_pixels: int | None = None
-) -> Prepared:
+def prepare(picture: PictureFile, height: int, width: int, *, max_pixels: int | None = None) -> Prepared:
     """Read a picture of one digit and convert it to MNIST's form.
 
     MNIST's digits were "size normalized to fit in a 20x20 pixel box while preserving their aspect
     ratio", got grey levels by anti-aliasing, and were "centered in a 28x28 image by computing the
     center of mass of the pixels" (http://yann.lecun.com/exdb/mnist). The box grows with the image.
 
-    `picture` is a PNG or JPEG file, its content, or a Pillow image, with dark ink on light or light on dark,
-    also transparent, upright or turned by its EXIF orientation, on a background that may be uneven or noisy.
-    It may have any size, or at most `max_pixels`. The image is uint8 (height, width), light ink on black.
+    `picture` is a PNG or JPEG file, open or not, or a Pillow image of any size, with dark ink on light or
+    light on dark, also transparent, upright or turned by its EXIF orientation, on a background that may be
+    uneven or noisy. Errors call an open file by its `name`.
+
+    A picture of more than `max_pixels` is refused. The image is uint8 (height, width), light ink on black.
 
     Raises:
         DataError: the picture is missing, damaged, too large or blank.
     """
-    name = "the picture" if isinstance(picture, bytes | Image.Image) else str(Path(picture))
+    if isinstance(picture, str | Path):
+        name = str(Path(picture))
+    else:
+        name = str(getattr(picture, "name", "the picture"))
     grey = _read_grey(picture, name, max_pixels)  # (rows, columns) of the picture
     found = _find_ink(grey)
     if found is None:
@@ -101,23 +108,22 @@ def _translate_errors(name: str) -> Iterator[None]:
         raise DataError(f"{name} cannot be read as a picture: {reason}", PICTURE_HINT) from error
 
 
-def _read_grey(
-    picture: str | Path | bytes | Image.Image, name: str, max_pixels: int | None
-) -> NDArray[np.float32]:
+def _read_grey(picture: PictureFile, name: str, max_pixels: int | None) -> NDArray[np.float32]:
     """Read a picture as grey levels from 0 to 255, upright, of about `MAX_PIXELS` at most."""
     with _translate_errors(name):
         if isinstance(picture, Image.Image):
             return _grey_levels(picture.copy(), name)
-        with _open(picture) as file, Image.open(file, formats=FORMATS) as image:
+        with _opened(picture) as file, Image.open(file, formats=FORMATS) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 size = f"{image.width}x{image.height} pixels; the limit is {max_pixels:,}"
                 raise DataError(f"{name} is too large: it has {size}", SIZE_HINT)
             return _grey_levels(image, name)
 
 
-def _open(picture: str | Path | bytes) -> BinaryIO:
-    if isinstance(picture, bytes):
-        return io.BytesIO(picture)
+def _opened(picture: str | Path | OpenFile) -> AbstractContextManager[OpenFile]:
+    """Open a picture's file. One that is open already stays open at the end."""
+    if isinstance(picture, BufferedIOBase):
+        return nullcontext(picture)
     return safe_read.open_file(Path(picture), MAX_FILE_BYTES)
 
 

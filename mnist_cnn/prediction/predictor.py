@@ -6,10 +6,12 @@ Matplotlib.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +22,15 @@ from mnist_cnn.files import safe_read
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL.Image import Image
 
-    from mnist_cnn.prediction.pictures import Prepared
+    from mnist_cnn.prediction.pictures import PictureFile, Prepared
 
-    Picture = str | Path | Image | NDArray[np.uint8]
+    Picture = PictureFile | NDArray[np.uint8]
     Pictures = Picture | Iterable[Picture]
     """Files, Pillow images or arrays in MNIST's form: one or several."""
 
 MODEL_FILE = "model.onnx"
+MODEL_FILES = (MODEL_FILE, "model.keras")
 RUN, RUN_RECORD, MODEL_RECORD = "run.json", "result.json", "model.json"  # the last is a registered model's
 MAX_MODEL_BYTES = 2**31 - 1  # the limit of Protobuf, on which ONNX is built
 MAX_IMAGE_PIXELS = 1_000_000
@@ -89,9 +91,33 @@ class Predictor:
 
     def predict(self, pictures: Pictures) -> list[Prediction]:
         """Return a prediction for each picture, in order. Takes and raises what calling it does."""
+        return self._predict_prepared(self._prepare(pictures))
+
+    def predict_each(self, pictures: Iterable[PictureFile]) -> Iterator[Prediction | DataError]:
+        """Yield each picture's prediction, or why it cannot be read, in order.
+
+        Reads a few pictures at a time, so that any number of them fits into memory. Raises DataError if the
+        model fails.
+        """
+        remaining = iter(pictures)
+        while batch := list(itertools.islice(remaining, BATCH)):
+            attempts = [self._try_to_prepare(picture) for picture in batch]
+            readable = [each for each in attempts if not isinstance(each, DataError)]
+            predictions = iter(self._predict_prepared(readable))
+            for each in attempts:
+                yield each if isinstance(each, DataError) else next(predictions)
+
+    def _try_to_prepare(self, picture: PictureFile) -> Prepared | DataError:
+        from mnist_cnn.prediction.pictures import prepare
+
+        try:
+            return prepare(picture, self.height, self.width)
+        except DataError as error:
+            return error
+
+    def _predict_prepared(self, prepared: Sequence[Prepared]) -> list[Prediction]:
         import numpy as np
 
-        prepared = self._prepare(pictures)
         images = np.array([each.image for each in prepared], np.uint8)
         rows = self._probabilities(images.reshape(-1, self.height, self.width))
         return [
@@ -109,7 +135,7 @@ class Predictor:
 
         if hasattr(pictures, "__array__"):
             return [Prepared(image, ()) for image in self._batch(pictures)]
-        if isinstance(pictures, str | Path | Image):
+        if isinstance(pictures, str | Path | BufferedIOBase | Image):
             return [prepare(pictures, self.height, self.width)]
         if not isinstance(pictures, Iterable):
             raise DataError(f"not a picture: {pictures!r}", PICTURE_HINT)
@@ -188,15 +214,11 @@ def load_predictor(folder_or_model: str | Path, threads: int | None = None) -> P
     folder_or_model = Path(folder_or_model)
     is_folder = folder_or_model.is_dir()
     path = folder_or_model / MODEL_FILE if is_folder else folder_or_model
-    record = _find_record(path.parent) if path.name == MODEL_FILE else None
+    if path.name == MODEL_FILE:
+        _find_record(path.parent)  # a run that isn't completed says so, rather than that it has no model
     if is_folder and not path.exists():
         raise DataError(f"{folder_or_model} has no {MODEL_FILE}", MODEL_HINT)
-    try:
-        model = safe_read.read_bytes(path, MAX_MODEL_BYTES)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}", MODEL_HINT) from error
-    if record is not None:
-        _check_recorded(path, model, record)
+    model = read_model(path)
     try:
         session = _open_session(model, threads or min(MAX_THREADS, cpu.count()))
     except Exception as error:  # see _open_session
@@ -205,6 +227,22 @@ def load_predictor(folder_or_model: str | Path, threads: int | None = None) -> P
     predictor = Predictor(height, width, _number_of_classes(path, session), channels_first, session, model)
     _check_probabilities(path, predictor(np.zeros((1, height, width), np.uint8)), predictor.classes)
     return predictor
+
+
+def read_model(path: Path) -> bytes:
+    """Read a model's file, and check it against the record of its run or of its registered model, if any.
+
+    Raises:
+        DataError: the file is missing, or differs from the record; or the run is not completed.
+    """
+    record = _find_record(path.parent) if path.name in MODEL_FILES else None
+    try:
+        model = safe_read.read_bytes(path, MAX_MODEL_BYTES)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}", MODEL_HINT) from error
+    if record is not None:
+        _check_recorded(path, model, record)
+    return model
 
 
 def _find_record(folder: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -42,7 +43,7 @@ def _prepare(body: bytes, height: int, width: int) -> Prepared:
     if not body:
         raise DataError("the body is empty", HINT)
     if body.lstrip()[:1] not in (b"[", b"{"):
-        return prepare(body, height, width, max_pixels=MAX_PIXELS)
+        return prepare(BytesIO(body), height, width, max_pixels=MAX_PIXELS)
     try:
         rows = msgspec.json.decode(body, type=Rows)
     except msgspec.DecodeError as error:

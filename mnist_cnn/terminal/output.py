@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+STDERR = 2
+
+
 class LossyStream:
     """A stream whose first failed write redirects it to /dev/null and is reported once on stderr."""
 
@@ -49,6 +52,24 @@ def styled(text: str, style: str, stream: TextIO) -> str:
 def lossy(stream: TextIO) -> TextIO:
     """Return a stream that drops what it cannot write; any other error still propagates."""
     return cast("TextIO", LossyStream(stream))
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Drop what is written to stderr, also by compiled code, unless MNIST_CNN_DEBUG=1."""
+    if os.environ.get("MNIST_CNN_DEBUG") == "1":
+        yield
+        return
+    sys.stderr.flush()
+    with Path(os.devnull).open("wb") as devnull:
+        kept = os.dup(STDERR)
+        os.dup2(devnull.fileno(), STDERR)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, STDERR)
+        os.close(kept)
 
 
 @contextmanager

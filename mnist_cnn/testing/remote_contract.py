@@ -12,6 +12,7 @@ import pytest
 
 from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
+from mnist_cnn.backends.remote import checkpoints
 from mnist_cnn.backends.remote.log import NEXT_LOG
 from mnist_cnn.backends.remote.parallel import start_thread
 from mnist_cnn.backends.remote.run import RemoteRun
@@ -271,6 +272,19 @@ class RemoteContract(Contract):
     def test_an_output_that_is_right_again_is_downloaded(self, ended: RemoteRun, undisturbed: Result) -> None:
         run_folder.verify(ended.folder, undisturbed)
         assert run_folder.read_receipt(ended.folder).status is Status.completed
+
+    def test_removed_checkpoints_are_gone_from_the_store(self, ended: RemoteRun, undisturbed: Result) -> None:
+        assert undisturbed.history
+        store, handle = ended.service.store(ended.handle), ended.handle
+        found = store.list(handle.checkpoints)
+        assert [name for name in found if name.endswith(".npz")]
+        assert ended.stored_checkpoints().keys() == (
+            set() if ended.service.store_is_in_run_folder else found.keys()
+        )
+        for _ in range(2):  # the second time, they are missing already
+            checkpoints.remove(store, found)
+            assert store.list(handle.checkpoints) == {}
+        assert ended.stored_checkpoints() == {}
 
     def test_a_start_whose_answer_is_lost_is_one_run(self, unanswered: RemoteRun, cluster: Cluster) -> None:
         assert run_folder.read_receipt(unanswered.folder).status is not Status.failed

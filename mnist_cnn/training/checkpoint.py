@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 2  # if the newest is damaged, the one before it is used
-_ABOUT = "about"
+_ABOUT, _KEPT = "about", "kept-"
 
 log = logging.getLogger("mnist_cnn")
 
@@ -44,7 +44,7 @@ class Checkpoint:
 
     `arrays` are all variables in order: weights, optimizer state, random seeds. `generators` is the state of
     Python's and NumPy's global random generators. `changes` are those of job or runtime that `force=true`
-    has allowed.
+    has allowed. `kept` are the weights that would be saved now, if they are those of an earlier epoch.
     """
 
     job: Job
@@ -53,6 +53,7 @@ class Checkpoint:
     arrays: tuple[NDArray[Any], ...]
     generators: dict[str, Any]
     changes: tuple[str, ...] = ()
+    kept: tuple[NDArray[Any], ...] = ()
 
     def check(self, job: Job, runtime: Runtime, *, force: bool, run: Path | str = "RUN") -> Checkpoint:
         """Return the checkpoint to resume from; with `force` it records what has changed.
@@ -180,6 +181,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     described = {"schema": migrations.SCHEMA, **dataclasses.asdict(about)}
     with atomic.replacing(path) as temporary:
         arrays: dict[str, Any] = {f"{i:04d}": array for i, array in enumerate(checkpoint.arrays)}
+        arrays |= {f"{_KEPT}{i:04d}": array for i, array in enumerate(checkpoint.kept)}
         arrays[_ABOUT] = np.frombuffer(json.dumps(described).encode(), np.uint8)
         np.savez(temporary, **arrays)
         sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
@@ -233,10 +235,12 @@ def _parse(file: BufferedReader) -> Checkpoint:
     file.seek(0)
     with np.load(file, allow_pickle=False) as stored:
         content = records.decode(stored[_ABOUT].tobytes())
-        arrays = tuple(stored[name] for name in sorted(stored.files) if name != _ABOUT)
-    if not all(isinstance(array, np.ndarray) for array in arrays):
+        names = sorted(name for name in stored.files if name != _ABOUT)
+        kept = tuple(stored[name] for name in names if name.startswith(_KEPT))
+        arrays = tuple(stored[name] for name in names if not name.startswith(_KEPT))
+    if not all(isinstance(array, np.ndarray) for array in (*arrays, *kept)):
         raise ValueError("it has a member that isn't an array")
     about = records.convert(_About, migrations.upgrade_checkpoint(content))
     set_generators(about.generators, random.Random(), np.random.RandomState())  # noqa: S311 - a trial
     job = Job.from_json(about.job)
-    return Checkpoint(job, about.runtime, about.history, arrays, about.generators, about.changes)
+    return Checkpoint(job, about.runtime, about.history, arrays, about.generators, about.changes, kept)

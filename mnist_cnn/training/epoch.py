@@ -18,10 +18,11 @@ from mnist_cnn import cpu
 from mnist_cnn.config import Format, Loss, Numerics, Precision, Schedule
 from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
-from mnist_cnn.training import checkpoint, graphs
+from mnist_cnn.training import checkpoint, graphs, metrics
+from mnist_cnn.training.class_weights import weights_of
 from mnist_cnn.training.model import build_model
 from mnist_cnn.training.shards import ShardedSteps
-from mnist_cnn.training.sharing.group import ALONE, Alone
+from mnist_cnn.training.sharing.group import ONE_WORKER, Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,20 +43,21 @@ EVALUATION_BATCH = 250  # as fast as 1,000, which needs 250 MiB more with the tu
 class Trainer:
     """The network, its optimizer and the compiled epoch; images stay in memory as uint8."""
 
-    def __init__(self, job: Job, arrays: DataSet, group: Alone = ALONE) -> None:
+    def __init__(self, job: Job, arrays: DataSet, group: Group = ONE_WORKER) -> None:
         import tensorflow as tf
 
         self.job = job
         count, *shape = arrays.x_train.shape
         images, labels = tf.constant(arrays.x_train), tf.constant(arrays.y_train)
-        self.data = _TrainingData(images, labels, tuple(shape), count, min(job.train.batch_size, count))
-        self.model = self._training_model()
         held_out = (arrays.x_test, arrays.y_test)
         if len(arrays.x_validation):
             held_out = (arrays.x_validation, arrays.y_validation)
-        self.evaluate = functools.partial(
-            evaluate, predict_function(self.model, self._probabilities), *held_out, group=group
-        )
+        batch = min(job.train.batch_size, count)
+        weights = weights_of(job.train.class_weights, arrays.y_train, job.data.num_classes)
+        self.data = _TrainingData(images, labels, tuple(shape), count, batch, held_out[1], weights)
+        self.model = self._training_model()
+        predict = predict_function(self.model, self.data.image_shape, self._probabilities)
+        self.evaluate = functools.partial(evaluate, predict, *held_out, group=group)
         self.optimizer = optimizer(job.train, self.data.steps * job.train.epochs)
         self.optimizer.build(self.model.trainable_variables)
         # Sum of the losses, number of correct predictions and of images, in each part of the epoch so far.
@@ -128,7 +130,7 @@ class Trainer:
             first = stop
             self._check_loss(progress.loss, f"in epoch {epoch}, by step {stop} of {steps}")
             on_progress(progress)
-        val_loss, val_accuracy, _ = self.evaluate()
+        val_loss, val_accuracy, probabilities = self.evaluate()
         self._check_loss(val_loss, f"after epoch {epoch}")
         bad = sum(not np.isfinite(weight).all() for weight in self.model.get_weights())
         if bad:  # a relu may hide them from the loss
@@ -144,6 +146,7 @@ class Trainer:
             seconds=time.perf_counter() - started,
             loss_parts=_rounded(losses / images),
             accuracy_parts=_rounded(correct / images),
+            metrics=metrics.measure(self.job.train.metrics, self.data.held_out_labels, probabilities),
         )
 
     def _epoch_inputs(self, epoch: int) -> tuple[Any, Any]:
@@ -194,15 +197,18 @@ class Trainer:
         import tensorflow as tf
 
         config, classes = self.job.train, self.job.data.num_classes
+        weights = self.data.class_weights
+        of_image = tf.gather(weights, labels) if weights is not None else None  # (B,)
         if self.is_exact:
             from mnist_cnn.training.exact.loss import cross_entropy
 
             smoothing = config.label_smoothing
             targets = tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes  # (B, classes)
-            return cross_entropy(targets, outputs)
+            return cross_entropy(targets, outputs, of_image)
         is_one_hot = config.loss is Loss.categorical_crossentropy or config.label_smoothing
         targets = tf.one_hot(labels, classes) if is_one_hot else labels  # (B, classes) or (B,)
-        return tf.reduce_mean(loss_function(config)(targets, outputs)), outputs
+        losses = loss_function(config)(targets, outputs)
+        return tf.reduce_mean(losses if of_image is None else losses * of_image), outputs
 
     def _probabilities(self, outputs: Any) -> Any:
         """Return the probabilities of the model's outputs, which are logits if it is exact."""
@@ -335,13 +341,19 @@ class Trainer:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingData:
-    """Training images, uint8 (N, ...), and labels, uint8 (N,), as tensors, and their division into steps."""
+    """Training images, uint8 (N, ...), and labels, uint8 (N,), as tensors, and their division into steps.
+
+    `held_out_labels`, uint8 (M,), are those of the images that are evaluated after each epoch.
+    `class_weights` are float32 (classes,), or None if all images count the same.
+    """
 
     images: Any
     labels: Any
     image_shape: tuple[int, ...]
     count: int
     batch: int
+    held_out_labels: NDArray[Any]
+    class_weights: NDArray[Any] | None
 
     @property
     def steps(self) -> int:
@@ -389,23 +401,27 @@ def loss_function(config: TrainConfig) -> Callable[[Any, Any], Any]:
 
 
 def predict_function(
-    model: keras.Model, probabilities: Callable[[Any], Any] = lambda outputs: outputs
+    model: keras.Model,
+    image_shape: tuple[int, ...],
+    probabilities: Callable[[Any], Any] = lambda outputs: outputs,
 ) -> Callable[[Any], Any]:
-    """Return a function uint8 images (B, H, W, 1) or (B, 1, H, W) -> float32 probabilities (B, classes).
+    """Return a function uint8 images (B, *image_shape) -> float32 probabilities (B, classes).
 
-    `probabilities` makes them of the model's outputs.
+    `probabilities` makes them of the model's outputs. The function is compiled once for all sizes of batches,
+    so that a worker that gets only the last, smaller batch computes as the others do.
     """
     import tensorflow as tf
 
     def predict(images: Any) -> Any:
         return tf.cast(probabilities(model(scale(images), training=False)), tf.float32)
 
-    compiled: Callable[[Any], Any] = tf.function(predict, autograph=False, reduce_retracing=True)
+    signature = [tf.TensorSpec((None, *image_shape), tf.uint8)]
+    compiled: Callable[[Any], Any] = tf.function(predict, autograph=False, input_signature=signature)
     return compiled
 
 
 def evaluate(
-    predict: Callable[[Any], Any], images: NDArray[Any], labels: NDArray[Any], group: Alone = ALONE
+    predict: Callable[[Any], Any], images: NDArray[Any], labels: NDArray[Any], group: Group = ONE_WORKER
 ) -> tuple[float, float, NDArray[Any]]:
     """Return mean cross-entropy in nats, accuracy in [0, 1] and float32 probabilities (N, classes).
 
@@ -416,7 +432,7 @@ def evaluate(
     import tensorflow as tf
 
     batches = math.ceil(len(images) / EVALUATION_BATCH)
-    starts = (EVALUATION_BATCH * batch for batch in group.share(batches))
+    starts = (EVALUATION_BATCH * batch for batch in group.part(batches))
     parts = [predict(tf.constant(images[start : start + EVALUATION_BATCH])).numpy() for start in starts]
     gathered = b"".join(group.gather(b"".join(part.tobytes() for part in parts)))
     probabilities = np.frombuffer(gathered, np.float32).reshape(len(images), -1)

@@ -10,7 +10,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mnist_cnn import cpu
+
 BYTE_VALUES = 256
+IMAGES_IN_CACHE = 32
+MIN_CHANNELS = 8  # with fewer the matrices are too narrow to be fast
 
 
 class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
@@ -31,6 +35,58 @@ class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
         draws = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:size], tf.shape(inputs))
         kept = tf.cast(draws >= round(self.rate * BYTE_VALUES), inputs.dtype)
         return inputs * (kept * tf.cast(1 / (1 - self.rate), inputs.dtype))
+
+
+class FastConv2D(keras.layers.Conv2D):  # type: ignore[misc]
+    """A convolution whose kernel's gradient is made of matrix products. See `kernel_gradient`."""
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """Convolve `inputs`, (B, H, W, C)."""
+        settings = {"strides": [1, 1, 1, 1], "padding": "VALID"}
+
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def convolve(inputs: Any, kernel: Any) -> Any:
+            def gradient(dy: Any) -> tuple[Any, Any]:
+                of_inputs = tf.raw_ops.Conv2DBackpropInput(
+                    input_sizes=tf.shape(inputs), filter=kernel, out_backprop=dy, **settings
+                )
+                return of_inputs, kernel_gradient(inputs, dy, self.kernel_size)
+
+            return tf.raw_ops.Conv2D(input=inputs, filter=kernel, **settings), gradient
+
+        return convolve(inputs, tf.convert_to_tensor(kernel))
+
+
+def kernel_gradient(images: Any, dy: Any, kernel_size: tuple[int, int]) -> Any:
+    """Return the gradient, (h, w, C, F), of the kernel of a convolution with stride 1 and without padding.
+
+    `images` are (B, H, W, C), `dy` (B, H - h + 1, W - w + 1, F). The images shifted by each column of the
+    kernel lie side by side, (rows, w * C), and the rows that follow each other in `dy` have zeros where an
+    image has no more outputs. So a shift by a row of the kernel is a slice of consecutive rows, which is not
+    copied, and each row of the kernel is one matrix product. A few images at a time stay in the cache.
+    """
+    height, width = kernel_size
+    channels = images.shape[-1]
+    _, _, out_width, filters = dy.shape
+    padding = (height - 1) * out_width
+
+    def add(first: Any, total: Any) -> tuple[Any, Any]:
+        part = images[first : first + IMAGES_IN_CACHE]
+        shifted = tf.concat([part[:, :, k : k + out_width] for k in range(width)], -1)
+        rows = tf.reshape(shifted, (-1, width * channels))
+        zeros = [[0, 0], [0, height - 1], [0, 0], [0, 0]]
+        outputs = tf.reshape(tf.pad(dy[first : first + IMAGES_IN_CACHE], zeros), (-1, filters))
+        count = tf.shape(outputs)[0] - padding
+        products = [
+            tf.matmul(rows[start : start + count], outputs[:count], transpose_a=True)
+            for start in range(0, padding + 1, out_width)
+        ]
+        return first + IMAGES_IN_CACHE, total + tf.stack(products)
+
+    zero = tf.zeros((height, width * channels, filters), images.dtype)
+    size = tf.shape(images)[0]
+    _, total = tf.while_loop(lambda first, _: first < size, add, (0, zero), parallel_iterations=1)
+    return tf.reshape(total, (height, width, channels, filters))
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
@@ -96,7 +152,17 @@ def _normalises_images(layer: Any) -> bool:
     return is_last and layer.input_spec.ndim == 4 and layer.scale and layer.center and not layer.renorm  # noqa: PLR2004
 
 
+def _has_slow_gradient(layer: Any) -> bool:
+    """Return whether `FastConv2D` can take the place of a convolution, and is faster."""
+    is_plain = layer.padding == "valid" and layer.data_format == "channels_last" and layer.groups == 1
+    is_dense = (*layer.strides, *layer.dilation_rate) == (1, 1, 1, 1)
+    is_wide = layer.kernel.shape[2] >= MIN_CHANNELS and layer.compute_dtype == "float32"
+    is_on_cpu = not tf.config.get_visible_devices("GPU")
+    return is_plain and is_dense and is_wide and is_on_cpu and cpu.has_slow_kernel_gradients()
+
+
 _REPLACEMENTS = (
+    (keras.layers.Conv2D, FastConv2D, _has_slow_gradient),
     (keras.layers.Dropout, ByteDropout, is_byte_rate),
     (keras.layers.BatchNormalization, FusedBatchNormalization, _normalises_images),
 )

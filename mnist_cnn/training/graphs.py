@@ -12,6 +12,7 @@ STATEFUL_RANDOM_OPS = {
     "RandomShuffle", "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "TruncatedNormal",
 }  # fmt: skip
 PYTHON_OPS = {"EagerPyFunc", "PyFunc", "PyFuncStateless"}
+READING_OPS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
 
 
 def check_draws(graph: Any) -> None:
@@ -38,6 +39,16 @@ def captured_variables(graph: Any) -> list[Any]:
     """Return the variables that a graph uses, in the order of its trace; `graph.variables` is a set."""
     variables = {id(variable.handle): variable for variable in graph.variables}
     return [variables[id(outer)] for outer, _ in graph.captures if id(outer) in variables]
+
+
+def changed_variables(graph: Any) -> list[Any]:
+    """Return the variables that a graph does not only read, in the order of its trace."""
+    variables = {id(variable.handle): variable for variable in graph.variables}
+    return [
+        variables[id(outer)]
+        for outer, inner in graph.captures
+        if id(outer) in variables and any(user.type not in READING_OPS for user in inner.consumers())
+    ]
 
 
 def _operations(graph: Any) -> set[str]:

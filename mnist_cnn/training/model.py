@@ -13,6 +13,8 @@ from mnist_cnn.config import Format, written
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import keras
 
     from mnist_cnn.config import ModelConfig
@@ -97,8 +99,42 @@ def is_normalised(config: ModelConfig, number: int) -> bool:
     return config.batch_norm and number > 1
 
 
+def weight_shapes(config: ModelConfig, height: int, width: int, num_classes: int) -> list[tuple[int, ...]]:
+    """Return, without Keras, the shapes of the weights of the network for images of this size."""
+    shapes: list[tuple[int, ...]] = []
+    channels = 1
+    for number, (kernel_size, stride) in enumerate(convolutions(config), 1):
+        filters = config.filters[number - 1]
+        height, width = ((size - kernel_size) // stride + 1 for size in (height, width))
+        shapes.append((kernel_size, kernel_size, channels, filters))
+        if number in config.pooled_convolutions:
+            height, width = height // config.pool_size, width // config.pool_size
+        shapes += [(filters,)] * (4 if is_normalised(config, number) else 1)
+        channels = filters
+    inputs = height * width * channels
+    for units in filter(None, (config.dense_units, num_classes)):
+        shapes += [(inputs, units), (units,)]
+        inputs = units
+    return shapes
+
+
+def layers_with_weights(config: ModelConfig) -> list[str]:
+    """Return the names under which Keras saves the network's layers that have weights, in order."""
+    kinds = []
+    for number in range(1, len(config.filters) + 1):
+        kinds += ["conv2d", *["batch_normalization"] * is_normalised(config, number)]
+    kinds += ["dense"] * (2 if config.dense_units else 1)
+    numbers = (kinds[:place].count(kind) for place, kind in enumerate(kinds))
+    return [f"{kind}_{number}" if number else kind for kind, number in zip(kinds, numbers, strict=True)]
+
+
 def weights_sha256(model: keras.Model) -> str:
-    """Return the SHA-256, in hex, over `model.weights` in order.
+    """Return the SHA-256, in hex, over `model.weights` in order; see `arrays_sha256`."""
+    return arrays_sha256(model.weights)
+
+
+def arrays_sha256(weights: Iterable[Any]) -> str:
+    """Return the SHA-256, in hex, over weights in order.
 
     For each weight: index, dtype and shape as text, then its little-endian bytes in C order. Variable paths
     are not hashed, because Keras numbers them differently in each model.
@@ -106,7 +142,7 @@ def weights_sha256(model: keras.Model) -> str:
     import numpy as np
 
     digest = hashlib.sha256()
-    for index, weight in enumerate(model.weights):
+    for index, weight in enumerate(weights):
         array = np.asarray(weight)
         digest.update(f"{index} {array.dtype.name} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())

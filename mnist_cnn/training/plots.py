@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.files import atomic
 from mnist_cnn.result import percent
+from mnist_cnn.training.scores import class_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,46 +57,84 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def history(rows: Sequence[EpochRow], path: Path, *, held_out: str) -> None:
+def history(rows: Sequence[EpochRow], path: Path, *, held_out: str, saved_epoch: int | None = None) -> None:
     """Draw loss and accuracy of training and held-out images over the epochs.
 
     `held_out` names the images of `val_*`: "test" or "validation". A curve has a gap at a value that is not
-    finite.
+    finite. The saved epoch, by default the last one, is circled.
     """
+    saved = len(rows) if saved_epoch is None else saved_epoch
     with _drawing(path, 10, 4.6) as figure:
         left, right = figure.subplots(1, 2)
-        losses = _curves(left, rows, "loss", held_out)
-        accuracies = _curves(right, rows, "accuracy", held_out)
-        _title(left, "Loss", [row.val_loss for row in rows], min, "{:.4f}".format)
-        _title(right, "Accuracy", [row.val_accuracy for row in rows], max, percent)
+        losses = _curves(left, rows, "loss", held_out, saved)
+        accuracies = _curves(right, rows, "accuracy", held_out, saved)
+        _title(left, "Loss", [row.val_loss for row in rows], min, "{:.4f}".format, saved)
+        _title(right, "Accuracy", [row.val_accuracy for row in rows], max, percent, saved)
         _scale_losses(left, [loss for _, loss in losses])
         start = 0.5 if len(rows) > 1 else 0  # the first steps would press all that follows against 100%
         _scale_accuracies(right, [accuracy for time, accuracy in accuracies if time >= start])
         left.legend(frameon=False, loc="best")
         when = f"training: while the weights change · {held_out}: after each epoch"
-        figure.supxlabel(f"{when} · circled: the last epoch, whose model is saved", fontsize=8, color=FAINT)
+        circled = "the last epoch" if saved == len(rows) else f"epoch {saved}"
+        figure.supxlabel(f"{when} · circled: {circled}, whose model is saved", fontsize=8, color=FAINT)
 
 
-def confusion(labels: NDArray[Any], predicted: NDArray[Any], num_classes: int, path: Path) -> None:
+def comparison(runs: Mapping[str, Sequence[EpochRow]], path: Path) -> None:
+    """Draw loss and accuracy of several runs over the epochs, on held-out images and, dotted, in training.
+
+    `runs` are histories by the name that the legend shows. A curve has a gap at a value that is not finite.
+    """
+    with _drawing(path, 10, 4.6) as figure:
+        left, right = figure.subplots(1, 2)
+        for axes, name in ((left, "loss"), (right, "accuracy")):
+            axes.set_title(name.capitalize(), loc="left")
+            points = [
+                point
+                for number, (label, rows) in enumerate(runs.items())
+                for point in _pair(axes, rows, name, label, f"C{number}")
+            ]
+            _label_epochs(axes, max(map(len, runs.values())))
+            if name == "loss":
+                _scale_losses(axes, [value for _, value in points])
+            else:
+                start = 0.5 if max(map(len, runs.values())) > 1 else 0
+                _scale_accuracies(axes, [value for time, value in points if time >= start])
+        left.legend(frameon=False, loc="best")
+        note = "lines: held-out images, after each epoch · dotted: training images, while the weights change"
+        figure.supxlabel(note, fontsize=8, color=FAINT)
+
+
+def _pair(
+    axes: Axes, rows: Sequence[EpochRow], name: str, label: str, colour: str
+) -> list[tuple[float, float]]:
+    """Draw a run's two curves in one colour; return all finite points."""
+    training, after = _points(rows, name)
+    looks: dict[str, Any] = {"marker": "o" if len(rows) <= MAX_MARKED_EPOCHS else None, "markersize": 4}
+    axes.plot(*_columns(training), color=colour, linestyle="dotted", linewidth=1)
+    axes.plot(*_columns(after), color=colour, linewidth=2, label=label, **looks)
+    return [(time, value) for time, value in (*training, *after) if math.isfinite(value)]
+
+
+def confusion(counts: NDArray[np.int64], path: Path) -> None:
     """Draw how many images of each class (row) were predicted as which class (column).
 
     The colours are shares of the row, on fixed scales, so that two matrices can be compared. Mistakes have
     their own scale, because the few of a good model would be invisible otherwise.
 
-    `labels` and `predicted` are integers (N,) below `num_classes`, which is 2 to 256. Up to 20 classes, the
-    counts are written into the cells, and recall and precision beside them.
+    `counts` are those of `scores.confusion_counts`. Up to 20 classes, they are written into the cells, and
+    recall and precision beside them.
     """
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
-    pairs = labels.astype(np.int64) * num_classes + predicted.astype(np.int64)
-    counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)  # true, predicted
+    num_classes = len(counts)
     correct, total = int(np.trace(counts)), int(counts.sum())
     numbered = num_classes <= MAX_NUMBERED_CLASSES
     side = max(4.6, 2.4 + 0.55 * num_classes) if numbered else 8.5
     with _drawing(path, side + 1.2, side) as figure:
         axes = figure.subplots()
-        axes.set_title(f"Accuracy {_share(correct, total)}: {correct:,} of {_images(total)} correct", pad=22)
+        accuracy = _written(correct / total if total else None)
+        axes.set_title(f"Accuracy {accuracy}: {correct:,} of {_images(total)} correct", pad=22)
         axes.set(xlabel="predicted class", ylabel="true class")
         axes.grid(visible=False)
         _colour_cells(figure, axes, counts)
@@ -179,38 +218,55 @@ def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         logger.setLevel(level)
 
 
-def _curves(axes: Axes, rows: Sequence[EpochRow], name: str, held_out: str) -> list[tuple[float, float]]:
-    """Draw both curves, circle the last epoch, and return all finite points.
+def _curves(
+    axes: Axes, rows: Sequence[EpochRow], name: str, held_out: str, saved: int
+) -> list[tuple[float, float]]:
+    """Draw both curves, circle the saved epoch, and return all finite points.
 
     The training's means stand in the middle of the part of the epoch that they are over.
     """
-    from matplotlib.ticker import MaxNLocator
-
-    training: list[tuple[float, float]] = []
-    for row in rows:
-        parts = getattr(row, f"{name}_parts") or (getattr(row, name),)
-        training += [(row.epoch - 1 + (i + 0.5) / len(parts), mean) for i, mean in enumerate(parts)]
-    after = [(float(row.epoch), getattr(row, f"val_{name}")) for row in rows]
+    training, after = _points(rows, name)
     looks: dict[str, Any] = {"marker": "o" if len(rows) <= MAX_MARKED_EPOCHS else None}
     axes.plot(*_columns(training), color=TRAINING, markersize=3, label="training", **looks)
     axes.plot(*_columns(after), color=HELD_OUT, markersize=5, linewidth=2, label=held_out, **looks)
     ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": HELD_OUT}
-    axes.plot(*_columns(after[-1:]), "o", **ring)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=len(rows) > MAX_DIVIDED_EPOCHS, steps=[1, 2, 5, 10]))
-    axes.set_xlim(0, max(len(rows), 1) * 1.04)
+    axes.plot(*_columns(after[saved - 1 : saved]), "o", **ring)
+    _label_epochs(axes, len(rows))
     return [(time, value) for time, value in (*training, *after) if math.isfinite(value)]
+
+
+def _points(
+    rows: Sequence[EpochRow], name: str
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Return the points of the training's curve, and of the held-out images'."""
+    training: list[tuple[float, float]] = []
+    for row in rows:
+        parts = getattr(row, f"{name}_parts") or (getattr(row, name),)
+        training += [(row.epoch - 1 + (i + 0.5) / len(parts), mean) for i, mean in enumerate(parts)]
+    return training, [(float(row.epoch), getattr(row, f"val_{name}")) for row in rows]
+
+
+def _label_epochs(axes: Axes, count: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=count > MAX_DIVIDED_EPOCHS, steps=[1, 2, 5, 10]))
+    axes.set_xlim(0, max(count, 1) * 1.04)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _title(axes: Axes, name: str, values: Sequence[float], best: Any, write: Callable[[float], str]) -> None:
-    """Write the last held-out value beside the title, and the best one if it is another."""
+def _title(  # noqa: PLR0913, PLR0917 - the values, and how to write them
+    axes: Axes, name: str, values: Sequence[float], best: Any, write: Callable[[float], str], saved: int
+) -> None:
+    """Write the last held-out value beside the title; the saved one, or else the best, if it is another."""
     finite = [value for value in values if math.isfinite(value)]
     text = f"last {write(values[-1])}" if finite else "no finite value"
-    if finite and (value := best(finite)) != values[-1]:
+    if saved < len(values):
+        text = f"saved: epoch {saved}, {write(values[saved - 1])} · {text}"
+    elif finite and (value := best(finite)) != values[-1]:
         text += f", best {write(value)} (epoch {values.index(value) + 1})"
     axes.set_title(name, loc="left")
     axes.set_title(text, loc="right", fontsize=9, fontweight="normal", color=HELD_OUT)
@@ -273,8 +329,7 @@ def _number_cells(axes: Axes, counts: NDArray[np.int64]) -> None:
     """Write each count into its cell, recall at the end of each row, precision below each column."""
     import numpy as np
 
-    size = len(counts)
-    of_row, of_column, right = counts.sum(1), counts.sum(0), np.diagonal(counts)
+    size, of_row, scores = len(counts), counts.sum(1), class_scores(counts)
     for row, column in np.argwhere(counts > 0):
         is_dark = counts[row, column] > of_row[row] * (0.5 if row == column else MANY_WRONG / 2)
         colour = "white" if is_dark else INK
@@ -286,11 +341,11 @@ def _number_cells(axes: Axes, counts: NDArray[np.int64]) -> None:
 
     edge = size - 0.5
     write("recall", (edge, -0.5), (28, 10))
-    for cell in range(size):
-        write(_share(int(right[cell]), int(of_row[cell])), (edge, cell), (28, 0))
+    for cell, score in enumerate(scores):
+        write(_written(score.recall), (edge, cell), (28, 0))
     write("precision", (-0.5, edge), (-6, -27), ha="right")
-    for cell in range(size):
-        write(_share(int(right[cell]), int(of_column[cell])), (cell, edge), (0, -27))
+    for cell, score in enumerate(scores):
+        write(_written(score.precision), (cell, edge), (0, -27))
     axes.hlines(np.arange(size) + 0.5, -0.5, edge, color=LINES, linewidth=0.8)
     axes.vlines(np.arange(size) + 0.5, -0.5, edge, color=LINES, linewidth=0.8)
     axes.set_xticks(range(size))
@@ -304,9 +359,8 @@ def _images(number: int) -> str:
     return f"{number:,} image{'' if number == 1 else 's'}"
 
 
-def _share(part: int, whole: int) -> str:
-    """Return a percentage, or "none" if `whole` is 0."""
-    return percent(part / whole) if whole else "none"
+def _written(share: float | None) -> str:
+    return "none" if share is None else percent(share)
 
 
 def _probability(probability: float) -> str:

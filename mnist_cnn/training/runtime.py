@@ -54,28 +54,30 @@ class Runtime:
         threads = threads or default_threads()
         return cls(precision, device, cpu.description(), threads, versions(), environment, fingerprint)
 
-    def changes_to(self, now: Runtime, *, is_same_job: bool = True) -> tuple[str, ...]:
+    def changes_to(self, now: Runtime, *, is_same_job: bool = True, before: str = "was") -> tuple[str, ...]:
         """Describe why the weights would differ now: "tensorflow 2.22.0 (was 2.21.0)"; empty if they don't.
 
-        The fingerprints of two different jobs are not compared, so all that may differ is listed.
+        The fingerprints of two different jobs are not compared, so all that may differ is listed. `before`
+        replaces "was" if the two runtimes are those of two machines.
         """
-        decisive = self._changed(now, "precision", "device")
-        decisive += changed_versions(self.versions, now.versions)
-        descriptive = self._changed(now, "processor", "threads")
+        decisive = self._changed(now, before, "precision", "device")
+        decisive += changed_versions(self.versions, now.versions, before)
+        descriptive = self._changed(now, before, "processor", "threads")
         if self.fingerprint is None:
             return (*decisive, *descriptive)
-        known = (*decisive, *descriptive, *_changed_variables(self.environment, now.environment))
+        variables = _changed_variables(self.environment, now.environment, before)
+        known = (*decisive, *descriptive, *variables)
         if not is_same_job:
             return known
         if self.fingerprint == now.fingerprint:
             return decisive
         unexplained = "" if known else "; nothing else that is recorded differs"
-        prints = f"fingerprint {str(now.fingerprint)[:8]}, was {self.fingerprint[:8]}{unexplained}"
+        prints = f"fingerprint {str(now.fingerprint)[:8]}, {before} {self.fingerprint[:8]}{unexplained}"
         return (f"the numbers that the first steps compute ({prints})", *known)
 
-    def _changed(self, now: Runtime, *names: str) -> tuple[str, ...]:
+    def _changed(self, now: Runtime, before: str, *names: str) -> tuple[str, ...]:
         pairs = ((name, getattr(self, name), getattr(now, name)) for name in names)
-        return tuple(f"{name} {new} (was {old})" for name, old, new in pairs if new != old)
+        return tuple(f"{name} {new} ({before} {old})" for name, old, new in pairs if new != old)
 
 
 def default_threads() -> int:
@@ -92,18 +94,19 @@ def versions() -> dict[str, str]:
     return {"mnist_cnn": __version__, **{package: version(package) for package in PACKAGES}}
 
 
-def changed_versions(then: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
+def changed_versions(then: dict[str, str], now: dict[str, str], before: str = "was") -> tuple[str, ...]:
     """Describe which packages have another version now."""
     return tuple(
-        f"{package} {now.get(package)} (was {then.get(package)})"
+        f"{package} {now.get(package)} ({before} {then.get(package)})"
         for package in sorted(then.keys() | now.keys())
         if then.get(package) != now.get(package)
     )
 
 
-def _changed_variables(then: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
+def _changed_variables(then: dict[str, str], now: dict[str, str], before: str) -> tuple[str, ...]:
     return tuple(
-        f"{f'{name}={now[name]}' if name in now else f'{name} not set'} (was {then.get(name, 'not set')})"
+        f"{f'{name}={now[name]}' if name in now else f'{name} not set'} "
+        f"({before} {then.get(name, 'not set')})"
         for name in sorted(then.keys() | now.keys())
         if then.get(name) != now.get(name)
     )

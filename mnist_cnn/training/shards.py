@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training import graphs
-from mnist_cnn.training.sharing.group import ALONE, Alone
+from mnist_cnn.training.sharing.group import ONE_WORKER, Group
 from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree
 
 if TYPE_CHECKING:
     from mnist_cnn.training.epoch import Trainer
 
 SEED_STATE = "seed_generator_state"
-"""What Keras calls the variable of a SeedGenerator: a seed and a counter, (2,) integers."""
+"""What Keras calls the variable of a SeedGenerator: a seed, and a counter of its draws; (2,) integers."""
 
-
+HALF = 1 << 32
 SEED_STRIDE = 2_654_435_761
 """Between the seeds of two shards, so that they are not those of other layers: 2**32 by the golden ratio."""
 
@@ -30,7 +30,7 @@ SEED_STRIDE = 2_654_435_761
 class ShardedSteps:
     """A trainer's steps, shard by shard. `group` are the workers that share the shards."""
 
-    def __init__(self, trainer: Trainer, group: Alone) -> None:
+    def __init__(self, trainer: Trainer, group: Group) -> None:
         import tensorflow as tf
 
         self.trainer, self.group = trainer, group
@@ -43,7 +43,7 @@ class ShardedSteps:
         self.graph = traced.graph
         pairs = zip(trainer.model.trainable_variables, traced.structured_outputs[0], strict=True)
         self.trained = [variable for variable, gradient in pairs if gradient is not None]
-        self.seeds, self.moving = _find_state(trainer, graphs.captured_variables(self.graph))
+        self.seeds, self.moving = _find_state(trainer, self.graph)
         self._compute_shard = tf.function(self._shard, autograph=False, input_signature=signature)
         self._apply_sums = tf.function(self._apply, autograph=False)
 
@@ -53,9 +53,9 @@ class ShardedSteps:
 
     def alone(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
         """Train on steps `first` to `stop` of an epoch, without other workers."""
-        self._run(ALONE, order, first, stop, augment_scale)
+        self._run(ONE_WORKER, order, first, stop, augment_scale)
 
-    def _run(self, group: Alone, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
+    def _run(self, group: Group, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
         """Train on steps `first` to `stop` of an epoch with a group; `order` is (N,) int32."""
         import tensorflow as tf
 
@@ -63,7 +63,7 @@ class ShardedSteps:
         for step in range(int(first), int(stop)):
             rows = order[step * data.batch : (step + 1) * data.batch]
             count, held = len(rows), PairwiseSum()
-            for shard in group.share(self.shards):
+            for shard in group.part(self.shards):
                 start, end = (count * number // self.shards for number in (shard, shard + 1))
                 # The last batch may have fewer images than shards: an empty one computes any image.
                 part = rows[start:end] if start < end else rows[:1]
@@ -79,7 +79,7 @@ class ShardedSteps:
 
         `rows` is (B,) int32. The sums are gradients and changes of the moving statistics times `weight`, (P,)
         float32, and float64 numbers: the sum of the losses, correct predictions, images, and the seeds' next
-        state, which is that of shard 0.
+        state, which is that of shard 0, in halves of 32 bits.
         """
         import tensorflow as tf
 
@@ -93,7 +93,7 @@ class ShardedSteps:
         gradients = [gradient for gradient in gradients if gradient is not None]
         changes = [variable.read_value() - old for variable, old in zip(self.moving, before, strict=True)]
         is_first = tf.cast(tf.equal(shard, 0), tf.float64)
-        next_seeds = [tf.cast(variable.read_value(), tf.float64) * is_first for variable in self.seeds]
+        next_seeds = [_halves(variable.read_value()) * is_first for variable in self.seeds]
         for variable, old in zip((*self.moving, *self.seeds), (*before, *seeds), strict=True):
             variable.assign(old)
         numbers = [tf.cast(tf.reshape(values, (-1,)), tf.float32) for values in (*gradients, *changes)]
@@ -116,27 +116,38 @@ class ShardedSteps:
         trainer.optimizer.apply(gradients, variables)
         for piece, variable in zip(pieces[len(variables) :], self.moving, strict=True):
             variable.assign_add(tf.cast(tf.reshape(piece, variable.shape), variable.dtype))
-        counts, *seeds = tf.split(counts, [3, *[2] * len(self.seeds)])
-        for variable, seed in zip(self.seeds, seeds, strict=True):
-            variable.assign(tf.cast(seed, variable.dtype))
+        counts, *next_seeds = tf.split(counts, [3, *[4] * len(self.seeds)])
+        for variable, halves in zip(self.seeds, next_seeds, strict=True):
+            high, low = tf.split(tf.cast(halves, tf.int64), 2)
+            variable.assign(tf.cast(high * HALF + low, variable.dtype))
         part = tf.one_hot(curve_point, trainer.sums.shape[1], dtype=tf.float64)  # (parts,)
         trainer.sums.assign_add(counts[:, None] * part)
 
 
-def _find_state(trainer: Trainer, used: Any) -> tuple[list[Any], list[Any]]:
-    """Return the seeds and the moving statistics among the variables that a step uses.
+def _halves(seed: Any) -> Any:
+    """Return the upper, then the lower halves of integers (2,) as float64 (4,), which is exact."""
+    import tensorflow as tf
+
+    numbers = tf.cast(seed, tf.int64)
+    return tf.cast(tf.concat([numbers // HALF, numbers % HALF], 0), tf.float64)
+
+
+def _find_state(trainer: Trainer, graph: Any) -> tuple[list[Any], list[Any]]:
+    """Return the seeds that a step uses, and the moving statistics that it may change.
 
     Raises ConfigurationError for another kind of state, because the shards' states could not be combined.
     """
     paths = {variable.value.ref(): variable.path for variable in trainer.model.variables}
-    weights = {variable.value.ref() for variable in trainer.model.trainable_variables}
+    known = {variable.value.ref() for variable in trainer.model.trainable_variables}
+    known.add(trainer.optimizer.iterations.value.ref())
+    changed = {variable.ref() for variable in graphs.changed_variables(graph)}
     seeds, moving = [], []
-    for variable in used:
-        if variable.ref() in weights or variable is trainer.optimizer.iterations.value:
-            continue
+    for variable in graphs.captured_variables(graph):
         name = paths.get(variable.ref(), variable.name)
         if SEED_STATE in name and variable.dtype.is_integer and variable.shape == (2,):
             seeds.append(variable)
+        elif variable.ref() in known or variable.ref() not in changed:
+            continue
         elif variable.dtype.is_floating:
             moving.append(variable)
         else:

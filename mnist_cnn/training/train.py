@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
+import json
 import logging
 import os
 import time
@@ -16,26 +17,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import cpu, run_folder
-from mnist_cnn.config import Format, Loss, Numerics, Precision
+from mnist_cnn.config import Format, Keep, Loss, Numerics, Precision
 from mnist_cnn.data import datasets
-from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled
 from mnist_cnn.files import atomic
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content, percent
-from mnist_cnn.training import checkpoint, plots
+from mnist_cnn.training import checkpoint, initial_weights, plots, stopping
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
 from mnist_cnn.training.epoch import Trainer, evaluate, predict_function
 from mnist_cnn.training.model import weights_sha256
 from mnist_cnn.training.runtime import Runtime
-from mnist_cnn.training.sharing.group import ALONE, Alone
+from mnist_cnn.training.scores import class_scores, confusion_counts
+from mnist_cnn.training.sharing.group import ONE_WORKER, Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import keras
+    from numpy.typing import NDArray
 
     from mnist_cnn.data.datasets import DataSet
     from mnist_cnn.job import Job
+
+    Weights = tuple[NDArray[Any], ...]
 
 PLOTS = ("history.png", "confusion.png", "mistakes.png")
 SAVED_FILES = ("model.keras", "model.onnx", "keras-tf-mnist.h5", *PLOTS, run_folder.METRICS)
@@ -54,7 +59,7 @@ def train(  # noqa: PLR0913 - only the first two are required
     on_epoch: Callable[[EpochRow], None] = lambda row: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     is_stopping: Callable[[], bool] = lambda: False,
-    group: Alone = ALONE,
+    group: Group = ONE_WORKER,
 ) -> Result:
     """Train `job`; write model, plots, history and result.json to `folder`, which must exist.
 
@@ -64,7 +69,7 @@ def train(  # noqa: PLR0913 - only the first two are required
     writes a checkpoint and ends. The other workers of the `group` call `assist`.
 
     Raises:
-        DataError: the data differ from what the job describes.
+        DataError: the data or the initial weights differ from what the job describes.
         BackendError: `device` (auto, cpu or gpu) is missing, the machine cannot train an exact job, or
             `folder` cannot be written.
         ConfigurationError: the network cannot be built, or the checkpoint does not fit the job or runtime.
@@ -76,21 +81,22 @@ def train(  # noqa: PLR0913 - only the first two are required
     device_kind, arrays = _prepare(job, device)
     started = time.perf_counter()
     trainer = Trainer(job, arrays, group)
-    fingerprint = _common_fingerprint(trainer, group)
-    runtime = Runtime.here(trainer.precision.value, device_kind, _threads(), fingerprint)
+    runtime = _common_runtime(trainer, device_kind, group)
     run = folder if checkpoints is None else "RUN"  # a node does not know the run's folder
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
-    history, changes = _resume(trainer, runtime, checkpoints, run, force=force)
-    _share_state(trainer, group, len(history))
+    history, changes, kept = _resume(trainer, runtime, checkpoints, run, force=force)
+    is_done = stopping.is_done(history, job.train)
+    _broadcast_state(trainer, group, job.train.epochs if is_done else len(history))
     run_folder.write_history(folder, history)
-    for epoch in range(len(history) + 1, job.train.epochs + 1):
+    while not stopping.is_done(history, job.train):
+        epoch = len(history) + 1
         row = trainer.run_epoch(epoch, on_progress)
         history.append(row)
-        is_last = epoch == job.train.epochs
-        must_stop = _end_epoch(trainer, group, is_stopping()) and not is_last
+        kept = _kept_weights(trainer, history, kept)
+        is_last = stopping.is_done(history, job.train)
+        must_stop = _end_epoch(trainer, group, is_last or is_stopping()) and not is_last
         if is_last or must_stop or epoch % job.train.checkpoint_every == 0:
-            state, generators = trainer.state(), checkpoint.generators()
-            checkpoints.save(Checkpoint(job, runtime, tuple(history), state, generators, changes))
+            checkpoints.save(_checkpoint(trainer, runtime, history, changes, kept))
         run_folder.write_history(folder, history)
         log.info("%s", describe_epoch(row, job))
         on_epoch(row)
@@ -99,7 +105,8 @@ def train(  # noqa: PLR0913 - only the first two are required
             raise RunCancelled(message)
     seconds = time.perf_counter() - started
 
-    on_progress(_finalizing(trainer))
+    on_progress(_finalizing(trainer, len(history)))
+    _restore_kept(trainer, history, kept)
     recorded = {"changes": changes, "training_seconds": seconds, **dataclasses.asdict(runtime)}
     recorded["numerics"] = job.train.numerics.value
     run_name = run_name or folder.resolve().name
@@ -107,30 +114,42 @@ def train(  # noqa: PLR0913 - only the first two are required
 
 
 def assist(
-    job: Job, group: Alone, *, device: str = "auto", is_stopping: Callable[[], bool] = lambda: False
+    job: Job, group: Group, *, device: str = "auto", is_stopping: Callable[[], bool] = lambda: False
 ) -> None:
     """Train as one of the workers whose worker 0 calls `train`; write nothing.
 
     Raises as `train` does, and what has ended another worker.
     """
-    _, arrays = _prepare(job, device)
+    device_kind, arrays = _prepare(job, device)
     trainer = Trainer(job, arrays, group)
-    _common_fingerprint(trainer, group)
-    for epoch in range(_share_state(trainer, group) + 1, job.train.epochs + 1):
+    _common_runtime(trainer, device_kind, group)
+    trained = _broadcast_state(trainer, group)
+    for epoch in range(trained + 1, job.train.epochs + 1):  # worker 0 may end it earlier
         trainer.run_epoch(epoch, lambda progress: None)
         if _end_epoch(trainer, group, is_stopping()):
             return
 
 
-def _common_fingerprint(trainer: Trainer, group: Alone) -> str:
-    """Return the fingerprint, which must be the same for all workers."""
-    fingerprint = trainer.fingerprint()
-    hint = "use equal nodes with equal threads, or train.numerics=exact"
-    group.check_equal("fingerprint of the first steps", fingerprint[:8], hint)
-    return fingerprint
+def _common_runtime(trainer: Trainer, device_kind: str, group: Group) -> Runtime:
+    """Return this worker's runtime; its fingerprint must be the same for all workers.
+
+    Raises ConfigurationError, on all of them.
+    """
+    own = Runtime.here(trainer.precision.value, device_kind, _threads(), trainer.fingerprint())
+    gathered = group.gather(json.dumps(dataclasses.asdict(own)).encode())
+    first, *others = (Runtime(**json.loads(content)) for content in gathered)
+    differing = [
+        f"Worker {rank}: {'; '.join(first.changes_to(other, before='worker 0:'))}"
+        for rank, other in enumerate(others, 1)
+        if other.fingerprint != first.fingerprint
+    ]
+    if differing:
+        message = f"not all workers would end in the weights of worker 0. {'. '.join(differing)}"
+        raise ConfigurationError(message, "use equal nodes with equal threads, or train.numerics=exact")
+    return own
 
 
-def _share_state(trainer: Trainer, group: Alone, epochs: int = 0) -> int:
+def _broadcast_state(trainer: Trainer, group: Group, epochs: int = 0) -> int:
     """Give all workers the state of worker 0, after `epochs` epochs; return that number.
 
     The state of Python's and NumPy's generators is not shared: no step with shards calls Python.
@@ -139,13 +158,13 @@ def _share_state(trainer: Trainer, group: Alone, epochs: int = 0) -> int:
         return epochs
     is_first = group.rank == 0
     epochs = int(group.gather(str(epochs).encode() if is_first else b"")[0])
-    if epochs:
+    if epochs or trainer.job.train.init_sha256 is not None:
         own = b"".join(array.tobytes() for array in trainer.state()) if is_first else b""
         trainer.restore_bytes(group.gather(own)[0])
     return epochs
 
 
-def _end_epoch(trainer: Trainer, group: Alone, is_stopping: bool) -> bool:  # noqa: FBT001 - it is shared
+def _end_epoch(trainer: Trainer, group: Group, is_stopping: bool) -> bool:  # noqa: FBT001 - it is shared
     """Return whether any worker is stopping, after a check that all have computed the same numbers."""
     if group.count > 1:
         digest = hashlib.sha256(b"".join(array.tobytes() for array in trainer.state())).hexdigest()
@@ -163,9 +182,9 @@ def describe_epoch(row: EpochRow, job: Job) -> str:
     )
 
 
-def _finalizing(trainer: Trainer) -> Progress:
+def _finalizing(trainer: Trainer, epoch: int) -> Progress:
     epochs, steps = trainer.job.train.epochs, trainer.data.steps
-    return Progress("finalizing", epoch=epochs, epochs=epochs, step=steps, steps=steps)
+    return Progress("finalizing", epoch=epoch, epochs=epochs, step=steps, steps=steps)
 
 
 def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
@@ -221,16 +240,63 @@ def _threads() -> int:
 
 def _resume(
     trainer: Trainer, runtime: Runtime, checkpoints: Checkpoints, run: Path | str, *, force: bool
-) -> tuple[list[EpochRow], tuple[str, ...]]:
-    """Restore the newest undamaged checkpoint; return its history and the changes it records."""
+) -> tuple[list[EpochRow], tuple[str, ...], Weights]:
+    """Restore the newest undamaged checkpoint; return its history, recorded changes and kept weights."""
     found = checkpoints.newest()
     if found is None:
-        return [], ()
+        _start_from_weights(trainer, checkpoints.folder)
+        return [], (), ()
     found = found.check(trainer.job, runtime, force=force, run=run)
     trainer.restore(found.arrays)
     checkpoint.set_generators(found.generators)
     log.info("resuming after epoch %d of %d", len(found.history), trainer.job.train.epochs)
-    return list(found.history), found.changes
+    history = list(found.history)
+    saved = stopping.saved_epoch(history, trainer.job.train.keep)
+    if saved < len(history) and not found.kept:  # train.keep was changed by hand
+        message = f"the checkpoint lacks the weights of epoch {saved}, the best one"
+        raise ConfigurationError(message, "set train.keep=last, as it was, or start a new run")
+    return history, found.changes, found.kept or _kept_weights(trainer, history, ())
+
+
+def _start_from_weights(trainer: Trainer, folder: Path) -> None:
+    """Give the network the weights that the job starts from, if it names some; see `initial_weights`."""
+    sha256 = trainer.job.train.init_sha256
+    if sha256 is None:
+        return
+    arrays = initial_weights.load(folder, sha256)
+    initial_weights.check_shapes(arrays, [weight.shape for weight in trainer.model.weights])
+    trainer.model.set_weights(arrays)
+    log.info("starting from the weights %s", sha256)
+
+
+def _checkpoint(
+    trainer: Trainer, runtime: Runtime, history: list[EpochRow], changes: tuple[str, ...], kept: Weights
+) -> Checkpoint:
+    """Return the checkpoint of this moment. The weights of the newest epoch are part of the state."""
+    is_newest = stopping.saved_epoch(history, trainer.job.train.keep) == len(history)
+    state, generators = trainer.state(), checkpoint.generators()
+    kept = () if is_newest else kept
+    return Checkpoint(trainer.job, runtime, tuple(history), state, generators, changes, kept)
+
+
+def _kept_weights(trainer: Trainer, history: list[EpochRow], before: Weights) -> Weights:
+    """Return the weights of the best epoch so far, if the job keeps them; `before` are those until now."""
+    if trainer.job.train.keep is Keep.last:
+        return ()
+    is_best = stopping.best_epoch(history) == len(history)
+    return tuple(trainer.model.get_weights()) if is_best else before
+
+
+def _restore_kept(trainer: Trainer, history: list[EpochRow], kept: Weights) -> None:
+    """Restore the weights of the epoch that is saved; say which it is if it isn't the last planned one."""
+    epochs = trainer.job.train.epochs
+    if len(history) < epochs:
+        best = stopping.best_epoch(history)
+        log.info("stopped after epoch %d of %d: none since epoch %d was better", len(history), epochs, best)
+    saved = stopping.saved_epoch(history, trainer.job.train.keep)
+    if saved < len(history):
+        trainer.model.set_weights(kept)
+        log.info("saved: epoch %d, which has the lowest validation loss", saved)
 
 
 def _finish(  # noqa: PLR0913 - all of them are results
@@ -247,7 +313,8 @@ def _finish(  # noqa: PLR0913 - all of them are results
     `recorded` are fields of the result that are already known.
     """
     job, model = trainer.job, trainer.float32_model()
-    loss, accuracy, probabilities = evaluate(predict_function(model), arrays.x_test, arrays.y_test)
+    predict = predict_function(model, arrays.x_test.shape[1:])
+    loss, accuracy, probabilities = evaluate(predict, arrays.x_test, arrays.y_test)
     note = ""
     if trainer.is_exact or trainer.precision is Precision.bfloat16:
         how = f"with {job.train.exact_bits}-bit operands" if trainer.is_exact else "in bfloat16"
@@ -255,9 +322,10 @@ def _finish(  # noqa: PLR0913 - all of them are results
     log.info("test loss %.4f, test accuracy %s%s", loss, percent(accuracy), note)
     metadata = {"run": run_name, "job_digest": job.digest, "accuracy": f"{accuracy:.4f}"}
     _save_model(job, model, folder, metadata)
-    plots.history(history, folder / "history.png", held_out=_held_out_name(job))
-    predicted = probabilities.argmax(axis=1)
-    plots.confusion(arrays.y_test, predicted, job.data.num_classes, folder / "confusion.png")
+    saved_epoch = stopping.saved_epoch(history, job.train.keep)
+    plots.history(history, folder / "history.png", held_out=_held_out_name(job), saved_epoch=saved_epoch)
+    counts = confusion_counts(arrays.y_test, probabilities.argmax(axis=1), job.data.num_classes)
+    plots.confusion(counts, folder / "confusion.png")
     images = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)  # (N, 28, 28)
     plots.mistakes(images, arrays.y_test, probabilities, folder / "mistakes.png")
     saved = (folder / name for name in SAVED_FILES)
@@ -268,6 +336,8 @@ def _finish(  # noqa: PLR0913 - all of them are results
         history=tuple(history),
         seconds_per_epoch=sum(row.seconds for row in history) / len(history),
         weights_sha256=weights_sha256(model),
+        saved_epoch=saved_epoch,
+        classes=class_scores(counts),
         files={path.name: describe_content(path.read_bytes()) for path in saved if path.exists()},
         **recorded,
     )

@@ -6,13 +6,22 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers.azure_commands import BOTH_SDKS, LOOPBACK_TESTS, chosen, run_here, submissions, succeeded
+from helpers.azure_commands import (
+    BOTH_SDKS,
+    LOOPBACK_TESTS,
+    chosen,
+    refused,
+    run_here,
+    submissions,
+    succeeded,
+)
 from helpers.azure_runs import ORIGIN, ServiceRun
 from helpers.processes import run_successfully
 from loopback import run_errors
 
 from mnist_cnn import run_folder
 from mnist_cnn.backends.remote import workers
+from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +38,17 @@ JOB = (
     "model=compact", "train.shards=2", "train.threads=1",
 )  # fmt: skip
 PAIR = ("backend.workers=2", "backend.max_nodes=2", "backend.cluster=pair", "register.name=null")
+FAILING = """
+import os
+import keras
+
+
+def build(config, input_shape, num_classes):
+    if os.environ["RANK"] == "1":
+        raise ValueError("no layers are left on node 1")
+    out = keras.layers.Dense(num_classes, activation="softmax")
+    return keras.Sequential([keras.Input(input_shape), keras.layers.Flatten(), out])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +105,13 @@ def test_a_worker_that_dies_without_a_word_is_a_lost_node(
     shown = made.command("status", "--json")
     assert shown.json()["status"] == "queued"
     assert "a worker was killed, or its node has failed" in shown.err
+
+
+def test_the_error_of_another_worker_fails_the_run(azure: AzureService, tmp_path: Path, sdk: str) -> None:
+    (tmp_path / "network.py").write_text(FAILING)
+    ended = run_here(*chosen(azure), sdk, *JOB, *PAIR, "model.file=network.py", "run_dir=run", cwd=tmp_path)
+    refused(ended, ConfigurationError.exit_code, "worker 1: ", "no layers are left on node 1")
+    assert submissions(azure) == 1
 
 
 def _check_tokens(azure: AzureService, folder: Path, printed: str) -> None:

@@ -16,10 +16,12 @@ from . import (
     identity,
     inference,
     journeys,
+    listing,
     memory,
     serving,
     start_up,
     time_to_accuracy,
+    tracking_cost,
     workers,
 )
 from .comparison import Comparison
@@ -36,8 +38,10 @@ BENCHMARKS = {
     "identity": identity,
     "journeys": journeys,
     "golden": golden,
+    "tracking": tracking_cost,
     "workers": workers,
     "serve": serving,
+    "list": listing,
 }
 
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnist_cnn.training.sharing.local_group import HOST
-from mnist_cnn.training.sharing.meeting import Meeting, listen, meet
 from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree
+from mnist_cnn.training.sharing.rendezvous import Rendezvous, connect, listen
 
 from .comparison import Comparison
 from .machine import printed, script
@@ -26,7 +26,7 @@ from .processors import Hashes
 from .report import Metric, Report, number, table, take_turns, timed
 
 if TYPE_CHECKING:
-    from mnist_cnn.training.sharing.group import Group
+    from mnist_cnn.training.sharing.group import ConnectedGroup
 
 OPTIONS = {
     "--rounds": number(2, "how often each number of workers trains"),
@@ -91,9 +91,9 @@ def overheads() -> tuple[float, float]:
     large = 1_200_000
     with listen(HOST, (0,)) as listener, ThreadPoolExecutor(2) as pool:
         ports = (listener.getsockname()[1],)
-        first = Meeting(0, 2, HOST, ports, secrets.token_hex())
-        other = pool.submit(meet, dataclasses.replace(first, rank=1), {})
-        with meet(first, {}, listener) as group, other.result() as second:
+        first = Rendezvous(0, 2, HOST, ports, secrets.token_hex())
+        other = pool.submit(connect, dataclasses.replace(first, rank=1), {})
+        with connect(first, {}, listener) as group, other.result() as second:
             groups = (group, second)
 
             def exchange(length: int) -> None:
@@ -103,7 +103,7 @@ def overheads() -> tuple[float, float]:
     return seconds[2] / 2, (seconds[large] - seconds[2]) / (4 * large)
 
 
-def held_by(group: Group, length: int) -> PairwiseSum:
+def held_by(group: ConnectedGroup, length: int) -> PairwiseSum:
     """Return one of two shards, float32 (length,)."""
     held = PairwiseSum()
     held.add(Subtree(group.rank, 1, (np.ones(length, np.float32),)))

@@ -10,9 +10,9 @@ TESTS = Path(__file__).parent.parent
 sys.path += [str(TESTS), str(TESTS / "azure")]  # for the tests' helpers and the loopback service
 
 from . import __doc__ as description  # noqa: E402
-from . import every_request, files, kills  # noqa: E402
+from . import every_request, files, kills, workers  # noqa: E402
 
-MATRICES = {"requests": every_request, "files": files, "kills": kills}
+MATRICES = {"requests": every_request, "files": files, "kills": kills, "workers": workers}
 
 
 def main(arguments: list[str]) -> int:

@@ -103,6 +103,19 @@ def test_a_run_survives_a_full_disk_whatever_it_writes(disk: Disk, whole: dict[s
     assert "Traceback" not in (run / "log.txt").read_text(encoding="utf-8")
 
 
+def test_several_workers_survive_a_full_disk(disk: Disk) -> None:
+    job = (*JOB, "train.shards=2", "train.threads=1")
+    alone = disk.run(*job, "run_dir=alone", "--json")
+    assert alone.code == 0, alone.err
+    full = disk.full_at("worker", "epoch-000002.npz", left=HALF)
+    check_message(disk.run(*job, "run_dir=shared", "backend.workers=2", **full), "epoch-000002.npz")
+    assert checkpoints(disk.seen / "shared") == {"epoch-000001"}
+    disk.make_room()
+    resumed = disk.run("resume", "shared", "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.json()["result"]["weights_sha256"] == alone.json()["result"]["weights_sha256"]
+
+
 @pytest.mark.parametrize(
     ("name", "count"), [("job.json", 1), ("run.json", 1), ("progress.json", 1), ("run.json", 2)]
 )

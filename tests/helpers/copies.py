@@ -15,7 +15,7 @@ def interrupted_copy(run: Path, folder: Path, after: int) -> Path:
     """Copy a completed run as if its worker had been killed after an epoch."""
     shutil.copytree(run, folder)
     (folder / run_folder.RESULT).unlink()
-    kept = {f"epoch-{after:06d}", f"epoch-{after - 1:06d}"}
+    kept = {f"epoch-{after:06d}", f"epoch-{after - 1:06d}", "initial"}
     for path in (folder / run_folder.CHECKPOINTS).iterdir():
         if path.stem not in kept:
             path.unlink()

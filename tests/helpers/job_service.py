@@ -7,7 +7,7 @@
     GET  /jobs/ID/files       the names of the files in the job's ./outputs
     GET  /jobs/ID/files/NAME
     GET  /store/FOLDER/       {NAME: {"bytes": LENGTH, "md5": HEX}}
-    GET  /store/NAME, PUT /store/NAME
+    GET  /store/NAME, PUT /store/NAME, DELETE /store/NAME
 
 A job runs in a folder of its own, in which the mounts are folders of the store.
 """
@@ -230,6 +230,10 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.server.cancel(match[1])
         self._answer(b"")
+
+    def do_DELETE(self) -> None:
+        self.server.stored(self.path.removeprefix("/store/")).unlink(missing_ok=True)
+        self._answer(b"", 204)
 
     def do_GET(self) -> None:
         kind, _, path = self.path.lstrip("/").partition("/")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mnist_cnn import run_folder
+from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.result import EpochRow, Result, describe_content
 
@@ -19,6 +20,25 @@ def write_receipt(folder: Path, status: Status, **values: Any) -> run_folder.Rec
     receipt = run_folder.Receipt(status=status, **fixed | values)
     run_folder.write_receipt(folder, receipt)
     return receipt
+
+
+def write_run(folder: Path, *overrides: str, accuracy: float | None = None, **values: Any) -> Result | None:
+    """Write a run of the job that overrides describe: completed if it has an accuracy; return its result.
+
+    `values` are the receipt's, and the result's if it has a field of that name.
+    """
+    result = write_result(folder, accuracy) if accuracy is not None else None
+    job = launch.make_job(*overrides)
+    status = values.pop("status", Status.completed)
+    fields = {field.name for field in dataclasses.fields(Result)} & values.keys()
+    own = {name: values.pop(name) for name in fields}
+    write_receipt(folder, status, job_digest=job.digest, **values)
+    run_folder.write_job(folder, job)
+    if result is not None:
+        result = dataclasses.replace(result, job_digest=job.digest, **own)
+        (folder / run_folder.RESULT).write_text(result.to_json(), encoding="utf-8")
+        run_folder.write_history(folder, result.history)
+    return result
 
 
 def write_result(folder: Path, accuracy: float = 0.9) -> Result:

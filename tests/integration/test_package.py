@@ -75,6 +75,11 @@ def test_status_and_list_import_only_hydra(small_run: Path) -> None:
     assert loaded_by(command("list", "--json", f"runs_dir={small_run.parent}")) == {"hydra", "omegaconf"}
 
 
+def test_report_imports_only_hydra(small_run: Path, tmp_path: Path) -> None:
+    code = command("report", str(small_run), "--output", str(tmp_path / "run.html"))
+    assert loaded_by(code) == {"hydra", "omegaconf"}
+
+
 def test_predict_imports_no_tensorflow(small_run: Path, tmp_path: Path) -> None:
     pixels = np.zeros((28, 28), np.uint8)
     pixels[4:24, 13:16] = 255

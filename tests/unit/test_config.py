@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from enum import Enum
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mnist_cnn.backends.local import Device, LocalConfig
 from mnist_cnn.config import (
+    ClassWeights,
     DataConfig,
     Format,
     ModelConfig,
@@ -73,8 +74,9 @@ BOUNDED = [(section, name) for section, name in KEYS if dict(keys_of(section))[n
 @pytest.mark.parametrize(("section", "name"), BOUNDED, ids=[full_key(*pair) for pair in BOUNDED])
 def test_a_number_is_accepted_at_its_bound_and_refused_beyond(section: type[Section], name: str) -> None:
     spec = dict(keys_of(section))[name]
-    is_list = getattr(get_type_hints(section)[name], "__origin__", None) is tuple
-    step = 1e-9 if get_type_hints(section)[name] is float else 1
+    kind = get_type_hints(section)[name]
+    is_list = any(get_origin(member) is tuple for member in (kind, *get_args(kind)))
+    step = 1e-9 if kind is float else 1
     steps = [(spec.ge, 0, -step), (spec.le, 0, step), (spec.gt, step, 0), (spec.lt, -step, 0)]
     for bound, inside, outside in steps:
         if bound is not None:
@@ -138,6 +140,8 @@ CONVERTED: list[tuple[type[Section], str, object, object]] = [
     (DataConfig, "dir", 7, "7"),
     (RunConfig, "save_h5", "true", True),
     (ModelConfig, "filters", [8, "16"], (8, 16)),
+    (TrainConfig, "class_weights", [1, "0.5"], (1.0, 0.5)),
+    (TrainConfig, "class_weights", "balanced", ClassWeights.balanced),
 ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mnist_cnn import compose
+from mnist_cnn.cli import filters
 from mnist_cnn.cli.command import COMMANDS
 from mnist_cnn.cli.main import parse
 from mnist_cnn.launch import make_job
@@ -45,6 +46,9 @@ def test_every_command_line_is_accepted(line: str, tmp_path: Path, monkeypatch: 
     arguments = shlex.split(line)[3:]
     command = parse(arguments)
     assert bool(command.words) == (arguments[0] in WITH_WORDS)
+    if command.name == "list":
+        filters.parse(command.overrides)
+        return
     for overrides in compose.expand(command.overrides):
         compose.load(overrides)
 

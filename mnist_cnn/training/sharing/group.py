@@ -1,7 +1,7 @@
 """The workers that share a training: processes, connected with each other by sockets.
 
 A message is its kind in a byte, its length in eight bytes, and its content: raw numbers or JSON, never
-pickle. `meeting` connects the workers. Then each sends the same kinds of messages in the same order.
+pickle. `rendezvous` connects the workers. Then each sends the same kinds of messages in the same order.
 
 The sum over all workers takes two rounds: each worker sends the others their parts of its arrays, adds what
 it receives for its own part, and sends the result. Each worker sends less than twice the arrays' size,
@@ -43,14 +43,14 @@ class WorkerLost(BackendError):  # noqa: N818 - it names what happened
     """Another worker was killed, or its node or the network has failed."""
 
 
-class Alone:
+class Group:
     """A training with one worker."""
 
     rank, count = 0, 1
 
-    def share(self, total: int) -> range:
+    def part(self, total: int) -> range:
         """Return which of `total` things are this worker's."""
-        return _share(self.rank, self.count, total)
+        return _part(self.rank, self.count, total)
 
     def total(self, held: PairwiseSum, shards: int) -> Arrays:  # noqa: ARG002 - it holds all of them
         """Return the sum of all workers' shards; `held` are the sums of this worker's, and are overwritten.
@@ -78,10 +78,10 @@ class Alone:
         """Do nothing."""
 
 
-ALONE = Alone()
+ONE_WORKER = Group()
 
 
-class Group(Alone):
+class ConnectedGroup(Group):
     """One of several workers, connected with all others. Use it as a context, which closes the connections.
 
     If an error ends the context, the other workers get it, so that all of them end at once.
@@ -111,7 +111,7 @@ class Group(Alone):
             if rank == self.rank:
                 found = [Subtree(s.first, s.length, self._parts(s, rank)) for s in own]
             else:
-                found = _unpacked(parts[rank], subtrees(_share(rank, self.count, shards)), kinds)
+                found = _unpacked(parts[rank], subtrees(_part(rank, self.count, shards)), kinds)
             for subtree in found:
                 ordered.add(subtree)
         mine = ordered.total()
@@ -238,7 +238,7 @@ def send_error(connection: socket.socket, error: MnistCnnError, message: str) ->
         connection.shutdown(socket.SHUT_WR)
 
 
-def _share(rank: int, count: int, total: int) -> range:
+def _part(rank: int, count: int, total: int) -> range:
     return range(rank * total // count, (rank + 1) * total // count)
 
 

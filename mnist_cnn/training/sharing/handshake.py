@@ -12,11 +12,13 @@ import hashlib
 import hmac
 import json
 import logging
+import queue
 import secrets
 import socket
 import struct
+import threading
 import time
-from typing import Any
+from typing import Any, Self
 
 from mnist_cnn.errors import BackendError
 
@@ -24,7 +26,10 @@ NONCE_BYTES = 32
 MAX_BYTES = 64 * 1024
 HEADER = struct.Struct(f"!I{hashlib.sha256().digest_size}s")
 GREETING_SECONDS = 3.0
-"""How long a caller may take to prove that it knows the token; others wait meanwhile."""
+"""How long a caller may take to prove that it knows the token."""
+MAX_GREETINGS = 64
+"""How many callers may do so at the same time; others wait."""
+POLL_SECONDS = 0.1
 QUEUE_SECONDS = 10.0
 """How long a caller waits for the listener."""
 UNPROVEN = "it does not know this run's token"
@@ -33,7 +38,7 @@ log = logging.getLogger("mnist_cnn")
 
 
 @dataclasses.dataclass
-class Line:
+class Channel:
     """A connection for messages whose sender knows the token; `nonce` are the random bytes of both sides."""
 
     connection: socket.socket
@@ -81,48 +86,87 @@ class Line:
         return hmac.digest(self.token.encode(), b"%s %d %s %s" % (side, number, self.nonce, text), "sha256")
 
 
-def accept(
-    listener: socket.socket, token: str, seconds: float, refused: set[str]
-) -> tuple[Line, dict[str, Any]] | None:
-    """Return the next connection and its first message.
+class Arrivals:
+    """The processes that call a listener and know the token. Use it as a context.
 
-    Returns None if nobody calls in time, or if the caller does not know the token. The first one from each
-    address, which is added to `refused`, is logged.
+    Each caller is greeted in a thread of its own, so a stranger that says nothing delays nobody.
     """
-    listener.settimeout(max(0.01, seconds))
-    try:
-        connection, (host, *_) = listener.accept()
-    except OSError:  # also if the caller has hung up meanwhile
+
+    def __init__(self, listener: socket.socket, token: str) -> None:
+        self.listener, self._token = listener, token
+        self._proven: queue.SimpleQueue[tuple[Channel, dict[str, Any]]] = queue.SimpleQueue()
+        self._refused: set[str] = set()  # addresses
+        self._greetings = threading.BoundedSemaphore(MAX_GREETINGS)
+        self._is_closed = threading.Event()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+
+    def next(self, seconds: float) -> tuple[Channel, dict[str, Any]] | None:
+        """Return the next connection and its first message, or None if there is none in time."""
+        with contextlib.suppress(queue.Empty):
+            return self._proven.get(timeout=max(0.01, seconds))
         return None
-    try:
-        connection.settimeout(GREETING_SECONDS)
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        connection.sendall(nonce)
-        line = Line(connection, token, nonce + _receive(connection, NONCE_BYTES), is_caller=False)
-        line.send({})
-        hello = line.receive()
-        connection.settimeout(QUEUE_SECONDS)
-    except (OSError, ValueError):
-        if host not in refused:
-            log.warning("refused a connection from %s: it does not know this run's token", host)
-            refused.add(host)
-        connection.close()
-        return None
-    return line, hello
+
+    def __enter__(self) -> Self:
+        self.listener.settimeout(POLL_SECONDS)
+        self._accepting.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Accept no other caller, and close the connections that `next` has not returned."""
+        self._is_closed.set()
+        self._accepting.join()
+        self._close_unreturned()
+
+    def _close_unreturned(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._proven.get_nowait()[0].connection.close()
+
+    def _accept(self) -> None:
+        while not self._is_closed.is_set():
+            try:
+                connection, (host, *_) = self.listener.accept()
+            except OSError:  # nobody has called, or the caller has hung up meanwhile
+                continue
+            self._greetings.acquire()  # `_greet` releases it
+            threading.Thread(target=self._greet, args=(connection, host), daemon=True).start()
+
+    def _greet(self, connection: socket.socket, host: str) -> None:
+        """Let a caller prove that it knows the token; log the first one of an address that does not."""
+        try:
+            connection.settimeout(GREETING_SECONDS)
+            nonce = secrets.token_bytes(NONCE_BYTES)
+            connection.sendall(nonce)
+            channel = Channel(
+                connection, self._token, nonce + _receive(connection, NONCE_BYTES), is_caller=False
+            )
+            channel.send({})
+            hello = channel.receive()
+            connection.settimeout(QUEUE_SECONDS)
+            self._proven.put((channel, hello))
+            if self._is_closed.is_set():
+                self._close_unreturned()
+        except (OSError, ValueError, BackendError):
+            connection.close()
+            if host not in self._refused and not self._is_closed.is_set():
+                self._refused.add(host)
+                log.warning("refused a connection from %s: it does not know this run's token", host)
+        finally:
+            self._greetings.release()
 
 
-def call(address: tuple[str, int], token: str) -> Line:
+def call(address: tuple[str, int], token: str) -> Channel:
     """Return a connection to a listener that knows the token. Raises OSError or ValueError."""
     connection = socket.create_connection(address, QUEUE_SECONDS)
     try:
         theirs, mine = _receive(connection, NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)
         connection.sendall(mine)
-        line = Line(connection, token, theirs + mine, is_caller=True)
-        line.receive()
+        channel = Channel(connection, token, theirs + mine, is_caller=True)
+        channel.receive()
     except BaseException:
         connection.close()
         raise
-    return line
+    return channel
 
 
 def _receive(connection: socket.socket, length: int) -> bytes:

@@ -16,8 +16,8 @@ from typing import IO, TYPE_CHECKING, cast
 from mnist_cnn import cpu
 from mnist_cnn.errors import BackendError
 from mnist_cnn.training.runtime import default_threads, versions
-from mnist_cnn.training.sharing.group import ALONE, Alone, WorkerLost
-from mnist_cnn.training.sharing.meeting import Meeting, listen, meet
+from mnist_cnn.training.sharing.group import ONE_WORKER, Group, WorkerLost
+from mnist_cnn.training.sharing.rendezvous import Rendezvous, connect, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,14 +40,14 @@ def identity(job: Job) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Alone]:
+def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Group]:
     """Start the workers 1 to `count` - 1, and yield the group with this process as worker 0.
 
-    `arguments` are those of `WORKER`. Each gets its `Meeting` on standard input, see `joined`. They end with
-    this process.
+    `arguments` are those of `WORKER`. Each gets its `Rendezvous` on standard input, see `joined`. They end
+    with this process.
     """
     if count == 1:
-        yield ALONE
+        yield ONE_WORKER
         return
     threads = job.train.threads or default_threads()
     log.info("%d workers, %d threads each, %d CPUs", count, threads, cpu.count())
@@ -63,14 +63,14 @@ def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Alone]:
 
     listener = listen(HOST, (0,))
     ports = (listener.getsockname()[1],)
-    meeting = Meeting(0, count, HOST, ports, secrets.token_hex(32), ARRIVAL_SECONDS)
+    rendezvous = Rendezvous(0, count, HOST, ports, secrets.token_hex(32), ARRIVAL_SECONDS)
     try:
         with listener:
             command = [sys.executable, "-P", "-m", WORKER, *arguments]
             processes += (
-                _start(command, dataclasses.replace(meeting, rank=rank)) for rank in range(1, count)
+                _start(command, dataclasses.replace(rendezvous, rank=rank)) for rank in range(1, count)
             )
-            group = meet(meeting, identity(job), listener, check_running)
+            group = connect(rendezvous, identity(job), listener, check_running)
         with group:
             yield group
         deadline = time.monotonic() + GRACE_SECONDS
@@ -84,27 +84,27 @@ def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Alone]:
             process.wait()
 
 
-def joined(job: Job) -> Alone:
-    """Return the group that this process belongs to, whose `Meeting` is on standard input.
+def joined(job: Job) -> Group:
+    """Return the group that this process belongs to, whose `Rendezvous` is on standard input.
 
-    Raises WorkerLost if worker 0 has ended, and as `meet` does.
+    Raises WorkerLost if worker 0 has ended, and as `connect` does.
     """
     parent, values = json.loads(sys.stdin.read())
-    meeting = Meeting(**{**values, "ports": tuple(values["ports"])})
+    rendezvous = Rendezvous(**{**values, "ports": tuple(values["ports"])})
 
     def check_parent() -> None:
         if os.getppid() != parent:
-            raise WorkerLost(f"worker 0 of {meeting.count} has ended", "read the run's log")
+            raise WorkerLost(f"worker 0 of {rendezvous.count} has ended", "read the run's log")
 
-    return meet(meeting, identity(job), on_wait=check_parent)
+    return connect(rendezvous, identity(job), on_wait=check_parent)
 
 
-def _start(command: Sequence[str], meeting: Meeting) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], rendezvous: Rendezvous) -> subprocess.Popen[bytes]:
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ)
     except OSError as error:
         message = f"cannot start {command[0]}: {error.strerror}"
         raise BackendError(message, "check that this program exists and may be executed") from error
     with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as pipe:
-        pipe.write(json.dumps([os.getpid(), dataclasses.asdict(meeting)]).encode())
+        pipe.write(json.dumps([os.getpid(), dataclasses.asdict(rendezvous)]).encode())
     return process  # it may have ended; `check_running` says so

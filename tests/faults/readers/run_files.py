@@ -31,6 +31,7 @@ class RunFile(Reader):
         ("list",),
         ("status", "latest"),
         ("status", "run", "--json"),
+        ("report", "run"),
         ("follow", "run"),
         ("resume", "run"),
         REGISTER_RUN,

@@ -206,7 +206,7 @@ def test_a_resumed_run_keeps_its_id_its_age_and_its_device(tmp_path: Path, small
     run_folder.write_receipt(folder, before)
     refused = run_command("resume", "run", "train.epochs=3", cwd=tmp_path)
     assert refused.code == ConfigurationError.exit_code
-    assert "resume does not take train.epochs=3" in refused.err
+    assert "train.epochs=3 continues a completed run; run is lost" in refused.err
     resumed = resume(folder)
     after = run_folder.read_receipt(folder)
     assert (after.id, after.created) == (before.id, before.created)

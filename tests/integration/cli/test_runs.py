@@ -28,9 +28,14 @@ def test_status_finds_a_run_by_name_path_and_latest(ask: Ask, completed_run: Pat
         lines = ask("status", *arguments).out.splitlines()
         assert lines[0].startswith("run is completed (local, ")
         assert lines[1] == f"test accuracy {accuracy:.2%}"
+        assert re.fullmatch(r"weakest class: \d, F1 [\d.]+% \(precision [\d.]+%, recall [\d.]+%\)", lines[2])
         shown = ask("status", "--json", *arguments).json()
         expected = {"status": "completed", "accuracy": accuracy, "folder": str(completed_run)}
         assert shown | expected == shown
+        assert [row["epoch"] for row in shown["history"]] == [1, 2]
+        assert shown["saved_epoch"] == 2
+        right = sum(round(scores["recall"] * scores["support"]) for scores in shown["classes"])
+        assert right / sum(scores["support"] for scores in shown["classes"]) == accuracy
     assert refusal(ask("status", "", runs_dir))[0] == "status needs one RUN"
 
 

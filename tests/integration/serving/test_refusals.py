@@ -59,7 +59,9 @@ def test_a_host_that_is_not_this_machine_exits_2(ask: Ask, completed_run: Path, 
 def test_settings_that_it_would_ignore_are_refused(ask: Ask) -> None:
     assert refusal(ask("serve", "latest", "train.epochs=3"))[0] == "serve does not take train.epochs=3"
     assert refusal(ask("serve"))[0] == "serve needs one RUN"
-    assert refusal(ask("export", "latest"))[0] == "export needs --web FOLDER"
+    assert refusal(ask("export", "latest", "--runtime=x"))[0] == "export needs --web FOLDER"
+    both = refusal(ask("export", "latest", "--web=a", "--litert=b"))[0]
+    assert both == "export does not take --web and --litert at once"
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn", "prometheus_client"])

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import functools
-import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 import pytest
-from helpers.processes import (
-    end_of,
-    result_of,
-    run_command,
-    run_successfully,
-    start_command,
-    wait_for_worker,
-    wait_until,
-)
+from helpers.fault_points import fault
+from helpers.processes import end_of, run_command, start_command
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import cpu, launch
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.training.epoch import Trainer
 from mnist_cnn.training.model import weights_sha256
-from mnist_cnn.training.sharing.group import ALONE, Alone, Group
+from mnist_cnn.training.sharing.group import ONE_WORKER, ConnectedGroup, Group
 
 if TYPE_CHECKING:
     from mnist_cnn.result import EpochRow
@@ -46,19 +37,14 @@ import keras
 from keras import layers
 
 
-class Noise(layers.Layer):
-    def call(self, x, training=False):
-        return x + keras.random.normal(keras.ops.shape(x)) if training else x
-
-
 def build(config, input_shape, num_classes):
     noise = {noise}
     out = layers.Dense(num_classes, activation="softmax")
     return keras.Sequential([keras.Input(input_shape), layers.Flatten(), noise, out])
 """
-SEEDED = NETWORK.format(noise="layers.GaussianNoise(0.5)")
-GLOBALLY_SEEDED = NETWORK.format(noise="Noise()")
-"""A network that draws from Keras' global seed, which is not one of its variables."""
+SEEDED = NETWORK.format(noise="layers.GaussianNoise(0.5, seed=2**62 + 1)")
+"""No float64 is equal to this seed."""
+FROZEN = NETWORK.format(noise="layers.Dense(7, trainable=False)")
 COUNTING = """
 import keras
 from keras import layers
@@ -112,16 +98,23 @@ def build(config, input_shape, num_classes):
 """
 
 
-def trainers_of(*overrides: str) -> list[tuple[Trainer, Group]]:
+def trainers_of(*overrides: str) -> list[tuple[Trainer, ConnectedGroup]]:
     """Return two workers, in this process, of a job."""
     job = launch.make_job(*TINY, *overrides)
     arrays = datasets.load(job.data)
     one, two = socket.socketpair()
-    groups = Group(0, {1: one}, 60), Group(1, {0: two}, 60)
+    groups = ConnectedGroup(0, {1: one}, 60), ConnectedGroup(1, {0: two}, 60)
     return [(Trainer(job, arrays, group), group) for group in groups]
 
 
-def trained(trainer: Trainer, group: Alone) -> tuple[str, list[EpochRow]]:
+def trainer_of(network: str, home: Path) -> Trainer:
+    """Return the trainer of a custom network with two shards."""
+    (home / "network.py").write_text(network)
+    job = launch.make_job(*TINY, "train.shards=2", f"model.file={home / 'network.py'}")
+    return Trainer(job, datasets.load(job.data))
+
+
+def trained(trainer: Trainer, group: Group) -> tuple[str, list[EpochRow]]:
     with group:
         rows = [trainer.run_epoch(number, lambda progress: None) for number in (1, 2)]
     return weights_sha256(trainer.model), rows
@@ -136,8 +129,8 @@ def measured(row: EpochRow) -> tuple[object, ...]:
     "job",
     [
         pytest.param(("model.batch_norm=true", "train.precision=bfloat16", *RECIPE), id="all of a recipe"),
-        pytest.param(("train.numerics=exact", *RECIPE), id="exact"),
-        pytest.param(("SEEDED",), id="custom network"),
+        pytest.param(("train.numerics=exact", "train.class_weights=balanced", *RECIPE), id="exact"),
+        pytest.param(("SEEDED",), id="a layer's seed"),
     ],
 )
 def test_two_workers_end_in_the_weights_of_one(job: tuple[str, ...], tmp_path: Path) -> None:
@@ -148,9 +141,9 @@ def test_two_workers_end_in_the_weights_of_one(job: tuple[str, ...], tmp_path: P
     assert len({trainer.fingerprint() for trainer, _ in workers}) == 1  # this compiles them one by one
     first, group = workers[0]
     initial = first.state()
-    first.run_steps.group = ALONE
-    evaluate, first.evaluate = first.evaluate, functools.partial(first.evaluate, group=ALONE)
-    weights, rows = trained(first, ALONE)
+    first.run_steps.group = ONE_WORKER
+    evaluate, first.evaluate = first.evaluate, functools.partial(first.evaluate, group=ONE_WORKER)
+    weights, rows = trained(first, ONE_WORKER)
     first.restore(initial)
     first.run_steps.group, first.evaluate = group, evaluate
 
@@ -165,9 +158,7 @@ def test_two_workers_end_in_the_weights_of_one(job: tuple[str, ...], tmp_path: P
 @pytest.mark.usefixtures("keras")
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_a_weight_without_a_gradient_stays_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "network.py").write_text(UNUSED)
-    job = launch.make_job(*TINY, "train.shards=2", f"model.file={tmp_path / 'network.py'}")
-    trainer = Trainer(job, datasets.load(job.data))
+    trainer = trainer_of(UNUSED, tmp_path)
     unused, kernel = trainer.model.trainable_variables[:2]
     before = kernel.numpy()
 
@@ -175,6 +166,25 @@ def test_a_weight_without_a_gradient_stays_as_it_is(tmp_path: Path) -> None:
 
     assert unused.numpy().tolist() == [1, 1, 1]
     assert not np.array_equal(kernel.numpy(), before)
+
+
+@pytest.mark.usefixtures("keras")
+def test_frozen_weights_are_not_exchanged(tmp_path: Path) -> None:
+    trainer = trainer_of(FROZEN, tmp_path)
+
+    numbers, _ = trainer.run_steps._compute_shard(np.arange(4, dtype=np.int32), 0, 0.5, 1.0)  # noqa: SLF001
+
+    assert len(numbers) == 7 * 10 + 10
+
+
+@pytest.mark.usefixtures("keras")
+def test_a_large_seed_stays_what_it_is(tmp_path: Path) -> None:
+    trainer = trainer_of(SEEDED, tmp_path)
+    (seed,) = trainer.run_steps.seeds
+
+    trainer.run_epoch(1, lambda progress: None)
+
+    assert seed.numpy().tolist() == [2**62 + 1, trainer.data.steps]
 
 
 def test_the_number_of_shards_is_part_of_the_job() -> None:
@@ -207,50 +217,17 @@ def test_each_shard_draws_its_own_dropout() -> None:
 def test_a_network_whose_shards_cannot_be_combined_is_refused(
     network: str, message: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "network.py").write_text(network)
-    job = launch.make_job(*TINY, "train.shards=2", f"model.file={tmp_path / 'network.py'}")
-
     with pytest.raises(ConfigurationError, match=message):
-        Trainer(job, datasets.load(job.data))
+        trainer_of(network, tmp_path)
 
 
-@pytest.fixture
-def slow_job(tmp_path: Path) -> tuple[str, ...]:
-    """A job whose epochs take about half a second each."""
-    (tmp_path / "network.py").write_text(GLOBALLY_SEEDED)
-    size = ("data.train_limit=2000", "data.test_limit=250", "train.batch_size=16", "train.epochs=4")
-    return ("model.file=network.py", "train.shards=4", "train.threads=1", *size)
-
-
-def test_a_killed_worker_ends_the_run_and_any_number_resumes_it(
-    tmp_path: Path, slow_job: tuple[str, ...]
-) -> None:
-    run_successfully(*slow_job, "run_dir=alone", cwd=tmp_path)
-    process = start_command(*slow_job, "run_dir=run", "backend.workers=2", cwd=tmp_path)
-    run = tmp_path / "run"
-    worker = wait_for_worker(run, process)
-    wait_until(lambda: list((run / "checkpoints").glob("*.sha256")), process)
-    (other,) = [child for child in worker.children() if "--assist" in child.cmdline()]
-    other.kill()
-    assert end_of(process).code == BackendError.exit_code
-    assert "worker 1 of 2 is gone" in (run / "log.txt").read_text()
-    assert not worker.is_running()
-
-    run_successfully("resume", "run", "backend.workers=4", cwd=tmp_path)
-
-    assert result_of(run).weights_sha256 == result_of(tmp_path / "alone").weights_sha256
-    assert run_folder.read_receipt(run).backend_settings["workers"] == 4
-
-
-def test_a_killed_first_worker_leaves_no_other(tmp_path: Path, slow_job: tuple[str, ...]) -> None:
-    process = start_command(*slow_job, "run_dir=run", "backend.workers=2", cwd=tmp_path)
-    worker = wait_for_worker(tmp_path / "run", process)
-    wait_until(lambda: any("--assist" in child.cmdline() for child in worker.children()), process)
-    others = worker.children()
-    worker.send_signal(signal.SIGKILL)
-
-    assert end_of(process).code == BackendError.exit_code
-    assert psutil.wait_procs(others, timeout=60)[1] == []
+def test_a_sweep_whose_workers_have_more_threads_than_cpus_warns(tmp_path: Path) -> None:
+    """Each of its runs does, before it trains; so it may end there."""
+    shared = ("train.shards=2", f"train.threads={cpu.count()}", "backend.workers=2")
+    killed = fault("kill", "worker 0", "connect", path=tmp_path / "point")
+    ended = end_of(start_command("--multirun", *TINY, *shared, "seed=1,2", cwd=tmp_path, **killed))
+    assert ended.code == BackendError.exit_code
+    assert ended.out.count("more threads than CPUs; train.threads=") == 2
 
 
 def test_workers_that_do_not_divide_the_shards_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How the node's script of SDK v2 sends metrics. The MLflow server is a stand-in."""
+"""How a node's script sends metrics and names its worker. The MLflow server is a stand-in."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from mnist_cnn.backends.azure.metrics import MlflowMetrics
+from mnist_cnn.backends.azure.metrics import MlflowMetrics, name_worker
+from mnist_cnn.backends.remote import workers
 from mnist_cnn.result import EpochRow
 
-ROW = EpochRow(2, 0.5, 0.75, float("nan"), 0.25, 1.0, 2.0)
+ROW = EpochRow(2, 0.5, 0.75, float("nan"), 0.25, 1.0, 2.0, metrics={"auc": 0.875})
 
 
 class Server(HTTPServer):
@@ -79,7 +80,8 @@ def test_an_epoch_is_one_request_and_an_expired_token_is_renewed(server: Server)
     assert {body["run_id"] for body in server.posted} == {"run-1"}
     sent = [(metric["key"], metric["value"], metric["step"]) for metric in server.posted[0]["metrics"]]
     # Not a number is not in JSON.
-    assert sent == [("epoch_loss", 0.5, 2), ("epoch_accuracy", 0.75, 2), ("val_accuracy", 0.25, 2)]
+    others = [("val_accuracy", 0.25, 2), ("val_auc", 0.875, 2)]
+    assert sent == [("epoch_loss", 0.5, 2), ("epoch_accuracy", 0.75, 2), *others]
 
 
 def test_metrics_that_cannot_be_sent_end_no_training(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,3 +89,18 @@ def test_metrics_that_cannot_be_sent_end_no_training(capsys: pytest.CaptureFixtu
     metrics.on_epoch(ROW)
     metrics.on_epoch(ROW)
     assert capsys.readouterr().out.count("cannot send the metrics") == 1
+
+
+def test_a_node_of_several_learns_its_number_and_waits_for_slow_nodes() -> None:
+    environment = {"MASTER_ADDR": "10.0.0.4", "MASTER_PORT": "6105", "RANK": "1"}
+    name_worker(environment)
+    assert environment[workers.RANK] == "1"
+    assert environment[workers.HOST] == "10.0.0.4"
+    assert environment[workers.PORTS].split() == [str(port) for port in range(6105, 6113)]
+    assert environment[workers.ARRIVAL] == "900"  # images are downloaded at different speeds
+
+
+def test_a_single_node_has_no_number() -> None:
+    environment = {"MASTER_ADDR": "10.0.0.4"}
+    name_worker(environment)
+    assert environment == {"MASTER_ADDR": "10.0.0.4"}

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
         ("mnist-cnn status ", ["latest", "2026-01-aa", "2026-02-bb"]),
         ("mnist-cnn resume 2026-02", ["2026-02-bb"]),
         ("mnist-cnn predict 2026-02-bb ", []),  # a picture
+        ("mnist-cnn compare 2026-01-aa 2026-02", ["2026-02-bb"]),
+        ("mnist-cnn delete --yes 2026-01-aa l", ["latest"]),
+        ("mnist-cnn delete --k", ["--keep-checkpoints"]),
+        ("mnist-cnn list sta", ["status="]),
+        ("mnist-cnn list status=c", ["status=completed", "status=cancelled"]),
+        ("mnist-cnn sta", ["status"]),
         ("mnist-cnn status runs_dir=elsewhere ", ["latest", "cc"]),
         ("mnist-cnn cluster ", ["show", "delete"]),
         ("mnist-cnn --mul", ["--multirun"]),

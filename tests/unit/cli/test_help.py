@@ -18,27 +18,27 @@ from mnist_cnn.backends.local import LocalConfig
 from mnist_cnn.cli import help as help_page
 from mnist_cnn.cli.command import COMMANDS
 from mnist_cnn.cli.main import parse
-from mnist_cnn.config import Section, allowed, full_key, keys_of, written
+from mnist_cnn.config import Section, allowed, full_key, value_keys, with_inner, written
 
 if TYPE_CHECKING:
     from helpers.cli import Ask
 
-SECTIONS: tuple[type[Section], ...] = (*compose.SECTIONS, LocalConfig)
+SECTIONS = [*with_inner(*compose.SECTIONS, LocalConfig)]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_help_names_every_key_with_meaning_and_default(ask: Ask, section: type[Section]) -> None:
     words = " ".join(ask("--help").out.split())
-    for name, spec in keys_of(section):
+    for name, spec in value_keys(section):
         unit = f", in {spec.unit}" if spec.unit else ""
         key = f" {full_key(section, name)}={written(getattr(section(), name))} "
-        assert spec.group or f"{key}{spec.meaning}; {allowed(section, name)}{unit} " in words
+        assert f"{key}{spec.meaning}; {allowed(section, name)}{unit} " in words
 
 
 def test_help_names_every_option_command_flag_and_exit_code(ask: Ask) -> None:
     text = ask("-h").out
     assert text == ask("plan", "--help").out == ask("--hydra-help").out
-    for group in ("data", "model", "train"):
+    for group in ("data", "model", "train", "track"):
         assert f"  {group}=NAME, one of: {', '.join(compose.options(group))}\n" in text
     for name, entry in COMMANDS.items():
         assert re.search(

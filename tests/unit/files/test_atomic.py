@@ -60,3 +60,21 @@ def test_a_file_is_synced_before_its_name_is(
     monkeypatch.setattr(Path, "replace", rename)
     atomic.write_text(tmp_path / "file", "whole", durable=durable)
     assert done == order
+
+
+def test_a_new_folder_is_put_in_place_whole_or_not_at_all(tmp_path: Path) -> None:
+    place = tmp_path / "folder"
+    with atomic.new_folder(place) as temporary:
+        (temporary / "within").mkdir()
+        (temporary / "within" / "file").write_text("whole")
+        assert not place.exists()
+    assert (place / "within" / "file").read_text() == "whole"
+    (tmp_path / "usual").mkdir()
+    assert place.stat().st_mode == (tmp_path / "usual").stat().st_mode
+    with pytest.raises(RuntimeError), atomic.new_folder(tmp_path / "other") as temporary:
+        raise RuntimeError
+    with pytest.raises(BackendError, match="folder: Directory not empty"), atomic.new_folder(place):
+        pass
+    with pytest.raises(BackendError, match="No such file"), atomic.new_folder(tmp_path / "no" / "place"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "usual"}

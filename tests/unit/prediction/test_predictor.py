@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import pytest
+from helpers.classifiers import SHAPE, classifier, letter_t, save, write_model
 from helpers.records import write_receipt, write_result
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from PIL import Image
 
 from mnist_cnn.backend import Status
@@ -23,62 +24,14 @@ from mnist_cnn.prediction.predictor import Predictor, load_predictor
 from mnist_cnn.result import describe_content
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from mnist_cnn.prediction.predictor import Picture, Pictures
 
-SHAPE = ("batch", 28, 28, 1)
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 28, 28), np.uint8)
-
-
-def classifier(path: Path, *, shape: tuple[Any, ...] = SHAPE, softmax: bool = True) -> Path:
-    """Write a model that compares the upper half's mean with the lower half's."""
-    height, width = (shape[2], shape[3]) if shape[1] == 1 else (shape[1], shape[2])
-    weights = np.zeros((height * width, 2), np.float32)
-    weights[: height * width // 2, 0] = weights[height * width // 2 :, 1] = 20 / (height * width)
-    nodes = [
-        helper.make_node("Flatten", ["image"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "weights"], ["logits" if softmax else "out"]),
-    ]
-    if softmax:
-        nodes.append(helper.make_node("Softmax", ["logits"], ["out"], axis=1))
-    return write_model(path, nodes, shape, ("batch", 2), [numpy_helper.from_array(weights, "weights")])
-
-
-def write_model(  # noqa: PLR0913, PLR0917 - the parts of a graph
-    path: Path,
-    nodes: list[Any],
-    shape: tuple[Any, ...],
-    out: tuple[Any, ...],
-    constants: list[Any],
-    kind: int = TensorProto.FLOAT,
-) -> Path:
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("image", kind, shape)],
-        [helper.make_tensor_value_info("out", kind, out)],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, str(path))
-    return path
 
 
 def one_operator(path: Path, operator: str, shape: tuple[Any, ...], kind: int = TensorProto.FLOAT) -> Path:
     """Write a model of one operator, whose output has the shape of its input."""
     return write_model(path, [helper.make_node(operator, ["image"], ["out"])], shape, shape, [], kind)
-
-
-def letter_t() -> NDArray[np.uint8]:
-    pixels = np.zeros((60, 60), np.uint8)
-    pixels[10:16, 10:50] = pixels[16:50, 28:32] = 255
-    return pixels
-
-
-def save(pixels: NDArray[np.uint8], path: Path) -> Path:
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 # Predictions
@@ -129,11 +82,13 @@ def test_one_picture_is_predicted_in_whatever_form_it_is_passed(tmp_path: Path, 
     path = save(letter_t(), tmp_path / "top.png")
     image = prepare(path, 28, 28).image
     expected = predictor(image[None])
-    with Image.open(path) as opened:
+    with Image.open(path) as opened, path.open("rb") as file:
         one: list[Picture] = [
             str(path),
             path,
             opened,
+            file,
+            io.BytesIO(path.read_bytes()),
             image,
             image[..., None],
             image[None, :, :, None],
@@ -145,6 +100,7 @@ def test_one_picture_is_predicted_in_whatever_form_it_is_passed(tmp_path: Path, 
         assert np.array_equal(predictor(one), np.repeat(expected, len(one), axis=0))
         assert predictor.predict(one) == predictor.predict(path) * len(one)
         assert opened.load()  # it is not closed
+        assert not file.closed
 
 
 def test_a_model_is_named_by_text_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

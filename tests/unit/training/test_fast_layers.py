@@ -47,6 +47,66 @@ def test_gradients_pass_only_through_kept_units() -> None:
     np.testing.assert_allclose(gradients, np.where(dropped.numpy() == 0, 0, 1 / 0.75), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("keras")
+@pytest.mark.parametrize(
+    ("images", "kernel"),
+    [((70, 8, 8, 8), (3, 3)), ((32, 7, 5, 9), (1, 1)), ((1, 5, 5, 8), (5, 5)), ((37, 6, 9, 16), (2, 4))],
+)
+def test_a_kernels_gradient_equals_tensorflows(images: tuple[int, ...], kernel: tuple[int, int]) -> None:
+    import tensorflow as tf
+
+    from mnist_cnn.training.fast_layers import kernel_gradient
+
+    count, height, width, channels = images
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=images)
+    dy = generator.normal(size=(count, height - kernel[0] + 1, width - kernel[1] + 1, 5))
+    exact = tf.raw_ops.Conv2DBackpropFilter(
+        input=tf.constant(x),  # float64
+        filter_sizes=[*kernel, channels, 5],
+        out_backprop=tf.constant(dy),
+        strides=[1, 1, 1, 1],
+        padding="VALID",
+    )
+    found = kernel_gradient(tf.constant(x, tf.float32), tf.constant(dy, tf.float32), kernel)
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+def test_a_fast_convolution_equals_keras_own(
+    keras: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    is_slow: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    import tensorflow as tf
+
+    from mnist_cnn import cpu
+    from mnist_cnn.training.fast_layers import FastConv2D, with_fast_layers
+
+    monkeypatch.setattr(cpu, "has_slow_kernel_gradients", lambda: is_slow)
+    layers = keras.layers
+    plain = keras.Sequential(
+        [
+            keras.Input((12, 12, 1)),
+            layers.Conv2D(8, 3),  # its input has too few channels
+            layers.Conv2D(8, 3, activation="relu"),
+            layers.Conv2D(8, 3, padding="same"),
+            layers.Conv2D(8, 3, strides=2),
+        ]
+    )
+    fast = with_fast_layers(plain)
+    assert [type(layer) is FastConv2D for layer in fast.layers] == [False, is_slow, False, False]
+    images = np.random.default_rng(2).normal(size=(40, 12, 12, 1)).astype(np.float32)
+    both = []
+    for model in (plain, fast):
+        with tf.GradientTape() as tape:
+            outputs = model(images, training=True)
+            total = tf.reduce_sum(outputs**2)
+        both.append((outputs, *tape.gradient(total, model.trainable_variables)))
+    for expected, found in zip(*both, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(5, 4, 3, 6), (1, 1, 1, 6)])
 @pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-4), ("mixed_bfloat16", 0.05)])
 @pytest.mark.parametrize("trainable", [True, False])

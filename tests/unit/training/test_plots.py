@@ -20,6 +20,7 @@ from PIL import Image
 from mnist_cnn.errors import BackendError
 from mnist_cnn.result import EpochRow
 from mnist_cnn.training import plots
+from mnist_cnn.training.scores import confusion_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +110,15 @@ def test_the_saved_epoch_is_circled_and_the_best_is_named(tmp_path: Path) -> Non
     assert titles == ["last 5.0000, best 0.0363 (epoch 3)", "last 20.00%, best 98.67% (epoch 3)"]
 
 
+def test_an_earlier_epoch_that_is_saved_is_circled_and_named(tmp_path: Path) -> None:
+    history = [*rows(3), EpochRow(4, 0.3, 0.9, 5.0, 0.2, 1.0, 2.5)]
+    figure = drawn(plots.history, history, tmp_path / "history.png", held_out="validation", saved_epoch=3)
+    assert [points(axes.lines[-1])[0][0] for axes in figure.axes] == [3, 3]
+    titles = [axes.get_title(loc="right") for axes in figure.axes]
+    assert titles == ["saved: epoch 3, 0.0363 · last 5.0000", "saved: epoch 3, 98.67% · last 20.00%"]
+    assert figure.get_supxlabel().endswith("circled: epoch 3, whose model is saved")
+
+
 @pytest.mark.parametrize("accuracies", [(0.98, 0.9913), (0.1, 0.1), (1.0, 1.0), (0.0, 1.0), (0.5, 0.999)])
 def test_the_accuracy_axis_is_labelled_beyond_the_curve(
     tmp_path: Path, accuracies: tuple[float, ...]
@@ -130,7 +140,7 @@ def test_a_confusion_matrix_of_any_size_is_drawn(tmp_path: Path, num_classes: in
     """With few images, most classes are absent."""
     labels = np.random.default_rng(0).integers(0, num_classes, count)
     predicted = np.where(np.arange(count) % 7, labels, (labels + 1) % num_classes)
-    plots.confusion(labels, predicted, num_classes, tmp_path / "confusion.png")
+    plots.confusion(confusion_counts(labels, predicted, num_classes), tmp_path / "confusion.png")
     assert max(pixels(tmp_path / "confusion.png").shape) < 2000
 
 
@@ -139,7 +149,7 @@ def test_a_single_mistake_among_thousands_is_visible(tmp_path: Path) -> None:
     predicted = labels.copy()
     reddish = []
     for _ in range(2):
-        plots.confusion(labels, predicted, 10, tmp_path / "confusion.png")
+        plots.confusion(confusion_counts(labels, predicted, 10), tmp_path / "confusion.png")
         shown = pixels(tmp_path / "confusion.png").astype(int)
         reddish.append((shown[..., 0] - shown[..., 2] > 30).sum())
         predicted[0] = 7
@@ -154,7 +164,7 @@ def test_the_colour_of_a_mistake_does_not_depend_on_the_others(tmp_path: Path) -
     many[[0, 1]] = 7
     colours = []
     for predicted in (few, many):
-        figure = drawn(plots.confusion, labels, predicted, 10, tmp_path / "confusion.png")
+        figure = drawn(plots.confusion, confusion_counts(labels, predicted, 10), tmp_path / "confusion.png")
         column, row = figure.axes[0].transData.transform((6.7, 0)).astype(int)
         colours.append(pixels(tmp_path / "confusion.png")[::-1][row, column])
     assert np.array_equal(*colours)
@@ -162,20 +172,13 @@ def test_the_colour_of_a_mistake_does_not_depend_on_the_others(tmp_path: Path) -
 
 def test_rows_are_true_columns_predicted_with_recall_and_precision(tmp_path: Path) -> None:
     labels, predicted = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 0, 0, 1, 1, 1, 1])
-    figure = drawn(plots.confusion, labels, predicted, 3, tmp_path / "confusion.png")
+    figure = drawn(plots.confusion, confusion_counts(labels, predicted, 3), tmp_path / "confusion.png")
     counts = {text.get_position(): text.get_text() for text in figure.axes[0].texts[:4]}
     assert counts == {(0, 0): "3", (1, 0): "1", (1, 1): "2", (1, 2): "1"}  # column, row
     recalls, precisions = ["75.00%", "100.00%", "0.00%"], ["100.00%", "50.00%", "none"]
     assert texts(figure)[4:] == ["recall", *recalls, "precision", *precisions]
     assert figure.axes[0].get_xlabel() == "predicted class"
     assert figure.axes[0].get_ylabel() == "true class"
-
-
-def test_labels_in_bytes_do_not_overflow(tmp_path: Path) -> None:
-    labels = np.arange(256, dtype=np.uint8)
-    plots.confusion(labels, labels, 256, tmp_path / "bytes.png")
-    plots.confusion(labels.astype(np.int64), labels.astype(np.int64), 256, tmp_path / "words.png")
-    assert (tmp_path / "bytes.png").read_bytes() == (tmp_path / "words.png").read_bytes()
 
 
 @pytest.mark.parametrize("wrong", [1, 6, 25, 100])
@@ -227,7 +230,7 @@ def draw_all(folder: Path) -> list[bytes]:
     predicted = np.where(np.arange(100) % 9, labels, (labels + 3) % 10)
     images = np.random.default_rng(0).integers(0, 256, (100, 28, 28)).astype(np.uint8)
     plots.history(rows(5), folder / "history.png", held_out="test")
-    plots.confusion(labels, predicted, 10, folder / "confusion.png")
+    plots.confusion(confusion_counts(labels, predicted, 10), folder / "confusion.png")
     plots.mistakes(images, labels, probabilities(labels, predicted), folder / "mistakes.png")
     return [(folder / f"{name}.png").read_bytes() for name in ("history", "confusion", "mistakes")]
 

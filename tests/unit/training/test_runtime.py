@@ -61,3 +61,11 @@ def test_all_that_differs_is_listed_for_another_job() -> None:
     """Its fingerprint would differ anyway, so it cannot tell whether this machine does."""
     now = dataclasses.replace(BEFORE, threads=1, fingerprint="b" * 64)
     assert BEFORE.changes_to(now, is_same_job=False) == ("threads 1 (was 2)",)
+
+
+def test_the_difference_of_two_machines_names_both() -> None:
+    now = dataclasses.replace(BEFORE, threads=1, fingerprint="b" * 64)
+    assert BEFORE.changes_to(now, before="worker 0:") == (
+        f"{NUMBERS.replace('was', 'worker 0:')})",
+        "threads 1 (worker 0: 2)",
+    )

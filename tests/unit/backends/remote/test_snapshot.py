@@ -30,6 +30,9 @@ class DictStore:
         self.contents[name] = content
         self.written.append(name)
 
+    def remove(self, name: str) -> None:
+        self.contents.pop(name, None)
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[SentFile, ...]:

@@ -14,8 +14,8 @@ import mnist_cnn
 from mnist_cnn.backends.remote import node, workers
 from mnist_cnn.errors import BackendError, DataError
 from mnist_cnn.training import train, worker
-from mnist_cnn.training.sharing import meeting as meetings
 from mnist_cnn.training.sharing.local_group import identity
+from mnist_cnn.training.sharing.rendezvous import connect, listen
 
 VARIABLES = {
     workers.RANK: "1",
@@ -34,11 +34,18 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("variables")
 def test_a_node_keeps_the_token_from_what_it_starts() -> None:
-    found = workers.meeting(2)
+    found = workers.rendezvous(2)
     assert (found.rank, found.count, found.host, found.ports) == (1, 2, "127.0.0.1", (10000, 10001))
     assert found.token == VARIABLES[workers.TOKEN]
     assert workers.TOKEN not in os.environ
     assert "the token" not in repr(found)
+    assert found.arrival_seconds == 300
+
+
+@pytest.mark.usefixtures("variables")
+def test_a_service_says_how_long_its_nodes_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(workers.ARRIVAL, "900")
+    assert workers.rendezvous(2).arrival_seconds == 900
 
 
 @pytest.mark.usefixtures("variables")
@@ -54,7 +61,7 @@ def test_a_node_without_the_variables_says_so(
     else:
         monkeypatch.setenv(name, value)
     with pytest.raises(BackendError, match="is missing or not valid"):
-        workers.meeting(2)
+        workers.rendezvous(2)
 
 
 @pytest.mark.usefixtures("variables")
@@ -66,8 +73,8 @@ def test_another_worker_that_fails_leaves_the_report_to_worker_0(
     monkeypatch.setattr(worker, "print_log", lambda: None)
     monkeypatch.setattr(logging.getLogger("mnist_cnn"), "propagate", True)
     job = mnist_cnn.make_job("train.shards=2", "data.train_limit=100")
-    joining = workers.meeting(2)
-    listener = meetings.listen("127.0.0.1", (0,))
+    joining = workers.rendezvous(2)
+    listener = listen("127.0.0.1", (0,))
     port = listener.getsockname()[1]
     for name, value in {**VARIABLES, workers.PORTS: str(port)}.items():
         monkeypatch.setenv(name, value)
@@ -81,7 +88,7 @@ def test_another_worker_that_fails_leaves_the_report_to_worker_0(
     def be_worker_0() -> None:
         zero = dataclasses.replace(joining, rank=0, ports=(port,))
         try:
-            with meetings.meet(zero, identity(job), listener) as group:
+            with connect(zero, identity(job), listener) as group:
                 group.gather(b"")
         except Exception as error:  # noqa: BLE001 - it is what the test is about
             received.append(error)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled, TrainingError
-from mnist_cnn.training.sharing.group import ALONE, Group, WorkerLost
+from mnist_cnn.training.sharing.group import ONE_WORKER, ConnectedGroup, WorkerLost
 from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree
 
 if TYPE_CHECKING:
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 SECONDS = 20.0
 
 
-def connected(count: int, seconds: float = SECONDS) -> list[Group]:
+def connected(count: int, seconds: float = SECONDS) -> list[ConnectedGroup]:
     """Return the workers of a group, connected by pairs of sockets."""
     connections: list[dict[int, socket.socket]] = [{} for _ in range(count)]
     for one in range(count):
         for other in range(one):
             connections[one][other], connections[other][one] = socket.socketpair()
-    return [Group(rank, connections[rank], seconds) for rank in range(count)]
+    return [ConnectedGroup(rank, connections[rank], seconds) for rank in range(count)]
 
 
-def on_each(groups: list[Group], do: Callable[[Group], Any]) -> list[Any]:
+def on_each(groups: list[ConnectedGroup], do: Callable[[ConnectedGroup], Any]) -> list[Any]:
     """Return what each worker returns, or the error that it raises."""
 
-    def within(group: Group) -> Any:
+    def within(group: ConnectedGroup) -> Any:
         with group:
             return do(group)
 
@@ -40,9 +40,9 @@ def on_each(groups: list[Group], do: Callable[[Group], Any]) -> list[Any]:
         return [future.exception() or future.result() for future in futures]
 
 
-def held_by(group: Group | None, shards: int, length: int) -> PairwiseSum:
+def held_by(group: ConnectedGroup | None, shards: int, length: int) -> PairwiseSum:
     held = PairwiseSum()
-    for shard in (group or ALONE).share(shards):
+    for shard in (group or ONE_WORKER).part(shards):
         drawn = np.random.default_rng(shard)
         numbers = drawn.normal(size=length) * 10.0 ** drawn.integers(-6, 6, length)
         held.add(Subtree(shard, 1, (numbers.astype(np.float32), drawn.normal(size=3))))
@@ -52,7 +52,7 @@ def held_by(group: Group | None, shards: int, length: int) -> PairwiseSum:
 @pytest.mark.parametrize("length", [1, 2, 1003])
 @pytest.mark.parametrize("workers", [2, 3, 4, 6])
 def test_all_workers_get_the_sum_of_one(workers: int, length: int) -> None:
-    alone = ALONE.total(held_by(None, 12, length), 12)
+    alone = ONE_WORKER.total(held_by(None, 12, length), 12)
 
     totals = on_each(connected(workers), lambda group: group.total(held_by(group, 12, length), 12))
 
@@ -85,7 +85,7 @@ def test_different_values_end_all_workers() -> None:
     "error", [TrainingError("the loss became nan", "lower it"), BackendError("full", "free some")]
 )
 def test_the_error_of_one_worker_ends_all(error: MnistCnnError) -> None:
-    def work(group: Group) -> None:
+    def work(group: ConnectedGroup) -> None:
         if group.rank == 1:
             raise error
         group.gather(b"")
@@ -98,7 +98,7 @@ def test_the_error_of_one_worker_ends_all(error: MnistCnnError) -> None:
 
 
 def test_a_cancelled_worker_cancels_all() -> None:
-    def work(group: Group) -> None:
+    def work(group: ConnectedGroup) -> None:
         if group.rank == 0:
             raise KeyboardInterrupt
         group.gather(b"")

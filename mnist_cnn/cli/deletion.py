@@ -1,0 +1,160 @@
+"""The command `delete`: asks, then removes run folders and what a cluster keeps of their checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn import launch, run_folder
+from mnist_cnn.backend import StoresCheckpoints
+from mnist_cnn.cli import report
+from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, command_on
+from mnist_cnn.terminal import signals
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mnist_cnn.backend import Run, Status
+    from mnist_cnn.cli.command import Command
+    from mnist_cnn.run_folder import Receipt
+
+YES, KEEP = "--yes", "--keep-checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """A run that may be deleted, its receipt then, and the files of its checkpoints outside its folder."""
+
+    run: Run
+    status: Status
+    receipt: Receipt
+    stored: dict[str, int]
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder
+
+    def __str__(self) -> str:
+        sizes = [path.lstat().st_size for path in self.folder.rglob("*") if not path.is_dir()]
+        return f"{self.folder}: {self.status.value}, {_amount(sizes)}"
+
+
+def delete(command: Command) -> int:
+    """Delete runs that have ended. All are checked before the first is deleted."""
+    command.allow_only("runs_dir", "backend", "force")
+    if not command.words or "" in command.words:
+        hint = f"for example {report.program()} delete latest; `list` shows the runs"
+        raise ConfigurationError("delete needs at least one RUN", hint)
+    found = [launch.find(word, command.overrides, command.config_dirs) for word in command.words]
+    folders = {folder.resolve(): folder for folder in found}  # each once
+    chosen = [_checked(folder, command) for folder in folders.values()]
+    with_stored = _confirmed(chosen, command)
+    answers: list[dict[str, Any]] = []
+    code = 0
+    try:
+        for one in chosen:
+            answer, error = _delete(one, with_stored=with_stored)
+            answers.append(answer)
+            if error is not None:  # the other runs are still deleted
+                report.print_error(error)
+                code = error.exit_code
+            elif not command.as_json:
+                report.print_lossy(f"deleted {one.folder}", sys.stdout)
+    except KeyboardInterrupt:
+        left = [str(one.folder) for one in chosen if (one.folder / run_folder.RECEIPT).exists()]
+        if not left:
+            raise Interrupted("interrupted; all were deleted") from None
+        hint = f"delete them: {report.program()} {command_on('delete', *left)}"
+        raise Interrupted(f"interrupted; not deleted: {', '.join(left)}", hint) from None
+    if command.as_json:
+        report.print_json(answers)
+    return code
+
+
+def _checked(folder: Path, command: Command) -> Chosen:
+    """Return a run that may be deleted. Raises ConfigurationError, or BackendError if that isn't known."""
+    by_hand = f"if it is of no use any more, remove the folder yourself: rm -r {shlex.quote(str(folder))}"
+    if folder.is_symlink():
+        target = folder.resolve()
+        hint = f"delete the run itself: {report.program()} {command_on('delete', target)}"
+        raise ConfigurationError(f"{folder} is a link to {target}", hint)
+    inner = [path.parent for path in folder.glob(f"*/{run_folder.RECEIPT}") if not path.parent.is_symlink()]
+    if inner:
+        hint = f"delete it first, or move it away: {command_on('delete', inner[0])}"
+        raise ConfigurationError(f"{folder} holds another run, {inner[0]}", hint)
+    try:
+        run = launch.attach_to(folder, command.overrides, command.config_dirs)
+        status = run.status()
+        receipt = run_folder.read_receipt(folder)
+    except BackendError as error:
+        raise BackendError(error.message, f"{error.hint}; {by_hand}") from error
+    if not status.is_final:
+        host = run_folder.other_host(receipt)
+        where = f" on {host}" if host else ""
+        gone = f"; if that machine is gone: {command_on('delete', folder, 'force=true')}" if host else ""
+        hint = f"cancel it first: {report.program()} {command_on('cancel', folder)}{gone}"
+        raise ConfigurationError(f"{folder} is {status.value}{where}", hint)
+    stored = {}
+    if isinstance(run, StoresCheckpoints) and KEEP not in command.flags:
+        try:
+            stored = run.stored_checkpoints()
+        except BackendError as error:
+            again = command_on("delete", folder, KEEP)
+            raise BackendError(
+                error.message, f"{error.hint}; to leave its checkpoints there: {again}"
+            ) from error
+    return Chosen(run, status, receipt, stored)
+
+
+def _confirmed(chosen: list[Chosen], command: Command) -> bool:
+    """Ask the user; return whether checkpoints outside the folders are deleted too.
+
+    Raises Interrupted if nothing may be deleted, ConfigurationError if there is nobody to ask.
+    """
+    if YES in command.flags:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        hint = f"add {YES}: {report.program()} {command_on('delete', *command.words, YES)}"
+        raise ConfigurationError("delete asks first, but there is no terminal", hint)
+    for one in chosen:
+        print(one, file=sys.stderr)
+    what = "it" if len(chosen) == 1 else f"these {len(chosen)} runs"
+    if not _ask(f"delete {what}? [y/N] "):
+        raise Interrupted("nothing was deleted")
+    stored = [size for one in chosen for size in one.stored.values()]
+    return bool(stored) and _ask(
+        f"also delete the checkpoints on the cluster's store, {_amount(stored)}? [y/N] "
+    )
+
+
+def _ask(question: str) -> bool:
+    try:
+        print(question, end="", file=sys.stderr, flush=True)
+        return input().strip().lower() in ("y", "yes")
+    except (KeyboardInterrupt, EOFError):
+        print(file=sys.stderr)
+        raise Interrupted("nothing was deleted") from None
+
+
+def _delete(one: Chosen, *, with_stored: bool) -> tuple[dict[str, Any], MnistCnnError | None]:
+    """Delete one run; return the answer for --json, and the error if it isn't deleted.
+
+    Its checkpoints on the store go first: only the run folder knows where they are.
+    """
+    removed = len(one.stored) if with_stored else 0
+    try:
+        if removed and isinstance(one.run, StoresCheckpoints):
+            one.run.remove_stored_checkpoints()
+        with signals.defer_signals():
+            run_folder.delete(one.folder, one.receipt)
+    except MnistCnnError as error:
+        return {"run": one.folder.name, "error": error.message, "hint": error.hint}, error
+    return {"run": one.folder.name, "deleted": True, "stored_files_deleted": removed}, None
+
+
+def _amount(sizes: list[int]) -> str:
+    from humanize import naturalsize
+
+    return f"{len(sizes)} file{'' if len(sizes) == 1 else 's'} with {naturalsize(sum(sizes))}"

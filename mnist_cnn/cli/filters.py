@@ -1,0 +1,103 @@
+"""The filters of `list`: KEY=VALUE, of a setting, a group, a setting of the backend, or a fact about the run.
+
+`KEY=A,B` means A or B.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mnist_cnn import compose
+from mnist_cnn.backend import Status
+from mnist_cnn.backends import absolute_name
+from mnist_cnn.cli import settings
+from mnist_cnn.config import (
+    RunConfig,
+    Section,
+    did_you_mean,
+    full_key,
+    keys_of,
+    read_section,
+    unknown_key,
+    written,
+)
+from mnist_cnn.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from mnist_cnn.cli.settings import Settings
+    from mnist_cnn.run_folder import Receipt
+
+    Wanted = Mapping[str, Sequence[Any]]
+
+STATUS, BACKEND, DIGEST = "status", "backend", "digest"
+FACTS = (STATUS, BACKEND, DIGEST)
+"""What a filter may name besides settings and groups."""
+NOT_STARTED, DAMAGED = "not started", "damaged"
+"""What `list` calls a folder without a receipt, and one whose receipt cannot be read."""
+STATUSES = (*(status.value for status in Status), NOT_STARTED, DAMAGED)
+SETTINGS: dict[str, tuple[type[Section], str]] = {
+    **{
+        full_key(section, name): (section, name)
+        for section in settings.GROUPS.values()
+        for name, _ in keys_of(section)
+    },
+    **{name: (RunConfig, name) for name in (settings.SEED, settings.SAVE_H5)},
+}
+
+
+def parse(overrides: Sequence[str]) -> Wanted:
+    """Return the allowed values of each key. Raises ConfigurationError."""
+    wanted = {}
+    for override in overrides:
+        key, values = compose.alternatives(override)
+        if not key.startswith("backend."):
+            check_key(key, (*FACTS, *settings.GROUPS), key)
+        if key == DIGEST:  # Hydra would take 3e10 for a number
+            values = override.partition("=")[2].split(",")
+        wanted[key] = [_allowed(key, value) for value in values]
+    return wanted
+
+
+def check_key(key: str, others: Collection[str], what: str) -> None:
+    """Check that a key is a setting or one of the others. Raises ConfigurationError, which names `what`."""
+    if key not in SETTINGS and key not in others:
+        error = unknown_key(key, [*others, *SETTINGS])
+        raise ConfigurationError(error.message if what == key else f"{what}: {error.message}", error.hint)
+
+
+def _allowed(key: str, value: object) -> Any:
+    """Return a filter's value as job.json holds it. Raises ConfigurationError if there is no such value."""
+    if key in SETTINGS:
+        section, name = SETTINGS[key]
+        return msgspec.json.decode(msgspec.json.encode(getattr(read_section(section, {name: value}), name)))
+    if key == BACKEND:
+        return absolute_name(str(value))
+    if key in settings.GROUPS or key == STATUS:
+        known = STATUSES if key == STATUS else compose.options(key)
+        if value not in known:
+            hint = did_you_mean(str(value), known, f"{key}=A,B is one of both")
+            raise ConfigurationError(f"{key}={written(value)}: there are {', '.join(known)}", hint)
+        return value
+    return written(value)
+
+
+def match(wanted: Wanted, receipt: Receipt | None, found: Settings | None) -> bool:
+    """Return whether a run has a wanted value for each key; its status is not known yet."""
+    return all(_has(key, values, receipt, found) for key, values in wanted.items() if key != STATUS)
+
+
+def _has(key: str, values: Sequence[Any], receipt: Receipt | None, found: Settings | None) -> bool:
+    if key == DIGEST:
+        return receipt is not None and receipt.job_digest.startswith(tuple(values))
+    if key == BACKEND:
+        return receipt is not None and receipt.backend in values
+    if key.startswith("backend."):
+        name = key.partition(".")[2]
+        return receipt is not None and written(receipt.backend_settings.get(name)) in values
+    if found is None:
+        return False
+    return (found.options if key in settings.GROUPS else found.values).get(key) in values

@@ -1,0 +1,264 @@
+"""The command `list`: many runs as a table, filtered and in order.
+
+It reads three files of each run once, and asks backends only for runs that have not ended. It doesn't check
+checksums; `status` does, for one run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import shutil
+import sys
+import textwrap
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mnist_cnn import compose, launch, records, run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.cli import filters, report, settings
+from mnist_cnn.cli.filters import DAMAGED, NOT_STARTED
+from mnist_cnn.config import written
+from mnist_cnn.errors import BackendError, ConfigurationError
+from mnist_cnn.files import safe_read
+from mnist_cnn.result import percent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from mnist_cnn.cli.command import Command
+    from mnist_cnn.cli.settings import Settings
+    from mnist_cnn.run_folder import Receipt
+
+SORT, REVERSE, LIMIT = "--sort", "--reverse", "--limit"
+MOST_DIGITS = 10
+SHORT_DIGEST = 4
+LEAST_ROOM = 20
+"""Settings get a line of their own if the table leaves them fewer columns."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What `list` shows of result.json."""
+
+    accuracy: float
+    loss: float
+    training_seconds: float
+    weights_sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """A run of the list. A folder without a sound receipt has none; `error` is then why."""
+
+    name: str
+    status: str
+    created: datetime
+    receipt: Receipt | None = None
+    settings: Settings | None = None
+    summary: Summary | None = None
+    error: str | None = None
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return the run as `list --json` prints it."""
+        receipt, summary = self.receipt, self.summary
+        return {
+            "run": self.name,
+            "status": self.status,
+            "backend": receipt.backend if receipt else "",
+            "created": receipt.created if receipt else self.created.isoformat(timespec="microseconds"),
+            "digest": receipt.job_digest if receipt else None,
+            "settings": dict(self.settings.changed) if self.settings else None,
+            **dict.fromkeys(("accuracy", "loss", "training_seconds", "weights_sha256")),
+            **(dataclasses.asdict(summary) if summary else {}),
+            "error": self.error,
+            "hint": receipt.hint if receipt else None,
+        }
+
+
+SORTED_BY: dict[str, tuple[Callable[[Listed], Any], bool]] = {
+    "created": (lambda run: run.created, True),
+    "accuracy": (lambda run: run.summary and run.summary.accuracy, True),
+    "loss": (lambda run: run.summary and run.summary.loss, False),
+    "seconds": (lambda run: run.summary and run.summary.training_seconds, False),
+    "run": (lambda run: run.name, False),
+    "status": (lambda run: run.status, False),
+    "backend": (lambda run: run.receipt and run.receipt.backend, False),
+}
+"""What `--sort` takes besides settings, and whether the largest value comes first."""
+
+
+def list_runs(command: Command) -> int:
+    """Print the runs that match KEY=VALUE filters."""
+    command.refuse_words()
+    own = [text for text in command.overrides if text.partition("=")[0].strip("+") == "runs_dir"]
+    wanted = filters.parse([text for text in command.overrides if text not in own])
+    order = command.flags.get(SORT, "created")
+    filters.check_key(order, SORTED_BY, f"{SORT}={order}")
+    limit = _limit(command.flags)
+    runs_dir = compose.runs_dir(own, command.config_dirs)
+    runs = _sorted(list(_everything(runs_dir, wanted)), order, reverse=REVERSE in command.flags)[:limit]
+    if command.as_json:
+        report.print_json([run.as_mapping() for run in runs])
+    elif runs:
+        _print(runs)
+        _print_notes(runs, runs_dir)
+    elif wanted:
+        print(f"no run under {runs_dir} matches {' '.join(command.overrides)}")
+    else:
+        print(f"no runs under {runs_dir}\nstart one: {report.program()} backend=local")
+    return 0
+
+
+def _limit(flags: Mapping[str, str]) -> int | None:
+    """Return how many runs to show, or None for all. Raises ConfigurationError."""
+    text = flags.get(LIMIT)
+    if text is None:
+        return None
+    if not (text.isdecimal() and len(text) < MOST_DIGITS and int(text)):
+        hint = f"for example {report.program()} list {LIMIT}=10"
+        raise ConfigurationError(f"{LIMIT}={text}: allowed is a whole number, 1 or more", hint)
+    return int(text)
+
+
+# What is listed
+
+
+def _everything(runs_dir: str, wanted: filters.Wanted) -> Iterator[Listed]:
+    """Yield what lies under `runs_dir` and matches."""
+    statuses = wanted.get(filters.STATUS, filters.STATUSES)
+    receipts, others = run_folder.scan(runs_dir)
+    chosen = {}
+    for folder, receipt in receipts.items():
+        found = settings.read(folder)
+        if filters.match(wanted, receipt, found):
+            chosen[folder] = found
+    for folder, status in launch.statuses({folder: receipts[folder] for folder in chosen}).items():
+        receipt = receipts[folder]
+        with contextlib.suppress(BackendError):  # another process has removed it meanwhile
+            if not receipt.status.is_final:
+                receipt = run_folder.read_receipt(folder)  # asking for the status may have changed it
+            if status in statuses:
+                yield _listed(folder, receipt, status, chosen[folder])
+    for folder in others:
+        other = _other(folder)
+        if other and filters.match(wanted, None, other.settings) and other.status in statuses:
+            yield other
+
+
+def _listed(folder: Path, receipt: Receipt, status: Status, found: Settings | None) -> Listed:
+    created = datetime.fromisoformat(receipt.created)
+    return Listed(folder.name, status.value, created, receipt, found, _summary(folder), receipt.error)
+
+
+def _other(folder: Path) -> Listed | None:
+    """Return a folder without a receipt, or with a damaged one; None if it is something else."""
+    status, error = NOT_STARTED, None
+    try:
+        if (folder / run_folder.RECEIPT).is_file():
+            status = DAMAGED
+            run_folder.read_receipt(folder)
+            return None  # just written
+        if not run_folder.is_unstarted(folder):
+            return None
+    except BackendError as damage:
+        error = damage.message
+    try:
+        changed = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+    except OSError:  # removed meanwhile
+        return None
+    return Listed(folder.name, status, changed, settings=settings.read(folder), error=error)
+
+
+def _summary(folder: Path) -> Summary | None:
+    """Return what result.json says, or None if it is missing or isn't a result."""
+    try:
+        text = safe_read.read_bytes(f"{folder}/{run_folder.RESULT}", safe_read.HISTORY_BYTES)
+        return msgspec.json.decode(text, type=Summary)
+    except (OSError, *records.NOT_SOUND):
+        return None
+
+
+def _sorted(runs: Sequence[Listed], key: str, *, reverse: bool) -> list[Listed]:
+    """Return the runs in order; those without a value are last."""
+    value, largest_first = SORTED_BY.get(key, (lambda run: run.settings and run.settings.values[key], False))
+    newest = sorted(runs, key=lambda run: run.created, reverse=True)
+    known = [run for run in newest if value(run) is not None]
+    unknown = [run for run in newest if value(run) is None]
+    try:
+        known.sort(key=value, reverse=largest_first is not reverse)
+    except TypeError:  # a job.json that was changed by hand
+        known.sort(key=lambda run: written(value(run)), reverse=reverse)
+    return known + unknown
+
+
+# The table
+
+
+def _print(runs: Sequence[Listed]) -> None:
+    """Print a line for each run. On a terminal, settings are cut, or on a line of their own."""
+    heads = ["run", "status", "accuracy", "age", "job", "backend"]
+    digests = _short_digests(runs)
+    rows = [_cells(run, digests) for run in runs]
+    if all(row[-1] in ("local", "") for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
+    texts = ["" if run.settings is None else str(run.settings) for run in runs]
+    used = max(map(len, report.table(heads, rows))) + len(report.GAP)
+    if width is None or width - used >= LEAST_ROOM:
+        room = None if width is None else width - used
+        rows = [[*row, _cut(text, room)] for row, text in zip(rows, texts, strict=True)]
+        report.print_table([*heads, "settings"], rows)
+        return
+    first, rule, *lines = report.table(heads, rows)
+    print(first, rule, sep="\n")
+    for line, text in zip(lines, texts, strict=True):
+        print(line)
+        if text:
+            print(f"  {_cut(text, width - 2)}")
+
+
+def _cells(run: Listed, digests: Mapping[str, str]) -> list[str]:
+    accuracy = "" if run.summary is None else percent(run.summary.accuracy)
+    if run.summary is None and run.status == Status.completed:
+        accuracy = DAMAGED
+    digest = digests[run.receipt.job_digest] if run.receipt else ""
+    backend = run.receipt.backend.rpartition(":")[2] if run.receipt else ""  # the class, of FILE.py:Class
+    return [run.name, run.status, accuracy, report.short_age(run.created), digest, backend]
+
+
+def _short_digests(runs: Sequence[Listed]) -> dict[str, str]:
+    """Return the beginning of each job's digest that tells it from the others."""
+    digests = {run.receipt.job_digest for run in runs if run.receipt}
+    length = SHORT_DIGEST
+    while len({digest[:length] for digest in digests}) < len(digests):
+        length += 1
+    return {digest: digest[:length] for digest in digests}
+
+
+def _cut(text: str, room: int | None) -> str:
+    return text if room is None or len(text) <= room else f"{text[: max(room - 1, 0)]}…"
+
+
+def _print_notes(runs: Sequence[Listed], runs_dir: str) -> None:
+    """Print why runs have failed, and what to do about folders whose run never started."""
+    reasons = {
+        run.name: run.error or "its process is gone"
+        for run in runs
+        if run.status in (Status.failed, Status.lost, DAMAGED)
+    }
+    if reasons:
+        print()
+    for name, reason in reasons.items():
+        print(textwrap.shorten(f"{name}: {reason}", shutil.get_terminal_size().columns, placeholder=" ..."))
+    if reasons:
+        print(f"what to do: {report.program()} status RUN")
+    unstarted = next((run.name for run in runs if run.status == NOT_STARTED), None)
+    if unstarted is not None:
+        where = shlex.quote(f"run_dir={runs_dir}/{unstarted}")
+        print(f"not started: its command was killed; repeat that command with {where}, or remove the folder")

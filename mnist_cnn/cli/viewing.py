@@ -1,0 +1,82 @@
+"""The commands `logs` and `open`: a run's log as it is, and its page or pictures in the browser."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from mnist_cnn import run_folder
+from mnist_cnn.cli import report
+from mnist_cnn.errors import ConfigurationError, Interrupted, command_on
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mnist_cnn.cli.command import Command
+
+FOLLOW = "--follow"
+REPORT = "report.html"
+PICTURES = ("history.png", "confusion.png", "mistakes.png")
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+"""Variables of which one is set if a browser can be started, except on macOS."""
+
+
+def logs(command: Command) -> int:
+    """Print what the trainer has printed; with --follow until the run has ended, however it ends."""
+    command.allow_only("runs_dir", "backend")
+    run = command.run()
+    lines = []
+    is_empty = True
+    try:
+        for line in run.logs(follow=FOLLOW in command.flags):
+            is_empty = False
+            if command.as_json:
+                lines.append(line)
+            else:
+                print(line, flush=FOLLOW in command.flags)
+    except KeyboardInterrupt:
+        hint = f"continue: {report.program()} {command_on('logs', run.folder, FOLLOW)}"
+        raise Interrupted("interrupted", hint) from None
+    if command.as_json:
+        report.print_json({"run": run.folder.name, "lines": lines})
+    elif is_empty:
+        print(f"{run.folder} has printed nothing yet", file=sys.stderr)
+    return 0
+
+
+def open_run(command: Command) -> int:
+    """Open a run's page, its report or its pictures; print where they are if there is no browser."""
+    command.allow_only("runs_dir")
+    folder = command.folder()
+    pages = _pages(folder)
+    if not pages:
+        hint = f"see how it is: {report.program()} {command_on('status', folder)}"
+        raise ConfigurationError(f"{folder} has no page, no report and no pictures", hint)
+    opened = [_show(page) for page in pages]
+    if command.as_json:
+        report.print_json({"run": folder.name, "pages": pages, "opened": all(opened)})
+        return 0
+    for page, is_open in zip(pages, opened, strict=True):
+        print(f"opened {page}" if is_open else page)
+    if not all(opened):
+        print("there is no browser or no display here; open it yourself")
+    return 0
+
+
+def _pages(folder: Path) -> list[str]:
+    """Return the addresses of the run's page, or else of its report, or else of its pictures."""
+    url = run_folder.read_receipt(folder).url or ""
+    if url.startswith(("https://", "http://")):  # the receipt may have been changed
+        return [url]
+    names = [REPORT] if (folder / REPORT).is_file() else PICTURES
+    return [(folder / name).resolve().as_uri() for name in names if (folder / name).is_file()]
+
+
+def _show(page: str) -> bool:
+    """Open a page in the user's browser; return whether there was one."""
+    import webbrowser
+
+    if sys.platform != "darwin" and not any(os.environ.get(name) for name in DISPLAYS):
+        return False
+    return webbrowser.open(page)

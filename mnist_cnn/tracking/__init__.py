@@ -1,0 +1,45 @@
+"""Trackers show a run beside others: its settings, history, pictures and model, while it trains.
+
+A tracker reads nothing but the run folder, so a run looks the same wherever it was trained. The process that
+follows the run writes, and continues what an earlier one has begun.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from mnist_cnn.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mnist_cnn.tracking.tracker import Tracker
+
+TRACKERS: dict[str, str] = {
+    "mlflow": "mnist_cnn.tracking.mlflow:MlflowTracker",
+    "tensorboard": "mnist_cnn.tracking.tensorboard:TensorBoardTracker",
+}
+"""Each tracker's class, which is imported when it is used. The extra that it needs has its name."""
+PACKAGES = {"mlflow": "mlflow-skinny", "tensorboard": "tensorboard"}
+
+
+def tracker_class(name: str) -> type[Tracker]:
+    """Import and return a tracker's class. Raises ConfigurationError if its extra isn't installed."""
+    check_installed([name])
+    found: type[Tracker] = pkgutil.resolve_name(TRACKERS[name])
+    return found
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Check, without importing them, that these trackers' packages are installed.
+
+    Raises ConfigurationError.
+    """
+    for name in names:
+        try:
+            metadata.distribution(PACKAGES[name])
+        except metadata.PackageNotFoundError as error:
+            message = f"{PACKAGES[name]}, which track={name} needs, isn't installed"
+            raise ConfigurationError(message, f"install it: pip install 'mnist-cnn[{name}]'") from error

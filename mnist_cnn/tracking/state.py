@@ -1,0 +1,158 @@
+"""What a run folder remembers of each tracker: tracking/NAME.json, so that any process continues it.
+
+An address's user and password are kept in the memory of the process that was given them, and in no file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_cnn import records, run_folder
+from mnist_cnn.config import MlflowConfig
+from mnist_cnn.errors import BackendError
+from mnist_cnn.files import atomic, locks, safe_read
+from mnist_cnn.redaction import redact
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from mnist_cnn.backend import Status
+    from mnist_cnn.config import Section, TrackConfig
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+VIEW = "view"
+SQLITE = "sqlite:///"
+DEFAULT_URI = f"{SQLITE}mlflow.db"
+"""What MLflow's own commands use without a URI."""
+_LOGIN = re.compile(r"(?<=://)[^/]*@")
+_with_login: dict[str, str] = {}
+"""Each address without its secrets -> the whole one, as this process was given it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """A tracker's settings and what it has of a run.
+
+    `id` names the run at the tracker even if the answer to its creation was lost. `place` is where the run is
+    there; its `view` is the page or the command that shows it. `epochs` is the newest epoch that was written;
+    `status` is the end that was recorded, if any.
+    """
+
+    settings: dict[str, str]
+    id: str
+    place: dict[str, str] = dataclasses.field(default_factory=dict)
+    epochs: records.Count = 0
+    status: str | None = None
+
+
+def choose(folder: Path, config: TrackConfig) -> None:
+    """Remember the enabled trackers in a run folder, beside those that it has.
+
+    A tracker that is given another place begins again there. Raises BackendError if the folder can't be
+    written, or if another process writes the run to that tracker.
+    """
+    for name, section in config.enabled.items():
+        if _path(folder, name).exists() and not _is_moved(read(folder, name), section):
+            continue
+        _path(folder, name).parent.mkdir(exist_ok=True)
+        with lock(folder, name):
+            save(folder, name, State(_settings(section), secrets.token_hex(8)))
+
+
+def describe(config: TrackConfig) -> tuple[tuple[str, str], ...]:
+    """Return the line of `plan` about the enabled trackers; none if there are none."""
+    texts = []
+    for name, section in config.enabled.items():
+        settings = [f"{key} {value}" for key, value in _settings(section).items()]
+        texts.append(", ".join([name, *settings]))
+    return (("tracked", "; ".join(texts)),) if texts else ()
+
+
+def _settings(section: Section) -> dict[str, str]:
+    """Return what a tracker needs to know in any process."""
+    if isinstance(section, MlflowConfig):
+        return {"uri": store(section.uri), "experiment": section.experiment}
+    return {}
+
+
+def _is_moved(state: State, section: Section) -> bool:
+    """Return whether the settings name another place than the one that a run has; no name keeps it."""
+    if not isinstance(section, MlflowConfig):
+        return False
+    given = {"uri": store(section.uri)} if section.uri is not None else {}
+    if section.experiment != MlflowConfig.experiment:
+        given["experiment"] = section.experiment
+    return any(state.settings.get(key) != value for key, value in given.items())
+
+
+def chosen(folder: Path) -> list[str]:
+    """Return the names of a run's trackers."""
+    return sorted(path.stem for path in (folder / run_folder.TRACKING).glob("*.json"))
+
+
+def views(folder: Path) -> list[str]:
+    """Return the page or the command that shows the run in each tracker."""
+    with suppress(BackendError):  # a damaged file
+        places = [read(folder, name).place for name in chosen(folder)]
+        return [place[VIEW] for place in places if VIEW in place]
+    return []
+
+
+def read(folder: Path, name: str) -> State:
+    """Read a tracker's state. Raises BackendError if it isn't one."""
+    path = _path(folder, name)
+    try:
+        return records.read(State, safe_read.read_text(path, safe_read.SETTINGS_BYTES))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        hint = f"remove the file, then choose the tracker again with track={name}"
+        raise BackendError(f"cannot read {path}: {reason}", hint) from error
+
+
+def save(folder: Path, name: str, state: State) -> State:
+    """Write a tracker's state and return it. Raises BackendError if that fails."""
+    path = _path(folder, name)
+    atomic.write_text(path, json.dumps(dataclasses.asdict(state), indent=2) + "\n", durable=False)
+    return state
+
+
+def lock(folder: Path, name: str, seconds: float = 0) -> AbstractContextManager[None]:
+    """Hold the right to write this run to a tracker. Raises as `locks.hold` does."""
+    return locks.hold(_path(folder, name).with_suffix(".lock"), seconds)
+
+
+def is_recorded(folder: Path, state: State, status: Status) -> bool:
+    """Return whether a tracker has the whole of a run that ended with this status."""
+    return state.status == status.value and state.epochs >= len(run_folder.read_history(folder))
+
+
+def store(uri: str | None) -> str:
+    """Return the address of MLflow's store as any process finds it, without its secrets.
+
+    `None` stands for MLFLOW_TRACKING_URI, or for a database in the current folder.
+    """
+    whole = uri or os.environ.get(URI_VARIABLE) or DEFAULT_URI
+    if ":" not in whole and whole != "databricks":
+        return str(Path(whole).absolute())
+    if whole.startswith(SQLITE):
+        return f"{SQLITE}{Path(whole.removeprefix(SQLITE)).absolute()}"
+    bare = redact(_LOGIN.sub("", whole))
+    _with_login[bare] = whole
+    return bare
+
+
+def with_login(bare: str) -> str:
+    """Return an address with the login that this process, or its environment, has for it."""
+    store(None)  # which remembers the environment's
+    return _with_login.get(bare, bare)
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / run_folder.TRACKING / f"{name}.json"

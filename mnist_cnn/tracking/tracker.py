@@ -1,0 +1,136 @@
+"""What a tracker is, and what it is given about a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mnist_cnn import run_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from mnist_cnn.backend import Status
+    from mnist_cnn.job import Job
+    from mnist_cnn.result import EpochRow, Result
+    from mnist_cnn.tracking.state import State
+
+LEFT_OUT = ("schema", "model.source")
+"""What of a job isn't a setting that people compare."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """An epoch's measured values, and when it ended, in seconds since 1970."""
+
+    epoch: int
+    time: float
+    values: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackedRun:
+    """A run as its folder describes it."""
+
+    folder: Path
+    job: Job
+    receipt: run_folder.Receipt
+
+    @classmethod
+    def of(cls, folder: Path) -> TrackedRun:
+        """Read a run folder. Raises BackendError or ConfigurationError if a file is damaged."""
+        return cls(folder, run_folder.read_job(folder), run_folder.read_receipt(folder))
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder."""
+        return self.folder.resolve().name
+
+    @property
+    def created(self) -> float:
+        """When the run was created, in seconds since 1970."""
+        return datetime.fromisoformat(self.receipt.created).timestamp()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The job's settings by their full keys: {"train.epochs": 12}."""
+        leaves = _leaves(self.job.as_mapping())
+        return {name: value for name, value in leaves if name not in LEFT_OUT}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What identifies the run, beside its settings."""
+        return {
+            "job_digest": self.receipt.job_digest,
+            "backend": self.receipt.backend,
+            "run_folder": str(self.folder.resolve()),
+        }
+
+    def history_version(self) -> tuple[int, ...]:
+        """Return what changes whenever the history does; reading it whole may take long."""
+        try:
+            found = (self.folder / run_folder.METRICS).stat()
+        except FileNotFoundError:
+            return ()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def points(self, after: int) -> list[Point]:
+        """Return the history's epochs after the one with this number. Raises BackendError.
+
+        Their times follow from the run's creation and the seconds of each epoch, so that every process
+        computes the same ones.
+        """
+        rows = run_folder.read_history(self.folder)
+        times = itertools.accumulate((row.seconds for row in rows), initial=self.created)
+        next(times)
+        points = [Point(row.epoch, time, values(row)) for row, time in zip(rows, times, strict=True)]
+        return [point for point in points if point.epoch > after]
+
+
+class Tracker(Protocol):
+    """Writes one run. Its methods are called by one thread, in this order, and may raise any exception."""
+
+    def __init__(self, run: TrackedRun, state: State) -> None: ...
+
+    def start(self) -> State:
+        """Create the run at the tracker, or find it; return the state with its place and newest epoch."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Write epochs that it doesn't have yet."""
+
+    def end(self, status: Status, result: Result | None) -> None:
+        """Record how the run ended, with its pictures and its model if it is completed."""
+
+    def close(self) -> None:
+        """Release what `start` opened."""
+
+
+def values(row: EpochRow) -> dict[str, float]:
+    """Return a row's numbers by name, without the number of the epoch."""
+    found: dict[str, float] = {}
+    for name, value in dataclasses.asdict(row).items():
+        if isinstance(value, dict):  # metrics of the job's own
+            found |= value
+        elif isinstance(value, int | float) and name != "epoch":
+            found[name] = value
+    return found
+
+
+def end_tags(status: Status, result: Result | None) -> dict[str, str]:
+    """Return the tags of an ended run."""
+    tags = {"status": status.value}
+    if result is not None:
+        tags |= {"weights_sha256": result.weights_sha256, "device": result.device}
+        tags |= {"fingerprint": result.fingerprint} if result.fingerprint is not None else {}
+    return tags
+
+
+def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in mapping.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

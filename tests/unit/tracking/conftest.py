@@ -1,0 +1,3 @@
+from helpers.cli import ask, home
+
+__all__ = ["ask", "home"]

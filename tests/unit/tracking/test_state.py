@@ -1,0 +1,120 @@
+"""What a run folder remembers of its trackers, and what is refused."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers.cli import refusal
+from helpers.tracked_runs import running
+
+from mnist_cnn import compose, launch
+from mnist_cnn.errors import BackendError, ConfigurationError
+from mnist_cnn.tracking import TRACKERS, state, tracker_class
+
+if TYPE_CHECKING:
+    from helpers.cli import Ask
+
+SERVER = "http://tracking.example:5000"
+
+
+def test_without_track_a_run_has_no_tracker(tmp_path: Path) -> None:
+    running(tmp_path)
+    assert state.chosen(tmp_path) == []
+    assert not (tmp_path / "tracking").exists()
+
+
+def test_several_trackers_are_written_as_a_list(tmp_path: Path) -> None:
+    running(tmp_path, "track=[mlflow,tensorboard]", f"track.mlflow.uri={SERVER}")
+    assert state.chosen(tmp_path) == ["mlflow", "tensorboard"] == sorted(TRACKERS)
+    assert state.read(tmp_path, "mlflow").settings == {"uri": SERVER, "experiment": "mnist-cnn"}
+
+
+@pytest.mark.parametrize("value", ["mlfow", "[mlflow,wandb]", "null", "''"])
+def test_another_tracker_is_refused(value: str) -> None:
+    with pytest.raises(ConfigurationError, match="there are mlflow, none, tensorboard"):
+        compose.load([f"track={value}"])
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_missing_extra_is_named_before_anything_starts(
+    ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def missing(package: str) -> None:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+    message, hint = refusal(ask(f"track={name}"))
+    assert f"which track={name} needs, isn't installed" in message
+    assert hint == f"install it: pip install 'mnist-cnn[{name}]'"
+    assert list(home.iterdir()) == []
+    with pytest.raises(ConfigurationError, match="isn't installed"):
+        tracker_class(name)
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_a_login_stays_in_the_memory_of_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, variable: bool
+) -> None:
+    whole = "http://someone:letmein123@tracking.example:5000"
+    if variable:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
+        running(tmp_path, "track=mlflow")
+    else:
+        running(tmp_path, "track=mlflow", f"track.mlflow.uri={whole}")
+    assert state.read(tmp_path, "mlflow").settings["uri"] == SERVER
+    assert state.with_login(SERVER) == whole
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"letmein123" in path.read_bytes()]
+
+
+def test_no_command_shows_a_login(ask: Ask) -> None:
+    tracked = ("track=mlflow", "track.mlflow.uri=http://someone:letmein123@tracking.example")
+    for shown in (ask("plan", *tracked), ask("--cfg", "job", *tracked), ask("--info", *tracked)):
+        assert shown.code == 0
+        assert "tracking.example" in shown.out
+        assert "letmein123" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize("login", ["me:letmein123@", "me:l@tmein123@", "letmein123@"])
+def test_no_part_of_a_login_is_kept(login: str) -> None:
+    assert state.store(f"postgresql://{login}db.example/runs") == "postgresql://db.example/runs"
+    assert (
+        state.store("mysql://db.example/runs?password=letmein123") == "mysql://db.example/runs?password=***"
+    )
+
+
+@pytest.mark.parametrize("value", ["sqlite:///mlflow.db", "mlruns"])
+def test_a_local_store_is_found_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = value.removeprefix("sqlite:///")
+    assert state.store(value) == value.replace(name, str(tmp_path / name))
+
+
+def test_a_run_keeps_its_place_unless_it_is_given_another(tmp_path: Path) -> None:
+    running(tmp_path, "track=mlflow", f"track.mlflow.uri={SERVER}", "track.mlflow.experiment=digits")
+    before = state.read(tmp_path, "mlflow")
+    for same in ([], [f"track.mlflow.uri={SERVER}"], ["track.mlflow.experiment=digits"]):
+        state.choose(tmp_path, compose.load(["track=mlflow", *same]).track)
+        assert state.read(tmp_path, "mlflow") == before
+    state.choose(tmp_path, compose.load(["track=mlflow", "track.mlflow.uri=http://other.example"]).track)
+    assert state.read(tmp_path, "mlflow").id != before.id
+
+
+def test_a_damaged_state_names_the_file_and_the_way_out(tmp_path: Path) -> None:
+    running(tmp_path, "track=tensorboard")
+    path = tmp_path / "tracking" / "tensorboard.json"
+    path.write_text("{}")
+    with pytest.raises(BackendError) as refused:
+        state.read(tmp_path, "tensorboard")
+    assert str(path) in refused.value.message
+    assert "track=tensorboard" in refused.value.hint
+
+
+def test_the_plan_says_where_a_run_is_tracked() -> None:
+    plan = launch.plan_of(compose.load(["track=[mlflow,tensorboard]", f"track.mlflow.uri={SERVER}"]))
+    assert dict(plan.lines)["tracked"] == f"mlflow, uri {SERVER}, experiment mnist-cnn; tensorboard"
+    assert "tracked" not in dict(launch.plan_of(compose.load([])).lines)
