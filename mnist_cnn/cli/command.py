@@ -103,6 +103,17 @@ COMMANDS: dict[str, Entry] = {
         {
             "--saved-model": ("FOLDER", "as TensorFlow's SavedModel, for TensorFlow Serving"),
             "--litert": ("FILE", "as LiteRT (TensorFlow Lite), for small devices"),
+            "--web": ("FOLDER", "as a page to draw on, for any web server"),
+            "--runtime": ("FOLDER", "holds onnxruntime-web for --web; without it, npm downloads that"),
+        },
+    ),
+    "serve": Entry(
+        "serve a run's model over HTTP, with a page to draw on",
+        "serve:serve",
+        "RUN",
+        flags={
+            "--host": ("ADDRESS", "where to listen; default 127.0.0.1, this machine only"),
+            "--port": ("PORT", "default 8000; 0 takes any free one"),
         },
     ),
     "cluster": Entry("show a cluster and its costs, or delete it", "commands:cluster", "show|delete"),

@@ -24,10 +24,14 @@ def export(command: Command) -> int:
 
     command.allow_only("runs_dir")
     run = command.run_word()
+    if "--web" in command.flags or "--runtime" in command.flags:
+        from mnist_cnn.cli.export_web import export_web
+
+        return export_web(command, run)
     targets = {flag: _target(flag, path) for flag, path in command.flags.items()}
     if not targets:
         example = command_on("export", run, "--saved-model", "digits")
-        hint = f"name one of {', '.join(FORMATS)}, for example {report.program()} {example}"
+        hint = f"name one of {', '.join(FORMATS)}, --web, for example {report.program()} {example}"
         raise ConfigurationError("export needs a format", hint)
     folder = launch.find_model(run, command.overrides, command.config_dirs)
     if folder.suffix == ".onnx":

@@ -42,6 +42,7 @@ CARD_SHARE = 0.7  # share of opaque pixels above which a transparent picture is 
 HALF = 128  # of the 256 levels of alpha or grey
 
 PICTURE_HINT = "give a PNG or JPEG picture of one digit"
+SIZE_HINT = "make it smaller; 1000 pixels a side are plenty for one digit"
 SHAPES_WARNING = "the picture holds several shapes, which were read as one digit; crop it to one"
 FRAME_WARNING = "the picture has a frame, which was read as a part of the digit; crop it"
 
@@ -54,7 +55,7 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def prepare(picture: PictureFile, height: int, width: int) -> Prepared:
+def prepare(picture: PictureFile, height: int, width: int, *, max_pixels: int | None = None) -> Prepared:
     """Read a picture of one digit and convert it to MNIST's form.
 
     MNIST's digits were "size normalized to fit in a 20x20 pixel box while preserving their aspect
@@ -65,7 +66,7 @@ def prepare(picture: PictureFile, height: int, width: int) -> Prepared:
     light on dark, also transparent, upright or turned by its EXIF orientation, on a background that may be
     uneven or noisy. Errors call an open file by its `name`.
 
-    The image is uint8 (height, width), light ink on black.
+    A picture of more than `max_pixels` is refused. The image is uint8 (height, width), light ink on black.
 
     Raises:
         DataError: the picture is missing, damaged, too large or blank.
@@ -74,7 +75,7 @@ def prepare(picture: PictureFile, height: int, width: int) -> Prepared:
         name = str(Path(picture))
     else:
         name = str(getattr(picture, "name", "the picture"))
-    grey = _read_grey(picture, name)  # (rows, columns) of the picture
+    grey = _read_grey(picture, name, max_pixels)  # (rows, columns) of the picture
     found = _find_ink(grey)
     if found is None:
         hint = "give a picture of one digit with some contrast and a margin around it"
@@ -101,19 +102,21 @@ def _translate_errors(name: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not a picture in a supported format", PICTURE_HINT) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        hint = "make it smaller; 1000 pixels a side are plenty for one digit"
-        raise DataError(f"{name} is too large: {error}", hint) from error
+        raise DataError(f"{name} is too large: {error}", SIZE_HINT) from error
     except Exception as error:  # a decoder raises whatever the damaged bytes lead to
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{name} cannot be read as a picture: {reason}", PICTURE_HINT) from error
 
 
-def _read_grey(picture: PictureFile, name: str) -> NDArray[np.float32]:
+def _read_grey(picture: PictureFile, name: str, max_pixels: int | None) -> NDArray[np.float32]:
     """Read a picture as grey levels from 0 to 255, upright, of about `MAX_PIXELS` at most."""
     with _translate_errors(name):
         if isinstance(picture, Image.Image):
             return _grey_levels(picture.copy(), name)
         with _opened(picture) as file, Image.open(file, formats=FORMATS) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                size = f"{image.width}x{image.height} pixels; the limit is {max_pixels:,}"
+                raise DataError(f"{name} is too large: it has {size}", SIZE_HINT)
             return _grey_levels(image, name)
 
 
@@ -229,25 +232,36 @@ def _has_frame(ink: NDArray[np.bool_], boxes: NDArray[np.intp], largest: int) ->
 
 
 def _subtract_background(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """Return each pixel's difference from the background, ink positive, and the noise (sigma).
+    """Return each pixel's difference from the background, ink positive, and the noise (sigma)."""
+    background, noise = _background(grey)
+    signal: NDArray[np.float32] = grey - background
+    if (signal**3).sum(dtype=np.float64) < 0:  # noise is symmetric, ink is not
+        signal = -signal
+    return signal, noise
+
+
+def _background(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Return the background, and the noise (sigma).
 
     The background is a quadratic surface (the falloff of a lamp or a lens), fitted to the border. The
-    fit is repeated without outliers, because ink may touch the border.
+    fit is repeated without outliers, because ink may touch the border. A drawing's border is flat, which
+    needs no fit: that would take three quarters of the time.
     """
+    border = _border(*grey.shape)
+    values = grey[border]
+    residuals = values - np.median(values)
+    if not residuals.any():
+        return values[:1], 0.0
     rows, columns = (np.linspace(-1, 1, size) if size > 1 else np.zeros(1) for size in grey.shape)
     y, x = np.broadcast_arrays(rows[:, None], columns)
     terms = np.stack([np.ones_like(x), y, x, y * x, y * y, x * x], axis=-1).astype(np.float32)
-    border = _border(*grey.shape)
-    border_terms, values = terms[border], grey[border]
-    residuals = values - np.median(values)
+    border_terms = terms[border]
     for _ in range(3):
         inliers = np.abs(residuals) <= 3 * _robust_sigma(residuals) + MIN_CONTRAST
         coefficients = np.linalg.lstsq(border_terms[inliers], values[inliers], rcond=None)[0]
         residuals = values - border_terms @ coefficients
-    signal: NDArray[np.float32] = grey - terms @ coefficients
-    if (signal**3).sum(dtype=np.float64) < 0:  # noise is symmetric, ink is not
-        signal = -signal
-    return signal, _robust_sigma(residuals)
+    background: NDArray[np.float32] = terms @ coefficients
+    return background, _robust_sigma(residuals)
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
@@ -355,9 +369,10 @@ def _centre(ink: NDArray[np.float32], height: int, width: int) -> NDArray[np.uin
     """Place ink on a black image, its centre of mass in the middle, by whole pixels and all inside."""
     tops = []
     for axis, size in enumerate((height, width)):
-        masses = ink.sum(1 - axis)
+        masses = ink.sum(1 - axis, dtype=np.float64)
         centre = float(masses @ np.arange(masses.size)) / float(masses.sum())
-        tops.append(min(max(round(size / 2 - centre), 0), size - masses.size))
+        top = round(size / 2 - centre, 6)  # a symmetric digit is halfway, whatever the order of the sums
+        tops.append(min(max(round(top), 0), size - masses.size))
     image = np.zeros((height, width), np.uint8)
     image[tops[0] : tops[0] + ink.shape[0], tops[1] : tops[1] + ink.shape[1]] = (ink * 255).round()
     return image

@@ -200,8 +200,10 @@ def _doubts(probabilities: NDArray[np.float32]) -> tuple[str, ...]:
     return (f"the model is unsure; {second} has a probability of {probabilities[second]:.1%}",)
 
 
-def load_predictor(folder_or_model: str | Path) -> Predictor:
+def load_predictor(folder_or_model: str | Path, threads: int | None = None) -> Predictor:
     """Open the `model.onnx` in a run's or a registered model's folder, or an .onnx file.
+
+    `threads` share the work on a few images; by default at most four. One is best if several threads predict.
 
     Raises:
         DataError: the file is missing, differs from its folder's record, or is not an ONNX model that
@@ -218,7 +220,7 @@ def load_predictor(folder_or_model: str | Path) -> Predictor:
         raise DataError(f"{folder_or_model} has no {MODEL_FILE}", MODEL_HINT)
     model = read_model(path)
     try:
-        session = _open_session(model, threads=min(MAX_THREADS, cpu.count()))
+        session = _open_session(model, threads or min(MAX_THREADS, cpu.count()))
     except Exception as error:  # see _open_session
         raise DataError(f"{path} is not a valid ONNX model: {_reason(error)}", MODEL_HINT) from error
     height, width, channels_first = _input_shape(path, session)

@@ -18,6 +18,7 @@ from . import (
     journeys,
     listing,
     memory,
+    serving,
     start_up,
     time_to_accuracy,
     tracking_cost,
@@ -39,6 +40,7 @@ BENCHMARKS = {
     "golden": golden,
     "tracking": tracking_cost,
     "workers": workers,
+    "serve": serving,
     "list": listing,
 }
 

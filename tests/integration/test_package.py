@@ -21,7 +21,8 @@ from mnist_cnn import backends, config
 
 HEAVY = {
     *("azureml", "h5py", "hydra", "keras", "matplotlib", "numpy", "omegaconf", "onnx", "onnxruntime", "PIL"),
-    *("pooch", "psutil", "requests", "rich", "tensorflow", "tqdm"),
+    *("pooch", "prometheus_client", "psutil", "requests", "rich", "starlette", "tensorflow", "tqdm"),
+    "uvicorn",
 }
 """Packages that are slow to import, so that only the code that uses them may import them."""
 
