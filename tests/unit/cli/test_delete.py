@@ -24,6 +24,7 @@ from helpers.terminals import Terminal
 
 from mnist_cnn import process_identity, run_folder
 from mnist_cnn.backend import Status
+from mnist_cnn.backends.remote import calls
 from mnist_cnn.errors import BackendError
 from mnist_cnn.files import locks
 
@@ -321,7 +322,10 @@ def test_yes_deletes_the_checkpoints_too_unless_they_are_kept(
     assert len(stored(store)) == count
 
 
-def test_a_store_that_does_not_answer_can_be_left_alone(ask: Ask, home: Path, store: JobService) -> None:
+def test_a_store_that_does_not_answer_can_be_left_alone(
+    ask: Ask, home: Path, store: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "ATTEMPTS", 1)  # retries would only take time
     store.__exit__()
     message, hint = refusal(ask("delete", "far", "--yes"), 4)
     assert message.endswith("does not answer")
