@@ -55,7 +55,7 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("print a run's status", "commands:status", "RUN", only_reads=True),
     "follow": Entry("watch a run until it ends", "commands:follow", "RUN", only_reads=True),
     "cancel": Entry("stop a run", "commands:cancel", "RUN"),
-    "resume": Entry("resume an interrupted run, or add epochs to a completed one", "commands:resume", "RUN"),
+    "resume": Entry("resume an ended run, or add epochs to a completed one", "commands:resume", "RUN"),
     "compare": Entry(
         "show what differs between runs, and draw their curves",
         "comparison:compare",
@@ -87,7 +87,7 @@ COMMANDS: dict[str, Entry] = {
         "write a run's page: one HTML file to read and to share",
         "run_page:report",
         "RUN",
-        {"--output": ("FILE", "where to write it; default report.html in the run folder")},
+        {"--output": ("FILE", "where to write it (default: RUN/report.html)")},
     ),
     "predict": Entry(
         "recognise digits in pictures, folders, or stdin (-)",
@@ -104,7 +104,7 @@ COMMANDS: dict[str, Entry] = {
             "--saved-model": ("FOLDER", "as TensorFlow's SavedModel, for TensorFlow Serving"),
             "--litert": ("FILE", "as LiteRT (TensorFlow Lite), for small devices"),
             "--web": ("FOLDER", "as a page to draw on, for any web server"),
-            "--runtime": ("FOLDER", "holds onnxruntime-web for --web; without it, npm downloads that"),
+            "--runtime": ("FOLDER", "onnxruntime-web for --web (default: from npm)"),
         },
     ),
     "serve": Entry(

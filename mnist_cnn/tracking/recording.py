@@ -116,8 +116,9 @@ class Recording:
         try:
             with contextlib.ExitStack() as stack:
                 while not self._takes_over(stack):
-                    if self._stopping.wait(POLL_SECONDS):
+                    if self._stopping.is_set():
                         return  # another process writes the rest
+                    self._stopping.wait(POLL_SECONDS)
                 self._write_with_retries()
         finally:
             self._done.set()

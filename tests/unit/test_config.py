@@ -237,12 +237,18 @@ OTHER: dict[str, Any] = {
     "train.numerics": "exact",
     "train.threads": 5,
     "train.shards": 5,
+    "train.stop_patience": 5,
+    "train.keep": "best",
+    "train.class_weights": "balanced",
+    "train.init_sha256": "5" * 64,
 }
 WITHOUT_WEIGHT = {
     "data.dir": "/elsewhere",
     "data.name": "fashion_mnist",
     "model.file": "other.py",
     "train.checkpoint_every": 5,
+    "train.init": "elsewhere.keras",
+    "train.metrics": ["auc"],
     "train.exact_bits": 5,  # without numerics=exact
 }
 

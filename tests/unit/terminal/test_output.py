@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.terminals import Terminal
 
+from mnist_cnn.backend import Status
 from mnist_cnn.cli import display
 from mnist_cnn.terminal import output
 
@@ -27,6 +28,9 @@ class Unreadable:
 
     def progress(self) -> None:
         return None
+
+    def status(self) -> Status:
+        return Status.running
 
 
 def test_an_unreadable_log_is_not_an_unwritable_stream(tmp_path: Path) -> None:
