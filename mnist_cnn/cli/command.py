@@ -55,7 +55,7 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("print a run's status", "commands:status", "RUN", only_reads=True),
     "follow": Entry("watch a run until it ends", "commands:follow", "RUN", only_reads=True),
     "cancel": Entry("stop a run", "commands:cancel", "RUN"),
-    "resume": Entry("resume an ended run, or add epochs to a completed one", "commands:resume", "RUN"),
+    "resume": Entry("resume a run, or add epochs to a completed one", "commands:resume", "RUN"),
     "compare": Entry(
         "show what differs between runs, and draw their curves",
         "comparison:compare",
