@@ -378,6 +378,12 @@ class RunConfig(Section):
     run_dir: str | None = setting(None, "the run's folder; null creates one in runs_dir")
     runs_dir: str = setting("runs", "folder that holds the run folders")
     save_h5: bool = setting(default=False, meaning="also write the tutorial's keras-tf-mnist.h5")
+    pause_after: int | None = setting(
+        None,
+        "pause the run after this epoch, before it is evaluated; resume continues it",
+        unit="epochs",
+        ge=1,
+    )
     force: bool = setting(
         default=False, meaning="resume even if job or machine have changed; the result is marked"
     )

@@ -31,7 +31,7 @@ FLAGS = """\
 
 EXIT_CODES = """\
   0 done  1 a bug  2 configuration  3 data  4 backend or disk  5 training failed
-  6 run cancelled  130 interrupted or detached"""
+  6 run cancelled  7 run paused  130 interrupted or detached"""
 
 EXAMPLES = """\
   {program} backend=local
