@@ -187,17 +187,17 @@ class Searcher:
         """Record how far a trial has come, or that it has failed."""
         entry = self.entries[number]
         entry.accuracies = _accuracies(entry.folder)
-        target = entry.trial.target
-        if (error is not None and not isinstance(error, RunPaused)) or len(entry.accuracies) < target:
-            self._fail(entry, error or BackendError(f"{entry.folder} has no history of {target} epochs"))
+        if (error is not None and not isinstance(error, RunPaused)) or not entry.accuracies:
+            self._fail(entry, error or BackendError(f"{entry.folder} has no history"))
             return
-        is_first = not entry.trial.epochs
-        entry.trial = Trial(number, entry.accuracies[:target], target)
+        is_first, target = not entry.trial.epochs, entry.trial.target
+        missing = target - len(entry.accuracies)  # if train.stop_patience has ended it
+        reached = (*entry.accuracies, *entry.accuracies[-1:] * missing)[:target]
+        entry.trial = Trial(number, reached, target)
         if is_first:
-            self._study.tell(number, entry.accuracies[self.search.plan.rungs[0] - 1])
-        epochs = self.search.plan.rungs[-1]
-        reached = f"{percent(entry.accuracies[target - 1])} after epoch {target}/{epochs}"
-        self._report(f"trial {number}: {reached}  {entry.settings}")
+            self._study.tell(number, reached[self.search.plan.rungs[0] - 1])
+        epochs = f"epoch {len(entry.accuracies)}/{self.search.plan.rungs[-1]}"
+        self._report(f"trial {number}: {percent(reached[-1])} after {epochs}  {entry.settings}")
 
     def _fail(self, entry: Entry, error: MnistCnnError) -> None:
         """Record a failure. One that training again would not change is kept for later commands too."""

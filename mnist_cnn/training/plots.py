@@ -84,7 +84,7 @@ def comparison(runs: Mapping[str, Sequence[EpochRow]], path: Path) -> None:
 
     `runs` are histories by the name that the legend shows. A curve has a gap at a value that is not finite.
     """
-    with _drawing(path, 10, 4.6) as figure:
+    with drawing(path, 10, 4.6) as figure:
         left, right = figure.subplots(1, 2)
         for axes, name in ((left, "loss"), (right, "accuracy")):
             axes.set_title(name.capitalize(), loc="left")

@@ -55,7 +55,8 @@ def ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ends:
 
     def train(folder: Path, pause_after: int | None) -> EndedRun:
         assert pause_after is not None
-        units = run_folder.read_job(folder).model.dense_units
+        job = run_folder.read_job(folder)
+        units, pause_after = job.model.dense_units, min(pause_after, job.train.stop_patience or pause_after)
         rows = [
             dataclasses.replace(ROW, epoch=epoch + 1, val_accuracy=units / 100)
             for epoch in range(pause_after)
@@ -113,6 +114,14 @@ def test_the_best_settings_are_trained_longest(tmp_path: Path) -> None:
     assert epochs[-1] == 4
     assert epochs[0] == 1
     assert not list(tmp_path.glob("runs/search-*/*/result.json"))
+
+
+@pytest.mark.usefixtures("ends")
+def test_a_trial_that_stops_early_is_compared_by_its_last_epoch() -> None:
+    entries = searched("search.trials=4", "train.stop_patience=1")
+    assert [entry.accuracies for entry in entries] == [entry.trial.accuracies[:1] for entry in entries]
+    assert max(entry.trial.epochs for entry in entries) == 4
+    assert not any(entry.error for entry in entries)
 
 
 def test_a_failure_that_would_come_again_is_kept_and_another_is_tried_again(ends: Ends) -> None:
