@@ -85,6 +85,7 @@ class LocalBackend:
             raise TypeError(f"expected a LocalConfig, not {type(config.backend).__name__}")
         self.config = config.backend
         self.force = config.run.force
+        self.pause_after = config.run.pause_after
         self.registry = Path(config.register.dir)
 
     def command(self, folder: Path) -> list[str]:
@@ -94,6 +95,7 @@ class LocalBackend:
         device = self.config.device.value if workers == 1 else Device.cpu.value
         command = [sys.executable, "-P", "-m", WORKER, str(folder), "--device", device]
         command += ["--workers", str(workers)] if workers > 1 else []
+        command += [run_folder.PAUSE_AFTER, str(self.pause_after)] if self.pause_after is not None else []
         return [*command, run_folder.FORCE] if self.force else command
 
     def plan(self, job: Job) -> Plan:

@@ -30,12 +30,13 @@ class Status(StrEnum):
     completed = "completed"
     failed = "failed"
     cancelled = "cancelled"
+    paused = "paused"
     lost = "lost"
 
     @property
     def is_final(self) -> bool:
         """Return whether the run has ended."""
-        return self in (Status.completed, Status.failed, Status.cancelled, Status.lost)
+        return self not in (Status.queued, Status.preparing, Status.running, Status.finalizing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Run(Protocol):
         Raises:
             TrainingError, DataError, BackendError, ConfigurationError: the run failed with this error.
             RunCancelled: the run was cancelled.
+            RunPaused: the run is paused, because `pause_after` asked for it.
             BackendError: waiting is no longer possible. The run is still running.
             MnistCnnError: a bug of the trainer.
         """
@@ -142,7 +144,8 @@ class Backend(Protocol):
     def submit(self, job: Job, folder: Path) -> Run:
         """Start the job in a run folder that holds its job.json; write the receipt, run.json.
 
-        If the folder, or the service, has checkpoints of the run, it continues from the newest.
+        If the folder, or the service, has checkpoints of the run, it continues from the newest. The run
+        pauses after the epoch `pause_after` of the configuration, if that is set.
 
         Raises:
             ConfigurationError: the folder holds a run that is under way or completed.

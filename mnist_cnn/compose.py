@@ -1,4 +1,4 @@
-"""Overrides -> a checked Config, by Hydra's compose API. The only module that imports Hydra.
+"""Overrides -> a checked Config, by Hydra's compose API. Only `search.ranges` imports Hydra too.
 
 It writes nothing, reads no data and doesn't import TensorFlow, so that mistakes are reported early.
 """
@@ -26,6 +26,7 @@ from mnist_cnn.config import (
     ModelConfig,
     RegisterConfig,
     RunConfig,
+    SearchConfig,
     Section,
     TrackConfig,
     TrainConfig,
@@ -58,6 +59,8 @@ SECTIONS: tuple[type[Section], ...] = (
 GROUPS = ("data", "model", "train", "backend", "track")
 LIST_GROUPS = ("track",)
 """Groups that can be set to several names: `track=[mlflow,tensorboard]`."""
+SEARCH = SearchConfig.GROUP
+"""A group that only the command `search` composes."""
 MOST_SETTINGS = 10_000
 MOST_SETTINGS_BYTES = 64 * 1024
 """The most that a configuration file may have; those of conf/ have a few lines."""
@@ -93,6 +96,9 @@ def load(
     backend_section = backend_class(str(chosen.get("name", BackendConfig.name))).CONFIG
     run_names = [name for name, _ in keys_of(RunConfig)]
     for name, value in values.items():
+        if name == SEARCH:
+            hint = "leave it out, or use the command search"
+            raise ConfigurationError("search=... and search.* are settings of the command search", hint)
         if name not in (*run_names, *GROUPS, "register"):
             sections = [*with_inner(*SECTIONS, backend_section)]
             known = [full_key(section, key) for section in sections for key, _ in keys_of(section)]
@@ -109,6 +115,14 @@ def load(
         backend=read_section(backend_section, values["backend"]),
         track=track,
     )
+
+
+def load_search(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> SearchConfig:
+    """Compose the settings of a search, `search=NAME` and `search.*`. Raises as `load` does."""
+    named = [str(override.value()) for override in _parse(overrides) if override.key_or_group == SEARCH]
+    lines = overrides if named else [f"{SEARCH}={SearchConfig.name}", *overrides]
+    values = compose(lines, config_dirs)[SEARCH]
+    return read_section(SearchConfig, {"name": (named or [SearchConfig.name])[-1], **values})
 
 
 def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
@@ -217,22 +231,29 @@ def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[li
     `interval`, or if a `glob` matches no name of its group.
     """
     alternatives: list[list[str]] = []
-    seen: dict[str, Override] = {}
-    for override in _parse(overrides):
-        name = override.key_or_group
-        before = seen.setdefault(name, override)
-        if before is not override and (before.is_sweep_override() or override.is_sweep_override()):
-            message = f"{name} is given twice: {before.input_line} and {override.input_line}"
-            raise ConfigurationError(message, "write all of its values once, with commas between them")
+    for override in parse_sweeps(overrides):
         if override.is_sweep_override():
             key = override.get_key_element()
-            alternatives.append([f"{key}={value}" for value in _swept_values(override, config_dirs)])
+            alternatives.append([f"{key}={value}" for value in swept_values(override, config_dirs)])
         else:
             alternatives.append([str(override.input_line)])
     return [list(job) for job in itertools.product(*alternatives)]
 
 
-def _swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
+def parse_sweeps(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides. Raises ConfigurationError if one cannot be parsed, or a swept key is given twice."""
+    seen: dict[str, Override] = {}
+    parsed = _parse(overrides)
+    for override in parsed:
+        name = override.key_or_group
+        before = seen.setdefault(name, override)
+        if before is not override and (before.is_sweep_override() or override.is_sweep_override()):
+            message = f"{name} is given twice: {before.input_line} and {override.input_line}"
+            raise ConfigurationError(message, "write all of its values once, with commas between them")
+    return parsed
+
+
+def swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
     """Return the values of a sweep, as the command line writes them."""
     from hydra.core.override_parser.types import Glob, IntervalSweep
 
@@ -275,7 +296,7 @@ def _check_settings_files(folder: Path) -> None:
     """
     import yaml
 
-    for path in sorted(path for group in ("", *GROUPS) for path in (folder / group).glob("*.yaml")):
+    for path in sorted(path for group in ("", *GROUPS, SEARCH) for path in (folder / group).glob("*.yaml")):
         try:
             root = yaml.compose(safe_read.read_text(path, MOST_SETTINGS_BYTES))
             is_too_large = root is not None and _expanded_size(root, {}) > MOST_SETTINGS
@@ -338,7 +359,7 @@ def _for_hydra(override: Override, config_dirs: Sequence[str]) -> str:
         raise ConfigurationError(f"{text}: a key cannot be removed", "set it to another value")
     if re.split(r"[./]", name)[0] == "hydra":
         raise ConfigurationError(f"{text}: Hydra's own settings have no effect here", "leave it out")
-    if name in GROUPS:
+    if name in (*GROUPS, SEARCH):
         known = options(name, config_dirs)
         value = override.value()
         wrong = [one for one in _names(value, name) if one not in known]
@@ -346,7 +367,7 @@ def _for_hydra(override: Override, config_dirs: Sequence[str]) -> str:
             known += sorted(installed()) if name == "backend" else []
             hint = did_you_mean(str(wrong[0]), known, f"keys within it are set as {name}.KEY=VALUE")
             raise ConfigurationError(f"{name}={written(value)}: there are {', '.join(known)}", hint)
-        return text.lstrip("+")
+        return f"{'+' if name == SEARCH else ''}{text.lstrip('+')}"
     return "++" + text.lstrip("+")
 
 

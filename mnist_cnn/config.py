@@ -90,6 +90,13 @@ class Keep(StrEnum):
     best = "best"
 
 
+class Sampler(StrEnum):
+    """How a search chooses the settings of its next trial: at random, or near the best so far."""
+
+    random = "random"
+    tpe = "tpe"
+
+
 class Numerics(StrEnum):
     """Whether sums may round, as is fastest, or not, so that every machine computes the same numbers."""
 
@@ -369,6 +376,33 @@ class BackendConfig(Section):
 
 
 @dataclasses.dataclass(frozen=True)
+class SearchConfig(Section):
+    """How `search` searches; only that command takes these keys."""
+
+    GROUP: ClassVar[str] = "search"
+    name: str = setting("asha", "the kind of search", group=True)
+    trials: int = setting(20, "how many settings are tried", unit="trials", ge=1, le=100_000)
+    dir: str | None = setting(
+        None, "the search's folder; null is one in runs_dir, the same for the same search"
+    )
+    seed: int = setting(0, "decides which settings are tried", ge=0, le=2**32 - 1)
+    sampler: Sampler = setting(Sampler.random, "chooses settings at random, or near the best so far (tpe)")
+    reduction: int = setting(
+        3, "of N trials that are compared, the best trains on; 1 compares only at the end", ge=1, le=100
+    )
+    min_epochs: int = setting(
+        1,
+        "when trials are first compared; then after N times as many epochs, and so on",
+        unit="epochs",
+        ge=1,
+        le=100_000,
+    )
+    parallel: int | None = setting(
+        None, "trials at the same time; null is as many as the backend takes", unit="trials", ge=1, le=1024
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig(Section):
     """The keys that belong to no group."""
 
@@ -378,6 +412,12 @@ class RunConfig(Section):
     run_dir: str | None = setting(None, "the run's folder; null creates one in runs_dir")
     runs_dir: str = setting("runs", "folder that holds the run folders")
     save_h5: bool = setting(default=False, meaning="also write the tutorial's keras-tf-mnist.h5")
+    pause_after: int | None = setting(
+        None,
+        "pause the run after this epoch, before it is evaluated; resume continues it",
+        unit="epochs",
+        ge=1,
+    )
     force: bool = setting(
         default=False, meaning="resume even if job or machine have changed; the result is marked"
     )

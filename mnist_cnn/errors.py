@@ -6,6 +6,7 @@
     ├── BackendError         4   device, disk or service
     ├── TrainingError        5   the training itself failed
     ├── RunCancelled         6   the run was cancelled
+    ├── RunPaused            7   the run is paused, as pause_after asked
     └── Interrupted        130   Ctrl-C, or detached from a run that is still running
 
 An error has a message (what happened) and a hint (what to do). The code that understands a foreign exception
@@ -70,13 +71,25 @@ class RunCancelled(MnistCnnError):  # noqa: N818 - an outcome that ends a run, l
     exit_code = 6
 
 
+class RunPaused(MnistCnnError):  # noqa: N818 - as above
+    exit_code = 7
+
+
 class Interrupted(MnistCnnError):  # noqa: N818 - as above
     exit_code = 130
 
 
 ERRORS_BY_EXIT_CODE: dict[int, type[MnistCnnError]] = {
     error.exit_code: error
-    for error in (ConfigurationError, DataError, BackendError, TrainingError, RunCancelled, Interrupted)
+    for error in (
+        ConfigurationError,
+        DataError,
+        BackendError,
+        TrainingError,
+        RunCancelled,
+        RunPaused,
+        Interrupted,
+    )
 }
 
 

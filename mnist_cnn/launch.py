@@ -142,6 +142,7 @@ def start(config: Config, job: Job) -> Run:
     Raises ConfigurationError, DataError or BackendError if the folder cannot be made, or the job is refused.
     """
     _refuse_force(config)
+    _check_pause(config.run.pause_after, job.train.epochs)
     backend = backend_of(config)
     backend.check(job)
     with run_folder.create(config.run.run_dir, config.run.runs_dir, job) as folder:
@@ -180,6 +181,9 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
         return _prepare_extension(before, status, config)
     run_folder.check_resumable(folder, status)
     job = _job_to_resume(before, status)
+    if config.run.pause_after is not None:
+        trained = len(run_folder.read_history(folder))
+        _check_pause(config.run.pause_after, job.train.epochs, trained)
     backend.check(job)
     if moves:
         before.download_checkpoints()
@@ -356,6 +360,18 @@ def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, for
         run_folder.write_job(folder, job)  # with the digest that fits a job that was changed by hand
 
 
+def _check_pause(pause_after: int | None, epochs: int, trained: int = 0) -> None:
+    """Check that a job of `epochs` still has to train the epoch to pause after. Raises ConfigurationError."""
+    if pause_after is None or trained < pause_after <= epochs:
+        return
+    what = f"the job has {_epochs(epochs)}"
+    if pause_after <= trained:
+        what = f"the run has trained {_epochs(trained)} of {epochs}"
+    raise ConfigurationError(
+        f"pause_after={pause_after}: {what}", "name a later epoch of the job, or leave it out"
+    )
+
+
 def _refuse_force(config: Config) -> None:
     if config.run.force:
         raise ConfigurationError("only resume takes force=true", "leave it out")
@@ -432,6 +448,8 @@ def plan_of(config: Config) -> Plan:
     from mnist_cnn.data import datasets
 
     _refuse_force(config)
+    pause_after = config.run.pause_after
+    _check_pause(pause_after, config.train.epochs)
     run_dir = Path(config.run.run_dir) if config.run.run_dir is not None else None
     if run_dir is not None:
         run_folder.check_free(run_dir)
@@ -461,6 +479,7 @@ def plan_of(config: Config) -> Plan:
             ("backend", config.backend.name),
             *backend_lines,
             *tracking_state.describe(config.track),
+            *(() if pause_after is None else (("pause", f"after epoch {pause_after}"),)),
             ("registered", registered),
         )
     )

@@ -48,6 +48,8 @@ CANCEL = ".cancel"
 """An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""
 FORCE = "--force"
 """The trainer's flag to resume even if the job or the machine has changed."""
+PAUSE_AFTER = "--pause-after"
+"""The trainer's flag to end with a checkpoint after an epoch."""
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
 ENTRY_SECONDS = 10.0
 """How long a trainer may run before the receipt names its process. Usually that takes milliseconds."""

@@ -73,8 +73,8 @@ class Request:
     tags: dict[str, str]
 
 
-def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
-    """Return the request for a job; `force` resumes even if the job or the runtime has changed.
+def request(job: Job, config: AzureConfig, *, force: bool = False, pause_after: int | None = None) -> Request:
+    """Return the request for a job; `force` and `pause_after` are those of `node.arguments`.
 
     Raises:
         ConfigurationError: the job is too long to be sent, is exact and would train on a GPU, or cannot be
@@ -100,6 +100,7 @@ def request(job: Job, config: AzureConfig, *, force: bool = False) -> Request:
             device="gpu" if config.use_gpu else "auto",
             force=force,
             workers=config.workers,
+            pause_after=pause_after,
         ),
         workers=config.workers,
         max_seconds=config.max_duration * 60,

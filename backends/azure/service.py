@@ -65,9 +65,9 @@ class AzureService:
         checks.check_network(self.config)
         network_check.check(job)
 
-    def request(self, job: Job, *, force: bool = False) -> plan.Request:
+    def request(self, job: Job, *, force: bool = False, pause_after: int | None = None) -> plan.Request:
         """Return what is sent."""
-        return plan.request(job, self.config, force=force)
+        return plan.request(job, self.config, force=force, pause_after=pause_after)
 
     def describe(self, request: plan.Request) -> tuple[tuple[str, str], ...]:
         """Return labels and values."""

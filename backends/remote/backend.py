@@ -35,7 +35,7 @@ class RemoteBackend:
     def plan(self, job: Job) -> Plan:
         """Return the request that `submit` would send."""
         service = self.service()
-        return Plan(service.describe(service.request(job)))
+        return Plan(service.describe(service.request(job, pause_after=self.config.run.pause_after)))
 
     def check(self, job: Job) -> None:
         """Check everything that needs no request. Raises ConfigurationError, DataError or BackendError."""
@@ -49,7 +49,8 @@ class RemoteBackend:
         is_here = (folder / run_folder.RECEIPT).exists()
         if is_here and run_folder.read_receipt(folder).backend == service.config.name:
             status = self.attach(folder).status()
-        submission.submit(job, service, folder, status, force=self.config.run.force)
+        run = self.config.run
+        submission.submit(job, service, folder, status, force=run.force, pause_after=run.pause_after)
         return self.attach(folder)
 
     def attach(self, folder: Path) -> RemoteRun:

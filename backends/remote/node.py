@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 FAILURE, PROGRESS, EPOCH = "mnist_cnn failure ", "mnist_cnn progress ", "mnist_cnn row "
 """Prefixes of log lines that contain JSON: the error, the progress, a row of the history."""
+PAUSED = "paused.txt"
+"""A file of the outputs of a run that is paused: there is no result yet, and none is missing."""
 PROGRESS_SECONDS = 5.0
 MAX_ARGUMENT = 100_000
 """Characters. Linux accepts 131,072 bytes in one argument."""
@@ -46,11 +48,12 @@ def arguments(  # noqa: PLR0913 - only the first three are required
     device: str = "auto",
     force: bool = False,
     workers: int = 1,
+    pause_after: int | None = None,
 ) -> tuple[str, ...]:
     """Return a node's command line, names and values in turn; the job is one base64url token.
 
-    `force` resumes even if the job or the runtime has changed. Raises ConfigurationError if the job is too
-    long.
+    `force` resumes even if the job or the runtime has changed. The run pauses after the epoch `pause_after`.
+    Raises ConfigurationError if the job is too long.
     """
     from mnist_cnn.errors import ConfigurationError
 
@@ -61,8 +64,9 @@ def arguments(  # noqa: PLR0913 - only the first three are required
     chosen = () if device == "auto" else ("--device", device)
     forced = ("--force", "true") if force else ()
     shared = () if workers == 1 else ("--workers", str(workers))
+    pausing = () if pause_after is None else ("--pause-after", str(pause_after))
     folders = ("--data-folder", data_folder, "--checkpoints", checkpoints)
-    return ("--job", token, *folders, *chosen, *forced, *shared)
+    return ("--job", token, *folders, *chosen, *forced, *shared, *pausing)
 
 
 def without_job(words: Sequence[str]) -> str:
@@ -129,11 +133,12 @@ def main(
     parser.add_argument("--run", default=run_name)
     parser.add_argument("--finish-epoch", choices=("true", "false"), default="false")
     parser.add_argument("--workers", default=1, type=int)
+    parser.add_argument("--pause-after", type=int)
     options = parser.parse_args(words)
 
     import mnist_cnn
     from mnist_cnn.backends.remote import workers
-    from mnist_cnn.errors import MnistCnnError
+    from mnist_cnn.errors import MnistCnnError, RunPaused
     from mnist_cnn.training.worker import print_log
 
     if code is not None and code not in Path(mnist_cnn.__file__).resolve().parents:
@@ -151,7 +156,7 @@ def main(
     except MnistCnnError as error:
         observing.on_end(None)
         _print_failure(error)
-        return error.message
+        return 0 if isinstance(error, RunPaused) else error.message
     observing.on_end(result)
     return 0
 
@@ -195,6 +200,7 @@ def _train(options: argparse.Namespace, observer: Observer, rendezvous: Rendezvo
             checkpoints=MountedCheckpoints(options.checkpoints),
             run_name=options.run,
             force=options.force == "true",
+            pause_after=options.pause_after,
             on_epoch=on_epoch,
             on_progress=_progress_printer(),
             is_stopping=_stop_flag(options),
@@ -229,6 +235,7 @@ def _progress_printer() -> Callable[[Progress], None]:
 
 
 def _print_failure(error: MnistCnnError) -> None:
+    from mnist_cnn.errors import RunPaused
     from mnist_cnn.run_folder import STOPPED
     from mnist_cnn.training.sharing.group import WorkerLost
     from mnist_cnn.training.train import log
@@ -238,6 +245,8 @@ def _print_failure(error: MnistCnnError) -> None:
     if isinstance(error, WorkerLost):
         fields["is_lost"] = True
     print(f"{FAILURE}{json.dumps(fields)}", flush=True)
+    if isinstance(error, RunPaused):
+        Path("outputs", PAUSED).write_text(f"{error.message}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

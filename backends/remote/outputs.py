@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from mnist_cnn import run_folder
 from mnist_cnn.backends.remote.calls import report, with_retries
 from mnist_cnn.backends.remote.failures import resume_hint
+from mnist_cnn.backends.remote.node import PAUSED
 from mnist_cnn.backends.remote.parallel import run_parallel
 from mnist_cnn.backends.remote.service import MIN_BYTES_PER_SECOND
-from mnist_cnn.errors import BackendError, command_on, storage_error
+from mnist_cnn.errors import BackendError, RunPaused, command_on, storage_error
 from mnist_cnn.files import atomic
 
 if TYPE_CHECKING:
@@ -42,12 +43,15 @@ def download(service: Service, handle: Handle) -> None:
     """Download the result and its files; result.json last, when all are verified.
 
     Raises:
+        RunPaused: the run is paused.
         ResultMissing: there is none, it belongs to another job, or it names a missing file.
         ResultDamaged: a downloaded file, or result.json, differs from its checksum.
         BackendError: a download failed, and may be tried again.
     """
     folder = handle.folder
     names = with_retries(lambda: service.files(handle))
+    if PAUSED in names:  # its log could not be read
+        raise RunPaused("paused, as pause_after asked", resume_hint(folder))
     if run_folder.RESULT not in names:
         message = f"the run is completed, but its {OUTPUTS}/ has no {run_folder.RESULT}"
         raise ResultMissing(message, resume_hint(folder))

@@ -29,7 +29,7 @@ from mnist_cnn.backends.remote.state import (
 )
 from mnist_cnn.backends.remote.submission import CHECKPOINTS_FOLDER
 from mnist_cnn.backends.remote.submitter import is_at_work
-from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, command_on
+from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, RunPaused, command_on
 from mnist_cnn.result import Progress, Result
 
 if TYPE_CHECKING:
@@ -314,6 +314,8 @@ class RemoteRun:
             failure = self._state.ending.error if self._state.ending is not None else None
             try:
                 outputs.download(self.service, handle)
+            except RunPaused as error:
+                run_folder.record_end(self.folder, Status.paused, error)
             except outputs.ResultMissing as error:
                 run_folder.record_end(self.folder, Status.failed, failure or error)
             except outputs.ResultDamaged:

@@ -175,8 +175,8 @@ class Service(Protocol):
     def check(self, job: Job) -> None:
         """Check all that needs no request. Raises ConfigurationError, DataError or BackendError."""
 
-    def request(self, job: Job, *, force: bool = False) -> Any:
-        """Return what `start` will send. Pure; raises as `check`. `force` resumes in spite of changes."""
+    def request(self, job: Job, *, force: bool = False, pause_after: int | None = None) -> Any:
+        """Return what `start` will send. Pure; raises as `check`. See `node.arguments`."""
 
     def describe(self, request: Any) -> tuple[tuple[str, str], ...]:
         """Return the request as labels and values, for `plan`."""
@@ -248,7 +248,7 @@ class BaseService:
         self.request(job)
         network_check.check(job)
 
-    def request(self, job: Job, *, force: bool = False) -> Any:
+    def request(self, job: Job, *, force: bool = False, pause_after: int | None = None) -> Any:
         """Return what `start` will send."""
         raise NotImplementedError
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.remote.failures import follow_hint, resume_hint
 from mnist_cnn.backends.remote.service import NOT_FOUND, Handle, Limits, Observation, ServiceError
-from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
+from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, RunPaused, TrainingError
 from mnist_cnn.training.sharing.group import WorkerLost
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ def _end(before: State, state: State, poll: Poll, limits: Limits) -> tuple[State
     """Return the state of a run that the service has ended, and what to do."""
     seen, place, folder = poll.observation, poll.handle.place, poll.handle.folder
     assert seen is not None  # noqa: S101 - for mypy; `advance` has checked it
+    if seen.status is Status.completed and isinstance(poll.failure, RunPaused):
+        return state, (RecordEnd(Status.paused, RunPaused(poll.failure.message, resume_hint(folder))),)
     if seen.status is Status.completed:
         return dataclasses.replace(state, status=Status.finalizing, ending=Ending()), ()
     is_ours = CANCELLED in place

@@ -57,17 +57,23 @@ INTERRUPTED = (
 )
 LATE_START_SECONDS = 30.0
 """How long to search for a run after its submission was not answered."""
-FORCE, REFUSED = "force", "refused"
-"""Keys of the receipt's `service`: the run is resumed even if the job or the runtime has changed; the nodes
-that the service could not provide."""
+FORCE, PAUSE_AFTER, REFUSED = "force", "pause_after", "refused"
+"""Keys of the receipt's `service`: the run is resumed even if the job or the runtime has changed; the epoch
+after which it pauses; the nodes that the service could not provide."""
 
 
-def submit(
-    job: Job, service: Service, folder: Path, status: Status | None = None, *, force: bool = False
+def submit(  # noqa: PLR0913 - only the first three are required
+    job: Job,
+    service: Service,
+    folder: Path,
+    status: Status | None = None,
+    *,
+    force: bool = False,
+    pause_after: int | None = None,
 ) -> None:
     """Submit a run folder's job; resume it if the folder has an ended run, whose `status` is given.
 
-    `force` resumes even if the job or the runtime has changed.
+    `force` and `pause_after` are those of `Service.request`.
 
     Raises:
         ConfigurationError: the run is under way or completed, or the service has refused its nodes.
@@ -88,7 +94,7 @@ def submit(
             now = run_folder.read_receipt(folder)
             is_same = (now.id, now.backend) == (before.id, service.config.name)
             run_folder.check_resumable(folder, status if is_same and status else now.status)
-        _write_receipt(job, service, folder, force=force)
+        _write_receipt(job, service, folder, force=force, pause_after=pause_after)
     handle = Handle.of(folder)
     try:
         submit_named(job, service, handle)
@@ -148,7 +154,7 @@ def _record_interrupt(handle: Handle) -> Interrupted:
     return Interrupted(f"interrupted before {folder} was submitted", error.hint)
 
 
-def _write_receipt(job: Job, service: Service, folder: Path, *, force: bool) -> None:
+def _write_receipt(job: Job, service: Service, folder: Path, *, force: bool, pause_after: int | None) -> None:
     """Write the receipt with the id of the run that will be started."""
     before = run_folder.read_receipt(folder) if (folder / run_folder.RECEIPT).exists() else None
     is_ours = before is not None and before.backend == service.config.name
@@ -167,6 +173,7 @@ def _write_receipt(job: Job, service: Service, folder: Path, *, force: bool) -> 
             CHECKPOINTS: prefix or f"{CHECKPOINTS_FOLDER}/{run_id}",
             SUBMITTER: this_process(),
             **({FORCE: "true"} if force else {}),
+            **({PAUSE_AFTER: str(pause_after)} if pause_after is not None else {}),
         },
     )
     run_folder.write_receipt(folder, receipt)
@@ -191,7 +198,8 @@ def _change_service(handle: Handle, change: Callable[[dict[str, str]], dict[str,
 
 def _send(job: Job, service: Service, handle: Handle) -> None:
     """Send everything that the run needs, and start it."""
-    request = service.request(job, force=FORCE in handle.place)
+    pause_after = int(handle.place[PAUSE_AFTER]) if PAUSE_AFTER in handle.place else None
+    request = service.request(job, force=FORCE in handle.place, pause_after=pause_after)
     with _costs_reported(service, handle), service.prepare(handle, request) as prepared:
         _check_not_superseded(handle)
         with signals.defer_signals(INTERRUPTED):  # a run that was started must be recorded

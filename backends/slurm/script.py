@@ -74,8 +74,8 @@ class Request:
     workers: int
 
 
-def request(job: Job, config: SlurmConfig, *, force: bool = False) -> Request:
-    """Return the request for a job; `force` resumes even if the job or the runtime has changed.
+def request(job: Job, config: SlurmConfig, *, force: bool = False, pause_after: int | None = None) -> Request:
+    """Return the request for a job; `force` and `pause_after` are those of `node.arguments`.
 
     Raises:
         ConfigurationError: the job is too long, is exact and would train on a GPU, or cannot be shared by
@@ -87,8 +87,15 @@ def request(job: Job, config: SlurmConfig, *, force: bool = False) -> Request:
     if config.gpus and job.train.numerics is Numerics.exact:
         message = f"train.numerics=exact trains on the CPU only, but backend.gpus={config.gpus}"
         raise ConfigurationError(message, "set backend.gpus=0, or train.numerics=native")
-    device = "gpu" if config.gpus else "cpu"
-    words = node.arguments(job, DATA, CHECKPOINTS_HERE, device=device, force=force, workers=config.workers)
+    words = node.arguments(
+        job,
+        DATA,
+        CHECKPOINTS_HERE,
+        device="gpu" if config.gpus else "cpu",
+        force=force,
+        workers=config.workers,
+        pause_after=pause_after,
+    )
     _, token, *others = words
     return Request(
         script=script(config, others),

@@ -66,9 +66,9 @@ class SlurmService(BaseService):
             raise ConfigurationError(message, hint)
         network_check.check(job)
 
-    def request(self, job: Job, *, force: bool = False) -> script.Request:
+    def request(self, job: Job, *, force: bool = False, pause_after: int | None = None) -> script.Request:
         """Return the script and the files that `prepare` copies. Pure."""
-        return script.request(job, self.config, force=force)
+        return script.request(job, self.config, force=force, pause_after=pause_after)
 
     def describe(self, request: script.Request) -> tuple[tuple[str, str], ...]:
         """Return the request as labels and values, for `plan`."""

@@ -82,6 +82,7 @@ COMMANDS: dict[str, Entry] = {
             "--keep-checkpoints": ("", "leave what a cluster's store keeps of them"),
         },
     ),
+    "search": Entry("search for the best settings, in ranges such as KEY=A,B", "search:search"),
     "register": Entry("put a run's model into the registry, as register.name", "commands:register", "RUN"),
     "report": Entry(
         "write a run's page: one HTML file to read and to share",

@@ -42,7 +42,9 @@ def train(command: Command) -> int:
 
 def resume(command: Command) -> int:
     new_run = ("run_dir",) if launch.is_extension(command.overrides) else ()
-    command.allow_only("runs_dir", "backend", "register", "force", "track", "train.epochs", *new_run)
+    command.allow_only(
+        "runs_dir", "backend", "register", "force", "pause_after", "track", "train.epochs", *new_run
+    )
     config = launch.config_to_resume(command.folder(), command.overrides, command.config_dirs)
     start = launch.prepare_resume(command.run_word(), command.overrides, command.config_dirs)
     return run_to_end(start, config, as_json=command.as_json)

@@ -15,7 +15,7 @@ from mnist_cnn import compose
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import BACKENDS, backend_class
 from mnist_cnn.cli.report import program
-from mnist_cnn.config import RunConfig, full_key, value_keys, with_inner
+from mnist_cnn.config import RunConfig, SearchConfig, full_key, value_keys, with_inner
 from mnist_cnn.errors import ConfigurationError, MnistCnnError
 from mnist_cnn.run_folder import LATEST, RECEIPT
 
@@ -91,21 +91,21 @@ def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator
     elif not (words and words[0] == "predict"):  # which takes the names of pictures
         yield from () if words else COMMANDS
         yield from (f"{fact}=" for fact in filters.FACTS if words == ["list"])
-        yield from (f"{group}=" for group in compose.GROUPS)
+        yield from (f"{group}=" for group in (*compose.GROUPS, compose.SEARCH))
         yield from (f"{full_key(section, name)}=" for section, name in _keys(settings))
 
 
 def _keys(settings: dict[str, str]) -> Iterator[tuple[type[Section], str]]:
     """Yield every key, with those of the backend that is chosen."""
     backend = backend_class(settings.get("backend", next(iter(BACKENDS)))).CONFIG
-    for section in with_inner(*compose.SECTIONS, backend):
+    for section in with_inner(*compose.SECTIONS, SearchConfig, backend):
         for name, _ in value_keys(section):
             yield section, name
 
 
 def _values(key: str, settings: dict[str, str]) -> Iterator[str]:
     """Yield the values of a group, or of a key that takes one of a few."""
-    if key in compose.GROUPS:
+    if key in (*compose.GROUPS, compose.SEARCH):
         yield from compose.options(key)
     if key == "status":  # a filter of `list`
         yield from (status.value for status in Status)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from mnist_cnn import compose
 from mnist_cnn.backends import BACKENDS, backend_class, installed
 from mnist_cnn.cli.command import COMMANDS
-from mnist_cnn.config import allowed, full_key, sections_within, value_keys, written
+from mnist_cnn.config import SearchConfig, allowed, full_key, sections_within, value_keys, written
 from mnist_cnn.terminal.output import styled
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ FLAGS = """\
 
 EXIT_CODES = """\
   0 done  1 a bug  2 configuration  3 data  4 backend or disk  5 training failed
-  6 run cancelled  130 interrupted or detached"""
+  6 run cancelled  7 run paused  130 interrupted or detached"""
 
 EXAMPLES = """\
   {program} backend=local
@@ -52,10 +52,11 @@ def print_help(program: str, stream: TextIO) -> None:
 def help_text(program: str) -> str:
     """Return the help: commands; every key with meaning, allowed values and default; flags."""
     defaults = compose.compose(())
+    sections: tuple[type[Section], ...] = (*compose.SECTIONS, SearchConfig)
     parts = [
         f"Usage: {program} [COMMAND] [RUN] [KEY=VALUE ...]\n{PURPOSE}",
         f"Commands (RUN is a run's name, its beginning or end, a folder, or `latest`)\n{command_lines()}",
-        *(_describe(section.GROUP or "the run", section, defaults) for section in compose.SECTIONS),
+        *(_describe(section.GROUP or "the run", section, defaults) for section in sections),
         *(_describe(f"backend={name}", backend_class(name).CONFIG, defaults) for name in BACKENDS),
         "  Any other backend is chosen with backend=FILE.py:Class; its CONFIG class defines its keys.",
         f"Flags\n{FLAGS.format(program=program)}",
@@ -87,7 +88,7 @@ def _wrapped(line: str, width: int) -> str:
 def _describe(title: str, section: type[Section], defaults: dict[str, Any]) -> str:
     values = defaults.get(section.GROUP, {}) if section.GROUP else defaults
     lines = [title[:1].upper() + title[1:]]
-    if section.GROUP in compose.GROUPS:
+    if section.GROUP in (*compose.GROUPS, compose.SEARCH):
         registered = installed() if section.GROUP == "backend" else {}
         choices = ", ".join([*compose.options(section.GROUP), *sorted(registered)])
         lines.append(f"  {section.GROUP}=NAME, one of: {choices}")

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled, command_on
+from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled, RunPaused, command_on
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output
 
@@ -44,7 +44,7 @@ def print_error(error: MnistCnnError) -> None:
     """Print an error's message and hint on stderr, and before them its traceback if MNIST_CNN_DEBUG=1."""
     if os.environ.get("MNIST_CNN_DEBUG") == "1":
         sys.stderr.write(redact("".join(traceback.format_exception(error))))
-    is_failure = not isinstance(error, Interrupted | RunCancelled)
+    is_failure = not isinstance(error, Interrupted | RunCancelled | RunPaused)
     prefix = f"{output.styled('error:', 'red', sys.stderr)} " if is_failure else ""
     for line in (f"{prefix}{error.message}", error.hint):
         if line:

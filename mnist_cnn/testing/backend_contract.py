@@ -12,7 +12,14 @@ import pytest
 
 from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled, TrainingError
+from mnist_cnn.errors import (
+    BackendError,
+    ConfigurationError,
+    MnistCnnError,
+    RunCancelled,
+    RunPaused,
+    TrainingError,
+)
 from mnist_cnn.testing.fixtures import LONG, Contract, printed_by
 from mnist_cnn.training.checkpoint import Checkpoints
 
@@ -181,6 +188,20 @@ class BackendContract(Contract):
         assert found is not None
         assert found.job.digest == run_folder.read_job(run.folder).digest
         assert found.history[0].epoch == 1
+
+    def test_a_paused_run_continues_to_the_same_weights(
+        self, completed: Run, submit: Submit, overrides: tuple[str, ...]
+    ) -> None:
+        run = submit("paused", "pause_after=1")
+        with pytest.raises(RunPaused, match="paused after epoch 1 of") as raised:
+            run.wait()
+        assert str(run.folder) in raised.value.hint
+        assert run.status() is Status.paused
+        assert run_folder.read_result(run.folder) is None
+        assert [row.epoch for row in run_folder.read_history(run.folder)] == [1]
+        result = launch.resume(str(run.folder), *overrides).wait()
+        assert result.weights_sha256 == completed.wait().weights_sha256
+        assert "resuming after epoch 1" in (run.folder / run_folder.LOG).read_text()
 
     def test_attaching_to_an_unknown_run_is_an_error(self, home: Path, overrides: tuple[str, ...]) -> None:
         with pytest.raises(MnistCnnError, match="nowhere"):

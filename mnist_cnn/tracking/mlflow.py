@@ -47,6 +47,7 @@ STATUSES = {
     Status.failed: "FAILED",
     Status.lost: "FAILED",
     Status.cancelled: "KILLED",
+    Status.paused: "KILLED",
 }
 RUN_TAG = "mnist_cnn_run"
 """The tag that finds a run, or a version of a model, again."""

@@ -64,7 +64,7 @@ def history(rows: Sequence[EpochRow], path: Path, *, held_out: str, saved_epoch:
     finite. The saved epoch, by default the last one, is circled.
     """
     saved = len(rows) if saved_epoch is None else saved_epoch
-    with _drawing(path, 10, 4.6) as figure:
+    with drawing(path, 10, 4.6) as figure:
         left, right = figure.subplots(1, 2)
         losses = _curves(left, rows, "loss", held_out, saved)
         accuracies = _curves(right, rows, "accuracy", held_out, saved)
@@ -84,7 +84,7 @@ def comparison(runs: Mapping[str, Sequence[EpochRow]], path: Path) -> None:
 
     `runs` are histories by the name that the legend shows. A curve has a gap at a value that is not finite.
     """
-    with _drawing(path, 10, 4.6) as figure:
+    with drawing(path, 10, 4.6) as figure:
         left, right = figure.subplots(1, 2)
         for axes, name in ((left, "loss"), (right, "accuracy")):
             axes.set_title(name.capitalize(), loc="left")
@@ -131,7 +131,7 @@ def confusion(counts: NDArray[np.int64], path: Path) -> None:
     correct, total = int(np.trace(counts)), int(counts.sum())
     numbered = num_classes <= MAX_NUMBERED_CLASSES
     side = max(4.6, 2.4 + 0.55 * num_classes) if numbered else 8.5
-    with _drawing(path, side + 1.2, side) as figure:
+    with drawing(path, side + 1.2, side) as figure:
         axes = figure.subplots()
         accuracy = _written(correct / total if total else None)
         axes.set_title(f"Accuracy {accuracy}: {correct:,} of {_images(total)} correct", pad=22)
@@ -161,7 +161,7 @@ def mistakes(
     confidence = probabilities[wrong, predicted[wrong]]
     shown = wrong[np.argsort(-confidence, kind="stable")][:MAX_MISTAKES]
     if not shown.size:
-        with _drawing(path, 8.2, 2.2) as figure:
+        with drawing(path, 8.2, 2.2) as figure:
             text = f"No mistakes in {_images(len(labels))}"
             figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=14, weight="bold", color=CORRECT)
         return
@@ -169,7 +169,7 @@ def mistakes(
     if wrong.size > MAX_MISTAKES:
         title += f", the {MAX_MISTAKES} most confident"
     rows = math.ceil(shown.size / COLUMNS)
-    with _drawing(path, 8.2, 1.0 + 2.05 * rows) as figure:
+    with drawing(path, 8.2, 1.0 + 2.05 * rows) as figure:
         figure.suptitle(title, fontsize=11, fontweight="bold")
         axes = figure.subplots()  # one for all images, because each would take 50 ms
         for place, index in enumerate(shown):
@@ -194,7 +194,7 @@ def mistakes(
 
 
 @contextmanager
-def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
+def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
     """Yield an empty figure, width x height in inches, and write it to `path` at the end."""
     logger = logging.getLogger("matplotlib")
     level = logger.level

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import cpu, run_folder
 from mnist_cnn.config import Format, Keep, Loss, Numerics, Precision
 from mnist_cnn.data import datasets
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled, RunPaused
 from mnist_cnn.files import atomic
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content, percent
@@ -56,6 +56,7 @@ def train(  # noqa: PLR0913 - only the first two are required
     checkpoints: Checkpoints | None = None,
     run_name: str | None = None,
     force: bool = False,
+    pause_after: int | None = None,
     on_epoch: Callable[[EpochRow], None] = lambda row: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     is_stopping: Callable[[], bool] = lambda: False,
@@ -65,8 +66,9 @@ def train(  # noqa: PLR0913 - only the first two are required
 
     Resumes from the newest undamaged checkpoint, if there is one. `checkpoints` are in `folder` by default;
     `run_name`, by default the folder's, is stored in model.onnx. `force` resumes even if the job or the
-    runtime has changed, and the result lists the changes. If it `is_stopping` at the end of an epoch, it
-    writes a checkpoint and ends. The other workers of the `group` call `assist`.
+    runtime has changed, and the result lists the changes. It ends with a checkpoint after the epoch
+    `pause_after`, even if that is the last one, or at the end of an epoch in which it `is_stopping`. The
+    other workers of the `group` call `assist`.
 
     Raises:
         DataError: the data or the initial weights differ from what the job describes.
@@ -75,6 +77,7 @@ def train(  # noqa: PLR0913 - only the first two are required
         ConfigurationError: the network cannot be built, or the checkpoint does not fit the job or runtime.
         TrainingError: the loss or a weight is not finite.
         RunCancelled: `is_stopping` has ended it.
+        RunPaused: `pause_after` has ended it.
         MemoryError, OSError, TensorFlow's errors: the caller translates them (`worker.translated_errors`).
     """
     on_progress(Progress("preparing"))
@@ -85,17 +88,18 @@ def train(  # noqa: PLR0913 - only the first two are required
     run = folder if checkpoints is None else "RUN"  # a node does not know the run's folder
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
     history, changes, kept = _resume(trainer, runtime, checkpoints, run, force=force)
-    is_done = stopping.is_done(history, job.train)
+    last = pause_after or job.train.epochs
+    is_done = len(history) >= last or stopping.is_done(history, job.train)
     _broadcast_state(trainer, group, job.train.epochs if is_done else len(history))
     run_folder.write_history(folder, history)
-    while not stopping.is_done(history, job.train):
+    while not is_done:
         epoch = len(history) + 1
         row = trainer.run_epoch(epoch, on_progress)
         history.append(row)
         kept = _kept_weights(trainer, history, kept)
-        is_last = stopping.is_done(history, job.train)
-        must_stop = _end_epoch(trainer, group, is_last or is_stopping()) and not is_last
-        if is_last or must_stop or epoch % job.train.checkpoint_every == 0:
+        is_done = len(history) >= last or stopping.is_done(history, job.train)
+        must_stop = _end_epoch(trainer, group, is_done or is_stopping()) and not is_done
+        if is_done or must_stop or epoch % job.train.checkpoint_every == 0:
             checkpoints.save(_checkpoint(trainer, runtime, history, changes, kept))
         run_folder.write_history(folder, history)
         log.info("%s", describe_epoch(row, job))
@@ -103,6 +107,8 @@ def train(  # noqa: PLR0913 - only the first two are required
         if must_stop:
             message = f"stopped after epoch {epoch} of {job.train.epochs}, because the machine asked for it"
             raise RunCancelled(message)
+    if pause_after is not None:
+        raise RunPaused(f"paused after epoch {len(history)} of {job.train.epochs}, as pause_after asked")
     seconds = time.perf_counter() - started
 
     on_progress(_finalizing(trainer, len(history)))

@@ -1,4 +1,4 @@
-"""The process that trains: `python -m mnist_cnn.training.worker FOLDER [--device D] [--force] [--workers N]`.
+"""The process that trains: `python -m mnist_cnn.training.worker FOLDER [--device D] ...`.
 
 Trains the job of a run folder, keeps the receipt up to date, and exits with the code that the receipt
 records. Handles signals and the log; the computation is in `train`. With several workers this process is
@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError, storage_error
+from mnist_cnn.errors import (
+    BackendError,
+    MnistCnnError,
+    RunCancelled,
+    RunPaused,
+    TrainingError,
+    command_on,
+    storage_error,
+)
 from mnist_cnn.redaction import redact, redacted
 from mnist_cnn.training.sharing.local_group import joined, started
 from mnist_cnn.training.train import assist, train
@@ -72,6 +80,7 @@ def main(arguments: list[str]) -> int:
                     folder,
                     device=options.device,
                     force=options.force,
+                    pause_after=options.pause_after,
                     on_progress=on_progress,
                     group=group,
                 )
@@ -91,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto")
     parser.add_argument(run_folder.FORCE, action="store_true")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(run_folder.PAUSE_AFTER, type=int)
     parser.add_argument("--assist", action="store_true")
     return parser
 
@@ -126,6 +136,8 @@ def _fail(folder: Path, receipt: run_folder.Receipt, error: MnistCnnError) -> in
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     status = Status.cancelled if isinstance(error, RunCancelled) else Status.failed
+    if isinstance(error, RunPaused):
+        status, error.hint = Status.paused, f"continue it: {command_on('resume', folder)}"
     try:
         log.error("%s%s", run_folder.STOPPED, error.message)
         run_folder.check_still_ours(folder, receipt)

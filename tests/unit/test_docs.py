@@ -15,6 +15,7 @@ from mnist_cnn.cli.command import COMMANDS
 from mnist_cnn.cli.main import parse
 from mnist_cnn.launch import make_job
 from mnist_cnn.result import EpochRow, Progress
+from mnist_cnn.search import ranges
 from mnist_cnn.terminal.log_stream import describe_progress
 from mnist_cnn.training.train import describe_epoch
 
@@ -48,6 +49,12 @@ def test_every_command_line_is_accepted(line: str, tmp_path: Path, monkeypatch: 
     assert bool(command.words) == (arguments[0] in WITH_WORDS)
     if command.name == "list":
         filters.parse(command.overrides)
+        return
+    if command.name == "search":
+        fixed, found = ranges.split(command.overrides)
+        own = [text for text in fixed if text.startswith("search")]
+        compose.load_search(own)
+        compose.load([*(text for text in fixed if text not in own), *(each.ends()[0] for each in found)])
         return
     for overrides in compose.expand(command.overrides):
         compose.load(overrides)

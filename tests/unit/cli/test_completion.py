@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         ("mnist-cnn train.opt", ["train.optimizer="]),
         ("mnist-cnn plan train.optimizer=ada", ["train.optimizer=adadelta", "train.optimizer=adam"]),
         ("mnist-cnn train=", [f"train={name}" for name in ("accurate", "balanced", "quick", "tutorial")]),
+        ("mnist-cnn search search=", ["search=asha", "search=tpe"]),
         ("mnist-cnn save_h5=", ["save_h5=true", "save_h5=false"]),
         ("mnist-cnn train.epochs=", []),
         ("mnist-cnn backend.vm", []),

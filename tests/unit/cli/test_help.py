@@ -18,12 +18,12 @@ from mnist_cnn.backends.local import LocalConfig
 from mnist_cnn.cli import help as help_page
 from mnist_cnn.cli.command import COMMANDS
 from mnist_cnn.cli.main import parse
-from mnist_cnn.config import Section, allowed, full_key, value_keys, with_inner, written
+from mnist_cnn.config import SearchConfig, Section, allowed, full_key, value_keys, with_inner, written
 
 if TYPE_CHECKING:
     from helpers.cli import Ask
 
-SECTIONS = [*with_inner(*compose.SECTIONS, LocalConfig)]
+SECTIONS = [*with_inner(*compose.SECTIONS, SearchConfig, LocalConfig)]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -38,7 +38,7 @@ def test_help_names_every_key_with_meaning_and_default(ask: Ask, section: type[S
 def test_help_names_every_option_command_flag_and_exit_code(ask: Ask) -> None:
     text = ask("-h").out
     assert text == ask("plan", "--help").out == ask("--hydra-help").out
-    for group in ("data", "model", "train", "track"):
+    for group in ("data", "model", "train", "track", "search"):
         assert f"  {group}=NAME, one of: {', '.join(compose.options(group))}\n" in text
     for name, entry in COMMANDS.items():
         assert re.search(

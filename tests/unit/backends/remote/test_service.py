@@ -26,10 +26,10 @@ class PlainService(BaseService):
     def __init__(self) -> None:
         self.config = PlainConfig(name="plain")
 
-    def request(self, job: Job, *, force: bool = False) -> str:
+    def request(self, job: Job, *, force: bool = False, pause_after: int | None = None) -> str:
         if job.seed == 1:
             raise ConfigurationError("not this one", "another")
-        return f"{job.digest} {force}"
+        return f"{job.digest} {force} {pause_after}"
 
 
 def test_the_receipt_gets_every_setting_except_the_name() -> None:

@@ -31,7 +31,7 @@ from mnist_cnn.backends.remote.state import (
     wait_on,
 )
 from mnist_cnn.backends.slurm import queue as slurm
-from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled, TrainingError
+from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled, RunPaused, TrainingError
 from mnist_cnn.training.sharing.group import WorkerLost
 
 FOLDER = Path("runs/one")
@@ -125,6 +125,12 @@ def test_the_error_of_a_cancelled_run_says_who_did_it() -> None:
 def test_a_trainer_that_was_stopped_in_time_is_cancelled() -> None:
     _, actions = advance(State(), dataclasses.replace(poll(FAILED), failure=STOPPED), LIMITS, now=0.0)
     assert recorded(actions) == (Status.cancelled, RunCancelled, STOPPED.message)
+
+
+def test_a_trainer_that_ended_at_its_pause_is_paused() -> None:
+    paused = dataclasses.replace(poll(COMPLETED), failure=RunPaused("paused after epoch 3 of 12"))
+    _, actions = advance(State(), paused, LIMITS, now=0.0)
+    assert recorded(actions) == (Status.paused, RunPaused, "paused after epoch 3 of 12")
 
 
 def test_a_trainer_that_was_stopped_as_its_node_was_taken_goes_on() -> None:

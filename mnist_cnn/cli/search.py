@@ -1,0 +1,137 @@
+"""The command `search`: what it prints while it searches, and how it ends."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mnist_cnn.cli import report
+from mnist_cnn.errors import Interrupted, MnistCnnError, TrainingError
+from mnist_cnn.result import percent
+from mnist_cnn.search import halving, plot, searcher
+from mnist_cnn.search.request import prepare
+
+if TYPE_CHECKING:
+    from mnist_cnn.cli.command import Command
+    from mnist_cnn.search.halving import Trial
+    from mnist_cnn.search.request import Search
+    from mnist_cnn.search.searcher import Entry, Searcher
+
+PLOT = "search.png"
+VALIDATION = "data.validation"
+
+
+def search(command: Command) -> int:
+    command.refuse_words()
+    stream = sys.stderr if command.as_json else sys.stdout
+    what = prepare(command.overrides, command.config_dirs)
+    with searcher.opened(what, partial(report.print_lossy, stream=stream)) as searching:
+        report.print_lossy(_begin(what), stream)
+        try:
+            searching.run()
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; {what.folder} is kept", _again(command)) from None
+        except MnistCnnError as error:
+            error.hint = "; ".join(filter(None, (error.hint, f"then {_again(command)}")))
+            raise
+        best = halving.best(searching.trials())
+        if best is None:
+            raise _all_failed(searching)
+        path = what.folder / PLOT
+        plot.draw(path, searching.trials(), what.plan.rungs, best)
+        if command.as_json:
+            report.print_json(_as_json(what, searching, best))
+        else:
+            _print_end(what, searching, best, stream)
+        runs = [entry.run for entry in searching.entries.values() if entry.run is not None]
+        report.print_costs(runs[-1:])
+    return 0
+
+
+def _begin(what: Search) -> str:
+    rungs = [str(rung) for rung in what.plan.rungs]
+    compared = f", compared after {', '.join(rungs[:-1])}" if rungs[:-1] else ""
+    return f"search {what.folder}: {what.plan.trials} trials of up to {rungs[-1]} epochs{compared}"
+
+
+def _again(command: Command) -> str:
+    dirs = [word for folder in command.config_dirs for word in ("--config-dir", folder)]
+    return f"continue it: {report.program()} {shlex.join(['search', *dirs, *command.overrides])}"
+
+
+def _all_failed(searching: Searcher) -> MnistCnnError:
+    """Return the error of a search without a sound trial."""
+    errors = [entry.error for entry in searching.entries.values() if entry.error is not None]
+    error = TrainingError(f"all {len(errors)} trials failed; the last one: {errors[-1].message}")
+    error.hint = "choose other ranges"
+    return error
+
+
+def _ranked(searching: Searcher) -> list[Entry]:
+    """Return the trials: those trained longest first, then the most accurate ones, then those that failed."""
+
+    def rank(entry: Entry) -> tuple[bool, int, float, int]:
+        trial = entry.trial
+        accuracy = trial.accuracies[-1] if trial.accuracies else 0.0
+        return trial.has_failed, -trial.epochs, -accuracy, trial.number
+
+    return sorted(searching.entries.values(), key=rank)
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    trial = entry.trial
+    return {
+        "trial": trial.number,
+        "settings": list(entry.drawn.overrides),
+        "epochs": len(entry.accuracies),
+        "accuracies": list(entry.accuracies),
+        "error": entry.error.message if entry.error is not None else None,
+        "run": str(entry.folder),
+    }
+
+
+def _as_json(what: Search, searching: Searcher, best: Trial) -> dict[str, Any]:
+    trained, whole = _epochs(what, searching)
+    return {
+        "search": str(what.folder),
+        "best": best.number,
+        "accuracy": best.accuracies[-1],
+        "command": train_command(what, searching.entries[best.number].drawn.overrides),
+        "epochs": trained,
+        "epochs_without_halving": whole,
+        "plot": str(what.folder / PLOT),
+        "trials": [_row(entry) for entry in _ranked(searching)],
+    }
+
+
+def _epochs(what: Search, searching: Searcher) -> tuple[int, int]:
+    """Return how many epochs were trained, and how many it would be if no trial were paused."""
+    entries = searching.entries.values()
+    return sum(len(entry.accuracies) for entry in entries), len(entries) * what.plan.rungs[-1]
+
+
+def _print_end(what: Search, searching: Searcher, best: Trial, stream: TextIO) -> None:
+    cells = []
+    for row, entry in [(_row(entry), entry) for entry in _ranked(searching)]:
+        accuracy = percent(entry.accuracies[-1]) if entry.accuracies else ""
+        outcome = row["error"] or ("best" if entry.trial.number == best.number else "")
+        cells.append([str(row["trial"]), accuracy, str(row["epochs"]), " ".join(row["settings"]), outcome])
+    report.print_table(["trial", "accuracy", "epochs", "settings", ""], cells)
+    trained, whole = _epochs(what, searching)
+    saved = f", {whole - trained} fewer than without halving" if whole > trained else ""
+    lines = (
+        f"accuracies are on the validation images; {trained} epochs were trained{saved}",
+        f"runs and {PLOT} are in {what.folder}",
+        "train the best settings on all training images:",
+        f"  {train_command(what, searching.entries[best.number].drawn.overrides)}",
+    )
+    print("\n".join(lines), file=stream, flush=True)
+
+
+def train_command(what: Search, chosen: tuple[str, ...]) -> str:
+    """Return the command that trains with chosen settings, on the images of the validation too."""
+    fixed = [text for text in what.fixed if text.lstrip("+").partition("=")[0] != VALIDATION]
+    dirs = [word for folder in what.config_dirs for word in ("--config-dir", folder)]
+    return f"{report.program()} {shlex.join([*dirs, *fixed, *chosen, f'{VALIDATION}=0'])}"

@@ -1,0 +1,8 @@
+"""Search for the settings with the best validation accuracy: `python -m mnist_cnn search`.
+
+ranges.py     what is searched
+halving.py    which trial trains next, and how far; pure
+study.py      the trials, in a journal file
+searcher.py   starts, pauses and continues the trials' runs
+plot.py       search.png
+"""

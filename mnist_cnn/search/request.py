@@ -1,0 +1,105 @@
+"""A search as a user asks for it: checked, before a trial starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn import compose, launch, records
+from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.search import halving, ranges, study
+from mnist_cnn.search.halving import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mnist_cnn.config import Config, SearchConfig
+    from mnist_cnn.job import Job
+    from mnist_cnn.search.ranges import Range
+
+NOT_TAKEN = ("run_dir", "pause_after", "force", "save_h5", "register")
+"""Keys and groups that have no meaning for trials."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A checked search. `fixed` are the overrides of all trials."""
+
+    config: SearchConfig
+    fixed: tuple[str, ...]
+    ranges: tuple[Range, ...]
+    config_dirs: tuple[str, ...]
+    plan: Plan
+    folder: Path
+    searched: dict[str, Any]
+
+    def load(self, *chosen: str) -> Config:
+        """Return a trial's configuration."""
+        return compose.load([*self.fixed, *chosen], self.config_dirs)
+
+
+def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search:
+    """Check all that can be checked before a trial starts; write nothing.
+
+    Raises ConfigurationError, DataError or BackendError.
+    """
+    study.check_installed()
+    fixed, found = ranges.split(overrides, config_dirs)
+    own = [text for text in fixed if group(text) == compose.SEARCH]
+    config = compose.load_search(own, config_dirs)
+    fixed = tuple(text for text in fixed if text not in own)
+    for text in fixed:
+        if group(text) in NOT_TAKEN:
+            raise ConfigurationError(f"search does not take {text}", "leave it out; trials are only compared")
+    base = compose.load(fixed, config_dirs)
+    job = launch.job_of(base)
+    launch.backend_of(base).check(job)
+    if not job.data.validation:
+        message = "search needs data.validation, because it must not choose by the test set"
+        raise ConfigurationError(message, "keep some training images: data.validation=5000")
+    if config.min_epochs > job.train.epochs:
+        message = f"search.min_epochs={config.min_epochs}: the job has train.epochs={job.train.epochs}"
+        raise ConfigurationError(message, "lower search.min_epochs, or raise train.epochs")
+    rungs = halving.rungs(job.train.epochs, config.min_epochs, config.reduction)
+    plan = Plan(config.trials, rungs, config.reduction)
+    searched = {
+        "job": job.digest,
+        "ranges": " ".join(sorted(each.text for each in found)),
+        "rungs": " ".join(map(str, rungs)),
+        **{name: str(getattr(config, name)) for name in ("sampler", "reduction", "seed")},
+    }
+    name = f"search-{records.digest(searched)[:8]}"
+    folder = Path(config.dir) if config.dir is not None else Path(base.run.runs_dir) / name
+    search = Search(config, fixed, found, tuple(config_dirs), plan, folder, searched)
+    _check_ranges(search, job)
+    return search
+
+
+def _check_ranges(search: Search, job: Job) -> None:
+    """Check that each range belongs to the job, and that the values that bound it are valid."""
+    if not search.ranges:
+        hint = "for example 'train.learning_rate=tag(log, interval(0.001, 0.1))'"
+        raise ConfigurationError("search needs a range of values", hint)
+    for each in search.ranges:
+        if each.key.partition(".")[0] not in launch.JOB_KEYS:
+            raise ConfigurationError(f"{each.text}: {each.key} isn't part of the job", "give it one value")
+    for each in search.ranges:
+        others = [other.ends()[0] for other in search.ranges if other is not each]
+        jobs = [launch.job_of(search.load(*others, end)) for end in each.ends()]
+        if any(found.data != job.data for found in jobs):
+            message = f"{each.text}: trials on different data can't be compared"
+            raise ConfigurationError(message, "search among settings of model and train")
+        if any(found.train.epochs != job.train.epochs for found in jobs):
+            message = f"{each.text}: the search itself decides how many epochs a trial trains"
+            raise ConfigurationError(
+                message, f"give it one value, for example train.epochs={job.train.epochs}"
+            )
+        if len({found.digest for found in jobs}) < len(jobs):
+            message = f"{each.text}: {each.key} does not decide the weights"
+            raise ConfigurationError(message, "give it one value")
+
+
+def group(override: str) -> str:
+    """Return the group or the key that an override sets."""
+    return override.lstrip("+~").partition("=")[0].partition(".")[0]

@@ -1,0 +1,222 @@
+"""Trains the trials of a search: each is a run that pauses at a rung, and is resumed if promoted.
+
+A trial's run lies in the search's folder. Together with the study it says all that is needed to continue an
+interrupted search. No trial is trained to its end, not even the best: after its last epoch it is paused, so
+that the test set is never evaluated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+from mnist_cnn import launch, run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.errors import (
+    BackendError,
+    ConfigurationError,
+    MnistCnnError,
+    RunPaused,
+    TrainingError,
+    unexpected_error,
+)
+from mnist_cnn.result import percent
+from mnist_cnn.search import halving, study
+from mnist_cnn.search.halving import Promote, Trial
+from mnist_cnn.search.request import group
+from mnist_cnn.terminal import signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mnist_cnn.backend import Run
+    from mnist_cnn.search.request import Search
+    from mnist_cnn.search.study import Drawn, Study
+
+
+@dataclasses.dataclass
+class Entry:
+    """A trial: its settings, its run if it has begun, and how it went."""
+
+    drawn: Drawn
+    folder: Path
+    trial: Trial
+    run: Run | None = None
+    error: MnistCnnError | None = None
+    accuracies: tuple[float, ...] = ()
+
+    @property
+    def settings(self) -> str:
+        return " ".join(self.drawn.overrides)
+
+
+class Searcher:
+    """Trains the trials of a search."""
+
+    def __init__(self, search: Search, known: Study, report: Callable[[str], None]) -> None:
+        self.search = search
+        self._study = known
+        self._report = report
+        self._ended: queue.Queue[tuple[int, MnistCnnError | None]] = queue.Queue()
+        base = search.load()
+        limits = (launch.backend_of(base).parallel_runs, search.config.parallel)
+        self._places = min((limit for limit in limits if limit is not None), default=search.plan.trials)
+        self._ends_with_us = launch.ends_with_its_command(base)
+        self._backend = [text for text in search.fixed if group(text) == "backend"]
+        self.entries: dict[int, Entry] = {}
+
+    def run(self) -> None:
+        """Train until the search has ended. Raises KeyboardInterrupt, after the runs here are cancelled.
+
+        Raises:
+            BackendError, DataError: a trial cannot be started; the same search continues later.
+        """
+        with signals.first_signal_only() if self._ends_with_us else contextlib.nullcontext():
+            try:
+                waiting = self._load()
+                while True:
+                    while len(self._running()) < self._places and (entry := self._next(waiting)) is not None:
+                        self._begin(entry)
+                    if not self._running():
+                        return
+                    self._settle(*self._ended.get())
+            except BaseException:
+                if self._ends_with_us:
+                    with signals.ignore_signals():
+                        self._cancel()
+                raise
+
+    def _cancel(self) -> None:
+        for entry in self._running():
+            if entry.run is not None:
+                entry.run.cancel()
+
+    def trials(self) -> list[Trial]:
+        return [entry.trial for entry in self.entries.values()]
+
+    def _running(self) -> list[Entry]:
+        return [entry for entry in self.entries.values() if entry.run is not None and entry.trial.is_running]
+
+    def _load(self) -> list[Entry]:
+        """Read the trials that earlier commands have begun; return those that have not reached their rung."""
+        for drawn in self._study.trials():
+            entry = self._add(drawn)
+            entry.accuracies = _accuracies(entry.folder)
+            rungs = [rung for rung in self.search.plan.rungs if rung <= len(entry.accuracies)]
+            epochs = max(rungs, default=0)
+            trial = Trial(drawn.number, entry.accuracies[:epochs], epochs)
+            if drawn.error is not None:
+                entry.error = TrainingError(drawn.error)
+                trial = dataclasses.replace(trial, has_failed=True)
+            elif epochs != len(entry.accuracies) or not epochs or not self._has_ended(entry):
+                target = halving.rung_after(epochs, self.search.plan.rungs)
+                trial = dataclasses.replace(trial, target=target, is_running=True)
+            entry.trial = trial
+            if epochs and not drawn.is_told:
+                self._study.tell(drawn.number, entry.accuracies[self.search.plan.rungs[0] - 1])
+        return [entry for entry in self.entries.values() if entry.trial.is_running]
+
+    def _add(self, drawn: Drawn) -> Entry:
+        folder = self.search.folder / f"{drawn.number:03}"
+        entry = Entry(drawn, folder, Trial(drawn.number, target=self.search.plan.rungs[0], is_running=True))
+        self.entries[drawn.number] = entry
+        return entry
+
+    def _has_ended(self, entry: Entry) -> bool:
+        is_paused = run_folder.read_receipt(entry.folder).status is Status.paused
+        return is_paused or self._attach(entry).status().is_final
+
+    def _attach(self, entry: Entry) -> Run:
+        return launch.attach_to(entry.folder, self._backend, self.search.config_dirs)
+
+    def _next(self, waiting: list[Entry]) -> Entry | None:
+        """Return the trial that trains next, or None if none can now."""
+        if waiting:
+            return waiting.pop(0)
+        step = halving.next_step(self.trials(), self.search.plan)
+        if step is None:
+            return None
+        if not isinstance(step, Promote):
+            return self._add(self._study.draw())
+        entry = self.entries[step.number]
+        target = halving.rung_after(entry.trial.epochs, self.search.plan.rungs)
+        entry.trial = dataclasses.replace(entry.trial, target=target, is_running=True)
+        return entry
+
+    def _begin(self, entry: Entry) -> None:
+        """Start or resume a trial's run, and wait for its end in a thread."""
+        with signals.defer_signals() if self._ends_with_us else contextlib.nullcontext():
+            try:
+                entry.run = self._start(entry)
+            except ConfigurationError as error:
+                if entry.trial.epochs:  # what it needs has changed since
+                    raise
+                self._fail(entry, error)
+                return
+        threading.Thread(target=self._wait, args=(entry.drawn.number, entry.run), daemon=True).start()
+
+    def _start(self, entry: Entry) -> Run:
+        """Start or resume a trial's run, or attach to it if it is still running."""
+        pause = f"pause_after={entry.trial.target}"
+        if not (entry.folder / run_folder.RECEIPT).exists():
+            config = self.search.load(*entry.drawn.overrides, pause)
+            config = dataclasses.replace(
+                config, run=dataclasses.replace(config.run, run_dir=str(entry.folder))
+            )
+            return launch.start(config, launch.job_of(config))
+        run = self._attach(entry)
+        if not run.status().is_final:
+            return run
+        overrides = [*self._backend, pause]
+        return launch.prepare_resume(str(entry.folder), overrides, self.search.config_dirs)()
+
+    def _wait(self, number: int, run: Run) -> None:
+        try:
+            run.wait()
+            self._ended.put((number, None))
+        except MnistCnnError as error:
+            self._ended.put((number, error))
+        except Exception as error:  # noqa: BLE001 - nothing above a thread would catch it
+            self._ended.put((number, unexpected_error(error)))
+
+    def _settle(self, number: int, error: MnistCnnError | None) -> None:
+        """Record how far a trial has come, or that it has failed."""
+        entry = self.entries[number]
+        entry.accuracies = _accuracies(entry.folder)
+        if (error is not None and not isinstance(error, RunPaused)) or not entry.accuracies:
+            self._fail(entry, error or BackendError(f"{entry.folder} has no history"))
+            return
+        is_first, target = not entry.trial.epochs, entry.trial.target
+        missing = target - len(entry.accuracies)  # if train.stop_patience has ended it
+        reached = (*entry.accuracies, *entry.accuracies[-1:] * missing)[:target]
+        entry.trial = Trial(number, reached, target)
+        if is_first:
+            self._study.tell(number, reached[self.search.plan.rungs[0] - 1])
+        epochs = f"epoch {len(entry.accuracies)}/{self.search.plan.rungs[-1]}"
+        self._report(f"trial {number}: {percent(reached[-1])} after {epochs}  {entry.settings}")
+
+    def _fail(self, entry: Entry, error: MnistCnnError) -> None:
+        """Record a failure. One that training again would not change is kept for later commands too."""
+        entry.error = error
+        entry.trial = dataclasses.replace(entry.trial, has_failed=True, is_running=False)
+        is_unbuildable = isinstance(error, ConfigurationError) and not entry.trial.epochs
+        if isinstance(error, TrainingError) or is_unbuildable:
+            self._study.fail(entry.drawn.number, error.message)
+        self._report(f"trial {entry.drawn.number}: failed: {error.message}  {entry.settings}")
+
+
+@contextlib.contextmanager
+def opened(search: Search, report: Callable[[str], None]) -> Iterator[Searcher]:
+    """Open the search's study. Raises as `study.opened` does."""
+    config = search.config
+    with study.opened(search.folder, search.searched, search.ranges, config.sampler, config.seed) as known:
+        yield Searcher(search, known, report)
+
+
+def _accuracies(folder: Path) -> tuple[float, ...]:
+    """Return the accuracy on the validation images after each epoch so far."""
+    return tuple(row.val_accuracy for row in run_folder.read_history(folder))

@@ -1,0 +1,213 @@
+"""The trials of a search, in the journal file of an Optuna study.
+
+Optuna draws the settings and keeps them. It is told a trial's accuracy at the first rung, which all trials
+have in common; what a trial trained later is in its run folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mnist_cnn.config import Sampler
+from mnist_cnn.errors import BackendError, ConfigurationError, storage_error
+from mnist_cnn.files import atomic, locks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+    from mnist_cnn.search.ranges import Range
+
+JOURNAL, LOCK = "study.journal", ".lock"
+SEARCHED = "searched"
+"""The study's attribute that says what is searched: another search may not continue it."""
+DIGITS = 6
+"""Significant digits of a drawn number, so that people can read and repeat it."""
+ELSEWHERE = "search.dir=FOLDER"
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """The settings of a trial, as overrides. Optuna `is_told` how it went; `error` is why it has failed."""
+
+    number: int
+    overrides: tuple[str, ...]
+    is_told: bool = False
+    error: str | None = None
+
+
+def check_installed() -> None:
+    """Raise ConfigurationError if Optuna is missing."""
+    try:
+        import optuna  # noqa: F401 - only whether it is there
+    except ModuleNotFoundError as error:
+        hint = "install it with pip install 'mnist-cnn[search]'"
+        raise ConfigurationError("search needs Optuna, which isn't installed", hint) from error
+
+
+@contextmanager
+def opened(
+    folder: Path, searched: Mapping[str, Any], ranges: Sequence[Range], sampler: Sampler, seed: int
+) -> Iterator[Study]:
+    """Create or continue the study in a folder, which no other process may use meanwhile.
+
+    Raises:
+        ConfigurationError: the folder holds another search or other files, or another process uses it.
+        BackendError: the folder cannot be written, or the study is damaged.
+    """
+    path = folder / JOURNAL
+    try:
+        if folder.is_dir() and not path.exists() and {file.name for file in folder.iterdir()} - {LOCK}:
+            message = f"{folder} holds files, but no search"
+            raise ConfigurationError(message, f"choose an empty folder with {ELSEWHERE}")
+        atomic.make_folder(folder, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, f"the search's folder {folder}", ELSEWHERE) from error
+    with _locked(folder):
+        yield Study(_open(path, searched), ranges, sampler, seed)
+
+
+class Study:
+    """The trials of one search."""
+
+    def __init__(self, study: optuna.Study, ranges: Sequence[Range], sampler: Sampler, seed: int) -> None:
+        self._study = study
+        self._distributions = {each.key: _distribution(each) for each in ranges}
+        self._sampler = sampler
+        self._seed = seed
+
+    def trials(self) -> list[Drawn]:
+        """Return all trials, in the order in which they were drawn."""
+        errors = self._study.user_attrs
+        return [
+            Drawn(
+                trial.number,
+                _overrides(trial.params),
+                trial.state.is_finished(),
+                errors.get(_error_key(trial.number)),
+            )
+            for trial in self._study.get_trials(deepcopy=False)
+            if trial.params.keys() == self._distributions.keys()  # or it was being drawn at a kill
+        ]
+
+    def draw(self) -> Drawn:
+        """Draw a new trial; the same one if the search was interrupted here and continues."""
+        import numpy as np
+        from optuna.samplers import RandomSampler, TPESampler
+
+        state = np.random.SeedSequence((self._seed, len(self.trials()))).generate_state(1)
+        kind = TPESampler if self._sampler is Sampler.tpe else RandomSampler
+        self._study.sampler = kind(seed=int(state[0]))
+        with _translated():
+            trial = self._study.ask(self._distributions)
+        return Drawn(trial.number, _overrides(trial.params))
+
+    def tell(self, number: int, accuracy: float) -> None:
+        """Record a trial's accuracy at the first rung."""
+        with _translated():
+            self._study.tell(number, accuracy)
+
+    def fail(self, number: int, error: str) -> None:
+        """Record that a trial has failed, and would fail again."""
+        from optuna.trial import TrialState
+
+        with _translated():
+            self._study.set_user_attr(_error_key(number), error)
+            self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        with locks.hold(folder / LOCK, 0, ELSEWHERE):
+            yield
+    except locks.LockTimeout as error:
+        message = f"another process is searching in {folder}"
+        raise ConfigurationError(message, "wait for its end, or search something else") from error
+
+
+def _open(path: Path, searched: Mapping[str, Any]) -> optuna.Study:
+    """Return the study in a journal; check that it is of the same search."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        _cut_partial_line(path)
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_held_lock()))
+        study = optuna.create_study(
+            study_name="search", storage=storage, direction="maximize", load_if_exists=True
+        )
+        before = study.user_attrs.get(SEARCHED)
+    except OSError as error:
+        raise storage_error(error, str(path), ELSEWHERE) from error
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        message = f"{path} is damaged: {what}"
+        raise BackendError(message, f"choose another folder with {ELSEWHERE}") from error
+    if before is None:
+        study.set_user_attr(SEARCHED, dict(searched))
+    elif before != searched:
+        names = sorted(before.keys() | searched.keys())
+        changed = next(name for name in names if before.get(name) != searched.get(name))
+        difference = f"{changed} {before.get(changed)}, not {searched.get(changed)}"
+        message = f"{path.parent} holds another search: {difference}"
+        raise ConfigurationError(message, f"choose another folder with {ELSEWHERE}")
+    return study
+
+
+def _held_lock() -> Any:
+    """Return a lock for the journal that is always free, because the whole folder is locked."""
+    from optuna.storages.journal import JournalFileOpenLock
+
+    class Held(JournalFileOpenLock):
+        def acquire(self) -> bool:
+            return True
+
+        def release(self) -> None:
+            pass
+
+    return Held("")
+
+
+def _cut_partial_line(path: Path) -> None:
+    """Remove the line that a process was writing when it was killed."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, f"the study {error.filename or JOURNAL}") from error
+
+
+def _distribution(each: Range) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if each.choices:
+        return CategoricalDistribution(each.choices)
+    if isinstance(each.low, int):
+        return IntDistribution(each.low, int(each.high), log=each.is_log, step=int(each.step or 1))
+    return FloatDistribution(each.low, each.high, log=each.is_log, step=each.step)
+
+
+def _overrides(params: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{key}={_text(value)}" for key, value in params.items())
+
+
+def _text(value: object) -> str:
+    return repr(float(f"{value:.{DIGITS}g}")) if isinstance(value, float) else str(value)
+
+
+def _error_key(number: int) -> str:
+    return f"error of trial {number}"

@@ -1,0 +1,178 @@
+"""How many trials run at once, and what a failure means; the runs train nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers.records import ROW, write_receipt
+
+from mnist_cnn import launch, run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.local import LocalBackend
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunPaused, TrainingError
+from mnist_cnn.search import searcher
+from mnist_cnn.search.request import prepare
+
+if TYPE_CHECKING:
+    from mnist_cnn.config import Config
+    from mnist_cnn.job import Job
+
+SEARCH = ("data.validation=100", "train.epochs=4", "model.dense_units=range(8,100)", "search.reduction=2")
+
+
+@dataclasses.dataclass
+class EndedRun:
+    """A run that has trained up to its pause; `end` raises how it ended."""
+
+    folder: Path
+    end: Callable[[], object]
+
+    def wait(self) -> None:
+        self.end()
+        raise RunPaused("paused")
+
+    def cancel(self) -> None:
+        write_receipt(self.folder, Status.cancelled)
+
+    def status(self) -> Status:
+        return run_folder.read_receipt(self.folder).status
+
+
+Ends = dict[str, Callable[[], object]]
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ends:
+    """How the run of each trial ends, by the name of its folder; "" is the one of all others."""
+    monkeypatch.chdir(tmp_path)
+    ends: Ends = {"": lambda: None}
+
+    def train(folder: Path, pause_after: int | None) -> EndedRun:
+        assert pause_after is not None
+        job = run_folder.read_job(folder)
+        units, pause_after = job.model.dense_units, min(pause_after, job.train.stop_patience or pause_after)
+        rows = [
+            dataclasses.replace(ROW, epoch=epoch + 1, val_accuracy=units / 100)
+            for epoch in range(pause_after)
+        ]
+        run_folder.write_history(folder, rows)
+        write_receipt(folder, Status.paused)
+        return EndedRun(folder, ends.get(folder.name, ends[""]))
+
+    def start(config: Config, job: Job) -> EndedRun:
+        folder = Path(str(config.run.run_dir))
+        folder.mkdir()
+        run_folder.write_job(folder, job)
+        return train(folder, config.run.pause_after)
+
+    def prepare_resume(run: str, overrides: list[str], _dirs: object) -> Callable[[], EndedRun]:
+        pause_after = next(
+            int(text.partition("=")[2]) for text in overrides if text.startswith("pause_after")
+        )
+        return lambda: train(Path(run), pause_after)
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr(launch, "prepare_resume", prepare_resume)
+    return ends
+
+
+def searched(*overrides: str) -> list[searcher.Entry]:
+    """Search; return the trials."""
+    with searcher.opened(prepare([*SEARCH, *overrides]), lambda line: None) as searching:
+        searching.run()
+        return list(searching.entries.values())
+
+
+def raising(error: MnistCnnError) -> Callable[[], None]:
+    def end() -> None:
+        raise error
+
+    return end
+
+
+def test_as_many_trials_run_at_once_as_the_backend_takes(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("search.reduction=1", "search.parallel=3", "search.trials=6")
+    ends[""] = threading.Barrier(2, timeout=0.2).wait
+    assert all(entry.error for entry in searched(*words))  # none met another one
+    monkeypatch.setattr(LocalBackend, "parallel_runs", None)
+    ends[""] = threading.Barrier(3, timeout=20).wait
+    assert not any(entry.error for entry in searched(*words, "search.dir=second"))
+
+
+@pytest.mark.usefixtures("ends")
+def test_the_best_settings_are_trained_longest(tmp_path: Path) -> None:
+    entries = searched("search.trials=8")
+    by_quality = sorted(entries, key=lambda entry: entry.accuracies[0])
+    epochs = [len(entry.accuracies) for entry in by_quality]
+    assert epochs == sorted(epochs)
+    assert epochs[-1] == 4
+    assert epochs[0] == 1
+    assert not list(tmp_path.glob("runs/search-*/*/result.json"))
+
+
+@pytest.mark.usefixtures("ends")
+def test_a_trial_that_stops_early_is_compared_by_its_last_epoch() -> None:
+    entries = searched("search.trials=4", "train.stop_patience=1")
+    assert [entry.accuracies for entry in entries] == [entry.trial.accuracies[:1] for entry in entries]
+    assert max(entry.trial.epochs for entry in entries) == 4
+    assert not any(entry.error for entry in entries)
+
+
+def test_a_failure_that_would_come_again_is_kept_and_another_is_tried_again(ends: Ends) -> None:
+    ends["000"] = raising(TrainingError("the loss became nan"))
+    ends["001"] = raising(BackendError("the node is gone"))
+    entries = searched("search.trials=3")
+    assert [entry.error and entry.error.message for entry in entries] == [
+        "the loss became nan",
+        "the node is gone",
+        None,
+    ]
+    ends.clear()
+    ends[""] = lambda: None
+    entries = searched("search.trials=3")
+    assert [entry.error and entry.error.message for entry in entries] == ["the loss became nan", None, None]
+
+
+@pytest.mark.usefixtures("ends")
+def test_a_backend_that_starts_nothing_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = launch.start
+
+    def refuse(*_: object) -> None:
+        raise BackendError("no space left")
+
+    monkeypatch.setattr(launch, "start", refuse)
+    with pytest.raises(BackendError, match="no space left"):
+        searched("search.trials=2")
+    monkeypatch.setattr(launch, "start", start)
+    assert len(searched("search.trials=2")) == 2
+
+
+@pytest.mark.usefixtures("ends")
+def test_a_longer_search_continues_a_shorter_one() -> None:
+    few = [entry.settings for entry in searched("search.trials=2")]
+    many = [entry.settings for entry in searched("search.trials=4")]
+    assert many[:2] == few
+    assert len(set(many)) == 4
+
+
+@pytest.mark.usefixtures("ends")
+def test_tpe_draws_near_the_best() -> None:
+    words = ("search=tpe", "search.trials=20", "search.reduction=1")
+    entries = searched(*words)
+    units = [entry.accuracies[-1] for entry in entries]
+    assert sum(units[10:]) / 10 > sum(units[:10]) / 10 + 0.1
+    again = searched(*words, "search.dir=again")
+    assert [entry.settings for entry in again] == [entry.settings for entry in entries]
+
+
+def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ConfigurationError, match="isn't installed") as raised:
+        prepare(SEARCH)
+    assert "pip install 'mnist-cnn[search]'" in raised.value.hint
