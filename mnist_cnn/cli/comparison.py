@@ -99,15 +99,11 @@ def _read(folders: Sequence[Path]) -> list[Compared]:
     for folder in receipts:
         with contextlib.suppress(BackendError):  # asking for the status may have changed it
             receipts[folder] = run_folder.read_receipt(folder)
-    is_same_backend = len({receipt.backend for receipt in receipts.values()}) == 1
-    return [
-        _known(folder, receipts.get(folder), statuses.get(folder), with_backend=is_same_backend)
-        for folder in folders
-    ]
+    return [_known(folder, receipts.get(folder), statuses.get(folder)) for folder in folders]
 
 
-def _known(folder: Path, receipt: Receipt | None, status: str | None, *, with_backend: bool) -> Compared:
-    """Return what a folder knows; the settings of the backend only if all runs have the same."""
+def _known(folder: Path, receipt: Receipt | None, status: str | None) -> Compared:
+    """Return what a folder knows."""
     job = settings.read(folder)
     history: tuple[EpochRow, ...] = ()
     result = damage = None
@@ -122,7 +118,7 @@ def _known(folder: Path, receipt: Receipt | None, status: str | None, *, with_ba
     environment: dict[str, Any] = {}
     if receipt is not None:
         own = {f"backend.{name}": value for name, value in receipt.backend_settings.items()}
-        environment = {"backend": receipt.backend, **(own if with_backend else {}), **receipt.versions}
+        environment = {"backend": receipt.backend, **own, **receipt.versions}
     status = status or filters.DAMAGED
     last = history[-1] if history and (result is None or values.get("data.validation")) else None
     outcome = {

@@ -118,7 +118,7 @@ def test_without_a_finished_epoch_there_is_no_picture(ask: Ask, home: Path) -> N
     assert [path.name for path in home.iterdir()] == ["runs"]
 
 
-def test_backend_settings_are_compared_only_within_one_backend(ask: Ask, home: Path) -> None:
+def test_settings_that_only_one_backend_has_are_not_compared(ask: Ask, home: Path) -> None:
     settings = {"a": ("slurm", {"cpus": 4, "qos": None}), "b": ("slurm", {"cpus": 8, "qos": None})}
     for name, (backend, values) in (settings | {"c": ("local", {"device": "cpu"})}).items():
         write_run(home / "runs" / name, accuracy=0.9, backend=backend, backend_settings=values)
