@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 
 JOB = (
-    *TINY, "data.validation=100", "train.epochs=9", "train.learning_rate=2", "train.shards=2",
+    *TINY, "data.validation=100", "train.epochs=9", "train.learning_rate=1", "train.shards=2",
     "train.keep=best", "train.stop_patience=3",
 )  # fmt: skip
 """The validation loss of such a high learning rate rises again, so that the training stops early."""
