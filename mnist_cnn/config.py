@@ -381,24 +381,28 @@ class SearchConfig(Section):
 
     GROUP: ClassVar[str] = "search"
     name: str = setting("asha", "the kind of search", group=True)
-    trials: int = setting(20, "how many settings are tried", unit="trials", ge=1, le=100_000)
-    dir: str | None = setting(
-        None, "the search's folder; null is one in runs_dir, the same for the same search"
-    )
+    trials: int = setting(20, "how many combinations of settings are tried", unit="trials", ge=1, le=100_000)
+    dir: str | None = setting(None, "the search's folder; null is one in runs_dir, named after the search")
     seed: int = setting(0, "decides which settings are tried", ge=0, le=2**32 - 1)
-    sampler: Sampler = setting(Sampler.random, "chooses settings at random, or near the best so far (tpe)")
+    sampler: Sampler = setting(
+        Sampler.random, "how settings are drawn: at random, or near the best so far (tpe)"
+    )
     reduction: int = setting(
-        3, "of N trials that are compared, the best trains on; 1 compares only at the end", ge=1, le=100
+        3, "N: the best 1/N of the compared trials train on; 1 trains all to the end", ge=1, le=100
     )
     min_epochs: int = setting(
         1,
-        "when trials are first compared; then after N times as many epochs, and so on",
+        "when trials are first compared; each later comparison is after reduction times as many",
         unit="epochs",
         ge=1,
         le=100_000,
     )
     parallel: int | None = setting(
-        None, "trials at the same time; null is as many as the backend takes", unit="trials", ge=1, le=1024
+        None,
+        "how many trials train at once; null is one here, as many as it takes on a cluster",
+        unit="trials",
+        ge=1,
+        le=1024,
     )
 
 
@@ -419,7 +423,7 @@ class RunConfig(Section):
         ge=1,
     )
     force: bool = setting(
-        default=False, meaning="resume even if job or machine have changed; the result is marked"
+        default=False, meaning="resume even if the job or the machine has changed; marks the result"
     )
 
 

@@ -206,7 +206,7 @@ def is_extension(overrides: Sequence[str]) -> bool:
     keys = [override.lstrip("+~").partition("=")[0].strip() for override in overrides]
     for key, override in zip(keys, overrides, strict=True):
         if key != extension.EPOCHS and re.split(r"\W", key)[0] in JOB_KEYS:
-            hint = f"start a new run; of a job, only {extension.EPOCHS} can be raised"
+            hint = f"start a new run; resume can only raise {extension.EPOCHS}"
             raise ConfigurationError(f"resume does not take {override}", hint)
     return extension.EPOCHS in keys
 
@@ -422,7 +422,7 @@ def _with_initial_weights(config: Config, model: ModelConfig, info: DataSetInfo)
 def _initial_weights(job: Job) -> initial_weights.Weights:
     """Return the weights that a job starts from. Raises ConfigurationError or DataError."""
     if job.train.init is None:
-        message = "the job starts from weights that it does not say where to find"
+        message = "the job starts from weights, but does not say where they are"
         raise ConfigurationError(message, "make the job with train.init=RUN or train.init=FILE")
     path = Path(job.train.init)
     arrays = initial_weights.read(path, job.model)

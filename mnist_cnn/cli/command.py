@@ -47,7 +47,7 @@ COMMANDS: dict[str, Entry] = {
         "listing:list_runs",
         flags={
             "--sort": ("KEY", "order by accuracy, loss, seconds, created or a setting"),
-            "--reverse": ("", "the other way round"),
+            "--reverse": ("", "reverse the order"),
             "--limit": ("N", "only the first N"),
         },
         only_reads=True,
@@ -60,14 +60,14 @@ COMMANDS: dict[str, Entry] = {
         "show what differs between runs, and draw their curves",
         "comparison:compare",
         "RUN RUN...",
-        {"--picture": ("FILE", "where the curves are drawn (default: comparison.png)")},
+        {"--picture": ("FILE", "where to draw the curves (default: comparison.png)")},
         only_reads=True,
     ),
     "logs": Entry(
-        "print a run's log as it is",
+        "print a run's whole log",
         "viewing:logs",
         "RUN",
-        {"--follow": ("", "until the run has ended")},
+        {"--follow": ("", "keep printing until the run has ended")},
         only_reads=True,
     ),
     "open": Entry(
@@ -79,10 +79,10 @@ COMMANDS: dict[str, Entry] = {
         "RUN...",
         {
             "--yes": ("", "don't ask"),
-            "--keep-checkpoints": ("", "leave what a cluster's store keeps of them"),
+            "--keep-checkpoints": ("", "keep their checkpoints in the cluster's store"),
         },
     ),
-    "search": Entry("search for the best settings, in ranges such as KEY=A,B", "search:search"),
+    "search": Entry("find the best settings in ranges such as KEY=A,B", "search:search"),
     "register": Entry("put a run's model into the registry, as register.name", "commands:register", "RUN"),
     "report": Entry(
         "write a run's page: one HTML file to read and to share",

@@ -75,7 +75,7 @@ def delete(command: Command) -> int:
 
 def _checked(folder: Path, command: Command) -> Chosen:
     """Return a run that may be deleted. Raises ConfigurationError, or BackendError if that isn't known."""
-    by_hand = f"if it is of no use any more, remove the folder yourself: rm -r {shlex.quote(str(folder))}"
+    by_hand = f"if you no longer need it, remove the folder yourself: rm -r {shlex.quote(str(folder))}"
     if folder.is_symlink():
         target = folder.resolve()
         hint = f"delete the run itself: {report.program()} {command_on('delete', target)}"

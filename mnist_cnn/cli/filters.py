@@ -79,7 +79,7 @@ def _allowed(key: str, value: object) -> Any:
     if key in settings.GROUPS or key == STATUS:
         known = STATUSES if key == STATUS else compose.options(key)
         if value not in known:
-            hint = did_you_mean(str(value), known, f"{key}=A,B is one of both")
+            hint = did_you_mean(str(value), known, f"{key}=A,B means A or B")
             raise ConfigurationError(f"{key}={written(value)}: there are {', '.join(known)}", hint)
         return value
     return written(value)

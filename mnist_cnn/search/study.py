@@ -129,7 +129,9 @@ def _locked(folder: Path) -> Iterator[None]:
             yield
     except locks.LockTimeout as error:
         message = f"another process is searching in {folder}"
-        raise ConfigurationError(message, "wait for its end, or search something else") from error
+        raise ConfigurationError(
+            message, f"wait until it ends, or choose another folder with {ELSEWHERE}"
+        ) from error
 
 
 def _open(path: Path, searched: Mapping[str, Any]) -> optuna.Study:

@@ -95,7 +95,7 @@ def download_runtime(folder: Path) -> Path:
     """Download the runtime with npm, check its hash and unpack it. Return the folder."""
     npm = shutil.which("npm")
     if npm is None:
-        hint = f"install Node.js, which brings npm; or {OWN_RUNTIME}"
+        hint = f"install Node.js, which includes npm; or {OWN_RUNTIME}"
         raise BackendError(f"npm not found; it downloads {RUNTIME}", hint)
     command = [npm, "pack", RUNTIME, "--pack-destination", str(folder), "--ignore-scripts", "--silent"]
     try:
