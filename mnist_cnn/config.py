@@ -392,14 +392,14 @@ class SearchConfig(Section):
     )
     min_epochs: int = setting(
         1,
-        "when trials are first compared; each later comparison is after reduction times as many",
+        "when trials are first compared; later comparisons multiply this by search.reduction",
         unit="epochs",
         ge=1,
         le=100_000,
     )
     parallel: int | None = setting(
         None,
-        "how many trials train at once; null is one here, as many as it takes on a cluster",
+        "how many trials train at once; null is one here, as many as possible on a cluster",
         unit="trials",
         ge=1,
         le=1024,

@@ -157,7 +157,7 @@ def _outcome(result: Result | None) -> dict[str, Any]:
 
 
 def _differing(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the values, one for each run, of the keys for which they differ where they are known."""
+    """Return the keys whose known values differ, with the value of each run."""
     rows = {key: [column.get(key, UNKNOWN) for column in columns] for key in dict.fromkeys(chain(*columns))}
     return {
         key: values

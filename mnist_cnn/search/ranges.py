@@ -21,7 +21,7 @@ MANY = "a range needs two values or more"
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The values of a key among which a search chooses: some `choices`, or the numbers from `low` to `high`.
+    """The values of a key that a search may choose: `choices`, or the numbers from `low` to `high`.
 
     `text` is the override that a user wrote. The numbers are whole if `low` is; they have a distance of
     `step`, if it isn't None. If `is_log`, their logarithms are equally likely.

@@ -105,7 +105,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer requests until Ctrl-C or SIGTERM, and those that have begun; then raise KeyboardInterrupt."""
+    """Answer requests until Ctrl-C or SIGTERM; finish those that have begun, then raise KeyboardInterrupt."""
     config = uvicorn.Config(
         app,
         http=TimedProtocol,

@@ -101,7 +101,7 @@ class Recording:
         self._stopping.set()
 
     def wait(self, *, is_brief: bool) -> None:
-        """Wait until everything is written, but not long; report if it isn't."""
+        """Wait a limited time for the rest to be written; report if it isn't."""
         started = time.monotonic()
         brief_until = started + BRIEF_SECONDS if is_brief or self._name in _reported else None
         while not self._done.wait(POLL_SECONDS / 5):
@@ -124,7 +124,7 @@ class Recording:
             self._done.set()
 
     def _takes_over(self, stack: contextlib.ExitStack) -> bool:
-        """Return whether no other thread or process writes this run to this tracker from now on."""
+        """Try to take the lock on this tracker's state; return whether this thread holds it now."""
         try:
             stack.enter_context(states.lock(self._folder, self._name))
         except locks.LockTimeout:
