@@ -150,7 +150,7 @@ def _end(before: State, state: State, poll: Poll, limits: Limits) -> tuple[State
     """Return the state of a run that the service has ended, and what to do."""
     seen, place, folder = poll.observation, poll.handle.place, poll.handle.folder
     assert seen is not None  # noqa: S101 - for mypy; `advance` has checked it
-    if seen.status is Status.completed and isinstance(poll.failure, RunPaused):
+    if seen.status is not Status.cancelled and isinstance(poll.failure, RunPaused):
         return state, (RecordEnd(Status.paused, RunPaused(poll.failure.message, resume_hint(folder))),)
     if seen.status is Status.completed:
         return dataclasses.replace(state, status=Status.finalizing, ending=Ending()), ()

@@ -120,7 +120,8 @@ def _known(folder: Path, receipt: Receipt | None, status: str | None) -> Compare
         own = {f"backend.{name}": value for name, value in receipt.backend_settings.items()}
         environment = {"backend": receipt.backend, **own, **receipt.versions}
     status = status or filters.DAMAGED
-    last = history[-1] if history and (result is None or values.get("data.validation")) else None
+    saved = min((result.saved_epoch if result else None) or len(history), len(history))
+    last = history[saved - 1] if history and (result is None or values.get("data.validation")) else None
     outcome = {
         "status": status,
         "job": receipt.job_digest if receipt else None,
@@ -148,7 +149,7 @@ def _environment(result: Result | None) -> dict[str, Any]:
 
 
 def _outcome(result: Result | None) -> dict[str, Any]:
-    names = ("accuracy", "loss", "seconds_per_epoch", "training_seconds", "weights_sha256")
+    names = ("saved_epoch", "accuracy", "loss", "seconds_per_epoch", "training_seconds", "weights_sha256")
     values = {name: getattr(result, name, None) for name in names}
     return {**values, "changes": (result and ", ".join(result.changes)) or None}
 

@@ -66,8 +66,8 @@ class Facts:
     def saved_epoch(self) -> int:
         """The epoch, from 1, whose weights are saved: the last one, unless the result says another."""
         count = len(self.history)
-        saved = getattr(self.result, "saved_epoch", None)
-        return saved if isinstance(saved, int) and 0 < saved < count else count
+        saved = (self.result.saved_epoch if self.result is not None else None) or count
+        return saved if 0 < saved < count else count
 
 
 def read(folder: Path, status: Status | None) -> Facts:

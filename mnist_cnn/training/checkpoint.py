@@ -103,7 +103,7 @@ class Checkpoints:
         self.folder = folder
         self._damaged: set[str] = set()
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def save(self, checkpoint: Checkpoint) -> bool:
         """Write the checkpoint and keep only the newest two. Raises BackendError if that fails."""
         try:
             atomic.make_folder(self.folder, exist_ok=True)
@@ -113,6 +113,7 @@ class Checkpoints:
             self._prune()
         except OSError as error:
             raise storage_error(error, str(self.folder)) from error
+        return True
 
     def newest(self) -> Checkpoint | None:
         """Return the newest sound checkpoint, or None; log a warning for each damaged one."""
@@ -151,17 +152,20 @@ class MountedCheckpoints(Checkpoints):
     fails, a warning is logged and the training continues.
     """
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint to the local disk and copy it. Raises BackendError if the disk fails."""
+    def save(self, checkpoint: Checkpoint) -> bool:
+        """Write the checkpoint to the local disk and copy it; return whether it was copied.
+
+        Raises BackendError if the disk fails.
+        """
         name = f"{_stem(checkpoint)}-{secrets.token_hex(8)}.npz"
         try:
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as here:
                 write(Path(here) / name, checkpoint)
-                self._copy(Path(here) / name, len(checkpoint.history))
+                return self._copy(Path(here) / name, len(checkpoint.history))
         except OSError as error:
             raise storage_error(error, tempfile.gettempdir(), "TMPDIR=FOLDER") from error
 
-    def _copy(self, written: Path, epoch: int) -> None:
+    def _copy(self, written: Path, epoch: int) -> bool:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for file in (written, written.with_suffix(".sha256")):
@@ -170,6 +174,8 @@ class MountedCheckpoints(Checkpoints):
         except OSError as error:
             reason = error.strerror or error
             log.warning("checkpoint of epoch %d not saved, the store failed: %s", epoch, reason)
+            return False
+        return True
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:

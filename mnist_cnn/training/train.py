@@ -77,7 +77,7 @@ def train(  # noqa: PLR0913 - only the first two are required
         ConfigurationError: the network cannot be built, or the checkpoint does not fit the job or runtime.
         TrainingError: the loss or a weight is not finite.
         RunCancelled: `is_stopping` has ended it.
-        RunPaused: `pause_after` has ended it.
+        RunPaused: `pause_after` has ended it; BackendError if the checkpoint of that epoch is not saved.
         MemoryError, OSError, TensorFlow's errors: the caller translates them (`worker.translated_errors`).
     """
     on_progress(Progress("preparing"))
@@ -89,7 +89,7 @@ def train(  # noqa: PLR0913 - only the first two are required
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
     history, changes, kept = _resume(trainer, runtime, checkpoints, run, force=force)
     last = pause_after or job.train.epochs
-    is_done = len(history) >= last or stopping.is_done(history, job.train)
+    is_done, is_saved = len(history) >= last or stopping.is_done(history, job.train), True
     _broadcast_state(trainer, group, job.train.epochs if is_done else len(history))
     run_folder.write_history(folder, history)
     while not is_done:
@@ -100,7 +100,7 @@ def train(  # noqa: PLR0913 - only the first two are required
         is_done = len(history) >= last or stopping.is_done(history, job.train)
         must_stop = _end_epoch(trainer, group, is_done or is_stopping()) and not is_done
         if is_done or must_stop or epoch % job.train.checkpoint_every == 0:
-            checkpoints.save(_checkpoint(trainer, runtime, history, changes, kept))
+            is_saved = checkpoints.save(_checkpoint(trainer, runtime, history, changes, kept))
         run_folder.write_history(folder, history)
         log.info("%s", describe_epoch(row, job))
         on_epoch(row)
@@ -108,7 +108,7 @@ def train(  # noqa: PLR0913 - only the first two are required
             message = f"stopped after epoch {epoch} of {job.train.epochs}, because the machine asked for it"
             raise RunCancelled(message)
     if pause_after is not None:
-        raise RunPaused(f"paused after epoch {len(history)} of {job.train.epochs}, as pause_after asked")
+        raise _pause(len(history), job.train.epochs, is_saved=is_saved)
     seconds = time.perf_counter() - started
 
     on_progress(_finalizing(trainer, len(history)))
@@ -273,6 +273,14 @@ def _start_from_weights(trainer: Trainer, folder: Path) -> None:
     initial_weights.check_shapes(arrays, [weight.shape for weight in trainer.model.weights])
     trainer.model.set_weights(arrays)
     log.info("starting from the weights %s", sha256)
+
+
+def _pause(epoch: int, epochs: int, *, is_saved: bool) -> MnistCnnError:
+    """Return the end of a training that pauses. Its checkpoint is all that it leaves."""
+    if is_saved:
+        return RunPaused(f"paused after epoch {epoch} of {epochs}, as pause_after asked")
+    message = f"not paused: the checkpoint of epoch {epoch} of {epochs} could not be saved"
+    return BackendError(message, "resume the run; it trains the epochs since its last checkpoint again")
 
 
 def _checkpoint(

@@ -12,9 +12,9 @@ from helpers.processes import TINY, Ended, result_of, run_command, run_successfu
 from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.data import datasets
-from mnist_cnn.errors import ConfigurationError, RunPaused
+from mnist_cnn.errors import BackendError, ConfigurationError, RunPaused
 from mnist_cnn.training import train
-from mnist_cnn.training.checkpoint import Checkpoints
+from mnist_cnn.training.checkpoint import Checkpoints, MountedCheckpoints
 
 if TYPE_CHECKING:
     from mnist_cnn.config import DataConfig
@@ -87,3 +87,11 @@ def test_a_pause_after_an_epoch_that_the_job_does_not_have_is_refused(tmp_path: 
         assert refused.code == ConfigurationError.exit_code
         assert "pause_after=3: the job has 2 epochs" in refused.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_pause_without_its_checkpoint_is_an_error(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.write_text("a file, where a folder should be", encoding="utf-8")
+    job = launch.make_job(*TINY)
+    with pytest.raises(BackendError, match="not paused: the checkpoint of epoch 1 of 1 could not be saved"):
+        train.train(job, tmp_path, checkpoints=MountedCheckpoints(store), pause_after=1)

@@ -297,7 +297,7 @@ class TestMounted:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "store").write_text("a file, where a folder should be")
-        MountedCheckpoints(tmp_path / "store").save(a_checkpoint(1))
+        assert not MountedCheckpoints(tmp_path / "store").save(a_checkpoint(1))
         assert "checkpoint of epoch 1 not saved, the store failed" in caplog.text
 
     def test_a_failing_local_disk_is_a_backend_error(

@@ -127,8 +127,10 @@ def test_a_trainer_that_was_stopped_in_time_is_cancelled() -> None:
     assert recorded(actions) == (Status.cancelled, RunCancelled, STOPPED.message)
 
 
-def test_a_trainer_that_ended_at_its_pause_is_paused() -> None:
-    paused = dataclasses.replace(poll(COMPLETED), failure=RunPaused("paused after epoch 3 of 12"))
+@pytest.mark.parametrize("seen", [COMPLETED, FAILED, LOST])
+def test_a_trainer_that_ended_at_its_pause_is_paused(seen: Observation) -> None:
+    """Also if the service fails the job afterwards."""
+    paused = dataclasses.replace(poll(seen), failure=RunPaused("paused after epoch 3 of 12"))
     _, actions = advance(State(), paused, LIMITS, now=0.0)
     assert recorded(actions) == (Status.paused, RunPaused, "paused after epoch 3 of 12")
 
