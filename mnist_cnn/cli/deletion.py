@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import sys
@@ -143,15 +144,19 @@ def _delete(one: Chosen, *, with_stored: bool) -> tuple[dict[str, Any], MnistCnn
 
     Its checkpoints on the store go first: only the run folder knows where they are.
     """
-    removed = len(one.stored) if with_stored else 0
-    try:
+    removed = list(one.stored) if with_stored else []
+
+    def remove_stored() -> None:
         if removed and isinstance(one.run, StoresCheckpoints):
-            one.run.remove_stored_checkpoints()
-        with signals.defer_signals():
-            run_folder.delete(one.folder, one.receipt)
+            one.run.remove_stored_checkpoints(removed)
+        signals_deferred.enter_context(signals.defer_signals())  # until the folder is removed
+
+    try:
+        with contextlib.ExitStack() as signals_deferred:
+            run_folder.delete(one.folder, one.receipt, remove_stored)
     except MnistCnnError as error:
         return {"run": one.folder.name, "error": error.message, "hint": error.hint}, error
-    return {"run": one.folder.name, "deleted": True, "stored_files_deleted": removed}, None
+    return {"run": one.folder.name, "deleted": True, "stored_files_deleted": len(removed)}, None
 
 
 def _amount(sizes: list[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import shutil
@@ -250,6 +251,36 @@ def test_a_run_that_was_resumed_meanwhile_is_kept(
     assert ended.code == 4
     assert "error: runs/a has changed since it was checked, and was not deleted" in ended.err
     assert left(runs) == ["a"]  # the other one is deleted
+
+
+def test_a_run_that_was_resumed_meanwhile_keeps_its_checkpoints_on_the_store(
+    ask: Ask, home: Path, store: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process resumes it while the user reads the question."""
+    before, hold = stored(store), locks.hold
+
+    def resumed(*arguments: Any) -> Any:
+        receipt = run_folder.read_receipt(home / "runs" / "far")
+        resumed_receipt = dataclasses.replace(receipt, status=Status.preparing)
+        run_folder.write_receipt(home / "runs" / "far", resumed_receipt)
+        return hold(*arguments)
+
+    monkeypatch.setattr(locks, "hold", resumed)
+    message, _ = refusal(ask("delete", "far", "--yes"), 4)
+    assert message == "runs/far has changed since it was checked, and was not deleted"
+    assert stored(store) == before
+
+
+def test_only_the_checkpoints_that_the_question_counted_are_deleted(
+    answering: Callable[..., Ended], home: Path, store: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer() -> str:
+        store.write(f"{CHECKPOINTS}/far/2.npz", b"content")
+        return "y"
+
+    monkeypatch.setattr("builtins.input", answer)
+    assert answering("", "delete", "far").code == 0
+    assert (stored(store), left(home / "runs")) == (["far/2.npz", "other/1.npz"], [])
 
 
 @pytest.mark.usefixtures("runs")
