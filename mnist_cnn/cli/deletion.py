@@ -117,7 +117,7 @@ def _confirmed(chosen: list[Chosen], command: Command) -> bool:
     if YES in command.flags:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        hint = f"add {YES}: {report.program()} {command_on('delete', *command.words, YES)}"
+        hint = f"add {YES}: {report.program()} {_without_asking(chosen, command)}"
         raise ConfigurationError("delete asks first, but there is no terminal", hint)
     for one in chosen:
         print(one, file=sys.stderr)
@@ -128,6 +128,13 @@ def _confirmed(chosen: list[Chosen], command: Command) -> bool:
     return bool(stored) and _ask(
         f"also delete the checkpoints on the cluster's store, {_amount(stored)}? [y/N] "
     )
+
+
+def _without_asking(chosen: list[Chosen], command: Command) -> str:
+    """Return the command that deletes the same runs, named by their folders, without a question."""
+    dirs = [word for folder in command.config_dirs for word in ("--config-dir", folder)]
+    folders = [str(one.folder) for one in chosen]  # a newer run may be the latest one by then
+    return shlex.join(["delete", *dirs, *folders, *command.overrides, *command.flags, YES])
 
 
 def _ask(question: str) -> bool:

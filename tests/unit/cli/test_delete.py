@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -78,8 +79,24 @@ def test_without_a_terminal_nothing_is_deleted(ask: Ask, runs: Path, monkeypatch
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     message, hint = refusal(ask("delete", "a", "b"))
     assert message == "delete asks first, but there is no terminal"
-    assert hint == "add --yes: python -m mnist_cnn delete a b --yes"
+    assert hint == "add --yes: python -m mnist_cnn delete runs/a runs/b --yes"
     assert left(runs) == ["a", "b"]
+
+
+def test_the_hint_to_add_yes_deletes_the_same_runs_in_the_same_way(
+    ask: Ask, runs: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its words are pasted into a shell, perhaps after another run has become the latest one."""
+    write_run(home / "other runs" / "c", accuracy=0.9)
+    (home / "conf").mkdir()
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    options = ("runs_dir=other runs", "--keep-checkpoints", "force=true", "--config-dir", "conf")
+    _, hint = refusal(ask("delete", "latest", *options))
+    program, *words = shlex.split(hint.partition("mnist_cnn ")[2])
+    expected = ["--config-dir", "conf", "other runs/c", *options[:1], "force=true", "--keep-checkpoints"]
+    assert (program, words) == ("delete", [*expected, "--yes"])
+    assert ask("delete", *words).code == 0
+    assert (left(runs), left(home / "other runs")) == (["a", "b"], [])
 
 
 @pytest.mark.parametrize(
