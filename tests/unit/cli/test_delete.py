@@ -75,6 +75,11 @@ def test_yes_deletes_without_asking(ask: Ask, runs: Path) -> None:
     assert left(runs) == []
 
 
+def test_yes_with_a_value_deletes_nothing(ask: Ask, runs: Path) -> None:
+    assert refusal(ask("delete", "a", "--yes=false"))[0] == "--yes=false: --yes takes no value"
+    assert left(runs) == ["a", "b"]
+
+
 def test_without_a_terminal_nothing_is_deleted(ask: Ask, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     message, hint = refusal(ask("delete", "a", "b"))
