@@ -107,8 +107,12 @@ def _show_configuration(command: Command) -> int:
     from mnist_cnn import compose
 
     command.refuse_words()
-    config = command.config()
     is_info = command.name == "info"
+    for override in command.overrides:
+        if override.lstrip("+~").partition("=")[0].partition(".")[0] == compose.SEARCH:
+            message = f"{'--info' if is_info else '--cfg job'} does not take {override}"
+            raise ConfigurationError(message, "leave it out; the settings of one training are shown")
+    config = command.config()
     text = compose.info(command.overrides, command.config_dirs) if is_info else compose.as_yaml(config)
     print(redact(text), end="")  # the address of a tracker may have a password
     return 0

@@ -45,6 +45,8 @@ REFUSED = [
     ("trian=quick", "unknown key trian", "did you mean train?"),
     ("--shell-completion", "--shell-completion: allowed is install=bash", "--shell-completion install=bash)"),
     ("--shell-completion install=csh", "--shell-completion install=csh: allowed is", "install=bash)"),
+    ("search --cfg job search.trials=3", "--cfg job does not take search.trials=3", "leave it out; the"),
+    ("search --info +search=tpe", "--info does not take +search=tpe", "leave it out; the"),
     ("--info train.epoch=3", "unknown key train.epoch", "did you mean train.epochs?"),
     ("--info plugins", "info does not take the word plugins", "KEY=VALUE"),
     ("--multirun train=tutorial,fast", "train=fast: there are accurate, balanced,", "train.KEY=VALUE"),
