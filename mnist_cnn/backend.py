@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from mnist_cnn.config import BackendConfig, Config
@@ -163,8 +163,11 @@ class StoresCheckpoints(Protocol):
     def stored_checkpoints(self) -> dict[str, int]:
         """Return the names of the stored files, with their bytes. Raises BackendError."""
 
-    def remove_stored_checkpoints(self) -> None:
-        """Remove these files. Raises BackendError."""
+    def remove_stored_checkpoints(self, names: Iterable[str]) -> None:
+        """Remove stored files, all of which `stored_checkpoints` has listed. Raises BackendError.
+
+        `delete` holds the lock of the run folder meanwhile.
+        """
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ from mnist_cnn.config import (
 from mnist_cnn.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 _ABSENT = {"shards": 1, "stop_patience": None, "keep": Keep.last, "init_sha256": None, "class_weights": None}
@@ -59,8 +59,8 @@ class Job:
 
     def changes_to(self, now: Job) -> tuple[str, ...]:
         """Describe the changes that affect the weights: "train.epochs=20 (was 12)"."""
-        then, values = dict(_leaves(self.as_mapping())), dict(_leaves(now.as_mapping()))
-        before, after = dict(_leaves(self._decisive())), dict(_leaves(now._decisive()))
+        then, values = dict(leaves(self.as_mapping())), dict(leaves(now.as_mapping()))
+        before, after = dict(leaves(self._decisive())), dict(leaves(now._decisive()))
         changed = [
             name
             for name, value in values.items()
@@ -130,10 +130,10 @@ class _JobFile:
     digest: str
 
 
-def _leaves(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each value of nested mappings with its full key."""
     for name, value in mapping.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -226,6 +226,7 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
         raise ConfigurationError(message, f"start a new run with {epochs}")
     # A checkpoint of a node names the node's folder of data.
     longer = extension.extended(dataclasses.replace(last, job=job), config.train.epochs)
+    _check_pause(config.run.pause_after, longer.job.train.epochs, len(last.history))
     before = run_folder.read_receipt(folder).versions
     changes = changed_versions(before, versions()) if before else ()
     if changes and not config.run.force:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
 REPORT = "report.html"
+PLOTS = ("history.png", "confusion.png", "mistakes.png")
 LATEST, LOCK, START, TRACKING = "latest", ".lock", ".start", "tracking"
 CANCEL = ".cancel"
 """An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""
@@ -431,9 +432,10 @@ def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnErro
             record_end(folder, status, error)
 
 
-def delete(folder: Path, receipt: Receipt) -> None:
+def delete(folder: Path, receipt: Receipt, before_removal: Callable[[], None] | None = None) -> None:
     """Remove the folder of an ended run, if it still holds this receipt. Links are removed, not followed.
 
+    `before_removal` is called after the check, under the lock, so that no process resumes the run meanwhile.
     The receipt is removed last: after a kill, the run is listed as failed, and can be deleted again.
 
     Raises BackendError if another process has deleted or resumed the run, or if a file cannot be removed.
@@ -441,6 +443,8 @@ def delete(folder: Path, receipt: Receipt) -> None:
     try:
         with lock(folder):
             _check_deletable(folder, receipt)
+            if before_removal is not None:
+                before_removal()
             hint = f"finish it: {command_on('delete', folder)}"
             half = dataclasses.replace(
                 receipt,

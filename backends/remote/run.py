@@ -33,7 +33,7 @@ from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, RunPause
 from mnist_cnn.result import Progress, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from mnist_cnn.backends.remote.service import Service
@@ -172,10 +172,9 @@ class RemoteRun:
         found = checkpoints.stored(self.service.store(handle), handle.checkpoints)
         return {name: blob.bytes for name, blob in found.items()}
 
-    def remove_stored_checkpoints(self) -> None:
-        """Remove the run's checkpoints from the store. Raises BackendError."""
-        if names := self.stored_checkpoints():
-            checkpoints.remove(self.service.store(self.handle), names)
+    def remove_stored_checkpoints(self, names: Iterable[str]) -> None:
+        """Remove files from the store that `stored_checkpoints` has listed. Raises BackendError."""
+        checkpoints.remove(self.service.store(self.handle), names)
 
     def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
         """Register the run's model."""

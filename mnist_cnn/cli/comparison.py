@@ -38,7 +38,7 @@ SHORT = 12
 NAME_WIDTH, LEAST_WIDTH = 28, 10
 """Columns of the terminal for the names of the rows, and at least for each run."""
 GENERATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ-([0-9a-f]{4})")
-HASHES = ("data.digest", "model.source", "job", "fingerprint", "weights_sha256")
+HASHES = ("data.digest", "model.source", "train.init_sha256", "job", "fingerprint", "weights_sha256")
 SHARES = ("accuracy", "val_accuracy")
 
 

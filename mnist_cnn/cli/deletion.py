@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import sys
@@ -116,7 +117,7 @@ def _confirmed(chosen: list[Chosen], command: Command) -> bool:
     if YES in command.flags:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        hint = f"add {YES}: {report.program()} {command_on('delete', *command.words, YES)}"
+        hint = f"add {YES}: {report.program()} {_without_asking(chosen, command)}"
         raise ConfigurationError("delete asks first, but there is no terminal", hint)
     for one in chosen:
         print(one, file=sys.stderr)
@@ -127,6 +128,13 @@ def _confirmed(chosen: list[Chosen], command: Command) -> bool:
     return bool(stored) and _ask(
         f"also delete the checkpoints on the cluster's store, {_amount(stored)}? [y/N] "
     )
+
+
+def _without_asking(chosen: list[Chosen], command: Command) -> str:
+    """Return the command that deletes the same runs, named by their folders, without a question."""
+    dirs = [word for folder in command.config_dirs for word in ("--config-dir", folder)]
+    folders = [str(one.folder) for one in chosen]  # a newer run may be the latest one by then
+    return shlex.join(["delete", *dirs, *folders, *command.overrides, *command.flags, YES])
 
 
 def _ask(question: str) -> bool:
@@ -143,15 +151,19 @@ def _delete(one: Chosen, *, with_stored: bool) -> tuple[dict[str, Any], MnistCnn
 
     Its checkpoints on the store go first: only the run folder knows where they are.
     """
-    removed = len(one.stored) if with_stored else 0
-    try:
+    removed = list(one.stored) if with_stored else []
+
+    def remove_stored() -> None:
         if removed and isinstance(one.run, StoresCheckpoints):
-            one.run.remove_stored_checkpoints()
-        with signals.defer_signals():
-            run_folder.delete(one.folder, one.receipt)
+            one.run.remove_stored_checkpoints(removed)
+        signals_deferred.enter_context(signals.defer_signals())  # until the folder is removed
+
+    try:
+        with contextlib.ExitStack() as signals_deferred:
+            run_folder.delete(one.folder, one.receipt, remove_stored)
     except MnistCnnError as error:
         return {"run": one.folder.name, "error": error.message, "hint": error.hint}, error
-    return {"run": one.folder.name, "deleted": True, "stored_files_deleted": removed}, None
+    return {"run": one.folder.name, "deleted": True, "stored_files_deleted": len(removed)}, None
 
 
 def _amount(sizes: list[int]) -> str:

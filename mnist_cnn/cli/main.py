@@ -107,8 +107,12 @@ def _show_configuration(command: Command) -> int:
     from mnist_cnn import compose
 
     command.refuse_words()
-    config = command.config()
     is_info = command.name == "info"
+    for override in command.overrides:
+        if override.lstrip("+~").partition("=")[0].partition(".")[0] == compose.SEARCH:
+            message = f"{'--info' if is_info else '--cfg job'} does not take {override}"
+            raise ConfigurationError(message, "leave it out; the settings of one training are shown")
+    config = command.config()
     text = compose.info(command.overrides, command.config_dirs) if is_info else compose.as_yaml(config)
     print(redact(text), end="")  # the address of a tracker may have a password
     return 0
@@ -129,7 +133,7 @@ def main_and_exit() -> NoReturn:
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Parse a command line. Raises ConfigurationError for an unknown flag."""
+    """Parse a command line. Raises ConfigurationError for an unknown flag, or a wrong value of one."""
     from mnist_cnn.cli.command import COMMANDS, Command
 
     rest = list(arguments)
@@ -157,7 +161,7 @@ def parse(arguments: Sequence[str]) -> Command:
         elif flag in ("--config-dir", "-cd"):
             config_dirs.append(_value(argument, rest))
         elif flag in own_flags:
-            flags[flag] = _value(argument, rest) if own_flags[flag] else ""
+            flags[flag] = _own_value(argument, rest, own_flags[flag])
         elif argument.startswith("-") and argument != "-":  # which is standard input
             _check_flag(argument, [*FLAGS, *own_flags])
         elif _is_override(argument):
@@ -190,8 +194,25 @@ def _check_taken(name: str, flags: Iterable[str]) -> None:
 
 
 def _value(argument: str, rest: list[str]) -> str:
-    """Return the value of `--flag=VALUE` or `--flag VALUE`."""
-    return argument.partition("=")[2] or (rest.pop(0) if rest else "")
+    """Return the value of `--flag=VALUE` or `--flag VALUE`, or "" if there is none."""
+    _, equals, value = argument.partition("=")
+    return value if equals or not rest else rest.pop(0)
+
+
+def _own_value(argument: str, rest: list[str], wanted: str) -> str:
+    """Return the value of a command's own flag; `wanted` is its name, or "" if the flag takes none.
+
+    Raises ConfigurationError if the value is missing, or isn't wanted.
+    """
+    flag, equals, _ = argument.partition("=")
+    if not wanted:
+        if equals:
+            raise ConfigurationError(f"{argument}: {flag} takes no value", f"write {flag}, or leave it out")
+        return ""
+    value = _value(argument, rest)
+    if not value:
+        raise ConfigurationError(f"{flag} needs a value", f"write {flag}={wanted}, or leave it out")
+    return value
 
 
 def _check_flag(argument: str, known: Sequence[str]) -> None:

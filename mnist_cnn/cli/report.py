@@ -145,7 +145,7 @@ def next_command(run: Run, status: Status) -> str:
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
-    """Return what `list` and `status` print about a run, without its status."""
+    """Return what `status` prints about a run, without its status."""
     from mnist_cnn import run_folder
 
     receipt = run_folder.read_receipt(folder)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 GROUPS: dict[str, type[Section]] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
 SEED, SAVE_H5 = "seed", "save_h5"
-NOT_SHOWN = ("data.digest", "model.source")
-"""Keys that no command sets."""
+NOT_SHOWN = ("data.digest", "model.source", "train.init_sha256")
+"""Keys that no command needs to set, because their values are computed from files that others name."""
 
 
 @dataclasses.dataclass(frozen=True)

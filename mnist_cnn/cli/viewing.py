@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
 
 FOLLOW = "--follow"
-PICTURES = ("history.png", "confusion.png", "mistakes.png")
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
 """Variables of which one is set if a browser can be started, except on macOS."""
 
@@ -68,7 +67,7 @@ def _pages(folder: Path) -> list[str]:
     url = run_folder.read_receipt(folder).url or ""
     if url.startswith(("https://", "http://")):  # the receipt may have been changed
         return [url]
-    names = [run_folder.REPORT] if (folder / run_folder.REPORT).is_file() else PICTURES
+    names = [run_folder.REPORT] if (folder / run_folder.REPORT).is_file() else run_folder.PLOTS
     return [(folder / name).resolve().as_uri() for name in names if (folder / name).is_file()]
 
 

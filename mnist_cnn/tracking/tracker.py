@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mnist_cnn import run_folder
+from mnist_cnn.job import leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from mnist_cnn.backend import Status
@@ -57,8 +58,7 @@ class TrackedRun:
     @property
     def settings(self) -> dict[str, Any]:
         """The job's settings by their full keys: {"train.epochs": 12}."""
-        leaves = _leaves(self.job.as_mapping())
-        return {name: value for name, value in leaves if name not in LEFT_OUT}
+        return {name: value for name, value in leaves(self.job.as_mapping()) if name not in LEFT_OUT}
 
     @property
     def tags(self) -> dict[str, str]:
@@ -126,11 +126,3 @@ def end_tags(status: Status, result: Result | None) -> dict[str, str]:
         tags |= {"weights_sha256": result.weights_sha256, "device": result.device}
         tags |= {"fingerprint": result.fingerprint} if result.fingerprint is not None else {}
     return tags
-
-
-def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in mapping.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -42,8 +42,7 @@ if TYPE_CHECKING:
 
     Weights = tuple[NDArray[Any], ...]
 
-PLOTS = ("history.png", "confusion.png", "mistakes.png")
-SAVED_FILES = ("model.keras", "model.onnx", "keras-tf-mnist.h5", *PLOTS, run_folder.METRICS)
+SAVED_FILES = ("model.keras", "model.onnx", "keras-tf-mnist.h5", *run_folder.PLOTS, run_folder.METRICS)
 
 log = logging.getLogger("mnist_cnn")
 

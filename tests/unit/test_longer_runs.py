@@ -87,6 +87,29 @@ def test_nothing_else_of_the_job_can_be_changed(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("pause_after", "message"),
+    [
+        (2, "pause_after=2: the run has trained 2 epochs of 5"),
+        (6, "pause_after=6: the job has 5 epochs"),
+        (3, None),
+        (5, None),
+    ],
+)
+def test_it_can_pause_only_after_an_epoch_that_it_still_has_to_train(
+    completed: Path, submitted: Submitted, tmp_path: Path, pause_after: int, message: str | None
+) -> None:
+    longer = ("train.epochs=5", f"pause_after={pause_after}", f"runs_dir={tmp_path / 'runs'}")
+    if message is None:
+        mnist_cnn.resume(str(completed), *longer)
+        assert len(submitted) == 1
+        return
+    with pytest.raises(ConfigurationError) as refused:
+        mnist_cnn.resume(str(completed), *longer)
+    assert refused.value.message == message
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_that_is_not_complete_is_completed_first(completed: Path, submitted: Submitted) -> None:
     (completed / "model.onnx").write_bytes(b"damaged")
     with pytest.raises(ConfigurationError, match=r"continues a completed run; .*run is damaged"):

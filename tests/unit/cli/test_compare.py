@@ -45,6 +45,15 @@ def test_only_what_differs_is_shown(ask: Ask, home: Path) -> None:
         assert picture.size == (1200, 552)
 
 
+def test_hashes_of_initial_weights_are_shortened(ask: Ask, home: Path) -> None:
+    for name, digit in (("a", "1"), ("b", "2")):
+        write_run(home / "runs" / name)
+        job = run_folder.read_job(home / "runs" / name)
+        train = dataclasses.replace(job.train, init="model.keras", init_sha256=digit * 64)
+        run_folder.write_job(home / "runs" / name, dataclasses.replace(job, train=train))
+    assert rows(ask("compare", "a", "b").out)["train.init_sha256"] == ["1" * 12, "2" * 12]
+
+
 def test_the_same_answer_as_json(ask: Ask, home: Path) -> None:
     for name in "ab":
         write_run(home / "runs" / name, "model.dense_units=8", f"seed={len(name)}", accuracy=0.99)

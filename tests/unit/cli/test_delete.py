@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -73,12 +75,33 @@ def test_yes_deletes_without_asking(ask: Ask, runs: Path) -> None:
     assert left(runs) == []
 
 
+def test_yes_with_a_value_deletes_nothing(ask: Ask, runs: Path) -> None:
+    assert refusal(ask("delete", "a", "--yes=false"))[0] == "--yes=false: --yes takes no value"
+    assert left(runs) == ["a", "b"]
+
+
 def test_without_a_terminal_nothing_is_deleted(ask: Ask, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     message, hint = refusal(ask("delete", "a", "b"))
     assert message == "delete asks first, but there is no terminal"
-    assert hint == "add --yes: python -m mnist_cnn delete a b --yes"
+    assert hint == "add --yes: python -m mnist_cnn delete runs/a runs/b --yes"
     assert left(runs) == ["a", "b"]
+
+
+def test_the_hint_to_add_yes_deletes_the_same_runs_in_the_same_way(
+    ask: Ask, runs: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its words are pasted into a shell, perhaps after another run has become the latest one."""
+    write_run(home / "other runs" / "c", accuracy=0.9)
+    (home / "conf").mkdir()
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    options = ("runs_dir=other runs", "--keep-checkpoints", "force=true", "--config-dir", "conf")
+    _, hint = refusal(ask("delete", "latest", *options))
+    program, *words = shlex.split(hint.partition("mnist_cnn ")[2])
+    expected = ["--config-dir", "conf", "other runs/c", *options[:1], "force=true", "--keep-checkpoints"]
+    assert (program, words) == ("delete", [*expected, "--yes"])
+    assert ask("delete", *words).code == 0
+    assert (left(runs), left(home / "other runs")) == (["a", "b"], [])
 
 
 @pytest.mark.parametrize(
@@ -250,6 +273,36 @@ def test_a_run_that_was_resumed_meanwhile_is_kept(
     assert ended.code == 4
     assert "error: runs/a has changed since it was checked, and was not deleted" in ended.err
     assert left(runs) == ["a"]  # the other one is deleted
+
+
+def test_a_run_that_was_resumed_meanwhile_keeps_its_checkpoints_on_the_store(
+    ask: Ask, home: Path, store: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process resumes it while the user reads the question."""
+    before, hold = stored(store), locks.hold
+
+    def resumed(*arguments: Any) -> Any:
+        receipt = run_folder.read_receipt(home / "runs" / "far")
+        resumed_receipt = dataclasses.replace(receipt, status=Status.preparing)
+        run_folder.write_receipt(home / "runs" / "far", resumed_receipt)
+        return hold(*arguments)
+
+    monkeypatch.setattr(locks, "hold", resumed)
+    message, _ = refusal(ask("delete", "far", "--yes"), 4)
+    assert message == "runs/far has changed since it was checked, and was not deleted"
+    assert stored(store) == before
+
+
+def test_only_the_checkpoints_that_the_question_counted_are_deleted(
+    answering: Callable[..., Ended], home: Path, store: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer() -> str:
+        store.write(f"{CHECKPOINTS}/far/2.npz", b"content")
+        return "y"
+
+    monkeypatch.setattr("builtins.input", answer)
+    assert answering("", "delete", "far").code == 0
+    assert (stored(store), left(home / "runs")) == (["far/2.npz", "other/1.npz"], [])
 
 
 @pytest.mark.usefixtures("runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 from pathlib import Path
@@ -114,7 +115,9 @@ def test_sort_orders_and_limit_cuts(ask: Ask, order: str, expected: str) -> None
         ("register.name=m", "unknown key register.name", "--help"),
         ("seed=interval(0,1)", "seed=interval(0,1): an interval has endless values", "commas"),
         ("--sort acuracy", "--sort=acuracy: unknown key acuracy", "did you mean accuracy?"),
-        ("--sort", "--sort=: unknown key ", "--help"),
+        ("--sort", "--sort needs a value", "--sort=KEY"),
+        ("--sort= --reverse", "--sort needs a value", "--sort=KEY"),
+        ("--limit= 3", "--limit needs a value", "--limit=N"),
         ("--limit 0", "--limit=0: allowed is a whole number, 1 or more", "list --limit=10"),
         ("--limit -3", "--limit=-3: allowed is a whole number", "list --limit=10"),
     ],
@@ -232,6 +235,13 @@ def test_the_settings_shown_make_the_same_job_again(overrides: tuple[str, ...]) 
     assert found is not None
     assert sorted(str(found).split()) == sorted(overrides)
     assert launch.make_job(*str(found).split()) == job
+
+
+def test_the_hash_of_the_initial_weights_is_not_shown() -> None:
+    job = launch.make_job()
+    train = dataclasses.replace(job.train, init="model.keras", init_sha256="1" * 64)
+    found = settings.parse(dataclasses.replace(job, train=train).to_json().encode())
+    assert str(found) == "train.init=model.keras"
 
 
 def test_settings_of_an_old_job_have_todays_names(tmp_path: Path) -> None:
