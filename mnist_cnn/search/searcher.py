@@ -28,12 +28,14 @@ from mnist_cnn.search import halving, study
 from mnist_cnn.search.halving import Promote, Trial
 from mnist_cnn.search.request import group
 from mnist_cnn.terminal import signals
+from mnist_cnn.training import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mnist_cnn.backend import Run
+    from mnist_cnn.result import EpochRow
     from mnist_cnn.search.request import Search
     from mnist_cnn.search.study import Drawn, Study
 
@@ -47,7 +49,12 @@ class Entry:
     trial: Trial
     run: Run | None = None
     error: MnistCnnError | None = None
-    accuracies: tuple[float, ...] = ()
+    history: tuple[EpochRow, ...] = ()
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Return the accuracy on the validation images after each epoch so far."""
+        return tuple(row.val_accuracy for row in self.history)
 
     @property
     def settings(self) -> str:
@@ -105,19 +112,19 @@ class Searcher:
         """Read the trials that earlier commands have begun; return those that have not reached their rung."""
         for drawn in self._study.trials():
             entry = self._add(drawn)
-            entry.accuracies = _accuracies(entry.folder)
-            rungs = [rung for rung in self.search.plan.rungs if rung <= len(entry.accuracies)]
-            epochs = max(rungs, default=0)
-            trial = Trial(drawn.number, entry.accuracies[:epochs], epochs)
+            entry.history = run_folder.read_history(entry.folder)
+            reached = self._reached(entry)
+            epochs = len(reached)
+            trial = Trial(drawn.number, reached, epochs)
             if drawn.error is not None:
                 entry.error = TrainingError(drawn.error)
                 trial = dataclasses.replace(trial, has_failed=True)
-            elif epochs != len(entry.accuracies) or not epochs or not self._has_ended(entry):
+            elif epochs < len(entry.history) or not epochs or not self._has_ended(entry):
                 target = halving.rung_after(epochs, self.search.plan.rungs)
                 trial = dataclasses.replace(trial, target=target, is_running=True)
             entry.trial = trial
             if epochs and not drawn.is_told:
-                self._study.tell(drawn.number, entry.accuracies[self.search.plan.rungs[0] - 1])
+                self._study.tell(drawn.number, reached[self.search.plan.rungs[0] - 1])
         return [entry for entry in self.entries.values() if entry.trial.is_running]
 
     def _add(self, drawn: Drawn) -> Entry:
@@ -186,18 +193,38 @@ class Searcher:
     def _settle(self, number: int, error: MnistCnnError | None) -> None:
         """Record how far a trial has come, or that it has failed."""
         entry = self.entries[number]
-        entry.accuracies = _accuracies(entry.folder)
-        if (error is not None and not isinstance(error, RunPaused)) or not entry.accuracies:
-            self._fail(entry, error or BackendError(f"{entry.folder} has no history"))
+        entry.history = run_folder.read_history(entry.folder)
+        reached = self._reached(entry, entry.trial.target)
+        if error is not None and not isinstance(error, RunPaused):
+            self._fail(entry, error)
             return
-        is_first, target = not entry.trial.epochs, entry.trial.target
-        missing = target - len(entry.accuracies)  # if train.stop_patience has ended it
-        reached = (*entry.accuracies, *entry.accuracies[-1:] * missing)[:target]
-        entry.trial = Trial(number, reached, target)
+        if not reached:
+            message = f"{entry.folder} ended before epoch {self.search.plan.rungs[0]}"
+            self._fail(entry, BackendError(message, "search again to resume it"))
+            return
+        is_first = not entry.trial.epochs
+        entry.trial = Trial(number, reached, len(reached))
         if is_first:
             self._study.tell(number, reached[self.search.plan.rungs[0] - 1])
-        epochs = f"epoch {len(entry.accuracies)}/{self.search.plan.rungs[-1]}"
+        epochs = f"epoch {len(entry.history)}/{self.search.plan.rungs[-1]}"
         self._report(f"trial {number}: {percent(reached[-1])} after {epochs}  {entry.settings}")
+
+    def _reached(self, entry: Entry, target: int = 0) -> tuple[float, ...]:
+        """Return the accuracies up to the last rung that a trial has reached.
+
+        A trial that `train.stop_patience` has ended keeps its last accuracy, up to `target` or the next rung.
+        """
+        rungs, epochs = self.search.plan.rungs, len(entry.history)
+        if self._has_stopped(entry):
+            rung = max(target, next((rung for rung in rungs if rung >= epochs), rungs[-1]))
+            return (*entry.accuracies, *entry.accuracies[-1:] * (rung - epochs))
+        return entry.accuracies[: max((rung for rung in rungs if rung <= epochs), default=0)]
+
+    def _has_stopped(self, entry: Entry) -> bool:
+        if not entry.history:
+            return False
+        patience = self.search.load(*entry.drawn.overrides).train.stop_patience
+        return stopping.has_stopped(entry.history, patience)
 
     def _fail(self, entry: Entry, error: MnistCnnError) -> None:
         """Record a failure. One that training again would not change is kept for later commands too."""
@@ -215,8 +242,3 @@ def opened(search: Search, report: Callable[[str], None]) -> Iterator[Searcher]:
     config = search.config
     with study.opened(search.folder, search.searched, search.ranges, config.sampler, config.seed) as known:
         yield Searcher(search, known, report)
-
-
-def _accuracies(folder: Path) -> tuple[float, ...]:
-    """Return the accuracy on the validation images after each epoch so far."""
-    return tuple(row.val_accuracy for row in run_folder.read_history(folder))

@@ -56,7 +56,9 @@ def ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ends:
     def train(folder: Path, pause_after: int | None) -> EndedRun:
         assert pause_after is not None
         job = run_folder.read_job(folder)
-        units, pause_after = job.model.dense_units, min(pause_after, job.train.stop_patience or pause_after)
+        units, patience = job.model.dense_units, job.train.stop_patience
+        if patience is not None:  # the loss is lowest after the first epoch
+            pause_after = min(pause_after, 1 + patience)
         rows = [
             dataclasses.replace(ROW, epoch=epoch + 1, val_accuracy=units / 100)
             for epoch in range(pause_after)
@@ -119,9 +121,22 @@ def test_the_best_settings_are_trained_longest(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ends")
 def test_a_trial_that_stops_early_is_compared_by_its_last_epoch() -> None:
     entries = searched("search.trials=4", "train.stop_patience=1")
-    assert [entry.accuracies for entry in entries] == [entry.trial.accuracies[:1] for entry in entries]
+    assert all(set(entry.trial.accuracies) == set(entry.accuracies) for entry in entries)
+    assert max(len(entry.accuracies) for entry in entries) == 2
     assert max(entry.trial.epochs for entry in entries) == 4
     assert not any(entry.error for entry in entries)
+
+
+def test_a_run_that_pauses_before_the_rung_is_continued(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster: a command was interrupted, and its run pauses while the next command waits for it."""
+    searched("search.trials=1", "search.reduction=4")
+    folder = next(Path("runs").glob("search-*/000"))
+    run_folder.write_history(folder, run_folder.read_history(folder)[:1])
+    write_receipt(folder, Status.running)
+    monkeypatch.setattr(launch, "attach_to", lambda folder, *_: EndedRun(folder, ends[""]))
+    ends[""] = lambda: write_receipt(folder, Status.paused)
+    (entry,) = searched("search.trials=1", "search.reduction=4")
+    assert len(entry.accuracies) == entry.trial.epochs == 4
 
 
 def test_a_failure_that_would_come_again_is_kept_and_another_is_tried_again(ends: Ends) -> None:
