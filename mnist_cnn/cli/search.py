@@ -40,7 +40,8 @@ def search(command: Command) -> int:
         if best is None:
             raise _all_failed(searching)
         path = what.folder / PLOT
-        plot.draw(path, searching.trials(), what.plan.rungs, best)
+        trained = {number: searching.trained(number) for number in searching.entries}
+        plot.draw(path, list(trained.values()), what.plan.rungs, trained[best.number])
         if command.as_json:
             report.print_json(_as_json(what, searching, best))
         else:

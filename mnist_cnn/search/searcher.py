@@ -105,6 +105,11 @@ class Searcher:
     def trials(self) -> list[Trial]:
         return [entry.trial for entry in self.entries.values()]
 
+    def trained(self, number: int) -> Trial:
+        """Return a trial with the epochs that it trained, without those that only count as trained."""
+        entry = self.entries[number]
+        return dataclasses.replace(entry.trial, accuracies=entry.accuracies)
+
     def _running(self) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.run is not None and entry.trial.is_running]
 
@@ -119,7 +124,9 @@ class Searcher:
             if drawn.error is not None:
                 entry.error = TrainingError(drawn.error)
                 trial = dataclasses.replace(trial, has_failed=True)
-            elif epochs < len(entry.history) or not epochs or not self._has_ended(entry):
+            elif (
+                epochs < len(entry.history) or not epochs or not self._has_ended(entry)
+            ) and not self._has_stopped(entry):
                 target = halving.rung_after(epochs, self.search.plan.rungs)
                 trial = dataclasses.replace(trial, target=target, is_running=True)
             entry.trial = trial
@@ -156,6 +163,9 @@ class Searcher:
 
     def _begin(self, entry: Entry) -> None:
         """Start or resume a trial's run, and wait for its end in a thread."""
+        if self._has_stopped(entry):
+            self._settle(entry.drawn.number, None)
+            return
         with signals.defer_signals() if self._ends_with_us else contextlib.nullcontext():
             try:
                 entry.run = self._start(entry)

@@ -127,6 +127,22 @@ def test_a_trial_that_stops_early_is_compared_by_its_last_epoch() -> None:
     assert not any(entry.error for entry in entries)
 
 
+@pytest.mark.usefixtures("ends")
+def test_a_trial_that_has_stopped_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    resume = launch.prepare_resume
+
+    def resume_unfinished(run: str, *rest: list[str]) -> Callable[[], object]:
+        assert len(run_folder.read_history(Path(run))) < 2
+        return resume(run, *rest)
+
+    monkeypatch.setattr(launch, "prepare_resume", resume_unfinished)
+    words = ("search.trials=4", "train.stop_patience=1")
+    first = [entry.trial for entry in searched(*words)]
+    monkeypatch.delattr(launch, "prepare_resume")
+    again = searched(*words)
+    assert max(entry.trial.epochs for entry in again) == max(trial.epochs for trial in first) == 4
+
+
 def test_a_run_that_pauses_before_the_rung_is_continued(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a cluster: a command was interrupted, and its run pauses while the next command waits for it."""
     searched("search.trials=1", "search.reduction=4")
