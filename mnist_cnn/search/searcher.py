@@ -81,6 +81,7 @@ class Searcher:
 
         Raises:
             BackendError, DataError: a trial cannot be started; the same search continues later.
+            ConfigurationError: a trial cannot be resumed, because what it needs has changed.
         """
         with signals.first_signal_only() if self._ends_with_us else contextlib.nullcontext():
             try:
@@ -170,7 +171,7 @@ class Searcher:
             try:
                 entry.run = self._start(entry)
             except ConfigurationError as error:
-                if entry.trial.epochs:  # what it needs has changed since
+                if _has_run(entry):  # it was valid, but what it needs has changed since
                     raise
                 self._fail(entry, error)
                 return
@@ -179,7 +180,7 @@ class Searcher:
     def _start(self, entry: Entry) -> Run:
         """Start or resume a trial's run, or attach to it if it is still running."""
         pause = f"pause_after={entry.trial.target}"
-        if not (entry.folder / run_folder.RECEIPT).exists():
+        if not _has_run(entry):
             config = self.search.load(*entry.drawn.overrides, pause)
             config = dataclasses.replace(
                 config, run=dataclasses.replace(config.run, run_dir=str(entry.folder))
@@ -240,7 +241,7 @@ class Searcher:
         """Record a failure. One that training again would not change is kept for later commands too."""
         entry.error = error
         entry.trial = dataclasses.replace(entry.trial, has_failed=True, is_running=False)
-        is_unbuildable = isinstance(error, ConfigurationError) and not entry.trial.epochs
+        is_unbuildable = isinstance(error, ConfigurationError) and not _has_run(entry)
         if isinstance(error, TrainingError) or is_unbuildable:
             self._study.fail(entry.drawn.number, error.message)
         self._report(f"trial {entry.drawn.number}: failed: {error.message}  {entry.settings}")
@@ -252,3 +253,7 @@ def opened(search: Search, report: Callable[[str], None]) -> Iterator[Searcher]:
     config = search.config
     with study.opened(search.folder, search.searched, search.ranges, config.sampler, config.seed) as known:
         yield Searcher(search, known, report)
+
+
+def _has_run(entry: Entry) -> bool:
+    return (entry.folder / run_folder.RECEIPT).exists()

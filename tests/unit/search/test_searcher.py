@@ -170,6 +170,21 @@ def test_a_failure_that_would_come_again_is_kept_and_another_is_tried_again(ends
     assert [entry.error and entry.error.message for entry in entries] == ["the loss became nan", None, None]
 
 
+def test_a_trial_that_cannot_be_resumed_now_is_not_recorded_as_failed(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends["000"] = raising(BackendError("the node is gone"))
+    searched("search.trials=1")
+    folder = next(Path("runs").glob("search-*/000"))
+    run_folder.write_history(folder, [])
+    ends.clear()
+    ends[""] = lambda: None
+    with monkeypatch.context() as patch, pytest.raises(ConfigurationError, match="numpy has changed"):
+        patch.setattr(launch, "prepare_resume", lambda *_: raising(ConfigurationError("numpy has changed")))
+        searched("search.trials=1")
+    assert [entry.error for entry in searched("search.trials=1")] == [None]
+
+
 @pytest.mark.usefixtures("ends")
 def test_a_backend_that_starts_nothing_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     start = launch.start
