@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -183,6 +184,14 @@ def test_a_trial_that_cannot_be_resumed_now_is_not_recorded_as_failed(
         patch.setattr(launch, "prepare_resume", lambda *_: raising(ConfigurationError("numpy has changed")))
         searched("search.trials=1")
     assert [entry.error for entry in searched("search.trials=1")] == [None]
+
+
+@pytest.mark.usefixtures("ends")
+def test_a_trial_whose_folder_was_deleted_is_trained_again() -> None:
+    searched("search.trials=1")
+    shutil.rmtree(next(Path("runs").glob("search-*/000")))
+    (entry,) = searched("search.trials=1")
+    assert entry.trial.epochs == 4
 
 
 @pytest.mark.usefixtures("ends")
