@@ -167,6 +167,8 @@ class Searcher:
         if self._has_stopped(entry):
             self._settle(entry.drawn.number, None)
             return
+        if not _has_run(entry):
+            self.search.check_network()
         with signals.defer_signals() if self._ends_with_us else contextlib.nullcontext():
             try:
                 entry.run = self._start(entry)

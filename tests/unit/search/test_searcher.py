@@ -195,6 +195,32 @@ def test_a_trial_whose_folder_was_deleted_is_trained_again() -> None:
 
 
 @pytest.mark.usefixtures("ends")
+def test_all_trials_have_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "check_network", lambda *_: None)
+    network = Path("net.py")
+    network.write_text("def build(): ...")
+    what = prepare([*SEARCH[:2], "search.trials=1", "model.file=net.py", "train.optimizer=adam,sgd"])
+    network.write_text("def build(): pass")
+    with searcher.opened(what, print) as searching:
+        with pytest.raises(ConfigurationError, match=r"model.file=net.py has changed"):
+            searching.run()
+        network.write_text("def build(): ...")
+        searching.run()
+        assert not searching.entries[0].error
+
+
+@pytest.mark.usefixtures("ends")
+def test_all_trials_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = Path("my runs/first/model.keras")
+    monkeypatch.setattr(launch.initial_weights, "locate", lambda *_: newest)
+    monkeypatch.setattr(launch.initial_weights, "read", lambda *_: ())
+    monkeypatch.setattr(launch.initial_weights, "check_network", lambda *_: None)
+    monkeypatch.setattr(launch, "arrays_sha256", lambda _: "0" * 64)
+    train = prepare([*SEARCH, "train.init=latest"]).load().train
+    assert (train.init, train.init_sha256) == (str(newest), "0" * 64)
+
+
+@pytest.mark.usefixtures("ends")
 def test_a_backend_that_starts_nothing_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     start = launch.start
 
