@@ -12,6 +12,7 @@ from mnist_cnn.errors import Interrupted, MnistCnnError, TrainingError
 from mnist_cnn.result import percent
 from mnist_cnn.search import halving, plot, searcher
 from mnist_cnn.search.request import prepare
+from mnist_cnn.training import stopping
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
@@ -122,17 +123,35 @@ def _print_end(what: Search, searching: Searcher, best: Trial, stream: TextIO) -
     report.print_table(["trial", "accuracy", "epochs", "settings", ""], cells)
     trained, whole = _epochs(what, searching)
     saved = f", {whole - trained} fewer than without halving" if whole > trained else ""
+    chosen = searching.entries[best.number].drawn.overrides
     lines = (
         f"accuracies are on the validation images; {trained} epochs were trained{saved}",
         f"runs and {PLOT} are in {what.folder}",
-        "train the best settings on all training images:",
-        f"  {train_command(what, searching.entries[best.number].drawn.overrides)}",
+        _train_heading(what, chosen),
+        f"  {train_command(what, chosen)}",
     )
     print("\n".join(lines), file=stream, flush=True)
 
 
+def _train_heading(what: Search, chosen: tuple[str, ...]) -> str:
+    if _needs_validation(what, chosen):
+        return f"train the best settings; they need the images of {VALIDATION}:"
+    return "train the best settings on all training images:"
+
+
+def _needs_validation(what: Search, chosen: tuple[str, ...]) -> bool:
+    return stopping.needs_validation(what.load(*chosen).train)
+
+
 def train_command(what: Search, chosen: tuple[str, ...]) -> str:
-    """Return the command that trains with chosen settings, on the images of the validation too."""
-    fixed = [text for text in what.fixed if text.lstrip("+").partition("=")[0] != VALIDATION]
-    dirs = [word for folder in what.config_dirs for word in ("--config-dir", folder)]
-    return f"{report.program()} {shlex.join([*dirs, *fixed, *chosen, f'{VALIDATION}=0'])}"
+    """Return the command that trains with chosen settings.
+
+    It trains on the validation images too, unless `train.stop_patience` or `train.keep` needs them.
+    """
+    words = [word for folder in what.config_dirs for word in ("--config-dir", folder)]
+    if _needs_validation(what, chosen):
+        words += [*what.fixed, *chosen]
+    else:
+        fixed = [text for text in what.fixed if text.lstrip("+").partition("=")[0] != VALIDATION]
+        words += [*fixed, *chosen, f"{VALIDATION}=0"]
+    return f"{report.program()} {shlex.join(words)}"

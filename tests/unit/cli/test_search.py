@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.cli import refusal
 
-from mnist_cnn import compose
+from mnist_cnn import compose, launch
 from mnist_cnn.cli.main import parse
 from mnist_cnn.cli.search import train_command
 from mnist_cnn.search import searcher
@@ -108,3 +108,11 @@ def test_the_winner_is_trained_on_all_training_images(home: Path) -> None:
     config = compose.load(command.overrides)
     assert (config.train.optimizer, config.model.filters) == ("sgd", (8, 16))
     assert (config.train.epochs, config.data.validation) == (12, 0)
+
+
+@pytest.mark.parametrize("setting", ["train.stop_patience=2", "train.keep=best"])
+def test_a_winner_that_needs_validation_images_keeps_them(home: Path, setting: str) -> None:
+    assert home.is_dir()
+    what = prepare(["data.validation=9", "train.optimizer=adam,sgd", setting])
+    line = train_command(what, ("train.optimizer=sgd",))
+    assert launch.make_job(*parse(shlex.split(line)[3:]).overrides).data.validation == 9

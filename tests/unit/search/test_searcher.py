@@ -180,9 +180,10 @@ def test_a_trial_that_cannot_be_resumed_now_is_not_recorded_as_failed(
     run_folder.write_history(folder, [])
     ends.clear()
     ends[""] = lambda: None
-    with monkeypatch.context() as patch, pytest.raises(ConfigurationError, match="numpy has changed"):
+    with monkeypatch.context() as patch:
         patch.setattr(launch, "prepare_resume", lambda *_: raising(ConfigurationError("numpy has changed")))
-        searched("search.trials=1")
+        with pytest.raises(ConfigurationError, match="numpy has changed"):
+            searched("search.trials=1")
     assert [entry.error for entry in searched("search.trials=1")] == [None]
 
 
