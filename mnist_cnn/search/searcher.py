@@ -28,6 +28,7 @@ from mnist_cnn.search import halving, study
 from mnist_cnn.search.halving import Promote, Trial
 from mnist_cnn.search.request import group
 from mnist_cnn.terminal import signals
+from mnist_cnn.tracking.recording import END_SECONDS, recorded
 from mnist_cnn.training import stopping
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Entry:
     folder: Path
     trial: Trial
     run: Run | None = None
+    waiter: threading.Thread | None = None
     error: MnistCnnError | None = None
     history: tuple[EpochRow, ...] = ()
 
@@ -102,6 +104,8 @@ class Searcher:
         for entry in self._running():
             if entry.run is not None:
                 entry.run.cancel()
+                if entry.waiter is not None:
+                    entry.waiter.join(END_SECONDS)  # it records the end in the run's trackers
 
     def trials(self) -> list[Trial]:
         return [entry.trial for entry in self.entries.values()]
@@ -177,7 +181,8 @@ class Searcher:
                     raise
                 self._fail(entry, error)
                 return
-        threading.Thread(target=self._wait, args=(entry.drawn.number, entry.run), daemon=True).start()
+        entry.waiter = threading.Thread(target=self._wait, args=(entry.drawn.number, entry.run), daemon=True)
+        entry.waiter.start()
 
     def _start(self, entry: Entry) -> Run:
         """Start or resume a trial's run, or attach to it if it is still running."""
@@ -196,7 +201,8 @@ class Searcher:
 
     def _wait(self, number: int, run: Run) -> None:
         try:
-            run.wait()
+            with recorded(run):
+                run.wait()
             self._ended.put((number, None))
         except MnistCnnError as error:
             self._ended.put((number, error))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -233,6 +234,22 @@ def test_a_backend_that_starts_nothing_ends_the_search(monkeypatch: pytest.Monke
         searched("search.trials=2")
     monkeypatch.setattr(launch, "start", start)
     assert len(searched("search.trials=2")) == 2
+
+
+@pytest.mark.usefixtures("ends")
+def test_each_trial_is_recorded_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = []
+
+    @contextlib.contextmanager
+    def record(run: EndedRun) -> Iterator[None]:
+        with pytest.raises(RunPaused) as raised:
+            yield
+        recorded.append(run.folder.name)
+        raise raised.value
+
+    monkeypatch.setattr(searcher, "recorded", record)
+    assert [entry.error for entry in searched("search.trials=2", "search.reduction=1")] == [None, None]
+    assert recorded == ["000", "001"]
 
 
 @pytest.mark.usefixtures("ends")
