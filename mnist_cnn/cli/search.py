@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn.cli import report
-from mnist_cnn.errors import Interrupted, MnistCnnError, TrainingError
+from mnist_cnn.errors import Interrupted, MnistCnnError, TrainingError, command_on
 from mnist_cnn.result import percent
 from mnist_cnn.search import halving, plot, searcher
 from mnist_cnn.search.request import prepare
@@ -33,12 +33,15 @@ def search(command: Command) -> int:
         try:
             searching.run()
         except KeyboardInterrupt:
+            _report_what_runs(searching)
             raise Interrupted(f"interrupted; {what.folder} is kept", _again(command)) from None
         except MnistCnnError as error:
+            _report_what_runs(searching)
             error.hint = "; ".join(filter(None, (error.hint, f"then {_again(command)}")))
             raise
         best = halving.best(searching.trials())
         if best is None:
+            _print_costs(searching)
             raise _all_failed(searching)
         path = what.folder / PLOT
         trained = {number: searching.trained(number) for number in searching.entries}
@@ -47,9 +50,24 @@ def search(command: Command) -> int:
             report.print_json(_as_json(what, searching, best))
         else:
             _print_end(what, searching, best, stream)
-        runs = [entry.run for entry in searching.entries.values() if entry.run is not None]
-        report.print_costs(runs[-1:])
+        _print_costs(searching)
     return 0
+
+
+def _report_what_runs(searching: Searcher) -> None:
+    """Print on stderr which runs an ended command leaves running, and what their backend costs."""
+    if folders := searching.left_running():
+        runs = ", ".join(map(str, folders))
+        stop = f"{report.program()} {command_on('cancel', 'RUN')}"
+        report.print_lossy(f"these runs may still be running: {runs}", sys.stderr)
+        report.print_lossy(f"stop one of them: {stop}", sys.stderr)
+    _print_costs(searching)
+
+
+def _print_costs(searching: Searcher) -> None:
+    """Print on stderr what the trials' backend costs now."""
+    runs = [entry.run for entry in searching.entries.values() if entry.run is not None]
+    report.print_costs(runs[-1:])
 
 
 def _begin(what: Search) -> str:

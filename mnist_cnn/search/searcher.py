@@ -115,6 +115,12 @@ class Searcher:
         entry = self.entries[number]
         return dataclasses.replace(entry.trial, accuracies=entry.accuracies)
 
+    def left_running(self) -> list[Path]:
+        """Return the folders of the runs that may still be running when the search's command ends."""
+        if self._ends_with_us:
+            return []
+        return [entry.folder for entry in self.entries.values() if _may_be_running(entry)]
+
     def _running(self) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.run is not None and entry.trial.is_running]
 
@@ -265,3 +271,9 @@ def opened(search: Search, report: Callable[[str], None]) -> Iterator[Searcher]:
 
 def _has_run(entry: Entry) -> bool:
     return (entry.folder / run_folder.RECEIPT).exists()
+
+
+def _may_be_running(entry: Entry) -> bool:
+    with contextlib.suppress(BackendError):  # a damaged receipt
+        return _has_run(entry) and not run_folder.read_receipt(entry.folder).status.is_final
+    return True
