@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn.cli import report
 from mnist_cnn.errors import Interrupted, MnistCnnError, TrainingError, command_on
+from mnist_cnn.redaction import redact
 from mnist_cnn.result import percent
 from mnist_cnn.search import halving, plot, searcher
 from mnist_cnn.search.request import prepare
@@ -78,7 +79,8 @@ def _begin(what: Search) -> str:
 
 def _again(command: Command) -> str:
     dirs = [word for folder in command.config_dirs for word in ("--config-dir", folder)]
-    return f"continue it: {report.program()} {shlex.join(['search', *dirs, *command.overrides])}"
+    words = shlex.join(["search", *dirs, *command.overrides])
+    return redact(f"continue it: {report.program()} {words}")
 
 
 def _all_failed(searching: Searcher) -> MnistCnnError:
@@ -162,7 +164,7 @@ def _needs_validation(what: Search, chosen: tuple[str, ...]) -> bool:
 
 
 def train_command(what: Search, chosen: tuple[str, ...]) -> str:
-    """Return the command that trains with chosen settings.
+    """Return the command that trains with chosen settings, without passwords.
 
     It trains on the validation images too, unless `train.stop_patience` or `train.keep` needs them.
     """
@@ -172,4 +174,4 @@ def train_command(what: Search, chosen: tuple[str, ...]) -> str:
     else:
         fixed = [text for text in what.fixed if text.lstrip("+").partition("=")[0] != VALIDATION]
         words += [*fixed, *chosen, f"{VALIDATION}=0"]
-    return f"{report.program()} {shlex.join(words)}"
+    return redact(f"{report.program()} {shlex.join(words)}")

@@ -144,3 +144,13 @@ def test_runs_that_a_search_leaves_on_a_cluster_are_named(
     lines = ask("search", *JOB, RANGE).err.splitlines()
     assert lines[0] == f"these runs may still be running: {home / '001'}"
     assert lines[2] == "a node costs 1 USD per hour"
+
+
+def test_printed_commands_hold_no_password(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Searcher) -> None:
+        raise BackendError("the service does not answer")
+
+    monkeypatch.setattr(Searcher, "run", fail)
+    track = "track.mlflow.uri=http://user:pa55word@host/"
+    printed = [ask("search", *JOB, RANGE, track).err, train_command(prepare([*JOB, RANGE, track]), ())]
+    assert all("http://***@host/" in text and "pa55word" not in text for text in printed)
