@@ -20,6 +20,7 @@ from mnist_cnn.backends.local import LocalBackend
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunPaused, TrainingError
 from mnist_cnn.search import searcher
 from mnist_cnn.search.request import prepare
+from mnist_cnn.training import initial_weights
 
 if TYPE_CHECKING:
     from mnist_cnn.config import Config
@@ -214,9 +215,9 @@ def test_all_trials_have_the_same_network(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("ends")
 def test_all_trials_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     newest = Path("my runs/first/model.keras")
-    monkeypatch.setattr(launch.initial_weights, "locate", lambda *_: newest)
-    monkeypatch.setattr(launch.initial_weights, "read", lambda *_: ())
-    monkeypatch.setattr(launch.initial_weights, "check_network", lambda *_: None)
+    monkeypatch.setattr(initial_weights, "locate", lambda *_: newest)
+    monkeypatch.setattr(initial_weights, "read", lambda *_: ())
+    monkeypatch.setattr(initial_weights, "check_network", lambda *_: None)
     monkeypatch.setattr(launch, "arrays_sha256", lambda _: "0" * 64)
     train = prepare([*SEARCH, "train.init=latest"]).load().train
     assert (train.init, train.init_sha256) == (str(newest), "0" * 64)
@@ -238,7 +239,7 @@ def test_a_backend_that_starts_nothing_ends_the_search(monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("ends")
 def test_each_trial_is_recorded_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded = []
+    recorded: list[str] = []
 
     @contextlib.contextmanager
     def record(run: EndedRun) -> Iterator[None]:
