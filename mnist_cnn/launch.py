@@ -382,13 +382,7 @@ def _job(config: Config, info: DataSetInfo) -> Job:
     model = config.model
     if model.file is not None:
         path = Path(model.file)
-        try:
-            source = safe_read.read_text(path, SOURCE_BYTES)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not a text file"
-            message = f"model.file={model.file} cannot be read: {reason}"
-            raise ConfigurationError(message, "name a Python file that defines build()") from error
-        model = dataclasses.replace(model, file=path.name, source=source)
+        model = dataclasses.replace(model, file=path.name, source=read_network(path))
     check_network(model, info.height, info.width)
     stopping.check(config.train, config.data.validation)
     metrics.check(config.train.metrics)
@@ -403,6 +397,16 @@ def _job(config: Config, info: DataSetInfo) -> Job:
         seed=config.run.seed,
         save_h5=config.run.save_h5,
     )
+
+
+def read_network(path: Path) -> str:
+    """Return the text of the file that `model.file` names. Raises ConfigurationError."""
+    try:
+        return safe_read.read_text(path, SOURCE_BYTES)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        message = f"model.file={path} cannot be read: {reason}"
+        raise ConfigurationError(message, "name a Python file that defines build()") from error
 
 
 def _with_initial_weights(config: Config, model: ModelConfig, info: DataSetInfo) -> TrainConfig:

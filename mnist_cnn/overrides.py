@@ -94,7 +94,7 @@ def _candidate(job: Job, train: str, model: str) -> tuple[str, ...]:
     changes = _differing(job, *_sections(**usual | choices))
     return (
         *(f"{group}={option}" for group, option in choices.items()),
-        *(f"{key}={_for_hydra(value)}" for key, value in changes.items()),
+        *(f"{key}={quoted(value)}" for key, value in changes.items()),
     )
 
 
@@ -129,7 +129,7 @@ def _content(name: str) -> dict[str, Any]:
     return content
 
 
-def _for_hydra(value: object) -> str:
+def quoted(value: object) -> str:
     """Return a value as Hydra's overrides write it."""
     if not isinstance(value, str) or _PLAIN_TEXT.fullmatch(value):
         return written(value)

@@ -8,10 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn.cli import report
-from mnist_cnn.errors import Interrupted, MnistCnnError, TrainingError
+from mnist_cnn.errors import Interrupted, MnistCnnError, TrainingError, command_on
+from mnist_cnn.redaction import redact
 from mnist_cnn.result import percent
 from mnist_cnn.search import halving, plot, searcher
 from mnist_cnn.search.request import prepare
+from mnist_cnn.training import stopping
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
@@ -32,22 +34,41 @@ def search(command: Command) -> int:
         try:
             searching.run()
         except KeyboardInterrupt:
+            _report_what_runs(searching)
             raise Interrupted(f"interrupted; {what.folder} is kept", _again(command)) from None
         except MnistCnnError as error:
+            _report_what_runs(searching)
             error.hint = "; ".join(filter(None, (error.hint, f"then {_again(command)}")))
             raise
         best = halving.best(searching.trials())
         if best is None:
+            _print_costs(searching)
             raise _all_failed(searching)
         path = what.folder / PLOT
-        plot.draw(path, searching.trials(), what.plan.rungs, best)
+        trained = {number: searching.trained(number) for number in searching.entries}
+        plot.draw(path, list(trained.values()), what.plan.rungs, trained[best.number])
         if command.as_json:
             report.print_json(_as_json(what, searching, best))
         else:
             _print_end(what, searching, best, stream)
-        runs = [entry.run for entry in searching.entries.values() if entry.run is not None]
-        report.print_costs(runs[-1:])
+        _print_costs(searching)
     return 0
+
+
+def _report_what_runs(searching: Searcher) -> None:
+    """Print on stderr which runs an ended command leaves running, and what their backend costs."""
+    if folders := searching.left_running():
+        runs = ", ".join(map(str, folders))
+        stop = f"{report.program()} {command_on('cancel', 'RUN')}"
+        report.print_lossy(f"these runs may still be running: {runs}", sys.stderr)
+        report.print_lossy(f"stop one of them: {stop}", sys.stderr)
+    _print_costs(searching)
+
+
+def _print_costs(searching: Searcher) -> None:
+    """Print on stderr what the trials' backend costs now."""
+    runs = [entry.run for entry in searching.entries.values() if entry.run is not None]
+    report.print_costs(runs[-1:])
 
 
 def _begin(what: Search) -> str:
@@ -58,7 +79,8 @@ def _begin(what: Search) -> str:
 
 def _again(command: Command) -> str:
     dirs = [word for folder in command.config_dirs for word in ("--config-dir", folder)]
-    return f"continue it: {report.program()} {shlex.join(['search', *dirs, *command.overrides])}"
+    words = shlex.join(["search", *dirs, *command.overrides])
+    return redact(f"continue it: {report.program()} {words}")
 
 
 def _all_failed(searching: Searcher) -> MnistCnnError:
@@ -121,17 +143,35 @@ def _print_end(what: Search, searching: Searcher, best: Trial, stream: TextIO) -
     report.print_table(["trial", "accuracy", "epochs", "settings", ""], cells)
     trained, whole = _epochs(what, searching)
     saved = f", {whole - trained} fewer than without halving" if whole > trained else ""
+    chosen = searching.entries[best.number].drawn.overrides
     lines = (
         f"accuracies are on the validation images; {trained} epochs were trained{saved}",
         f"runs and {PLOT} are in {what.folder}",
-        "train the best settings on all training images:",
-        f"  {train_command(what, searching.entries[best.number].drawn.overrides)}",
+        _train_heading(what, chosen),
+        f"  {train_command(what, chosen)}",
     )
     print("\n".join(lines), file=stream, flush=True)
 
 
+def _train_heading(what: Search, chosen: tuple[str, ...]) -> str:
+    if _needs_validation(what, chosen):
+        return f"train the best settings; they need the images of {VALIDATION}:"
+    return "train the best settings on all training images:"
+
+
+def _needs_validation(what: Search, chosen: tuple[str, ...]) -> bool:
+    return stopping.needs_validation(what.load(*chosen).train)
+
+
 def train_command(what: Search, chosen: tuple[str, ...]) -> str:
-    """Return the command that trains with chosen settings, on the images of the validation too."""
-    fixed = [text for text in what.fixed if text.lstrip("+").partition("=")[0] != VALIDATION]
-    dirs = [word for folder in what.config_dirs for word in ("--config-dir", folder)]
-    return f"{report.program()} {shlex.join([*dirs, *fixed, *chosen, f'{VALIDATION}=0'])}"
+    """Return the command that trains with chosen settings, without passwords.
+
+    It trains on the validation images too, unless `train.stop_patience` or `train.keep` needs them.
+    """
+    words = [word for folder in what.config_dirs for word in ("--config-dir", folder)]
+    if _needs_validation(what, chosen):
+        words += [*what.fixed, *chosen]
+    else:
+        fixed = [text for text in what.fixed if text.lstrip("+").partition("=")[0] != VALIDATION]
+        words += [*fixed, *chosen, f"{VALIDATION}=0"]
+    return redact(f"{report.program()} {shlex.join(words)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import compose, launch, records
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.overrides import quoted
 from mnist_cnn.search import halving, ranges, study
 from mnist_cnn.search.halving import Plan
 
@@ -33,6 +34,14 @@ class Search:
     plan: Plan
     folder: Path
     searched: dict[str, Any]
+    network: tuple[Path, str] | None = None
+    """The file that builds the network, and its text; None if there is none, or if it is searched."""
+
+    def check_network(self) -> None:
+        """Raise ConfigurationError if the file that builds the network has changed since the search began."""
+        if self.network is not None and launch.read_network(self.network[0]) != self.network[1]:
+            message = f"model.file={self.network[0]} has changed since the search began"
+            raise ConfigurationError(message, "undo the change; to search with the new network, search again")
 
     def load(self, *chosen: str) -> Config:
         """Return a trial's configuration."""
@@ -63,6 +72,7 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search
         raise ConfigurationError(message, "lower search.min_epochs, or raise train.epochs")
     rungs = halving.rungs(job.train.epochs, config.min_epochs, config.reduction)
     plan = Plan(config.trials, rungs, config.reduction)
+    fixed = _with_fixed_weights(fixed, job, found)
     searched = {
         "job": job.digest,
         "ranges": " ".join(sorted(each.text for each in found)),
@@ -71,9 +81,21 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search
     }
     name = f"search-{records.digest(searched)[:8]}"
     folder = Path(config.dir) if config.dir is not None else Path(base.run.runs_dir) / name
-    search = Search(config, fixed, found, tuple(config_dirs), plan, folder, searched)
+    network = None
+    if base.model.file is not None and not {"model", "model.file"} & {each.key for each in found}:
+        network = (Path(base.model.file), job.model.source or "")
+    search = Search(config, fixed, found, tuple(config_dirs), plan, folder, searched, network)
     _check_ranges(search, job)
     return search
+
+
+def _with_fixed_weights(fixed: tuple[str, ...], job: Job, searched: Sequence[Range]) -> tuple[str, ...]:
+    """Return overrides that let all trials start from the weights that `train.init` names now."""
+    if job.train.init is None or {"train", "train.init"} & {each.key for each in searched}:
+        return fixed
+    weights = {"train.init": quoted(job.train.init), "train.init_sha256": str(job.train.init_sha256)}
+    others = (text for text in fixed if text.lstrip("+").partition("=")[0] not in weights)
+    return (*others, *(f"{key}={value}" for key, value in weights.items()))
 
 
 def _check_ranges(search: Search, job: Job) -> None:

@@ -28,12 +28,15 @@ from mnist_cnn.search import halving, study
 from mnist_cnn.search.halving import Promote, Trial
 from mnist_cnn.search.request import group
 from mnist_cnn.terminal import signals
+from mnist_cnn.tracking.recording import END_SECONDS, recorded
+from mnist_cnn.training import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mnist_cnn.backend import Run
+    from mnist_cnn.result import EpochRow
     from mnist_cnn.search.request import Search
     from mnist_cnn.search.study import Drawn, Study
 
@@ -46,8 +49,14 @@ class Entry:
     folder: Path
     trial: Trial
     run: Run | None = None
+    waiter: threading.Thread | None = None
     error: MnistCnnError | None = None
-    accuracies: tuple[float, ...] = ()
+    history: tuple[EpochRow, ...] = ()
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Return the accuracy on the validation images after each epoch so far."""
+        return tuple(row.val_accuracy for row in self.history)
 
     @property
     def settings(self) -> str:
@@ -74,6 +83,7 @@ class Searcher:
 
         Raises:
             BackendError, DataError: a trial cannot be started; the same search continues later.
+            ConfigurationError: a trial cannot be resumed, because what it needs has changed.
         """
         with signals.first_signal_only() if self._ends_with_us else contextlib.nullcontext():
             try:
@@ -94,9 +104,22 @@ class Searcher:
         for entry in self._running():
             if entry.run is not None:
                 entry.run.cancel()
+                if entry.waiter is not None:
+                    entry.waiter.join(END_SECONDS)  # it records the end in the run's trackers
 
     def trials(self) -> list[Trial]:
         return [entry.trial for entry in self.entries.values()]
+
+    def trained(self, number: int) -> Trial:
+        """Return a trial with the epochs that it trained, without those that only count as trained."""
+        entry = self.entries[number]
+        return dataclasses.replace(entry.trial, accuracies=entry.accuracies)
+
+    def left_running(self) -> list[Path]:
+        """Return the folders of the runs that may still be running when the search's command ends."""
+        if self._ends_with_us:
+            return []
+        return [entry.folder for entry in self.entries.values() if _may_be_running(entry)]
 
     def _running(self) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.run is not None and entry.trial.is_running]
@@ -105,19 +128,21 @@ class Searcher:
         """Read the trials that earlier commands have begun; return those that have not reached their rung."""
         for drawn in self._study.trials():
             entry = self._add(drawn)
-            entry.accuracies = _accuracies(entry.folder)
-            rungs = [rung for rung in self.search.plan.rungs if rung <= len(entry.accuracies)]
-            epochs = max(rungs, default=0)
-            trial = Trial(drawn.number, entry.accuracies[:epochs], epochs)
+            entry.history = run_folder.read_history(entry.folder)
+            reached = self._reached(entry)
+            epochs = len(reached)
+            trial = Trial(drawn.number, reached, epochs)
             if drawn.error is not None:
                 entry.error = TrainingError(drawn.error)
                 trial = dataclasses.replace(trial, has_failed=True)
-            elif epochs != len(entry.accuracies) or not epochs or not self._has_ended(entry):
+            elif (
+                epochs < len(entry.history) or not epochs or not self._has_ended(entry)
+            ) and not self._has_stopped(entry):
                 target = halving.rung_after(epochs, self.search.plan.rungs)
                 trial = dataclasses.replace(trial, target=target, is_running=True)
             entry.trial = trial
             if epochs and not drawn.is_told:
-                self._study.tell(drawn.number, entry.accuracies[self.search.plan.rungs[0] - 1])
+                self._study.tell(drawn.number, reached[self.search.plan.rungs[0] - 1])
         return [entry for entry in self.entries.values() if entry.trial.is_running]
 
     def _add(self, drawn: Drawn) -> Entry:
@@ -149,20 +174,26 @@ class Searcher:
 
     def _begin(self, entry: Entry) -> None:
         """Start or resume a trial's run, and wait for its end in a thread."""
+        if self._has_stopped(entry):
+            self._settle(entry.drawn.number, None)
+            return
+        if not _has_run(entry):
+            self.search.check_network()
         with signals.defer_signals() if self._ends_with_us else contextlib.nullcontext():
             try:
                 entry.run = self._start(entry)
             except ConfigurationError as error:
-                if entry.trial.epochs:  # what it needs has changed since
+                if _has_run(entry):  # it was valid, but what it needs has changed since
                     raise
                 self._fail(entry, error)
                 return
-        threading.Thread(target=self._wait, args=(entry.drawn.number, entry.run), daemon=True).start()
+        entry.waiter = threading.Thread(target=self._wait, args=(entry.drawn.number, entry.run), daemon=True)
+        entry.waiter.start()
 
     def _start(self, entry: Entry) -> Run:
         """Start or resume a trial's run, or attach to it if it is still running."""
         pause = f"pause_after={entry.trial.target}"
-        if not (entry.folder / run_folder.RECEIPT).exists():
+        if not _has_run(entry):
             config = self.search.load(*entry.drawn.overrides, pause)
             config = dataclasses.replace(
                 config, run=dataclasses.replace(config.run, run_dir=str(entry.folder))
@@ -176,7 +207,8 @@ class Searcher:
 
     def _wait(self, number: int, run: Run) -> None:
         try:
-            run.wait()
+            with recorded(run):
+                run.wait()
             self._ended.put((number, None))
         except MnistCnnError as error:
             self._ended.put((number, error))
@@ -186,24 +218,44 @@ class Searcher:
     def _settle(self, number: int, error: MnistCnnError | None) -> None:
         """Record how far a trial has come, or that it has failed."""
         entry = self.entries[number]
-        entry.accuracies = _accuracies(entry.folder)
-        if (error is not None and not isinstance(error, RunPaused)) or not entry.accuracies:
-            self._fail(entry, error or BackendError(f"{entry.folder} has no history"))
+        entry.history = run_folder.read_history(entry.folder)
+        reached = self._reached(entry, entry.trial.target)
+        if error is not None and not isinstance(error, RunPaused):
+            self._fail(entry, error)
             return
-        is_first, target = not entry.trial.epochs, entry.trial.target
-        missing = target - len(entry.accuracies)  # if train.stop_patience has ended it
-        reached = (*entry.accuracies, *entry.accuracies[-1:] * missing)[:target]
-        entry.trial = Trial(number, reached, target)
+        if not reached:
+            message = f"{entry.folder} ended before epoch {self.search.plan.rungs[0]}"
+            self._fail(entry, BackendError(message, "search again to resume it"))
+            return
+        is_first = not entry.trial.epochs
+        entry.trial = Trial(number, reached, len(reached))
         if is_first:
             self._study.tell(number, reached[self.search.plan.rungs[0] - 1])
-        epochs = f"epoch {len(entry.accuracies)}/{self.search.plan.rungs[-1]}"
+        epochs = f"epoch {len(entry.history)}/{self.search.plan.rungs[-1]}"
         self._report(f"trial {number}: {percent(reached[-1])} after {epochs}  {entry.settings}")
+
+    def _reached(self, entry: Entry, target: int = 0) -> tuple[float, ...]:
+        """Return the accuracies up to the last rung that a trial has reached.
+
+        A trial that `train.stop_patience` has ended keeps its last accuracy, up to `target` or the next rung.
+        """
+        rungs, epochs = self.search.plan.rungs, len(entry.history)
+        if self._has_stopped(entry):
+            rung = max(target, next((rung for rung in rungs if rung >= epochs), rungs[-1]))
+            return (*entry.accuracies, *entry.accuracies[-1:] * (rung - epochs))
+        return entry.accuracies[: max((rung for rung in rungs if rung <= epochs), default=0)]
+
+    def _has_stopped(self, entry: Entry) -> bool:
+        if not entry.history:
+            return False
+        patience = self.search.load(*entry.drawn.overrides).train.stop_patience
+        return stopping.has_stopped(entry.history, patience)
 
     def _fail(self, entry: Entry, error: MnistCnnError) -> None:
         """Record a failure. One that training again would not change is kept for later commands too."""
         entry.error = error
         entry.trial = dataclasses.replace(entry.trial, has_failed=True, is_running=False)
-        is_unbuildable = isinstance(error, ConfigurationError) and not entry.trial.epochs
+        is_unbuildable = isinstance(error, ConfigurationError) and not _has_run(entry)
         if isinstance(error, TrainingError) or is_unbuildable:
             self._study.fail(entry.drawn.number, error.message)
         self._report(f"trial {entry.drawn.number}: failed: {error.message}  {entry.settings}")
@@ -217,6 +269,11 @@ def opened(search: Search, report: Callable[[str], None]) -> Iterator[Searcher]:
         yield Searcher(search, known, report)
 
 
-def _accuracies(folder: Path) -> tuple[float, ...]:
-    """Return the accuracy on the validation images after each epoch so far."""
-    return tuple(row.val_accuracy for row in run_folder.read_history(folder))
+def _has_run(entry: Entry) -> bool:
+    return (entry.folder / run_folder.RECEIPT).exists()
+
+
+def _may_be_running(entry: Entry) -> bool:
+    with contextlib.suppress(BackendError):  # a damaged receipt
+        return _has_run(entry) and not run_folder.read_receipt(entry.folder).status.is_final
+    return True

@@ -109,9 +109,9 @@ class Study:
         return Drawn(trial.number, _overrides(trial.params))
 
     def tell(self, number: int, accuracy: float) -> None:
-        """Record a trial's accuracy at the first rung."""
+        """Record a trial's accuracy at the first rung; a trial that is trained again keeps its first one."""
         with _translated():
-            self._study.tell(number, accuracy)
+            self._study.tell(number, accuracy, skip_if_finished=True)
 
     def fail(self, number: int, error: str) -> None:
         """Record that a trial has failed, and would fail again."""

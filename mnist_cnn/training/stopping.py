@@ -37,6 +37,11 @@ def saved_epoch(history: Sequence[EpochRow], keep: Keep) -> int:
     return best_epoch(history) if keep is Keep.best else len(history)
 
 
+def needs_validation(config: TrainConfig) -> bool:
+    """Return whether a training needs validation images, to stop or to choose an epoch."""
+    return config.stop_patience is not None or config.keep is Keep.best
+
+
 def check(config: TrainConfig, validation: int) -> None:
     """Check that the settings of stopping and saving can be followed. Raises ConfigurationError.
 

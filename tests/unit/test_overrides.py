@@ -101,7 +101,7 @@ def test_a_job_of_the_schema_before_is_made_again() -> None:
 
 def test_overrides_that_make_another_job_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     job = launch.make_job()
-    monkeypatch.setattr(overrides, "_for_hydra", lambda value: "7")
+    monkeypatch.setattr(overrides, "quoted", lambda value: "7")
     changed = dataclasses.replace(job, train=dataclasses.replace(job.train, epochs=8))
     with pytest.raises(ConfigurationError, match="no command line makes this job"):
         overrides.overrides_of(changed)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from helpers.cli import refusal
+from helpers.records import write_receipt
 
-from mnist_cnn import compose
+from mnist_cnn import compose, launch
+from mnist_cnn.backend import Status
+from mnist_cnn.backends.local import LocalBackend
 from mnist_cnn.cli.main import parse
 from mnist_cnn.cli.search import train_command
+from mnist_cnn.errors import BackendError
 from mnist_cnn.search import searcher
+from mnist_cnn.search.halving import Trial
 from mnist_cnn.search.request import prepare
+from mnist_cnn.search.searcher import Entry, Searcher
+from mnist_cnn.search.study import Drawn
 
 if TYPE_CHECKING:
     from helpers.cli import Ask
@@ -108,3 +116,41 @@ def test_the_winner_is_trained_on_all_training_images(home: Path) -> None:
     config = compose.load(command.overrides)
     assert (config.train.optimizer, config.model.filters) == ("sgd", (8, 16))
     assert (config.train.epochs, config.data.validation) == (12, 0)
+
+
+@pytest.mark.parametrize("setting", ["train.stop_patience=2", "train.keep=best"])
+def test_a_winner_that_needs_validation_images_keeps_them(home: Path, setting: str) -> None:
+    assert home.is_dir()
+    what = prepare(["data.validation=9", "train.optimizer=adam,sgd", setting])
+    line = train_command(what, ("train.optimizer=sgd",))
+    assert launch.make_job(*parse(shlex.split(line)[3:]).overrides).data.validation == 9
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BackendError("the service does not answer")])
+def test_runs_that_a_search_leaves_on_a_cluster_are_named(
+    ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(searching: Searcher) -> None:
+        for number, status in enumerate((Status.paused, Status.running)):
+            folder = home / f"{number:03}"
+            write_receipt(folder, status)
+            run = SimpleNamespace(cost_report=lambda: ["a node costs 1 USD per hour"])
+            drawn = Drawn(number, ())
+            searching.entries[number] = Entry(drawn, folder, Trial(number), run=cast("Any", run))
+        raise error
+
+    monkeypatch.setattr(LocalBackend, "ends_with_its_command", False)
+    monkeypatch.setattr(Searcher, "run", fail)
+    lines = ask("search", *JOB, RANGE).err.splitlines()
+    assert lines[0] == f"these runs may still be running: {home / '001'}"
+    assert lines[2] == "a node costs 1 USD per hour"
+
+
+def test_printed_commands_hold_no_password(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Searcher) -> None:
+        raise BackendError("the service does not answer")
+
+    monkeypatch.setattr(Searcher, "run", fail)
+    track = "track.mlflow.uri=http://user:pa55word@host/"
+    printed = [ask("search", *JOB, RANGE, track).err, train_command(prepare([*JOB, RANGE, track]), ())]
+    assert all("http://***@host/" in text and "pa55word" not in text for text in printed)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from mnist_cnn.backends.local import LocalBackend
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunPaused, TrainingError
 from mnist_cnn.search import searcher
 from mnist_cnn.search.request import prepare
+from mnist_cnn.training import initial_weights
 
 if TYPE_CHECKING:
     from mnist_cnn.config import Config
@@ -56,7 +59,9 @@ def ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ends:
     def train(folder: Path, pause_after: int | None) -> EndedRun:
         assert pause_after is not None
         job = run_folder.read_job(folder)
-        units, pause_after = job.model.dense_units, min(pause_after, job.train.stop_patience or pause_after)
+        units, patience = job.model.dense_units, job.train.stop_patience
+        if patience is not None:  # the loss is lowest after the first epoch
+            pause_after = min(pause_after, 1 + patience)
         rows = [
             dataclasses.replace(ROW, epoch=epoch + 1, val_accuracy=units / 100)
             for epoch in range(pause_after)
@@ -119,9 +124,38 @@ def test_the_best_settings_are_trained_longest(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ends")
 def test_a_trial_that_stops_early_is_compared_by_its_last_epoch() -> None:
     entries = searched("search.trials=4", "train.stop_patience=1")
-    assert [entry.accuracies for entry in entries] == [entry.trial.accuracies[:1] for entry in entries]
+    assert all(set(entry.trial.accuracies) == set(entry.accuracies) for entry in entries)
+    assert max(len(entry.accuracies) for entry in entries) == 2
     assert max(entry.trial.epochs for entry in entries) == 4
     assert not any(entry.error for entry in entries)
+
+
+@pytest.mark.usefixtures("ends")
+def test_a_trial_that_has_stopped_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    resume = launch.prepare_resume
+
+    def resume_unfinished(run: str, *rest: list[str]) -> Callable[[], object]:
+        assert len(run_folder.read_history(Path(run))) < 2
+        return resume(run, *rest)
+
+    monkeypatch.setattr(launch, "prepare_resume", resume_unfinished)
+    words = ("search.trials=4", "train.stop_patience=1")
+    first = [entry.trial for entry in searched(*words)]
+    monkeypatch.delattr(launch, "prepare_resume")
+    again = searched(*words)
+    assert max(entry.trial.epochs for entry in again) == max(trial.epochs for trial in first) == 4
+
+
+def test_a_run_that_pauses_before_the_rung_is_continued(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster: a command was interrupted, and its run pauses while the next command waits for it."""
+    searched("search.trials=1", "search.reduction=4")
+    folder = next(Path("runs").glob("search-*/000"))
+    run_folder.write_history(folder, run_folder.read_history(folder)[:1])
+    write_receipt(folder, Status.running)
+    monkeypatch.setattr(launch, "attach_to", lambda folder, *_: EndedRun(folder, ends[""]))
+    ends[""] = lambda: write_receipt(folder, Status.paused)
+    (entry,) = searched("search.trials=1", "search.reduction=4")
+    assert len(entry.accuracies) == entry.trial.epochs == 4
 
 
 def test_a_failure_that_would_come_again_is_kept_and_another_is_tried_again(ends: Ends) -> None:
@@ -139,6 +173,56 @@ def test_a_failure_that_would_come_again_is_kept_and_another_is_tried_again(ends
     assert [entry.error and entry.error.message for entry in entries] == ["the loss became nan", None, None]
 
 
+def test_a_trial_that_cannot_be_resumed_now_is_not_recorded_as_failed(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends["000"] = raising(BackendError("the node is gone"))
+    searched("search.trials=1")
+    folder = next(Path("runs").glob("search-*/000"))
+    run_folder.write_history(folder, [])
+    ends.clear()
+    ends[""] = lambda: None
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "prepare_resume", lambda *_: raising(ConfigurationError("numpy has changed")))
+        with pytest.raises(ConfigurationError, match="numpy has changed"):
+            searched("search.trials=1")
+    assert [entry.error for entry in searched("search.trials=1")] == [None]
+
+
+@pytest.mark.usefixtures("ends")
+def test_a_trial_whose_folder_was_deleted_is_trained_again() -> None:
+    searched("search.trials=1")
+    shutil.rmtree(next(Path("runs").glob("search-*/000")))
+    (entry,) = searched("search.trials=1")
+    assert entry.trial.epochs == 4
+
+
+@pytest.mark.usefixtures("ends")
+def test_all_trials_have_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "check_network", lambda *_: None)
+    network = Path("net.py")
+    network.write_text("def build(): ...")
+    what = prepare([*SEARCH[:2], "search.trials=1", "model.file=net.py", "train.optimizer=adam,sgd"])
+    network.write_text("def build(): pass")
+    with searcher.opened(what, print) as searching:
+        with pytest.raises(ConfigurationError, match=r"model.file=net.py has changed"):
+            searching.run()
+        network.write_text("def build(): ...")
+        searching.run()
+        assert not searching.entries[0].error
+
+
+@pytest.mark.usefixtures("ends")
+def test_all_trials_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = Path("my runs/first/model.keras")
+    monkeypatch.setattr(initial_weights, "locate", lambda *_: newest)
+    monkeypatch.setattr(initial_weights, "read", lambda *_: ())
+    monkeypatch.setattr(initial_weights, "check_network", lambda *_: None)
+    monkeypatch.setattr(launch, "arrays_sha256", lambda _: "0" * 64)
+    train = prepare([*SEARCH, "train.init=latest"]).load().train
+    assert (train.init, train.init_sha256) == (str(newest), "0" * 64)
+
+
 @pytest.mark.usefixtures("ends")
 def test_a_backend_that_starts_nothing_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     start = launch.start
@@ -151,6 +235,22 @@ def test_a_backend_that_starts_nothing_ends_the_search(monkeypatch: pytest.Monke
         searched("search.trials=2")
     monkeypatch.setattr(launch, "start", start)
     assert len(searched("search.trials=2")) == 2
+
+
+@pytest.mark.usefixtures("ends")
+def test_each_trial_is_recorded_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[str] = []
+
+    @contextlib.contextmanager
+    def record(run: EndedRun) -> Iterator[None]:
+        with pytest.raises(RunPaused) as raised:
+            yield
+        recorded.append(run.folder.name)
+        raise raised.value
+
+    monkeypatch.setattr(searcher, "recorded", record)
+    assert [entry.error for entry in searched("search.trials=2", "search.reduction=1")] == [None, None]
+    assert recorded == ["000", "001"]
 
 
 @pytest.mark.usefixtures("ends")
