@@ -44,7 +44,7 @@ def load(path: Path) -> keras.Model:
 
     tf.config.set_visible_devices([], "GPU")
     try:
-        return keras.models.load_model(path, compile=False)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever the file's content leads to
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be loaded: {reason}", "name a completed run") from error

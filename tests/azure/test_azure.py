@@ -95,6 +95,7 @@ def test_metrics_that_the_service_does_not_take_cost_no_result(azure: AzureServi
     assert azure.runs[receipt.id].status == "Failed"
 
 
+@pytest.mark.long
 def test_a_notebook_shows_a_run_on_the_cluster_as_it_trains(
     azure: AzureService, notebook_folder: Path
 ) -> None:

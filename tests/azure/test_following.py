@@ -43,6 +43,7 @@ def check_is_complete(folder: Path) -> None:
     run_folder.verify(folder, result_of(folder))
 
 
+@pytest.mark.long
 def test_a_command_killed_as_it_submits_loses_nothing(azure: AzureService, tmp_path: Path) -> None:
     process = start(azure, tmp_path, "run_dir=run")
     azure.requests.wait_for("POST", "snapshotrun$", timeout=120)
@@ -76,6 +77,7 @@ def test_a_command_killed_later_loses_nothing(
     assert ("already registered" in registered.out) == (verb == "register")
 
 
+@pytest.mark.long
 def test_a_result_that_a_full_disk_does_not_take_is_downloaded_later(
     azure: AzureService, small_run: Path, tmp_path: Path
 ) -> None:
@@ -132,6 +134,7 @@ def test_an_outage_of_the_network_does_not_end_following(azure: AzureService, tm
     refused(end_of(process), RunCancelled.exit_code)
 
 
+@pytest.mark.long
 def test_a_run_whose_output_nobody_reads_is_followed_to_its_end(azure: AzureService, tmp_path: Path) -> None:
     """The reader is gone before anything is submitted."""
     line = shlex.join(command(*chosen(azure), *TINY, "run_dir=run"))
@@ -145,6 +148,7 @@ def test_a_run_whose_output_nobody_reads_is_followed_to_its_end(azure: AzureServ
     assert run_folder.read_receipt(tmp_path / "run").status is Status.completed
 
 
+@pytest.mark.long
 def test_ctrl_c_asks_whether_to_follow_detach_or_cancel(azure: AzureService, tmp_path: Path) -> None:
     program, *arguments = command(*chosen(azure), *TINY, *ENDLESS, "run_dir=run")
     with pexpect.spawn(
@@ -193,6 +197,7 @@ def test_ctrl_c_before_the_submission_starts_no_run(azure: AzureService, tmp_pat
     assert run_folder.read_receipt(tmp_path / "run").status is Status.cancelled
 
 
+@pytest.mark.long
 def test_the_node_trains_what_was_submitted_although_it_changes_here(
     azure: AzureService, small_run: Path, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_variable_that_breaks_the_sdks_own_waiting_does_no_harm(
     assert calls(made.azure, "GET", "/details") >= 1
 
 
+@pytest.mark.long
 def test_a_run_whose_node_is_lost_during_the_upload_counts_once(azure: AzureService, tmp_path: Path) -> None:
     """The service starts it again; the second node trains no epoch, and cannot upload the same files."""
     azure.clusters.add("spot", vmPriority="LowPriority")

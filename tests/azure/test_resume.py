@@ -66,6 +66,7 @@ def check_continued(folder: Path, whole: Path) -> None:
     assert [row.epoch for row in run_folder.read_history(folder)] == [1, 2, 3]
 
 
+@pytest.mark.long
 def test_a_node_that_the_service_replaces_costs_no_epoch(
     low: AzureService, whole: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_run_that_lost_its_node_for_good_is_submitted_again(
     assert log.index("epoch 1/3") < log.index(said) < log.rindex("after epoch")
 
 
+@pytest.mark.long
 def test_of_two_that_follow_a_preempted_run_one_submits_it(
     low: AzureService, whole: Path, tmp_path: Path
 ) -> None:
@@ -103,6 +105,7 @@ def test_of_two_that_follow_a_preempted_run_one_submits_it(
     assert result_of(tmp_path / "run").weights_sha256 == result_of(whole).weights_sha256
 
 
+@pytest.mark.long
 def test_of_two_that_resume_a_run_one_does(azure: AzureService, tmp_path: Path) -> None:
     made = preempted_run(azure, tmp_path / "run", "backend.preemption_retries=0")
     assert run_here("follow", "run", cwd=tmp_path).code == BackendError.exit_code

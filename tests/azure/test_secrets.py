@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from loopback import AzureService
 
 pytestmark = SDK_TESTS[1:]
-SDKS = [pytest.param(Sdk.v1, marks=SDK_TESTS[0]), pytest.param(Sdk.v2, marks=V2_TESTS[0])]
+SDKS = [pytest.param(Sdk.v1, marks=[SDK_TESTS[0], pytest.mark.long]), pytest.param(Sdk.v2, marks=V2_TESTS[0])]
 REQUESTS = {
     Sdk.v1: {
         "submit": ("POST", "snapshotrun"),

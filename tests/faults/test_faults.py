@@ -49,6 +49,7 @@ def weights(runner: ScenarioRunner) -> str:
     return found[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_failed_request_ends_in_the_right_result_or_a_hint(
     runner: ScenarioRunner, weights: str, case: Case

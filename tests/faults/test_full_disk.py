@@ -78,6 +78,7 @@ def checkpoints(run: Path) -> set[str]:
     return {path.stem for path in run.glob("checkpoints/*.sha256")}
 
 
+@pytest.mark.long
 def test_a_run_survives_a_full_disk_whatever_it_writes(disk: Disk, whole: dict[str, Any]) -> None:
     run, verb = disk.seen / "run", [*JOB, "run_dir=run"]
     for name, count, left in WORKER_WRITES:
@@ -103,6 +104,7 @@ def test_a_run_survives_a_full_disk_whatever_it_writes(disk: Disk, whole: dict[s
     assert "Traceback" not in (run / "log.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_several_workers_survive_a_full_disk(disk: Disk) -> None:
     job = (*JOB, "train.shards=2", "train.threads=1")
     alone = disk.run(*job, "run_dir=alone", "--json")

@@ -28,6 +28,7 @@ POINTS = (
 """FILE and COUNT, in the order in which a run meets them that is resumed after each kill."""
 
 
+@pytest.mark.long
 def test_a_run_survives_a_kill_at_each_write(tmp_path: Path) -> None:
     run, verb = tmp_path / "run", [*JOB, "run_dir=run"]
     for name, count in POINTS:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from faults.workers import Fault, Kind, endure, undisturbed
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ FAULTS = (
 """In the order of the phases. `python -m tests.faults workers` tries each kind in each phase."""
 
 
+@pytest.mark.long
 def test_three_disturbed_workers_end_in_the_weights_of_one(tmp_path: Path) -> None:
     """And the last of them leave the rest to two workers."""
     home = tmp_path / "runs"

@@ -135,6 +135,7 @@ def test_the_stages_and_their_instructions() -> None:
     assert [text.startswith(NOT_RUN) for text in begin] == [True, False, False, True]
 
 
+@pytest.mark.long
 def test_the_image_trains_and_predicts(image: Image) -> None:
     (entry,), (default,) = of("train", "ENTRYPOINT"), of("train", "CMD")
     assert "Usage:" in image.run(*entry.words(), *default.words())

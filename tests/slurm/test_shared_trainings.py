@@ -103,6 +103,7 @@ def test_two_workers_on_one_node_end_in_the_weights_of_one(
     assert "stopped after epoch" in log
 
 
+@pytest.mark.long
 def test_a_run_outlives_a_killed_worker_a_lost_node_and_another_number_of_workers(
     slurm: SlurmCluster, alone: Result, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def test_slurm_and_local_train_to_the_same_weights(small_run: Path, tmp_path: Pa
         assert remote[name] == local[name]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("slurm")
 @pytest.mark.parametrize("order", ["there-and-back", "here-and-there"])
 def test_a_run_moves_between_slurm_and_this_machine(undisturbed: Result, tmp_path: Path, order: str) -> None:
@@ -68,6 +69,7 @@ def test_a_run_moves_between_slurm_and_this_machine(undisturbed: Result, tmp_pat
     assert "resuming after epoch" in (run.folder / run_folder.LOG).read_text()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("slurm")
 def test_a_sweep_submits_all_its_runs_at_once(small_run: Path, tmp_path: Path) -> None:
     ended = run_successfully("--multirun", "seed=0,1", *SMALL, *CHOSEN, "backend.cpus=1", cwd=tmp_path)
@@ -78,6 +80,7 @@ def test_a_sweep_submits_all_its_runs_at_once(small_run: Path, tmp_path: Path) -
     assert ended.out.index("[2/2] seed=1") < ended.out.index("seed=0: ")  # which says how it ended
 
 
+@pytest.mark.long
 def test_following_outlives_a_controller_that_stops(
     slurm: SlurmCluster, undisturbed: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

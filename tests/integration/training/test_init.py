@@ -57,6 +57,7 @@ def test_a_run_without_its_initial_weights_fails_clearly(tmp_path: Path, tuned: 
     assert "initial.npz is missing or damaged" in ended.err
 
 
+@pytest.mark.long
 def test_workers_start_from_the_same_weights(tmp_path: Path, small_run: Path, tuned: Path) -> None:
     init = f"train.init={small_run / 'model.keras'}"
     run_successfully(*NEXT, init, "backend.workers=2", "run_dir=shared", cwd=tmp_path)

@@ -48,6 +48,7 @@ print(json.dumps(hashes))
 """
 
 
+@pytest.mark.long
 def test_every_recipe_has_reproducible_weights() -> None:
     """Compare the weights of two processes."""
     command = [sys.executable, "-P", "-c", TRAIN_ALL, *RECIPES]

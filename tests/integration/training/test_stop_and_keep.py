@@ -87,6 +87,7 @@ def test_a_result_is_rebuilt_from_the_last_checkpoint_without_another_epoch(
     assert measured(train(run_folder.read_job(folder), folder)) == measured(result)
 
 
+@pytest.mark.long
 def test_several_workers_stop_at_the_same_epoch(tmp_path: Path, whole: Path, result: Result) -> None:
     run_successfully(*JOB, "backend.workers=2", "run_dir=run", cwd=tmp_path)
     shared = run_folder.read_result(tmp_path / "run")
