@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pytest
 from helpers.fault_points import fault
 from helpers.processes import TINY, end_of, result_of, run_command, start_command
 
@@ -13,9 +13,6 @@ from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError
 from mnist_cnn.files import atomic
-
-if TYPE_CHECKING:
-    import pytest
 
 JOB = (*TINY, "train.epochs=2")
 POINTS = (
