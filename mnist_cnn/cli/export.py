@@ -53,8 +53,6 @@ def export(command: Command) -> int:
 
 def _target(flag: str, path: str) -> Path:
     """Return where a model is written. Raises ConfigurationError if something is there."""
-    if not path:
-        raise ConfigurationError(f"{flag} needs a name", f"for example {flag} digits")
     if os.path.lexists(path):
         raise ConfigurationError(f"{flag} {path}: it exists", "give a new name, or remove it first")
     return Path(path)

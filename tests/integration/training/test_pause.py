@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,8 @@ def test_a_pause_has_its_own_status_and_exit_code(paused: tuple[Path, Ended]) ->
 
 def test_pauses_change_no_weight(paused: tuple[Path, Ended], tmp_path: Path) -> None:
     """One_cycle knows its total from the job, so the schedule isn't shortened."""
-    folder, home = paused[0], paused[0].parent
+    folder, home = tmp_path / "run", tmp_path
+    shutil.copytree(paused[0], folder)
     again = run_command("resume", "run", "pause_after=2", cwd=home)
     assert again.code == ConfigurationError.exit_code
     assert "pause_after=2: the run has trained 2 epochs of 4" in again.err

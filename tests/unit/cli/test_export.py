@@ -25,7 +25,7 @@ def run(home: Path) -> str:
     ("words", "message", "hint"),
     [
         ((), "export needs a format", "export first --saved-model digits"),
-        (("--litert",), "--litert needs a name", "--litert digits"),
+        (("--litert",), "--litert needs a value", "--litert=FILE"),
         (("--litert", "taken"), "--litert taken: it exists", "remove it first"),
         (("--saved-model", "taken"), "--saved-model taken: it exists", "remove it first"),
         ((*SAVED_MODEL, "train.epochs=3"), "export does not take train.epochs=3", "runs_dir"),

@@ -95,7 +95,7 @@ def test_a_run_of_a_backend_that_is_not_installed_gets_a_page(ask: Ask, run: Pat
     ("given", "message", "hint"),
     [
         ("completed --output result.json", "--output result.json: the name must end with .html", "run.html"),
-        ("completed --output", "--output : the name must end with .html", "run.html"),
+        ("completed --output", "--output needs a value", "--output=FILE"),
         (
             "completed --output nowhere/a.html",
             "--output nowhere/a.html: there is no folder nowhere",
