@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import os
 import shlex
 import shutil
@@ -102,7 +103,12 @@ def list_runs(command: Command) -> int:
     filters.check_key(order, SORTED_BY, f"{SORT}={order}")
     limit = _limit(command.flags)
     runs_dir = compose.runs_dir(own, command.config_dirs)
-    runs = _sorted(list(_everything(runs_dir, wanted)), order, reverse=REVERSE in command.flags)[:limit]
+    gc.disable()  # nearly all that is read stays; to look for garbage in it takes a tenth of the time
+    try:
+        found = list(_everything(runs_dir, wanted))
+    finally:
+        gc.enable()
+    runs = _sorted(found, order, reverse=REVERSE in command.flags)[:limit]
     if command.as_json:
         report.print_json([run.as_mapping() for run in runs])
     elif runs:
