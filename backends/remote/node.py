@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FAILURE, PROGRESS, EPOCH = "mnist_cnn failure ", "mnist_cnn progress ", "mnist_cnn row "
 """Prefixes of log lines that contain JSON: the error, the progress, a row of the history."""
 PAUSED = "paused.txt"
-"""A file of the outputs of a run that is paused: there is no result yet, and none is missing."""
+"""The name of an output that a paused run writes. It tells a pause from a lost result."""
 PROGRESS_SECONDS = 5.0
 MAX_ARGUMENT = 100_000
 """Characters. Linux accepts 131,072 bytes in one argument."""

@@ -149,7 +149,7 @@ def _ask(question: str) -> bool:
 def _delete(one: Chosen, *, with_stored: bool) -> tuple[dict[str, Any], MnistCnnError | None]:
     """Delete one run; return the answer for --json, and the error if it isn't deleted.
 
-    Its checkpoints on the store go first: only the run folder knows where they are.
+    Removes its checkpoints from the store first, because only the run folder knows where they are.
     """
     removed = list(one.stored) if with_stored else []
 

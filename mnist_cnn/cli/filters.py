@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STATUS, BACKEND, DIGEST = "status", "backend", "digest"
 FACTS = (STATUS, BACKEND, DIGEST)
-"""What a filter may name besides settings and groups."""
+"""What a filter may name in addition to settings and groups."""
 NOT_STARTED, DAMAGED = "not started", "damaged"
 """What `list` calls a folder without a receipt, and one whose receipt cannot be read."""
 STATUSES = (*(status.value for status in Status), NOT_STARTED, DAMAGED)
@@ -70,7 +70,7 @@ def check_key(key: str, others: Collection[str], what: str) -> None:
 
 
 def _allowed(key: str, value: object) -> Any:
-    """Return a filter's value as job.json holds it. Raises ConfigurationError if there is no such value."""
+    """Return a filter's value as job.json holds it. Raises ConfigurationError if it isn't one."""
     if key in SETTINGS:
         section, name = SETTINGS[key]
         return msgspec.json.decode(msgspec.json.encode(getattr(read_section(section, {name: value}), name)))

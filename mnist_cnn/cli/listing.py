@@ -91,7 +91,7 @@ SORTED_BY: dict[str, tuple[Callable[[Listed], Any], bool]] = {
     "status": (lambda run: run.status, False),
     "backend": (lambda run: run.receipt and run.receipt.backend, False),
 }
-"""What `--sort` takes besides settings, and whether the largest value comes first."""
+"""What `--sort` takes in addition to settings, and whether the largest value comes first."""
 
 
 def list_runs(command: Command) -> int:

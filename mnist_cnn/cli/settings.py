@@ -31,7 +31,7 @@ NOT_SHOWN = ("data.digest", "model.source", "train.init_sha256")
 class Settings:
     """A job's settings by their full key.
 
-    `options` are the nearest ones, by group, or "" for data of one's own folder. `changed` is what a command
+    `options` are the nearest ones, by group, or "" for data from a custom folder. `changed` is what a command
     sets for this job. As text they are what it adds.
     """
 

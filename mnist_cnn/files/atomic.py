@@ -56,7 +56,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     If the body raises, the temporary folder is removed. Its files are synced to disk.
 
-    Raises BackendError if the folder cannot be written (full disk, no permission, `path` exists by now).
+    Raises BackendError if the folder cannot be written (full disk, no permission, `path` now exists).
     """
     try:
         temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.parent))

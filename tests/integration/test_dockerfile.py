@@ -20,8 +20,6 @@ from dockerfile_parse import DockerfileParser
 from faults.readers.given_files import draw_digit
 from helpers.processes import TINY, Ended, wait_until
 
-from mnist_cnn.cli.command import COMMANDS
-
 ROOT = Path(__file__).parents[2]
 NOT_RUN = ("python -m venv", "useradd")
 """How the commands begin that only an image needs."""
@@ -147,7 +145,6 @@ def test_the_image_trains_and_predicts(image: Image) -> None:
     assert str(image.work.parent / "venv") in where
 
 
-@pytest.mark.skipif("serve" not in COMMANDS, reason="there is no command serve")
 def test_the_image_serves_and_knows_its_health(image: Image) -> None:
     (entry,), (default,), (health,) = (of("serve", name) for name in ("ENTRYPOINT", "CMD", "HEALTHCHECK"))
     if not (image.work / "runs").exists():
