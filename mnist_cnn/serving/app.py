@@ -25,10 +25,10 @@ from mnist_cnn import cpu
 from mnist_cnn.errors import DataError, unexpected_error
 from mnist_cnn.redaction import redact
 from mnist_cnn.serving.answers import answer
-from mnist_cnn.serving.limits import LimitRequests, RefusedError, refusal
+from mnist_cnn.serving.limits import LimitRequestsMiddleware, RefusedError, refusal
 from mnist_cnn.serving.limits import read_body as read_limited
-from mnist_cnn.serving.metrics import CONTENT_TYPE, MeasureRequests, Metrics
-from mnist_cnn.serving.security import AnswerSecurely
+from mnist_cnn.serving.metrics import CONTENT_TYPE, Metrics, MetricsMiddleware
+from mnist_cnn.serving.security import SecurityHeadersMiddleware
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -88,7 +88,7 @@ def application(service: Service) -> ASGIApp:
     ]
     handlers: Any = {HTTPException: _refuse, ClientDisconnect: _forget, Exception: _report_bug}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    return MeasureRequests(AnswerSecurely(LimitRequests(app)), service.metrics)
+    return MetricsMiddleware(SecurityHeadersMiddleware(LimitRequestsMiddleware(app)), service.metrics)
 
 
 async def _ask_server(_request: Request) -> Response:

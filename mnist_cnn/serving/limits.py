@@ -72,7 +72,7 @@ def _too_large() -> RefusedError:
     )
 
 
-class LimitRequests:
+class LimitRequestsMiddleware:
     """Refuses a request if MAX_REQUESTS others are not answered yet."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -48,7 +48,7 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class MeasureRequests:
+class MetricsMiddleware:
     """Counts each request and its seconds."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

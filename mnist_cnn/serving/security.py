@@ -23,7 +23,7 @@ HEADERS = {
 ENCODED = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
-class AnswerSecurely:
+class SecurityHeadersMiddleware:
     """Adds HEADERS to each answer."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -36,7 +36,7 @@ class Comparison:
     def text(self) -> str:
         """Return a line for each row, whose one hash is of all jobs, and the hash of each job."""
         rows = [
-            [name, row.kernels, _together(row.weights), self._verdict(name)]
+            [name, row.kernels, _together(row.weights), self._outcome(name)]
             for name, row in self.found.items()
         ]
         rows += [[name, reason] for name, reason in {**self.missing, **self.failed}.items()]
@@ -57,7 +57,7 @@ class Comparison:
         weights = self.found[row].weights
         return [name for name, sha256 in self.expected.items() if weights.get(name) != sha256]
 
-    def _verdict(self, row: str) -> str:
+    def _outcome(self, row: str) -> str:
         differing = self._differing(row)
         return f"no: {', '.join(differing)}" if differing else "yes"
 

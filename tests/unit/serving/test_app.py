@@ -76,5 +76,5 @@ def test_too_many_requests_are_refused_and_later_ones_answered(monkeypatch: pyte
         answered = [status for status, _ in await asyncio.gather(first, second, ask())]
         return [refused, *answered]
 
-    limited = limits.LimitRequests(slow)
+    limited = limits.LimitRequestsMiddleware(slow)
     assert asyncio.run(ask_three_times(lambda: request(limited, "GET", "/"))) == [503, 418, 418, 418]
