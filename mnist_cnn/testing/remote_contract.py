@@ -1,4 +1,4 @@
-"""What a backend owes whose runs train on a cluster's service, in addition to BackendContract."""
+"""Tests that every `RemoteBackend` must pass, in addition to BackendContract."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ print(run.wait().to_json())
 """Another process. It follows a run as soon as it reads a line."""
 
 
-class Cluster(Protocol):
-    """Disturbs a service for a test. Each disturbance happens once; then the service works again.
+class FaultInjector(Protocol):
+    """Injects faults into a service. Each fault happens once; then the service works again.
 
     A method that this service has no way to do calls `pytest.skip` with the reason.
     """
@@ -61,10 +61,10 @@ class Cluster(Protocol):
         A run that it started twice is listed twice; one that it requeued by itself is not.
         """
 
-    def lose_next_answer(self) -> None:
+    def lose_next_response(self) -> None:
         """Carry out the next start, but lose the answer."""
 
-    def be_absent(self, polls: int) -> None:
+    def fail_next_polls(self, polls: int) -> None:
         """Don't answer the next requests for a run's state, this many times."""
 
     def lose_next_node(self, line: str, *, requeues: bool) -> None:
@@ -77,7 +77,7 @@ class Cluster(Protocol):
         """Give a wrong content for an output file of an ended run, until the context ends."""
 
     def reset(self) -> None:
-        """Forget the disturbances that have not happened."""
+        """Forget the faults that have not happened."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,31 +144,31 @@ def check_continued(run: RemoteRun, undisturbed: Result) -> None:
     assert "resuming after epoch" in second
 
 
-def check_cancelled(run: RemoteRun, cluster: Cluster) -> None:
+def check_cancelled(run: RemoteRun, faults: FaultInjector) -> None:
     """Check that a run was started once and is cancelled, here and in the service."""
     assert run.status() is Status.cancelled
     assert run_folder.read_receipt(run.folder).status is Status.cancelled
     seen = run.service.find(run.handle)
     assert seen is not None
     assert seen.status is Status.cancelled
-    assert cluster.starts().count(run.handle.id) == 1
+    assert faults.starts().count(run.handle.id) == 1
     with pytest.raises(RunCancelled):
         run.wait()
 
 
 class RemoteContract(Contract):
-    """The promises of `Service` that need a disturbed service. A subclass has the fixture `cluster` too."""
+    """The promises of `Service` that need a disturbed service. A subclass has the fixture `faults` too."""
 
     @pytest.fixture(scope="class")
     @classmethod
-    def cluster(cls) -> Cluster:
-        """Return what disturbs the service that `overrides` choose."""
+    def faults(cls) -> FaultInjector:
+        """Return an injector of faults into the service that `overrides` choose."""
         raise NotImplementedError
 
     @pytest.fixture(autouse=True)
-    def _reset(self, cluster: Cluster) -> Iterator[None]:
+    def _reset(self, faults: FaultInjector) -> Iterator[None]:
         yield
-        cluster.reset()
+        faults.reset()
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -194,11 +194,13 @@ class RemoteContract(Contract):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def refusals(cls, ended: RemoteRun, overrides: tuple[str, ...], cluster: Cluster) -> dict[str, Refusal]:
+    def refusals(
+        cls, ended: RemoteRun, overrides: tuple[str, ...], faults: FaultInjector
+    ) -> dict[str, Refusal]:
         """How following the ended run failed while a file was damaged, by the file's name."""
         refusals = {}
         for name in ("model.keras", run_folder.RESULT):
-            with cluster.damaged(ended.handle.id, name), pytest.raises(BackendError) as raised:
+            with faults.damaged(ended.handle.id, name), pytest.raises(BackendError) as raised:
                 launch.attach_to(ended.folder, overrides).wait()
             files = frozenset(path.name for path in ended.folder.iterdir())
             refusals[name] = Refusal(raised.value, run_folder.read_receipt(ended.folder).status, files)
@@ -215,18 +217,18 @@ class RemoteContract(Contract):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def unanswered(cls, submit_remote: Callable[..., RemoteRun], cluster: Cluster) -> RemoteRun:
+    def unanswered(cls, submit_remote: Callable[..., RemoteRun], faults: FaultInjector) -> RemoteRun:
         """A run whose start was not answered."""
-        cluster.lose_next_answer()
+        faults.lose_next_response()
         return submit_remote("unanswered", *JOB)
 
     @pytest.fixture(scope="class")
     @classmethod
     def resubmitted(
-        cls, submit_remote: Callable[..., RemoteRun], overrides: tuple[str, ...], cluster: Cluster
+        cls, submit_remote: Callable[..., RemoteRun], overrides: tuple[str, ...], faults: FaultInjector
     ) -> Resubmitted:
-        before = len(cluster.starts())
-        cluster.lose_next_node(LOST_AT, requeues=False)
+        before = len(faults.starts())
+        faults.lose_next_node(LOST_AT, requeues=False)
         run = submit_remote("resubmitted", *JOB)
         first_id = run.handle.id
         wait_until(lambda: has_ended(run))
@@ -237,7 +239,7 @@ class RemoteContract(Contract):
             result = start_thread(run.wait)
             elsewhere, _ = other.communicate("go\n", timeout=WAIT_SECONDS)
         here = result.result(WAIT_SECONDS).to_json()
-        return Resubmitted(run, first_id, tuple(cluster.starts()[before:]), here, elsewhere)
+        return Resubmitted(run, first_id, tuple(faults.starts()[before:]), here, elsewhere)
 
     @pytest.fixture
     def cancel_before(
@@ -259,8 +261,8 @@ class RemoteContract(Contract):
 
         return cancel_before
 
-    def test_a_run_that_is_started_again_runs_once(self, ended: RemoteRun, cluster: Cluster) -> None:
-        assert cluster.starts().count(ended.handle.id) == 1
+    def test_a_run_that_is_started_again_runs_once(self, ended: RemoteRun, faults: FaultInjector) -> None:
+        assert faults.starts().count(ended.handle.id) == 1
 
     @pytest.mark.parametrize("name", ["model.keras", run_folder.RESULT])
     def test_a_damaged_output_is_refused(self, refusals: dict[str, Refusal], name: str) -> None:
@@ -286,29 +288,31 @@ class RemoteContract(Contract):
             assert store.list(handle.checkpoints) == {}
         assert ended.stored_checkpoints() == {}
 
-    def test_a_start_whose_answer_is_lost_is_one_run(self, unanswered: RemoteRun, cluster: Cluster) -> None:
+    def test_a_start_whose_answer_is_lost_is_one_run(
+        self, unanswered: RemoteRun, faults: FaultInjector
+    ) -> None:
         assert run_folder.read_receipt(unanswered.folder).status is not Status.failed
-        assert cluster.starts().count(unanswered.handle.id) == 1
+        assert faults.starts().count(unanswered.handle.id) == 1
 
     def test_following_survives_the_services_absence(
         self,
         unanswered: RemoteRun,
         undisturbed: Result,
-        cluster: Cluster,
+        faults: FaultInjector,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        cluster.be_absent(ABSENT_POLLS)
+        faults.fail_next_polls(ABSENT_POLLS)
         assert unanswered.wait().weights_sha256 == undisturbed.weights_sha256
         assert "the run is still running; retrying" in capsys.readouterr().err
 
     def test_a_requeued_run_continues_under_its_id(
-        self, submit_remote: Callable[..., RemoteRun], undisturbed: Result, cluster: Cluster
+        self, submit_remote: Callable[..., RemoteRun], undisturbed: Result, faults: FaultInjector
     ) -> None:
-        before = len(cluster.starts())
-        cluster.lose_next_node(LOST_AT, requeues=True)
+        before = len(faults.starts())
+        faults.lose_next_node(LOST_AT, requeues=True)
         run = submit_remote("requeued", *JOB)
         check_continued(run, undisturbed)
-        assert cluster.starts()[before:] == [run.handle.id]
+        assert faults.starts()[before:] == [run.handle.id]
         assert RESTARTS not in run.handle.place
 
     def test_a_run_that_lost_its_node_is_submitted_again(
@@ -330,30 +334,30 @@ class RemoteContract(Contract):
         submit_remote: Callable[..., RemoteRun],
         cancel_before: Callable[[str, str], list[Future[None]]],
         home: Path,
-        cluster: Cluster,
+        faults: FaultInjector,
     ) -> None:
-        before = len(cluster.starts())
+        before = len(faults.starts())
         cancellations = cancel_before("prepare", "cancelled-before")
         with pytest.raises(RunCancelled):
             submit_remote("cancelled-before", LONG)
         cancellations[0].result(WAIT_SECONDS)
         assert run_folder.read_receipt(home / "remote-cancelled-before").status is Status.cancelled
-        assert len(cluster.starts()) == before
+        assert len(faults.starts()) == before
 
     def test_a_run_cancelled_during_its_submission_ends(
         self,
         submit_remote: Callable[..., RemoteRun],
         cancel_before: Callable[[str, str], list[Future[None]]],
-        cluster: Cluster,
+        faults: FaultInjector,
     ) -> None:
         cancellations = cancel_before("start", "cancelled-during")
         run = submit_remote("cancelled-during", LONG)
         cancellations[0].result(WAIT_SECONDS)
-        check_cancelled(run, cluster)
+        check_cancelled(run, faults)
 
     def test_a_run_cancelled_after_its_submission_ends(
-        self, submit_remote: Callable[..., RemoteRun], overrides: tuple[str, ...], cluster: Cluster
+        self, submit_remote: Callable[..., RemoteRun], overrides: tuple[str, ...], faults: FaultInjector
     ) -> None:
         run = submit_remote("cancelled-after", LONG)
         launch.attach_to(run.folder, overrides).cancel()
-        check_cancelled(run, cluster)
+        check_cancelled(run, faults)

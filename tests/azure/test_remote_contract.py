@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.azure_cluster import LoopbackCluster
 from helpers.azure_commands import SDK_TESTS, chosen, forget
+from helpers.azure_faults import LoopbackFaults
 from helpers.processes import SMALL
 
 from mnist_cnn.testing import RemoteContract
@@ -20,9 +20,9 @@ pytestmark = SDK_TESTS
 class TestAzureService(RemoteContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def cluster(cls, azure_environment: AzureService) -> LoopbackCluster:
+    def faults(cls, azure_environment: AzureService) -> LoopbackFaults:
         forget()
-        return LoopbackCluster(azure_environment)
+        return LoopbackFaults(azure_environment)
 
     @pytest.fixture(scope="class")
     @classmethod

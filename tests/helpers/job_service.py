@@ -56,7 +56,7 @@ class Job:
 
 
 class JobService(ThreadingHTTPServer):
-    """The service on a free port; a context manager. Implements `mnist_cnn.testing.Cluster`."""
+    """The service on a free port; a context manager. Implements `mnist_cnn.testing.FaultInjector`."""
 
     daemon_threads = True
 
@@ -91,10 +91,10 @@ class JobService(ThreadingHTTPServer):
     def starts(self) -> list[str]:
         return list(self._starts)
 
-    def lose_next_answer(self) -> None:
+    def lose_next_response(self) -> None:
         self._loses_answer = True
 
-    def be_absent(self, polls: int) -> None:
+    def fail_next_polls(self, polls: int) -> None:
         self._absent_polls = polls
 
     def lose_next_node(self, line: str, *, requeues: bool) -> None:

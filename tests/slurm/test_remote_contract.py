@@ -32,18 +32,18 @@ fi
 exec {real} "$@"
 """
 """Stands before a program of Slurm's, and fails as often as the flag's file says."""
-LOSE_ANSWER = '{real} "$@" > /dev/null; echo "{name}: error: Socket timed out on send/recv operation" >&2'
-BE_ABSENT = 'echo "{name}: error: Unable to contact slurm controller (connect failure)" >&2'
+LOSE_RESPONSE = '{real} "$@" > /dev/null; echo "{name}: error: Socket timed out on send/recv operation" >&2'
+FAIL = 'echo "{name}: error: Unable to contact slurm controller (connect failure)" >&2'
 
 
-class DisturbedSlurm:
-    """Disturbs a cluster: its nodes are killed, and two programs fail as if the controller did not answer."""
+class SlurmFaults:
+    """Injects faults into a cluster: kills nodes, and fails two programs as if the controller were down."""
 
     def __init__(self, slurm: SlurmCluster, programs: Path) -> None:
         self._slurm = slurm
         self._programs = programs
         self._losing: list[Future[None]] = []
-        for name, act in (("sbatch", LOSE_ANSWER), ("squeue", BE_ABSENT)):
+        for name, act in (("sbatch", LOSE_RESPONSE), ("squeue", FAIL)):
             real = shutil.which(name)
             text = PROGRAM.format(flag=self._flag(name), act=act.format(real=real, name=name), real=real)
             (programs / name).write_text(text)
@@ -52,10 +52,10 @@ class DisturbedSlurm:
     def starts(self) -> list[str]:
         return self._slurm.run("squeue", "-h", "-t", "all", "-S", "i", "-o", "%j").split()
 
-    def lose_next_answer(self) -> None:
+    def lose_next_response(self) -> None:
         self._flag("sbatch").write_text("1")
 
-    def be_absent(self, polls: int) -> None:
+    def fail_next_polls(self, polls: int) -> None:
         self._flag("squeue").write_text(str(polls))
 
     def lose_next_node(self, line: str, *, requeues: bool) -> None:
@@ -115,20 +115,20 @@ class DisturbedSlurm:
 class TestSlurmService(RemoteContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def cluster(
+    def faults(
         cls, slurm_environment: SlurmCluster, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[DisturbedSlurm]:
+    ) -> Iterator[SlurmFaults]:
         programs = tmp_path_factory.mktemp("programs")
-        disturbed = DisturbedSlurm(slurm_environment, programs)
+        faults = SlurmFaults(slurm_environment, programs)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-            yield disturbed
+            yield faults
         slurm_environment.cancel_all()
 
     @pytest.fixture(scope="class")
     @classmethod
-    def overrides(cls, cluster: DisturbedSlurm) -> tuple[str, ...]:
-        del cluster  # it leads to the disturbed programs
+    def overrides(cls, faults: SlurmFaults) -> tuple[str, ...]:
+        del faults  # it leads to the programs that fail
         return ("backend=slurm", "backend.cpus=2", "register.name=null")
 
     @pytest.fixture(scope="class")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.azure_cluster import LoopbackCluster
 from helpers.azure_commands import V2_TESTS, chosen_v2, forget
+from helpers.azure_faults import LoopbackFaults
 from helpers.processes import SMALL
 
 from mnist_cnn.backends.azure.config import Sdk
@@ -33,9 +33,9 @@ class TestAzureBackend(BackendContract):
 class TestAzureService(RemoteContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def cluster(cls, azure_environment: AzureService) -> LoopbackCluster:
+    def faults(cls, azure_environment: AzureService) -> LoopbackFaults:
         forget()
-        return LoopbackCluster(azure_environment, Sdk.v2)
+        return LoopbackFaults(azure_environment, Sdk.v2)
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -18,16 +18,16 @@ pytestmark = pytest.mark.usefixtures("unmeasured")
 class TestHttpBackend(BackendContract, RemoteContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def cluster(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobService]:
+    def faults(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobService]:
         with JobService(tmp_path_factory.mktemp("service")) as service:
             yield service
 
     @pytest.fixture(scope="class")
     @classmethod
-    def overrides(cls, home: Path, cluster: JobService) -> tuple[str, ...]:
+    def overrides(cls, home: Path, faults: JobService) -> tuple[str, ...]:
         file = home / "http_backend.py"
         file.write_text(file_in_docs(file.name))
-        return (f"backend={file}:HttpBackend", f"backend.url={cluster.url}")
+        return (f"backend={file}:HttpBackend", f"backend.url={faults.url}")
 
     @pytest.fixture(scope="class")
     @classmethod

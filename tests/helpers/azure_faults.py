@@ -21,8 +21,8 @@ FIND = {Sdk.v1: ("GET", r"/workspaces/[^/]+/runs/[^/]+$"), Sdk.v2: ("GET", "/job
 """The request with which a process finds a run; the path of a node's request has an experiment too."""
 
 
-class LoopbackCluster:
-    """Disturbs the loopback service with its injected faults, and its nodes as the real service would."""
+class LoopbackFaults:
+    """Injects faults into the loopback service, and takes its nodes as the real service would."""
 
     def __init__(self, azure: AzureService, sdk: Sdk = Sdk.v1) -> None:
         self._azure = azure
@@ -33,10 +33,10 @@ class LoopbackCluster:
             run.run_id for run in self._azure.runs.all() for status in run.statuses if status == "Starting"
         ]
 
-    def lose_next_answer(self) -> None:
+    def lose_next_response(self) -> None:
         self._azure.faults.add(Fault(*START[self._sdk], kind="lose-answer"))
 
-    def be_absent(self, polls: int) -> None:
+    def fail_next_polls(self, polls: int) -> None:
         # After most other failures, the SDK itself repeats a request.
         self._azure.faults.add(Fault(*FIND[self._sdk], status=403, times=polls))
 
