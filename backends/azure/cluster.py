@@ -149,10 +149,10 @@ def create(config: AzureConfig, request: Callable[[], object], find: Callable[[]
                 raise
             report(f"{error.message}; retrying in {2**attempt} seconds")
             time.sleep(2**attempt)
-    return still_there(config, find)
+    return require_existing(config, find)
 
 
-def still_there(config: AzureConfig, find: Callable[[], Cluster | None]) -> Cluster:
+def require_existing(config: AzureConfig, find: Callable[[], Cluster | None]) -> Cluster:
     """Return the cluster as it is now. Raises BackendError if it is gone."""
     found = with_retries(find)
     if found is None:
@@ -204,7 +204,7 @@ def wait_until_ready(cluster: Cluster, config: AzureConfig, find: Callable[[], C
             raise BackendError(message, f"delete it: {command('delete', config)}")
         time.sleep(pause)
         pause = min(SLOW_POLL_SECONDS, 2 * pause)
-        cluster = still_there(config, find)
+        cluster = require_existing(config, find)
     report(f"cluster {cluster.name}: ready")
     for line in _status(cluster):
         report(line)

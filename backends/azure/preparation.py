@@ -32,17 +32,17 @@ _done_at: dict[tuple[Any, ...], float] = {}
 
 
 def is_recent(key: tuple[Any, ...]) -> bool:
-    """Return whether this process did something a moment ago."""
+    """Return whether this process did a step in the last REUSE_SECONDS."""
     return time.monotonic() - _done_at.get(key, -REUSE_SECONDS) < REUSE_SECONDS
 
 
 def remember(key: tuple[Any, ...]) -> None:
-    """Remember that this process has just done something."""
+    """Record that this process did a step now."""
     _done_at[key] = time.monotonic()
 
 
 def forget() -> None:
-    """Do everything again."""
+    """Clear the record, so that every step is repeated."""
     _done_at.clear()
 
 
@@ -98,7 +98,7 @@ class ClusterStep:
         self._is_ready = is_recent(self._key)
         self._found: Cluster | None = None
 
-    def look(self) -> None:
+    def find(self) -> None:
         """Find the cluster. Raises ServiceError."""
         if not self._is_ready:
             self._found = self._find()

@@ -53,13 +53,13 @@ REFUSALS = (
     (
         r"generic resource|\bgres\b",
         REFUSED,
-        "no node has such GPUs; choose backend.partition or backend.gpus",
+        "no node has the requested GPUs; choose backend.partition or backend.gpus",
     ),
     (r"memory specification", REFUSED, "lower backend.memory, or choose another backend.partition"),
     (
         r"node configuration|more processors|too many|invalid feature",
         REFUSED,
-        "no node can have all of it; lower backend.cpus, backend.memory or backend.gpus",
+        "no node has that many resources; lower backend.cpus, backend.memory or backend.gpus",
     ),
     (
         r"permission denied|not permitted|user not in group",

@@ -46,7 +46,7 @@ class Exit:
     near_limit: int
 
     @property
-    def was_told(self) -> bool:
+    def received_sigterm(self) -> bool:
         """Return whether SIGTERM ended the training; the trainer may have seen it before the script did."""
         return self.signalled or self.code == script.SHELL_SIGNAL + signal.SIGTERM
 
@@ -113,7 +113,7 @@ def of_forgotten(start: Path) -> Observation | None:
         error = "Slurm has forgotten the job, and its node left no record of its end"
         return Observation(FORGOTTEN, Status.failed, error, is_lost=True)
     seen = _of_exit(FORGOTTEN, f"Slurm job {ended.job}", ended)
-    if ended.was_told:  # perhaps a user's scancel: it must not start the run again
+    if ended.received_sigterm:  # perhaps a user's scancel: it must not start the run again
         seen = dataclasses.replace(seen, status=Status.cancelled, is_lost=False)
     return seen
 
@@ -139,10 +139,10 @@ def _of_exit(state: str, what: str, ended: Exit) -> Observation:
     """Return the observation of a script that ended with an error."""
     if ended.code == script.UNSUITABLE:
         return Observation(state, Status.failed, f"node {ended.node} cannot train; the log says why")
-    if ended.was_told and ended.near_limit:
+    if ended.received_sigterm and ended.near_limit:
         error = f"{what} reached its time limit on {ended.node}; set backend.max_duration"
         return Observation(state, Status.cancelled, error)
-    if ended.was_told:
+    if ended.received_sigterm:
         error = f"{what} was stopped on {ended.node} by SIGTERM before its time limit"
         return Observation(state, Status.failed, error, is_lost=True)
     if ended.code == script.WORKER_LOST:

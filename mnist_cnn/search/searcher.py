@@ -141,7 +141,7 @@ class Searcher:
                 target = halving.rung_after(epochs, self.search.plan.rungs)
                 trial = dataclasses.replace(trial, target=target, is_running=True)
             entry.trial = trial
-            if epochs and not drawn.is_told:
+            if epochs and not drawn.is_recorded:
                 self._study.tell(drawn.number, reached[self.search.plan.rungs[0] - 1])
         return [entry for entry in self.entries.values() if entry.trial.is_running]
 

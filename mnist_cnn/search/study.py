@@ -34,11 +34,11 @@ ELSEWHERE = "search.dir=FOLDER"
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """The settings of a trial, as overrides. Optuna `is_told` how it went; `error` is why it has failed."""
+    """A trial's settings, as overrides; whether its end `is_recorded` in the study; why it failed."""
 
     number: int
     overrides: tuple[str, ...]
-    is_told: bool = False
+    is_recorded: bool = False
     error: str | None = None
 
 

@@ -54,7 +54,7 @@ def _prepare(
     experiment, (datastore, absent), *_ = run_parallel(
         partial(_open_experiment, workspace, request.experiment),
         partial(_find_missing_data, workspace, request, config),
-        step.look,
+        step.find,
         partial(snapshot.write, code, request.snapshot),
     )
     report(f"experiment {experiment.name}: {experiment.get_portal_url()}")

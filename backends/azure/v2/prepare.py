@@ -40,7 +40,7 @@ def prepared(
     create = partial(cluster.request_creation, workspace, config)
     step = preparation.ClusterStep(workspace.name, config, find, create)
     # Read-only requests first: if one is refused, nothing was sent and no cluster was created.
-    (datastore, absent), _ = run_parallel(partial(_find_missing_data, workspace, request, config), step.look)
+    (datastore, absent), _ = run_parallel(partial(_find_missing_data, workspace, request, config), step.find)
     report(f"datastore {datastore.name}: {datastore.url}{'' if datastore.has_key else ', without a key'}")
     *_, code, environment, _ = run_parallel(
         *preparation.sending(datastore.files, handle, request, absent),
