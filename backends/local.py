@@ -33,8 +33,8 @@ from mnist_cnn.errors import (
     storage_error,
 )
 from mnist_cnn.result import Progress
+from mnist_cnn.training.distributed.local_group import WORKER
 from mnist_cnn.training.runtime import versions
-from mnist_cnn.training.sharing.local_group import WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

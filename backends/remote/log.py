@@ -19,7 +19,7 @@ from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError, MnistCnnError, command_on, storage_error
 from mnist_cnn.files import locks
 from mnist_cnn.result import EpochRow, Progress
-from mnist_cnn.training.sharing.group import WorkerLost
+from mnist_cnn.training.distributed.group import WorkerLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mnist_cnn.errors import MnistCnnError
     from mnist_cnn.job import Job
     from mnist_cnn.result import EpochRow, Progress, Result
-    from mnist_cnn.training.sharing.rendezvous import Rendezvous
+    from mnist_cnn.training.distributed.rendezvous import Rendezvous
 
 FAILURE, PROGRESS, EPOCH = "mnist_cnn failure ", "mnist_cnn progress ", "mnist_cnn row "
 """Prefixes of log lines that contain JSON: the error, the progress, a row of the history."""
@@ -237,7 +237,7 @@ def _progress_printer() -> Callable[[Progress], None]:
 def _print_failure(error: MnistCnnError) -> None:
     from mnist_cnn.errors import RunPaused
     from mnist_cnn.run_folder import STOPPED
-    from mnist_cnn.training.sharing.group import WorkerLost
+    from mnist_cnn.training.distributed.group import WorkerLost
     from mnist_cnn.training.train import log
 
     log.error("%s%s", STOPPED, error.message)

@@ -12,7 +12,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.backends.remote.failures import follow_hint, resume_hint
 from mnist_cnn.backends.remote.service import NOT_FOUND, Handle, Limits, Observation, ServiceError
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, RunPaused, TrainingError
-from mnist_cnn.training.sharing.group import WorkerLost
+from mnist_cnn.training.distributed.group import WorkerLost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

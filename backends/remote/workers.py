@@ -10,10 +10,10 @@ import os
 from typing import TYPE_CHECKING
 
 from mnist_cnn.errors import BackendError
+from mnist_cnn.training.distributed.group import ONE_WORKER, Group
+from mnist_cnn.training.distributed.local_group import identity
+from mnist_cnn.training.distributed.rendezvous import Rendezvous, connect
 from mnist_cnn.training.runtime import default_threads
-from mnist_cnn.training.sharing.group import ONE_WORKER, Group
-from mnist_cnn.training.sharing.local_group import identity
-from mnist_cnn.training.sharing.rendezvous import Rendezvous, connect
 
 if TYPE_CHECKING:
     from mnist_cnn.job import Job

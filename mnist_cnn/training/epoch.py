@@ -20,9 +20,9 @@ from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
 from mnist_cnn.training import checkpoint, graphs, metrics
 from mnist_cnn.training.class_weights import weights_of
+from mnist_cnn.training.distributed.group import ONE_WORKER, Group
 from mnist_cnn.training.model import build_model
 from mnist_cnn.training.shards import ShardedSteps
-from mnist_cnn.training.sharing.group import ONE_WORKER, Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -434,7 +434,7 @@ def evaluate(
     batches = math.ceil(len(images) / EVALUATION_BATCH)
     starts = (EVALUATION_BATCH * batch for batch in group.part(batches))
     parts = [predict(tf.constant(images[start : start + EVALUATION_BATCH])).numpy() for start in starts]
-    gathered = b"".join(group.gather(b"".join(part.tobytes() for part in parts)))
+    gathered = b"".join(group.all_gather(b"".join(part.tobytes() for part in parts)))
     probabilities = np.frombuffer(gathered, np.float32).reshape(len(images), -1)
     of_label = np.take_along_axis(probabilities, labels[:, None].astype(np.int64), axis=1)[:, 0]
     # Keras clips probabilities at 1e-7 before it takes the logarithm.

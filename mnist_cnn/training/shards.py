@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training import graphs
-from mnist_cnn.training.sharing.group import ONE_WORKER, Group
-from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree
+from mnist_cnn.training.distributed.group import ONE_WORKER, Group
+from mnist_cnn.training.distributed.pairwise import PairwiseSum, Subtree
 
 if TYPE_CHECKING:
     from mnist_cnn.training.epoch import Trainer
@@ -70,7 +70,7 @@ class ShardedSteps:
                 weight = tf.constant((end - start) / count)
                 flat, counts = self._compute_shard(part, tf.constant(shard, tf.int64), weight, augment_scale)
                 held.add(Subtree(shard, 1, (flat.numpy(), counts.numpy())))
-            flat, counts = group.total(held, self.shards)
+            flat, counts = group.all_reduce(held, self.shards)
             curve_point = tf.constant(step * parts // data.steps)
             self._apply_sums(tf.constant(flat), tf.constant(counts), curve_point)
 

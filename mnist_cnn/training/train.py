@@ -25,11 +25,11 @@ from mnist_cnn.redaction import redact
 from mnist_cnn.result import EpochRow, Progress, Result, describe_content, percent
 from mnist_cnn.training import checkpoint, initial_weights, plots, stopping
 from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
+from mnist_cnn.training.distributed.group import ONE_WORKER, Group
 from mnist_cnn.training.epoch import Trainer, evaluate, predict_function
 from mnist_cnn.training.model import weights_sha256
 from mnist_cnn.training.runtime import Runtime
 from mnist_cnn.training.scores import class_scores, confusion_counts
-from mnist_cnn.training.sharing.group import ONE_WORKER, Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +141,7 @@ def _common_runtime(trainer: Trainer, device_kind: str, group: Group) -> Runtime
     Raises ConfigurationError, on all of them.
     """
     own = Runtime.here(trainer.precision.value, device_kind, _threads(), trainer.fingerprint())
-    gathered = group.gather(json.dumps(dataclasses.asdict(own)).encode())
+    gathered = group.all_gather(json.dumps(dataclasses.asdict(own)).encode())
     first, *others = (Runtime(**json.loads(content)) for content in gathered)
     differing = [
         f"Worker {rank}: {'; '.join(first.changes_to(other, before='worker 0:'))}"
@@ -162,10 +162,10 @@ def _broadcast_state(trainer: Trainer, group: Group, epochs: int = 0) -> int:
     if group.count == 1:
         return epochs
     is_first = group.rank == 0
-    epochs = int(group.gather(str(epochs).encode() if is_first else b"")[0])
+    epochs = int(group.all_gather(str(epochs).encode() if is_first else b"")[0])
     if epochs or trainer.job.train.init_sha256 is not None:
         own = b"".join(array.tobytes() for array in trainer.state()) if is_first else b""
-        trainer.restore_bytes(group.gather(own)[0])
+        trainer.restore_bytes(group.all_gather(own)[0])
     return epochs
 
 
@@ -174,7 +174,7 @@ def _end_epoch(trainer: Trainer, group: Group, is_stopping: bool) -> bool:  # no
     if group.count > 1:
         digest = hashlib.sha256(b"".join(array.tobytes() for array in trainer.state())).hexdigest()
         group.check_equal("state at the end of an epoch", digest[:8], "use equal nodes; one may be faulty")
-    return b"1" in group.gather(b"1" if is_stopping else b"0")
+    return b"1" in group.all_gather(b"1" if is_stopping else b"0")
 
 
 def describe_epoch(row: EpochRow, job: Job) -> str:

@@ -30,7 +30,7 @@ from mnist_cnn.errors import (
     storage_error,
 )
 from mnist_cnn.redaction import redact, redacted
-from mnist_cnn.training.sharing.local_group import joined, started
+from mnist_cnn.training.distributed.local_group import joined, started
 from mnist_cnn.training.train import assist, train
 
 if TYPE_CHECKING:

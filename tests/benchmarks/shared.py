@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mnist_cnn
-from mnist_cnn.training.sharing.local_group import started
+from mnist_cnn.training.distributed.local_group import started
 from mnist_cnn.training.train import train
 
 if TYPE_CHECKING:

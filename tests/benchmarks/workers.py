@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_cnn.training.sharing.local_group import HOST
-from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree
-from mnist_cnn.training.sharing.rendezvous import Rendezvous, connect, listen
+from mnist_cnn.training.distributed.local_group import HOST
+from mnist_cnn.training.distributed.pairwise import PairwiseSum, Subtree
+from mnist_cnn.training.distributed.rendezvous import Rendezvous, connect, listen
 
 from .comparison import Comparison
 from .machine import printed, script
@@ -26,7 +26,7 @@ from .processors import Hashes
 from .report import Metric, Report, number, table, take_turns, timed
 
 if TYPE_CHECKING:
-    from mnist_cnn.training.sharing.group import ConnectedGroup
+    from mnist_cnn.training.distributed.group import ConnectedGroup
 
 OPTIONS = {
     "--rounds": number(2, "how often each number of workers trains"),
@@ -97,7 +97,7 @@ def overheads() -> tuple[float, float]:
             groups = (group, second)
 
             def exchange(length: int) -> None:
-                list(pool.map(lambda group: group.total(held_by(group, length), 2), groups))
+                list(pool.map(lambda group: group.all_reduce(held_by(group, length), 2), groups))
 
             seconds = {length: min(timed(partial(exchange, length), 50)) for length in (2, large)}
     return seconds[2] / 2, (seconds[large] - seconds[2]) / (4 * large)

@@ -23,7 +23,7 @@ from helpers.fault_points import Gate
 from helpers.processes import end_of, result_of, run_command, start_command, wait_until, worker_of
 
 from mnist_cnn.errors import BackendError, Interrupted, RunCancelled
-from mnist_cnn.training.sharing.local_group import WORKER
+from mnist_cnn.training.distributed.local_group import WORKER
 
 from .ledger import add_shard
 
@@ -78,13 +78,13 @@ EXIT_CODES = {
 }
 PHASES = {
     "meeting": ("connect", 1),
-    "fingerprint": ("gather", 1),
-    "number of epochs": ("gather", 2),
-    "gradients": ("total", 2),
-    "evaluation": ("gather", 3),
-    "end of an epoch": ("gather", 4),
-    "saving": ("total", STEPS + 1),
-    "state": ("gather", 3),
+    "fingerprint": ("all_gather", 1),
+    "number of epochs": ("all_gather", 2),
+    "gradients": ("all_reduce", 2),
+    "evaluation": ("all_gather", 3),
+    "end of an epoch": ("all_gather", 4),
+    "saving": ("all_reduce", STEPS + 1),
+    "state": ("all_gather", 3),
 }
 """The points of the phases, in the order in which a run meets them that is resumed after each fault.
 

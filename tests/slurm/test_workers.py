@@ -1,6 +1,6 @@
 """Several workers of a run, on a real Slurm: how its script starts, stops and judges them.
 
-The workers are a few lines of bash. `test_shared_trainings` has real ones.
+The workers are a few lines of bash. `test_distributed_trainings` has real ones.
 """
 
 from __future__ import annotations

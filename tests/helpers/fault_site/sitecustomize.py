@@ -92,9 +92,9 @@ class ImportPoint:
 
 IS_WORKER = "mnist_cnn.training.worker" in sys.orig_argv
 if IS_WORKER and CHOSEN["process"].startswith("worker "):
-    from sharing_points import SharingPoint  # type: ignore[import-not-found] # it lies beside this file
+    from distributed_points import DistributedPoint  # type: ignore[import-not-found] # it lies beside this file
 
-    SharingPoint(CHOSEN, wait).install()
+    DistributedPoint(CHOSEN, wait).install()
 elif CHOSEN["process"] == ("worker" if IS_WORKER else "command"):
     atomic.replacing = faulty_replacing
     if CHOSEN["point"].startswith(LOG_LINE):

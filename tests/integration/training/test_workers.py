@@ -16,9 +16,9 @@ from helpers.processes import end_of, run_command, start_command
 from mnist_cnn import cpu, launch
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import BackendError, ConfigurationError
+from mnist_cnn.training.distributed.group import ONE_WORKER, ConnectedGroup, Group
 from mnist_cnn.training.epoch import Trainer
 from mnist_cnn.training.model import weights_sha256
-from mnist_cnn.training.sharing.group import ONE_WORKER, ConnectedGroup, Group
 
 if TYPE_CHECKING:
     from mnist_cnn.result import EpochRow

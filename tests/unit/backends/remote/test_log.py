@@ -19,7 +19,7 @@ from mnist_cnn.backends.remote.node import EPOCH, PROGRESS
 from mnist_cnn.backends.remote.service import Handle, Limits, Observation
 from mnist_cnn.errors import BackendError, MnistCnnError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
-from mnist_cnn.training.sharing.group import WorkerLost
+from mnist_cnn.training.distributed.group import WorkerLost
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -32,7 +32,7 @@ from mnist_cnn.backends.remote.state import (
 )
 from mnist_cnn.backends.slurm import queue as slurm
 from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled, RunPaused, TrainingError
-from mnist_cnn.training.sharing.group import WorkerLost
+from mnist_cnn.training.distributed.group import WorkerLost
 
 FOLDER = Path("runs/one")
 LIMITS = Limits(queue_seconds=100.0, run_seconds=1000.0, restarts=2)

@@ -14,8 +14,8 @@ import mnist_cnn
 from mnist_cnn.backends.remote import node, workers
 from mnist_cnn.errors import BackendError, DataError
 from mnist_cnn.training import train, worker
-from mnist_cnn.training.sharing.local_group import identity
-from mnist_cnn.training.sharing.rendezvous import connect, listen
+from mnist_cnn.training.distributed.local_group import identity
+from mnist_cnn.training.distributed.rendezvous import connect, listen
 
 VARIABLES = {
     workers.RANK: "1",
@@ -89,7 +89,7 @@ def test_another_worker_that_fails_leaves_the_report_to_worker_0(
         zero = dataclasses.replace(joining, rank=0, ports=(port,))
         try:
             with connect(zero, identity(job), listener) as group:
-                group.gather(b"")
+                group.all_gather(b"")
         except Exception as error:  # noqa: BLE001 - it is what the test is about
             received.append(error)
 

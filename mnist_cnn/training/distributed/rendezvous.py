@@ -14,14 +14,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.errors import BackendError, ConfigurationError
-from mnist_cnn.training.sharing import handshake
-from mnist_cnn.training.sharing.group import ConnectedGroup, WorkerLost, send_error
-from mnist_cnn.training.sharing.handshake import Arrivals
+from mnist_cnn.training.distributed import handshake
+from mnist_cnn.training.distributed.group import ConnectedGroup, WorkerLost, send_error
+from mnist_cnn.training.distributed.handshake import Arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mnist_cnn.training.sharing.handshake import Channel
+    from mnist_cnn.training.distributed.handshake import Channel
 
 RETRY_SECONDS = 0.2
 WAIT_SECONDS = 1.0
@@ -111,10 +111,10 @@ def _receive_all(
         on_wait()
         left = deadline - time.monotonic()
         if left < 0:
-            missing = ", ".join(str(rank) for rank in range(1, rendezvous.count) if rank not in channels)
+            missing = [f"worker {rank}" for rank in range(1, rendezvous.count) if rank not in channels]
             waited = f"within {rendezvous.arrival_seconds:.0f} seconds"
-            message = f"of {rendezvous.count} workers, {missing} did not arrive {waited}"
-            raise BackendError(message, "read its log; a firewall between the nodes may be the reason")
+            message = f"{' and '.join(missing)} of {rendezvous.count} did not connect {waited}"
+            raise BackendError(message, "read the logs; a firewall between the nodes may be the reason")
         arrival = arrivals.next(min(left, WAIT_SECONDS))
         if arrival is None:
             continue
@@ -125,8 +125,11 @@ def _receive_all(
             message = f"worker {rank} cannot train with worker 0: {different}"
             channel.refuse(message)
             raise ConfigurationError(message, "start all workers with the same job and the same packages")
-        if rank in channels or rank not in range(1, rendezvous.count):
-            channel.refuse(f"worker {rank} of {rendezvous.count} has arrived before")
+        if rank in channels:
+            channel.refuse(f"worker {rank} of {rendezvous.count} connected twice")
+            continue
+        if rank not in range(1, rendezvous.count):
+            channel.refuse(f"there is no worker {rank}: the run has {rendezvous.count}")
             continue
         channels[rank], addresses[rank] = channel, hello["address"]
     for rank, channel in channels.items():

@@ -9,19 +9,19 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.training.sharing import rendezvous
-from mnist_cnn.training.sharing.group import ConnectedGroup
+from mnist_cnn.training.distributed import rendezvous
+from mnist_cnn.training.distributed.group import ConnectedGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mnist_cnn.training.sharing.rendezvous import Rendezvous
+    from mnist_cnn.training.distributed.rendezvous import Rendezvous
 
 SILENCE_SECONDS = 6.0
 """How long the others wait for a worker that is stopped."""
 
 
-class SharingPoint:
+class DistributedPoint:
     """The chosen point of a process, which may be any of the workers; `wait` is the fault of that name."""
 
     def __init__(self, chosen: dict[str, Any], wait: Callable[[], None]) -> None:
@@ -36,24 +36,24 @@ class SharingPoint:
     def install(self) -> None:
         """Stand in for the functions by which workers meet and exchange."""
         connect = rendezvous.connect
-        gather, total = ConnectedGroup.gather, ConnectedGroup.total
+        all_gather, all_reduce = ConnectedGroup.all_gather, ConnectedGroup.all_reduce
 
         def faulty_connect(where: Rendezvous, *arguments: Any, **options: Any) -> ConnectedGroup:
             if self.is_reached("connect", where.rank):
                 where = dataclasses.replace(where, arrival_seconds=SILENCE_SECONDS)
             return connect(where, *arguments, **options)
 
-        def faulty_gather(workers: ConnectedGroup, content: bytes) -> list[bytes]:
-            self.visit("gather", workers)
-            return gather(workers, content)
+        def faulty_all_gather(workers: ConnectedGroup, content: bytes) -> list[bytes]:
+            self.visit("all_gather", workers)
+            return all_gather(workers, content)
 
-        def faulty_total(workers: ConnectedGroup, *arguments: Any) -> Any:
-            self.visit("total", workers)
-            return total(workers, *arguments)
+        def faulty_all_reduce(workers: ConnectedGroup, *arguments: Any) -> Any:
+            self.visit("all_reduce", workers)
+            return all_reduce(workers, *arguments)
 
         rendezvous.connect = faulty_connect  # type: ignore[assignment]
-        ConnectedGroup.gather = faulty_gather  # type: ignore[assignment, method-assign]
-        ConnectedGroup.total = faulty_total  # type: ignore[assignment, method-assign]
+        ConnectedGroup.all_gather = faulty_all_gather  # type: ignore[assignment, method-assign]
+        ConnectedGroup.all_reduce = faulty_all_reduce  # type: ignore[assignment, method-assign]
 
     def visit(self, point: str, workers: ConnectedGroup) -> None:
         """Meet the fault, if this is the chosen point; the other workers then wait less long."""

@@ -9,7 +9,7 @@ import pytest
 
 from mnist_cnn import cpu, launch
 from mnist_cnn.errors import BackendError
-from mnist_cnn.training.sharing import local_group
+from mnist_cnn.training.distributed import local_group
 
 
 @pytest.fixture

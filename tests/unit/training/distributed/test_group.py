@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled, TrainingError
-from mnist_cnn.training.sharing.group import ONE_WORKER, ConnectedGroup, WorkerLost
-from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree
+from mnist_cnn.training.distributed.group import ONE_WORKER, ConnectedGroup, WorkerLost
+from mnist_cnn.training.distributed.pairwise import PairwiseSum, Subtree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,9 +52,9 @@ def held_by(group: ConnectedGroup | None, shards: int, length: int) -> PairwiseS
 @pytest.mark.parametrize("length", [1, 2, 1003])
 @pytest.mark.parametrize("workers", [2, 3, 4, 6])
 def test_all_workers_get_the_sum_of_one(workers: int, length: int) -> None:
-    alone = ONE_WORKER.total(held_by(None, 12, length), 12)
+    alone = ONE_WORKER.all_reduce(held_by(None, 12, length), 12)
 
-    totals = on_each(connected(workers), lambda group: group.total(held_by(group, 12, length), 12))
+    totals = on_each(connected(workers), lambda group: group.all_reduce(held_by(group, 12, length), 12))
 
     for total in totals:
         assert [array.tobytes() for array in total] == [array.tobytes() for array in alone]
@@ -63,13 +63,13 @@ def test_all_workers_get_the_sum_of_one(workers: int, length: int) -> None:
 def test_all_workers_get_what_each_has_sent() -> None:
     sent = [b"", b"one", b"two" * 1_000_000]
 
-    assert on_each(connected(3), lambda group: group.gather(sent[group.rank])) == [sent, sent, sent]
+    assert on_each(connected(3), lambda group: group.all_gather(sent[group.rank])) == [sent, sent, sent]
 
 
 def test_a_large_message_in_both_directions_blocks_nobody() -> None:
     size = 32 * 1024 * 1024  # more than a socket's buffers hold
 
-    contents = on_each(connected(2), lambda group: group.gather(bytes([group.rank]) * size))
+    contents = on_each(connected(2), lambda group: group.all_gather(bytes([group.rank]) * size))
 
     assert [len(content) for content in contents[0]] == [size, size]
 
@@ -88,7 +88,7 @@ def test_the_error_of_one_worker_ends_all(error: MnistCnnError) -> None:
     def work(group: ConnectedGroup) -> None:
         if group.rank == 1:
             raise error
-        group.gather(b"")
+        group.all_gather(b"")
 
     ends = on_each(connected(3), work)
 
@@ -101,7 +101,7 @@ def test_a_cancelled_worker_cancels_all() -> None:
     def work(group: ConnectedGroup) -> None:
         if group.rank == 0:
             raise KeyboardInterrupt
-        group.gather(b"")
+        group.all_gather(b"")
 
     first, second = connected(2)
     with pytest.raises(KeyboardInterrupt), first:
@@ -111,7 +111,7 @@ def test_a_cancelled_worker_cancels_all() -> None:
 
 
 def test_a_bug_of_one_worker_is_a_bug_for_all() -> None:
-    ends = on_each(connected(2), lambda group: 1 // 0 if group.rank == 1 else group.gather(b""))
+    ends = on_each(connected(2), lambda group: 1 // 0 if group.rank == 1 else group.all_gather(b""))
 
     assert ends[0].exit_code == 1
     assert ends[0].message == "worker 1: a bug: ZeroDivisionError"
@@ -122,7 +122,7 @@ def test_a_killed_worker_is_lost_for_all() -> None:
     for connection in groups.pop()._connections.values():  # noqa: SLF001 - as the system does
         connection.close()
 
-    ends = on_each(groups, lambda group: group.gather(b"x"))
+    ends = on_each(groups, lambda group: group.all_gather(b"x"))
 
     assert {type(end) for end in ends} == {WorkerLost}
     assert all("worker 2 of 3 is gone" in end.message for end in ends)
@@ -135,30 +135,30 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_message_is_lost() -> None:
     connection.close()
 
     with pytest.raises(WorkerLost, match="worker 1 of 2 is gone"), group:
-        group.gather(b"")
+        group.all_gather(b"")
 
 
 def test_a_silent_worker_is_lost_after_the_stated_time() -> None:
     group, silent = connected(2, seconds=0.3)
 
     with pytest.raises(WorkerLost, match="has not answered for 0 seconds"), silent, group:
-        group.gather(b"")
+        group.all_gather(b"")
 
 
 def test_a_worker_that_reads_nothing_is_lost_after_the_stated_time() -> None:
     group, stopped = connected(2, seconds=0.3)
 
     with pytest.raises(WorkerLost, match="has not answered"), stopped, group:
-        group.gather(bytes(64 * 1024 * 1024))
+        group.all_gather(bytes(64 * 1024 * 1024))
 
 
 def test_an_error_while_a_message_is_half_sent_is_not_taken_for_numbers() -> None:
     ending, late = connected(2, seconds=0.5)
     with pytest.raises(WorkerLost, match="has not answered"), ending:
-        ending.gather(bytes(64 * 1024 * 1024))
+        ending.all_gather(bytes(64 * 1024 * 1024))
 
     with pytest.raises(WorkerLost, match="worker 0 of 2 is gone"), late:
-        late.gather(b"")
+        late.all_gather(b"")
 
 
 def test_a_message_of_an_unknown_kind_is_refused() -> None:
@@ -166,4 +166,4 @@ def test_a_message_of_an_unknown_kind_is_refused() -> None:
     strange._connections[0].sendall(b"X" + (1 << 62).to_bytes(8))  # noqa: SLF001 - no worker sends it
 
     with pytest.raises(WorkerLost, match="its message is not valid"), strange, group:
-        group.gather(b"")
+        group.all_gather(b"")

@@ -1,4 +1,4 @@
-"""The workers that share a training: processes, connected with each other by sockets.
+"""The workers of a data-parallel training: processes, connected with each other by sockets.
 
 A message is its kind in a byte, its length in eight bytes, and its content: raw numbers or JSON, never
 pickle. `rendezvous` connects the workers. Then each sends the same kinds of messages in the same order.
@@ -25,12 +25,12 @@ from mnist_cnn.errors import (
     MnistCnnError,
     RunCancelled,
 )
-from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree, subtrees
+from mnist_cnn.training.distributed.pairwise import PairwiseSum, Subtree, subtrees
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mnist_cnn.training.sharing.pairwise import Arrays
+    from mnist_cnn.training.distributed.pairwise import Arrays
 
 CONTENT, ERROR = b"C", b"E"
 HEADER = struct.Struct("!cQ")
@@ -52,20 +52,20 @@ class Group:
         """Return which of `total` things are this worker's."""
         return _part(self.rank, self.count, total)
 
-    def total(self, held: PairwiseSum, shards: int) -> Arrays:  # noqa: ARG002 - it holds all of them
+    def all_reduce(self, held: PairwiseSum, shards: int) -> Arrays:  # noqa: ARG002 - it holds all of them
         """Return the sum of all workers' shards; `held` are the sums of this worker's, and are overwritten.
 
         Raises WorkerLost, or the error that has ended another worker. So do the other methods.
         """
         return held.total()
 
-    def gather(self, content: bytes) -> list[bytes]:
+    def all_gather(self, content: bytes) -> list[bytes]:
         """Return the contents of all workers, in order."""
         return [content]
 
     def check_equal(self, what: str, value: str, hint: str) -> None:
         """Check that all workers have the same value. Raises ConfigurationError, on all of them."""
-        values = [content.decode() for content in self.gather(value.encode())]
+        values = [content.decode() for content in self.all_gather(value.encode())]
         for rank, other in enumerate(values):
             if other != values[0]:
                 message = f"worker {rank} of {self.count} has another {what}: {other}, not {values[0]}"
@@ -97,7 +97,7 @@ class ConnectedGroup(Group):
         for connection in connections.values():
             connection.settimeout(seconds)
 
-    def total(self, held: PairwiseSum, shards: int) -> Arrays:
+    def all_reduce(self, held: PairwiseSum, shards: int) -> Arrays:
         """Return the sum of all workers' shards, added in the order of `pairwise`."""
         import numpy as np
 
@@ -131,7 +131,7 @@ class ConnectedGroup(Group):
         )
         return tuple(array[start:end] for array, (start, end) in zip(subtree.arrays, cuts, strict=True))
 
-    def gather(self, content: bytes) -> list[bytes]:
+    def all_gather(self, content: bytes) -> list[bytes]:
         """Return the contents of all workers, in order."""
         received = self._exchange(dict.fromkeys(self._connections, (content,)))
         return [content if rank == self.rank else bytes(received[rank]) for rank in range(self.count)]

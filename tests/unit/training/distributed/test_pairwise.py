@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mnist_cnn.training.sharing.pairwise import PairwiseSum, Subtree, subtrees
+from mnist_cnn.training.distributed.pairwise import PairwiseSum, Subtree, subtrees
 
 LENGTH = 1000
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mnist_cnn.errors import BackendError, ConfigurationError
-from mnist_cnn.training.sharing import handshake
-from mnist_cnn.training.sharing.rendezvous import Rendezvous, connect, listen
+from mnist_cnn.training.distributed import handshake
+from mnist_cnn.training.distributed.rendezvous import Rendezvous, connect, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mnist_cnn.training.sharing.group import ConnectedGroup
+    from mnist_cnn.training.distributed.group import ConnectedGroup
 
 HOST = "127.0.0.1"
 TOKEN = secrets.token_hex(8)
@@ -63,7 +63,7 @@ def test_all_workers_are_connected_with_all(listener: socket.socket, count: int)
 
     with ThreadPoolExecutor(count) as pool, closing_all(groups):
         assert [group.rank for group in groups] == [*range(count)]
-        gathered = list(pool.map(lambda group: group.gather(str(group.rank).encode()), groups))
+        gathered = list(pool.map(lambda group: group.all_gather(str(group.rank).encode()), groups))
     assert gathered == [[str(rank).encode() for rank in range(count)]] * count
 
 
@@ -71,7 +71,7 @@ def test_a_worker_that_never_arrives_is_named(listener: socket.socket) -> None:
     ends = all_meet(listener, (rendezvous(listener, 3, 1, seconds=1.0), IDENTITY), seconds=1.0)
 
     assert isinstance(ends[0], BackendError)
-    assert ends[0].message == "of 3 workers, 2 did not arrive within 1 seconds"
+    assert ends[0].message == "worker 2 of 3 did not connect within 1 seconds"
     assert isinstance(ends[1], BackendError)
     assert "worker 0 has ended" in ends[1].message
 
@@ -104,12 +104,20 @@ def test_a_worker_that_arrives_twice_is_refused_and_the_others_train(listener: s
         zero = pool.submit(connect, rendezvous(listener, 3), IDENTITY, listener)
         twins = [pool.submit(connect, rendezvous(listener, 3, 1), IDENTITY) for _ in range(2)]
         first = next(as_completed(twins))
-        assert str(first.exception()).startswith("worker 1 of 3 has arrived before")
+        assert str(first.exception()).startswith("worker 1 of 3 connected twice")
         twins.remove(first)
         two = pool.submit(connect, rendezvous(listener, 3, 2), IDENTITY)
 
         with closing_all(groups := [future.result() for future in (zero, *twins, two)]):
             assert [group.rank for group in groups] == [0, 1, 2]
+
+
+def test_a_worker_whose_number_is_too_high_is_refused(listener: socket.socket) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        zero = pool.submit(connect, rendezvous(listener, 2, seconds=2.0), IDENTITY, listener)
+        with pytest.raises(BackendError, match="there is no worker 2: the run has 2"):
+            connect(rendezvous(listener, 2, 2), IDENTITY)
+        assert "worker 1 of 2 did not connect" in str(zero.exception())
 
 
 def test_a_stranger_without_the_token_is_refused_and_the_others_train(

@@ -15,9 +15,9 @@ from typing import IO, TYPE_CHECKING, cast
 
 from mnist_cnn import cpu
 from mnist_cnn.errors import BackendError
+from mnist_cnn.training.distributed.group import ONE_WORKER, Group, WorkerLost
+from mnist_cnn.training.distributed.rendezvous import Rendezvous, connect, listen
 from mnist_cnn.training.runtime import default_threads, versions
-from mnist_cnn.training.sharing.group import ONE_WORKER, Group, WorkerLost
-from mnist_cnn.training.sharing.rendezvous import Rendezvous, connect, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,7 +59,7 @@ def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Group]:
     def check_running() -> None:
         for rank, process in enumerate(processes, 1):
             if process.poll() is not None:
-                raise WorkerLost(f"worker {rank} of {count} has ended before it began", "read the run's log")
+                raise WorkerLost(f"worker {rank} of {count} exited before it connected", "read the run's log")
 
     listener = listen(HOST, (0,))
     ports = (listener.getsockname()[1],)
