@@ -209,7 +209,7 @@ def run(chosen: argparse.Namespace) -> int:
             for rank in (0, workers - 1):
                 case = f"{workers} workers, {kind} at worker {rank}"
                 if case in chosen.shard:
-                    (home := Path(folder) / case.replace(" ", "-")).mkdir()
+                    (home := Path(folder) / case.replace(", ", "-").replace(" ", "-")).mkdir()
                     wrong = endure(home, workers, [Fault(kind, rank, phase) for phase in PHASES], 1, expected)
                     state = "; ".join(wrong) or f"{len(PHASES)} faults, then the weights of one worker"
                     print(f"{case}: {state}", flush=True)
