@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mnist_cnn.config import BackendConfig, did_you_mean
-from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.config import BackendConfig
+from mnist_cnn.errors import ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 from mnist_cnn import cpu, process_identity, run_folder
 from mnist_cnn.backend import ModelRef, Plan, Status
 from mnist_cnn.backends import common, local_registry
-from mnist_cnn.config import BackendConfig, Config, Numerics, setting
+from mnist_cnn.config import BackendConfig, Config, Numerics
 from mnist_cnn.errors import (
     ERRORS_BY_EXIT_CODE,
     BackendError,
@@ -33,6 +33,7 @@ from mnist_cnn.errors import (
     storage_error,
 )
 from mnist_cnn.result import Progress
+from mnist_cnn.settings import setting
 from mnist_cnn.training.runtime import versions
 from mnist_cnn.training.sharing.local_group import WORKER
 

@@ -27,19 +27,12 @@ from mnist_cnn.config import (
     RegisterConfig,
     RunConfig,
     SearchConfig,
-    Section,
     TrackConfig,
     TrainConfig,
-    did_you_mean,
-    full_key,
-    keys_of,
-    read_section,
-    unknown_key,
-    with_inner,
-    written,
 )
-from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.errors import ConfigurationError, did_you_mean
 from mnist_cnn.files import safe_read
+from mnist_cnn.settings import Section, full_key, keys_of, read_section, unknown_key, with_inner, written
 from mnist_cnn.tracking import check_installed
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from mnist_cnn.redaction import redact
 from mnist_cnn.version import PYTHON_NEEDED, installation_hint
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 MAX_LENGTH = 2000
@@ -96,6 +97,18 @@ ERRORS_BY_EXIT_CODE: dict[int, type[MnistCnnError]] = {
 def command_on(name: str, run: Path | str, *rest: str) -> str:
     """Return a command about a run for a hint, quoted for a shell: `resume 'my runs/a' force=true`."""
     return shlex.join((name, str(run), *rest))
+
+
+def did_you_mean(name: str, known: Collection[str], otherwise: str, group: str = "") -> str:
+    """Return a hint with the nearest of the `known` words, or `otherwise` if none is near.
+
+    Words of a `group` are compared without its name, and shown with it.
+    """
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    prefix = f"{group}." if group else ""
+    return f"did you mean {prefix}{near[0]}?" if near else otherwise
 
 
 def storage_error(error: OSError, what: str, setting: str = "") -> BackendError:

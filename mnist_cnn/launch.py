@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from mnist_cnn import compose, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
-from mnist_cnn.config import Keep, Numerics, Registry, Schedule, written
+from mnist_cnn.config import Keep, Numerics, Registry, Schedule
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
+from mnist_cnn.settings import written
 from mnist_cnn.tracking import state as tracking_state
 from mnist_cnn.training import class_weights, extension, initial_weights, metrics, stopping
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint

@@ -11,22 +11,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mnist_cnn import compose
-from mnist_cnn.config import (
-    CONF_DIR,
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    full_key,
-    keys_of,
-    read_section,
-    written,
-)
+from mnist_cnn.config import CONF_DIR, DataConfig, ModelConfig, RunConfig, TrainConfig
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.settings import full_key, keys_of, read_section, written
 
 if TYPE_CHECKING:
-    from mnist_cnn.config import Section
     from mnist_cnn.job import Job
+    from mnist_cnn.settings import Section
 
 NOT_OF_A_JOB = ("model.source", "run_dir", "runs_dir", "force")
 _PLAIN_TEXT = re.compile(r"(?!(?:null|true|false|yes|no|on|off|nan|inf)$)[A-Za-z_./][\w./-]*", re.IGNORECASE)

@@ -30,8 +30,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mnist_cnn import migrations, process_identity, records
 from mnist_cnn.backend import Status
-from mnist_cnn.config import did_you_mean
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, command_on, storage_error
+from mnist_cnn.errors import (
+    BackendError,
+    ConfigurationError,
+    MnistCnnError,
+    command_on,
+    did_you_mean,
+    storage_error,
+)
 from mnist_cnn.files import atomic, locks, safe_read
 from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow, FileEntry, Progress, Result, describe_content

@@ -16,8 +16,8 @@ from mnist_cnn.backends.azure.config import has_gpu, network
 from mnist_cnn.backends.remote.calls import ATTEMPTS, report, with_retries
 from mnist_cnn.backends.remote.failures import NodesRefused
 from mnist_cnn.backends.remote.service import ServiceError
-from mnist_cnn.config import written
 from mnist_cnn.errors import BackendError
+from mnist_cnn.settings import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import compose, launch
 from mnist_cnn.cli import report
-from mnist_cnn.config import did_you_mean
-from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.errors import ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import launch, run_folder
 from mnist_cnn.cli import filters, report, settings
-from mnist_cnn.config import written
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
 from mnist_cnn.result import Result, percent
+from mnist_cnn.settings import written
 from mnist_cnn.terminal import output
 from mnist_cnn.training.runtime import VARIABLES, Runtime
 

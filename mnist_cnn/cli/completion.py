@@ -15,14 +15,15 @@ from mnist_cnn import compose
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import BACKENDS, backend_class
 from mnist_cnn.cli.report import program
-from mnist_cnn.config import RunConfig, SearchConfig, full_key, value_keys, with_inner
+from mnist_cnn.config import RunConfig, SearchConfig
 from mnist_cnn.errors import ConfigurationError, MnistCnnError
 from mnist_cnn.run_folder import LATEST, RECEIPT
+from mnist_cnn.settings import full_key, value_keys, with_inner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mnist_cnn.config import Section
+    from mnist_cnn.settings import Section
 
 BASH = r"""_mnist_cnn() {
     local IFS=$'\n' line="${COMP_LINE:0:COMP_POINT}"

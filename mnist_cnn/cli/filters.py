@@ -13,17 +13,9 @@ from mnist_cnn import compose
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import absolute_name
 from mnist_cnn.cli import settings
-from mnist_cnn.config import (
-    RunConfig,
-    Section,
-    did_you_mean,
-    full_key,
-    keys_of,
-    read_section,
-    unknown_key,
-    written,
-)
-from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.config import RunConfig
+from mnist_cnn.errors import ConfigurationError, did_you_mean
+from mnist_cnn.settings import Section, full_key, keys_of, read_section, unknown_key, written
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

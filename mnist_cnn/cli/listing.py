@@ -23,10 +23,10 @@ from mnist_cnn import compose, launch, records, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.cli import filters, report, settings
 from mnist_cnn.cli.filters import DAMAGED, NOT_STARTED
-from mnist_cnn.config import written
 from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.files import safe_read
 from mnist_cnn.result import percent
+from mnist_cnn.settings import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

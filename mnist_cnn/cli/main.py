@@ -216,7 +216,7 @@ def _own_value(argument: str, rest: list[str], wanted: str) -> str:
 
 
 def _check_flag(argument: str, known: Sequence[str]) -> None:
-    from mnist_cnn.config import did_you_mean
+    from mnist_cnn.errors import did_you_mean
 
     if argument != "--json":  # main looks for it itself, because an error is printed as JSON too
         raise ConfigurationError(

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mnist_cnn import compose, migrations, records, run_folder
-from mnist_cnn.config import DataConfig, ModelConfig, RunConfig, Section, TrainConfig, written
+from mnist_cnn.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mnist_cnn.files import safe_read
+from mnist_cnn.settings import Section, written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,21 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import Status
-from mnist_cnn.config import (
-    DataConfig,
-    ModelConfig,
-    Numerics,
-    RunConfig,
-    TrainConfig,
-    full_key,
-    keys_of,
-    written,
-)
+from mnist_cnn.config import DataConfig, ModelConfig, Numerics, RunConfig, TrainConfig
 from mnist_cnn.errors import command_on
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import percent
 from mnist_cnn.run_folder import now
 from mnist_cnn.run_page import charts, facts
+from mnist_cnn.settings import full_key, keys_of, written
 from mnist_cnn.terminal.log_stream import describe_seconds
 from mnist_cnn.version import __version__
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Status
-from mnist_cnn.config import written
 from mnist_cnn.errors import BackendError
 from mnist_cnn.redaction import without_secrets
+from mnist_cnn.settings import written
 from mnist_cnn.tracking import state as states
 from mnist_cnn.tracking.state import VIEW
 from mnist_cnn.tracking.tracker import end_tags

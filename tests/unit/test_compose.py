@@ -28,7 +28,8 @@ from mnist_cnn.errors import ConfigurationError
 
 CUSTOM_BACKEND = """
 import dataclasses
-from mnist_cnn.config import BackendConfig, setting
+from mnist_cnn.config import BackendConfig
+from mnist_cnn.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class OwnConfig(BackendConfig):

@@ -17,7 +17,8 @@ import dataclasses
 from typing import ClassVar
 
 from mnist_cnn.backends.local import LocalBackend, LocalConfig
-from mnist_cnn.config import BackendConfig, setting
+from mnist_cnn.config import BackendConfig
+from mnist_cnn.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
