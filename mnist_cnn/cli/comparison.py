@@ -16,8 +16,8 @@ from itertools import chain, filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import launch, run_folder
-from mnist_cnn.cli import filters, report, settings
+from mnist_cnn import launch, overrides, run_folder
+from mnist_cnn.cli import filters, report
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
 from mnist_cnn.result import Result, percent
 from mnist_cnn.settings import written
@@ -104,7 +104,7 @@ def _read(folders: Sequence[Path]) -> list[Compared]:
 
 def _known(folder: Path, receipt: Receipt | None, status: str | None) -> Compared:
     """Return what a folder knows."""
-    job = settings.read(folder)
+    job = overrides.read(folder)
     history: tuple[EpochRow, ...] = ()
     result = damage = None
     try:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mnist_cnn import compose, launch, records, run_folder
+from mnist_cnn import compose, launch, overrides, records, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.cli import filters, report, settings
+from mnist_cnn.cli import filters, report
 from mnist_cnn.cli.filters import DAMAGED, NOT_STARTED
 from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.files import safe_read
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mnist_cnn.cli.command import Command
-    from mnist_cnn.cli.settings import Settings
+    from mnist_cnn.overrides import Settings
     from mnist_cnn.run_folder import Receipt
 
 SORT, REVERSE, LIMIT = "--sort", "--reverse", "--limit"
@@ -74,7 +74,7 @@ class Listed:
             "backend": receipt.backend if receipt else "",
             "created": receipt.created if receipt else self.created.isoformat(timespec="microseconds"),
             "digest": receipt.job_digest if receipt else None,
-            "settings": dict(self.settings.changed) if self.settings else None,
+            "settings": self.settings.shown if self.settings else None,
             **dict.fromkeys(("accuracy", "loss", "training_seconds", "weights_sha256")),
             **(dataclasses.asdict(summary) if summary else {}),
             "error": self.error,
@@ -141,7 +141,7 @@ def _everything(runs_dir: str, wanted: filters.Wanted) -> Iterator[Listed]:
     receipts, others = run_folder.scan(runs_dir)
     chosen = {}
     for folder, receipt in receipts.items():
-        found = settings.read(folder)
+        found = overrides.read(folder)
         if filters.match(wanted, receipt, found):
             chosen[folder] = found
     for folder, status in launch.statuses({folder: receipts[folder] for folder in chosen}).items():
@@ -178,7 +178,7 @@ def _other(folder: Path) -> Listed | None:
         changed = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
     except OSError:  # removed meanwhile
         return None
-    return Listed(folder.name, status, changed, settings=settings.read(folder), error=error)
+    return Listed(folder.name, status, changed, settings=overrides.read(folder), error=error)
 
 
 def _summary(folder: Path) -> Summary | None:

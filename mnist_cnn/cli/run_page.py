@@ -82,4 +82,4 @@ def _repetition(job: Job) -> page.Repetition:
         made_by = overrides.overrides_of(job)
     except ConfigurationError:
         made_by = None
-    return page.Repetition(job, overrides.settings(job), overrides.defaults(), made_by)
+    return page.Repetition(job, overrides.settings_of(job).values, overrides.defaults(), made_by)

@@ -149,19 +149,18 @@ def _warnings(run: Facts) -> Iterator[str]:
 
 def _settings(repetition: Repetition) -> Iterator[dict[str, str | None]]:
     """Yield the rows of the table of settings; `default` is None if the value is the default."""
-    meanings = {
-        full_key(section, name): spec.meaning
-        for section in (RunConfig, DataConfig, ModelConfig, TrainConfig)
-        for name, spec in keys_of(section)
-    }
-    for key, value in repetition.settings.items():
-        default = repetition.defaults.get(key)
+    sections = (RunConfig, DataConfig, ModelConfig, TrainConfig)
+    meanings = {full_key(each, name): spec.meaning for each in sections for name, spec in keys_of(each)}
+    for key, meaning in meanings.items():
+        if key == "model.source" or key not in repetition.defaults:  # the page links the source
+            continue
+        value, default = repetition.settings[key], repetition.defaults[key]
         is_default = value == default or key == "data.digest"
         yield {
             "key": key,
             "value": written(value),
             "default": None if is_default else written(default),
-            "meaning": meanings[key],
+            "meaning": meaning,
         }
 
 
