@@ -111,6 +111,11 @@ class DataConfig(Section):
     format: Format = setting(Format.channels_last, "position of the channel axis in the image arrays")
     num_classes: int = setting(10, "number of classes; labels start at 0", unit="classes", ge=2, le=256)
 
+    @property
+    def held_out(self) -> str:
+        """What the images are called on which each epoch is evaluated."""
+        return "validation" if self.validation else "test"
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):

@@ -285,10 +285,10 @@ def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[st
 
     Raises as `find` does.
     """
-    from mnist_cnn.prediction.predictor import MODEL_FILE, MODEL_RECORD
+    from mnist_cnn.prediction.predictor import MODEL_RECORD
 
     path = Path(run)
-    if path.suffix == ".onnx" or (path / MODEL_FILE).is_file() or (path / MODEL_RECORD).is_file():
+    if path.suffix == ".onnx" or (path / run_folder.ONNX).is_file() or (path / MODEL_RECORD).is_file():
         return path
     versions = [model.parent for model in path.glob(f"*/{MODEL_RECORD}") if model.parent.name.isdecimal()]
     newest = max(versions, key=lambda version: int(version.name), default=None)

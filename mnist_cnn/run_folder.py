@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
 REPORT = "report.html"
-PLOTS = ("history.png", "confusion.png", "mistakes.png")
+MODEL, ONNX = "model.keras", "model.onnx"
+PLOTS = HISTORY_PLOT, CONFUSION_PLOT, MISTAKES_PLOT = "history.png", "confusion.png", "mistakes.png"
 LATEST, LOCK, START, TRACKING = "latest", ".lock", ".start", "tracking"
 CANCEL = ".cancel"
 """An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import run_folder
 from mnist_cnn.backends.remote.calls import report, with_retries
 from mnist_cnn.backends.remote.failures import resume_hint
-from mnist_cnn.backends.remote.node import PAUSED
+from mnist_cnn.backends.remote.node import OUTPUTS, PAUSED
 from mnist_cnn.backends.remote.parallel import run_parallel
 from mnist_cnn.backends.remote.service import MIN_BYTES_PER_SECOND
 from mnist_cnn.errors import BackendError, RunPaused, command_on, storage_error
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.remote.service import Handle, Service
     from mnist_cnn.result import Result
 
-OUTPUTS = "outputs"
 PREFIX = ".downloading-"
 """Prefix of the temporary folder where files lie until all are verified."""
 MIN_SECONDS = 300.0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import local_registry
 from mnist_cnn.backends.remote import checkpoints, snapshot
+from mnist_cnn.backends.remote.node import OUTPUTS
 from mnist_cnn.backends.remote.service import BaseService, Limits, ServiceError
 from mnist_cnn.backends.slurm import commands, outcome, script
 from mnist_cnn.backends.slurm.queue import USER, queue_at
@@ -150,7 +151,7 @@ class SlurmService(BaseService):
 
     def files(self, handle: Handle) -> list[str]:
         """Return the names of the files that the ended training wrote."""
-        outputs = start_folder(handle) / script.OUTPUTS
+        outputs = start_folder(handle) / OUTPUTS
         try:
             return sorted(path.name for path in outputs.iterdir() if path.is_file())
         except FileNotFoundError:
@@ -161,7 +162,7 @@ class SlurmService(BaseService):
     def download(self, handle: Handle, name: str, target: Path, seconds: float) -> None:
         """Copy one of these files to `target`."""
         del seconds  # a shared disk needs no time limit
-        source = start_folder(handle) / script.OUTPUTS / name
+        source = start_folder(handle) / OUTPUTS / name
         try:
             file = safe_read.open_file(source)
         except OSError as error:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from mnist_cnn import launch
 from mnist_cnn.cli import report
 from mnist_cnn.errors import ConfigurationError, command_on
+from mnist_cnn.run_folder import MODEL
 from mnist_cnn.terminal.output import quiet_stderr
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
 
-MODEL = "model.keras"
 FORMATS = {"--saved-model": "SavedModel", "--litert": "LiteRT"}
 
 

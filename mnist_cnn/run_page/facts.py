@@ -60,7 +60,7 @@ class Facts:
     @property
     def held_out(self) -> str:
         """What the images of `val_*` are called."""
-        return "validation" if self.job is not None and self.job.data.validation else "test"
+        return self.job.data.held_out if self.job is not None else "test"
 
     @property
     def saved_epoch(self) -> int:

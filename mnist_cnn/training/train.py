@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
     Weights = tuple[NDArray[Any], ...]
 
-SAVED_FILES = ("model.keras", "model.onnx", "keras-tf-mnist.h5", *run_folder.PLOTS, run_folder.METRICS)
+H5 = "keras-tf-mnist.h5"
+SAVED_FILES = (run_folder.MODEL, run_folder.ONNX, H5, *run_folder.PLOTS, run_folder.METRICS)
 
 log = logging.getLogger("mnist_cnn")
 
@@ -336,11 +337,12 @@ def _finish(  # noqa: PLR0913 - all of them are results
     metadata = {"run": run_name, "job_digest": job.digest, "accuracy": f"{accuracy:.4f}"}
     _save_model(job, model, folder, metadata)
     saved_epoch = stopping.saved_epoch(history, job.train.keep)
-    plots.history(history, folder / "history.png", held_out=_held_out_name(job), saved_epoch=saved_epoch)
+    history_plot = folder / run_folder.HISTORY_PLOT
+    plots.history(history, history_plot, held_out=job.data.held_out, saved_epoch=saved_epoch)
     counts = confusion_counts(arrays.y_test, probabilities.argmax(axis=1), job.data.num_classes)
-    plots.confusion(counts, folder / "confusion.png")
+    plots.confusion(counts, folder / run_folder.CONFUSION_PLOT)
     images = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)  # (N, 28, 28)
-    plots.mistakes(images, arrays.y_test, probabilities, folder / "mistakes.png")
+    plots.mistakes(images, arrays.y_test, probabilities, folder / run_folder.MISTAKES_PLOT)
     saved = (folder / name for name in SAVED_FILES)
     result = Result(
         job_digest=job.digest,
@@ -363,14 +365,14 @@ def _save_model(job: Job, model: keras.Model, folder: Path, metadata: dict[str, 
     import keras
 
     if job.save_h5:
-        save_h5(model, folder / "keras-tf-mnist.h5")
+        save_h5(model, folder / H5)
     # Compiled for `evaluate`, with an optimizer that has no state: the job's would triple the file. A custom
     # network may define its own `compile`, which takes other arguments.
     keras.Model.compile(model, "sgd", job.train.loss.value, metrics=["accuracy"], jit_compile=False)
-    with atomic.replacing(folder / "model.keras") as temporary:
+    with atomic.replacing(folder / run_folder.MODEL) as temporary:
         model.save(temporary)
     try:
-        with atomic.replacing(folder / "model.onnx") as temporary:
+        with atomic.replacing(folder / run_folder.ONNX) as temporary:
             model.export(str(temporary), format="onnx", verbose=False)
             _describe_onnx(temporary, metadata)
     except MnistCnnError:
@@ -407,7 +409,3 @@ def save_h5(model: keras.Model, path: Path) -> None:
         # Zeros, at least as many as the file's bytes, raise OSError if the disk is full; h5py would crash.
         temporary.write_bytes(bytes(2 * 4 * model.count_params()))
         model.save(temporary)
-
-
-def _held_out_name(job: Job) -> str:
-    return "validation" if job.data.validation else "test"
