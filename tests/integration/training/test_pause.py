@@ -14,7 +14,7 @@ from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import BackendError, ConfigurationError, RunPaused
-from mnist_cnn.training import train
+from mnist_cnn.training import saving, train
 from mnist_cnn.training.checkpoint import Checkpoints, MountedCheckpoints
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def test_a_run_that_pauses_after_its_last_epoch_needs_no_test_image(
         return dataclasses.replace(arrays, x_test=arrays.x_test[:0], y_test=arrays.y_test[:0])
 
     monkeypatch.setattr(datasets, "load", without_test_images)
-    monkeypatch.setattr(train, "evaluate", lambda *_: pytest.fail("the test set was evaluated"))
+    monkeypatch.setattr(saving, "evaluate", lambda *_: pytest.fail("the test set was evaluated"))
     with pytest.raises(RunPaused, match="after epoch 1 of 1"):
         train.train(launch.make_job(*TINY, "data.validation=50"), tmp_path, pause_after=1)
     found = Checkpoints(tmp_path / run_folder.CHECKPOINTS).newest()
