@@ -12,30 +12,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cnn import compose, run_folder
+from mnist_cnn import compose, job_maker, plan_text, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
-from mnist_cnn.config import Keep, Numerics, Registry, Schedule
+from mnist_cnn.config import Registry
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
-from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
-from mnist_cnn.settings import written
+from mnist_cnn.result import describe_epochs
 from mnist_cnn.tracking import state as tracking_state
-from mnist_cnn.training import class_weights, extension, initial_weights, metrics, stopping
+from mnist_cnn.training import extension, initial_weights, stopping
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
-from mnist_cnn.training.model import arrays_sha256, check_network, convolutions, is_normalised
 from mnist_cnn.training.runtime import changed_versions, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mnist_cnn.backend import Backend, Run
-    from mnist_cnn.config import Config, ModelConfig, TrainConfig
-    from mnist_cnn.data.datasets import DataSetInfo
+    from mnist_cnn.config import Config
     from mnist_cnn.prediction.predictor import Picture, Prediction
 
-SOURCE_BYTES = 512 * 1024
-"""Largest network file; job.json, which contains it, may be somewhat larger."""
 JOB_KEYS = ("data", "model", "train", "seed", "save_h5")
 """Groups and keys whose values are part of a job."""
 
@@ -48,7 +43,7 @@ def make_job(*overrides: str) -> Job:
 
     Raises ConfigurationError or DataError if the configuration or the data are not valid.
     """
-    return job_of(compose.load(overrides))
+    return job_maker.job_of(compose.load(overrides))
 
 
 def plan(*overrides: str) -> Plan:
@@ -80,7 +75,7 @@ def submit(*job_or_overrides: Job | str) -> Run:
             hint = f"leave it out, or make the job with it: make_job({override!r})"
             raise ConfigurationError(f"{override} would change the submitted job", hint)
     config = compose.load(overrides)
-    return start(config, jobs[0] if jobs else job_of(config))
+    return start(config, jobs[0] if jobs else job_maker.job_of(config))
 
 
 def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
@@ -121,17 +116,6 @@ def predict_file(run: str | Path | Run, picture: Picture, *overrides: str) -> Pr
 # What the command line calls
 
 
-def job_of(config: Config) -> Job:
-    """Return a configuration's job. Raises as `make_job` does."""
-    from mnist_cnn.data import datasets
-
-    info = datasets.inspect(config.data)
-    if info is None:
-        message = f"data set {config.data.name}: not found"
-        raise ConfigurationError(message, "set data.dir=FOLDER to the folder that holds it")
-    return _job(config, info)
-
-
 def backend_of(config: Config) -> Backend:
     """Return a configuration's backend. Raises ConfigurationError if it cannot be imported."""
     return backend_class(config.backend.name)(config)
@@ -148,7 +132,7 @@ def start(config: Config, job: Job) -> Run:
     backend.check(job)
     with run_folder.create(config.run.run_dir, config.run.runs_dir, job) as folder:
         if job.train.init_sha256 is not None:
-            initial_weights.write(folder / run_folder.CHECKPOINTS, _initial_weights(job))
+            initial_weights.write(folder / run_folder.CHECKPOINTS, job_maker.initial_weights_of(job))
         tracking_state.choose(folder, config.track)
         return backend.submit(job, folder)
 
@@ -366,9 +350,9 @@ def _check_pause(pause_after: int | None, epochs: int, trained: int = 0) -> None
     """Check that a job of `epochs` still has to train the epoch to pause after. Raises ConfigurationError."""
     if pause_after is None or trained < pause_after <= epochs:
         return
-    what = f"the job has {_epochs(epochs)}"
+    what = f"the job has {describe_epochs(epochs)}"
     if pause_after <= trained:
-        what = f"the run has trained {_epochs(trained)} of {epochs}"
+        what = f"the run has trained {describe_epochs(trained)} of {epochs}"
     raise ConfigurationError(
         f"pause_after={pause_after}: {what}", "name a later epoch of the job, or leave it out"
     )
@@ -377,73 +361,6 @@ def _check_pause(pause_after: int | None, epochs: int, trained: int = 0) -> None
 def _refuse_force(config: Config) -> None:
     if config.run.force:
         raise ConfigurationError("only resume takes force=true", "leave it out")
-
-
-def _job(config: Config, info: DataSetInfo) -> Job:
-    model = config.model
-    if model.file is not None:
-        path = Path(model.file)
-        model = dataclasses.replace(model, file=path.name, source=read_network(path))
-    check_network(model, info.height, info.width)
-    stopping.check(config.train, config.data.validation)
-    metrics.check(config.train.metrics)
-    class_weights.check(config.train.class_weights, config.data.num_classes)
-    _check_shards(config, info)
-    train = _with_initial_weights(config, model, info)
-    folder = str(Path(config.data.dir).resolve()) if config.data.dir is not None else None
-    return Job(
-        data=dataclasses.replace(config.data, dir=folder, digest=info.digest),
-        model=model,
-        train=train,
-        seed=config.run.seed,
-        save_h5=config.run.save_h5,
-    )
-
-
-def read_network(path: Path) -> str:
-    """Return the text of the file that `model.file` names. Raises ConfigurationError."""
-    try:
-        return safe_read.read_text(path, SOURCE_BYTES)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not a text file"
-        message = f"model.file={path} cannot be read: {reason}"
-        raise ConfigurationError(message, "name a Python file that defines build()") from error
-
-
-def _with_initial_weights(config: Config, model: ModelConfig, info: DataSetInfo) -> TrainConfig:
-    """Return the configuration of the training with the file and the hash of its initial weights."""
-    train = config.train
-    if train.init is None:
-        if train.init_sha256 is not None:
-            raise ConfigurationError("train.init_sha256 needs train.init", "train.init=RUN names the weights")
-        return train
-    path = initial_weights.locate(train.init, config.run.runs_dir)
-    arrays = initial_weights.read(path, model)
-    initial_weights.check_network(arrays, model, info, config.data.num_classes)
-    sha256 = arrays_sha256(arrays)
-    initial_weights.check_sha256(sha256, train.init_sha256 or sha256, f"train.init={train.init}")
-    return dataclasses.replace(train, init=str(path), init_sha256=sha256)
-
-
-def _initial_weights(job: Job) -> initial_weights.Weights:
-    """Return the weights that a job starts from. Raises ConfigurationError or DataError."""
-    if job.train.init is None:
-        message = "the job starts from weights, but does not say where they are"
-        raise ConfigurationError(message, "make the job with train.init=RUN or train.init=FILE")
-    path = Path(job.train.init)
-    arrays = initial_weights.read(path, job.model)
-    initial_weights.check_sha256(arrays_sha256(arrays), str(job.train.init_sha256), str(path))
-    return arrays
-
-
-def _check_shards(config: Config, info: DataSetInfo) -> None:
-    """Check that each shard of a full batch has an image. Raises ConfigurationError."""
-    train, images = config.train, (config.data.train_limit or info.train_images) - config.data.validation
-    if train.shards > min(train.batch_size, images):
-        limit = f"train.batch_size={train.batch_size}"
-        if images < train.batch_size:
-            limit = f"the number of training images, {images}"
-        raise ConfigurationError(f"train.shards={train.shards} is above {limit}", "lower train.shards")
 
 
 # The plan, in words
@@ -465,10 +382,10 @@ def plan_of(config: Config) -> Plan:
         digest = "its digest is known once the data set is downloaded"
         data = f"{config.data.name}, not downloaded yet: downloaded when a run starts"
     else:
-        job = _job(config, info)
+        job = job_maker.make(config, info)
         if run_dir is not None:
             run_folder.check_free(run_dir, job)
-        digest, data = job.digest, _describe_data(config, info)
+        digest, data = job.digest, plan_text.describe_data(config, info)
         backend_lines = backend_of(config).plan(job).lines
     registered = "no"
     if (name := config.register.name) is not None:
@@ -478,8 +395,8 @@ def plan_of(config: Config) -> Plan:
         (
             ("job", digest),
             ("data", data),
-            ("model", _describe_model(config)),
-            ("train", _describe_training(config.train)),
+            ("model", plan_text.describe_model(config)),
+            ("train", plan_text.describe_training(config.train)),
             ("seed", str(config.run.seed)),
             ("folder", config.run.run_dir or f"a new one under {config.run.runs_dir}"),
             ("backend", config.backend.name),
@@ -489,69 +406,3 @@ def plan_of(config: Config) -> Plan:
             ("registered", registered),
         )
     )
-
-
-def _describe_data(config: Config, info: DataSetInfo) -> str:
-    data = config.data
-    held_out = f", {data.validation} of them for validation" if data.validation else ""
-    return (
-        f"{data.name} ({info.location}), {data.train_limit or info.train_images} training images{held_out}, "
-        f"{data.test_limit or info.test_images} test images, {data.format.value}"
-    )
-
-
-def _describe_model(config: Config) -> str:
-    model = config.model
-    if model.file is not None:
-        return f"built by {model.file}"
-    layers = []
-    for number, (kernel_size, stride) in enumerate(convolutions(model), 1):
-        step = f"/{stride}" if stride > 1 else ""
-        layers.append(f"conv {kernel_size}x{kernel_size}{step}x{model.filters[number - 1]}")
-        if number in model.pooled_convolutions:
-            layers.append(f"maxpool {model.pool_size}x{model.pool_size}")
-        if is_normalised(model, number):
-            layers.append("batch norm")
-    if model.conv_dropout:
-        layers.append(f"dropout {model.conv_dropout:g}")
-    if model.dense_units:
-        layers.append(f"dense {model.dense_units}")
-        if model.dense_dropout:
-            layers.append(f"dropout {model.dense_dropout:g}")
-    return " - ".join([*layers, f"dense {config.data.num_classes}"])
-
-
-def _describe_training(train: TrainConfig) -> str:
-    in_one_cycle = " in one cycle" if train.schedule is Schedule.one_cycle else ""
-    shards = f" in {train.shards} shards" if train.shards > 1 else ""
-    parts = [
-        f"{_epochs(train.epochs)} in batches of {train.batch_size}{shards}",
-        f"{train.optimizer.value}, learning rate {train.learning_rate:g}{in_one_cycle}",
-        train.loss.value,
-    ]
-    if train.label_smoothing:
-        parts.append(f"label smoothing {train.label_smoothing:g}")
-    if train.class_weights is not None:
-        parts.append(f"class weights {written(train.class_weights)}")
-    augmentation = ("rotation", "zoom", "shear", "shift")
-    augmented = [f"{name} {value:g}" for name in augmentation if (value := getattr(train, name))]
-    parts += augmented
-    if augmented and train.unaugmented_epochs:
-        parts.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
-    if train.init is not None:
-        parts.append(f"starting from {train.init}")
-    if train.stop_patience is not None:
-        parts.append(f"stop after {_epochs(train.stop_patience)} without a lower validation loss")
-    if train.keep is Keep.best:
-        parts.append("save the best epoch")
-    if train.numerics is Numerics.native:
-        return ", ".join([*parts, f"precision {train.precision.value}"])
-    parts += [
-        f"precision {train.precision.for_exact.value}",
-        f"exact sums of {train.exact_bits}-bit operands",
-    ]
-    return ", ".join(parts)
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch" if count == 1 else f"{count} epochs"

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import job_maker, launch, run_folder
 from mnist_cnn.backend import HasCluster, Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
@@ -37,7 +37,9 @@ def train(command: Command) -> int:
     if command.is_multirun:
         return run_sweep(command.overrides, command.config_dirs, as_json=command.as_json)
     config = command.config()
-    return run_to_end(partial(launch.start, config, launch.job_of(config)), config, as_json=command.as_json)
+    return run_to_end(
+        partial(launch.start, config, job_maker.job_of(config)), config, as_json=command.as_json
+    )
 
 
 def resume(command: Command) -> int:

@@ -192,11 +192,11 @@ def weakest_class(classes: Sequence[Mapping[str, Any]]) -> str | None:
 
 def epochs_and_time(result: Result) -> str:
     """Return for example "12 epochs in 1:30"."""
+    from mnist_cnn.result import describe_epochs
     from mnist_cnn.terminal.log_stream import describe_seconds
 
-    count = len(result.history)
     seconds = describe_seconds(sum(row.seconds for row in result.history))
-    return f"{count} epoch{'s' if count > 1 else ''} in {seconds}"
+    return f"{describe_epochs(len(result.history))} in {seconds}"
 
 
 def saved(epoch: int | None, epochs: int) -> str:

@@ -10,7 +10,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mnist_cnn import compose, launch
+from mnist_cnn import compose, job_maker, launch
 from mnist_cnn.cli import report
 from mnist_cnn.cli.display import show
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, unexpected_error
@@ -87,7 +87,7 @@ def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]
     """Return the sweep's jobs, each of which has been checked."""
     trials = []
     for settings, config in _configs(overrides, config_dirs):
-        trials.append(Trial(settings, config, launch.job_of(config)))
+        trials.append(Trial(settings, config, job_maker.job_of(config)))
         launch.backend_of(config).check(trials[-1].job)
     return trials
 

@@ -13,7 +13,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.config import DataConfig, ModelConfig, Numerics, RunConfig, TrainConfig
 from mnist_cnn.errors import command_on
 from mnist_cnn.redaction import redact
-from mnist_cnn.result import percent
+from mnist_cnn.result import describe_epochs, percent
 from mnist_cnn.run_folder import now
 from mnist_cnn.run_page import charts, facts
 from mnist_cnn.settings import full_key, keys_of, written
@@ -128,7 +128,7 @@ def _summary(run: Facts) -> Iterator[str]:
     if run.history:
         count = len(run.history)
         seconds = describe_seconds(sum(row.seconds for row in run.history))
-        yield f"{count} epoch{'s' if count > 1 else ''} in {seconds}"
+        yield f"{describe_epochs(count)} in {seconds}"
         if run.saved_epoch != count:
             yield f"saved: epoch {run.saved_epoch}"
     if run.receipt is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from helpers.azure_commands import TINY, chosen, forget, run_here
 from loopback import v2_jobs
 
-from mnist_cnn import compose, launch, run_folder
+from mnist_cnn import compose, job_maker, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import AzureBackend, checks
 from mnist_cnn.backends.azure.config import Sdk
@@ -42,7 +42,7 @@ class ServiceRun:
         self.backend = AzureBackend(config)
         self.azure, self.folder, self.config = azure, folder, self.backend.settings
         self.id = f"made_{secrets.token_hex(4)}"
-        job = job or launch.job_of(config)
+        job = job or job_maker.job_of(config)
         place = dataclasses.asdict(checks.find_workspace(str(azure.home)))
         self.before = run_folder.Receipt(
             "azure",
