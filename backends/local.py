@@ -32,6 +32,7 @@ from mnist_cnn.errors import (
     command_on,
     storage_error,
 )
+from mnist_cnn.receipt import Receipt
 from mnist_cnn.result import Progress
 from mnist_cnn.settings import setting
 from mnist_cnn.training.runtime import versions
@@ -138,10 +139,10 @@ class LocalBackend:
             raise storage_error(error, str(folder)) from error
         return LocalRun(folder, self.registry, process)
 
-    def _receipt(self, job: Job, folder: Path) -> run_folder.Receipt:
+    def _receipt(self, job: Job, folder: Path) -> Receipt:
         """Return the receipt of the run that starts now; a resumed run keeps its id and its age."""
         values = dataclasses.asdict(self.config)
-        receipt = run_folder.Receipt(
+        receipt = Receipt(
             backend=values.pop("name"),
             id=f"{folder.resolve().name}-{secrets.token_hex(4)}",
             job_digest=job.digest,
@@ -375,7 +376,7 @@ class LocalRun:
         if own is not None:
             own.wait()
 
-    def _own_process(self, receipt: run_folder.Receipt) -> subprocess.Popen[bytes] | None:
+    def _own_process(self, receipt: Receipt) -> subprocess.Popen[bytes] | None:
         """Return the worker that this object started, unless the receipt now names another."""
         if self.process is None:
             return None

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cnn import compose, job_maker, plan_text, run_folder
+from mnist_cnn import compose, job_maker, plan_text, run_creation, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
 from mnist_cnn.config import Registry
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mnist_cnn.backend import Backend, Run
     from mnist_cnn.config import Config
     from mnist_cnn.prediction.predictor import Picture, Prediction
+    from mnist_cnn.receipt import Receipt
 
 JOB_KEYS = ("data", "model", "train", "seed", "save_h5")
 """Groups and keys whose values are part of a job."""
@@ -130,7 +131,7 @@ def start(config: Config, job: Job) -> Run:
     _check_pause(config.run.pause_after, job.train.epochs)
     backend = backend_of(config)
     backend.check(job)
-    with run_folder.create(config.run.run_dir, config.run.runs_dir, job) as folder:
+    with run_creation.create(config.run.run_dir, config.run.runs_dir, job) as folder:
         if job.train.init_sha256 is not None:
             initial_weights.write(folder / run_folder.CHECKPOINTS, job_maker.initial_weights_of(job))
         tracking_state.choose(folder, config.track)
@@ -222,7 +223,7 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
     backend.check(longer.job)
 
     def start_longer() -> Run:
-        with run_folder.create(config.run.run_dir, config.run.runs_dir, longer.job) as new:
+        with run_creation.create(config.run.run_dir, config.run.runs_dir, longer.job) as new:
             Checkpoints(new / run_folder.CHECKPOINTS).save(longer)
             initial_weights.copy(folder / run_folder.CHECKPOINTS, new / run_folder.CHECKPOINTS)
             tracking_state.choose(new, config.track)
@@ -295,7 +296,7 @@ def ends_with_its_command(config: Config) -> bool:
     return backend_class(config.backend.name).ends_with_its_command
 
 
-def statuses(receipts: Mapping[Path, run_folder.Receipt]) -> dict[Path, Status]:
+def statuses(receipts: Mapping[Path, Receipt]) -> dict[Path, Status]:
     """Return the status of each run, except those that are removed meanwhile.
 
     Only the backends of runs that have not ended are asked. If one does not answer, or is not installed, the
@@ -330,7 +331,7 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
         return receipt.status
 
 
-def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, force: bool) -> None:
+def _check_unchanged(folder: Path, job: Job, receipt: Receipt, *, force: bool) -> None:
     """Raise ConfigurationError if job or packages have changed, and `force` is false."""
     checkpoint = Checkpoints(folder / run_folder.CHECKPOINTS).newest()
     if checkpoint is not None:
@@ -363,9 +364,6 @@ def _refuse_force(config: Config) -> None:
         raise ConfigurationError("only resume takes force=true", "leave it out")
 
 
-# The plan, in words
-
-
 def plan_of(config: Config) -> Plan:
     """Return what would be trained, where, and in which folder. Raises as `plan` does."""
     from mnist_cnn.data import datasets
@@ -375,7 +373,7 @@ def plan_of(config: Config) -> Plan:
     _check_pause(pause_after, config.train.epochs)
     run_dir = Path(config.run.run_dir) if config.run.run_dir is not None else None
     if run_dir is not None:
-        run_folder.check_free(run_dir)
+        run_creation.check_free(run_dir)
     info = datasets.inspect(config.data, download=False)
     backend_lines: tuple[tuple[str, str], ...] = ()
     if info is None:
@@ -384,7 +382,7 @@ def plan_of(config: Config) -> Plan:
     else:
         job = job_maker.make(config, info)
         if run_dir is not None:
-            run_folder.check_free(run_dir, job)
+            run_creation.check_free(run_dir, job)
         digest, data = job.digest, plan_text.describe_data(config, info)
         backend_lines = backend_of(config).plan(job).lines
     registered = "no"

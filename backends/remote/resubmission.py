@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backends.remote.service import Service
     from mnist_cnn.job import Job
+    from mnist_cnn.receipt import Receipt
 
 
 def resubmit_in_thread(folder: Path, service: Service, lost_id: str, reason: str) -> None:
@@ -93,7 +94,7 @@ def resubmit(folder: Path, service: Service, lost_id: str, reason: str) -> None:
         clear_submitter(handle)
 
 
-def _restored(before: run_folder.Receipt, now: run_folder.Receipt) -> run_folder.Receipt:
+def _restored(before: Receipt, now: Receipt) -> Receipt:
     """Return the receipt from before the resubmission, marked as cancelled if it is so now."""
     mark = {name: value for name, value in now.service.items() if name == CANCELLED}
     return dataclasses.replace(before, service=before.service | mark)

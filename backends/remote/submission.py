@@ -37,6 +37,7 @@ from mnist_cnn.errors import (
     command_on,
     storage_error,
 )
+from mnist_cnn.receipt import Receipt
 from mnist_cnn.terminal import signals
 from mnist_cnn.training.runtime import versions
 
@@ -160,7 +161,7 @@ def _write_receipt(job: Job, service: Service, folder: Path, *, force: bool, pau
     is_ours = before is not None and before.backend == service.config.name
     run_id = service.new_id()
     prefix = before.service.get(CHECKPOINTS) if before is not None and is_ours else None
-    receipt = run_folder.Receipt(
+    receipt = Receipt(
         backend=service.config.name,
         id=run_id,
         job_digest=job.digest,
@@ -190,7 +191,7 @@ def clear_submitter(handle: Handle) -> None:
 
 
 def _change_service(handle: Handle, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
-    def changed(receipt: run_folder.Receipt) -> run_folder.Receipt:
+    def changed(receipt: Receipt) -> Receipt:
         return dataclasses.replace(receipt, service=change(receipt.service))
 
     run_folder.update_receipt(handle.folder, handle.id, changed)
@@ -274,7 +275,7 @@ def record_start(service: Service, handle: Handle, page: str) -> None:
     """
     folder = handle.folder
 
-    def queued(receipt: run_folder.Receipt) -> run_folder.Receipt:
+    def queued(receipt: Receipt) -> Receipt:
         status = receipt.status if receipt.status.is_final else Status.queued
         return dataclasses.replace(receipt, status=status, url=page or None)
 

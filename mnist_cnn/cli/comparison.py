@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mnist_cnn.cli.command import Command
+    from mnist_cnn.receipt import Receipt
     from mnist_cnn.result import EpochRow
-    from mnist_cnn.run_folder import Receipt
 
 PICTURE, DEFAULT_PICTURE = "--picture", "comparison.png"
 UNKNOWN, NONE = "unknown", "-"

@@ -8,7 +8,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import launch, run_deletion, run_folder
 from mnist_cnn.backend import StoresCheckpoints
 from mnist_cnn.cli import report
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, command_on
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backend import Run, Status
     from mnist_cnn.cli.command import Command
-    from mnist_cnn.run_folder import Receipt
+    from mnist_cnn.receipt import Receipt
 
 YES, KEEP = "--yes", "--keep-checkpoints"
 
@@ -160,7 +160,7 @@ def _delete(one: Chosen, *, with_stored: bool) -> tuple[dict[str, Any], MnistCnn
 
     try:
         with contextlib.ExitStack() as signals_deferred:
-            run_folder.delete(one.folder, one.receipt, remove_stored)
+            run_deletion.delete(one.folder, one.receipt, remove_stored)
     except MnistCnnError as error:
         return {"run": one.folder.name, "error": error.message, "hint": error.hint}, error
     return {"run": one.folder.name, "deleted": True, "stored_files_deleted": len(removed)}, None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from mnist_cnn.overrides import Settings
-    from mnist_cnn.run_folder import Receipt
+    from mnist_cnn.receipt import Receipt
 
     Wanted = Mapping[str, Sequence[Any]]
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mnist_cnn import compose, launch, overrides, records, run_folder
+from mnist_cnn import compose, launch, overrides, records, run_creation, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.cli import filters, report
 from mnist_cnn.cli.filters import DAMAGED, NOT_STARTED
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from mnist_cnn.cli.command import Command
     from mnist_cnn.overrides import Settings
-    from mnist_cnn.run_folder import Receipt
+    from mnist_cnn.receipt import Receipt
 
 SORT, REVERSE, LIMIT = "--sort", "--reverse", "--limit"
 MOST_DIGITS = 10
@@ -170,7 +170,7 @@ def _other(folder: Path) -> Listed | None:
             status = DAMAGED
             run_folder.read_receipt(folder)
             return None  # just written
-        if not run_folder.is_unstarted(folder):
+        if not run_creation.is_unstarted(folder):
             return None
     except BackendError as damage:
         error = damage.message

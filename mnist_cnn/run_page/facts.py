@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mnist_cnn.job import Job
+    from mnist_cnn.receipt import Receipt
     from mnist_cnn.result import EpochRow, FileEntry, Result
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ class Facts:
 
     folder: Path
     status: Status | None
-    receipt: run_folder.Receipt | None
+    receipt: Receipt | None
     job: Job | None
     result: Result | None
     history: tuple[EpochRow, ...]

@@ -36,6 +36,7 @@ from mnist_cnn.training.train import assist, train
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mnist_cnn.receipt import Receipt
     from mnist_cnn.result import Progress
 
 log = logging.getLogger("mnist_cnn")
@@ -129,7 +130,7 @@ def print_log() -> None:
     log.propagate = False
 
 
-def _fail(folder: Path, receipt: run_folder.Receipt, error: MnistCnnError) -> int:
+def _fail(folder: Path, receipt: Receipt, error: MnistCnnError) -> int:
     """Write an error to log and receipt; return its exit code, even if the disk is too full for both.
 
     The receipt is not changed if it now names another process.

@@ -15,6 +15,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import AzureBackend, checks
 from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.backends.remote.node import FAILURE, PROGRESS
+from mnist_cnn.receipt import Receipt
 from mnist_cnn.training.runtime import versions
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class ServiceRun:
         self.id = f"made_{secrets.token_hex(4)}"
         job = job or job_maker.job_of(config)
         place = dataclasses.asdict(checks.find_workspace(str(azure.home)))
-        self.before = run_folder.Receipt(
+        self.before = Receipt(
             "azure",
             self.id,
             job.digest,
@@ -111,7 +112,7 @@ class ServiceRun:
         """Run a command on the run folder, in its parent."""
         return run_here(verb, self.folder.name, *arguments, cwd=self.folder.parent)
 
-    def receipt(self) -> run_folder.Receipt:
+    def receipt(self) -> Receipt:
         return run_folder.read_receipt(self.folder)
 
     def polls(self, run: RemoteRun, clock: Clock, times: int, every: float = 2.0) -> list[str]:

@@ -24,7 +24,7 @@ from helpers.processes import Ended
 from helpers.records import write_receipt, write_run
 from helpers.terminals import Terminal
 
-from mnist_cnn import process_identity, run_folder
+from mnist_cnn import process_identity, run_deletion, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.remote import calls
 from mnist_cnn.errors import BackendError
@@ -247,7 +247,7 @@ def test_of_two_that_delete_one_run_one_says_that_it_is_gone(runs: Path) -> None
     def delete() -> str:
         together.wait()
         try:
-            run_folder.delete(runs / "a", receipt)
+            run_deletion.delete(runs / "a", receipt)
         except BackendError as error:
             return error.message
         return "deleted"
