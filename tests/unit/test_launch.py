@@ -13,29 +13,15 @@ from helpers.records import ROW, write_receipt, write_result
 import mnist_cnn
 from mnist_cnn import launch, run_creation, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.local import LocalBackend, LocalConfig, LocalRun
+from mnist_cnn.backends.local import LocalConfig, LocalRun
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training import checkpoint
 from mnist_cnn.training.runtime import Runtime
 
 if TYPE_CHECKING:
-    from mnist_cnn.job import Job
+    from helpers.submissions import Submitted
+
     from mnist_cnn.receipt import Receipt
-
-    Submitted = list[tuple[Job, Path]]
-
-
-@pytest.fixture
-def submitted(monkeypatch: pytest.MonkeyPatch) -> Submitted:
-    """Every job and folder that the local backend got; it starts no process."""
-    submitted: Submitted = []
-
-    def submit(_: LocalBackend, job: Job, folder: Path) -> Any:
-        submitted.append((job, folder))
-        return folder
-
-    monkeypatch.setattr(LocalBackend, "submit", submit)
-    return submitted
 
 
 def test_a_job_and_an_override_that_changes_it_are_refused(tmp_path: Path, submitted: Submitted) -> None:

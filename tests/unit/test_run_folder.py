@@ -99,7 +99,7 @@ def test_of_two_starts_that_draw_one_name_the_second_draws_again(
 ) -> None:
     (tmp_path / "drawn").mkdir()
     names = iter(["drawn", "drawn", "other"])
-    monkeypatch.setattr(run_folder, "new_name", lambda: next(names))
+    monkeypatch.setattr(run_creation, "new_name", lambda: next(names))
     with run_creation.create(None, str(tmp_path), job) as folder:
         assert folder == tmp_path / "other"
     assert list((tmp_path / "drawn").iterdir()) == []
