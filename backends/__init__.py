@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mnist_cnn.config import BackendConfig
-from mnist_cnn.errors import ConfigurationError, did_you_mean
+from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.hints import did_you_mean
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -29,9 +29,9 @@ from mnist_cnn.errors import (
     ConfigurationError,
     MnistCnnError,
     RunCancelled,
-    command_on,
     storage_error,
 )
+from mnist_cnn.hints import command_line
 from mnist_cnn.receipt import Receipt
 from mnist_cnn.result import Progress
 from mnist_cnn.settings import setting
@@ -259,15 +259,15 @@ class LocalRun:
             raise self._lost_error()
         if status is Status.cancelled:
             raise common.cancelled_error(self.folder)
-        raise common.recorded_error(self.folder, f"then resume it: {command_on('resume', self.folder)}")
+        raise common.recorded_error(self.folder, f"then resume it: {command_line('resume', self.folder)}")
 
     def cancel(self) -> None:
         """Ask the worker to exit, then kill it; return when it is gone."""
         worker: psutil.Process | None = None
         while not self.status().is_final and (worker := self._worker()) is None:
             if (host := self._other_host()) is not None:
-                here = command_on("resume", self.folder, "force=true")
-                there = f"cancel it there: {command_on('cancel', self.folder)}"
+                here = command_line("resume", self.folder, "force=true")
+                there = f"cancel it there: {command_line('cancel', self.folder)}"
                 hint = f"{there}; if that machine is gone, resume it here: {here}"
                 raise BackendError(f"{self.folder} is trained on {host}, not on this machine", hint)
             time.sleep(POLL_SECONDS)  # the worker is just being started
@@ -304,7 +304,7 @@ class LocalRun:
                 os.killpg(worker.pid, signal.SIGKILL)
             if not self._is_gone_within(GRACE_SECONDS, worker.pid):
                 message = f"process {worker.pid} was killed but is still there: the system keeps it"
-                again = command_on("cancel", self.folder)
+                again = command_line("cancel", self.folder)
                 hint = f"check that its disk responds; then cancel it again: {again}"
                 raise BackendError(message, hint)
         except psutil.NoSuchProcess:
@@ -386,7 +386,7 @@ class LocalRun:
     def _lost_error(self) -> MnistCnnError:
         """Return why the worker ended without a final receipt."""
         log = f"the log is {self.folder / run_folder.LOG}"
-        resume = f"resume it: {command_on('resume', self.folder)}"
+        resume = f"resume it: {command_line('resume', self.folder)}"
         own = self._own_process(run_folder.read_receipt(self.folder))
         exit_code = own.returncode if own is not None else None
         if exit_code not in ERRORS_BY_EXIT_CODE:

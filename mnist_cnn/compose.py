@@ -30,8 +30,9 @@ from mnist_cnn.config import (
     TrackConfig,
     TrainConfig,
 )
-from mnist_cnn.errors import ConfigurationError, did_you_mean
+from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.files import safe_read
+from mnist_cnn.hints import did_you_mean
 from mnist_cnn.settings import Section, full_key, keys_of, read_section, unknown_key, with_inner, written
 from mnist_cnn.tracking import check_installed
 

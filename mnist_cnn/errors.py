@@ -17,15 +17,10 @@ errors are printed, logged, sent and saved in notebooks.
 from __future__ import annotations
 
 import errno
-import shlex
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from mnist_cnn.redaction import redact
 from mnist_cnn.version import PYTHON_NEEDED, installation_hint
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from pathlib import Path
 
 MAX_LENGTH = 2000
 """Characters of a message or a hint; one path can have several hundred."""
@@ -38,8 +33,21 @@ class MnistCnnError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         self.message = _shortened(redact(message))
-        self.hint = _shortened(redact(hint))
+        self.hint = hint
         super().__init__(self.message)
+
+    @property
+    def hint(self) -> str:
+        """What to do."""
+        return self._hint
+
+    @hint.setter
+    def hint(self, hint: str) -> None:
+        self._hint = _shortened(redact(hint))
+
+    def then(self, hint: str) -> None:
+        """Say what to do after what the hint says already."""
+        self.hint = f"{self.hint}; then {hint}" if self.hint else hint
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -92,23 +100,6 @@ ERRORS_BY_EXIT_CODE: dict[int, type[MnistCnnError]] = {
         Interrupted,
     )
 }
-
-
-def command_on(name: str, run: Path | str, *rest: str) -> str:
-    """Return a command about a run for a hint, quoted for a shell: `resume 'my runs/a' force=true`."""
-    return shlex.join((name, str(run), *rest))
-
-
-def did_you_mean(name: str, known: Collection[str], otherwise: str, group: str = "") -> str:
-    """Return a hint with the nearest of the `known` words, or `otherwise` if none is near.
-
-    Words of a `group` are compared without its name, and shown with it.
-    """
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, known, n=1, cutoff=0.6)
-    prefix = f"{group}." if group else ""
-    return f"did you mean {prefix}{near[0]}?" if near else otherwise
 
 
 def storage_error(error: OSError, what: str, setting: str = "") -> BackendError:

@@ -16,7 +16,8 @@ from mnist_cnn import compose, job_maker, plan_text, run_creation, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
 from mnist_cnn.config import Registry
-from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
+from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError
+from mnist_cnn.hints import command_line
 from mnist_cnn.job import Job
 from mnist_cnn.result import describe_epochs
 from mnist_cnn.tracking import state as tracking_state
@@ -160,8 +161,8 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     if not status.is_final:
         host = run_folder.other_host(receipt)
         where = f" on {host}" if host else ""
-        gone = f"; if that machine is gone: {command_on('resume', folder, 'force=true')}" if host else ""
-        hint = f"watch it: {command_on('follow', folder)}{gone}"
+        gone = f"; if that machine is gone: {command_line('resume', folder, 'force=true')}" if host else ""
+        hint = f"watch it: {command_line('follow', folder)}{gone}"
         raise ConfigurationError(f"{folder} is {status.value}{where}", hint)
     if is_longer:
         return _prepare_extension(before, status, config)
@@ -202,7 +203,7 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
     folder, epochs = run.folder, f"{extension.EPOCHS}={config.train.epochs}"
     if status is not Status.completed or run_folder.damage(folder, status) is not None:
         state = "damaged" if status is Status.completed else status.value
-        hint = f"first complete it: {command_on('resume', folder)}"
+        hint = f"first complete it: {command_line('resume', folder)}"
         raise ConfigurationError(f"{epochs} continues a completed run; {folder} is {state}", hint)
     job = run_folder.read_job(folder)
     run.download_checkpoints()
@@ -217,7 +218,7 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
     changes = changed_versions(before, versions()) if before else ()
     if changes and not config.run.force:
         message = f"{folder} cannot be continued, because this has changed: {', '.join(changes)}"
-        anyway = command_on("resume", folder, epochs, "force=true")
+        anyway = command_line("resume", folder, epochs, "force=true")
         raise ConfigurationError(message, f"undo that, or continue anyway, which marks the result: {anyway}")
     backend = backend_of(config)
     backend.check(longer.job)

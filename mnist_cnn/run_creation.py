@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, command_on, storage_error
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, storage_error
 from mnist_cnn.files import atomic, locks
+from mnist_cnn.hints import command_line
 from mnist_cnn.run_folder import CHECKPOINTS, JOB, LOCK, PROGRESS, RECEIPT, START, TRACKING
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def check_free(folder: Path, job: Job | None = None) -> None:
     except OSError as error:
         raise storage_error(error, f"the run folder {folder}", _elsewhere(str(folder))) from error
     if (folder / RECEIPT).exists():
-        hint = f"resume it: {command_on('resume', folder)}; or choose another folder"
+        hint = f"resume it: {command_line('resume', folder)}; or choose another folder"
         raise ConfigurationError(f"run_dir={folder} already holds a run", hint)
     if not _holds_no_more_than_a_start(folder):
         raise ConfigurationError(f"run_dir={folder} is not empty and is not a run", "choose a new folder")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.errors import BackendError, ConfigurationError, command_on
+from mnist_cnn.errors import BackendError, ConfigurationError
+from mnist_cnn.hints import command_line, see_the_runs
 from mnist_cnn.run_folder import LOCK, RECEIPT
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def delete(folder: Path, receipt: Receipt, before_removal: Callable[[], None] | 
             _check_deletable(folder, receipt)
             if before_removal is not None:
                 before_removal()
-            hint = f"finish it: {command_on('delete', folder)}"
+            hint = f"finish it: {command_line('delete', folder)}"
             half = dataclasses.replace(
                 receipt,
                 status=Status.failed,
@@ -54,17 +55,17 @@ def delete(folder: Path, receipt: Receipt, before_removal: Callable[[], None] | 
 
 def _check_deletable(folder: Path, receipt: Receipt) -> None:
     if run_folder.read_receipt(folder) != receipt:
-        hint = f"see how it is: {command_on('status', folder)}"
+        hint = f"see how it is: {command_line('status', folder)}"
         raise BackendError(f"{folder} has changed since it was checked, and was not deleted", hint)
 
 
 def _not_deleted(folder: Path, error: OSError | BackendError) -> BackendError:
     """Return why a run was not deleted."""
     if not (folder / RECEIPT).exists():
-        return BackendError(f"{folder} is gone: another process has deleted it", "`list` shows the runs")
+        return BackendError(f"{folder} is gone: another process has deleted it", see_the_runs())
     if isinstance(error, BackendError):
         return error
-    hint = f"make it writable; then {command_on('delete', folder)}"
+    hint = f"make it writable; then {command_line('delete', folder)}"
     return BackendError(f"cannot remove {error.filename}: {error.strerror}", hint)
 
 

@@ -28,14 +28,9 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import process_identity, records
 from mnist_cnn.backend import Status
-from mnist_cnn.errors import (
-    BackendError,
-    ConfigurationError,
-    MnistCnnError,
-    command_on,
-    did_you_mean,
-)
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
 from mnist_cnn.files import atomic, locks, safe_read
+from mnist_cnn.hints import command_line, did_you_mean, see_the_runs
 from mnist_cnn.job import Job
 from mnist_cnn.receipt import Receipt
 from mnist_cnn.result import EpochRow, FileEntry, Progress, Result, describe_content
@@ -106,7 +101,7 @@ def find(run: str, runs_dir: str) -> Path:
     if matching:
         hint = f"choose one of {', '.join(matching)}"
         raise ConfigurationError(f"{run} matches {len(matching)} runs", hint)
-    hint = did_you_mean(run, [*names, LATEST], f"`list` shows the runs under {runs_dir}")
+    hint = did_you_mean(run, [*names, LATEST], see_the_runs(f"runs_dir={runs_dir}"))
     if Path(run).is_dir():
         raise ConfigurationError(f"{run} is not a run: it has no {RECEIPT}", hint)
     where = f" under {runs_dir}" if Path(run).name == run else ""
@@ -202,12 +197,12 @@ def lock(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContex
 def check_resumable(folder: Path, status: Status) -> None:
     """Raise ConfigurationError if a run with this status is still running, or completed and undamaged."""
     if status is Status.completed and damage(folder, status) is None:
-        more = command_on("resume", folder, "train.epochs=N")
+        more = command_line("resume", folder, "train.epochs=N")
         raise ConfigurationError(
             f"{folder} is completed", f"start a new run, or one with more epochs: {more}"
         )
     if not status.is_final:
-        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: {command_on('follow', folder)}")
+        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: {command_line('follow', folder)}")
 
 
 def damage(folder: Path, status: Status) -> str | None:
@@ -237,7 +232,7 @@ def check_still_ours(folder: Path, receipt: Receipt) -> None:
     """Raise BackendError if another process has resumed the run since this receipt, or removed it."""
     now = read_receipt(folder)
     if (now.pid, now.host, now.process_started) != (receipt.pid, receipt.host, receipt.process_started):
-        hint = f"watch it: {command_on('follow', folder)}"
+        hint = f"watch it: {command_line('follow', folder)}"
         raise BackendError(f"{folder} is trained by another process now", hint)
 
 
@@ -278,15 +273,19 @@ def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnErro
             record_end(folder, status, error)
 
 
-def read_result(folder: Path) -> Result | None:
-    """Read result.json; None if it doesn't exist yet. Raises BackendError if it isn't a result."""
+def read_result(folder: Path, name: Path | None = None) -> Result | None:
+    """Read result.json; None if it doesn't exist yet.
+
+    Raises BackendError if it isn't a result. The error calls the file `name`, by default its path.
+    """
     path = folder / RESULT
+    name = name or path
     if not path.is_file():
         return None
     try:
-        return Result.from_json(_read(path, safe_read.HISTORY_BYTES), str(path))
+        return Result.from_json(_read(path, safe_read.HISTORY_BYTES, name), str(name))
     except BackendError as error:
-        raise BackendError(error.message, f"rebuild it: {command_on('resume', folder)}") from error
+        raise BackendError(error.message, f"rebuild it: {command_line('resume', folder)}") from error
 
 
 def result_of(folder: Path) -> Result:
@@ -294,7 +293,7 @@ def result_of(folder: Path) -> Result:
     result = read_result(folder)
     if result is None:
         raise BackendError(
-            f"{folder} is completed but has no {RESULT}", f"rebuild it: {command_on('resume', folder)}"
+            f"{folder} is completed but has no {RESULT}", f"rebuild it: {command_line('resume', folder)}"
         )
     return result
 
@@ -359,24 +358,24 @@ def verify(folder: Path, result: Result) -> None:
     """Raise BackendError if a file of the result is missing, or isn't the one that the training wrote."""
     for name, entry in result.files.items():
         if (problem := file_problem(folder / name, entry)) is not None:
-            raise BackendError(problem, f"rebuild it: {command_on('resume', folder)}")
+            raise BackendError(f"{folder / name} {problem}", f"rebuild it: {command_line('resume', folder)}")
 
 
 def file_problem(path: Path, entry: FileEntry) -> str | None:
-    """Return why a file isn't the one that the training wrote, or None if it is."""
+    """Return why a file isn't the one that the training wrote, after its name; None if it is that one."""
     if not path.is_file():
-        return f"{path} is missing"
+        return "is missing"
     try:
         length = path.stat().st_size
         is_same = length == entry.bytes and describe_content(path.read_bytes()) == entry
     except OSError as error:
-        return f"cannot read {path}: {error.strerror}"
-    return None if is_same else f"{path} is not the file that the training wrote: {length} bytes"
+        return f"cannot be read: {error.strerror}"
+    return None if is_same else f"is not the file that the training wrote: {length} bytes"
 
 
-def _read(path: Path | str, most: int) -> str:
+def _read(path: Path | str, most: int, name: Path | str = "") -> str:
     try:
         return safe_read.read_text(path, most)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise BackendError(f"cannot read {path}: {reason}", "`list` shows the runs") from error
+        raise BackendError(f"cannot read {name or path}: {reason}", see_the_runs()) from error

@@ -24,7 +24,8 @@ import msgspec
 from msgspec import Meta
 
 from mnist_cnn import records
-from mnist_cnn.errors import ConfigurationError, did_you_mean
+from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.hints import did_you_mean
 from mnist_cnn.migrations import RENAMED
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from mnist_cnn.backends.remote.calls import ATTEMPTS, report, with_retries
 from mnist_cnn.backends.remote.failures import NodesRefused
 from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError
+from mnist_cnn.hints import command_line
 from mnist_cnn.settings import written
 
 if TYPE_CHECKING:
@@ -268,11 +268,10 @@ def differences(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
 
 def command(action: str, config: AzureConfig) -> str:
     """Return a command line that shows or deletes the cluster."""
-    sdk = f" backend.sdk={config.sdk}" if config.sdk else ""
-    workspace = f" backend.workspace={shlex.quote(config.workspace)}" if config.workspace else ""
-    return (
-        f"python -m mnist_cnn cluster {action} backend=azure{sdk} backend.cluster={config.cluster}{workspace}"
-    )
+    sdk = [f"backend.sdk={config.sdk}"] if config.sdk else []
+    workspace = [f"backend.workspace={config.workspace}"] if config.workspace else []
+    cluster = f"backend.cluster={config.cluster}"
+    return command_line("cluster", action, "backend=azure", *sdk, cluster, *workspace)
 
 
 def show(cluster: Cluster, config: AzureConfig) -> Iterator[str]:

@@ -22,7 +22,8 @@ from mnist_cnn.backends.remote.submission import (
     submit_named,
 )
 from mnist_cnn.backends.remote.submitter import SUBMITTER, this_process
-from mnist_cnn.errors import BackendError, MnistCnnError, command_on
+from mnist_cnn.errors import BackendError, MnistCnnError
+from mnist_cnn.hints import command_line
 from mnist_cnn.training.runtime import changed_versions, versions
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def wait_or_give_up(folder: Path, error: ServiceError, seconds: float) -> None:
         raise error
     left = OUTAGE_SECONDS - seconds
     if left < 0:
-        hint = f"submit it again: {command_on('follow', folder)}; cancel it: {command_on('cancel', folder)}"
+        again, cancel = (command_line(word, folder) for word in ("follow", "cancel"))
+        hint = f"submit it again: {again}; cancel it: {cancel}"
         raise BackendError(f"{error.message}; the run was not submitted again", hint) from error
     report(f"{error.message}; retrying for up to {left:.0f} seconds")
     time.sleep(SLOW_POLL_SECONDS)
@@ -117,7 +119,7 @@ def _has_started(service: Service, handle: Handle) -> bool:
 def _check_machine(service: Service, job: Job, folder: Path) -> None:
     """Check that this machine can submit the run again. Raises BackendError."""
     then = run_folder.read_receipt(folder).versions
-    from_here = f"{command_on('cancel', folder)}, then {command_on('resume', folder, 'force=true')}"
+    from_here = f"{command_line('cancel', folder)}, then {command_line('resume', folder, 'force=true')}"
     hint = f"follow it on the machine that started it; or from here: {from_here}"
     changed = changed_versions(then, versions()) if then else ()
     if changed:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn.backends.slurm import commands
 from mnist_cnn.backends.slurm.queue import USER
 from mnist_cnn.errors import BackendError
+from mnist_cnn.hints import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ def show(place: Mapping[str, str], partition: str | None) -> Iterator[str]:
 def refuse_deletion() -> None:
     """Raise BackendError: the cluster isn't this package's."""
     message = "a Slurm cluster is not deleted from here: its administrators manage its nodes"
-    raise BackendError(message, "cancel your runs instead: python -m mnist_cnn cancel RUN")
+    raise BackendError(message, f"cancel your runs instead: {command_line('cancel', 'RUN')}")
 
 
 def _lines(words: list[str], place: Mapping[str, str], what: str) -> list[str]:

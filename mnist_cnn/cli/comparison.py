@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn import launch, overrides, run_folder
 from mnist_cnn.cli import filters, report
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
+from mnist_cnn.hints import command_line, see_the_runs
 from mnist_cnn.result import Result, percent
 from mnist_cnn.settings import written
 from mnist_cnn.terminal import output
@@ -65,7 +66,7 @@ def compare(command: Command) -> int:
     found = [launch.find(word, command.overrides, command.config_dirs) for word in command.words if word]
     folders = {folder.resolve(): folder for folder in found}  # each once
     if len(folders) < 2:  # noqa: PLR2004 - there is nothing to compare
-        hint = f"for example {report.program()} compare latest RUN; `list` shows the runs"
+        hint = f"for example {command_line('compare', 'latest', 'RUN')}; {see_the_runs()}"
         raise ConfigurationError("compare needs at least two different RUNs", hint)
     runs = _read(list(folders.values()))
     labels = _labels([run.folder.name for run in runs])

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from mnist_cnn import compose
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import BACKENDS, backend_class
-from mnist_cnn.cli.report import program
 from mnist_cnn.config import RunConfig, SearchConfig
 from mnist_cnn.errors import ConfigurationError, MnistCnnError
+from mnist_cnn.hints import program
 from mnist_cnn.run_folder import LATEST, RECEIPT
 from mnist_cnn.settings import full_key, value_keys, with_inner
 

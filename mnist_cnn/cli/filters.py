@@ -13,7 +13,8 @@ from mnist_cnn import compose
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import absolute_name
 from mnist_cnn.config import RunConfig
-from mnist_cnn.errors import ConfigurationError, did_you_mean
+from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.hints import did_you_mean
 from mnist_cnn.overrides import GROUPS, OWN
 from mnist_cnn.settings import Section, full_key, keys_of, read_section, unknown_key, written
 

@@ -25,6 +25,7 @@ from mnist_cnn.cli import filters, report
 from mnist_cnn.cli.filters import DAMAGED, NOT_STARTED
 from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.files import safe_read
+from mnist_cnn.hints import command_line
 from mnist_cnn.result import percent
 from mnist_cnn.settings import written
 
@@ -117,7 +118,7 @@ def list_runs(command: Command) -> int:
     elif wanted:
         print(f"no run under {runs_dir} matches {' '.join(command.overrides)}")
     else:
-        print(f"no runs under {runs_dir}\nstart one: {report.program()} backend=local")
+        print(f"no runs under {runs_dir}\nstart one: {command_line('backend=local')}")
     return 0
 
 
@@ -127,7 +128,7 @@ def _limit(flags: Mapping[str, str]) -> int | None:
     if text is None:
         return None
     if not (text.isdecimal() and len(text) < MOST_DIGITS and int(text)):
-        hint = f"for example {report.program()} list {LIMIT}=10"
+        hint = f"for example {command_line('list', f'{LIMIT}=10')}"
         raise ConfigurationError(f"{LIMIT}={text}: allowed is a whole number, 1 or more", hint)
     return int(text)
 
@@ -263,7 +264,7 @@ def _print_notes(runs: Sequence[Listed], runs_dir: str) -> None:
     for name, reason in reasons.items():
         print(textwrap.shorten(f"{name}: {reason}", shutil.get_terminal_size().columns, placeholder=" ..."))
     if reasons:
-        print(f"what to do: {report.program()} status RUN")
+        print(f"what to do: {command_line('status', 'RUN')}")
     unstarted = next((run.name for run in runs if run.status == NOT_STARTED), None)
     if unstarted is not None:
         where = shlex.quote(f"run_dir={runs_dir}/{unstarted}")

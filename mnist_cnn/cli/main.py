@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from mnist_cnn.cli.report import print_error, print_json, program
+from mnist_cnn.cli.report import print_error, print_json
 from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
@@ -18,6 +18,7 @@ from mnist_cnn.errors import (
     MnistCnnError,
     unexpected_error,
 )
+from mnist_cnn.hints import command_line, program
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal.output import redirect_to_devnull
 from mnist_cnn.terminal.signals import Terminated, ignore_signals
@@ -98,7 +99,7 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError as error:
         if COMMANDS[command.name].only_reads:
             raise
-        hint = f"check what it did: {program()} list"
+        hint = f"check what it did: {command_line('list')}"
         raise BackendError(f"{command.name} stopped: stdout was closed", hint) from error
 
 
@@ -216,7 +217,7 @@ def _own_value(argument: str, rest: list[str], wanted: str) -> str:
 
 
 def _check_flag(argument: str, known: Sequence[str]) -> None:
-    from mnist_cnn.errors import did_you_mean
+    from mnist_cnn.hints import did_you_mean
 
     if argument != "--json":  # main looks for it itself, because an error is printed as JSON too
         raise ConfigurationError(

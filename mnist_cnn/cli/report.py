@@ -11,7 +11,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled, RunPaused, command_on
+from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled, RunPaused
+from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output
 
@@ -28,12 +29,6 @@ STYLES = {"completed": "green", "failed": "red", "lost": "red", "damaged": "red"
 """The colours of words in a table or a message."""
 GAP = "  "
 """What stands between the columns of a table."""
-
-
-def program() -> str:
-    """Return how the user called this program, for the commands that messages suggest."""
-    called = Path(sys.argv[0]).name
-    return "mnist-cnn" if called.startswith("mnist-cnn") else "python -m mnist_cnn"
 
 
 def print_json(value: object) -> None:
@@ -113,10 +108,10 @@ def print_completed(
     if model is not None:
         lines.append(registered(model))
     lines += [f"see it:      {view}" for view in tracking_state.views(run.folder)]
-    lines.append(f"try it:      {program()} {command_on('predict', run.folder, 'IMAGE.png')}")
+    lines.append(f"try it:      {command_line('predict', run.folder, 'IMAGE.png')}")
     if model is None and result.accuracy >= config.min_accuracy:
         name = f"register.name={config.name or 'mnist-cnn'}"
-        lines.append(f"register it: {program()} {command_on('register', run.folder, name)}")
+        lines.append(f"register it: {command_line('register', run.folder, name)}")
     print("\n".join(lines), file=stream, flush=True)
 
 
@@ -140,8 +135,8 @@ def registered(model: ModelRef) -> str:
 
 def next_command(run: Run, status: Status) -> str:
     if status == "completed":
-        return f"see its result: {program()} {command_on('status', run.folder)}"
-    return f"resume it: {program()} {command_on('resume', run.folder)}"
+        return f"see its result: {command_line('status', run.folder)}"
+    return f"resume it: {command_line('resume', run.folder)}"
 
 
 def describe_run(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from mnist_cnn import compose, job_maker, launch
 from mnist_cnn.cli import report
 from mnist_cnn.cli.display import show
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, unexpected_error
+from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output, signals
 from mnist_cnn.tracking.recording import recorded
@@ -68,7 +69,7 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], *, as_json: 
         if is_interrupted:  # reported first, because the costs may take long
             completed = sum(trial.result is not None for trial in trials)
             report.print_lossy(f"interrupted; {completed} of {len(trials)} completed", sys.stderr)
-            report.print_lossy(f"the runs are kept: {report.program()} list", sys.stderr)
+            report.print_lossy(f"the runs are kept: {command_line('list')}", sys.stderr)
         report.print_costs(runs.values())
         if is_interrupted:
             return Interrupted.exit_code

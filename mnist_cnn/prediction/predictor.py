@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import cpu, records
-from mnist_cnn.errors import BackendError, DataError, command_on
+from mnist_cnn.errors import BackendError, DataError
 from mnist_cnn.files import safe_read
+from mnist_cnn.hints import command_line
 from mnist_cnn.run_folder import MODEL, ONNX, RECEIPT, RESULT
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def _find_record(folder: Path) -> Path | None:
     if (folder / RESULT).exists():
         return folder / RESULT
     if (folder / RECEIPT).exists():
-        follow, resume = command_on("follow", folder), command_on("resume", folder)
+        follow, resume = command_line("follow", folder), command_line("resume", folder)
         hint = f"follow it to its end: {follow}; if it has stopped, resume it: {resume}"
         raise DataError(f"{folder} has no {RESULT}: its training is not completed", hint)
     return folder / MODEL_RECORD if (folder / MODEL_RECORD).exists() else None
@@ -264,7 +265,7 @@ def _check_recorded(path: Path, model: bytes, record: Path) -> None:
     from mnist_cnn.result import FileEntry, Result, describe_content
 
     is_run = record.name == RESULT
-    hint = f"rebuild it: {command_on('resume', path.parent)}" if is_run else RECORD_HINT
+    hint = f"rebuild it: {command_line('resume', path.parent)}" if is_run else RECORD_HINT
     try:
         text = safe_read.read_text(record, safe_read.HISTORY_BYTES)
         if is_run:

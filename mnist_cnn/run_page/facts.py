@@ -91,7 +91,7 @@ def read(folder: Path, status: Status | None) -> Facts:
         CheckedFile(name, entry, run_folder.file_problem(folder / name, entry))
         for name, entry in (result.files.items() if result is not None else ())
     )
-    problems += [file.problem for file in files if file.problem is not None]
+    problems += [f"{folder / file.name} {file.problem}" for file in files if file.problem is not None]
     digests = {record.job_digest for record in (receipt, result) if record is not None}
     if job is not None and not all(map(job.has_digest, digests)):
         problems.append(f"{folder / run_folder.JOB} is not the job that this run was started with")

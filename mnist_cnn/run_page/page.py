@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import Status
 from mnist_cnn.config import DataConfig, ModelConfig, Numerics, RunConfig, TrainConfig
-from mnist_cnn.errors import command_on
+from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import describe_epochs, percent
 from mnist_cnn.run_folder import now
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     Rows = Iterator[tuple[str, str]]
 
-PROGRAM = "python -m mnist_cnn"
 INSTALL = ("python", "-m", "pip", "install")
 HERE = Path(__file__).parent
 PICTURES = (
@@ -142,7 +141,7 @@ def _warnings(run: Facts) -> Iterator[str]:
     """Yield what is damaged or missing, and what makes the weights incomparable."""
     yield from run.problems
     if run.problems and run.receipt is not None and run.status is Status.completed:
-        yield f"To rebuild what is damaged: {PROGRAM} {command_on('resume', run.folder)}"
+        yield f"To rebuild what is damaged: {command_line('resume', run.folder)}"
     for change in run.result.changes if run.result is not None else ():
         yield f"The weights are not comparable with another run's: {change}"
 
@@ -213,7 +212,7 @@ def _steps(run: Facts, repetition: Repetition) -> Iterator[tuple[str, str]]:
     if made_by is None:
         yield "No command line makes this job; submit its job.json from Python.", ""
         return
-    plan, train = (shlex.join((*PROGRAM.split(), *command, *made_by)) for command in (("plan",), ()))
+    plan, train = (command_line(*command, *made_by) for command in (("plan",), ()))
     yield f"Check that the job is the same; its digest is {job.digest}:", plan
     yield "Train it:", train
     if job.train.numerics is Numerics.exact:

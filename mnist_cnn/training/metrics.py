@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.errors import ConfigurationError, did_you_mean
+from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.hints import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

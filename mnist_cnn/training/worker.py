@@ -26,9 +26,9 @@ from mnist_cnn.errors import (
     RunCancelled,
     RunPaused,
     TrainingError,
-    command_on,
     storage_error,
 )
+from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact, redacted
 from mnist_cnn.training.sharing.local_group import joined, started
 from mnist_cnn.training.train import assist, train
@@ -138,7 +138,7 @@ def _fail(folder: Path, receipt: Receipt, error: MnistCnnError) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     status = Status.cancelled if isinstance(error, RunCancelled) else Status.failed
     if isinstance(error, RunPaused):
-        status, error.hint = Status.paused, f"continue it: {command_on('resume', folder)}"
+        status, error.hint = Status.paused, f"continue it: {command_line('resume', folder)}"
     try:
         log.error("%s%s", run_folder.STOPPED, error.message)
         run_folder.check_still_ours(folder, receipt)
