@@ -34,7 +34,7 @@ def check(names: Sequence[str]) -> None:
     """Check that all names are known. Raises ConfigurationError."""
     for name in names:
         if name not in METRICS:
-            otherwise = f"there are {', '.join(METRICS)}; accuracy and loss are always measured"
+            otherwise = f"the metrics are {', '.join(METRICS)}; accuracy and loss are always measured"
             hint = did_you_mean(name, list(METRICS), otherwise)
             raise ConfigurationError(f"train.metrics: unknown metric {name}", hint)
 

@@ -101,10 +101,14 @@ def test_sort_orders_and_limit_cuts(ask: Ask, order: str, expected: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        ("status=complete", "status=complete: there are queued, preparing", "did you mean completed?"),
+        (
+            "status=complete",
+            "status=complete: allowed is one of queued, preparing",
+            "did you mean completed?",
+        ),
         ("train.epoch=3", "unknown key train.epoch", "did you mean train.epochs?"),
         ("train.epochs=many", "train.epochs=many: allowed is a whole number", "passes over"),
-        ("train=quik", "train=quik: there are accurate, balanced", "did you mean quick?"),
+        ("train=quik", "train=quik: allowed is one of accurate, balanced", "did you mean quick?"),
         ("register.name=m", "unknown key register.name", "--help"),
         ("seed=interval(0,1)", "seed=interval(0,1): an interval has endless values", "commas"),
         ("--sort acuracy", "--sort=acuracy: unknown key acuracy", "did you mean accuracy?"),
