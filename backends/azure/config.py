@@ -31,9 +31,6 @@ SUBNET = re.compile(
     r"/virtualNetworks/(?P<network>[\w.-]+)/subnets/(?P<subnet>[\w.-]+)",
     re.IGNORECASE,
 )
-SUBNET_EXAMPLE = (
-    "/subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network/virtualNetworks/NET/subnets/NAME"
-)
 SUBNET_FORM = (
     "/subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network/virtualNetworks/NETWORK/subnets/NAME"
 )

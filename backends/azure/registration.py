@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef
-from mnist_cnn.backends.azure.calls import call, call_with_retries
+from mnist_cnn.backends.azure.calls import STUDIO, call, call_with_retries
 from mnist_cnn.backends.azure.plan import MAX_TAG
 from mnist_cnn.backends.remote.node import OUTPUTS
 from mnist_cnn.backends.remote.service import ServiceError
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MODEL = f"{OUTPUTS}/{run_folder.MODEL}"
 RUN_TAG = "mnist_cnn_run"
-STUDIO = "https://ml.azure.com"
 
 
 @dataclasses.dataclass(frozen=True)

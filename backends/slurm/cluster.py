@@ -20,7 +20,7 @@ def show(place: Mapping[str, str], partition: str | None) -> Iterator[str]:
     lines = _lines(["sinfo", "--noheader", *chosen, columns], place, "ask Slurm for its nodes")
     if not lines:
         what = f"no partition {partition}" if partition else "no partitions"
-        raise BackendError(f"the cluster has {what}", "choose one of `sinfo -s` with backend.partition=NAME")
+        raise BackendError(f"the cluster has {what}", commands.OTHER_PARTITION)
     yield from lines
     words = ["squeue", "--noheader", f"--user={place[USER]}", *chosen, "--format=job %A %j: %T, %M, %R"]
     yield from _lines(words, place, "ask Slurm for the jobs") or ["no jobs of yours"]

@@ -62,9 +62,8 @@ class SlurmService(BaseService):
         """Check all that needs no request. Raises ConfigurationError, DataError or BackendError."""
         self.request(job)
         if shutil.which("sbatch") is None:
-            hint = "run this on a machine that has Slurm's programs, such as the cluster's login node"
             message = "backend=slurm needs the program sbatch, which isn't installed here"
-            raise ConfigurationError(message, hint)
+            raise ConfigurationError(message, commands.ELSEWHERE)
         network_check.check(job)
 
     def request(self, job: Job, *, force: bool = False, pause_after: int | None = None) -> script.Request:
