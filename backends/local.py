@@ -29,6 +29,7 @@ from mnist_cnn.errors import (
     ConfigurationError,
     MnistCnnError,
     RunCancelled,
+    start_error,
     storage_error,
 )
 from mnist_cnn.hints import command_line
@@ -179,8 +180,7 @@ class LocalBackend:
                     start_new_session=True,
                 )
             except OSError as error:
-                message = f"cannot start {command[0]}: {error.strerror}"
-                translated = BackendError(message, "check that this program exists and may be executed")
+                translated = start_error(command[0], error)
                 run_folder.record_end(folder, Status.failed, translated)
                 raise translated from error
         try:

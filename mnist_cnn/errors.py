@@ -114,6 +114,12 @@ def storage_error(error: OSError, what: str, setting: str = "") -> BackendError:
     return BackendError(f"cannot write {what}: {reason}", hint)
 
 
+def start_error(program: str, error: OSError) -> BackendError:
+    """Translate why a program could not be started."""
+    message = f"cannot start {program}: {error.strerror}"
+    return BackendError(message, "check that this program exists and may be executed")
+
+
 def unexpected_error(error: Exception) -> MnistCnnError:
     """Translate an exception that no other code has translated: file, stream, installation or a bug."""
     if isinstance(error, OSError):

@@ -118,6 +118,8 @@ COMMANDS: dict[str, Entry] = {
     ),
     "cluster": Entry("show a cluster and its costs, or delete it", "commands:cluster", "show|delete"),
 }
+FLAGS = ("--multirun", "--config-dir", "--json", "--cfg", "--info", "--help", "--version")
+"""The flags that every command line may have."""
 TAKE_RUN = tuple(name for name, entry in COMMANDS.items() if entry.words.startswith("RUN"))
 
 

@@ -39,7 +39,6 @@ BASH = r"""_mnist_cnn() {
 }
 complete -o bashdefault -o default -F _mnist_cnn mnist-cnn python python3
 """
-FLAGS = ("--multirun", "--config-dir", "--json", "--cfg", "--info", "--help", "--version")
 TAKE_FOLDER = ("--config-dir", "-cd")
 
 
@@ -75,7 +74,7 @@ def _is_setting(text: str) -> bool:
 
 def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator[str]:
     from mnist_cnn.cli import filters
-    from mnist_cnn.cli.command import COMMANDS, TAKE_RUN
+    from mnist_cnn.cli.command import COMMANDS, FLAGS, TAKE_RUN
 
     settings = dict(text.split("=", 1) for text in given if "=" in text)
     key, is_value, _ = word.partition("=")

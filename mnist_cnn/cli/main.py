@@ -27,16 +27,6 @@ if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
 
 COMPLETION = ("--shell-completion", "-sc")
-FLAGS = (
-    "--json",
-    "--multirun",
-    "--config-dir",
-    "--cfg",
-    "--info",
-    "--help",
-    "--version",
-    *COMPLETION,
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +125,7 @@ def main_and_exit() -> NoReturn:
 
 def parse(arguments: Sequence[str]) -> Command:
     """Parse a command line. Raises ConfigurationError for an unknown flag, or a wrong value of one."""
-    from mnist_cnn.cli.command import COMMANDS, Command
+    from mnist_cnn.cli.command import COMMANDS, FLAGS, Command
 
     rest = list(arguments)
     words: list[str] = []
@@ -164,7 +154,7 @@ def parse(arguments: Sequence[str]) -> Command:
         elif flag in own_flags:
             flags[flag] = _own_value(argument, rest, own_flags[flag])
         elif argument.startswith("-") and argument != "-":  # which is standard input
-            _check_flag(argument, [*FLAGS, *own_flags])
+            _check_flag(argument, [*FLAGS, *COMPLETION, *own_flags])
         elif _is_override(argument):
             overrides.append(argument)
         else:

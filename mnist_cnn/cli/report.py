@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -37,7 +36,7 @@ def print_json(value: object) -> None:
 
 def print_error(error: MnistCnnError) -> None:
     """Print an error's message and hint on stderr, and before them its traceback if MNIST_CNN_DEBUG=1."""
-    if os.environ.get("MNIST_CNN_DEBUG") == "1":
+    if output.is_debugging():
         sys.stderr.write(redact("".join(traceback.format_exception(error))))
     is_failure = not isinstance(error, Interrupted | RunCancelled | RunPaused)
     prefix = f"{output.styled('error:', 'red', sys.stderr)} " if is_failure else ""
