@@ -43,15 +43,8 @@ def add(registry: Path, name: str, run: Path, result: Result) -> ModelRef:
             model = ModelRef(name, version, str(home / str(version)), is_new=True)
             for leftover in home.glob(f"{atomic.PREFIX}*"):  # of a process that was killed
                 shutil.rmtree(leftover)
-            draft = home / f"{atomic.PREFIX}{version}"
-            draft.mkdir()
-            try:
+            with atomic.new_folder(home / str(version), SETTING) as draft:
                 _fill(draft, model, run, result)
-                draft.rename(model.location)
-            except BaseException:
-                shutil.rmtree(draft, ignore_errors=True)
-                raise
-            atomic.sync(home)
     except OSError as error:
         raise storage_error(error, f"the registry {home}", SETTING) from error
     return model
@@ -72,8 +65,7 @@ def _versions(home: Path) -> Iterator[tuple[int, str]]:
 def _fill(folder: Path, model: ModelRef, run: Path, result: Result) -> None:
     files = [file for file in (run_folder.MODEL, run_folder.ONNX) if file in result.files]
     for file in files:
-        with atomic.replacing(folder / file) as temporary:
-            shutil.copyfile(run / file, temporary)
+        shutil.copyfile(run / file, folder / file)
     about = {
         "name": model.name,
         "version": model.version,
@@ -86,4 +78,4 @@ def _fill(folder: Path, model: ModelRef, run: Path, result: Result) -> None:
         "changes": result.changes,
         "files": {file: dataclasses.asdict(result.files[file]) for file in files},
     }
-    atomic.write_text(folder / MODEL_RECORD, json.dumps(about, indent=2) + "\n")
+    (folder / MODEL_RECORD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
