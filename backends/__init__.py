@@ -16,8 +16,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mnist_cnn.config import BackendConfig, did_you_mean
+from mnist_cnn.config import BackendConfig
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.hints import did_you_mean
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -65,7 +66,7 @@ def backend_class(name: str) -> type[Backend]:
     if target is None:
         known = sorted({*BACKENDS, *installed()})
         hint = did_you_mean(name, known, "choose a class of your own with backend=FILE.py:Class")
-        raise ConfigurationError(f"backend={name}: there are {', '.join(known)}", hint)
+        raise ConfigurationError(f"backend={name}: allowed is one of {', '.join(known)}", hint)
     return _import_class(target)
 
 

@@ -13,9 +13,9 @@ from mnist_cnn.errors import (
     ConfigurationError,
     MnistCnnError,
     RunCancelled,
-    command_on,
 )
 from mnist_cnn.files import safe_read
+from mnist_cnn.hints import command_line
 from mnist_cnn.result import percent
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def recorded_error(folder: Path, resume_hint: str | None = None) -> MnistCnnErro
 def cancelled_error(folder: Path) -> RunCancelled:
     """Return the error of a cancelled run, even if its receipt does not record the end."""
     receipt = run_folder.read_receipt(folder)
-    hint = receipt.hint or f"resume it: {command_on('resume', folder)}"
+    hint = receipt.hint or f"resume it: {command_line('resume', folder)}"
     return RunCancelled(receipt.error or "the run was cancelled", hint)
 
 

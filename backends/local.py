@@ -22,17 +22,20 @@ from typing import TYPE_CHECKING, ClassVar
 from mnist_cnn import cpu, process_identity, run_folder
 from mnist_cnn.backend import ModelRef, Plan, Status
 from mnist_cnn.backends import common, local_registry
-from mnist_cnn.config import BackendConfig, Config, Numerics, setting
+from mnist_cnn.config import BackendConfig, Config, Numerics
 from mnist_cnn.errors import (
     ERRORS_BY_EXIT_CODE,
     BackendError,
     ConfigurationError,
     MnistCnnError,
     RunCancelled,
-    command_on,
+    start_error,
     storage_error,
 )
+from mnist_cnn.hints import command_line
+from mnist_cnn.receipt import Receipt
 from mnist_cnn.result import Progress
+from mnist_cnn.settings import setting
 from mnist_cnn.training.distributed.local_group import WORKER
 from mnist_cnn.training.runtime import versions
 
@@ -137,10 +140,10 @@ class LocalBackend:
             raise storage_error(error, str(folder)) from error
         return LocalRun(folder, self.registry, process)
 
-    def _receipt(self, job: Job, folder: Path) -> run_folder.Receipt:
+    def _receipt(self, job: Job, folder: Path) -> Receipt:
         """Return the receipt of the run that starts now; a resumed run keeps its id and its age."""
         values = dataclasses.asdict(self.config)
-        receipt = run_folder.Receipt(
+        receipt = Receipt(
             backend=values.pop("name"),
             id=f"{folder.resolve().name}-{secrets.token_hex(4)}",
             job_digest=job.digest,
@@ -177,8 +180,7 @@ class LocalBackend:
                     start_new_session=True,
                 )
             except OSError as error:
-                message = f"cannot start {command[0]}: {error.strerror}"
-                translated = BackendError(message, "check that this program exists and may be executed")
+                translated = start_error(command[0], error)
                 run_folder.record_end(folder, Status.failed, translated)
                 raise translated from error
         try:
@@ -257,15 +259,15 @@ class LocalRun:
             raise self._lost_error()
         if status is Status.cancelled:
             raise common.cancelled_error(self.folder)
-        raise common.recorded_error(self.folder, f"then resume it: {command_on('resume', self.folder)}")
+        raise common.recorded_error(self.folder, f"then resume it: {command_line('resume', self.folder)}")
 
     def cancel(self) -> None:
         """Ask the worker to exit, then kill it; return when it is gone."""
         worker: psutil.Process | None = None
         while not self.status().is_final and (worker := self._worker()) is None:
             if (host := self._other_host()) is not None:
-                here = command_on("resume", self.folder, "force=true")
-                there = f"cancel it there: {command_on('cancel', self.folder)}"
+                here = command_line("resume", self.folder, "force=true")
+                there = f"cancel it there: {command_line('cancel', self.folder)}"
                 hint = f"{there}; if that machine is gone, resume it here: {here}"
                 raise BackendError(f"{self.folder} is trained on {host}, not on this machine", hint)
             time.sleep(POLL_SECONDS)  # the worker is just being started
@@ -302,7 +304,7 @@ class LocalRun:
                 os.killpg(worker.pid, signal.SIGKILL)
             if not self._is_gone_within(GRACE_SECONDS, worker.pid):
                 message = f"process {worker.pid} was killed but is still there: the system keeps it"
-                again = command_on("cancel", self.folder)
+                again = command_line("cancel", self.folder)
                 hint = f"check that its disk responds; then cancel it again: {again}"
                 raise BackendError(message, hint)
         except psutil.NoSuchProcess:
@@ -374,7 +376,7 @@ class LocalRun:
         if own is not None:
             own.wait()
 
-    def _own_process(self, receipt: run_folder.Receipt) -> subprocess.Popen[bytes] | None:
+    def _own_process(self, receipt: Receipt) -> subprocess.Popen[bytes] | None:
         """Return the worker that this object started, unless the receipt now names another."""
         if self.process is None:
             return None
@@ -384,7 +386,7 @@ class LocalRun:
     def _lost_error(self) -> MnistCnnError:
         """Return why the worker ended without a final receipt."""
         log = f"the log is {self.folder / run_folder.LOG}"
-        resume = f"resume it: {command_on('resume', self.folder)}"
+        resume = f"resume it: {command_line('resume', self.folder)}"
         own = self._own_process(run_folder.read_receipt(self.folder))
         exit_code = own.returncode if own is not None else None
         if exit_code not in ERRORS_BY_EXIT_CODE:

@@ -11,6 +11,7 @@ from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef
 from mnist_cnn.errors import BackendError, storage_error
 from mnist_cnn.files import atomic, locks, safe_read
+from mnist_cnn.prediction.predictor import MODEL_RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
     from mnist_cnn.result import Result
 
-MODELS = ("model.keras", "model.onnx")
-REGISTERED = "model.json"
-"""What a version's folder must hold to count as one."""
 SETTING = "register.dir=FOLDER"
 
 
@@ -45,15 +43,8 @@ def add(registry: Path, name: str, run: Path, result: Result) -> ModelRef:
             model = ModelRef(name, version, str(home / str(version)), is_new=True)
             for leftover in home.glob(f"{atomic.PREFIX}*"):  # of a process that was killed
                 shutil.rmtree(leftover)
-            draft = home / f"{atomic.PREFIX}{version}"
-            draft.mkdir()
-            try:
+            with atomic.new_folder(home / str(version), SETTING) as draft:
                 _fill(draft, model, run, result)
-                draft.rename(model.location)
-            except BaseException:
-                shutil.rmtree(draft, ignore_errors=True)
-                raise
-            atomic.sync(home)
     except OSError as error:
         raise storage_error(error, f"the registry {home}", SETTING) from error
     return model
@@ -62,20 +53,19 @@ def add(registry: Path, name: str, run: Path, result: Result) -> ModelRef:
 def _versions(home: Path) -> Iterator[tuple[int, str]]:
     """Yield each finished version and the id of its run."""
     for folder in home.iterdir():
-        if folder.name.isdecimal() and (folder / REGISTERED).is_file():
+        if folder.name.isdecimal() and (folder / MODEL_RECORD).is_file():
             try:
-                about = json.loads(safe_read.read_text(folder / REGISTERED, safe_read.SETTINGS_BYTES))
+                about = json.loads(safe_read.read_text(folder / MODEL_RECORD, safe_read.SETTINGS_BYTES))
                 yield int(folder.name), str(about["run"])
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 hint = "repair or remove that version, or register under another name"
-                raise BackendError(f"{folder / REGISTERED} is damaged: {error!r}", hint) from error
+                raise BackendError(f"{folder / MODEL_RECORD} is damaged: {error!r}", hint) from error
 
 
 def _fill(folder: Path, model: ModelRef, run: Path, result: Result) -> None:
-    files = [file for file in MODELS if file in result.files]
+    files = [file for file in (run_folder.MODEL, run_folder.ONNX) if file in result.files]
     for file in files:
-        with atomic.replacing(folder / file) as temporary:
-            shutil.copyfile(run / file, temporary)
+        shutil.copyfile(run / file, folder / file)
     about = {
         "name": model.name,
         "version": model.version,
@@ -88,4 +78,4 @@ def _fill(folder: Path, model: ModelRef, run: Path, result: Result) -> None:
         "changes": result.changes,
         "files": {file: dataclasses.asdict(result.files[file]) for file in files},
     }
-    atomic.write_text(folder / REGISTERED, json.dumps(about, indent=2) + "\n")
+    (folder / MODEL_RECORD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -27,19 +27,13 @@ from mnist_cnn.config import (
     RegisterConfig,
     RunConfig,
     SearchConfig,
-    Section,
     TrackConfig,
     TrainConfig,
-    did_you_mean,
-    full_key,
-    keys_of,
-    read_section,
-    unknown_key,
-    with_inner,
-    written,
 )
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.files import safe_read
+from mnist_cnn.hints import did_you_mean
+from mnist_cnn.settings import Section, full_key, keys_of, read_section, unknown_key, with_inner, written
 from mnist_cnn.tracking import check_installed
 
 if TYPE_CHECKING:
@@ -268,7 +262,9 @@ def swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
         raise ConfigurationError(f"{override.input_line}: glob chooses names of {', '.join(GROUPS)}", hint)
     known = options(name, config_dirs)
     if not (chosen := value.filter(known)):
-        raise ConfigurationError(f"{override.input_line} matches nothing", f"there are {', '.join(known)}")
+        raise ConfigurationError(
+            f"{override.input_line} matches nothing", f"the names are {', '.join(known)}"
+        )
     return list(chosen)
 
 
@@ -366,7 +362,7 @@ def _for_hydra(override: Override, config_dirs: Sequence[str]) -> str:
         if wrong:
             known += sorted(installed()) if name == "backend" else []
             hint = did_you_mean(str(wrong[0]), known, f"keys within it are set as {name}.KEY=VALUE")
-            raise ConfigurationError(f"{name}={written(value)}: there are {', '.join(known)}", hint)
+            raise ConfigurationError(f"{name}={written(value)}: allowed is one of {', '.join(known)}", hint)
         return f"{'+' if name == SEARCH else ''}{text.lstrip('+')}"
     return "++" + text.lstrip("+")
 

@@ -17,14 +17,10 @@ errors are printed, logged, sent and saved in notebooks.
 from __future__ import annotations
 
 import errno
-import shlex
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from mnist_cnn.redaction import redact
 from mnist_cnn.version import PYTHON_NEEDED, installation_hint
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MAX_LENGTH = 2000
 """Characters of a message or a hint; one path can have several hundred."""
@@ -37,8 +33,21 @@ class MnistCnnError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         self.message = _shortened(redact(message))
-        self.hint = _shortened(redact(hint))
+        self.hint = hint
         super().__init__(self.message)
+
+    @property
+    def hint(self) -> str:
+        """What to do."""
+        return self._hint
+
+    @hint.setter
+    def hint(self, hint: str) -> None:
+        self._hint = _shortened(redact(hint))
+
+    def then(self, hint: str) -> None:
+        """Say what to do after what the hint says already."""
+        self.hint = f"{self.hint}; then {hint}" if self.hint else hint
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -93,11 +102,6 @@ ERRORS_BY_EXIT_CODE: dict[int, type[MnistCnnError]] = {
 }
 
 
-def command_on(name: str, run: Path | str, *rest: str) -> str:
-    """Return a command about a run for a hint, quoted for a shell: `resume 'my runs/a' force=true`."""
-    return shlex.join((name, str(run), *rest))
-
-
 def storage_error(error: OSError, what: str, setting: str = "") -> BackendError:
     """Translate a failed write of `what`; `setting`, if any, is the override that moves it elsewhere."""
     reason = error.strerror or str(error)
@@ -108,6 +112,12 @@ def storage_error(error: OSError, what: str, setting: str = "") -> BackendError:
     else:
         hint = f"check that folder and its disk{setting and f', or choose another with {setting}'}"
     return BackendError(f"cannot write {what}: {reason}", hint)
+
+
+def start_error(program: str, error: OSError) -> BackendError:
+    """Translate why a program could not be started."""
+    message = f"cannot start {program}: {error.strerror}"
+    return BackendError(message, "check that this program exists and may be executed")
 
 
 def unexpected_error(error: Exception) -> MnistCnnError:

@@ -11,17 +11,9 @@ import json
 from typing import TYPE_CHECKING, Any, Self
 
 from mnist_cnn import migrations, records
-from mnist_cnn.config import (
-    DataConfig,
-    Keep,
-    ModelConfig,
-    Numerics,
-    RunConfig,
-    TrainConfig,
-    read_section,
-    written,
-)
+from mnist_cnn.config import DataConfig, Keep, ModelConfig, Numerics, RunConfig, TrainConfig
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.settings import read_section, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

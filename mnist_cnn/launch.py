@@ -12,29 +12,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cnn import compose, run_folder
+from mnist_cnn import compose, job_maker, plan_text, run_creation, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
-from mnist_cnn.config import Keep, Numerics, Registry, Schedule, written
-from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, command_on
-from mnist_cnn.files import safe_read
+from mnist_cnn.config import Registry
+from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError
+from mnist_cnn.hints import command_line
 from mnist_cnn.job import Job
+from mnist_cnn.result import describe_epochs
 from mnist_cnn.tracking import state as tracking_state
-from mnist_cnn.training import class_weights, extension, initial_weights, metrics, stopping
+from mnist_cnn.training import extension, initial_weights, stopping
 from mnist_cnn.training.checkpoint import Checkpoints, changed_hint
-from mnist_cnn.training.model import arrays_sha256, check_network, convolutions, is_normalised
 from mnist_cnn.training.runtime import changed_versions, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mnist_cnn.backend import Backend, Run
-    from mnist_cnn.config import Config, ModelConfig, TrainConfig
-    from mnist_cnn.data.datasets import DataSetInfo
+    from mnist_cnn.config import Config
     from mnist_cnn.prediction.predictor import Picture, Prediction
+    from mnist_cnn.receipt import Receipt
 
-SOURCE_BYTES = 512 * 1024
-"""Largest network file; job.json, which contains it, may be somewhat larger."""
 JOB_KEYS = ("data", "model", "train", "seed", "save_h5")
 """Groups and keys whose values are part of a job."""
 
@@ -47,7 +45,7 @@ def make_job(*overrides: str) -> Job:
 
     Raises ConfigurationError or DataError if the configuration or the data are not valid.
     """
-    return job_of(compose.load(overrides))
+    return job_maker.job_of(compose.load(overrides))
 
 
 def plan(*overrides: str) -> Plan:
@@ -79,7 +77,7 @@ def submit(*job_or_overrides: Job | str) -> Run:
             hint = f"leave it out, or make the job with it: make_job({override!r})"
             raise ConfigurationError(f"{override} would change the submitted job", hint)
     config = compose.load(overrides)
-    return start(config, jobs[0] if jobs else job_of(config))
+    return start(config, jobs[0] if jobs else job_maker.job_of(config))
 
 
 def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
@@ -120,17 +118,6 @@ def predict_file(run: str | Path | Run, picture: Picture, *overrides: str) -> Pr
 # What the command line calls
 
 
-def job_of(config: Config) -> Job:
-    """Return a configuration's job. Raises as `make_job` does."""
-    from mnist_cnn.data import datasets
-
-    info = datasets.inspect(config.data)
-    if info is None:
-        message = f"data set {config.data.name}: not found"
-        raise ConfigurationError(message, "set data.dir=FOLDER to the folder that holds it")
-    return _job(config, info)
-
-
 def backend_of(config: Config) -> Backend:
     """Return a configuration's backend. Raises ConfigurationError if it cannot be imported."""
     return backend_class(config.backend.name)(config)
@@ -145,9 +132,9 @@ def start(config: Config, job: Job) -> Run:
     _check_pause(config.run.pause_after, job.train.epochs)
     backend = backend_of(config)
     backend.check(job)
-    with run_folder.create(config.run.run_dir, config.run.runs_dir, job) as folder:
+    with run_creation.create(config.run.run_dir, config.run.runs_dir, job) as folder:
         if job.train.init_sha256 is not None:
-            initial_weights.write(folder / run_folder.CHECKPOINTS, _initial_weights(job))
+            initial_weights.write(folder / run_folder.CHECKPOINTS, job_maker.initial_weights_of(job))
         tracking_state.choose(folder, config.track)
         return backend.submit(job, folder)
 
@@ -174,8 +161,8 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     if not status.is_final:
         host = run_folder.other_host(receipt)
         where = f" on {host}" if host else ""
-        gone = f"; if that machine is gone: {command_on('resume', folder, 'force=true')}" if host else ""
-        hint = f"watch it: {command_on('follow', folder)}{gone}"
+        gone = f"; if that machine is gone: {command_line('resume', folder, 'force=true')}" if host else ""
+        hint = f"watch it: {command_line('follow', folder)}{gone}"
         raise ConfigurationError(f"{folder} is {status.value}{where}", hint)
     if is_longer:
         return _prepare_extension(before, status, config)
@@ -216,7 +203,7 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
     folder, epochs = run.folder, f"{extension.EPOCHS}={config.train.epochs}"
     if status is not Status.completed or run_folder.damage(folder, status) is not None:
         state = "damaged" if status is Status.completed else status.value
-        hint = f"first complete it: {command_on('resume', folder)}"
+        hint = f"first complete it: {command_line('resume', folder)}"
         raise ConfigurationError(f"{epochs} continues a completed run; {folder} is {state}", hint)
     job = run_folder.read_job(folder)
     run.download_checkpoints()
@@ -231,13 +218,13 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
     changes = changed_versions(before, versions()) if before else ()
     if changes and not config.run.force:
         message = f"{folder} cannot be continued, because this has changed: {', '.join(changes)}"
-        anyway = command_on("resume", folder, epochs, "force=true")
+        anyway = command_line("resume", folder, epochs, "force=true")
         raise ConfigurationError(message, f"undo that, or continue anyway, which marks the result: {anyway}")
     backend = backend_of(config)
     backend.check(longer.job)
 
     def start_longer() -> Run:
-        with run_folder.create(config.run.run_dir, config.run.runs_dir, longer.job) as new:
+        with run_creation.create(config.run.run_dir, config.run.runs_dir, longer.job) as new:
             Checkpoints(new / run_folder.CHECKPOINTS).save(longer)
             initial_weights.copy(folder / run_folder.CHECKPOINTS, new / run_folder.CHECKPOINTS)
             tracking_state.choose(new, config.track)
@@ -284,10 +271,10 @@ def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[st
 
     Raises as `find` does.
     """
-    from mnist_cnn.prediction.predictor import MODEL_FILE, MODEL_RECORD
+    from mnist_cnn.prediction.predictor import MODEL_RECORD
 
     path = Path(run)
-    if path.suffix == ".onnx" or (path / MODEL_FILE).is_file() or (path / MODEL_RECORD).is_file():
+    if path.suffix == ".onnx" or (path / run_folder.ONNX).is_file() or (path / MODEL_RECORD).is_file():
         return path
     versions = [model.parent for model in path.glob(f"*/{MODEL_RECORD}") if model.parent.name.isdecimal()]
     newest = max(versions, key=lambda version: int(version.name), default=None)
@@ -310,7 +297,7 @@ def ends_with_its_command(config: Config) -> bool:
     return backend_class(config.backend.name).ends_with_its_command
 
 
-def statuses(receipts: Mapping[Path, run_folder.Receipt]) -> dict[Path, Status]:
+def statuses(receipts: Mapping[Path, Receipt]) -> dict[Path, Status]:
     """Return the status of each run, except those that are removed meanwhile.
 
     Only the backends of runs that have not ended are asked. If one does not answer, or is not installed, the
@@ -345,7 +332,7 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
         return receipt.status
 
 
-def _check_unchanged(folder: Path, job: Job, receipt: run_folder.Receipt, *, force: bool) -> None:
+def _check_unchanged(folder: Path, job: Job, receipt: Receipt, *, force: bool) -> None:
     """Raise ConfigurationError if job or packages have changed, and `force` is false."""
     checkpoint = Checkpoints(folder / run_folder.CHECKPOINTS).newest()
     if checkpoint is not None:
@@ -365,9 +352,9 @@ def _check_pause(pause_after: int | None, epochs: int, trained: int = 0) -> None
     """Check that a job of `epochs` still has to train the epoch to pause after. Raises ConfigurationError."""
     if pause_after is None or trained < pause_after <= epochs:
         return
-    what = f"the job has {_epochs(epochs)}"
+    what = f"the job has {describe_epochs(epochs)}"
     if pause_after <= trained:
-        what = f"the run has trained {_epochs(trained)} of {epochs}"
+        what = f"the run has trained {describe_epochs(trained)} of {epochs}"
     raise ConfigurationError(
         f"pause_after={pause_after}: {what}", "name a later epoch of the job, or leave it out"
     )
@@ -376,76 +363,6 @@ def _check_pause(pause_after: int | None, epochs: int, trained: int = 0) -> None
 def _refuse_force(config: Config) -> None:
     if config.run.force:
         raise ConfigurationError("only resume takes force=true", "leave it out")
-
-
-def _job(config: Config, info: DataSetInfo) -> Job:
-    model = config.model
-    if model.file is not None:
-        path = Path(model.file)
-        model = dataclasses.replace(model, file=path.name, source=read_network(path))
-    check_network(model, info.height, info.width)
-    stopping.check(config.train, config.data.validation)
-    metrics.check(config.train.metrics)
-    class_weights.check(config.train.class_weights, config.data.num_classes)
-    _check_shards(config, info)
-    train = _with_initial_weights(config, model, info)
-    folder = str(Path(config.data.dir).resolve()) if config.data.dir is not None else None
-    return Job(
-        data=dataclasses.replace(config.data, dir=folder, digest=info.digest),
-        model=model,
-        train=train,
-        seed=config.run.seed,
-        save_h5=config.run.save_h5,
-    )
-
-
-def read_network(path: Path) -> str:
-    """Return the text of the file that `model.file` names. Raises ConfigurationError."""
-    try:
-        return safe_read.read_text(path, SOURCE_BYTES)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not a text file"
-        message = f"model.file={path} cannot be read: {reason}"
-        raise ConfigurationError(message, "name a Python file that defines build()") from error
-
-
-def _with_initial_weights(config: Config, model: ModelConfig, info: DataSetInfo) -> TrainConfig:
-    """Return the configuration of the training with the file and the hash of its initial weights."""
-    train = config.train
-    if train.init is None:
-        if train.init_sha256 is not None:
-            raise ConfigurationError("train.init_sha256 needs train.init", "train.init=RUN names the weights")
-        return train
-    path = initial_weights.locate(train.init, config.run.runs_dir)
-    arrays = initial_weights.read(path, model)
-    initial_weights.check_network(arrays, model, info, config.data.num_classes)
-    sha256 = arrays_sha256(arrays)
-    initial_weights.check_sha256(sha256, train.init_sha256 or sha256, f"train.init={train.init}")
-    return dataclasses.replace(train, init=str(path), init_sha256=sha256)
-
-
-def _initial_weights(job: Job) -> initial_weights.Weights:
-    """Return the weights that a job starts from. Raises ConfigurationError or DataError."""
-    if job.train.init is None:
-        message = "the job starts from weights, but does not say where they are"
-        raise ConfigurationError(message, "make the job with train.init=RUN or train.init=FILE")
-    path = Path(job.train.init)
-    arrays = initial_weights.read(path, job.model)
-    initial_weights.check_sha256(arrays_sha256(arrays), str(job.train.init_sha256), str(path))
-    return arrays
-
-
-def _check_shards(config: Config, info: DataSetInfo) -> None:
-    """Check that each shard of a full batch has an image. Raises ConfigurationError."""
-    train, images = config.train, (config.data.train_limit or info.train_images) - config.data.validation
-    if train.shards > min(train.batch_size, images):
-        limit = f"train.batch_size={train.batch_size}"
-        if images < train.batch_size:
-            limit = f"the number of training images, {images}"
-        raise ConfigurationError(f"train.shards={train.shards} is above {limit}", "lower train.shards")
-
-
-# The plan, in words
 
 
 def plan_of(config: Config) -> Plan:
@@ -457,17 +374,17 @@ def plan_of(config: Config) -> Plan:
     _check_pause(pause_after, config.train.epochs)
     run_dir = Path(config.run.run_dir) if config.run.run_dir is not None else None
     if run_dir is not None:
-        run_folder.check_free(run_dir)
+        run_creation.check_free(run_dir)
     info = datasets.inspect(config.data, download=False)
     backend_lines: tuple[tuple[str, str], ...] = ()
     if info is None:
         digest = "its digest is known once the data set is downloaded"
         data = f"{config.data.name}, not downloaded yet: downloaded when a run starts"
     else:
-        job = _job(config, info)
+        job = job_maker.make(config, info)
         if run_dir is not None:
-            run_folder.check_free(run_dir, job)
-        digest, data = job.digest, _describe_data(config, info)
+            run_creation.check_free(run_dir, job)
+        digest, data = job.digest, plan_text.describe_data(config, info)
         backend_lines = backend_of(config).plan(job).lines
     registered = "no"
     if (name := config.register.name) is not None:
@@ -477,8 +394,8 @@ def plan_of(config: Config) -> Plan:
         (
             ("job", digest),
             ("data", data),
-            ("model", _describe_model(config)),
-            ("train", _describe_training(config.train)),
+            ("model", plan_text.describe_model(config)),
+            ("train", plan_text.describe_training(config.train)),
             ("seed", str(config.run.seed)),
             ("folder", config.run.run_dir or f"a new one under {config.run.runs_dir}"),
             ("backend", config.backend.name),
@@ -488,69 +405,3 @@ def plan_of(config: Config) -> Plan:
             ("registered", registered),
         )
     )
-
-
-def _describe_data(config: Config, info: DataSetInfo) -> str:
-    data = config.data
-    held_out = f", {data.validation} of them for validation" if data.validation else ""
-    return (
-        f"{data.name} ({info.location}), {data.train_limit or info.train_images} training images{held_out}, "
-        f"{data.test_limit or info.test_images} test images, {data.format.value}"
-    )
-
-
-def _describe_model(config: Config) -> str:
-    model = config.model
-    if model.file is not None:
-        return f"built by {model.file}"
-    layers = []
-    for number, (kernel_size, stride) in enumerate(convolutions(model), 1):
-        step = f"/{stride}" if stride > 1 else ""
-        layers.append(f"conv {kernel_size}x{kernel_size}{step}x{model.filters[number - 1]}")
-        if number in model.pooled_convolutions:
-            layers.append(f"maxpool {model.pool_size}x{model.pool_size}")
-        if is_normalised(model, number):
-            layers.append("batch norm")
-    if model.conv_dropout:
-        layers.append(f"dropout {model.conv_dropout:g}")
-    if model.dense_units:
-        layers.append(f"dense {model.dense_units}")
-        if model.dense_dropout:
-            layers.append(f"dropout {model.dense_dropout:g}")
-    return " - ".join([*layers, f"dense {config.data.num_classes}"])
-
-
-def _describe_training(train: TrainConfig) -> str:
-    in_one_cycle = " in one cycle" if train.schedule is Schedule.one_cycle else ""
-    shards = f" in {train.shards} shards" if train.shards > 1 else ""
-    parts = [
-        f"{_epochs(train.epochs)} in batches of {train.batch_size}{shards}",
-        f"{train.optimizer.value}, learning rate {train.learning_rate:g}{in_one_cycle}",
-        train.loss.value,
-    ]
-    if train.label_smoothing:
-        parts.append(f"label smoothing {train.label_smoothing:g}")
-    if train.class_weights is not None:
-        parts.append(f"class weights {written(train.class_weights)}")
-    augmentation = ("rotation", "zoom", "shear", "shift")
-    augmented = [f"{name} {value:g}" for name in augmentation if (value := getattr(train, name))]
-    parts += augmented
-    if augmented and train.unaugmented_epochs:
-        parts.append(f"but not in the last {_epochs(train.unaugmented_epochs)}")
-    if train.init is not None:
-        parts.append(f"starting from {train.init}")
-    if train.stop_patience is not None:
-        parts.append(f"stop after {_epochs(train.stop_patience)} without a lower validation loss")
-    if train.keep is Keep.best:
-        parts.append("save the best epoch")
-    if train.numerics is Numerics.native:
-        return ", ".join([*parts, f"precision {train.precision.value}"])
-    parts += [
-        f"precision {train.precision.for_exact.value}",
-        f"exact sums of {train.exact_bits}-bit operands",
-    ]
-    return ", ".join(parts)
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch" if count == 1 else f"{count} epochs"

@@ -3,7 +3,7 @@
 Previews of version 0.1.0 wrote schema 1. Version 0.1.0 writes schema 2:
 
     job.json      `train.clean_epochs` is `train.unaugmented_epochs` now
-    run.json      settings of the azure backend had other names (`config.RENAMED`)
+    run.json      settings of the azure backend had other names (`RENAMED`)
     checkpoints   `conditions` is `runtime` now, and the job within is of schema 1
     result.json   has a checksum now
 """
@@ -13,12 +13,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import records
-from mnist_cnn.config import RENAMED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SCHEMA = 2
+RENAMED: dict[str, str | None] = {
+    "train.clean_epochs": "train.unaugmented_epochs",
+    "backend.retries": "backend.preemption_retries",
+    "backend.start_seconds": "backend.queue_timeout",
+    "backend.node_count": None,
+}
+"""The keys of the first preview that have another name now, or None if they were removed."""
 
 
 def upgrade_job(content: Any) -> dict[str, Any]:

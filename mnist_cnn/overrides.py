@@ -1,132 +1,185 @@
-"""A job as the overrides that make it: the command line that repeats a run."""
+"""A job as the overrides that make it: the nearest options of conf/, and the keys that differ from them.
+
+job.json is read without its digest being checked, because `list` reads thousands; `Job.from_json` checks it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import itertools
+import json
+import operator
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import yaml
+import msgspec
 
-from mnist_cnn import compose
-from mnist_cnn.config import (
-    CONF_DIR,
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    full_key,
-    keys_of,
-    read_section,
-    written,
-)
+from mnist_cnn import compose, migrations, records, run_folder
+from mnist_cnn.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.files import safe_read
+from mnist_cnn.job import Job
+from mnist_cnn.settings import written
 
 if TYPE_CHECKING:
-    from mnist_cnn.config import Section
-    from mnist_cnn.job import Job
+    from collections.abc import Mapping
+    from pathlib import Path
 
-NOT_OF_A_JOB = ("model.source", "run_dir", "runs_dir", "force")
+    from mnist_cnn.settings import Section
+
+GROUPS: dict[str, type[Section]] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+OWN = {"seed": RunConfig.seed, "save_h5": RunConfig.save_h5}
+"""The keys of a job that belong to no group, and their defaults."""
+SOURCE = "model.source"
+COMPUTED = ("data.digest", SOURCE, "train.init_sha256")
+"""Keys that no command needs to set, because their values are computed from files that others name."""
 _PLAIN_TEXT = re.compile(r"(?!(?:null|true|false|yes|no|on|off|nan|inf)$)[A-Za-z_./][\w./-]*", re.IGNORECASE)
 """Texts that Hydra reads as texts without quotes."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A job's settings by their full key.
+
+    `options` are the nearest ones, by group, or "" for data from a custom folder. `changed` is what differs
+    from a job without overrides: options by their group, and the keys that differ from those options.
+    """
+
+    values: Mapping[str, Any]
+    options: Mapping[str, str]
+    changed: Mapping[str, Any]
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What a command sets for this job. As text, the settings are what it adds."""
+        return {key: value for key, value in self.changed.items() if key not in COMPUTED}
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={written(value)}" for key, value in self.shown.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class _JobFile:
+    """job.json, whose sections are decoded only once if several jobs have the same."""
+
+    schema: int
+    data: msgspec.Raw
+    model: msgspec.Raw
+    train: msgspec.Raw
+    seed: int
+    save_h5: bool
+
+
+def read(folder: Path) -> Settings | None:
+    """Return the settings of the job in a run folder, or None if job.json is missing or damaged."""
+    try:
+        return parse(safe_read.read_bytes(f"{folder}/{run_folder.JOB}", safe_read.SETTINGS_BYTES))
+    except OSError:
+        return None
+
+
+def parse(text: bytes) -> Settings | None:
+    """Return the settings that a job.json holds, or None if it isn't one."""
+    try:
+        file = msgspec.json.decode(text, type=_JobFile)
+        if file.schema != migrations.SCHEMA:
+            upgraded = {"schema": migrations.SCHEMA, **migrations.upgrade_job(records.decode(text))}
+            file = msgspec.json.decode(json.dumps(upgraded), type=_JobFile)
+        return _settings(file)
+    except records.NOT_SOUND:
+        return None
+
+
+def settings_of(job: Job) -> Settings:
+    """Return a job's settings."""
+    return _settings(msgspec.json.decode(job.to_json(), type=_JobFile))
+
+
+def defaults() -> dict[str, Any]:
+    """Return every key of a job with its value if no override is given."""
+    chosen = _defaults("config.yaml")
+    sections = (_options(group)[chosen[group]] for group in GROUPS)
+    return {key: value for values in (OWN, *sections) for key, value in values.items()}
+
+
 def overrides_of(job: Job) -> tuple[str, ...]:
-    """Return the fewest overrides that make this job: a recipe, a network and what differs from them.
+    """Return the overrides that make exactly this job: a recipe, a network and what differs from them.
 
     A job with a `model.file` needs that file in the current folder.
 
     Raises ConfigurationError if no overrides make this job.
     """
-    pairs = itertools.product(compose.options("train"), compose.options("model"))
-    for overrides in sorted((_candidate(job, *pair) for pair in pairs), key=len):
-        with suppress(ConfigurationError):
-            config = compose.load(overrides)
-            if not _differing(job, config.run, config.data, config.model, config.train):
-                return overrides
+    left_out = {SOURCE}
+    if job.data.dir is None:  # data sets are known by name
+        left_out.add("data.digest")
+    settings = settings_of(job)
+    changed = {key: value for key, value in settings.changed.items() if key not in left_out}
+    overrides = tuple(f"{key}={quoted(value)}" for key, value in changed.items())
+    with suppress(ConfigurationError):
+        config = compose.load(overrides)
+        made = Job(config.data, config.model, config.train, config.run.seed, config.run.save_h5)
+        values = settings_of(made).values
+        if all(values[key] == value for key, value in settings.values.items() if key not in left_out):
+            return overrides
     raise ConfigurationError("no command line makes this job", "copy its job.json instead")
 
 
-def defaults() -> dict[str, Any]:
-    """Return every key of a job with its value if no override is given."""
-    return _values(*_sections(**_usual_options()))
-
-
-def settings(job: Job) -> dict[str, Any]:
-    """Return every key of a job with its value; the text of a `model.file` is left out."""
-    return _values(RunConfig(seed=job.seed, save_h5=job.save_h5), job.data, job.model, job.train)
-
-
-def _values(*sections: Section) -> dict[str, Any]:
-    return {
-        key: getattr(section, name)
-        for section in sections
-        for name, _ in keys_of(type(section))
-        if (key := full_key(type(section), name)) not in NOT_OF_A_JOB
-    }
-
-
-def _differing(job: Job, *sections: Section) -> dict[str, Any]:
-    """Return the settings of a job that these sections don't have.
-
-    The digest of the data is only needed if they come from a folder, because the others are known by name.
-    """
-    others = _values(*sections)
-    is_named = job.data.dir is None
-    return {
-        key: value
-        for key, value in settings(job).items()
-        if value != others[key] and not (key == "data.digest" and is_named)
-    }
-
-
-def _candidate(job: Job, train: str, model: str) -> tuple[str, ...]:
-    """Return overrides that should make this job, with these options of `train` and `model`."""
-    usual = _usual_options(train)
-    chosen = {"data": job.data.name, "model": model, "train": train}
-    choices = {
-        group: option
-        for group, option in chosen.items()
-        if option != usual[group] and option in compose.options(group)
-    }
-    changes = _differing(job, *_sections(**usual | choices))
-    return (
-        *(f"{group}={option}" for group, option in choices.items()),
-        *(f"{key}={quoted(value)}" for key, value in changes.items()),
-    )
-
-
-# What Hydra makes of the options' files. Hydra itself would take a tenth of a second for each combination.
-
-
-def _usual_options(train: str | None = None) -> dict[str, str]:
-    """Return the option of each group of a job, if `train` is the only one that is chosen."""
-    composed = _content("config.yaml")["defaults"]
-    options = {
-        group: option for entry in composed if isinstance(entry, dict) for group, option in entry.items()
-    }
-    for entry in _content(f"train/{train or options['train']}.yaml").get("defaults", ()):
-        options |= {group.removeprefix("override /"): option for group, option in entry.items()}
-    return {group: options[group] for group in ("data", "model", "train")}
-
-
-def _sections(data: str, model: str, train: str) -> tuple[Section, ...]:
-    """Return the sections of a job with these options and nothing else."""
-    recipe = _content(f"train/{train}.yaml")
-    return (
-        RunConfig(),
-        read_section(DataConfig, _content(f"data/{data}.yaml")),
-        read_section(ModelConfig, _content(f"model/{model}.yaml")),
-        read_section(TrainConfig, recipe.get("train", recipe)),  # a recipe may set several groups
+def _settings(file: _JobFile) -> Settings:
+    train, data = _section("train", bytes(file.train), ""), _section("data", bytes(file.data), "")
+    model = _section("model", bytes(file.model), _model_of(train.options["train"]))
+    own = {"seed": file.seed, "save_h5": file.save_h5}
+    changed = {key: value for key, value in own.items() if value != OWN[key]}
+    return Settings(
+        {**data.values, **model.values, **train.values, **own},
+        {**data.options, **model.options, **train.options},
+        {**train.changed, **changed, **model.changed, **data.changed},
     )
 
 
 @functools.cache
-def _content(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((CONF_DIR / name).read_text(encoding="utf-8"))
-    return content
+def _section(group: str, text: bytes, default: str) -> Settings:
+    """Return the part of the settings that a section of job.json holds. Raises as `records.decode` does.
+
+    `default` is the option that the command would choose, or "" for that of config.yaml.
+    """
+    default, options = default or _defaults("config.yaml")[group], _options(group)
+    given = msgspec.json.decode(text, type=dict[str, Any])
+    values = {key: given.get(key.partition(".")[2], value) for key, value in options[default].items()}
+    nearest = min(options, key=lambda option: (_distance(values, options[option]), option != default))
+    if group == "data":  # the other keys of a data set don't tell which one it is
+        nearest = values["data.name"] if values["data.name"] in options else default
+    changed = {} if nearest == default else {group: nearest}
+    changed |= {key: values[key] for key in values if values[key] != options[nearest][key]}
+    return Settings(values, {group: "" if values.get("data.dir") else nearest}, changed)
+
+
+def _distance(values: Mapping[str, Any], others: Mapping[str, Any]) -> int:
+    """Return how many values differ; both mappings have the same keys in the same order."""
+    return sum(map(operator.ne, values.values(), others.values()))
+
+
+@functools.cache
+def _options(group: str) -> dict[str, dict[str, Any]]:
+    """Return the options of a group, each with the values of all keys of the group, by their full key."""
+    usual = json.loads(json.dumps(dataclasses.asdict(GROUPS[group]())))
+    files = {option: compose.conf_file(f"{group}/{option}.yaml") for option in compose.options(group)}
+    return {
+        option: {f"{group}.{name}": file.get(group, file).get(name, value) for name, value in usual.items()}
+        for option, file in files.items()
+    }
+
+
+@functools.cache
+def _model_of(train: str) -> str:
+    """Return the option of `model` that an option of `train` chooses, or "" if it chooses none."""
+    return _defaults(f"train/{train}.yaml").get("override /model", "")
+
+
+def _defaults(name: str) -> dict[str, str]:
+    """Return the defaults list of a file of conf/."""
+    entries = compose.conf_file(name).get("defaults", [])
+    return {group: option for entry in entries if isinstance(entry, dict) for group, option in entry.items()}
 
 
 def quoted(value: object) -> str:

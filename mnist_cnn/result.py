@@ -16,6 +16,11 @@ def percent(share: float) -> str:
     return f"{share:.2%}"
 
 
+def describe_epochs(count: int) -> str:
+    """Return for example "1 epoch" or "12 epochs"."""
+    return f"{count} epoch" if count == 1 else f"{count} epochs"
+
+
 @dataclasses.dataclass(frozen=True)
 class EpochRow:
     """One row of the history. `val_*` are on the validation images if there are any, else the test set.

@@ -10,7 +10,7 @@
     checkpoints/    the state at the end of the newest epochs, and the weights that a training starts from
     tracking/       what each tracker has of the run, if it is tracked
 
-This module creates, finds, reads and writes run folders. It starts and stops no run.
+This module finds, reads and writes run folders. It starts and stops no run.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ import dataclasses
 import json
 import os
 import re
-import secrets
-import shutil
 import socket
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-from mnist_cnn import migrations, process_identity, records
+from mnist_cnn import process_identity, records
 from mnist_cnn.backend import Status
-from mnist_cnn.config import did_you_mean
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, command_on, storage_error
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
 from mnist_cnn.files import atomic, locks, safe_read
+from mnist_cnn.hints import command_line, did_you_mean, see_the_runs
 from mnist_cnn.job import Job
+from mnist_cnn.receipt import Receipt
 from mnist_cnn.result import EpochRow, FileEntry, Progress, Result, describe_content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
 
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
 PROGRESS, RESULT, CHECKPOINTS = "progress.json", "result.json", "checkpoints"
 REPORT = "report.html"
-PLOTS = ("history.png", "confusion.png", "mistakes.png")
+MODEL, ONNX = "model.keras", "model.onnx"
+PLOTS = HISTORY_PLOT, CONFUSION_PLOT, MISTAKES_PLOT = "history.png", "confusion.png", "mistakes.png"
 LATEST, LOCK, START, TRACKING = "latest", ".lock", ".start", "tracking"
 CANCEL = ".cancel"
 """An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""
@@ -62,49 +62,6 @@ STOPPED = "stopped: "
 _TRAINER_LINE = re.compile(r"\d\d:\d\d:\d\d mnist_cnn (.*)")
 
 
-@dataclasses.dataclass(frozen=True)
-class Receipt:
-    """run.json.
-
-    `created` is UTC in ISO 8601; `process_started` is in seconds since 1970. `pid` is the trainer's process
-    on the machine `host`, or None before it starts. `error` and `hint` are one line each if the run failed.
-    `backend_settings` are the values of `backend.*`, `versions` those of the packages at the start. A
-    backend keeps in `service` what else it needs to find the run again.
-    """
-
-    backend: str
-    id: str
-    job_digest: str
-    status: Status
-    created: str
-    url: str | None = None
-    pid: records.Count | None = None
-    process_started: records.Number | None = None
-    host: str | None = None
-    exit_code: records.Count | None = None
-    error: str | None = None
-    hint: str | None = None
-    backend_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    versions: dict[str, str] = dataclasses.field(default_factory=dict)
-    service: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """Return run.json's text."""
-        return json.dumps({"schema": migrations.SCHEMA, **dataclasses.asdict(self)}, indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, name: str = RECEIPT) -> Self:
-        """Read run.json's text. Raises BackendError, which names the file `name`, if it isn't a receipt."""
-        try:
-            receipt = records.convert(cls, migrations.upgrade_receipt(records.decode(text)))
-            if datetime.fromisoformat(receipt.created).tzinfo is None:
-                raise ValueError(f"created has no time zone: {receipt.created}")  # noqa: TRY301 - as above
-            return receipt
-        except ValueError as error:
-            hint = "the folder isn't a run of this version, or run.json was changed by hand"
-            raise BackendError(f"{name} isn't a receipt: {error}", hint) from error
-
-
 def now() -> str:
     """Return the time for a receipt: UTC, ISO 8601, with microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
@@ -121,122 +78,6 @@ def creation_time(folder: Path) -> str:
         newest = max(map(datetime.fromisoformat, others), default=datetime.min.replace(tzinfo=UTC))
         return max(datetime.now(UTC), newest + timedelta(microseconds=1)).isoformat(timespec="microseconds")
     return now()
-
-
-@contextmanager
-def create(run_dir: str | None, runs_dir: str, job: Job) -> Iterator[Path]:
-    """Create a run folder with its job: `run_dir`, or a new name under `runs_dir`. The body starts the run.
-
-    If the body raises before it has written the receipt, the folder is removed. A `run_dir` that a killed
-    command left without a receipt is taken over.
-
-    Raises ConfigurationError if `run_dir` isn't free, BackendError if the folder cannot be created.
-    """
-    folder = _make_folder(run_dir, runs_dir)
-    with ExitStack() as stack:
-        try:  # until there is a receipt, the lock shows that the process that made the folder is alive
-            stack.enter_context(locks.hold(folder / START, 0, _elsewhere(run_dir)))
-        except locks.LockTimeout as error:
-            message = f"run_dir={folder}: another process is just starting a run there"
-            raise ConfigurationError(message, "choose another folder") from error
-        except BackendError:
-            with suppress(OSError):
-                folder.rmdir()
-            raise
-        check_free(folder, job)  # again: only now no other process takes it
-        try:
-            clear_half_written(folder)
-            write_job(folder, job)
-            yield folder
-        except BaseException:
-            remove_unstarted(folder)
-            raise
-        finally:
-            with suppress(OSError):
-                (folder / START).unlink()
-
-
-def _make_folder(run_dir: str | None, runs_dir: str) -> Path:
-    folder = Path(run_dir or runs_dir)
-    try:
-        if run_dir is not None:
-            check_free(folder)
-            atomic.make_folder(folder, exist_ok=True)
-            return folder
-        while True:
-            folder = Path(runs_dir) / new_name()
-            try:
-                atomic.make_folder(folder)
-            except FileExistsError:
-                if not folder.exists():  # something above it is not a folder
-                    raise
-            else:
-                return folder
-    except OSError as error:
-        raise storage_error(error, f"the run folder {folder}", _elsewhere(run_dir)) from error
-
-
-def _elsewhere(run_dir: str | None) -> str:
-    """Return the setting that puts a new run on another disk. An existing run cannot move."""
-    return "runs_dir=FOLDER" if run_dir is None else "run_dir=FOLDER"
-
-
-def new_name() -> str:
-    """Return a name for a run, the time and a random suffix; another process may draw the same."""
-    return f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{secrets.token_hex(2)}"
-
-
-def remove_unstarted(folder: Path) -> None:
-    """Remove a run folder that has no receipt, because no run was started in it."""
-    if not (folder / RECEIPT).exists():
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def check_free(folder: Path, job: Job | None = None) -> None:
-    """Check that a folder is missing, empty, or left by a command that was killed as it started this job.
-
-    Raises ConfigurationError if it isn't.
-    """
-    try:
-        if not any(folder.iterdir()):
-            return
-    except FileNotFoundError:
-        return
-    except NotADirectoryError as error:
-        raise ConfigurationError(f"run_dir={folder} is a file", "choose a new folder") from error
-    except OSError as error:
-        raise storage_error(error, f"the run folder {folder}", _elsewhere(str(folder))) from error
-    if (folder / RECEIPT).exists():
-        hint = f"resume it: {command_on('resume', folder)}; or choose another folder"
-        raise ConfigurationError(f"run_dir={folder} already holds a run", hint)
-    if not _holds_no_more_than_a_start(folder):
-        raise ConfigurationError(f"run_dir={folder} is not empty and is not a run", "choose a new folder")
-    if job is not None and (folder / JOB).exists() and read_job(folder).digest != job.digest:
-        message = f"run_dir={folder} holds another job, whose command was killed before it started"
-        raise ConfigurationError(message, "remove that folder, or choose a new one")
-
-
-def _holds_no_more_than_a_start(folder: Path) -> bool:
-    """Return whether a folder holds only what is written before the receipt, and a sound job if any."""
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(atomic.PREFIX)}
-    if not names <= {JOB, LOCK, START, PROGRESS, CHECKPOINTS, TRACKING}:
-        return False
-    try:
-        if JOB in names:
-            read_job(folder)
-    except MnistCnnError:
-        return False
-    return True
-
-
-def is_unstarted(folder: Path) -> bool:
-    """Return whether a folder is what a command left that was killed before it wrote a receipt."""
-    try:
-        is_old = time.time() - folder.stat().st_mtime > ENTRY_SECONDS
-        is_left = any(path.name != LOCK for path in folder.iterdir())  # a killed `delete` may leave a lock
-        return is_old and is_left and _holds_no_more_than_a_start(folder)
-    except OSError:  # a file, or removed meanwhile
-        return False
 
 
 def find(run: str, runs_dir: str) -> Path:
@@ -260,7 +101,7 @@ def find(run: str, runs_dir: str) -> Path:
     if matching:
         hint = f"choose one of {', '.join(matching)}"
         raise ConfigurationError(f"{run} matches {len(matching)} runs", hint)
-    hint = did_you_mean(run, [*names, LATEST], f"`list` shows the runs under {runs_dir}")
+    hint = did_you_mean(run, [*names, LATEST], see_the_runs(f"runs_dir={runs_dir}"))
     if Path(run).is_dir():
         raise ConfigurationError(f"{run} is not a run: it has no {RECEIPT}", hint)
     where = f" under {runs_dir}" if Path(run).name == run else ""
@@ -356,12 +197,12 @@ def lock(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContex
 def check_resumable(folder: Path, status: Status) -> None:
     """Raise ConfigurationError if a run with this status is still running, or completed and undamaged."""
     if status is Status.completed and damage(folder, status) is None:
-        more = command_on("resume", folder, "train.epochs=N")
+        more = command_line("resume", folder, "train.epochs=N")
         raise ConfigurationError(
             f"{folder} is completed", f"start a new run, or one with more epochs: {more}"
         )
     if not status.is_final:
-        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: {command_on('follow', folder)}")
+        raise ConfigurationError(f"{folder} is {status.value}", f"watch it: {command_line('follow', folder)}")
 
 
 def damage(folder: Path, status: Status) -> str | None:
@@ -391,7 +232,7 @@ def check_still_ours(folder: Path, receipt: Receipt) -> None:
     """Raise BackendError if another process has resumed the run since this receipt, or removed it."""
     now = read_receipt(folder)
     if (now.pid, now.host, now.process_started) != (receipt.pid, receipt.host, receipt.process_started):
-        hint = f"watch it: {command_on('follow', folder)}"
+        hint = f"watch it: {command_line('follow', folder)}"
         raise BackendError(f"{folder} is trained by another process now", hint)
 
 
@@ -432,79 +273,19 @@ def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnErro
             record_end(folder, status, error)
 
 
-def delete(folder: Path, receipt: Receipt, before_removal: Callable[[], None] | None = None) -> None:
-    """Remove the folder of an ended run, if it still holds this receipt. Links are removed, not followed.
+def read_result(folder: Path, name: Path | None = None) -> Result | None:
+    """Read result.json; None if it doesn't exist yet.
 
-    `before_removal` is called after the check, under the lock, so that no process resumes the run meanwhile.
-    The receipt is removed last: after a kill, the run is listed as failed, and can be deleted again.
-
-    Raises BackendError if another process has deleted or resumed the run, or if a file cannot be removed.
+    Raises BackendError if it isn't a result. The error calls the file `name`, by default its path.
     """
-    try:
-        with lock(folder):
-            _check_deletable(folder, receipt)
-            if before_removal is not None:
-                before_removal()
-            hint = f"finish it: {command_on('delete', folder)}"
-            half = dataclasses.replace(
-                receipt,
-                status=Status.failed,
-                exit_code=ConfigurationError.exit_code,  # so that no hint says to resume it
-                error="its deletion did not finish",
-                hint=hint,
-            )
-            with suppress(BackendError):  # the disk may be full
-                write_receipt(folder, half)
-            for path in sorted(folder.iterdir()):
-                if path.name not in (RECEIPT, LOCK):  # a second process waits for the lock
-                    _remove(path)
-            (folder / RECEIPT).unlink()
-    except (OSError, BackendError) as error:
-        raise _not_deleted(folder, error) from error
-    finally:
-        _remove_without_receipt(folder)
-
-
-def _check_deletable(folder: Path, receipt: Receipt) -> None:
-    if read_receipt(folder) != receipt:
-        hint = f"see how it is: {command_on('status', folder)}"
-        raise BackendError(f"{folder} has changed since it was checked, and was not deleted", hint)
-
-
-def _not_deleted(folder: Path, error: OSError | BackendError) -> BackendError:
-    """Return why a run was not deleted."""
-    if not (folder / RECEIPT).exists():
-        return BackendError(f"{folder} is gone: another process has deleted it", "`list` shows the runs")
-    if isinstance(error, BackendError):
-        return error
-    hint = f"make it writable; then {command_on('delete', folder)}"
-    return BackendError(f"cannot remove {error.filename}: {error.strerror}", hint)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _remove_without_receipt(folder: Path) -> None:
-    """Remove a folder that has nothing but a lock, which a process that waited for it may have made anew."""
-    if not (folder / RECEIPT).exists():
-        with suppress(OSError):  # a network file system may keep files that are open elsewhere
-            (folder / LOCK).unlink(missing_ok=True)
-            folder.rmdir()
-
-
-def read_result(folder: Path) -> Result | None:
-    """Read result.json; None if it doesn't exist yet. Raises BackendError if it isn't a result."""
     path = folder / RESULT
+    name = name or path
     if not path.is_file():
         return None
     try:
-        return Result.from_json(_read(path, safe_read.HISTORY_BYTES), str(path))
+        return Result.from_json(_read(path, safe_read.HISTORY_BYTES, name), str(name))
     except BackendError as error:
-        raise BackendError(error.message, f"rebuild it: {command_on('resume', folder)}") from error
+        raise BackendError(error.message, f"rebuild it: {command_line('resume', folder)}") from error
 
 
 def result_of(folder: Path) -> Result:
@@ -512,7 +293,7 @@ def result_of(folder: Path) -> Result:
     result = read_result(folder)
     if result is None:
         raise BackendError(
-            f"{folder} is completed but has no {RESULT}", f"rebuild it: {command_on('resume', folder)}"
+            f"{folder} is completed but has no {RESULT}", f"rebuild it: {command_line('resume', folder)}"
         )
     return result
 
@@ -577,24 +358,24 @@ def verify(folder: Path, result: Result) -> None:
     """Raise BackendError if a file of the result is missing, or isn't the one that the training wrote."""
     for name, entry in result.files.items():
         if (problem := file_problem(folder / name, entry)) is not None:
-            raise BackendError(problem, f"rebuild it: {command_on('resume', folder)}")
+            raise BackendError(f"{folder / name} {problem}", f"rebuild it: {command_line('resume', folder)}")
 
 
 def file_problem(path: Path, entry: FileEntry) -> str | None:
-    """Return why a file isn't the one that the training wrote, or None if it is."""
+    """Return why a file isn't the one that the training wrote, after its name; None if it is that one."""
     if not path.is_file():
-        return f"{path} is missing"
+        return "is missing"
     try:
         length = path.stat().st_size
         is_same = length == entry.bytes and describe_content(path.read_bytes()) == entry
     except OSError as error:
-        return f"cannot read {path}: {error.strerror}"
-    return None if is_same else f"{path} is not the file that the training wrote: {length} bytes"
+        return f"cannot be read: {error.strerror}"
+    return None if is_same else f"is not the file that the training wrote: {length} bytes"
 
 
-def _read(path: Path | str, most: int) -> str:
+def _read(path: Path | str, most: int, name: Path | str = "") -> str:
     try:
         return safe_read.read_text(path, most)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise BackendError(f"cannot read {path}: {reason}", "`list` shows the runs") from error
+        raise BackendError(f"cannot read {name or path}: {reason}", see_the_runs()) from error

@@ -28,6 +28,9 @@ UNREACHABLE = {"ConnectionError", "ServiceRequestError", "ServiceResponseError",
 """The network exceptions of the libraries that the SDK uses, by name."""
 UNAUTHORIZED = 401
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+KEYS_REFUSED = "KeyBasedAuthenticationNotPermitted"
+"""How a storage account refuses its keys, and the tokens that are signed with them."""
+STUDIO = "https://ml.azure.com"
 _STATUS = re.compile(r"(?:Response Code|Code|status_code|StatusCode)[\"']?[:=\s]+[\"']?(\d{3})\b")
 _WRONG_SUBSCRIPTION = re.compile(r"access to (\S+) subscription|subscription name, (\S+), instead")
 _SUBSCRIPTION_HINT = "check the subscription_id in config.json, or log in with an account that has access"
@@ -45,7 +48,7 @@ _HINTS = {
     429: "the service is busy; try again in a minute",
 }
 _REASON_HINTS = {
-    "KeyBasedAuthenticationNotPermitted": (
+    KEYS_REFUSED: (
         "the storage account refuses keys: your login needs the role Storage Blob Data Contributor on it; "
         "SDK v1 can't use that, so set backend.sdk=v2"
     ),
@@ -122,7 +125,7 @@ def translate(what: str, error: BaseException) -> BackendError:
     elif status == 403:  # noqa: PLR2004
         hint = _role_hint(what)
     else:
-        hint = _HINTS.get(status or 0, "try again; the studio may show more: https://ml.azure.com")
+        hint = _HINTS.get(status or 0, f"try again; the studio may show more: {STUDIO}")
     reason = f"HTTP {status}, {_first_sentence(error)}" if status else _first_sentence(error)
     return ServiceError(f"cannot {what}: {reason}", hint, status=status, detail=detail)
 

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.calls import QUOTA_HINT, STILL_WAITING_SECONDS, call, is_about_quota
+from mnist_cnn.backends.azure.calls import (
+    QUOTA_HINT,
+    STILL_WAITING_SECONDS,
+    STUDIO,
+    call,
+    is_about_quota,
+)
 from mnist_cnn.backends.azure.config import has_gpu, network
+from mnist_cnn.backends.azure.outcome import NO_REASON
 from mnist_cnn.backends.remote.calls import ATTEMPTS, report, with_retries
 from mnist_cnn.backends.remote.failures import NodesRefused
 from mnist_cnn.backends.remote.service import ServiceError
-from mnist_cnn.config import written
 from mnist_cnn.errors import BackendError
+from mnist_cnn.hints import command_line
+from mnist_cnn.settings import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -214,7 +221,7 @@ def _check_not_ended(cluster: Cluster, config: AzureConfig, state: str) -> None:
     if state == "Deleting":
         raise BackendError(f"cluster {cluster.name} is being deleted", "try again when it is gone")
     if state in ("Failed", "Canceled"):
-        reason = "; ".join(cluster.errors) or "the service gives no reason"
+        reason = "; ".join(cluster.errors) or NO_REASON
         is_of_this_size = cluster.vm_size.upper() == config.vm_size.upper()
         is_lasting = state == "Failed" and is_of_this_size and not is_about_quota(reason)
         kind = NodesRefused if is_lasting else BackendError
@@ -230,7 +237,7 @@ def wait_until_gone(name: str, find: Callable[[], Cluster | None]) -> None:
     pause = FIRST_POLL_SECONDS
     while (found := find()) is not None:
         if time.monotonic() > deadline:
-            raise BackendError(f"cluster {name} is still {found.state}", "see https://ml.azure.com")
+            raise BackendError(f"cluster {name} is still {found.state}", f"see {STUDIO}")
         time.sleep(pause)
         pause = min(SLOW_POLL_SECONDS, 2 * pause)
 
@@ -241,7 +248,7 @@ def delete(
     """Delete the cluster and wait until it is gone; yield lines to print. Raises BackendError."""
     if cluster.kind != CLUSTER_TYPE:
         message = f"{cluster.name} is a {cluster.kind}, not a cluster ({CLUSTER_TYPE}); it was not deleted"
-        raise BackendError(message, "see https://ml.azure.com")
+        raise BackendError(message, f"see {STUDIO}")
     yield f"cluster {cluster.name}: deleting; waiting for up to {WAIT_SECONDS // 60} minutes"
     request()
     wait_until_gone(cluster.name, find)
@@ -268,11 +275,10 @@ def differences(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
 
 def command(action: str, config: AzureConfig) -> str:
     """Return a command line that shows or deletes the cluster."""
-    sdk = f" backend.sdk={config.sdk}" if config.sdk else ""
-    workspace = f" backend.workspace={shlex.quote(config.workspace)}" if config.workspace else ""
-    return (
-        f"python -m mnist_cnn cluster {action} backend=azure{sdk} backend.cluster={config.cluster}{workspace}"
-    )
+    sdk = [f"backend.sdk={config.sdk}"] if config.sdk else []
+    workspace = [f"backend.workspace={config.workspace}"] if config.workspace else []
+    cluster = f"backend.cluster={config.cluster}"
+    return command_line("cluster", action, "backend=azure", *sdk, cluster, *workspace)
 
 
 def show(cluster: Cluster, config: AzureConfig) -> Iterator[str]:

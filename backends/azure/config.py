@@ -12,8 +12,9 @@ import re
 from enum import StrEnum
 from typing import ClassVar
 
-from mnist_cnn.config import BackendConfig, Section, inner, setting, written
+from mnist_cnn.config import BackendConfig
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.settings import Section, inner, setting, written
 
 # Microsoft's pages disagree on compute names. This accepts what all of them accept.
 CLUSTER_NAME = re.compile(r"(?![A-Za-z0-9-]*-\d+$)[A-Za-z][A-Za-z0-9-]{1,14}[A-Za-z0-9]")
@@ -29,9 +30,6 @@ SUBNET = re.compile(
     r"/subscriptions/(?P<subscription>[\w-]+)/resourceGroups/(?P<group>[\w.()-]+)/providers/Microsoft\.Network"
     r"/virtualNetworks/(?P<network>[\w.-]+)/subnets/(?P<subnet>[\w.-]+)",
     re.IGNORECASE,
-)
-SUBNET_EXAMPLE = (
-    "/subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network/virtualNetworks/NET/subnets/NAME"
 )
 SUBNET_FORM = (
     "/subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network/virtualNetworks/NETWORK/subnets/NAME"

@@ -40,6 +40,7 @@ IMAGE_ERROR = re.compile(r"^\W*(ERROR\b|\w+Error\b|ResolvePackageNotFound|Resolu
 PREPARING = "the service may be building the image, which took 22 and 36 minutes when it was seen"
 """What happens before a first run of its packages gets a node."""
 PREEMPTED = re.compile(r"pre-?empt|evict", re.IGNORECASE)
+NO_REASON = "the service gives no reason"
 CLUSTER_PROPERTY = "_azureml.ClusterName"
 """The property of a run that holds its cluster's name. A name may contain any word, such as "preemptible"."""
 
@@ -59,7 +60,7 @@ def failure(details: dict[str, Any], workers: int = 1) -> dict[str, Any]:
     envelope = details.get("error") or {}
     body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
     text = filled(str(body.get("message") or ""), body.get("messageParameters") or {})
-    reason = " ".join(text.split())[:500] or "the service gives no reason"
+    reason = " ".join(text.split())[:500] or NO_REASON
     ended, has_raised = PROCESS_ENDED.search(reason), reason.startswith(SCRIPT_RAISED)
     is_own = ended is not None or has_raised
     said = _said(details, *(() if is_own else (text, *_messages(body))))

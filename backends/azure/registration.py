@@ -6,9 +6,11 @@ import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef
-from mnist_cnn.backends.azure.calls import call, call_with_retries
+from mnist_cnn.backends.azure.calls import STUDIO, call, call_with_retries
 from mnist_cnn.backends.azure.plan import MAX_TAG
+from mnist_cnn.backends.remote.node import OUTPUTS
 from mnist_cnn.backends.remote.service import ServiceError
 from mnist_cnn.errors import BackendError
 
@@ -17,9 +19,8 @@ if TYPE_CHECKING:
 
     from mnist_cnn.result import Result
 
-MODEL = "outputs/model.keras"
+MODEL = f"{OUTPUTS}/{run_folder.MODEL}"
 RUN_TAG = "mnist_cnn_run"
-STUDIO = "https://ml.azure.com"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mnist_cnn.backends.azure import checks, cluster, outcome, plan
 from mnist_cnn.backends.azure.calls import call_with_retries
 from mnist_cnn.backends.azure.config import Priority
 from mnist_cnn.backends.remote.calls import report
-from mnist_cnn.backends.remote.service import Limits, Observation, ServiceError
+from mnist_cnn.backends.remote.service import BaseService, Limits, Observation, ServiceError
 from mnist_cnn.backends.remote.state import CANCELLED
 from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.training.exact import network_check
@@ -31,7 +31,7 @@ ENDING_SECONDS = 1800.0
 """How long the service may take to end a run after its maximum duration."""
 
 
-class AzureService:
+class AzureService(BaseService):
     """A workspace and its cluster. A subclass talks to them through one SDK.
 
     It remembers the run's last state, to report an unknown one once.
@@ -39,24 +39,13 @@ class AzureService:
 
     pages = "in the studio"
     nodes_setting = "backend.vm_size=SIZE"
-    store_is_in_run_folder = False
 
     def __init__(self, config: AzureConfig) -> None:
         self.config = config
+        self.nodes = f"cluster {config.cluster} with {config.nodes}"  # which a start creates if it is missing
+        run_seconds, retries = config.max_duration * 60 + ENDING_SECONDS, config.preemption_retries
+        self.limits = Limits(config.queue_timeout, run_seconds, retries, preparing=outcome.PREPARING)
         self._state = ""
-
-    @property
-    def limits(self) -> Limits:
-        """Return the limits of a followed run."""
-        config = self.config
-        run_seconds = config.max_duration * 60 + ENDING_SECONDS
-        retries = config.preemption_retries
-        return Limits(config.queue_timeout, run_seconds, retries, preparing=outcome.PREPARING)
-
-    @property
-    def nodes(self) -> str:
-        """The cluster that a start creates if it is missing, in words."""
-        return f"cluster {self.config.cluster} with {self.config.nodes}"
 
     def check(self, job: Job) -> None:
         """Check the request, the SDK, the workspace's file, the credentials and both kinds of network."""
@@ -75,8 +64,8 @@ class AzureService:
 
     def settings(self) -> dict[str, Any]:
         """Return the configuration, with the chosen SDK and an absolute path of the workspace's file."""
-        values = dataclasses.asdict(self.config)
-        del values["name"], values["data"]  # how data files were sent does not concern the run
+        values = super().settings()
+        del values["data"]  # how data files were sent does not concern the run
         workspace = str(checks.workspace_file(self.config.workspace))
         return values | {"sdk": checks.chosen_sdk(self.config).value, "workspace": workspace}
 
@@ -91,9 +80,6 @@ class AzureService:
     def find_cluster(self, handle: Handle) -> Cluster | None:
         """Return the cluster, or None if there is none. Raises ServiceError."""
         raise NotImplementedError
-
-    def on_started(self, handle: Handle, request: plan.Request) -> None:
-        """Do nothing: SDK v2 sends the tags with the job."""
 
     def read_text(self, handle: Handle, name: str) -> str:
         """Return one of a run's logs. Raises ServiceError."""

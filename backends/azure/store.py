@@ -10,7 +10,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.calls import CALL_SECONDS, call
+from mnist_cnn.backends.azure.calls import CALL_SECONDS, STUDIO, call
 from mnist_cnn.backends.remote.calls import report, with_retries
 from mnist_cnn.backends.remote.parallel import run_parallel
 from mnist_cnn.backends.remote.service import MIN_BYTES_PER_SECOND, Blob, ServiceError, blob_of
@@ -73,6 +73,12 @@ class BlobFiles:
         )
 
 
+def not_blobs(name: str, kind: str) -> BackendError:
+    """Return the error for a datastore of another kind."""
+    message = f"the datastore {name} is {kind}; only AzureBlob is supported"
+    return BackendError(message, f"set a blob datastore as the default one at {STUDIO}")
+
+
 def missing(store: BlobFiles, folder: str, files: Iterable[SentFile]) -> tuple[SentFile, ...]:
     """Return the files that a folder lacks, by size and MD5. Raises ServiceError."""
     blobs = with_retries(lambda: store.list(folder))
@@ -92,7 +98,7 @@ def send(store: BlobFiles, folder: str, files: tuple[SentFile, ...]) -> None:
     wrong = [name for name, content in contents.items() if remote.get(name) != blob_of(content)]
     if wrong:
         message = f"the datastore does not have what was sent: {', '.join(wrong)}"
-        raise BackendError(message, "check the datastore at https://ml.azure.com, and try again")
+        raise BackendError(message, f"check the datastore at {STUDIO}, and try again")
 
 
 def send_data(store: BlobFiles, folder: str, files: tuple[SentFile, ...]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mnist_cnn.backends.remote.service import ServiceError
-from mnist_cnn.errors import BackendError, command_on
+from mnist_cnn.errors import BackendError
+from mnist_cnn.hints import command_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,19 +36,19 @@ class SubmissionUnknown(ServiceError):  # noqa: N818 - as above
 
 
 def resume_hint(folder: Path) -> str:
-    return f"resume it: {command_on('resume', folder)}"
+    return f"resume it: {command_line('resume', folder)}"
 
 
 def follow_hint(folder: Path) -> str:
     """Return the hint for a run that is still running."""
-    return f"watch it: {command_on('follow', folder)}; cancel it: {command_on('cancel', folder)}"
+    return f"watch it: {command_line('follow', folder)}; cancel it: {command_line('cancel', folder)}"
 
 
 def status_hint(folder: Path) -> str:
     """Return the hint for a run whose state isn't known now."""
-    return f"check it later: {command_on('status', folder)}; cancel it: {command_on('cancel', folder)}"
+    return f"check it later: {command_line('status', folder)}; cancel it: {command_line('cancel', folder)}"
 
 
 def resize_hint(folder: Path, setting: str) -> str:
     """Return the hint for a run for which the service has refused the nodes."""
-    return f"start the run with another size: {command_on('resume', folder, setting)}"
+    return f"start the run with another size: {command_line('resume', folder, setting)}"

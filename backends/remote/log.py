@@ -16,8 +16,9 @@ from mnist_cnn.backends import common
 from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.node import EPOCH, FAILURE, PROGRESS
 from mnist_cnn.backends.remote.service import ServiceError
-from mnist_cnn.errors import BackendError, MnistCnnError, command_on, storage_error
+from mnist_cnn.errors import BackendError, MnistCnnError, storage_error
 from mnist_cnn.files import locks
+from mnist_cnn.hints import command_line
 from mnist_cnn.result import EpochRow, Progress
 from mnist_cnn.training.distributed.group import WorkerLost
 
@@ -59,7 +60,7 @@ def fetch(service: Service, handle: Handle) -> bool | None:
         return None
     except (BackendError, OSError) as error:
         cause = storage_error(error, str(folder / run_folder.LOG)) if isinstance(error, OSError) else error
-        hint = f"{cause.hint}; the run is still running: {command_on('follow', folder)}"
+        hint = f"{cause.hint}; the run is still running: {command_line('follow', folder)}"
         raise BackendError(cause.message, hint) from error
     return None if piece is None else bool(piece)
 

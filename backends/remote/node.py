@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 FAILURE, PROGRESS, EPOCH = "mnist_cnn failure ", "mnist_cnn progress ", "mnist_cnn row "
 """Prefixes of log lines that contain JSON: the error, the progress, a row of the history."""
+OUTPUTS = "outputs"
+"""The folder of a node that holds what its training writes."""
 PAUSED = "paused.txt"
 """The name of an output that a paused run writes. It tells a pause from a lost result."""
 PROGRESS_SECONDS = 5.0
@@ -185,7 +187,7 @@ def _train(options: argparse.Namespace, observer: Observer, rendezvous: Rendezvo
     from mnist_cnn.training.worker import translated_errors
 
     job = _job(options)
-    outputs = Path("outputs")
+    outputs = Path(OUTPUTS)
 
     def on_epoch(row: EpochRow) -> None:
         print(f"{EPOCH}{json.dumps(dataclasses.asdict(row))}", flush=True)
@@ -246,7 +248,7 @@ def _print_failure(error: MnistCnnError) -> None:
         fields["is_lost"] = True
     print(f"{FAILURE}{json.dumps(fields)}", flush=True)
     if isinstance(error, RunPaused):
-        Path("outputs", PAUSED).write_text(f"{error.message}\n", encoding="utf-8")
+        Path(OUTPUTS, PAUSED).write_text(f"{error.message}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 from mnist_cnn import run_folder
 from mnist_cnn.backends.remote.calls import report, with_retries
 from mnist_cnn.backends.remote.failures import resume_hint
-from mnist_cnn.backends.remote.node import PAUSED
+from mnist_cnn.backends.remote.node import OUTPUTS, PAUSED
 from mnist_cnn.backends.remote.parallel import run_parallel
 from mnist_cnn.backends.remote.service import MIN_BYTES_PER_SECOND
-from mnist_cnn.errors import BackendError, RunPaused, command_on, storage_error
+from mnist_cnn.errors import BackendError, RunPaused, storage_error
 from mnist_cnn.files import atomic
+from mnist_cnn.hints import command_line
 
 if TYPE_CHECKING:
     from mnist_cnn.backends.remote.service import Handle, Service
     from mnist_cnn.result import Result
 
-OUTPUTS = "outputs"
 PREFIX = ".downloading-"
 """Prefix of the temporary folder where files lie until all are verified."""
 MIN_SECONDS = 300.0
@@ -65,13 +65,13 @@ def download(service: Service, handle: Handle) -> None:
 
 
 def _retry_later(error: BackendError, folder: Path) -> BackendError:
-    then = f"then download the result: {command_on('follow', folder)}"
+    then = f"then download the result: {command_line('follow', folder)}"
     return BackendError(error.message, f"{error.hint}; {then}")
 
 
 def _damaged(message: str, folder: Path) -> ResultDamaged:
-    again = f"download it again: {command_on('follow', folder)}"
-    return ResultDamaged(message, f"{again}; or give it up: {command_on('cancel', folder)}")
+    again = f"download it again: {command_line('follow', folder)}"
+    return ResultDamaged(message, f"{again}; or give it up: {command_line('cancel', folder)}")
 
 
 def _check_free_space(folder: Path, size: int) -> None:
@@ -86,7 +86,7 @@ def _download_verified(service: Service, handle: Handle, names: list[str], tempo
     _check_free_space(temporary, MIN_FREE_BYTES)
     download_one(run_folder.RESULT, seconds=MIN_SECONDS)
     try:
-        result = run_folder.read_result(temporary)
+        result = run_folder.read_result(temporary, folder / run_folder.RESULT)
     except BackendError as error:
         raise _damaged(error.message, folder) from error
     assert result is not None  # noqa: S101 - it was just downloaded
@@ -98,10 +98,9 @@ def _download_verified(service: Service, handle: Handle, names: list[str], tempo
     _check_free_space(temporary, size + MIN_FREE_BYTES)
     seconds = MIN_SECONDS + size / MIN_BYTES_PER_SECOND
     run_parallel(*(partial(download_one, name, seconds=seconds) for name in result.files))
-    try:
-        run_folder.verify(temporary, result)
-    except BackendError as error:
-        raise _damaged(error.message, folder) from error
+    for name, entry in result.files.items():
+        if (problem := run_folder.file_problem(temporary / name, entry)) is not None:
+            raise _damaged(f"{folder / name} {problem}", folder)
     try:
         for name in (*result.files, run_folder.RESULT):
             with atomic.replacing(folder / name) as synced:  # on the disk before the receipt says "completed"

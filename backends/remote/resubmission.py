@@ -22,7 +22,8 @@ from mnist_cnn.backends.remote.submission import (
     submit_named,
 )
 from mnist_cnn.backends.remote.submitter import SUBMITTER, this_process
-from mnist_cnn.errors import BackendError, MnistCnnError, command_on
+from mnist_cnn.errors import BackendError, MnistCnnError
+from mnist_cnn.hints import command_line
 from mnist_cnn.training.runtime import changed_versions, versions
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backends.remote.service import Service
     from mnist_cnn.job import Job
+    from mnist_cnn.receipt import Receipt
 
 
 def resubmit_in_thread(folder: Path, service: Service, lost_id: str, reason: str) -> None:
@@ -51,7 +53,8 @@ def wait_or_give_up(folder: Path, error: ServiceError, seconds: float) -> None:
         raise error
     left = OUTAGE_SECONDS - seconds
     if left < 0:
-        hint = f"submit it again: {command_on('follow', folder)}; cancel it: {command_on('cancel', folder)}"
+        again, cancel = (command_line(word, folder) for word in ("follow", "cancel"))
+        hint = f"submit it again: {again}; cancel it: {cancel}"
         raise BackendError(f"{error.message}; the run was not submitted again", hint) from error
     report(f"{error.message}; retrying for up to {left:.0f} seconds")
     time.sleep(SLOW_POLL_SECONDS)
@@ -93,7 +96,7 @@ def resubmit(folder: Path, service: Service, lost_id: str, reason: str) -> None:
         clear_submitter(handle)
 
 
-def _restored(before: run_folder.Receipt, now: run_folder.Receipt) -> run_folder.Receipt:
+def _restored(before: Receipt, now: Receipt) -> Receipt:
     """Return the receipt from before the resubmission, marked as cancelled if it is so now."""
     mark = {name: value for name, value in now.service.items() if name == CANCELLED}
     return dataclasses.replace(before, service=before.service | mark)
@@ -116,7 +119,7 @@ def _has_started(service: Service, handle: Handle) -> bool:
 def _check_machine(service: Service, job: Job, folder: Path) -> None:
     """Check that this machine can submit the run again. Raises BackendError."""
     then = run_folder.read_receipt(folder).versions
-    from_here = f"{command_on('cancel', folder)}, then {command_on('resume', folder, 'force=true')}"
+    from_here = f"{command_line('cancel', folder)}, then {command_line('resume', folder, 'force=true')}"
     hint = f"follow it on the machine that started it; or from here: {from_here}"
     changed = changed_versions(then, versions()) if then else ()
     if changed:

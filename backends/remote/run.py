@@ -29,7 +29,8 @@ from mnist_cnn.backends.remote.state import (
 )
 from mnist_cnn.backends.remote.submission import CHECKPOINTS_FOLDER
 from mnist_cnn.backends.remote.submitter import is_at_work
-from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, RunPaused, command_on
+from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, RunPaused
+from mnist_cnn.hints import command_line
 from mnist_cnn.result import Progress, Result
 
 if TYPE_CHECKING:
@@ -327,7 +328,8 @@ class RemoteRun:
                     return
                 ending = failure.message if failure is not None else "the run has ended"
                 message = f"{error.message}; {ending}, and the service keeps its files"
-                raise BackendError(message, f"download them: {command_on('follow', self.folder)}") from error
+                hint = f"download them: {command_line('follow', self.folder)}"
+                raise BackendError(message, hint) from error
             else:
                 if failure is not None:
                     whole = "its training succeeded, and every file matches the checksum in its result"

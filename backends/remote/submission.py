@@ -34,9 +34,10 @@ from mnist_cnn.errors import (
     Interrupted,
     MnistCnnError,
     RunCancelled,
-    command_on,
     storage_error,
 )
+from mnist_cnn.hints import command_line
+from mnist_cnn.receipt import Receipt
 from mnist_cnn.terminal import signals
 from mnist_cnn.training.runtime import versions
 
@@ -87,7 +88,7 @@ def submit(  # noqa: PLR0913 - only the first three are required
         run_folder.check_resumable(folder, status)
         if service.nodes and before.service.get(REFUSED) == service.nodes and not force:
             message = f"{folder} cannot be resumed: the service could not create {service.nodes}"
-            same = f"try the same size again: {command_on('resume', folder, 'force=true')}"
+            same = f"try the same size again: {command_line('resume', folder, 'force=true')}"
             raise ConfigurationError(message, f"{resize_hint(folder, service.nodes_setting)}; or {same}")
     with run_folder.lock(folder):  # another process may resume the run too
         if before is not None:
@@ -135,11 +136,11 @@ def submit_named(job: Job, service: Service, handle: Handle, reason: str | None 
 
 def _record_not_started(service: Service, handle: Handle, error: MnistCnnError) -> None:
     folder = handle.folder
-    again = f"start the run: {command_on('resume', folder)}"
+    again = f"start the run: {command_line('resume', folder)}"
     if isinstance(error, NodesRefused):
         again = resize_hint(folder, service.nodes_setting)
         _change_service(handle, lambda now: now | {REFUSED: service.nodes})
-    error.hint = "; ".join(filter(None, (error.hint, f"then {again}")))
+    error.then(again)
     run_folder.record_end_of(folder, handle.id, Status.failed, error)
 
 
@@ -148,7 +149,7 @@ def _record_interrupt(handle: Handle) -> Interrupted:
     folder = handle.folder
     if _has_started(handle):
         return Interrupted(f"interrupted; {folder} has started and is still running", follow_hint(folder))
-    hint = f"start it: {command_on('resume', folder)}"
+    hint = f"start it: {command_line('resume', folder)}"
     error = RunCancelled("interrupted before the run was submitted", hint)
     run_folder.record_end_of(folder, handle.id, Status.cancelled, error)
     return Interrupted(f"interrupted before {folder} was submitted", error.hint)
@@ -160,7 +161,7 @@ def _write_receipt(job: Job, service: Service, folder: Path, *, force: bool, pau
     is_ours = before is not None and before.backend == service.config.name
     run_id = service.new_id()
     prefix = before.service.get(CHECKPOINTS) if before is not None and is_ours else None
-    receipt = run_folder.Receipt(
+    receipt = Receipt(
         backend=service.config.name,
         id=run_id,
         job_digest=job.digest,
@@ -190,7 +191,7 @@ def clear_submitter(handle: Handle) -> None:
 
 
 def _change_service(handle: Handle, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
-    def changed(receipt: run_folder.Receipt) -> run_folder.Receipt:
+    def changed(receipt: Receipt) -> Receipt:
         return dataclasses.replace(receipt, service=change(receipt.service))
 
     run_folder.update_receipt(handle.folder, handle.id, changed)
@@ -220,13 +221,13 @@ def _check_not_superseded(handle: Handle) -> None:
     if now.id != handle.id:
         raise _superseded(handle.folder)
     if CANCELLED in now.service:
-        hint = f"start it: {command_on('resume', handle.folder)}"
+        hint = f"start it: {command_line('resume', handle.folder)}"
         raise RunCancelled("the run was cancelled before it started", hint)
 
 
 def _superseded(folder: Path) -> Superseded:
     message = f"another process has submitted {folder} in the meantime"
-    return Superseded(message, f"watch it: {command_on('follow', folder)}")
+    return Superseded(message, f"watch it: {command_line('follow', folder)}")
 
 
 def start(service: Service, handle: Handle, request: Callable[[], str]) -> str:
@@ -274,7 +275,7 @@ def record_start(service: Service, handle: Handle, page: str) -> None:
     """
     folder = handle.folder
 
-    def queued(receipt: run_folder.Receipt) -> run_folder.Receipt:
+    def queued(receipt: Receipt) -> Receipt:
         status = receipt.status if receipt.status.is_final else Status.queued
         return dataclasses.replace(receipt, status=status, url=page or None)
 

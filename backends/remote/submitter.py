@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import process_identity
 
 if TYPE_CHECKING:
-    from mnist_cnn import run_folder
+    from mnist_cnn.receipt import Receipt
 
 SUBMITTER = "submitter"
 """Key of the receipt's `service` that names the process while it submits the run."""
@@ -24,7 +24,7 @@ def this_process() -> str:
     return f"{socket.gethostname()} {pid} {process_identity.start_time(pid)} {time.time()}"
 
 
-def is_at_work(receipt: run_folder.Receipt) -> bool:
+def is_at_work(receipt: Receipt) -> bool:
     """Return whether a process is submitting this run, which the service does not know."""
     try:
         host, pid, started, since = receipt.service.get(SUBMITTER, "").split(" ")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn.backends.slurm import commands
 from mnist_cnn.backends.slurm.queue import USER
 from mnist_cnn.errors import BackendError
+from mnist_cnn.hints import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ def show(place: Mapping[str, str], partition: str | None) -> Iterator[str]:
     lines = _lines(["sinfo", "--noheader", *chosen, columns], place, "ask Slurm for its nodes")
     if not lines:
         what = f"no partition {partition}" if partition else "no partitions"
-        raise BackendError(f"the cluster has {what}", "choose one of `sinfo -s` with backend.partition=NAME")
+        raise BackendError(f"the cluster has {what}", commands.OTHER_PARTITION)
     yield from lines
     words = ["squeue", "--noheader", f"--user={place[USER]}", *chosen, "--format=job %A %j: %T, %M, %R"]
     yield from _lines(words, place, "ask Slurm for the jobs") or ["no jobs of yours"]
@@ -28,7 +29,7 @@ def show(place: Mapping[str, str], partition: str | None) -> Iterator[str]:
 def refuse_deletion() -> None:
     """Raise BackendError: the cluster isn't this package's."""
     message = "a Slurm cluster is not deleted from here: its administrators manage its nodes"
-    raise BackendError(message, "cancel your runs instead: python -m mnist_cnn cancel RUN")
+    raise BackendError(message, f"cancel your runs instead: {command_line('cancel', 'RUN')}")
 
 
 def _lines(words: list[str], place: Mapping[str, str], what: str) -> list[str]:

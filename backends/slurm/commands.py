@@ -26,6 +26,8 @@ SLURM_CONF = "slurm_conf"
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 _CHANGING = re.compile(r"(?:SBATCH|SCANCEL|SCONTROL|SINFO|SLURM|SQUEUE)_")
 
+ELSEWHERE = "run this on a machine that has Slurm's programs, such as the cluster's login node"
+OTHER_PARTITION = "choose one of `sinfo -s` with backend.partition=NAME"
 OUTAGES = (
     ("unable to contact slurm controller", "check that slurmctld runs: scontrol ping"),
     ("munge", "check that munged runs on this machine: munge -n | unmunge"),
@@ -40,7 +42,7 @@ REFUSALS = (
     (
         r"invalid partition|partition \S+ not found",
         REFUSED,
-        "choose one of `sinfo -s` with backend.partition=NAME",
+        OTHER_PARTITION,
     ),
     (r"invalid account", REFUSED, "choose an account of yours in this partition with backend.account=NAME"),
     (r"invalid qos", REFUSED, "choose one that your account may use with backend.qos=NAME"),
@@ -120,8 +122,7 @@ def run(
         message = f"cannot {what}: {words[0]} cannot be started: {error.strerror}"
         if not isinstance(error, FileNotFoundError | PermissionError):  # no memory, too many processes
             raise ServiceError(message, "try again") from error
-        hint = "run this on a machine that has Slurm's programs, such as the cluster's login node"
-        raise ConfigurationError(message, hint) from error
+        raise ConfigurationError(message, ELSEWHERE) from error
     if ended.returncode < 0:
         message = f"cannot {what}: {words[0]} was killed by signal {-ended.returncode}"
         raise ServiceError(message, "try again", is_abandoned=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from mnist_cnn.config import BackendConfig, setting, written
+from mnist_cnn.config import BackendConfig
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.settings import setting, written
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+@-]*")
 NAME_RULE = "letters, digits, '_', '.', ',', '+', '@' and '-'; starts with a letter, a digit or '_'"

@@ -11,7 +11,7 @@ import msgspec
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.remote.node import PAUSED
+from mnist_cnn.backends.remote.node import OUTPUTS, PAUSED
 from mnist_cnn.backends.remote.service import Observation
 from mnist_cnn.backends.slurm import script
 from mnist_cnn.backends.slurm.queue import LOST_NODE, STATUSES
@@ -63,7 +63,7 @@ def read_exit(start: Path) -> Exit | None:
 def has_result(start: Path) -> bool:
     """Return whether the training wrote its result, or was paused before."""
     names = (run_folder.RESULT, PAUSED)
-    return any((start / script.OUTPUTS / name).is_file() for name in names)
+    return any((start / OUTPUTS / name).is_file() for name in names)
 
 
 def awaits_files(job: SlurmJob | None, seen: Observation, start: Path) -> bool:

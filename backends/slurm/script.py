@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.slurm.config import SlurmConfig
     from mnist_cnn.job import Job
 
-CODE, DATA, OUTPUTS = "code", "data", "outputs"
+CODE, DATA = "code", "data"
 JOB, CHECKPOINTS, MARKER, SCRIPT = "job", "checkpoints", "marker", "script.sh"
 OWNER, EXIT, SLURM_OUTPUT = "owner", "exit", "slurm.out"
 CHECKPOINTS_HERE, CHECKPOINTS_THERE = "CHECKPOINTS", f'"../$(cat {CHECKPOINTS})"'

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import local_registry
 from mnist_cnn.backends.remote import checkpoints, snapshot
+from mnist_cnn.backends.remote.node import OUTPUTS
 from mnist_cnn.backends.remote.service import BaseService, Limits, ServiceError
 from mnist_cnn.backends.slurm import commands, outcome, script
 from mnist_cnn.backends.slurm.queue import USER, queue_at
@@ -61,9 +62,8 @@ class SlurmService(BaseService):
         """Check all that needs no request. Raises ConfigurationError, DataError or BackendError."""
         self.request(job)
         if shutil.which("sbatch") is None:
-            hint = "run this on a machine that has Slurm's programs, such as the cluster's login node"
             message = "backend=slurm needs the program sbatch, which isn't installed here"
-            raise ConfigurationError(message, hint)
+            raise ConfigurationError(message, commands.ELSEWHERE)
         network_check.check(job)
 
     def request(self, job: Job, *, force: bool = False, pause_after: int | None = None) -> script.Request:
@@ -150,7 +150,7 @@ class SlurmService(BaseService):
 
     def files(self, handle: Handle) -> list[str]:
         """Return the names of the files that the ended training wrote."""
-        outputs = start_folder(handle) / script.OUTPUTS
+        outputs = start_folder(handle) / OUTPUTS
         try:
             return sorted(path.name for path in outputs.iterdir() if path.is_file())
         except FileNotFoundError:
@@ -161,7 +161,7 @@ class SlurmService(BaseService):
     def download(self, handle: Handle, name: str, target: Path, seconds: float) -> None:
         """Copy one of these files to `target`."""
         del seconds  # a shared disk needs no time limit
-        source = start_folder(handle) / script.OUTPUTS / name
+        source = start_folder(handle) / OUTPUTS / name
         try:
             file = safe_read.open_file(source)
         except OSError as error:

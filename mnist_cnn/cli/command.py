@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mnist_cnn import compose, launch
-from mnist_cnn.cli import report
-from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.hints import command_line, did_you_mean, see_the_runs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +118,14 @@ COMMANDS: dict[str, Entry] = {
     ),
     "cluster": Entry("show a cluster and its costs, or delete it", "commands:cluster", "show|delete"),
 }
+FLAGS = ("--multirun", "--config-dir", "--json", "--cfg", "--info", "--help", "--version")
+"""The flags that every command line may have."""
 TAKE_RUN = tuple(name for name, entry in COMMANDS.items() if entry.words.startswith("RUN"))
+
+
+def config_dir_words(folders: Iterable[str]) -> list[str]:
+    """Return the words of a command line that give it these folders of configuration."""
+    return [word for folder in folders for word in ("--config-dir", folder)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +161,7 @@ class Command:
         """Return the command's RUN argument."""
         if len(self.words) != 1 or not self.words[0]:
             wanted = "one RUN" if not any(self.words) else f"one RUN, not {' '.join(self.words)}"
-            hint = f"for example {report.program()} {self.name} latest; `list` shows the runs"
+            hint = f"for example {command_line(self.name, 'latest')}; {see_the_runs()}"
             raise ConfigurationError(f"{self.name} needs {wanted}", hint)
         return self.words[0]
 

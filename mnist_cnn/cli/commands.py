@@ -8,18 +8,13 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import job_maker, launch, run_folder
 from mnist_cnn.backend import HasCluster, Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
 from mnist_cnn.cli.sweep import plan_sweep, run_sweep
-from mnist_cnn.errors import (
-    BackendError,
-    ConfigurationError,
-    Interrupted,
-    MnistCnnError,
-    command_on,
-)
+from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError
+from mnist_cnn.hints import command_line
 from mnist_cnn.result import percent
 from mnist_cnn.terminal import output
 from mnist_cnn.terminal.log_stream import describe_progress
@@ -37,7 +32,9 @@ def train(command: Command) -> int:
     if command.is_multirun:
         return run_sweep(command.overrides, command.config_dirs, as_json=command.as_json)
     config = command.config()
-    return run_to_end(partial(launch.start, config, launch.job_of(config)), config, as_json=command.as_json)
+    return run_to_end(
+        partial(launch.start, config, job_maker.job_of(config)), config, as_json=command.as_json
+    )
 
 
 def resume(command: Command) -> int:
@@ -100,7 +97,7 @@ def status(command: Command) -> int:
     if progress is not None:
         print(describe_progress(progress))
     if status is Status.finalizing and not launch.ends_with_its_command(command.run_config()):
-        print(f"download its result: {report.program()} {command_on('follow', run.folder)}")
+        print(f"download its result: {command_line('follow', run.folder)}")
     if row["accuracy"] is not None:
         which = report.saved(training["saved_epoch"], len(training["history"]))
         print(f"test accuracy {output.styled(percent(row['accuracy']), 'bold', sys.stdout)}{which}")
@@ -109,7 +106,7 @@ def status(command: Command) -> int:
     if row["error"] is not None:
         print(row["error"], row["hint"], sep="\n")
     if damage is not None:
-        print(f"damaged: {damage}\nrebuild it: {report.program()} {command_on('resume', run.folder)}")
+        print(f"damaged: {damage}\nrebuild it: {command_line('resume', run.folder)}")
     return 0
 
 
@@ -126,7 +123,7 @@ def end_of(run: Run) -> dict[str, str]:
 def cancel(command: Command) -> int:
     command.allow_only("runs_dir", "backend")
     run = command.run()
-    cancel_it = f"cancel it: {report.program()} {command_on('cancel', run.folder)}"
+    cancel_it = f"cancel it: {command_line('cancel', run.folder)}"
     try:
         before = run.status()
         run.cancel()
@@ -153,8 +150,8 @@ def register(command: Command) -> int:
     config = command.run_config()
     model = report.register_model(command.run(), config)
     if model is None:
-        example = command_on("register", command.run_word(), "register.name=mnist-cnn")
-        hint = f"for example {report.program()} {example}"
+        example = command_line("register", command.run_word(), "register.name=mnist-cnn")
+        hint = f"for example {example}"
         raise ConfigurationError("register needs a name", hint)
     if command.as_json:
         report.print_json(dataclasses.asdict(model))
@@ -165,13 +162,13 @@ def register(command: Command) -> int:
 
 def cluster(command: Command) -> int:
     if len(command.words) != 1 or command.words[0] not in CLUSTER_ACTIONS:
-        hint = f"for example {report.program()} cluster show backend=azure"
+        hint = f"for example {command_line('cluster', 'show', 'backend=azure')}"
         raise ConfigurationError(f"cluster needs one of {', '.join(CLUSTER_ACTIONS)}", hint)
     command.allow_only("backend")
     config = command.config()
     backend = launch.backend_of(config)
     if not isinstance(backend, HasCluster):
-        hint = f"name a backend that has one: {report.program()} cluster {command.words[0]} backend=azure"
+        hint = f"name a backend that has one: {command_line('cluster', command.words[0], 'backend=azure')}"
         raise ConfigurationError(f"backend={config.backend.name} has no cluster", hint)
     lines = []
     stream = sys.stderr if command.as_json else sys.stdout

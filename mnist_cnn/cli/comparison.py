@@ -16,11 +16,12 @@ from itertools import chain, filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import launch, run_folder
-from mnist_cnn.cli import filters, report, settings
-from mnist_cnn.config import written
+from mnist_cnn import launch, overrides, run_folder
+from mnist_cnn.cli import filters, report
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
+from mnist_cnn.hints import command_line, see_the_runs
 from mnist_cnn.result import Result, percent
+from mnist_cnn.settings import written
 from mnist_cnn.terminal import output
 from mnist_cnn.training.runtime import VARIABLES, Runtime
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mnist_cnn.cli.command import Command
+    from mnist_cnn.receipt import Receipt
     from mnist_cnn.result import EpochRow
-    from mnist_cnn.run_folder import Receipt
 
 PICTURE, DEFAULT_PICTURE = "--picture", "comparison.png"
 UNKNOWN, NONE = "unknown", "-"
@@ -65,7 +66,7 @@ def compare(command: Command) -> int:
     found = [launch.find(word, command.overrides, command.config_dirs) for word in command.words if word]
     folders = {folder.resolve(): folder for folder in found}  # each once
     if len(folders) < 2:  # noqa: PLR2004 - there is nothing to compare
-        hint = f"for example {report.program()} compare latest RUN; `list` shows the runs"
+        hint = f"for example {command_line('compare', 'latest', 'RUN')}; {see_the_runs()}"
         raise ConfigurationError("compare needs at least two different RUNs", hint)
     runs = _read(list(folders.values()))
     labels = _labels([run.folder.name for run in runs])
@@ -104,7 +105,7 @@ def _read(folders: Sequence[Path]) -> list[Compared]:
 
 def _known(folder: Path, receipt: Receipt | None, status: str | None) -> Compared:
     """Return what a folder knows."""
-    job = settings.read(folder)
+    job = overrides.read(folder)
     history: tuple[EpochRow, ...] = ()
     result = damage = None
     try:

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from mnist_cnn import compose
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import BACKENDS, backend_class
-from mnist_cnn.cli.report import program
-from mnist_cnn.config import RunConfig, SearchConfig, full_key, value_keys, with_inner
+from mnist_cnn.config import RunConfig, SearchConfig
 from mnist_cnn.errors import ConfigurationError, MnistCnnError
+from mnist_cnn.hints import program
 from mnist_cnn.run_folder import LATEST, RECEIPT
+from mnist_cnn.settings import full_key, value_keys, with_inner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mnist_cnn.config import Section
+    from mnist_cnn.settings import Section
 
 BASH = r"""_mnist_cnn() {
     local IFS=$'\n' line="${COMP_LINE:0:COMP_POINT}"
@@ -38,7 +39,6 @@ BASH = r"""_mnist_cnn() {
 }
 complete -o bashdefault -o default -F _mnist_cnn mnist-cnn python python3
 """
-FLAGS = ("--multirun", "--config-dir", "--json", "--cfg", "--info", "--help", "--version")
 TAKE_FOLDER = ("--config-dir", "-cd")
 
 
@@ -74,7 +74,7 @@ def _is_setting(text: str) -> bool:
 
 def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator[str]:
     from mnist_cnn.cli import filters
-    from mnist_cnn.cli.command import COMMANDS, TAKE_RUN
+    from mnist_cnn.cli.command import COMMANDS, FLAGS, TAKE_RUN
 
     settings = dict(text.split("=", 1) for text in given if "=" in text)
     key, is_value, _ = word.partition("=")

@@ -8,10 +8,12 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import launch, run_deletion, run_folder
 from mnist_cnn.backend import StoresCheckpoints
 from mnist_cnn.cli import report
-from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError, command_on
+from mnist_cnn.cli.command import config_dir_words
+from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError
+from mnist_cnn.hints import command_line, see_the_runs
 from mnist_cnn.terminal import signals
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backend import Run, Status
     from mnist_cnn.cli.command import Command
-    from mnist_cnn.run_folder import Receipt
+    from mnist_cnn.receipt import Receipt
 
 YES, KEEP = "--yes", "--keep-checkpoints"
 
@@ -46,7 +48,7 @@ def delete(command: Command) -> int:
     """Delete runs that have ended. All are checked before the first is deleted."""
     command.allow_only("runs_dir", "backend", "force")
     if not command.words or "" in command.words:
-        hint = f"for example {report.program()} delete latest; `list` shows the runs"
+        hint = f"for example {command_line('delete', 'latest')}; {see_the_runs()}"
         raise ConfigurationError("delete needs at least one RUN", hint)
     found = [launch.find(word, command.overrides, command.config_dirs) for word in command.words]
     folders = {folder.resolve(): folder for folder in found}  # each once
@@ -67,7 +69,7 @@ def delete(command: Command) -> int:
         left = [str(one.folder) for one in chosen if (one.folder / run_folder.RECEIPT).exists()]
         if not left:
             raise Interrupted("interrupted; all were deleted") from None
-        hint = f"delete them: {report.program()} {command_on('delete', *left)}"
+        hint = f"delete them: {command_line('delete', *left)}"
         raise Interrupted(f"interrupted; not deleted: {', '.join(left)}", hint) from None
     if command.as_json:
         report.print_json(answers)
@@ -79,11 +81,11 @@ def _checked(folder: Path, command: Command) -> Chosen:
     by_hand = f"if you no longer need it, remove the folder yourself: rm -r {shlex.quote(str(folder))}"
     if folder.is_symlink():
         target = folder.resolve()
-        hint = f"delete the run itself: {report.program()} {command_on('delete', target)}"
+        hint = f"delete the run itself: {command_line('delete', target)}"
         raise ConfigurationError(f"{folder} is a link to {target}", hint)
     inner = [path.parent for path in folder.glob(f"*/{run_folder.RECEIPT}") if not path.parent.is_symlink()]
     if inner:
-        hint = f"delete it first, or move it away: {command_on('delete', inner[0])}"
+        hint = f"delete it first, or move it away: {command_line('delete', inner[0])}"
         raise ConfigurationError(f"{folder} holds another run, {inner[0]}", hint)
     try:
         run = launch.attach_to(folder, command.overrides, command.config_dirs)
@@ -94,15 +96,15 @@ def _checked(folder: Path, command: Command) -> Chosen:
     if not status.is_final:
         host = run_folder.other_host(receipt)
         where = f" on {host}" if host else ""
-        gone = f"; if that machine is gone: {command_on('delete', folder, 'force=true')}" if host else ""
-        hint = f"cancel it first: {report.program()} {command_on('cancel', folder)}{gone}"
+        gone = f"; if that machine is gone: {command_line('delete', folder, 'force=true')}" if host else ""
+        hint = f"cancel it first: {command_line('cancel', folder)}{gone}"
         raise ConfigurationError(f"{folder} is {status.value}{where}", hint)
     stored = {}
     if isinstance(run, StoresCheckpoints) and KEEP not in command.flags:
         try:
             stored = run.stored_checkpoints()
         except BackendError as error:
-            again = command_on("delete", folder, KEEP)
+            again = command_line("delete", folder, KEEP)
             raise BackendError(
                 error.message, f"{error.hint}; to leave its checkpoints there: {again}"
             ) from error
@@ -117,7 +119,7 @@ def _confirmed(chosen: list[Chosen], command: Command) -> bool:
     if YES in command.flags:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        hint = f"add {YES}: {report.program()} {_without_asking(chosen, command)}"
+        hint = f"add {YES}: {_without_asking(chosen, command)}"
         raise ConfigurationError("delete asks first, but there is no terminal", hint)
     for one in chosen:
         print(one, file=sys.stderr)
@@ -132,9 +134,9 @@ def _confirmed(chosen: list[Chosen], command: Command) -> bool:
 
 def _without_asking(chosen: list[Chosen], command: Command) -> str:
     """Return the command that deletes the same runs, named by their folders, without a question."""
-    dirs = [word for folder in command.config_dirs for word in ("--config-dir", folder)]
-    folders = [str(one.folder) for one in chosen]  # a newer run may be the latest one by then
-    return shlex.join(["delete", *dirs, *folders, *command.overrides, *command.flags, YES])
+    folders = [one.folder for one in chosen]  # a newer run may be the latest one by then
+    dirs = config_dir_words(command.config_dirs)
+    return command_line("delete", *dirs, *folders, *command.overrides, *command.flags, YES)
 
 
 def _ask(question: str) -> bool:
@@ -160,7 +162,7 @@ def _delete(one: Chosen, *, with_stored: bool) -> tuple[dict[str, Any], MnistCnn
 
     try:
         with contextlib.ExitStack() as signals_deferred:
-            run_folder.delete(one.folder, one.receipt, remove_stored)
+            run_deletion.delete(one.folder, one.receipt, remove_stored)
     except MnistCnnError as error:
         return {"run": one.folder.name, "error": error.message, "hint": error.hint}, error
     return {"run": one.folder.name, "deleted": True, "stored_files_deleted": len(removed)}, None

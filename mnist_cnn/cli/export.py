@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import launch
 from mnist_cnn.cli import report
-from mnist_cnn.errors import ConfigurationError, command_on
+from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.hints import command_line
+from mnist_cnn.run_folder import MODEL
 from mnist_cnn.terminal.output import quiet_stderr
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
 
-MODEL = "model.keras"
 FORMATS = {"--saved-model": "SavedModel", "--litert": "LiteRT"}
 
 
@@ -30,8 +31,8 @@ def export(command: Command) -> int:
         return export_web(command, run)
     targets = {flag: _target(flag, path) for flag, path in command.flags.items()}
     if not targets:
-        example = command_on("export", run, "--saved-model", "digits")
-        hint = f"name one of {', '.join(FORMATS)}, --web, for example {report.program()} {example}"
+        example = command_line("export", run, "--saved-model", "digits")
+        hint = f"name one of {', '.join(FORMATS)}, --web, for example {example}"
         raise ConfigurationError("export needs a format", hint)
     folder = launch.find_model(run, command.overrides, command.config_dirs)
     if folder.suffix == ".onnx":

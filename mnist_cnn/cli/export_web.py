@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import launch
 from mnist_cnn.cli import report
-from mnist_cnn.errors import ConfigurationError, command_on
+from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.hints import command_line
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
@@ -19,8 +20,8 @@ MEGABYTE = 1_000_000
 def export_web(command: Command, word: str) -> int:
     """Write the page for a model. Raises ConfigurationError if another format is asked for, too."""
     if not command.flags.get("--web"):
-        example = command_on("export", word, "--web", "page")
-        raise ConfigurationError("export needs --web FOLDER", f"for example {report.program()} {example}")
+        example = command_line("export", word, "--web", "page")
+        raise ConfigurationError("export needs --web FOLDER", f"for example {example}")
     if others := command.flags.keys() - {"--web", "--runtime"}:
         hint = "run export twice, once for each"
         raise ConfigurationError(f"export does not take --web and {min(others)} at once", hint)

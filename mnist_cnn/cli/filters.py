@@ -12,24 +12,17 @@ import msgspec
 from mnist_cnn import compose
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import absolute_name
-from mnist_cnn.cli import settings
-from mnist_cnn.config import (
-    RunConfig,
-    Section,
-    did_you_mean,
-    full_key,
-    keys_of,
-    read_section,
-    unknown_key,
-    written,
-)
+from mnist_cnn.config import RunConfig
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.hints import did_you_mean
+from mnist_cnn.overrides import GROUPS, OWN
+from mnist_cnn.settings import Section, full_key, keys_of, read_section, unknown_key, written
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from mnist_cnn.cli.settings import Settings
-    from mnist_cnn.run_folder import Receipt
+    from mnist_cnn.overrides import Settings
+    from mnist_cnn.receipt import Receipt
 
     Wanted = Mapping[str, Sequence[Any]]
 
@@ -42,10 +35,10 @@ STATUSES = (*(status.value for status in Status), NOT_STARTED, DAMAGED)
 SETTINGS: dict[str, tuple[type[Section], str]] = {
     **{
         full_key(section, name): (section, name)
-        for section in settings.GROUPS.values()
+        for section in GROUPS.values()
         for name, _ in keys_of(section)
     },
-    **{name: (RunConfig, name) for name in (settings.SEED, settings.SAVE_H5)},
+    **{name: (RunConfig, name) for name in OWN},
 }
 
 
@@ -55,7 +48,7 @@ def parse(overrides: Sequence[str]) -> Wanted:
     for override in overrides:
         key, values = compose.alternatives(override)
         if not key.startswith("backend."):
-            check_key(key, (*FACTS, *settings.GROUPS), key)
+            check_key(key, (*FACTS, *GROUPS), key)
         if key == DIGEST:  # Hydra would take 3e10 for a number
             values = override.partition("=")[2].split(",")
         wanted[key] = [_allowed(key, value) for value in values]
@@ -76,11 +69,11 @@ def _allowed(key: str, value: object) -> Any:
         return msgspec.json.decode(msgspec.json.encode(getattr(read_section(section, {name: value}), name)))
     if key == BACKEND:
         return absolute_name(str(value))
-    if key in settings.GROUPS or key == STATUS:
+    if key in GROUPS or key == STATUS:
         known = STATUSES if key == STATUS else compose.options(key)
         if value not in known:
             hint = did_you_mean(str(value), known, f"{key}=A,B means A or B")
-            raise ConfigurationError(f"{key}={written(value)}: there are {', '.join(known)}", hint)
+            raise ConfigurationError(f"{key}={written(value)}: allowed is one of {', '.join(known)}", hint)
         return value
     return written(value)
 
@@ -100,4 +93,4 @@ def _has(key: str, values: Sequence[Any], receipt: Receipt | None, found: Settin
         return receipt is not None and written(receipt.backend_settings.get(name)) in values
     if found is None:
         return False
-    return (found.options if key in settings.GROUPS else found.values).get(key) in values
+    return (found.options if key in GROUPS else found.values).get(key) in values

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 from mnist_cnn import compose
 from mnist_cnn.backends import BACKENDS, backend_class, installed
 from mnist_cnn.cli.command import COMMANDS
-from mnist_cnn.config import SearchConfig, allowed, full_key, sections_within, value_keys, written
+from mnist_cnn.config import SearchConfig
+from mnist_cnn.settings import allowed, full_key, sections_within, value_keys, written
 from mnist_cnn.terminal.output import styled
 
 if TYPE_CHECKING:
-    from mnist_cnn.config import Section
+    from mnist_cnn.settings import Section
 
 PURPOSE = "  Train a convolutional network on MNIST-like images, here or on a cluster."
 

@@ -19,22 +19,23 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mnist_cnn import compose, launch, records, run_folder
+from mnist_cnn import compose, launch, overrides, records, run_creation, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.cli import filters, report, settings
+from mnist_cnn.cli import filters, report
 from mnist_cnn.cli.filters import DAMAGED, NOT_STARTED
-from mnist_cnn.config import written
 from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.files import safe_read
+from mnist_cnn.hints import command_line
 from mnist_cnn.result import percent
+from mnist_cnn.settings import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mnist_cnn.cli.command import Command
-    from mnist_cnn.cli.settings import Settings
-    from mnist_cnn.run_folder import Receipt
+    from mnist_cnn.overrides import Settings
+    from mnist_cnn.receipt import Receipt
 
 SORT, REVERSE, LIMIT = "--sort", "--reverse", "--limit"
 MOST_DIGITS = 10
@@ -74,7 +75,7 @@ class Listed:
             "backend": receipt.backend if receipt else "",
             "created": receipt.created if receipt else self.created.isoformat(timespec="microseconds"),
             "digest": receipt.job_digest if receipt else None,
-            "settings": dict(self.settings.changed) if self.settings else None,
+            "settings": self.settings.shown if self.settings else None,
             **dict.fromkeys(("accuracy", "loss", "training_seconds", "weights_sha256")),
             **(dataclasses.asdict(summary) if summary else {}),
             "error": self.error,
@@ -117,7 +118,7 @@ def list_runs(command: Command) -> int:
     elif wanted:
         print(f"no run under {runs_dir} matches {' '.join(command.overrides)}")
     else:
-        print(f"no runs under {runs_dir}\nstart one: {report.program()} backend=local")
+        print(f"no runs under {runs_dir}\nstart one: {command_line('backend=local')}")
     return 0
 
 
@@ -127,7 +128,7 @@ def _limit(flags: Mapping[str, str]) -> int | None:
     if text is None:
         return None
     if not (text.isdecimal() and len(text) < MOST_DIGITS and int(text)):
-        hint = f"for example {report.program()} list {LIMIT}=10"
+        hint = f"for example {command_line('list', f'{LIMIT}=10')}"
         raise ConfigurationError(f"{LIMIT}={text}: allowed is a whole number, 1 or more", hint)
     return int(text)
 
@@ -141,7 +142,7 @@ def _everything(runs_dir: str, wanted: filters.Wanted) -> Iterator[Listed]:
     receipts, others = run_folder.scan(runs_dir)
     chosen = {}
     for folder, receipt in receipts.items():
-        found = settings.read(folder)
+        found = overrides.read(folder)
         if filters.match(wanted, receipt, found):
             chosen[folder] = found
     for folder, status in launch.statuses({folder: receipts[folder] for folder in chosen}).items():
@@ -170,7 +171,7 @@ def _other(folder: Path) -> Listed | None:
             status = DAMAGED
             run_folder.read_receipt(folder)
             return None  # just written
-        if not run_folder.is_unstarted(folder):
+        if not run_creation.is_unstarted(folder):
             return None
     except BackendError as damage:
         error = damage.message
@@ -178,7 +179,7 @@ def _other(folder: Path) -> Listed | None:
         changed = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
     except OSError:  # removed meanwhile
         return None
-    return Listed(folder.name, status, changed, settings=settings.read(folder), error=error)
+    return Listed(folder.name, status, changed, settings=overrides.read(folder), error=error)
 
 
 def _summary(folder: Path) -> Summary | None:
@@ -263,7 +264,7 @@ def _print_notes(runs: Sequence[Listed], runs_dir: str) -> None:
     for name, reason in reasons.items():
         print(textwrap.shorten(f"{name}: {reason}", shutil.get_terminal_size().columns, placeholder=" ..."))
     if reasons:
-        print(f"what to do: {report.program()} status RUN")
+        print(f"what to do: {command_line('status', 'RUN')}")
     unstarted = next((run.name for run in runs if run.status == NOT_STARTED), None)
     if unstarted is not None:
         where = shlex.quote(f"run_dir={runs_dir}/{unstarted}")

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from mnist_cnn.cli.report import print_error, print_json, program
+from mnist_cnn.cli.report import print_error, print_json
 from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
@@ -18,6 +18,7 @@ from mnist_cnn.errors import (
     MnistCnnError,
     unexpected_error,
 )
+from mnist_cnn.hints import command_line, program
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal.output import redirect_to_devnull
 from mnist_cnn.terminal.signals import Terminated, ignore_signals
@@ -26,16 +27,6 @@ if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
 
 COMPLETION = ("--shell-completion", "-sc")
-FLAGS = (
-    "--json",
-    "--multirun",
-    "--config-dir",
-    "--cfg",
-    "--info",
-    "--help",
-    "--version",
-    *COMPLETION,
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,7 +89,7 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError as error:
         if COMMANDS[command.name].only_reads:
             raise
-        hint = f"check what it did: {program()} list"
+        hint = f"check what it did: {command_line('list')}"
         raise BackendError(f"{command.name} stopped: stdout was closed", hint) from error
 
 
@@ -134,7 +125,7 @@ def main_and_exit() -> NoReturn:
 
 def parse(arguments: Sequence[str]) -> Command:
     """Parse a command line. Raises ConfigurationError for an unknown flag, or a wrong value of one."""
-    from mnist_cnn.cli.command import COMMANDS, Command
+    from mnist_cnn.cli.command import COMMANDS, FLAGS, Command
 
     rest = list(arguments)
     words: list[str] = []
@@ -163,7 +154,7 @@ def parse(arguments: Sequence[str]) -> Command:
         elif flag in own_flags:
             flags[flag] = _own_value(argument, rest, own_flags[flag])
         elif argument.startswith("-") and argument != "-":  # which is standard input
-            _check_flag(argument, [*FLAGS, *own_flags])
+            _check_flag(argument, [*FLAGS, *COMPLETION, *own_flags])
         elif _is_override(argument):
             overrides.append(argument)
         else:
@@ -216,7 +207,7 @@ def _own_value(argument: str, rest: list[str], wanted: str) -> str:
 
 
 def _check_flag(argument: str, known: Sequence[str]) -> None:
-    from mnist_cnn.config import did_you_mean
+    from mnist_cnn.hints import did_you_mean
 
     if argument != "--json":  # main looks for it itself, because an error is printed as JSON too
         raise ConfigurationError(

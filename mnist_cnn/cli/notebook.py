@@ -69,8 +69,7 @@ class _Cell:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        job = run_folder.read_job(run.folder)
-        self._held_out = "validation" if job.data.validation else "test"
+        self._held_out = run_folder.read_job(run.folder).data.held_out
         self._status = Status.queued
         self._log = _LastLines()
         self._rows: tuple[EpochRow, ...] = ()
@@ -225,7 +224,7 @@ def describe_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, str]:
 def draw_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, Any]:
     """Return the learning curves as PNG. Raises as `plots.history` does."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "history.png"
+        path = Path(folder) / run_folder.HISTORY_PLOT
         plots.history(rows, path, held_out=held_out)
         png = base64.b64encode(path.read_bytes()).decode()
         return {"image/png": png, "text/plain": "learning curves"}

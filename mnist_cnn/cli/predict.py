@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import launch
 from mnist_cnn.cli import report
 from mnist_cnn.errors import ConfigurationError, DataError
+from mnist_cnn.hints import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ def predict(command: Command) -> int:
     from mnist_cnn.prediction.predictor import load_predictor
 
     if len(command.words) < 2:  # noqa: PLR2004 - a run and a picture
-        hint = f"for example {report.program()} predict latest digit.png"
+        hint = f"for example {command_line('predict', 'latest', 'digit.png')}"
         raise ConfigurationError("predict needs a RUN and at least one IMAGE", hint)
     command.allow_only("runs_dir")
     if command.as_json and CSV in command.flags:
@@ -87,7 +88,7 @@ def _read_stdin() -> io.BytesIO:
     from mnist_cnn.prediction.pictures import MAX_FILE_BYTES
 
     if sys.stdin.isatty():
-        hint = f"redirect a picture to it: {report.program()} predict RUN - < digit.png"
+        hint = f"redirect a picture to it: {command_line('predict', 'RUN', '-')} < digit.png"
         raise ConfigurationError("predict - reads a picture from standard input, which is a terminal", hint)
     picture = io.BytesIO(sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
     picture.name = "standard input"

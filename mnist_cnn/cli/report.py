@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled, RunPaused, command_on
+from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled, RunPaused
+from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output
 
@@ -30,19 +30,13 @@ GAP = "  "
 """What stands between the columns of a table."""
 
 
-def program() -> str:
-    """Return how the user called this program, for the commands that messages suggest."""
-    called = Path(sys.argv[0]).name
-    return "mnist-cnn" if called.startswith("mnist-cnn") else "python -m mnist_cnn"
-
-
 def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_error(error: MnistCnnError) -> None:
     """Print an error's message and hint on stderr, and before them its traceback if MNIST_CNN_DEBUG=1."""
-    if os.environ.get("MNIST_CNN_DEBUG") == "1":
+    if output.is_debugging():
         sys.stderr.write(redact("".join(traceback.format_exception(error))))
     is_failure = not isinstance(error, Interrupted | RunCancelled | RunPaused)
     prefix = f"{output.styled('error:', 'red', sys.stderr)} " if is_failure else ""
@@ -113,10 +107,10 @@ def print_completed(
     if model is not None:
         lines.append(registered(model))
     lines += [f"see it:      {view}" for view in tracking_state.views(run.folder)]
-    lines.append(f"try it:      {program()} {command_on('predict', run.folder, 'IMAGE.png')}")
+    lines.append(f"try it:      {command_line('predict', run.folder, 'IMAGE.png')}")
     if model is None and result.accuracy >= config.min_accuracy:
         name = f"register.name={config.name or 'mnist-cnn'}"
-        lines.append(f"register it: {program()} {command_on('register', run.folder, name)}")
+        lines.append(f"register it: {command_line('register', run.folder, name)}")
     print("\n".join(lines), file=stream, flush=True)
 
 
@@ -140,8 +134,8 @@ def registered(model: ModelRef) -> str:
 
 def next_command(run: Run, status: Status) -> str:
     if status == "completed":
-        return f"see its result: {program()} {command_on('status', run.folder)}"
-    return f"resume it: {program()} {command_on('resume', run.folder)}"
+        return f"see its result: {command_line('status', run.folder)}"
+    return f"resume it: {command_line('resume', run.folder)}"
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
@@ -192,11 +186,11 @@ def weakest_class(classes: Sequence[Mapping[str, Any]]) -> str | None:
 
 def epochs_and_time(result: Result) -> str:
     """Return for example "12 epochs in 1:30"."""
+    from mnist_cnn.result import describe_epochs
     from mnist_cnn.terminal.log_stream import describe_seconds
 
-    count = len(result.history)
     seconds = describe_seconds(sum(row.seconds for row in result.history))
-    return f"{count} epoch{'s' if count > 1 else ''} in {seconds}"
+    return f"{describe_epochs(len(result.history))} in {seconds}"
 
 
 def saved(epoch: int | None, epochs: int) -> str:

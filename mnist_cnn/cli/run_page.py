@@ -10,8 +10,9 @@ from mnist_cnn import launch, overrides, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.cli import report as printing
 from mnist_cnn.cli.commands import end_of
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, command_on
+from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
 from mnist_cnn.files import atomic
+from mnist_cnn.hints import command_line
 from mnist_cnn.run_page import facts, page
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _path(given: str | None, folder: Path) -> Path:
         return folder / run_folder.REPORT
     path = Path(given)
     if path.suffix.lower() not in SUFFIXES:  # so that no other file of a run is overwritten
-        hint = f"for example {printing.program()} {command_on('report', folder)} --output run.html"
+        hint = f"for example {command_line('report', folder)} --output run.html"
         raise ConfigurationError(f"--output {given}: the name must end with .html", hint)
     if path.is_dir() or not path.parent.is_dir():
         reason = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
@@ -82,4 +83,4 @@ def _repetition(job: Job) -> page.Repetition:
         made_by = overrides.overrides_of(job)
     except ConfigurationError:
         made_by = None
-    return page.Repetition(job, overrides.settings(job), overrides.defaults(), made_by)
+    return page.Repetition(job, overrides.settings_of(job).values, overrides.defaults(), made_by)

@@ -12,8 +12,8 @@ from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.display import show
-from mnist_cnn.cli.report import program
-from mnist_cnn.errors import Interrupted, MnistCnnError, command_on
+from mnist_cnn.errors import Interrupted, MnistCnnError
+from mnist_cnn.hints import command_line
 from mnist_cnn.terminal import output, signals
 from mnist_cnn.terminal.log_stream import LogStream
 from mnist_cnn.tracking.recording import recorded
@@ -52,7 +52,7 @@ def run_to_end(start: Callable[[], Run], config: Config, *, as_json: bool, is_ow
                 model = _register(run, result, config, stream)
         except KeyboardInterrupt:
             if run is None:
-                unknown = f"check whether it started: {program()} list"
+                unknown = f"check whether it started: {command_line('list')}"
                 hint = "nothing was started" if ends_with_us else unknown
                 raise Interrupted("interrupted", hint if is_own else "") from None
             if not is_ours_to_stop:
@@ -137,5 +137,5 @@ def _detached(run: Run) -> Interrupted:
         return Interrupted(f"interrupted; {run.folder} is {status.value}", report.next_command(run, status))
     is_finalizing = progress is not None and progress.status == Status.finalizing
     state = "finalizing" if is_finalizing else "still running"
-    hint = f"watch it again: {program()} {command_on('follow', run.folder)}"
+    hint = f"watch it again: {command_line('follow', run.folder)}"
     return Interrupted(f"detached; {run.folder} is {state}", hint)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn.cli import report
-from mnist_cnn.errors import Interrupted, MnistCnnError, TrainingError, command_on
+from mnist_cnn.cli.command import config_dir_words
+from mnist_cnn.errors import Interrupted, MnistCnnError, TrainingError
+from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import percent
 from mnist_cnn.search import halving, plot, searcher
@@ -38,7 +39,7 @@ def search(command: Command) -> int:
             raise Interrupted(f"interrupted; {what.folder} is kept", _again(command)) from None
         except MnistCnnError as error:
             _report_what_runs(searching)
-            error.hint = "; ".join(filter(None, (error.hint, f"then {_again(command)}")))
+            error.then(_again(command))
             raise
         best = halving.best(searching.trials())
         if best is None:
@@ -59,9 +60,8 @@ def _report_what_runs(searching: Searcher) -> None:
     """Print on stderr which runs an ended command leaves running, and what their backend costs."""
     if folders := searching.left_running():
         runs = ", ".join(map(str, folders))
-        stop = f"{report.program()} {command_on('cancel', 'RUN')}"
         report.print_lossy(f"these runs may still be running: {runs}", sys.stderr)
-        report.print_lossy(f"stop one of them: {stop}", sys.stderr)
+        report.print_lossy(f"stop one of them: {command_line('cancel', 'RUN')}", sys.stderr)
     _print_costs(searching)
 
 
@@ -78,17 +78,15 @@ def _begin(what: Search) -> str:
 
 
 def _again(command: Command) -> str:
-    dirs = [word for folder in command.config_dirs for word in ("--config-dir", folder)]
-    words = shlex.join(["search", *dirs, *command.overrides])
-    return redact(f"continue it: {report.program()} {words}")
+    again = command_line("search", *config_dir_words(command.config_dirs), *command.overrides)
+    return f"continue it: {again}"
 
 
 def _all_failed(searching: Searcher) -> MnistCnnError:
     """Return the error of a search without a sound trial."""
     errors = [entry.error for entry in searching.entries.values() if entry.error is not None]
-    error = TrainingError(f"all {len(errors)} trials failed; the last one: {errors[-1].message}")
-    error.hint = "choose other ranges"
-    return error
+    message = f"all {len(errors)} trials failed; the last one: {errors[-1].message}"
+    return TrainingError(message, "choose other ranges")
 
 
 def _ranked(searching: Searcher) -> list[Entry]:
@@ -168,10 +166,10 @@ def train_command(what: Search, chosen: tuple[str, ...]) -> str:
 
     It trains on the validation images too, unless `train.stop_patience` or `train.keep` needs them.
     """
-    words = [word for folder in what.config_dirs for word in ("--config-dir", folder)]
+    words = config_dir_words(what.config_dirs)
     if _needs_validation(what, chosen):
         words += [*what.fixed, *chosen]
     else:
         fixed = [text for text in what.fixed if text.lstrip("+").partition("=")[0] != VALIDATION]
         words += [*fixed, *chosen, f"{VALIDATION}=0"]
-    return redact(f"{report.program()} {shlex.join(words)}")
+    return redact(command_line(*words))

@@ -10,10 +10,11 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mnist_cnn import compose, launch
+from mnist_cnn import compose, job_maker, launch
 from mnist_cnn.cli import report
 from mnist_cnn.cli.display import show
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, unexpected_error
+from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output, signals
 from mnist_cnn.tracking.recording import recorded
@@ -68,7 +69,7 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], *, as_json: 
         if is_interrupted:  # reported first, because the costs may take long
             completed = sum(trial.result is not None for trial in trials)
             report.print_lossy(f"interrupted; {completed} of {len(trials)} completed", sys.stderr)
-            report.print_lossy(f"the runs are kept: {report.program()} list", sys.stderr)
+            report.print_lossy(f"the runs are kept: {command_line('list')}", sys.stderr)
         report.print_costs(runs.values())
         if is_interrupted:
             return Interrupted.exit_code
@@ -87,7 +88,7 @@ def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]
     """Return the sweep's jobs, each of which has been checked."""
     trials = []
     for settings, config in _configs(overrides, config_dirs):
-        trials.append(Trial(settings, config, launch.job_of(config)))
+        trials.append(Trial(settings, config, job_maker.job_of(config)))
         launch.backend_of(config).check(trials[-1].job)
     return trials
 

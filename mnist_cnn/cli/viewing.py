@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
 from mnist_cnn.cli import report
-from mnist_cnn.errors import ConfigurationError, Interrupted, command_on
+from mnist_cnn.errors import ConfigurationError, Interrupted
+from mnist_cnn.hints import command_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ def logs(command: Command) -> int:
             else:
                 print(line, flush=FOLLOW in command.flags)
     except KeyboardInterrupt:
-        hint = f"continue: {report.program()} {command_on('logs', run.folder, FOLLOW)}"
+        hint = f"continue: {command_line('logs', run.folder, FOLLOW)}"
         raise Interrupted("interrupted", hint) from None
     if command.as_json:
         report.print_json({"run": run.folder.name, "lines": lines})
@@ -49,7 +50,7 @@ def open_run(command: Command) -> int:
     folder = command.folder()
     pages = _pages(folder)
     if not pages:
-        hint = f"see how it is: {report.program()} {command_on('status', folder)}"
+        hint = f"see how it is: {command_line('status', folder)}"
         raise ConfigurationError(f"{folder} has no page, no report and no pictures", hint)
     opened = [_show(page) for page in pages]
     if command.as_json:

@@ -58,6 +58,13 @@ class DataSet:
     x_test: Array
     y_test: Array
 
+    @property
+    def held_out(self) -> tuple[Array, Array]:
+        """The images and labels on which each epoch is evaluated."""
+        if len(self.x_validation):
+            return self.x_validation, self.y_validation
+        return self.x_test, self.y_test
+
 
 def inspect(config: DataConfig, *, download: bool = True) -> DataSetInfo | None:
     """Describe a data set after checking all that can be checked before training starts.

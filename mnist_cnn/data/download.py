@@ -22,9 +22,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError, storage_error
 from mnist_cnn.files.atomic import default_file_mode
+from mnist_cnn.hints import did_you_mean
 from mnist_cnn.redaction import without_secrets
 
 if TYPE_CHECKING:

@@ -51,17 +51,18 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, which must not exist; rename it to `path` at the end.
+def new_folder(path: Path, setting: str = "") -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; rename it to `path` at the end, where no file may be.
 
     If the body raises, the temporary folder is removed. Its files are synced to disk.
 
-    Raises BackendError if the folder cannot be written (full disk, no permission, `path` now exists).
+    Raises BackendError if the folder cannot be written (full disk, no permission, `path` now exists). The
+    `setting`, if any, moves it elsewhere.
     """
     try:
         temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.parent))
     except OSError as error:
-        raise storage_error(error, str(path)) from error
+        raise storage_error(error, str(path), setting) from error
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -70,7 +71,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
         sync(path.parent)
     except OSError as error:
-        raise storage_error(error, str(path)) from error
+        raise storage_error(error, str(path), setting) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

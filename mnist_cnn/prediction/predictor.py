@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import cpu, records
-from mnist_cnn.errors import BackendError, DataError, command_on
+from mnist_cnn.errors import BackendError, DataError
 from mnist_cnn.files import safe_read
+from mnist_cnn.hints import command_line
+from mnist_cnn.run_folder import MODEL, ONNX, RECEIPT, RESULT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,9 +31,8 @@ if TYPE_CHECKING:
     Pictures = Picture | Iterable[Picture]
     """Files, Pillow images or arrays in MNIST's form: one or several."""
 
-MODEL_FILE = "model.onnx"
-MODEL_FILES = (MODEL_FILE, "model.keras")
-RUN, RUN_RECORD, MODEL_RECORD = "run.json", "result.json", "model.json"  # the last is a registered model's
+MODEL_RECORD = "model.json"
+"""What the folder of a registered model must hold."""
 MAX_MODEL_BYTES = 2**31 - 1  # the limit of Protobuf, on which ONNX is built
 MAX_IMAGE_PIXELS = 1_000_000
 BATCH = 32  # images per call of ONNX Runtime: their activations stay in the CPU's cache
@@ -213,11 +214,11 @@ def load_predictor(folder_or_model: str | Path, threads: int | None = None) -> P
 
     folder_or_model = Path(folder_or_model)
     is_folder = folder_or_model.is_dir()
-    path = folder_or_model / MODEL_FILE if is_folder else folder_or_model
-    if path.name == MODEL_FILE:
+    path = folder_or_model / ONNX if is_folder else folder_or_model
+    if path.name == ONNX:
         _find_record(path.parent)  # a run that isn't completed says so, rather than that it has no model
     if is_folder and not path.exists():
-        raise DataError(f"{folder_or_model} has no {MODEL_FILE}", MODEL_HINT)
+        raise DataError(f"{folder_or_model} has no {ONNX}", MODEL_HINT)
     model = read_model(path)
     try:
         session = _open_session(model, threads or min(MAX_THREADS, cpu.count()))
@@ -235,7 +236,7 @@ def read_model(path: Path) -> bytes:
     Raises:
         DataError: the file is missing, or differs from the record; or the run is not completed.
     """
-    record = _find_record(path.parent) if path.name in MODEL_FILES else None
+    record = _find_record(path.parent) if path.name in (ONNX, MODEL) else None
     try:
         model = safe_read.read_bytes(path, MAX_MODEL_BYTES)
     except OSError as error:
@@ -250,12 +251,12 @@ def _find_record(folder: Path) -> Path | None:
 
     Raises DataError for a run without a result.
     """
-    if (folder / RUN_RECORD).exists():
-        return folder / RUN_RECORD
-    if (folder / RUN).exists():
-        follow, resume = command_on("follow", folder), command_on("resume", folder)
+    if (folder / RESULT).exists():
+        return folder / RESULT
+    if (folder / RECEIPT).exists():
+        follow, resume = command_line("follow", folder), command_line("resume", folder)
         hint = f"follow it to its end: {follow}; if it has stopped, resume it: {resume}"
-        raise DataError(f"{folder} has no {RUN_RECORD}: its training is not completed", hint)
+        raise DataError(f"{folder} has no {RESULT}: its training is not completed", hint)
     return folder / MODEL_RECORD if (folder / MODEL_RECORD).exists() else None
 
 
@@ -263,8 +264,8 @@ def _check_recorded(path: Path, model: bytes, record: Path) -> None:
     """Refuse a model that differs from its record; a model with a changed weight would still predict."""
     from mnist_cnn.result import FileEntry, Result, describe_content
 
-    is_run = record.name == RUN_RECORD
-    hint = f"rebuild it: {command_on('resume', path.parent)}" if is_run else RECORD_HINT
+    is_run = record.name == RESULT
+    hint = f"rebuild it: {command_line('resume', path.parent)}" if is_run else RECORD_HINT
     try:
         text = safe_read.read_text(record, safe_read.HISTORY_BYTES)
         if is_run:

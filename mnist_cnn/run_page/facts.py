@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mnist_cnn.job import Job
+    from mnist_cnn.receipt import Receipt
     from mnist_cnn.result import EpochRow, FileEntry, Result
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ class Facts:
 
     folder: Path
     status: Status | None
-    receipt: run_folder.Receipt | None
+    receipt: Receipt | None
     job: Job | None
     result: Result | None
     history: tuple[EpochRow, ...]
@@ -60,7 +61,7 @@ class Facts:
     @property
     def held_out(self) -> str:
         """What the images of `val_*` are called."""
-        return "validation" if self.job is not None and self.job.data.validation else "test"
+        return self.job.data.held_out if self.job is not None else "test"
 
     @property
     def saved_epoch(self) -> int:
@@ -90,7 +91,7 @@ def read(folder: Path, status: Status | None) -> Facts:
         CheckedFile(name, entry, run_folder.file_problem(folder / name, entry))
         for name, entry in (result.files.items() if result is not None else ())
     )
-    problems += [file.problem for file in files if file.problem is not None]
+    problems += [f"{folder / file.name} {file.problem}" for file in files if file.problem is not None]
     digests = {record.job_digest for record in (receipt, result) if record is not None}
     if job is not None and not all(map(job.has_digest, digests)):
         problems.append(f"{folder / run_folder.JOB} is not the job that this run was started with")

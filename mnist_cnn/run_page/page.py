@@ -10,21 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import Status
-from mnist_cnn.config import (
-    DataConfig,
-    ModelConfig,
-    Numerics,
-    RunConfig,
-    TrainConfig,
-    full_key,
-    keys_of,
-    written,
-)
-from mnist_cnn.errors import command_on
+from mnist_cnn.config import DataConfig, ModelConfig, Numerics, RunConfig, TrainConfig
+from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
-from mnist_cnn.result import percent
+from mnist_cnn.result import describe_epochs, percent
 from mnist_cnn.run_folder import now
 from mnist_cnn.run_page import charts, facts
+from mnist_cnn.settings import full_key, keys_of, written
 from mnist_cnn.terminal.log_stream import describe_seconds
 from mnist_cnn.version import __version__
 
@@ -38,7 +30,6 @@ if TYPE_CHECKING:
 
     Rows = Iterator[tuple[str, str]]
 
-PROGRAM = "python -m mnist_cnn"
 INSTALL = ("python", "-m", "pip", "install")
 HERE = Path(__file__).parent
 PICTURES = (
@@ -136,7 +127,7 @@ def _summary(run: Facts) -> Iterator[str]:
     if run.history:
         count = len(run.history)
         seconds = describe_seconds(sum(row.seconds for row in run.history))
-        yield f"{count} epoch{'s' if count > 1 else ''} in {seconds}"
+        yield f"{describe_epochs(count)} in {seconds}"
         if run.saved_epoch != count:
             yield f"saved: epoch {run.saved_epoch}"
     if run.receipt is not None:
@@ -150,26 +141,25 @@ def _warnings(run: Facts) -> Iterator[str]:
     """Yield what is damaged or missing, and what makes the weights incomparable."""
     yield from run.problems
     if run.problems and run.receipt is not None and run.status is Status.completed:
-        yield f"To rebuild what is damaged: {PROGRAM} {command_on('resume', run.folder)}"
+        yield f"To rebuild what is damaged: {command_line('resume', run.folder)}"
     for change in run.result.changes if run.result is not None else ():
         yield f"The weights are not comparable with another run's: {change}"
 
 
 def _settings(repetition: Repetition) -> Iterator[dict[str, str | None]]:
     """Yield the rows of the table of settings; `default` is None if the value is the default."""
-    meanings = {
-        full_key(section, name): spec.meaning
-        for section in (RunConfig, DataConfig, ModelConfig, TrainConfig)
-        for name, spec in keys_of(section)
-    }
-    for key, value in repetition.settings.items():
-        default = repetition.defaults.get(key)
+    sections = (RunConfig, DataConfig, ModelConfig, TrainConfig)
+    meanings = {full_key(each, name): spec.meaning for each in sections for name, spec in keys_of(each)}
+    for key, meaning in meanings.items():
+        if key == "model.source" or key not in repetition.defaults:  # the page links the source
+            continue
+        value, default = repetition.settings[key], repetition.defaults[key]
         is_default = value == default or key == "data.digest"
         yield {
             "key": key,
             "value": written(value),
             "default": None if is_default else written(default),
-            "meaning": meanings[key],
+            "meaning": meaning,
         }
 
 
@@ -222,7 +212,7 @@ def _steps(run: Facts, repetition: Repetition) -> Iterator[tuple[str, str]]:
     if made_by is None:
         yield "No command line makes this job; submit its job.json from Python.", ""
         return
-    plan, train = (shlex.join((*PROGRAM.split(), *command, *made_by)) for command in (("plan",), ()))
+    plan, train = (command_line(*command, *made_by) for command in (("plan",), ()))
     yield f"Check that the job is the same; its digest is {job.digest}:", plan
     yield "Train it:", train
     if job.train.numerics is Numerics.exact:

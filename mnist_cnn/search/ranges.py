@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, get_args, get_type_hints
 
 from mnist_cnn import compose
-from mnist_cnn.config import full_key, keys_of
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.settings import full_key, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import compose, launch, records
+from mnist_cnn import compose, job_maker, launch, records
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.overrides import quoted
 from mnist_cnn.search import halving, ranges, study
@@ -39,7 +39,7 @@ class Search:
 
     def check_network(self) -> None:
         """Raise ConfigurationError if the file that builds the network has changed since the search began."""
-        if self.network is not None and launch.read_network(self.network[0]) != self.network[1]:
+        if self.network is not None and job_maker.read_network(self.network[0]) != self.network[1]:
             message = f"model.file={self.network[0]} has changed since the search began"
             raise ConfigurationError(message, "undo the change; to search with the new network, search again")
 
@@ -62,7 +62,7 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search
         if group(text) in NOT_TAKEN:
             raise ConfigurationError(f"search does not take {text}", "leave it out; trials are only compared")
     base = compose.load(fixed, config_dirs)
-    job = launch.job_of(base)
+    job = job_maker.job_of(base)
     launch.backend_of(base).check(job)
     if not job.data.validation:
         message = "search needs data.validation, because it must not choose by the test set"
@@ -108,7 +108,7 @@ def _check_ranges(search: Search, job: Job) -> None:
             raise ConfigurationError(f"{each.text}: {each.key} isn't part of the job", "give it one value")
     for each in search.ranges:
         others = [other.ends()[0] for other in search.ranges if other is not each]
-        jobs = [launch.job_of(search.load(*others, end)) for end in each.ends()]
+        jobs = [job_maker.job_of(search.load(*others, end)) for end in each.ends()]
         if any(found.data != job.data for found in jobs):
             message = f"{each.text}: trials on different data can't be compared"
             raise ConfigurationError(message, "search among settings of model and train")

@@ -13,7 +13,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import job_maker, launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import (
     BackendError,
@@ -198,7 +198,7 @@ class Searcher:
             config = dataclasses.replace(
                 config, run=dataclasses.replace(config.run, run_dir=str(entry.folder))
             )
-            return launch.start(config, launch.job_of(config))
+            return launch.start(config, job_maker.job_of(config))
         run = self._attach(entry)
         if not run.status().is_final:
             return run

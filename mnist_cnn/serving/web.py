@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cnn.errors import BackendError, ConfigurationError, storage_error
+from mnist_cnn.files import atomic
 
 if TYPE_CHECKING:
     from mnist_cnn.prediction.predictor import Predictor
@@ -49,14 +50,11 @@ def export_page(predictor: Predictor, name: str, target: Path, runtime: Path | N
         raise ConfigurationError(f"{target} is not an empty folder", "name a new one, or remove it first")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as temporary:
-            page = Path(temporary) / "page"
-            page.mkdir()
-            _write_page(page, predictor, name)
-            _write_runtime(page / "runtime", runtime, Path(temporary))
-            page.rename(target)
     except OSError as error:
         raise storage_error(error, str(target)) from error
+    with atomic.new_folder(target) as page, tempfile.TemporaryDirectory() as downloads:
+        _write_page(page, predictor, name)
+        _write_runtime(page / "runtime", runtime, Path(downloads))
     return sorted(path for path in target.rglob("*") if path.is_file())
 
 

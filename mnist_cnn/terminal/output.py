@@ -54,10 +54,15 @@ def lossy(stream: TextIO) -> TextIO:
     return cast("TextIO", LossyStream(stream))
 
 
+def is_debugging() -> bool:
+    """Return whether the user wants to see tracebacks, and what libraries print."""
+    return os.environ.get("MNIST_CNN_DEBUG") == "1"
+
+
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Drop what is written to stderr, also by compiled code, unless MNIST_CNN_DEBUG=1."""
-    if os.environ.get("MNIST_CNN_DEBUG") == "1":
+    if is_debugging():
         yield
         return
     sys.stderr.flush()

@@ -20,6 +20,7 @@ from mnist_cnn.errors import (
     RunPaused,
     TrainingError,
 )
+from mnist_cnn.receipt import Receipt
 from mnist_cnn.testing.fixtures import LONG, Contract, printed_by
 from mnist_cnn.training.checkpoint import Checkpoints
 
@@ -80,7 +81,7 @@ class BackendContract(Contract):
 
     def test_the_receipt_survives_a_json_round_trip(self, completed: Run) -> None:
         receipt = run_folder.read_receipt(completed.folder)
-        assert run_folder.Receipt.from_json(receipt.to_json()) == receipt
+        assert Receipt.from_json(receipt.to_json()) == receipt
         assert receipt.job_digest == run_folder.read_job(completed.folder).digest
         assert receipt.status is Status.completed
         assert receipt.exit_code == 0

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef, Status
-from mnist_cnn.config import written
 from mnist_cnn.errors import BackendError
 from mnist_cnn.redaction import without_secrets
+from mnist_cnn.run_folder import MODEL, ONNX
+from mnist_cnn.settings import written
 from mnist_cnn.tracking import state as states
 from mnist_cnn.tracking.state import VIEW
 from mnist_cnn.tracking.tracker import end_tags
@@ -55,9 +56,8 @@ LONGEST_REASON = 300
 MOST_METRICS = 1000
 MOST_PARAMETERS = 100
 """The most that MLflow takes in one request."""
-MODEL, ONNX = "model", "model.onnx"
-"""The folder of a run's artifacts that holds its model, and the file in it that MLflow can load."""
-MODELS = ("model.keras", ONNX)
+MODEL_FOLDER = "model"
+"""The folder of a run's artifacts that holds its model."""
 RECORDS = (run_folder.JOB, run_folder.RESULT, run_folder.LOG)
 """Files that are kept beside the plots and the model."""
 
@@ -134,7 +134,7 @@ class MlflowTracker:
             for name in (*RECORDS, *(result.files if result is not None else ())):
                 path = self._run.folder / name
                 if path.is_file():
-                    self._upload(path, MODEL if name in MODELS else None)
+                    self._upload(path, MODEL_FOLDER if name in (MODEL, ONNX) else None)
             if result is not None and ONNX in result.files:
                 self._describe_model()
             self._client.set_terminated(self._run_id, STATUSES[status])
@@ -148,13 +148,13 @@ class MlflowTracker:
         onnx = {"data": ONNX, "onnx_version": metadata.version("onnx"), "providers": ["CPUExecutionProvider"]}
         loader = {"data": ONNX, "loader_module": "mlflow.onnx", "python_version": platform.python_version()}
         flavors = {"onnx": onnx, "python_function": loader}
-        about = {"flavors": flavors, "run_id": self._run_id, "artifact_path": MODEL}
+        about = {"flavors": flavors, "run_id": self._run_id, "artifact_path": MODEL_FOLDER}
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "MLmodel").write_text(json.dumps(about, indent=2), encoding="utf-8")  # JSON is YAML
             (folder / "requirements.txt").write_text("\n".join(packages) + "\n", encoding="utf-8")
             for path in folder.iterdir():
-                self._upload(path, MODEL)
+                self._upload(path, MODEL_FOLDER)
 
     def _upload(self, path: Path, folder: str | None) -> None:
         self._client.log_artifact(self._run_id, str(path), folder)
@@ -178,7 +178,7 @@ def register(state: State, name: str, tags: Mapping[str, str]) -> ModelRef:
         versions = [int(model.version) for model in found if model.run_id == run_id]
         if versions:
             return ModelRef(name, min(versions), f"models:/{name}/{min(versions)}", is_new=False)
-        source = f"{mlflow.get_run(run_id).info.artifact_uri}/{MODEL}"
+        source = f"{mlflow.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}"
         version = int(mlflow.create_model_version(name, source, run_id, dict(tags)).version)
         return ModelRef(name, version, f"models:/{name}/{version}", is_new=True)
 

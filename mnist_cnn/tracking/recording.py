@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.errors import Interrupted, MnistCnnError, command_on
+from mnist_cnn.errors import Interrupted, MnistCnnError
 from mnist_cnn.files import locks
+from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal.output import lossy
 from mnist_cnn.tracking import state as states
@@ -180,7 +181,7 @@ class Recording:
         if self._name in _reported:
             return
         _reported.add(self._name)
-        later = command_on("follow", self._folder)
+        later = command_line("follow", self._folder)
         line = f"warning: track={self._name}: {reason}; the run is not affected; record it later: {later}"
         print(redact(line), file=lossy(sys.stderr), flush=True)
 

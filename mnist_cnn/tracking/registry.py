@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import common
-from mnist_cnn.errors import BackendError, command_on
+from mnist_cnn.errors import BackendError
 from mnist_cnn.files import locks
+from mnist_cnn.hints import command_line
 from mnist_cnn.run_folder import verify
 from mnist_cnn.tracking import check_installed
 from mnist_cnn.tracking import state as states
@@ -45,6 +46,6 @@ def register(run: Run, config: RegisterConfig, track: TrackConfig) -> ModelRef:
         with states.lock(folder, MLFLOW, locks.TIMEOUT_SECONDS):  # of two that register at once, one finds it
             return mlflow.register(state, name, tags)
     except mlflow.ServerError as error:
-        again = command_on("register", folder, f"register.name={name}", "register.to=mlflow")
+        again = command_line("register", folder, f"register.name={name}", "register.to=mlflow")
         hint = f"check that server, then repeat: {again}"
         raise BackendError(f"cannot register {name} with MLflow at {error.message}", hint) from error

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from mnist_cnn.backend import Status
-    from mnist_cnn.config import Section, TrackConfig
+    from mnist_cnn.config import TrackConfig
+    from mnist_cnn.settings import Section
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 VIEW = "view"

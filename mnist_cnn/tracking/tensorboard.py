@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.backend import Status
-from mnist_cnn.config import written
+from mnist_cnn.settings import written
 from mnist_cnn.tracking.state import VIEW
 from mnist_cnn.tracking.tracker import end_tags
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mnist_cnn.backend import Status
     from mnist_cnn.job import Job
+    from mnist_cnn.receipt import Receipt
     from mnist_cnn.result import EpochRow, Result
     from mnist_cnn.tracking.state import State
 
@@ -38,7 +39,7 @@ class TrackedRun:
 
     folder: Path
     job: Job
-    receipt: run_folder.Receipt
+    receipt: Receipt
 
     @classmethod
     def of(cls, folder: Path) -> TrackedRun:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import migrations, records
-from mnist_cnn.errors import ConfigurationError, command_on, storage_error
+from mnist_cnn.errors import ConfigurationError, storage_error
 from mnist_cnn.files import atomic, safe_read
+from mnist_cnn.hints import command_line
 from mnist_cnn.job import Job
 from mnist_cnn.result import EpochRow  # noqa: TC001 - msgspec looks it up
 from mnist_cnn.training.runtime import Runtime  # noqa: TC001 - as above
@@ -92,7 +93,7 @@ class _About:
 
 def changed_hint(run: Path | str = "RUN") -> str:
     """Return the hint for a run that cannot be resumed exactly."""
-    anyway = command_on("resume", run, "force=true")
+    anyway = command_line("resume", run, "force=true")
     return f"undo that, start a new run, or resume anyway, which marks the result: {anyway}"
 
 

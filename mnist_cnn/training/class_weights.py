@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.config import ClassWeights, written
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.settings import written
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from mnist_cnn.config import ClassWeights
 
     Weighting = ClassWeights | tuple[float, ...] | None
 

@@ -1,27 +1,23 @@
 """The compiled training loop of one epoch, and the state at its end.
 
-An epoch is one compiled loop over a permutation that depends only on (seed, epoch). The loop gathers and
-scales the images itself. It is called for a few steps at a time, so that progress and signals are handled in
-between. The number of steps per call does not change the results.
+An epoch is one compiled loop over a permutation that depends only on (seed, epoch). It is called for a few
+steps at a time, so that progress and signals are handled in between. The number of steps per call does not
+change the results.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import cpu
-from mnist_cnn.config import Format, Loss, Numerics, Precision, Schedule
 from mnist_cnn.errors import ConfigurationError, TrainingError
 from mnist_cnn.result import EpochRow, Progress
 from mnist_cnn.training import checkpoint, graphs, metrics
-from mnist_cnn.training.class_weights import weights_of
 from mnist_cnn.training.distributed.group import ONE_WORKER, Group
-from mnist_cnn.training.model import build_model
+from mnist_cnn.training.learner import Learner, scale
 from mnist_cnn.training.shards import ShardedSteps
 
 if TYPE_CHECKING:
@@ -30,39 +26,23 @@ if TYPE_CHECKING:
     import keras
     from numpy.typing import NDArray
 
-    from mnist_cnn.config import TrainConfig
     from mnist_cnn.data.datasets import DataSet
     from mnist_cnn.job import Job
 
 PROGRESS_SECONDS = 0.5  # target time between two progress reports; a signal is handled no later
-CURVE_POINTS = 40  # at most, of the training in all its epochs; but one for each epoch at least
 FINGERPRINT_STEPS = 4
 EVALUATION_BATCH = 250  # as fast as 1,000, which needs 250 MiB more with the tutorial's network
 
 
-class Trainer:
-    """The network, its optimizer and the compiled epoch; images stay in memory as uint8."""
+class Trainer(Learner):
+    """A learner with its compiled epoch, and all the state that decides the next one."""
 
     def __init__(self, job: Job, arrays: DataSet, group: Group = ONE_WORKER) -> None:
         import tensorflow as tf
 
-        self.job = job
-        count, *shape = arrays.x_train.shape
-        images, labels = tf.constant(arrays.x_train), tf.constant(arrays.y_train)
-        held_out = (arrays.x_test, arrays.y_test)
-        if len(arrays.x_validation):
-            held_out = (arrays.x_validation, arrays.y_validation)
-        batch = min(job.train.batch_size, count)
-        weights = weights_of(job.train.class_weights, arrays.y_train, job.data.num_classes)
-        self.data = _TrainingData(images, labels, tuple(shape), count, batch, held_out[1], weights)
-        self.model = self._training_model()
-        predict = predict_function(self.model, self.data.image_shape, self._probabilities)
-        self.evaluate = functools.partial(evaluate, predict, *held_out, group=group)
-        self.optimizer = optimizer(job.train, self.data.steps * job.train.epochs)
-        self.optimizer.build(self.model.trainable_variables)
-        # Sum of the losses, number of correct predictions and of images, in each part of the epoch so far.
-        parts = max(1, min(CURVE_POINTS // job.train.epochs, self.data.steps))
-        self.sums = tf.Variable(tf.zeros((3, parts), tf.float64))
+        super().__init__(job, arrays)
+        predict = predict_function(self.model, self.data.image_shape, self.probabilities)
+        self.evaluate = functools.partial(evaluate, predict, *arrays.held_out, group=group)
         self.run_steps: Any
         if job.train.shards == 1:
             self.run_steps = tf.function(self._run_steps, autograph=False)  # AutoGraph is as slow as tracing
@@ -72,17 +52,6 @@ class Trainer:
             graph = self.run_steps.graph
             graphs.check_calls_no_python(graph, job.train.shards)
         self.variables = self._find_variables(graph)
-
-    @property
-    def precision(self) -> Precision:
-        """Return float32 or bfloat16, never auto."""
-        configured = self.job.train.precision
-        return configured.for_exact if self.is_exact else effective_precision(configured)
-
-    @property
-    def is_exact(self) -> bool:
-        """Return whether no sum rounds."""
-        return self.job.train.numerics is Numerics.exact
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of the state after the job's first steps, and restore the state.
@@ -174,66 +143,6 @@ class Trainer:
 
         tf.while_loop(lambda step: step < stop, train_step, (first,), parallel_iterations=1)
 
-    def gradients(self, rows: Any, augment_scale: Any, draw: Any) -> tuple[list[Any], Any]:
-        """Return the gradients of the mean loss over the images `rows`, (B,) int32, and their counts.
-
-        The counts, (3,) float64, are the sum of the losses, correct predictions and images. The number `draw`
-        and the job's seed decide the augmentation.
-        """
-        import tensorflow as tf
-
-        images = scale(tf.gather(self.data.images, rows))  # (B, 28, 28, 1) float32
-        images = self.augment(images, augment_scale, draw)
-        labels = tf.cast(tf.gather(self.data.labels, rows), tf.int32)  # (B,)
-        with tf.GradientTape() as tape:
-            loss, probabilities = self._loss(labels, self.model(images, training=True))
-        gradients = tape.gradient(loss, self.model.trainable_variables)
-        hits = tf.equal(tf.argmax(probabilities, 1, tf.int32), labels)  # (B,) bool
-        size, correct = (tf.cast(n, tf.float64) for n in (tf.size(hits), tf.math.count_nonzero(hits)))
-        return gradients, tf.stack([tf.cast(loss, tf.float64) * size, correct, size])
-
-    def _loss(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
-        """Return the mean loss () and the probabilities (B, classes) of the model's outputs."""
-        import tensorflow as tf
-
-        config, classes = self.job.train, self.job.data.num_classes
-        weights = self.data.class_weights
-        of_image = tf.gather(weights, labels) if weights is not None else None  # (B,)
-        if self.is_exact:
-            from mnist_cnn.training.exact.loss import cross_entropy
-
-            smoothing = config.label_smoothing
-            targets = tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes  # (B, classes)
-            return cross_entropy(targets, outputs, of_image)
-        is_one_hot = config.loss is Loss.categorical_crossentropy or config.label_smoothing
-        targets = tf.one_hot(labels, classes) if is_one_hot else labels  # (B, classes) or (B,)
-        losses = loss_function(config)(targets, outputs)
-        return tf.reduce_mean(losses if of_image is None else losses * of_image), outputs
-
-    def _probabilities(self, outputs: Any) -> Any:
-        """Return the probabilities of the model's outputs, which are logits if it is exact."""
-        if not self.is_exact:
-            return outputs
-        from mnist_cnn.training.exact import rounding
-
-        return rounding.softmax(outputs)[0]
-
-    def augment(self, images: Any, augment_scale: Any, draw: Any) -> Any:
-        """Return images, float32 of either format, distorted as the job's seed and `draw` decide."""
-        import tensorflow as tf
-
-        from mnist_cnn.training import augmentation
-
-        config = self.job.train
-        if not any((config.rotation, config.zoom, config.shear, config.shift)):
-            return images
-        seed = tf.stack([self.job.seed, tf.cast(draw, tf.int64)])
-        is_last = self.job.data.format is Format.channels_last
-        height, width = images.shape[1:3] if is_last else images.shape[2:4]
-        flat = tf.reshape(images, (-1, height, width, 1))
-        distorted = augmentation.distort(flat, config, seed, augment_scale, is_exact=self.is_exact)
-        return tf.reshape(distorted, tf.shape(images))
-
     def state(self) -> tuple[NDArray[Any], ...]:
         """Return every array that decides the next epoch. Call it at the end of an epoch."""
         return tuple(variable.numpy() for variable in self.variables)
@@ -263,33 +172,6 @@ class Trainer:
             arrays.append(array.reshape(state.shape))
             offset += state.nbytes
         self.restore(arrays)
-
-    def float32_model(self) -> keras.Model:
-        """Return the plain Keras network in float32, with the trained weights."""
-        plain = self._build("float32")
-        plain.set_weights(self.model.get_weights())
-        return plain
-
-    def _training_model(self) -> keras.Model:
-        """Return the network with layers that are exact or fast."""
-        if self.is_exact:
-            from mnist_cnn.training.exact.layers import with_exact_layers
-            from mnist_cnn.training.exact.products import Arithmetic
-
-            arithmetic = Arithmetic.choose(self.job.train.exact_bits, self.precision, self.data.batch)
-            return with_exact_layers(self._build("float32"), arithmetic)
-        from mnist_cnn.training.fast_layers import with_fast_layers
-
-        is_float32 = self.precision is Precision.float32
-        return with_fast_layers(self._build("float32" if is_float32 else "mixed_bfloat16"))
-
-    def _build(self, policy: str) -> keras.Model:
-        """Build the network with a dtype policy. Every call draws the same initial weights."""
-        import keras
-
-        keras.utils.set_random_seed(self.job.seed)
-        data = self.job.data
-        return build_model(self.job.model, self.data.image_shape, data.num_classes, data.format, policy)
 
     def _step_signature(self) -> tuple[Any, ...]:
         """Return the types of the arguments of `run_steps`."""
@@ -339,27 +221,6 @@ class Trainer:
         return TrainingError(message, hint)
 
 
-@dataclasses.dataclass(frozen=True)
-class _TrainingData:
-    """Training images, uint8 (N, ...), and labels, uint8 (N,), as tensors, and their division into steps.
-
-    `held_out_labels`, uint8 (M,), are those of the images that are evaluated after each epoch.
-    `class_weights` are float32 (classes,), or None if all images count the same.
-    """
-
-    images: Any
-    labels: Any
-    image_shape: tuple[int, ...]
-    count: int
-    batch: int
-    held_out_labels: NDArray[Any]
-    class_weights: NDArray[Any] | None
-
-    @property
-    def steps(self) -> int:
-        return math.ceil(self.count / self.batch)
-
-
 def _rounded(means: NDArray[Any]) -> tuple[float, ...]:
     """Return the four digits of each number that a plot can show; files have less to hold."""
     return tuple(float(f"{mean:.4g}") for mean in means)
@@ -369,35 +230,6 @@ def _restore_dtype(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
     """Return a checkpoint's array in `dtype`. NumPy's files do not know bfloat16 and return raw bytes."""
     is_bytes = array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize
     return array.view(dtype) if is_bytes else array
-
-
-def optimizer(config: TrainConfig, steps: int) -> Any:
-    """Return the Keras optimizer for a training of `steps` steps, with fused updates if it has them."""
-    import keras
-
-    from mnist_cnn.training.fused_optimizers import FUSED
-    from mnist_cnn.training.schedule import OneCycle
-
-    rate: Any = config.learning_rate
-    if config.schedule is Schedule.one_cycle:
-        rate = OneCycle(config.learning_rate, steps, config.warmup)
-    if config.numerics is Numerics.exact:
-        from mnist_cnn.training.exact.optimizers import EXACT
-
-        return EXACT[config.optimizer](rate)
-    if config.optimizer in FUSED:
-        return FUSED[config.optimizer](rate)
-    return keras.optimizers.get({"class_name": config.optimizer.value, "config": {"learning_rate": rate}})
-
-
-def loss_function(config: TrainConfig) -> Callable[[Any, Any], Any]:
-    """Return a function of targets and probabilities (B, classes) -> losses (B,), in nats."""
-    import keras
-
-    if smoothing := config.label_smoothing:
-        return functools.partial(keras.losses.categorical_crossentropy, label_smoothing=smoothing)
-    loss: Callable[[Any, Any], Any] = keras.losses.get(config.loss.value)
-    return loss
 
 
 def predict_function(
@@ -442,33 +274,8 @@ def evaluate(
     return loss, float((probabilities.argmax(axis=1) == labels).mean()), probabilities
 
 
-def scale(images: Any) -> Any:
-    """uint8 images -> float32 in [0, 1], in the graph."""
-    import tensorflow as tf
-
-    return tf.cast(images, tf.float32) * (1 / 255)  # as Grappler would write a division
-
-
 def permutation(seed: int, epoch: int, count: int) -> NDArray[Any]:
     """Return the order (count,) int32 of the training images in an epoch."""
     import numpy as np
 
     return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)
-
-
-def effective_precision(configured: Precision) -> Precision:
-    """Resolve `auto`: bfloat16 if the device computes it natively, else float32.
-
-    NVIDIA GPUs do from compute capability 8.0 on (CUDA C++ Programming Guide, "Arithmetic Instructions").
-    """
-    import tensorflow as tf
-
-    if configured is not Precision.auto:
-        return configured
-    gpus = tf.config.get_visible_devices("GPU")
-    if gpus:
-        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
-        is_native = capability >= (8, 0)
-    else:
-        is_native = cpu.computes_bfloat16()
-    return Precision.bfloat16 if is_native else Precision.float32

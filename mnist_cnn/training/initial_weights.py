@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 FILE = "initial.npz"
 """The file's name in the folder of the checkpoints."""
-MODEL = "model.keras"
 SUFFIXES = (".keras", ".h5")
 HINT = "name a run, or a .keras, .weights.h5 or .h5 file that Keras has saved"
 SHAPES_HINT = "set model.* as it was when these weights were trained"
@@ -49,8 +48,8 @@ def locate(init: str, runs_dir: str) -> Path:
         if path.is_file():
             return path.resolve()
         raise ConfigurationError(f"train.init={init}: file not found", HINT)
-    if (path / MODEL).is_file() and not (path / run_folder.RECEIPT).exists():  # a registered model
-        return (path / MODEL).resolve()
+    if (path / run_folder.MODEL).is_file() and not (path / run_folder.RECEIPT).exists():  # a registered model
+        return (path / run_folder.MODEL).resolve()
     try:
         folder = run_folder.find(init, runs_dir)
     except ConfigurationError as error:
@@ -63,7 +62,7 @@ def locate(init: str, runs_dir: str) -> Path:
         run_folder.verify(folder, result)
     except MnistCnnError as error:
         raise DataError(f"train.init={init}: {error.message}", error.hint) from error
-    return (folder / MODEL).resolve()
+    return (folder / run_folder.MODEL).resolve()
 
 
 def read(path: Path, config: ModelConfig) -> Weights:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.config import did_you_mean
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.hints import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ def check(names: Sequence[str]) -> None:
     """Check that all names are known. Raises ConfigurationError."""
     for name in names:
         if name not in METRICS:
-            otherwise = f"there are {', '.join(METRICS)}; accuracy and loss are always measured"
+            otherwise = f"the metrics are {', '.join(METRICS)}; accuracy and loss are always measured"
             hint = did_you_mean(name, list(METRICS), otherwise)
             raise ConfigurationError(f"train.metrics: unknown metric {name}", hint)
 

@@ -9,8 +9,9 @@ import ast
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.config import Format, written
+from mnist_cnn.config import Format
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.settings import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

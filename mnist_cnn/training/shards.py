@@ -17,7 +17,7 @@ from mnist_cnn.training.distributed.group import ONE_WORKER, Group
 from mnist_cnn.training.distributed.pairwise import PairwiseSum, Subtree
 
 if TYPE_CHECKING:
-    from mnist_cnn.training.epoch import Trainer
+    from mnist_cnn.training.learner import Learner
 
 SEED_STATE = "seed_generator_state"
 """What Keras calls the variable of a SeedGenerator: a seed, and a counter of its draws; (2,) integers."""
@@ -28,22 +28,22 @@ SEED_STRIDE = 2_654_435_761
 
 
 class ShardedSteps:
-    """A trainer's steps, shard by shard. `group` are the workers that share the shards."""
+    """A learner's steps, shard by shard. `group` are the workers that share the shards."""
 
-    def __init__(self, trainer: Trainer, group: Group) -> None:
+    def __init__(self, learner: Learner, group: Group) -> None:
         import tensorflow as tf
 
-        self.trainer, self.group = trainer, group
-        self.shards = trainer.job.train.shards
+        self.learner, self.group = learner, group
+        self.shards = learner.job.train.shards
         scalar = tf.TensorSpec((), tf.float32)
         signature = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.int64), scalar, scalar)
-        probe = tf.function(trainer.gradients, autograph=False)
+        probe = tf.function(learner.gradients, autograph=False)
         draw = tf.TensorSpec((), tf.int64)
         traced = probe.get_concrete_function(signature[0], scalar, draw)
         self.graph = traced.graph
-        pairs = zip(trainer.model.trainable_variables, traced.structured_outputs[0], strict=True)
+        pairs = zip(learner.model.trainable_variables, traced.structured_outputs[0], strict=True)
         self.trained = [variable for variable, gradient in pairs if gradient is not None]
-        self.seeds, self.moving = _find_state(trainer, self.graph)
+        self.seeds, self.moving = _find_state(learner, self.graph)
         self._compute_shard = tf.function(self._shard, autograph=False, input_signature=signature)
         self._apply_sums = tf.function(self._apply, autograph=False)
 
@@ -59,7 +59,7 @@ class ShardedSteps:
         """Train on steps `first` to `stop` of an epoch with a group; `order` is (N,) int32."""
         import tensorflow as tf
 
-        data, parts = self.trainer.data, self.trainer.sums.shape[1]
+        data, parts = self.learner.data, self.learner.sums.shape[1]
         for step in range(int(first), int(stop)):
             rows = order[step * data.batch : (step + 1) * data.batch]
             count, held = len(rows), PairwiseSum()
@@ -88,8 +88,8 @@ class ShardedSteps:
         seeds = [variable.read_value() for variable in self.seeds]
         for variable, seed, offset in zip(self.seeds, seeds, offsets, strict=True):
             variable.assign(seed + offset)
-        draw = tf.cast(self.trainer.optimizer.iterations, tf.int64) * self.shards + shard
-        gradients, counts = self.trainer.gradients(rows, augment_scale, draw)
+        draw = tf.cast(self.learner.optimizer.iterations, tf.int64) * self.shards + shard
+        gradients, counts = self.learner.gradients(rows, augment_scale, draw)
         gradients = [gradient for gradient in gradients if gradient is not None]
         changes = [variable.read_value() - old for variable, old in zip(self.moving, before, strict=True)]
         is_first = tf.cast(tf.equal(shard, 0), tf.float64)
@@ -105,7 +105,7 @@ class ShardedSteps:
         """Update weights, moving statistics, seeds and the epoch's sums with the sums of a batch."""
         import tensorflow as tf
 
-        trainer = self.trainer
+        learner = self.learner
         variables = self.trained
         sizes = [math.prod(variable.shape) for variable in (*variables, *self.moving)]
         pieces = tf.split(flat, sizes)
@@ -113,15 +113,15 @@ class ShardedSteps:
             tf.reshape(piece, variable.shape)
             for piece, variable in zip(pieces[: len(variables)], variables, strict=True)
         ]
-        trainer.optimizer.apply(gradients, variables)
+        learner.optimizer.apply(gradients, variables)
         for piece, variable in zip(pieces[len(variables) :], self.moving, strict=True):
             variable.assign_add(tf.cast(tf.reshape(piece, variable.shape), variable.dtype))
         counts, *next_seeds = tf.split(counts, [3, *[4] * len(self.seeds)])
         for variable, halves in zip(self.seeds, next_seeds, strict=True):
             high, low = tf.split(tf.cast(halves, tf.int64), 2)
             variable.assign(tf.cast(high * HALF + low, variable.dtype))
-        part = tf.one_hot(curve_point, trainer.sums.shape[1], dtype=tf.float64)  # (parts,)
-        trainer.sums.assign_add(counts[:, None] * part)
+        part = tf.one_hot(curve_point, learner.sums.shape[1], dtype=tf.float64)  # (parts,)
+        learner.sums.assign_add(counts[:, None] * part)
 
 
 def _halves(seed: Any) -> Any:
@@ -132,14 +132,14 @@ def _halves(seed: Any) -> Any:
     return tf.cast(tf.concat([numbers // HALF, numbers % HALF], 0), tf.float64)
 
 
-def _find_state(trainer: Trainer, graph: Any) -> tuple[list[Any], list[Any]]:
+def _find_state(learner: Learner, graph: Any) -> tuple[list[Any], list[Any]]:
     """Return the seeds that a step uses, and the moving statistics that it may change.
 
     Raises ConfigurationError for another kind of state, because the shards' states could not be combined.
     """
-    paths = {variable.value.ref(): variable.path for variable in trainer.model.variables}
-    known = {variable.value.ref() for variable in trainer.model.trainable_variables}
-    known.add(trainer.optimizer.iterations.value.ref())
+    paths = {variable.value.ref(): variable.path for variable in learner.model.variables}
+    known = {variable.value.ref() for variable in learner.model.trainable_variables}
+    known.add(learner.optimizer.iterations.value.ref())
     changed = {variable.ref() for variable in graphs.changed_variables(graph)}
     seeds, moving = [], []
     for variable in graphs.captured_variables(graph):
@@ -151,7 +151,7 @@ def _find_state(trainer: Trainer, graph: Any) -> tuple[list[Any], list[Any]]:
         elif variable.dtype.is_floating:
             moving.append(variable)
         else:
-            message = f"train.shards={trainer.job.train.shards} cannot combine the network's {name}"
+            message = f"train.shards={learner.job.train.shards} cannot combine the network's {name}"
             hint = "shards combine weights, floating point statistics and keras.random.SeedGenerator only"
             raise ConfigurationError(f"{message}, which is {variable.dtype.name}", hint)
     return seeds, moving

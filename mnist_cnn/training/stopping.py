@@ -56,11 +56,12 @@ def check(config: TrainConfig, validation: int) -> None:
         raise ConfigurationError(f"{wanted} needs validation images", hint)
     if config.stop_patience is None:
         return
+    unaugmented = f"train.unaugmented_epochs={config.unaugmented_epochs}"
     planned = {
         "train.schedule=one_cycle lowers the learning rate": config.schedule is Schedule.one_cycle,
-        f"train.unaugmented_epochs={config.unaugmented_epochs} are the last": config.unaugmented_epochs > 0,
+        f"{unaugmented} leaves the images as they are": config.unaugmented_epochs > 0,
     }
     for plan in (plan for plan, is_set in planned.items() if is_set):
-        message = f"train.stop_patience={config.stop_patience} may stop before the end, for which {plan}"
+        message = f"train.stop_patience={config.stop_patience} may leave out the last epochs, in which {plan}"
         hint = "leave out train.stop_patience; train.keep=best still saves the best epoch"
         raise ConfigurationError(message, hint)

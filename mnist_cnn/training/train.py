@@ -1,4 +1,4 @@
-"""Train a job and save its results: data, epochs, model, plots.
+"""Train a job: data, epochs, checkpoints, result.
 
 A local process and a cluster node both call `train`. Nothing here knows which.
 """
@@ -14,35 +14,25 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mnist_cnn import cpu, run_folder
-from mnist_cnn.config import Format, Keep, Loss, Numerics, Precision
+from mnist_cnn.config import Loss, Numerics
 from mnist_cnn.data import datasets
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunCancelled, RunPaused
-from mnist_cnn.files import atomic
-from mnist_cnn.redaction import redact
-from mnist_cnn.result import EpochRow, Progress, Result, describe_content, percent
-from mnist_cnn.training import checkpoint, initial_weights, plots, stopping
-from mnist_cnn.training.checkpoint import Checkpoint, Checkpoints
+from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
+from mnist_cnn.result import EpochRow, Progress, Result, percent
+from mnist_cnn.training.checkpoint import Checkpoints
 from mnist_cnn.training.distributed.group import ONE_WORKER, Group
-from mnist_cnn.training.epoch import Trainer, evaluate, predict_function
-from mnist_cnn.training.model import weights_sha256
+from mnist_cnn.training.epoch import Trainer
 from mnist_cnn.training.runtime import Runtime
-from mnist_cnn.training.scores import class_scores, confusion_counts
+from mnist_cnn.training.saving import save_result
+from mnist_cnn.training.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import keras
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterator
 
     from mnist_cnn.data.datasets import DataSet
     from mnist_cnn.job import Job
-
-    Weights = tuple[NDArray[Any], ...]
-
-SAVED_FILES = ("model.keras", "model.onnx", "keras-tf-mnist.h5", *run_folder.PLOTS, run_folder.METRICS)
 
 log = logging.getLogger("mnist_cnn")
 
@@ -86,36 +76,42 @@ def train(  # noqa: PLR0913 - only the first two are required
     runtime = _common_runtime(trainer, device_kind, group)
     run = folder if checkpoints is None else "RUN"  # a node does not know the run's folder
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
-    history, changes, kept = _resume(trainer, runtime, checkpoints, run, force=force)
-    last = pause_after or job.train.epochs
-    is_done, is_saved = len(history) >= last or stopping.is_done(history, job.train), True
-    _broadcast_state(trainer, group, job.train.epochs if is_done else len(history))
-    run_folder.write_history(folder, history)
-    while not is_done:
-        epoch = len(history) + 1
-        row = trainer.run_epoch(epoch, on_progress)
-        history.append(row)
-        kept = _kept_weights(trainer, history, kept)
-        is_done = len(history) >= last or stopping.is_done(history, job.train)
-        must_stop = _end_epoch(trainer, group, is_done or is_stopping()) and not is_done
-        if is_done or must_stop or epoch % job.train.checkpoint_every == 0:
-            is_saved = checkpoints.save(_checkpoint(trainer, runtime, history, changes, kept))
-        run_folder.write_history(folder, history)
+    session = Session(trainer, runtime, checkpoints, pause_after or job.train.epochs)
+    session.resume(run, force=force)
+    _broadcast_state(trainer, group, job.train.epochs if session.is_done else len(session.history))
+    run_folder.write_history(folder, session.history)
+    for row in _train_epochs(session, group, on_progress, is_stopping):
+        run_folder.write_history(folder, session.history)
         log.info("%s", describe_epoch(row, job))
         on_epoch(row)
-        if must_stop:
-            message = f"stopped after epoch {epoch} of {job.train.epochs}, because the machine asked for it"
-            raise RunCancelled(message)
     if pause_after is not None:
-        raise _pause(len(history), job.train.epochs, is_saved=is_saved)
+        raise session.pause()
     seconds = time.perf_counter() - started
+    epochs, steps = job.train.epochs, trainer.data.steps
+    on_progress(Progress("finalizing", epoch=len(session.history), epochs=epochs, step=steps, steps=steps))
+    session.restore_saved()
+    return save_result(session, arrays, folder, run_name or folder.resolve().name, seconds)
 
-    on_progress(_finalizing(trainer, len(history)))
-    _restore_kept(trainer, history, kept)
-    recorded = {"changes": changes, "training_seconds": seconds, **dataclasses.asdict(runtime)}
-    recorded["numerics"] = job.train.numerics.value
-    run_name = run_name or folder.resolve().name
-    return _finish(trainer, arrays, history, folder, recorded, run_name=run_name)
+
+def _train_epochs(
+    session: Session, group: Group, on_progress: Callable[[Progress], None], is_stopping: Callable[[], bool]
+) -> Iterator[EpochRow]:
+    """Train to the last epoch; yield each epoch's row after its checkpoint.
+
+    Raises RunCancelled after an epoch in which it `is_stopping`.
+    """
+    config = session.trainer.job.train
+    while not session.is_done:
+        row = session.trainer.run_epoch(len(session.history) + 1, on_progress)
+        session.add(row)
+        is_last = session.is_done
+        must_stop = _end_epoch(session.trainer, group, is_last or is_stopping()) and not is_last
+        if is_last or must_stop or row.epoch % config.checkpoint_every == 0:
+            session.save()
+        yield row
+        if must_stop:
+            message = f"stopped after epoch {row.epoch} of {config.epochs}, because the machine asked for it"
+            raise RunCancelled(message)
 
 
 def assist(
@@ -187,11 +183,6 @@ def describe_epoch(row: EpochRow, job: Job) -> str:
     )
 
 
-def _finalizing(trainer: Trainer, epoch: int) -> Progress:
-    epochs, steps = trainer.job.train.epochs, trainer.data.steps
-    return Progress("finalizing", epoch=epoch, epochs=epochs, step=steps, steps=steps)
-
-
 def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
     """Read the data while TensorFlow is imported; return the device's kind and the data."""
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -241,173 +232,3 @@ def _threads() -> int:
     import tensorflow as tf
 
     return int(tf.config.threading.get_intra_op_parallelism_threads())
-
-
-def _resume(
-    trainer: Trainer, runtime: Runtime, checkpoints: Checkpoints, run: Path | str, *, force: bool
-) -> tuple[list[EpochRow], tuple[str, ...], Weights]:
-    """Restore the newest undamaged checkpoint; return its history, recorded changes and kept weights."""
-    found = checkpoints.newest()
-    if found is None:
-        _start_from_weights(trainer, checkpoints.folder)
-        return [], (), ()
-    found = found.check(trainer.job, runtime, force=force, run=run)
-    trainer.restore(found.arrays)
-    checkpoint.set_generators(found.generators)
-    log.info("resuming after epoch %d of %d", len(found.history), trainer.job.train.epochs)
-    history = list(found.history)
-    saved = stopping.saved_epoch(history, trainer.job.train.keep)
-    if saved < len(history) and not found.kept:  # train.keep was changed by hand
-        message = f"the checkpoint lacks the weights of epoch {saved}, the best one"
-        raise ConfigurationError(message, "set train.keep=last, as it was, or start a new run")
-    return history, found.changes, found.kept or _kept_weights(trainer, history, ())
-
-
-def _start_from_weights(trainer: Trainer, folder: Path) -> None:
-    """Give the network the weights that the job starts from, if it names some; see `initial_weights`."""
-    sha256 = trainer.job.train.init_sha256
-    if sha256 is None:
-        return
-    arrays = initial_weights.load(folder, sha256)
-    initial_weights.check_shapes(arrays, [weight.shape for weight in trainer.model.weights])
-    trainer.model.set_weights(arrays)
-    log.info("starting from the weights %s", sha256)
-
-
-def _pause(epoch: int, epochs: int, *, is_saved: bool) -> MnistCnnError:
-    """Return the end of a training that pauses. Its checkpoint is all that it leaves."""
-    if is_saved:
-        return RunPaused(f"paused after epoch {epoch} of {epochs}, as pause_after asked")
-    message = f"not paused: the checkpoint of epoch {epoch} of {epochs} could not be saved"
-    return BackendError(message, "resume the run; it trains the epochs since its last checkpoint again")
-
-
-def _checkpoint(
-    trainer: Trainer, runtime: Runtime, history: list[EpochRow], changes: tuple[str, ...], kept: Weights
-) -> Checkpoint:
-    """Return the checkpoint of this moment. The weights of the newest epoch are part of the state."""
-    is_newest = stopping.saved_epoch(history, trainer.job.train.keep) == len(history)
-    state, generators = trainer.state(), checkpoint.generators()
-    kept = () if is_newest else kept
-    return Checkpoint(trainer.job, runtime, tuple(history), state, generators, changes, kept)
-
-
-def _kept_weights(trainer: Trainer, history: list[EpochRow], before: Weights) -> Weights:
-    """Return the weights of the best epoch so far, if the job keeps them; `before` are those until now."""
-    if trainer.job.train.keep is Keep.last:
-        return ()
-    is_best = stopping.best_epoch(history) == len(history)
-    return tuple(trainer.model.get_weights()) if is_best else before
-
-
-def _restore_kept(trainer: Trainer, history: list[EpochRow], kept: Weights) -> None:
-    """Restore the weights of the epoch that is saved; say which it is if it isn't the last planned one."""
-    epochs = trainer.job.train.epochs
-    if len(history) < epochs:
-        best = stopping.best_epoch(history)
-        log.info("stopped after epoch %d of %d: none since epoch %d was better", len(history), epochs, best)
-    saved = stopping.saved_epoch(history, trainer.job.train.keep)
-    if saved < len(history):
-        trainer.model.set_weights(kept)
-        log.info("saved: epoch %d, which has the lowest validation loss", saved)
-
-
-def _finish(  # noqa: PLR0913 - all of them are results
-    trainer: Trainer,
-    arrays: DataSet,
-    history: list[EpochRow],
-    folder: Path,
-    recorded: dict[str, Any],
-    *,
-    run_name: str,
-) -> Result:
-    """Evaluate and save the model, plots and result.json; return the result.
-
-    `recorded` are fields of the result that are already known.
-    """
-    job, model = trainer.job, trainer.float32_model()
-    predict = predict_function(model, arrays.x_test.shape[1:])
-    loss, accuracy, probabilities = evaluate(predict, arrays.x_test, arrays.y_test)
-    note = ""
-    if trainer.is_exact or trainer.precision is Precision.bfloat16:
-        how = f"with {job.train.exact_bits}-bit operands" if trainer.is_exact else "in bfloat16"
-        note = f" of the saved float32 model; the epochs were evaluated {how}"
-    log.info("test loss %.4f, test accuracy %s%s", loss, percent(accuracy), note)
-    metadata = {"run": run_name, "job_digest": job.digest, "accuracy": f"{accuracy:.4f}"}
-    _save_model(job, model, folder, metadata)
-    saved_epoch = stopping.saved_epoch(history, job.train.keep)
-    plots.history(history, folder / "history.png", held_out=_held_out_name(job), saved_epoch=saved_epoch)
-    counts = confusion_counts(arrays.y_test, probabilities.argmax(axis=1), job.data.num_classes)
-    plots.confusion(counts, folder / "confusion.png")
-    images = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)  # (N, 28, 28)
-    plots.mistakes(images, arrays.y_test, probabilities, folder / "mistakes.png")
-    saved = (folder / name for name in SAVED_FILES)
-    result = Result(
-        job_digest=job.digest,
-        accuracy=accuracy,
-        loss=loss,
-        history=tuple(history),
-        seconds_per_epoch=sum(row.seconds for row in history) / len(history),
-        weights_sha256=weights_sha256(model),
-        saved_epoch=saved_epoch,
-        classes=class_scores(counts),
-        files={path.name: describe_content(path.read_bytes()) for path in saved if path.exists()},
-        **recorded,
-    )
-    atomic.write_text(folder / run_folder.RESULT, result.to_json())
-    log.info("weights %s", result.weights_sha256)
-    return result
-
-
-def _save_model(job: Job, model: keras.Model, folder: Path, metadata: dict[str, str]) -> None:
-    import keras
-
-    if job.save_h5:
-        save_h5(model, folder / "keras-tf-mnist.h5")
-    # Compiled for `evaluate`, with an optimizer that has no state: the job's would triple the file. A custom
-    # network may define its own `compile`, which takes other arguments.
-    keras.Model.compile(model, "sgd", job.train.loss.value, metrics=["accuracy"], jit_compile=False)
-    with atomic.replacing(folder / "model.keras") as temporary:
-        model.save(temporary)
-    try:
-        with atomic.replacing(folder / "model.onnx") as temporary:
-            model.export(str(temporary), format="onnx", verbose=False)
-            _describe_onnx(temporary, metadata)
-    except MnistCnnError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a custom network may use operations that ONNX does not have
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        log.warning("no model.onnx, so `predict` will not work: %s", redact(cause))
-
-
-def _describe_onnx(path: Path, metadata: dict[str, str]) -> None:
-    """Name an ONNX model's input, output and batch dimension, and store the metadata in it."""
-    import onnx
-
-    model = onnx.load(path)
-    (images,), (probabilities,) = model.graph.input, model.graph.output
-    names = {images.name: "image", probabilities.name: "probabilities"}
-    used = {name for node in model.graph.node for name in (*node.input, *node.output)}
-    if (used - names.keys()) & set(names.values()):  # of a custom network
-        names = {name: name for name in names}
-    for node in model.graph.node:
-        for tensors in (node.input, node.output):
-            tensors[:] = [names.get(name, name) for name in tensors]
-    for value in (images, probabilities):
-        value.name = names[value.name]
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    onnx.helper.set_model_props(model, metadata)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def save_h5(model: keras.Model, path: Path) -> None:
-    """Write the tutorial's HDF5 file. Raises BackendError if it cannot be written."""
-    with atomic.replacing(path) as temporary:
-        # Zeros, at least as many as the file's bytes, raise OSError if the disk is full; h5py would crash.
-        temporary.write_bytes(bytes(2 * 4 * model.count_params()))
-        model.save(temporary)
-
-
-def _held_out_name(job: Job) -> str:
-    return "validation" if job.data.validation else "test"

@@ -26,9 +26,9 @@ from mnist_cnn.errors import (
     RunCancelled,
     RunPaused,
     TrainingError,
-    command_on,
     storage_error,
 )
+from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact, redacted
 from mnist_cnn.training.distributed.local_group import joined, started
 from mnist_cnn.training.train import assist, train
@@ -36,6 +36,7 @@ from mnist_cnn.training.train import assist, train
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mnist_cnn.receipt import Receipt
     from mnist_cnn.result import Progress
 
 log = logging.getLogger("mnist_cnn")
@@ -129,7 +130,7 @@ def print_log() -> None:
     log.propagate = False
 
 
-def _fail(folder: Path, receipt: run_folder.Receipt, error: MnistCnnError) -> int:
+def _fail(folder: Path, receipt: Receipt, error: MnistCnnError) -> int:
     """Write an error to log and receipt; return its exit code, even if the disk is too full for both.
 
     The receipt is not changed if it now names another process.
@@ -137,7 +138,7 @@ def _fail(folder: Path, receipt: run_folder.Receipt, error: MnistCnnError) -> in
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     status = Status.cancelled if isinstance(error, RunCancelled) else Status.failed
     if isinstance(error, RunPaused):
-        status, error.hint = Status.paused, f"continue it: {command_on('resume', folder)}"
+        status, error.hint = Status.paused, f"continue it: {command_line('resume', folder)}"
     try:
         log.error("%s%s", run_folder.STOPPED, error.message)
         run_folder.check_still_ours(folder, receipt)

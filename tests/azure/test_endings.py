@@ -119,7 +119,7 @@ def test_a_run_whose_image_is_being_built_lacks_no_node(
 ) -> None:
     made = ServiceRun(azure, tmp_path / "run", sdk)
     limits = dataclasses.replace(made.backend.service().limits, queue_seconds=1, prepare_seconds=1)
-    monkeypatch.setattr(service.AzureService, "limits", limits)
+    monkeypatch.setattr(service, "Limits", lambda *_, **__: limits)
     made.set_state("Preparing")
     ended = made.command("follow")
     refused(ended, BackendError.exit_code, "after 1 seconds: the service may be building the image")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from loopback import AzureService
     from loopback.messages import Request
 
+    from mnist_cnn.receipt import Receipt
+
 pytestmark = [*SDK_TESTS, pytest.mark.usefixtures("impatient")]
 RUN = r"/history/.*/runs/[^/]+$"
 BUSY = Fault("GET", "/computes/", status=503, times=0)
@@ -91,7 +93,7 @@ def test_a_service_that_is_too_busy_leaves_the_run_as_it_was(
     """The receipt never says that the run failed, or that no process submits it."""
     written, write = [], run_folder.write_receipt
 
-    def note(folder: Path, receipt: run_folder.Receipt) -> None:
+    def note(folder: Path, receipt: Receipt) -> None:
         written.append((receipt.id == lost.id, receipt.status, SUBMITTER in receipt.service))
         write(folder, receipt)
 

@@ -22,6 +22,7 @@ from .report import Measure, Metric, Report, number, take_turns
 
 if TYPE_CHECKING:
     from mnist_cnn.job import Job
+    from mnist_cnn.receipt import Receipt
     from mnist_cnn.result import Result
 
 OPTIONS = {
@@ -90,7 +91,7 @@ def make_runs(original: Path, runs_dir: Path, count: int) -> None:
                 os.link(original / name, folder / name)
 
 
-def _write(folder: Path, job: Job, receipt: run_folder.Receipt, result: Result) -> None:
+def _write(folder: Path, job: Job, receipt: Receipt, result: Result) -> None:
     texts = {run_folder.JOB: job.to_json(), run_folder.RECEIPT: receipt.to_json()}
     if receipt.status is Status.completed:
         texts[run_folder.RESULT] = result.to_json()

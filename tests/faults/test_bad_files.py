@@ -33,8 +33,8 @@ from mnist_cnn.errors import ConfigurationError, DataError, MnistCnnError
 from mnist_cnn.job import Job
 from mnist_cnn.prediction.pictures import prepare
 from mnist_cnn.prediction.predictor import load_predictor
+from mnist_cnn.receipt import Receipt
 from mnist_cnn.result import Result
-from mnist_cnn.run_folder import Receipt
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -85,7 +85,7 @@ def test_a_run_survives_a_full_disk_whatever_it_writes(disk: Disk, whole: dict[s
         before = checkpoints(run)
         ended = disk.run(*verb, **disk.full_at("worker", name, count, left))
         check_message(ended, name)
-        assert "resume it: resume run" in ended.err
+        assert "resume it: python -m mnist_cnn resume run" in ended.err
         receipt = json.loads((run / "run.json").read_text(encoding="utf-8"))
         assert (receipt["status"], receipt["exit_code"]) == ("failed", BackendError.exit_code)
         assert name in receipt["error"]

@@ -32,7 +32,7 @@ def test_a_run_survives_a_kill_at_each_write(tmp_path: Path) -> None:
         ended = end_of(start_command(*verb, cwd=tmp_path, **fault("kill", "worker", name, count)))
         assert ended.code == BackendError.exit_code, ended.err
         assert "ended without an error: it was killed" in ended.err
-        assert "resume it: resume run" in ended.err
+        assert "resume it: python -m mnist_cnn resume run" in ended.err
         assert launch.attach_to(run).status() is Status.lost
         assert list(run.rglob(f"{atomic.PREFIX}*{Path(name).suffix}")), f"it was not writing {name}"
         verb = ["resume", "run"]

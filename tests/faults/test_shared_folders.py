@@ -215,7 +215,7 @@ def test_only_force_resumes_a_run_of_another_machine(tmp_path: Path) -> None:
     cancelled = run_command("cancel", "run", cwd=tmp_path)
     assert cancelled.code == BackendError.exit_code
     assert cancelled.err.startswith("error: run is trained on the-other, not on this machine\n")
-    assert "cancel it there: cancel run" in cancelled.err
+    assert "cancel it there: python -m mnist_cnn cancel run" in cancelled.err
     assert "resume run force=true" in cancelled.err
     with pytest.raises(ConfigurationError, match="run is running on the-other"):
         resume(run.folder)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from helpers.azure_commands import TINY, chosen, forget, run_here
 from loopback import v2_jobs
 
-from mnist_cnn import compose, launch, run_folder
+from mnist_cnn import compose, job_maker, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.azure import AzureBackend, checks
 from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.backends.remote.node import FAILURE, PROGRESS
+from mnist_cnn.receipt import Receipt
 from mnist_cnn.training.runtime import versions
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class ServiceRun:
         self.backend = AzureBackend(config)
         self.azure, self.folder, self.config = azure, folder, self.backend.settings
         self.id = f"made_{secrets.token_hex(4)}"
-        job = job or launch.job_of(config)
+        job = job or job_maker.job_of(config)
         place = dataclasses.asdict(checks.find_workspace(str(azure.home)))
-        self.before = run_folder.Receipt(
+        self.before = Receipt(
             "azure",
             self.id,
             job.digest,
@@ -111,7 +112,7 @@ class ServiceRun:
         """Run a command on the run folder, in its parent."""
         return run_here(verb, self.folder.name, *arguments, cwd=self.folder.parent)
 
-    def receipt(self) -> run_folder.Receipt:
+    def receipt(self) -> Receipt:
         return run_folder.read_receipt(self.folder)
 
     def polls(self, run: RemoteRun, clock: Clock, times: int, every: float = 2.0) -> list[str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
+
+if TYPE_CHECKING:
+    from mnist_cnn.receipt import Receipt
 
 
 def interrupted_copy(run: Path, folder: Path, after: int) -> Path:
@@ -30,7 +33,7 @@ def copy_run(run: Path, folder: Path, **receipt: Any) -> Path:
     return folder
 
 
-def change_receipt(folder: Path, **values: Any) -> run_folder.Receipt:
+def change_receipt(folder: Path, **values: Any) -> Receipt:
     """Change values of a run's receipt; return the new receipt."""
     changed = dataclasses.replace(run_folder.read_receipt(folder), **values)
     run_folder.write_receipt(folder, changed)

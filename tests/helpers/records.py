@@ -8,16 +8,17 @@ from typing import Any
 
 from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
+from mnist_cnn.receipt import Receipt
 from mnist_cnn.result import EpochRow, Result, describe_content
 
 ROW = EpochRow(1, loss=0.5, accuracy=0.9, val_loss=0.4, val_accuracy=0.9, learning_rate=1.0, seconds=1.5)
 
 
-def write_receipt(folder: Path, status: Status, **values: Any) -> run_folder.Receipt:
+def write_receipt(folder: Path, status: Status, **values: Any) -> Receipt:
     """Write a run's receipt, by default a local one's, into a folder, which is made if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     fixed = {"backend": "local", "id": folder.name, "job_digest": "digest", "created": run_folder.now()}
-    receipt = run_folder.Receipt(status=status, **fixed | values)
+    receipt = Receipt(status=status, **fixed | values)
     run_folder.write_receipt(folder, receipt)
     return receipt
 

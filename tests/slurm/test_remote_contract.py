@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.processes import SMALL
 
+from mnist_cnn.backends.remote.node import OUTPUTS
 from mnist_cnn.backends.remote.parallel import start_thread
-from mnist_cnn.backends.slurm import script
 from mnist_cnn.testing import RemoteContract
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class SlurmFaults:
     @contextlib.contextmanager
     def damaged(self, run_id: str, name: str) -> Iterator[None]:
         (job,) = self._slurm.jobs(run_id)
-        path = self._start_folder(job) / script.OUTPUTS / name
+        path = self._start_folder(job) / OUTPUTS / name
         content = path.read_bytes()
         path.write_bytes(content[:-1] + b"?")
         yield

@@ -28,7 +28,8 @@ from mnist_cnn.errors import ConfigurationError
 
 CUSTOM_BACKEND = """
 import dataclasses
-from mnist_cnn.config import BackendConfig, setting
+from mnist_cnn.config import BackendConfig
+from mnist_cnn.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class OwnConfig(BackendConfig):
@@ -123,11 +124,15 @@ def test_an_interpolation_is_replaced_by_the_other_keys_value() -> None:
         ("sed=1", "unknown key sed", "did you mean seed?"),
         ("nothing.like.it=1", "unknown key nothing.like.it", "--help lists every key"),
         ("+new=1", "unknown key new", "--help lists every key"),
-        ("data=mnits", "data=mnits: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
-        ("model=resnet", "model=resnet: there are cnn, compact, deep", "are set as model.KEY=VALUE"),
-        ("backend=lokal", "backend=lokal: there are azure, local, slurm", "did you mean local?"),
-        ("data=null", "data=null: there are fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
-        ("data=[mnist]", "data=[mnist]: there are fashion_mnist, kmnist, mnist", "did you mean mnist?"),
+        ("data=mnits", "data=mnits: allowed is one of fashion_mnist, kmnist, mnist", "did you mean mnist?"),
+        ("model=resnet", "model=resnet: allowed is one of cnn, compact, deep", "are set as model.KEY=VALUE"),
+        ("backend=lokal", "backend=lokal: allowed is one of azure, local, slurm", "did you mean local?"),
+        ("data=null", "data=null: allowed is one of fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
+        (
+            "data=[mnist]",
+            "data=[mnist]: allowed is one of fashion_mnist, kmnist, mnist",
+            "did you mean mnist?",
+        ),
         ("register=x", "register=x: register is a group of keys", "for example register.name"),
         ("~train", "~train: a key cannot be removed", "set it to another value"),
         ("seed=???", "Missing mandatory value: seed", "--help lists every key"),
@@ -183,7 +188,7 @@ def test_a_config_dir_adds_an_option_to_a_group(tmp_path: Path) -> None:
     config = compose.load(["model=tiny", "model.dense_units=9"], [more_options])
     assert config.model == ModelConfig(filters=(4,), dense_units=9)
     assert compose.load([], [more_options]).model == ModelConfig()
-    assert refusal("model=tiny").message == "model=tiny: there are cnn, compact, deep"
+    assert refusal("model=tiny").message == "model=tiny: allowed is one of cnn, compact, deep"
     assert refusal("model=tinny", config_dirs=(more_options,)).hint == "did you mean tiny?"
 
 

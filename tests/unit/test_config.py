@@ -21,15 +21,11 @@ from mnist_cnn.config import (
     Optimizer,
     RegisterConfig,
     RunConfig,
-    Section,
     TrainConfig,
-    allowed,
-    full_key,
-    keys_of,
-    read_section,
 )
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.job import Job
+from mnist_cnn.settings import Section, allowed, full_key, keys_of, read_section
 
 SECTIONS = (RunConfig, DataConfig, ModelConfig, TrainConfig, RegisterConfig, LocalConfig)
 KEYS: list[tuple[type[Section], str]] = [(group, name) for group in SECTIONS for name, _ in keys_of(group)]

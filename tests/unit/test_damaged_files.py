@@ -62,7 +62,7 @@ def test_a_result_changed_by_hand_is_refused(tmp_path: Path) -> None:
     for read in (run.wait, lambda: run.register("m", min_accuracy=0)):
         with pytest.raises(BackendError, match=r"result\.json is not a result: its checksum") as raised:
             read()
-        assert raised.value.hint == f"rebuild it: resume {run.folder}"
+        assert raised.value.hint == f"rebuild it: python -m mnist_cnn resume {run.folder}"
     assert not (tmp_path / "models").exists()
 
 

@@ -11,30 +11,17 @@ from helpers.processes import SMALL
 from helpers.records import ROW, write_receipt, write_result
 
 import mnist_cnn
-from mnist_cnn import launch, run_folder
+from mnist_cnn import launch, run_creation, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.local import LocalBackend, LocalConfig, LocalRun
+from mnist_cnn.backends.local import LocalConfig, LocalRun
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training import checkpoint
 from mnist_cnn.training.runtime import Runtime
 
 if TYPE_CHECKING:
-    from mnist_cnn.job import Job
+    from helpers.submissions import Submitted
 
-    Submitted = list[tuple[Job, Path]]
-
-
-@pytest.fixture
-def submitted(monkeypatch: pytest.MonkeyPatch) -> Submitted:
-    """Every job and folder that the local backend got; it starts no process."""
-    submitted: Submitted = []
-
-    def submit(_: LocalBackend, job: Job, folder: Path) -> Any:
-        submitted.append((job, folder))
-        return folder
-
-    monkeypatch.setattr(LocalBackend, "submit", submit)
-    return submitted
+    from mnist_cnn.receipt import Receipt
 
 
 def test_a_job_and_an_override_that_changes_it_are_refused(tmp_path: Path, submitted: Submitted) -> None:
@@ -62,7 +49,7 @@ def test_a_job_and_overrides_of_where_it_runs_are_accepted(tmp_path: Path, submi
 
 def test_resume_starts_an_interrupted_run_in_its_folder(tmp_path: Path, submitted: Submitted) -> None:
     job = mnist_cnn.make_job(*SMALL)
-    with run_folder.create(str(tmp_path / "run"), "", job) as folder:
+    with run_creation.create(str(tmp_path / "run"), "", job) as folder:
         write_receipt(folder, Status.cancelled, job_digest=job.digest)
     assert mnist_cnn.resume("latest", f"runs_dir={tmp_path}") is submitted[0][1]  # type: ignore[comparison-overlap] # the fixture's
     assert submitted == [(job, folder)]
@@ -89,10 +76,10 @@ def test_a_run_that_moves_keeps_what_another_process_has_recorded(
 ) -> None:
     """While the checkpoints are downloaded, another process resumes the run on its old backend."""
     (tmp_path / "other.py").write_text(OTHER_BACKEND)
-    with run_folder.create(str(tmp_path / "run"), "", mnist_cnn.make_job(*SMALL)) as folder:
+    with run_creation.create(str(tmp_path / "run"), "", mnist_cnn.make_job(*SMALL)) as folder:
         digest = run_folder.read_job(folder).digest
         write_receipt(folder, Status.running, job_digest=digest, created="2026-01-01T00:00:00+00:00")
-    resumed: list[run_folder.Receipt] = []
+    resumed: list[Receipt] = []
 
     def download(run: LocalRun) -> None:
         resumed.append(write_receipt(run.folder, Status.preparing, id="resumed", job_digest=digest))

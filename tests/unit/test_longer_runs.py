@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers.copies import change_receipt
@@ -14,29 +14,13 @@ from helpers.records import ROW, write_result
 import mnist_cnn
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends.local import LocalBackend
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.training import checkpoint
 from mnist_cnn.training.checkpoint import Checkpoints
 from mnist_cnn.training.runtime import Runtime, versions
 
 if TYPE_CHECKING:
-    from mnist_cnn.job import Job
-
-    Submitted = list[tuple[Job, Path]]
-
-
-@pytest.fixture
-def submitted(monkeypatch: pytest.MonkeyPatch) -> Submitted:
-    """Every job and folder that the local backend got; it starts no process."""
-    submitted: Submitted = []
-
-    def submit(_: LocalBackend, job: Job, folder: Path) -> Any:
-        submitted.append((job, folder))
-        return folder
-
-    monkeypatch.setattr(LocalBackend, "submit", submit)
-    return submitted
+    from helpers.submissions import Submitted
 
 
 @pytest.fixture

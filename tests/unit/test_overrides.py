@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -33,15 +34,34 @@ def test_a_job_is_made_again_by_as_many_overrides_at_most(given: tuple[str, ...]
     assert len(found) <= len(given)
 
 
+NAMED = [
+    (),
+    *((f"train={name}",) for name in ("accurate", "balanced", "quick")),
+    *((f"model={name}",) for name in ("compact", "deep")),
+    ("train=quick", "model=cnn"),
+    ("train=balanced", "train.epochs=3", "seed=7"),
+    ("train.optimizer=adam", "train.learning_rate=0.001", "save_h5=true"),
+    ("data.train_limit=500", "data.validation=100", "model.filters=[4,8]"),
+]
+
+
+@pytest.mark.parametrize("given", NAMED, ids=" ".join)
+def test_the_settings_shown_are_those_that_were_given(given: tuple[str, ...]) -> None:
+    job = launch.make_job(*given)
+    assert sorted(str(overrides.settings_of(job)).split()) == sorted(given)
+    assert sorted(overrides.overrides_of(job)) == sorted(given)
+
+
 def test_the_defaults_are_those_of_no_override() -> None:
-    assert overrides.defaults() == {**overrides.settings(launch.make_job()), "data.digest": None}
+    values = overrides.settings_of(launch.make_job()).values
+    assert overrides.defaults() == {**values, "data.digest": None}
 
 
 def test_a_recipe_is_named() -> None:
     job = launch.make_job("train=quick", "seed=3")
     assert overrides.overrides_of(job) == ("train=quick", "seed=3")
     job = launch.make_job("train=quick", "model=deep")
-    assert overrides.overrides_of(job) == ("model=deep", "train=quick")
+    assert overrides.overrides_of(job) == ("train=quick", "model=deep")
 
 
 def test_data_in_a_folder_are_named_by_folder_and_digest() -> None:
@@ -105,3 +125,25 @@ def test_overrides_that_make_another_job_are_refused(monkeypatch: pytest.MonkeyP
     changed = dataclasses.replace(job, train=dataclasses.replace(job.train, epochs=8))
     with pytest.raises(ConfigurationError, match="no command line makes this job"):
         overrides.overrides_of(changed)
+
+
+def test_the_hash_of_the_initial_weights_is_not_shown() -> None:
+    job = launch.make_job()
+    train = dataclasses.replace(job.train, init="model.keras", init_sha256="1" * 64)
+    found = overrides.settings_of(dataclasses.replace(job, train=train))
+    assert str(found) == "train.init=model.keras"
+
+
+def test_settings_of_an_old_job_have_todays_names(tmp_path: Path) -> None:
+    content = json.loads((OLD_RUNS / "completed" / "job.json").read_text())
+    content["train"]["clean_epochs"] = 2
+    (tmp_path / "job.json").write_text(json.dumps(content))
+    found = overrides.read(tmp_path)
+    assert found is not None
+    assert found.changed["train.unaugmented_epochs"] == 2
+    assert found.values["train.shards"] == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 2, "data": 1}', '{"schema": 3}'])
+def test_a_file_that_is_not_a_job_has_no_settings(text: str) -> None:
+    assert overrides.parse(text.encode()) is None

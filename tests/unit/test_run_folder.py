@@ -12,7 +12,7 @@ import pytest
 from helpers.processes import SMALL
 from helpers.records import write_receipt
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import launch, run_creation, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.files import locks
@@ -20,6 +20,7 @@ from mnist_cnn.result import Progress
 
 if TYPE_CHECKING:
     from mnist_cnn.job import Job
+    from mnist_cnn.receipt import Receipt
 
 HOUR_AGO = 1_000_000_000
 
@@ -40,14 +41,14 @@ def leave(folder: Path, job: Job) -> Path:
 
 
 def refusal(folder: Path, job: Job) -> str:
-    with pytest.raises(ConfigurationError) as refused, run_folder.create(str(folder), "", job):
+    with pytest.raises(ConfigurationError) as refused, run_creation.create(str(folder), "", job):
         pass
     return refused.value.message
 
 
 def test_the_same_command_takes_over_what_a_killed_one_left(tmp_path: Path, job: Job) -> None:
     left = leave(tmp_path / "run", job)
-    with run_folder.create(str(left), "", job) as folder:
+    with run_creation.create(str(left), "", job) as folder:
         write_receipt(folder, Status.preparing)
     assert run_folder.read_job(left) == job
     assert not list(left.glob(".writing-*"))
@@ -66,14 +67,14 @@ def test_a_folder_with_anything_else_is_not_taken_over(tmp_path: Path, job: Job)
 
 
 def test_a_folder_in_which_a_run_is_just_started_is_not_taken_over(tmp_path: Path, job: Job) -> None:
-    with run_folder.create(str(tmp_path / "run"), "", job) as folder:
+    with run_creation.create(str(tmp_path / "run"), "", job) as folder:
         assert "another process is just starting a run there" in refusal(folder, job)
         write_receipt(folder, Status.preparing)
     assert run_folder.read_job(folder) == job
 
 
 def test_a_start_that_fails_leaves_no_folder(tmp_path: Path, job: Job) -> None:
-    with pytest.raises(KeyboardInterrupt), run_folder.create(None, str(tmp_path / "runs"), job):
+    with pytest.raises(KeyboardInterrupt), run_creation.create(None, str(tmp_path / "runs"), job):
         raise KeyboardInterrupt
     assert list((tmp_path / "runs").iterdir()) == []
 
@@ -90,7 +91,7 @@ def test_only_what_a_killed_command_left_counts_as_unstarted(tmp_path: Path, job
     (tmp_path / "locked").mkdir()
     (tmp_path / "locked" / ".lock").touch()  # a killed `delete` may leave it
     os.utime(tmp_path / "locked", (HOUR_AGO, HOUR_AGO))
-    assert list(filter(run_folder.is_unstarted, tmp_path.iterdir())) == [left]
+    assert list(filter(run_creation.is_unstarted, tmp_path.iterdir())) == [left]
 
 
 def test_of_two_starts_that_draw_one_name_the_second_draws_again(
@@ -98,8 +99,8 @@ def test_of_two_starts_that_draw_one_name_the_second_draws_again(
 ) -> None:
     (tmp_path / "drawn").mkdir()
     names = iter(["drawn", "drawn", "other"])
-    monkeypatch.setattr(run_folder, "new_name", lambda: next(names))
-    with run_folder.create(None, str(tmp_path), job) as folder:
+    monkeypatch.setattr(run_creation, "new_name", lambda: next(names))
+    with run_creation.create(None, str(tmp_path), job) as folder:
         assert folder == tmp_path / "other"
     assert list((tmp_path / "drawn").iterdir()) == []
 
@@ -109,7 +110,7 @@ def test_a_runs_dir_that_is_no_folder_is_an_error(tmp_path: Path, job: Job, targ
     (tmp_path / "file").touch()
     (tmp_path / "runs").symlink_to(target)
     fails = pytest.raises(BackendError, match="cannot write the run folder")
-    with fails, run_folder.create(None, str(tmp_path / "runs"), job):
+    with fails, run_creation.create(None, str(tmp_path / "runs"), job):
         pass
 
 
@@ -124,7 +125,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_folders_of_a_new_run_survive_a_power_failure(
     tmp_path: Path, job: Job, synced: list[int]
 ) -> None:
-    with run_folder.create(None, str(tmp_path / "a" / "runs"), job) as folder:
+    with run_creation.create(None, str(tmp_path / "a" / "runs"), job) as folder:
         pass
     for parent in (tmp_path, tmp_path / "a", tmp_path / "a" / "runs", folder):
         assert parent.stat().st_ino in synced
@@ -158,7 +159,7 @@ def test_only_the_named_run_changes_its_receipt(tmp_path: Path) -> None:
 def test_a_receipt_is_read_and_changed_under_the_folders_lock(tmp_path: Path) -> None:
     receipt = write_receipt(tmp_path, Status.running)
 
-    def change(now: run_folder.Receipt) -> run_folder.Receipt:
+    def change(now: Receipt) -> Receipt:
         with pytest.raises(locks.LockTimeout), run_folder.lock(tmp_path, 0):
             pass
         return now

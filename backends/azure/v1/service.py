@@ -15,7 +15,7 @@ from mnist_cnn.backends.azure.v1 import cluster, prepare, store
 from mnist_cnn.backends.azure.v1.sdk import open_workspace
 from mnist_cnn.backends.remote import submission
 from mnist_cnn.backends.remote.calls import report
-from mnist_cnn.backends.remote.outputs import OUTPUTS
+from mnist_cnn.backends.remote.node import OUTPUTS
 from mnist_cnn.backends.remote.parallel import run_parallel
 from mnist_cnn.backends.remote.service import Observation, ServiceError
 from mnist_cnn.errors import BackendError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from mnist_cnn.backends.azure.calls import call_with_retries
-from mnist_cnn.backends.azure.store import BlobFiles
+from mnist_cnn.backends.azure.calls import STUDIO, call_with_retries
+from mnist_cnn.backends.azure.store import BlobFiles, not_blobs
 from mnist_cnn.errors import BackendError
 
 
@@ -15,11 +15,10 @@ def default_datastore(workspace: Any) -> Any:
     store = call_with_retries("find the default datastore", workspace.get_default_datastore)
     kind = getattr(store, "datastore_type", type(store).__name__)
     if kind != "AzureBlob":
-        message = f"the default datastore {store.name} is {kind}; only AzureBlob is supported"
-        raise BackendError(message, "set a blob datastore as the default one at https://ml.azure.com")
+        raise not_blobs(store.name, kind)
     if not (store.account_key or store.sas_token):
         message = f"the datastore {store.name} has neither a key nor a SAS token for this login"
-        hint = "set backend.sdk=v2, which needs none; or add a key at https://ml.azure.com, under Data"
+        hint = f"set backend.sdk=v2, which needs none; or add a key at {STUDIO}, under Data"
         raise BackendError(message, hint)
     return store
 

@@ -15,7 +15,7 @@ from mnist_cnn.backends.azure.v2.sdk import Workspace, open_workspace
 from mnist_cnn.backends.azure.v2.store import RUN_FILES, open_datastore
 from mnist_cnn.backends.remote import submission
 from mnist_cnn.backends.remote.calls import report
-from mnist_cnn.backends.remote.outputs import OUTPUTS
+from mnist_cnn.backends.remote.node import OUTPUTS
 from mnist_cnn.backends.remote.service import Observation, ServiceError
 from mnist_cnn.backends.remote.state import CANCELLED
 

@@ -11,11 +11,10 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.backends.azure.calls import call_with_retries
-from mnist_cnn.backends.azure.store import BlobFiles
+from mnist_cnn.backends.azure.calls import KEYS_REFUSED, call_with_retries
+from mnist_cnn.backends.azure.store import BlobFiles, not_blobs
 from mnist_cnn.backends.azure.v2.sdk import TIMEOUTS
 from mnist_cnn.backends.remote.service import ServiceError
-from mnist_cnn.errors import BackendError
 
 if TYPE_CHECKING:
     from mnist_cnn.backends.azure.checks import WorkspaceName
@@ -27,8 +26,6 @@ REUSE_SECONDS = 1200.0
 """How long a container is reused. A token that the datastore hands out is valid for an hour."""
 RETRIES = {"retry_total": 2, "initial_backoff": 1, "increment_base": 2}
 """The storage library's own pauses are 15 seconds and more."""
-KEYS_REFUSED = "KeyBasedAuthenticationNotPermitted"
-"""How a storage account refuses its keys, and the tokens that are signed with them."""
 
 _opened: dict[tuple[WorkspaceName, str], tuple[float, Datastore]] = {}
 
@@ -68,8 +65,7 @@ def forget() -> None:
 def _open(workspace: Workspace, name: str) -> Datastore:
     found = _find(workspace, name)
     if not hasattr(found, "container_name"):
-        message = f"the datastore {found.name} is {found.type}; only AzureBlob is supported"
-        raise BackendError(message, "set a blob datastore as the default one at https://ml.azure.com")
+        raise not_blobs(found.name, found.type)
     key = _key(found)
     if key is not None:
         datastore = _with_credential(found, key, has_key=True)

@@ -14,7 +14,7 @@ import time
 from typing import IO, TYPE_CHECKING, cast
 
 from mnist_cnn import cpu
-from mnist_cnn.errors import BackendError
+from mnist_cnn.errors import start_error
 from mnist_cnn.training.distributed.group import ONE_WORKER, Group, WorkerLost
 from mnist_cnn.training.distributed.rendezvous import Rendezvous, connect, listen
 from mnist_cnn.training.runtime import default_threads, versions
@@ -103,8 +103,7 @@ def _start(command: Sequence[str], rendezvous: Rendezvous) -> subprocess.Popen[b
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ)
     except OSError as error:
-        message = f"cannot start {command[0]}: {error.strerror}"
-        raise BackendError(message, "check that this program exists and may be executed") from error
+        raise start_error(command[0], error) from error
     with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as pipe:
         pipe.write(json.dumps([os.getpid(), dataclasses.asdict(rendezvous)]).encode())
     return process  # it may have ended; `check_running` says so

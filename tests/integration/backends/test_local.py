@@ -70,7 +70,7 @@ def test_a_killed_worker_is_lost(tmp_path: Path, started: Start) -> None:
     ended = end_of(process)
     assert ended.code == BackendError.exit_code
     assert "ended without an error: it was killed" in ended.err
-    assert "resume it: resume run" in ended.err
+    assert "resume it: python -m mnist_cnn resume run" in ended.err
     listed = run_command("list", "runs_dir=.", "--json", cwd=tmp_path).json()
     assert [row["status"] for row in listed] == ["lost"]
 

@@ -65,7 +65,9 @@ def test_interrupting_the_kernel_does_not_stop_the_run(notebook_folder: Path) ->
     assert "epoch  loss  accuracy  test loss  test accuracy  seconds\n1  " in client.shown(1)
     assert "<progress " not in client.shown(1, "text/html")
     assert client.shown(2) == "(False, None, 'cancelled')"
-    assert "run long: cancelled\nthe run was cancelled\nresume it: resume" in client.shown(3)
+    assert (
+        "run long: cancelled\nthe run was cancelled\nresume it: python -m mnist_cnn resume" in client.shown(3)
+    )
 
 
 def test_following_outside_a_notebook_imports_no_ipython(small_run: Path) -> None:

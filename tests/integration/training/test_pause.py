@@ -14,7 +14,7 @@ from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import BackendError, ConfigurationError, RunPaused
-from mnist_cnn.training import train
+from mnist_cnn.training import saving, train
 from mnist_cnn.training.checkpoint import Checkpoints, MountedCheckpoints
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def test_a_pause_has_its_own_status_and_exit_code(paused: tuple[Path, Ended]) ->
     folder, ended = paused
     assert ended.code == RunPaused.exit_code == 7
     assert ended.err.splitlines()[0] == "paused after epoch 2 of 4, as pause_after asked"
-    assert "continue it: resume run" in ended.err
+    assert "continue it: python -m mnist_cnn resume run" in ended.err
     assert run_folder.read_receipt(folder).status is Status.paused
     assert not (folder / run_folder.RESULT).exists()
     listed = run_successfully("list", f"runs_dir={folder.parent}", cwd=folder.parent)
@@ -71,7 +71,7 @@ def test_a_run_that_pauses_after_its_last_epoch_needs_no_test_image(
         return dataclasses.replace(arrays, x_test=arrays.x_test[:0], y_test=arrays.y_test[:0])
 
     monkeypatch.setattr(datasets, "load", without_test_images)
-    monkeypatch.setattr(train, "evaluate", lambda *_: pytest.fail("the test set was evaluated"))
+    monkeypatch.setattr(saving, "evaluate", lambda *_: pytest.fail("the test set was evaluated"))
     with pytest.raises(RunPaused, match="after epoch 1 of 1"):
         train.train(launch.make_job(*TINY, "data.validation=50"), tmp_path, pause_after=1)
     found = Checkpoints(tmp_path / run_folder.CHECKPOINTS).newest()

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from mnist_cnn import compose, launch
+from mnist_cnn import compose, job_maker, launch
 from mnist_cnn.backends.azure import checks, plan
 from mnist_cnn.backends.azure.config import AzureConfig, Sdk
 from mnist_cnn.backends.remote import node, snapshot
@@ -25,7 +25,7 @@ SDK = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the SDK is for
 def request_of(*overrides: str) -> plan.Request:
     config = compose.load(["backend=azure", *overrides])
     assert isinstance(config.backend, AzureConfig)
-    return plan.request(launch.job_of(config), config.backend)
+    return plan.request(job_maker.job_of(config), config.backend)
 
 
 def run_python(
@@ -131,7 +131,7 @@ def test_each_mount_is_a_token_of_its_own() -> None:
 def test_each_worker_has_a_node() -> None:
     config = compose.load(["backend=azure", "train.shards=4", "backend.workers=2", "backend.max_nodes=3"])
     assert isinstance(config.backend, AzureConfig)
-    request = plan.request(launch.job_of(config), config.backend)
+    request = plan.request(job_maker.job_of(config), config.backend)
     assert request.arguments[-2:] == ("--workers", "2")
     assert dict(plan.describe(request, config.backend))["workers"] == "2, each on a node of its own"
     with pytest.raises(ConfigurationError, match=r"workers=2 does not divide train\.shards=1"):
@@ -190,4 +190,4 @@ def test_the_network_of_an_exact_job_is_checked_before_it_is_sent(monkeypatch: p
     monkeypatch.setattr(checks, "check_all", Mock())
     monkeypatch.setattr(network_check, "check", refusal)
     with pytest.raises(ConfigurationError, match="cannot train norm"):
-        launch.backend_of(config).check(launch.job_of(config))
+        launch.backend_of(config).check(job_maker.job_of(config))

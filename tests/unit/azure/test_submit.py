@@ -50,7 +50,9 @@ def test_a_refused_size_is_not_tried_again(
     monkeypatch.setattr(submission, "_send", refusing("the VM size is not supported"))
     with pytest.raises(BackendError) as refused:
         submit("backend.vm_size=STANDARD_X99")
-    resize = f"start the run with another size: resume {tmp_path / 'run'} backend.vm_size=SIZE"
+    resize = (
+        f"start the run with another size: python -m mnist_cnn resume {tmp_path / 'run'} backend.vm_size=SIZE"
+    )
     assert refused.value.hint == f"delete it; then {resize}"
     before = run_folder.read_receipt(tmp_path / "run")
     assert before.status is Status.failed

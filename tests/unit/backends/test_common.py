@@ -68,14 +68,16 @@ def test_a_run_that_the_backend_failed_names_resume(tmp_path: Path) -> None:
     write_receipt(tmp_path, Status.failed, exit_code=4, error="the disk is full", hint="free it")
     with pytest.raises(BackendError, match="the disk is full") as raised:
         run_in(tmp_path).wait()
-    assert raised.value.hint.startswith(f"free it; then resume it: resume {tmp_path}; the log is ")
+    assert raised.value.hint.startswith(
+        f"free it; then resume it: python -m mnist_cnn resume {tmp_path}; the log is "
+    )
 
 
 def test_a_cancelled_run_names_resume(tmp_path: Path) -> None:
     write_receipt(tmp_path, Status.cancelled, exit_code=6)
     with pytest.raises(RunCancelled, match="the run was cancelled") as raised:
         run_in(tmp_path).wait()
-    assert raised.value.hint == f"resume it: resume {tmp_path}"
+    assert raised.value.hint == f"resume it: python -m mnist_cnn resume {tmp_path}"
 
 
 def test_a_completed_run_without_its_result_is_an_error(tmp_path: Path) -> None:

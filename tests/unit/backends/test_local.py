@@ -91,7 +91,7 @@ def test_a_killed_worker_reads_as_cancelled_before_the_receipt_does(
     assert run.status() is Status.cancelled
     with pytest.raises(RunCancelled) as raised:
         run.wait()
-    assert raised.value.hint == f"resume it: resume {run.folder}"
+    assert raised.value.hint == f"resume it: python -m mnist_cnn resume {run.folder}"
     run_folder.clear_leftovers(run.folder)  # as a resume does
     assert run.status() is Status.lost
 

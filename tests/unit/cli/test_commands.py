@@ -134,7 +134,12 @@ def test_list_fits_80_columns_and_says_why_runs_failed(ask: Ask, home: Path) -> 
 @pytest.mark.parametrize(
     ("status", "error", "said", "then"),
     [
-        (Status.running, None, "ended without an error: it was killed", "resume it: resume 'my runs/a'; "),
+        (
+            Status.running,
+            None,
+            "ended without an error: it was killed",
+            "resume it: python -m mnist_cnn resume 'my runs/a'; ",
+        ),
         (
             Status.failed,
             "the loss became nan",

@@ -24,7 +24,7 @@ from helpers.processes import Ended
 from helpers.records import write_receipt, write_run
 from helpers.terminals import Terminal
 
-from mnist_cnn import process_identity, run_folder
+from mnist_cnn import process_identity, run_deletion, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.remote import calls
 from mnist_cnn.errors import BackendError
@@ -140,7 +140,7 @@ def test_a_run_on_another_machine_needs_force(ask: Ask, runs: Path) -> None:
     write_receipt(runs / "a", Status.running, host="elsewhere", pid=1, process_started=1.0)
     message, hint = refusal(ask("delete", "a", "--yes"))
     assert message == "runs/a is running on elsewhere"
-    assert hint.endswith("if that machine is gone: delete runs/a force=true")
+    assert hint.endswith("if that machine is gone: python -m mnist_cnn delete runs/a force=true")
     assert ask("delete", "a", "--yes", "force=true").code == 0
     assert left(runs) == ["b"]
 
@@ -221,7 +221,8 @@ def test_a_killed_deletion_can_be_repeated(ask: Ask, runs: Path) -> None:
         if (runs / "a" / "run.json").exists():
             assert status == "failed"
             assert "its deletion did not finish" in ask("list").out
-            assert ask("status", "a", "--json").json()["hint"].startswith("finish it: delete runs/a")
+            hint = ask("status", "a", "--json").json()["hint"]
+            assert hint.startswith("finish it: python -m mnist_cnn delete runs/a")
         else:
             assert status is None
         shutil.rmtree(runs / "a", ignore_errors=True)
@@ -247,7 +248,7 @@ def test_of_two_that_delete_one_run_one_says_that_it_is_gone(runs: Path) -> None
     def delete() -> str:
         together.wait()
         try:
-            run_folder.delete(runs / "a", receipt)
+            run_deletion.delete(runs / "a", receipt)
         except BackendError as error:
             return error.message
         return "deleted"
@@ -382,7 +383,9 @@ def test_a_store_that_does_not_answer_can_be_left_alone(
     store.__exit__()
     message, hint = refusal(ask("delete", "far", "--yes"), 4)
     assert message.endswith("does not answer")
-    assert hint.endswith("to leave its checkpoints there: delete runs/far --keep-checkpoints")
+    assert hint.endswith(
+        "to leave its checkpoints there: python -m mnist_cnn delete runs/far --keep-checkpoints"
+    )
     assert ask("delete", "far", "--yes", "--keep-checkpoints").code == 0
     assert left(home / "runs") == []
 

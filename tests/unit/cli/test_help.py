@@ -18,7 +18,8 @@ from mnist_cnn.backends.local import LocalConfig
 from mnist_cnn.cli import help as help_page
 from mnist_cnn.cli.command import COMMANDS
 from mnist_cnn.cli.main import parse
-from mnist_cnn.config import SearchConfig, Section, allowed, full_key, value_keys, with_inner, written
+from mnist_cnn.config import SearchConfig
+from mnist_cnn.settings import Section, allowed, full_key, value_keys, with_inner, written
 
 if TYPE_CHECKING:
     from helpers.cli import Ask

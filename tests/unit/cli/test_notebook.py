@@ -14,7 +14,7 @@ from helpers.records import ROW, write_receipt, write_result
 from helpers.scripted_run import ScriptedRun
 
 import mnist_cnn
-from mnist_cnn import run_folder
+from mnist_cnn import run_creation, run_folder
 from mnist_cnn.backend import Run, Status
 from mnist_cnn.cli import notebook
 from mnist_cnn.errors import BackendError, MnistCnnError, RunCancelled, TrainingError
@@ -54,7 +54,7 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> Displayed:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The folder of a run that has just been submitted."""
-    with run_folder.create(str(tmp_path / "<run>"), "", mnist_cnn.make_job(*SMALL)) as folder:
+    with run_creation.create(str(tmp_path / "<run>"), "", mnist_cnn.make_job(*SMALL)) as folder:
         write_receipt(folder, Status.queued)
     return folder
 

@@ -38,7 +38,7 @@ RANGE = "train.learning_rate=interval(0.001,0.1)"
         ((*JOB, RANGE, "search.trials=0"), "search.trials=0: allowed is a whole number"),
         ((*JOB, RANGE, "search.trials=2,3"), "search.trials=2,3: search.trials isn't part of the job"),
         ((*JOB, RANGE, "search.trial=3"), "unknown key search.trial"),
-        ((*JOB, RANGE, "search=ash"), "search=ash: there are asha, tpe"),
+        ((*JOB, RANGE, "search=ash"), "search=ash: allowed is one of asha, tpe"),
         ((*JOB, RANGE, "search.min_epochs=6"), "search.min_epochs=6: the job has train.epochs=5"),
         (
             (*JOB, "train.learning_rate=interval(0,0.1)"),

@@ -175,7 +175,7 @@ def test_a_run_without_a_result_does_not_predict(tmp_path: Path, name: str) -> N
     classifier(tmp_path / "model.onnx")
     with pytest.raises(DataError, match=r"has no result\.json: its training is not completed") as refused:
         load_predictor(tmp_path / name)
-    assert f"resume it: resume {tmp_path}" in refused.value.hint
+    assert f"resume it: python -m mnist_cnn resume {tmp_path}" in refused.value.hint
 
 
 def test_a_run_predicts_only_with_the_model_that_its_result_describes(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_run_predicts_only_with_the_model_that_its_result_describes(tmp_path: 
     model = classifier(tmp_path / "model.onnx")
     with pytest.raises(DataError, match=r"model\.onnx is not the file that the training wrote") as refused:
         load_predictor(tmp_path)
-    assert refused.value.hint == f"rebuild it: resume {tmp_path}"
+    assert refused.value.hint == f"rebuild it: python -m mnist_cnn resume {tmp_path}"
     result = dataclasses.replace(written, files={"model.onnx": describe_content(model.read_bytes())})
     (tmp_path / "result.json").write_text(result.to_json())
     assert load_predictor(tmp_path).classes == 2

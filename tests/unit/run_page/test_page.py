@@ -31,7 +31,7 @@ def page_of(folder: Path, status: Status | None = Status.completed, end: tuple[s
     run = facts.read(folder, status)
     repetition = None
     if run.job is not None:
-        values = overrides.settings(run.job)
+        values = overrides.settings_of(run.job).values
         repetition = page.Repetition(run.job, values, values, ("seed=3",))
     return page.text_of(run, repetition, end)
 

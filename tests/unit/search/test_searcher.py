@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.records import ROW, write_receipt
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import job_maker, launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.local import LocalBackend
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunPaused, TrainingError
@@ -199,7 +199,7 @@ def test_a_trial_whose_folder_was_deleted_is_trained_again() -> None:
 
 @pytest.mark.usefixtures("ends")
 def test_all_trials_have_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "check_network", lambda *_: None)
+    monkeypatch.setattr(job_maker, "check_network", lambda *_: None)
     network = Path("net.py")
     network.write_text("def build(): ...")
     what = prepare([*SEARCH[:2], "search.trials=1", "model.file=net.py", "train.optimizer=adam,sgd"])
@@ -218,7 +218,7 @@ def test_all_trials_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(initial_weights, "locate", lambda *_: newest)
     monkeypatch.setattr(initial_weights, "read", lambda *_: ())
     monkeypatch.setattr(initial_weights, "check_network", lambda *_: None)
-    monkeypatch.setattr(launch, "arrays_sha256", lambda _: "0" * 64)
+    monkeypatch.setattr(job_maker, "arrays_sha256", lambda _: "0" * 64)
     train = prepare([*SEARCH, "train.init=latest"]).load().train
     assert (train.init, train.init_sha256) == (str(newest), "0" * 64)
 

@@ -54,7 +54,7 @@ def test_a_server_that_is_no_use_is_named_once(
     (line,) = err.splitlines()
     assert line.startswith("warning: track=mlflow: ")
     assert reason in line
-    assert line.endswith(f"the run is not affected; record it later: follow {tmp_path}")
+    assert line.endswith(f"the run is not affected; record it later: python -m mnist_cnn follow {tmp_path}")
     assert "letmein123" not in out + err
     assert state.read(tmp_path, "mlflow").status is None  # the next follower tries again
 

@@ -34,7 +34,7 @@ def test_several_trackers_are_written_as_a_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["mlfow", "[mlflow,wandb]", "null", "''"])
 def test_another_tracker_is_refused(value: str) -> None:
-    with pytest.raises(ConfigurationError, match="there are mlflow, none, tensorboard"):
+    with pytest.raises(ConfigurationError, match="allowed is one of mlflow, none, tensorboard"):
         compose.load([f"track={value}"])
 
 

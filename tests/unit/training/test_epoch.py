@@ -13,7 +13,7 @@ from mnist_cnn import cpu, launch
 from mnist_cnn.config import Optimizer, Precision, Schedule, TrainConfig
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import TrainingError
-from mnist_cnn.training import checkpoint, epoch
+from mnist_cnn.training import checkpoint, epoch, learner
 from mnist_cnn.training.model import weights_sha256
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
 def test_the_number_of_steps_per_call_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     job = launch.make_job(*TINY)
     arrays = datasets.load(job.data)
-    monkeypatch.setattr(epoch, "CURVE_POINTS", 6)
+    monkeypatch.setattr(learner, "CURVE_POINTS", 6)
     rows, hashes, calls = [], [], []
     for seconds in (1e-9, 1e9):
         monkeypatch.setattr(epoch, "PROGRESS_SECONDS", seconds)
@@ -67,7 +67,7 @@ def test_the_number_of_steps_per_call_changes_no_result(monkeypatch: pytest.Monk
 
 def test_a_long_training_records_one_part_of_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The parts would make the files of a long training large otherwise."""
-    monkeypatch.setattr(epoch, "CURVE_POINTS", 1)
+    monkeypatch.setattr(learner, "CURVE_POINTS", 1)
     job = launch.make_job(*TINY)
     row = epoch.Trainer(job, datasets.load(job.data)).run_epoch(1, lambda progress: None)
     assert [*row.loss_parts] == pytest.approx([row.loss], rel=1e-3)
@@ -138,23 +138,23 @@ def test_auto_is_bfloat16_if_the_device_computes_it(monkeypatch: pytest.MonkeyPa
     """The GPU is made up: the machines that run the tests need not have one."""
     import tensorflow as tf
 
-    assert epoch.effective_precision(Precision.bfloat16) is Precision.bfloat16
+    assert learner.effective_precision(Precision.bfloat16) is Precision.bfloat16
     for flag, expected in ((True, Precision.bfloat16), (False, Precision.float32)):
         monkeypatch.setattr(cpu, "computes_bfloat16", Mock(return_value=flag))
-        assert epoch.effective_precision(Precision.auto) is expected
+        assert learner.effective_precision(Precision.auto) is expected
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
     for capability, expected in (((7, 5), Precision.float32), ((8, 0), Precision.bfloat16)):
         details = Mock(return_value={"compute_capability": capability})
         monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
-        assert epoch.effective_precision(Precision.auto) is expected
+        assert learner.effective_precision(Precision.auto) is expected
 
 
 @pytest.mark.parametrize("name", Optimizer)
 def test_every_optimizer_works_with_each_schedule(name: Optimizer) -> None:
-    constant = epoch.optimizer(TrainConfig(optimizer=name, learning_rate=0.5), steps=10)
+    constant = learner.optimizer(TrainConfig(optimizer=name, learning_rate=0.5), steps=10)
     assert float(constant.learning_rate) == 0.5
     one_cycle = TrainConfig(optimizer=name, learning_rate=0.5, schedule=Schedule.one_cycle)
-    assert float(epoch.optimizer(one_cycle, steps=10).learning_rate) == pytest.approx(0.005)
+    assert float(learner.optimizer(one_cycle, steps=10).learning_rate) == pytest.approx(0.005)
 
 
 def test_the_one_cycle_rate_rises_and_falls_in_straight_lines() -> None:

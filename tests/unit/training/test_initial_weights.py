@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.records import write_receipt
 
-from mnist_cnn import launch, run_folder
+from mnist_cnn import launch, run_creation, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.remote import node
 from mnist_cnn.config import DataConfig, Format, ModelConfig
@@ -207,4 +207,4 @@ def test_a_command_that_was_killed_early_can_be_repeated(tmp_path: Path, saved: 
     initial_weights.write(
         folder / run_folder.CHECKPOINTS, initial_weights.read(saved / "model.keras", job.model)
     )
-    run_folder.check_free(folder, job)
+    run_creation.check_free(folder, job)

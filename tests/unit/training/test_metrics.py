@@ -19,7 +19,7 @@ TINY = ("data.train_limit=64", "data.test_limit=50", "data.validation=14", "mode
     [
         ("f1-score", "did you mean f1_score?"),
         ("recal", "did you mean recall?"),
-        ("speed", "there are auc, categorical_hinge"),
+        ("speed", "the metrics are auc, categorical_hinge"),
     ],
 )
 def test_an_unknown_metric_is_refused_with_the_nearest_name(name: str, hint: str) -> None:

@@ -54,11 +54,11 @@ def test_the_saved_epoch_is_the_last_or_the_earliest_of_the_best() -> None:
         (("train.keep=best",), "train.keep=best needs validation images"),
         (
             ("train.stop_patience=3", VALIDATION, "train.schedule=one_cycle"),
-            "train.stop_patience=3 may stop before the end, for which train.schedule=one_cycle lowers",
+            "train.stop_patience=3 may leave out the last epochs, in which train.schedule=one_cycle lowers",
         ),
         (
             ("train.stop_patience=3", VALIDATION, "train.rotation=5", "train.unaugmented_epochs=2"),
-            "train.stop_patience=3 may stop before the end, for which train.unaugmented_epochs=2 are",
+            "train.stop_patience=3 may leave out the last epochs, in which train.unaugmented_epochs=2",
         ),
         (("train.stop_patience=0", VALIDATION), "train.stop_patience=0: allowed is a whole number from 1"),
         (("train.keep=first", VALIDATION), "train.keep=first: allowed is one of last, best"),

@@ -13,7 +13,7 @@ from mnist_cnn import cpu, launch
 from mnist_cnn.config import Format, ModelConfig
 from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.result import EpochRow
-from mnist_cnn.training import train
+from mnist_cnn.training import saving, train
 from mnist_cnn.training.model import build_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
@@ -27,7 +27,7 @@ def test_an_hdf5_file_that_does_not_fit_on_the_disk_is_an_error(tmp_path: Path) 
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
         with pytest.raises(BackendError, match=r"cannot write .*digits\.h5"):
-            train.save_h5(model, tmp_path / "digits.h5")
+            saving.save_h5(model, tmp_path / "digits.h5")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)

@@ -18,6 +18,7 @@ from mnist_cnn.backends.remote import log, node, state, submitter
 from mnist_cnn.backends.remote.node import EPOCH, PROGRESS
 from mnist_cnn.backends.remote.service import Handle, Limits, Observation
 from mnist_cnn.errors import BackendError, MnistCnnError, TrainingError
+from mnist_cnn.receipt import Receipt
 from mnist_cnn.result import EpochRow, Progress
 from mnist_cnn.training.distributed.group import WorkerLost
 
@@ -152,5 +153,5 @@ def test_without_an_error_in_the_log_the_service_says_how_a_run_failed(
 def test_a_run_is_being_submitted_while_its_submitter_may_be_alive(entry: str, *, is_at_work: bool) -> None:
     """Of a process of another machine only the time is known."""
     service = {submitter.SUBMITTER: entry}
-    receipt = run_folder.Receipt("azure", "id", "digest", Status.preparing, "now", service=service)
+    receipt = Receipt("azure", "id", "digest", Status.preparing, "now", service=service)
     assert submitter.is_at_work(receipt) is is_at_work

@@ -98,15 +98,17 @@ def test_a_result_of_another_job_is_not_accepted(node: NodeRun, folder: Path) ->
 
 def test_a_file_that_was_damaged_on_the_way_is_not_accepted(node: NodeRun, folder: Path) -> None:
     (node.outputs / "model.onnx").write_bytes(b"model.onnq")
-    with pytest.raises(outputs.ResultDamaged, match=r"model\.onnx is not the file"):
+    with pytest.raises(outputs.ResultDamaged) as raised:
         download(node, folder)
+    assert raised.value.message.startswith(f"{folder / 'model.onnx'} is not the file")
     assert names(folder) == ["run.json"]
 
 
 def test_a_result_that_was_damaged_on_the_way_can_be_downloaded_again(node: NodeRun, folder: Path) -> None:
     path = node.outputs / "result.json"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(outputs.ResultDamaged, match=r"result\.json") as raised:
+    with pytest.raises(outputs.ResultDamaged) as raised:
         download(node, folder)
+    assert raised.value.message.startswith(f"{folder / 'result.json'} is not a result")
     assert "download it again" in raised.value.hint
     assert names(folder) == ["run.json"]

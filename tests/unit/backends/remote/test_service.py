@@ -10,8 +10,9 @@ import pytest
 
 from mnist_cnn import launch
 from mnist_cnn.backends.remote.service import CHECKPOINTS, BaseService, Handle
-from mnist_cnn.config import BackendConfig, setting
+from mnist_cnn.config import BackendConfig
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.settings import setting
 
 if TYPE_CHECKING:
     from mnist_cnn.job import Job

@@ -1,0 +1,3 @@
+from helpers.submissions import submitted
+
+__all__ = ["submitted"]
