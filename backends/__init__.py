@@ -66,7 +66,7 @@ def backend_class(name: str) -> type[Backend]:
     if target is None:
         known = sorted({*BACKENDS, *installed()})
         hint = did_you_mean(name, known, "choose a class of your own with backend=FILE.py:Class")
-        raise ConfigurationError(f"backend={name}: allowed is one of {', '.join(known)}", hint)
+        raise ConfigurationError(f"backend={name}: must be one of {', '.join(known)}", hint)
     return _import_class(target)
 
 

@@ -64,7 +64,7 @@ class Device(StrEnum):
 class LocalConfig(BackendConfig):
     """The keys of `backend=local`."""
 
-    device: Device = setting(Device.auto, "what trains: auto is a GPU if there is one; gpu insists on it")
+    device: Device = setting(Device.auto, "auto trains on a GPU if TensorFlow finds one; gpu requires it")
     workers: int = setting(
         1, "processes that share the shards of a batch, on the CPU", unit="processes", ge=1, le=64
     )
@@ -303,7 +303,7 @@ class LocalRun:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
             if not self._is_gone_within(GRACE_SECONDS, worker.pid):
-                message = f"process {worker.pid} was killed but is still there: the system keeps it"
+                message = f"process {worker.pid} is still alive after SIGKILL; it may be blocked on the disk"
                 again = command_line("cancel", self.folder)
                 hint = f"check that its disk responds; then cancel it again: {again}"
                 raise BackendError(message, hint)

@@ -87,7 +87,7 @@ class Run(Protocol):
         Raises:
             TrainingError, DataError, BackendError, ConfigurationError: the run failed with this error.
             RunCancelled: the run was cancelled.
-            RunPaused: the run is paused, because `pause_after` asked for it.
+            RunPaused: the run has reached `pause_after` and is paused.
             BackendError: waiting is no longer possible. The run is still running.
             MnistCnnError: a bug of the trainer.
         """

@@ -362,7 +362,7 @@ def _for_hydra(override: Override, config_dirs: Sequence[str]) -> str:
         if wrong:
             known += sorted(installed()) if name == "backend" else []
             hint = did_you_mean(str(wrong[0]), known, f"keys within it are set as {name}.KEY=VALUE")
-            raise ConfigurationError(f"{name}={written(value)}: allowed is one of {', '.join(known)}", hint)
+            raise ConfigurationError(f"{name}={written(value)}: must be one of {', '.join(known)}", hint)
         return f"{'+' if name == SEARCH else ''}{text.lstrip('+')}"
     return "++" + text.lstrip("+")
 

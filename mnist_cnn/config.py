@@ -106,7 +106,7 @@ class DataConfig(Section):
     )
     test_limit: int | None = setting(None, "use only the first N test images; null: all", unit="images", ge=1)
     validation: int = setting(
-        0, "keep the last N training images for val_*, instead of the test set", unit="images", ge=0
+        0, "validate on the last N training images, not on the test set", unit="images", ge=0
     )
     format: Format = setting(Format.channels_last, "position of the channel axis in the image arrays")
     num_classes: int = setting(10, "number of classes; labels start at 0", unit="classes", ge=2, le=256)
@@ -132,11 +132,11 @@ class ModelConfig(Section):
         default=False, meaning="batch normalisation before the ReLU of all convolutions except the first"
     )
     batch_norm_momentum: float = setting(
-        0.9, "share of its moving statistics that is kept at each step", ge=0, lt=1
+        0.9, "fraction of its moving statistics that is kept at each step", ge=0, lt=1
     )
     pool_size: int = setting(2, "side of a max pooling's window", unit="pixels", ge=1, le=64)
     pool_after: tuple[int, ...] = setting(
-        (), "numbers of the convolutions that a pooling follows, from 1; [] is the last", ge=1, le=16
+        (), "convolutions that a max pooling follows, counted from 1; [] pools after the last", ge=1, le=16
     )
     conv_dropout: float = setting(0.25, "dropout rate after the last convolution", ge=0, lt=1)
     dense_units: int = setting(128, "units of the hidden dense layer; 0 leaves it out", ge=0, le=65536)
@@ -168,9 +168,13 @@ class TrainConfig(Section):
     schedule: Schedule = setting(
         Schedule.constant, "one_cycle raises the learning rate to learning_rate, then lowers it to almost 0"
     )
-    warmup: float = setting(0.3, "share of the steps in which one_cycle rises", ge=0, le=1)
+    warmup: float = setting(
+        0.3, "fraction of the steps in which one_cycle raises the learning rate", ge=0, le=1
+    )
     loss: Loss = setting(Loss.categorical_crossentropy, "the loss; it decides whether labels are one-hot")
-    label_smoothing: float = setting(0.0, "share of the target that is spread over all classes", ge=0, lt=1)
+    label_smoothing: float = setting(
+        0.0, "fraction of each target that is spread over all classes", ge=0, lt=1
+    )
     rotation: float = setting(
         0.0, "rotate images at random by up to this, in both directions", unit="degrees", ge=0, le=180
     )
@@ -190,7 +194,11 @@ class TrainConfig(Section):
         Numerics.native, "native is fastest; exact gives equal weights on every Linux machine with x86-64"
     )
     exact_bits: int = setting(
-        7, "bits of the operands of exact products; few, so that no sum rounds", unit="bits", ge=2, le=12
+        7,
+        "bits to which exact numerics round each operand; more are more accurate and slower",
+        unit="bits",
+        ge=2,
+        le=12,
     )
     checkpoint_every: int = setting(
         1, "write a checkpoint every N epochs, and after the last", unit="epochs", ge=1, le=100_000
@@ -312,7 +320,7 @@ class SearchConfig(Section):
         Sampler.random, "how settings are drawn: at random, or near the best so far (tpe)"
     )
     reduction: int = setting(
-        3, "N: the best 1/N of the compared trials train on; 1 trains all to the end", ge=1, le=100
+        3, "N: the best 1/N of the compared trials continue; 1 trains every trial to the end", ge=1, le=100
     )
     min_epochs: int = setting(
         1,
@@ -347,7 +355,8 @@ class RunConfig(Section):
         ge=1,
     )
     force: bool = setting(
-        default=False, meaning="resume even if the job or the machine has changed; marks the result"
+        default=False,
+        meaning="resume even if the job or the machine has changed; the result records the change",
     )
 
 

@@ -6,7 +6,7 @@
     ├── BackendError         4   device, disk or service
     ├── TrainingError        5   the training itself failed
     ├── RunCancelled         6   the run was cancelled
-    ├── RunPaused            7   the run is paused, as pause_after asked
+    ├── RunPaused            7   the run has reached pause_after and is paused
     └── Interrupted        130   Ctrl-C, or detached from a run that is still running
 
 An error has a message (what happened) and a hint (what to do). The code that understands a foreign exception

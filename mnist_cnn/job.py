@@ -106,7 +106,7 @@ class Job:
             raise ConfigurationError(f"{name} is not a job: {error}", hint) from error
         job = cls(data, model, train, run.seed, run.save_h5)
         if not may_be_changed and not job.has_digest(file.digest):
-            raise ConfigurationError(f"{name}: its digest does not fit its content", hint)
+            raise ConfigurationError(f"{name}: its digest does not match its content", hint)
         return job
 
 

@@ -209,7 +209,7 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
     run.download_checkpoints()
     last = Checkpoints(folder / run_folder.CHECKPOINTS).newest()
     if last is None or not stopping.is_done(last.history, job.train):
-        message = f"{folder} has no sound checkpoint of its last epoch"
+        message = f"{folder} has no intact checkpoint of its last epoch"
         raise ConfigurationError(message, f"start a new run with {epochs}")
     # A checkpoint of a node names the node's folder of data.
     longer = extension.extended(dataclasses.replace(last, job=job), config.train.epochs)
@@ -219,7 +219,9 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
     if changes and not config.run.force:
         message = f"{folder} cannot be continued, because this has changed: {', '.join(changes)}"
         anyway = command_line("resume", folder, epochs, "force=true")
-        raise ConfigurationError(message, f"undo that, or continue anyway, which marks the result: {anyway}")
+        raise ConfigurationError(
+            message, f"undo that, or resume anyway (result.json records the change): {anyway}"
+        )
     backend = backend_of(config)
     backend.check(longer.job)
 

@@ -136,7 +136,7 @@ class Result:
             sha256 = values.pop("sha256", None)
             result = records.convert(cls, values)
             if sha256 != records.digest(values):
-                raise ValueError("its checksum does not fit its values")  # noqa: TRY301 - as what msgspec raises
+                raise ValueError("its checksum does not match its values")  # noqa: TRY301 - as what msgspec raises
             return result
         except ValueError as error:
             raise BackendError(f"{name} is not a result: {error}", "rebuild it: resume its run") from error

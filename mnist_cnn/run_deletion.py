@@ -55,7 +55,7 @@ def delete(folder: Path, receipt: Receipt, before_removal: Callable[[], None] | 
 
 def _check_deletable(folder: Path, receipt: Receipt) -> None:
     if run_folder.read_receipt(folder) != receipt:
-        hint = f"see how it is: {command_line('status', folder)}"
+        hint = f"check its status: {command_line('status', folder)}"
         raise BackendError(f"{folder} has changed since it was checked, and was not deleted", hint)
 
 

@@ -224,7 +224,8 @@ def await_registration(folder: Path, pid: int) -> None:
     deadline = time.monotonic() + ENTRY_SECONDS
     while read_receipt(folder).pid != pid:
         if time.monotonic() > deadline:
-            raise BackendError(f"{folder} does not name this process as its trainer", "start it again")
+            message = f"run.json in {folder} was not updated: the command that started the run has died"
+            raise BackendError(message, "resume the run")
         time.sleep(0.01)
 
 

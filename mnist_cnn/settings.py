@@ -148,7 +148,7 @@ def _kind_text(kind: Any) -> str:
 def refused(section: type[Section], name: str, value: object) -> ConfigurationError:
     """Return the error for a value that a key does not take."""
     return ConfigurationError(
-        f"{full_key(section, name)}={written(value)}: allowed is {allowed(section, name)}",
+        f"{full_key(section, name)}={written(value)}: must be {allowed(section, name)}",
         f"{full_key(section, name)}: {dict(keys_of(section))[name].meaning}",
     )
 

@@ -10,10 +10,12 @@ OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 PYTHON_NEEDED = "mnist_cnn needs Python 3.11, 3.12 or 3.13"
 
 
-def installation_hint() -> str:
-    """Return the command that installs this package with everything that it needs."""
+def installation_hint(extra: str = "") -> str:
+    """Return the command that installs this package with everything that it needs, and an extra."""
     root = Path(__file__).resolve().parent.parent
-    what = "-e " + shlex.quote(str(root)) if (root / "pyproject.toml").is_file() else "mnist-cnn"
+    is_checkout = (root / "pyproject.toml").is_file()
+    name = (str(root) if is_checkout else "mnist-cnn") + (f"[{extra}]" if extra else "")
+    what = ("-e " if is_checkout else "") + shlex.quote(name)
     fits = OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON
     python = shlex.quote(sys.executable) if fits else "python3.11"
     return f"install it: {python} -m pip install {what}"

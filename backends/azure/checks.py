@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.backends.azure.config import SUBNET, Sdk
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.files import safe_read
+from mnist_cnn.version import installation_hint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,7 +98,7 @@ def check_sdk(sdk: Sdk) -> None:
             message = f"backend.sdk=v1 needs Python 3.11: azureml-sdk cannot be installed on {running}"
             raise ConfigurationError(message, "set backend.sdk=v2, or use Python 3.11")
         if not _is_installed("azureml-train-core"):
-            hint = "install it with python -m pip install 'mnist-cnn[azure]', or set backend.sdk=v2"
+            hint = f"{installation_hint('azure')}, or set backend.sdk=v2"
             raise ConfigurationError("backend.sdk=v1 needs azureml-sdk, which isn't installed", hint)
         return
     if not V2_PYTHONS[0] <= sys.version_info[:2] <= V2_PYTHONS[1]:
@@ -105,7 +106,7 @@ def check_sdk(sdk: Sdk) -> None:
         message = f"backend=azure needs Python {allowed}, not {running}"
         raise ConfigurationError(message, "use Python 3.13, for example python3.13 -m venv .venv")
     if not _is_installed("azure-ai-ml"):
-        hint = "install it with python -m pip install 'mnist-cnn[azure-v2]'"
+        hint = installation_hint("azure-v2")
         raise ConfigurationError("backend=azure needs azure-ai-ml, which isn't installed", hint)
 
 

@@ -112,7 +112,11 @@ class AzureConfig(BackendConfig):
         default=False, meaning="submit a followed run again that was cancelled outside of this program"
     )
     queue_timeout: int = setting(
-        3600, "how long a followed run may wait for its image and a node", unit="seconds", ge=1, le=604_800
+        3600,
+        "how long a followed run may wait for a node; an image that is built gets an hour, or this",
+        unit="seconds",
+        ge=1,
+        le=604_800,
     )
     data: AzureDataConfig = inner(AzureDataConfig, "how data files are sent")
 

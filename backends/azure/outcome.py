@@ -37,7 +37,7 @@ UPLOADED_TWICE = re.compile(r"Resource Conflict: .* already exists")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 IMAGE_LOG = re.compile(r"azureml-logs/\d+_image_build_log\.txt")
 IMAGE_ERROR = re.compile(r"^\W*(ERROR\b|\w+Error\b|ResolvePackageNotFound|ResolutionImpossible)")
-PREPARING = "the service may be building the image, which took 22 and 36 minutes when it was seen"
+PREPARING = "the service may be building the image, which takes 20 to 40 minutes"
 """What happens before a first run of its packages gets a node."""
 PREEMPTED = re.compile(r"pre-?empt|evict", re.IGNORECASE)
 NO_REASON = "the service gives no reason"
@@ -67,8 +67,8 @@ def failure(details: dict[str, Any], workers: int = 1) -> dict[str, Any]:
     if PREEMPTED.search(said):
         return {"error": f"the node was preempted: {reason}", "is_lost": True}
     if UPLOADED_TWICE.search(reason):
-        again = "and the service failed the run that it had started again (Resource Conflict)"
-        return {"error": f"a node was lost as it uploaded the result, {again}"}
+        again = "and the service could not start the run again (Resource Conflict)"
+        return {"error": f"a node was lost while it uploaded the result, {again}"}
     has_trainer_failed = ended is not None or "JobFailed" in said
     is_killed = not 0 <= int(ended[1]) <= SHELL_SIGNAL if ended else has_trainer_failed and not has_raised
     if workers > 1 and is_killed:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def send(store: Store, prefix: str, folder: Path) -> None:
-    """Send a run folder's initial weights and newest sound checkpoint, if the store lacks them.
+    """Send a run folder's initial weights and newest intact checkpoint, if the store lacks them.
 
     Raises BackendError.
     """

@@ -51,7 +51,7 @@ def download(service: Service, handle: Handle) -> None:
     folder = handle.folder
     names = with_retries(lambda: service.files(handle))
     if PAUSED in names:  # its log could not be read
-        raise RunPaused("paused, as pause_after asked", resume_hint(folder))
+        raise RunPaused("paused (pause_after)", resume_hint(folder))
     if run_folder.RESULT not in names:
         message = f"the run is completed, but its {OUTPUTS}/ has no {run_folder.RESULT}"
         raise ResultMissing(message, resume_hint(folder))

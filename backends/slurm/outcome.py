@@ -138,7 +138,9 @@ def _failed(job: SlurmJob, ended: Exit | None, start: Path) -> Observation:
 def _of_exit(state: str, what: str, ended: Exit) -> Observation:
     """Return the observation of a script that ended with an error."""
     if ended.code == script.UNSUITABLE:
-        return Observation(state, Status.failed, f"node {ended.node} cannot train; the log says why")
+        return Observation(
+            state, Status.failed, f"node {ended.node} could not start the training; read the log"
+        )
     if ended.received_sigterm and ended.near_limit:
         error = f"{what} reached its time limit on {ended.node}; set backend.max_duration"
         return Observation(state, Status.cancelled, error)

@@ -39,7 +39,7 @@ class Entry:
 
 
 COMMANDS: dict[str, Entry] = {
-    "train": Entry("train, here or where backend= says; the default", "commands:train"),
+    "train": Entry("train, on this machine or on backend=NAME (the default command)", "commands:train"),
     "plan": Entry("print what would be trained and where; writes nothing", "commands:plan", only_reads=True),
     "list": Entry(
         "list the runs; KEY=VALUE shows only those that match",
@@ -82,7 +82,7 @@ COMMANDS: dict[str, Entry] = {
         },
     ),
     "search": Entry("find the best settings in ranges such as KEY=A,B", "search:search"),
-    "register": Entry("put a run's model into the registry, as register.name", "commands:register", "RUN"),
+    "register": Entry("register a run's model under register.name", "commands:register", "RUN"),
     "report": Entry(
         "write a run's page: one HTML file to read and to share",
         "run_page:report",
@@ -157,7 +157,7 @@ class Command:
                     f"{self.name} does not take {override}", f"it takes {', '.join(keys)}"
                 )
 
-    def run_word(self) -> str:
+    def run_argument(self) -> str:
         """Return the command's RUN argument."""
         if len(self.words) != 1 or not self.words[0]:
             wanted = "one RUN" if not any(self.words) else f"one RUN, not {' '.join(self.words)}"
@@ -167,7 +167,7 @@ class Command:
 
     def folder(self) -> Path:
         """Return the folder of the RUN argument."""
-        return launch.find(self.run_word(), self.overrides, self.config_dirs)
+        return launch.find(self.run_argument(), self.overrides, self.config_dirs)
 
     def run(self) -> Run:
         """Return the run of the RUN argument."""
@@ -177,7 +177,7 @@ class Command:
         """Return the configuration for the run of the RUN argument."""
         return launch.config_of_run(self.folder(), self.overrides, self.config_dirs)
 
-    def refuse_words(self) -> None:
+    def refuse_arguments(self) -> None:
         if self.words:
             hint = did_you_mean(self.words[0], list(COMMANDS), "settings are written KEY=VALUE; see --help")
-            raise ConfigurationError(f"{self.name} does not take the word {self.words[0]}", hint)
+            raise ConfigurationError(f"{self.name} takes no argument {self.words[0]}", hint)

@@ -28,7 +28,7 @@ CLUSTER_ACTIONS = ("show", "delete")
 
 
 def train(command: Command) -> int:
-    command.refuse_words()
+    command.refuse_arguments()
     if command.is_multirun:
         return run_sweep(command.overrides, command.config_dirs, as_json=command.as_json)
     config = command.config()
@@ -43,7 +43,7 @@ def resume(command: Command) -> int:
         "runs_dir", "backend", "register", "force", "pause_after", "track", "train.epochs", *new_run
     )
     config = launch.config_to_resume(command.folder(), command.overrides, command.config_dirs)
-    start = launch.prepare_resume(command.run_word(), command.overrides, command.config_dirs)
+    start = launch.prepare_resume(command.run_argument(), command.overrides, command.config_dirs)
     return run_to_end(start, config, as_json=command.as_json)
 
 
@@ -55,7 +55,7 @@ def follow(command: Command) -> int:
 
 
 def plan(command: Command) -> int:
-    command.refuse_words()
+    command.refuse_arguments()
     if command.is_multirun:
         plans = plan_sweep(command.overrides, command.config_dirs)
     else:
@@ -71,7 +71,7 @@ def plan(command: Command) -> int:
             if number == 1 or value != plans[0].get(label):  # only what differs from the first plan
                 print(f"{label:<11} {value}")
         if number == 1 < len(plans):
-            print("of the others, only what differs is shown:")
+            print("the other jobs, differences only:")
     return 0
 
 
@@ -150,7 +150,7 @@ def register(command: Command) -> int:
     config = command.run_config()
     model = report.register_model(command.run(), config)
     if model is None:
-        example = command_line("register", command.run_word(), "register.name=mnist-cnn")
+        example = command_line("register", command.run_argument(), "register.name=mnist-cnn")
         hint = f"for example {example}"
         raise ConfigurationError("register needs a name", hint)
     if command.as_json:

@@ -50,7 +50,7 @@ def answer(arguments: Sequence[str]) -> list[str]:
     if (what, line) != ("install", "bash"):
         given = f" {arguments[0]}" if arguments else ""
         hint = f'turn it on: eval "$({program()} --shell-completion install=bash)"'
-        raise ConfigurationError(f"--shell-completion{given}: allowed is install=bash", hint)
+        raise ConfigurationError(f"--shell-completion{given}: must be install=bash", hint)
     return [BASH]
 
 

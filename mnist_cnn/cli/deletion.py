@@ -128,7 +128,7 @@ def _confirmed(chosen: list[Chosen], command: Command) -> bool:
         raise Interrupted("nothing was deleted")
     stored = [size for one in chosen for size in one.stored.values()]
     return bool(stored) and _ask(
-        f"also delete the checkpoints on the cluster's store, {_amount(stored)}? [y/N] "
+        f"also delete the checkpoints in the cluster's store ({_amount(stored)})? [y/N] "
     )
 
 

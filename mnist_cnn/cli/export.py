@@ -24,7 +24,7 @@ def export(command: Command) -> int:
     from mnist_cnn.prediction.predictor import read_model
 
     command.allow_only("runs_dir")
-    run = command.run_word()
+    run = command.run_argument()
     if "--web" in command.flags or "--runtime" in command.flags:
         from mnist_cnn.cli.export_web import export_web
 

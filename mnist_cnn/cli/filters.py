@@ -73,7 +73,7 @@ def _allowed(key: str, value: object) -> Any:
         known = STATUSES if key == STATUS else compose.options(key)
         if value not in known:
             hint = did_you_mean(str(value), known, f"{key}=A,B means A or B")
-            raise ConfigurationError(f"{key}={written(value)}: allowed is one of {', '.join(known)}", hint)
+            raise ConfigurationError(f"{key}={written(value)}: must be one of {', '.join(known)}", hint)
         return value
     return written(value)
 

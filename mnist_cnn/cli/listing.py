@@ -97,7 +97,7 @@ SORTED_BY: dict[str, tuple[Callable[[Listed], Any], bool]] = {
 
 def list_runs(command: Command) -> int:
     """Print the runs that match KEY=VALUE filters."""
-    command.refuse_words()
+    command.refuse_arguments()
     own = [text for text in command.overrides if text.partition("=")[0].strip("+") == "runs_dir"]
     wanted = filters.parse([text for text in command.overrides if text not in own])
     order = command.flags.get(SORT, "created")
@@ -129,7 +129,7 @@ def _limit(flags: Mapping[str, str]) -> int | None:
         return None
     if not (text.isdecimal() and len(text) < MOST_DIGITS and int(text)):
         hint = f"for example {command_line('list', f'{LIMIT}=10')}"
-        raise ConfigurationError(f"{LIMIT}={text}: allowed is a whole number, 1 or more", hint)
+        raise ConfigurationError(f"{LIMIT}={text}: must be a whole number, 1 or more", hint)
     return int(text)
 
 

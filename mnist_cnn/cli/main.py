@@ -97,7 +97,7 @@ def _show_configuration(command: Command) -> int:
     """Do --cfg job or --info, once the configuration is found to be valid."""
     from mnist_cnn import compose
 
-    command.refuse_words()
+    command.refuse_arguments()
     is_info = command.name == "info"
     for override in command.overrides:
         if override.lstrip("+~").partition("=")[0].partition(".")[0] == compose.SEARCH:
@@ -143,9 +143,7 @@ def parse(arguments: Sequence[str]) -> Command:
         elif flag in ("--cfg", "-c"):
             what = _value(argument, rest)
             if what != "job":
-                raise ConfigurationError(
-                    f"--cfg {what}: allowed is job", "--cfg job prints the configuration"
-                )
+                raise ConfigurationError(f"--cfg {what}: must be job", "--cfg job prints the configuration")
             shown = "config"
         elif argument in ("--info", "-i"):
             shown = "info"

@@ -27,7 +27,7 @@ VALIDATION = "data.validation"
 
 
 def search(command: Command) -> int:
-    command.refuse_words()
+    command.refuse_arguments()
     stream = sys.stderr if command.as_json else sys.stdout
     what = prepare(command.overrides, command.config_dirs)
     with searcher.opened(what, partial(report.print_lossy, stream=stream)) as searching:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import launch
 from mnist_cnn.cli import report
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.version import installation_hint
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
@@ -22,7 +23,7 @@ HIGHEST_PORT = 65535
 def serve(command: Command) -> int:
     """Serve the model of a run until Ctrl-C or SIGTERM, which are its normal end."""
     command.allow_only("runs_dir")
-    word = command.run_word()
+    word = command.run_argument()
     host, port = command.flags.get("--host", HOST) or HOST, _port(command.flags.get("--port", PORT))
     try:
         from mnist_cnn.serving import app, server
@@ -30,7 +31,7 @@ def serve(command: Command) -> int:
         package = str(error.name).partition(".")[0]
         if package == "mnist_cnn":
             raise
-        hint = "install it: pip install 'mnist-cnn[serve]'"
+        hint = installation_hint("serve")
         raise ConfigurationError(f"serve needs {package}, which isn't installed", hint) from error
     from mnist_cnn.prediction.predictor import load_predictor
 

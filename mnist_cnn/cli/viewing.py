@@ -45,13 +45,13 @@ def logs(command: Command) -> int:
 
 
 def open_run(command: Command) -> int:
-    """Open a run's page, its report or its pictures; print where they are if there is no browser."""
+    """Open a run's page, its report or its plots; print where they are if there is no browser."""
     command.allow_only("runs_dir")
     folder = command.folder()
     pages = _pages(folder)
     if not pages:
-        hint = f"see how it is: {command_line('status', folder)}"
-        raise ConfigurationError(f"{folder} has no page, no report and no pictures", hint)
+        hint = f"check its status: {command_line('status', folder)}"
+        raise ConfigurationError(f"{folder} has no report, no plots and no page of its service", hint)
     opened = [_show(page) for page in pages]
     if command.as_json:
         report.print_json({"run": folder.name, "pages": pages, "opened": all(opened)})

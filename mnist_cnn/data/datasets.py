@@ -75,7 +75,7 @@ def inspect(config: DataConfig, *, download: bool = True) -> DataSetInfo | None:
 
     Raises:
         ConfigurationError: the set is unknown, a limit is too high, or no image is left to train on.
-        DataError: a file is missing, damaged or does not fit the others, a download failed, or the data's
+        DataError: a file is missing, damaged or does not match the others, a download failed, or the data's
             digest is not `config.digest`.
         BackendError: a download cannot be stored.
     """
@@ -250,12 +250,12 @@ def _check_limits(config: DataConfig, train_images: int, test_images: int) -> No
     ):
         if limit is not None and limit > available:
             raise ConfigurationError(
-                f"{key}={limit}: allowed is a whole number from 1 to {available}, or null",
+                f"{key}={limit}: must be a whole number from 1 to {available}, or null",
                 f"the data set has {available} of these images; null uses all",
             )
     used = train_images if config.train_limit is None else config.train_limit
     if config.validation >= used:
         raise ConfigurationError(
-            f"data.validation={config.validation}: allowed is a whole number from 0 to {used - 1}",
+            f"data.validation={config.validation}: must be a whole number from 0 to {used - 1}",
             f"{used} training images are in use, and at least one must be left to train on",
         )

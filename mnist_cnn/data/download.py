@@ -42,7 +42,7 @@ NAMES = (
 RETRIES = 2  # after a transient failure, after 1 and 2 seconds
 TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)  # the 4xx statuses worth a retry
 TIMEOUTS = (10.0, 30.0)  # seconds to wait for a connection, and for the next bytes on it
-PACKAGED_HINT = "the installation is damaged; reinstall with pip install --force-reinstall mnist-cnn"
+PACKAGED_HINT = "the installation is damaged; install the package again"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def find_source(name: str) -> Source:
     except KeyError:
         known = ", ".join(sources())
         hint = did_you_mean(name, list(sources()), "to use your own four files, set data.dir=FOLDER")
-        raise ConfigurationError(f"data.name={name}: allowed is one of {known}", hint) from None
+        raise ConfigurationError(f"data.name={name}: must be one of {known}", hint) from None
 
 
 def packaged(source: Source) -> tuple[Path, ...]:

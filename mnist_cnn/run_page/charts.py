@@ -36,7 +36,7 @@ LEAST_RANGE = 0.01
 """Of the accuracies on a scale."""
 LEAST_SHARE = 1e-9
 """Of the numbers on a scale: its least room, because a float has 16 digits."""
-UNITS = {"loss": "cross-entropy in nats", "accuracy": "share of correct predictions"}
+UNITS = {"loss": "cross-entropy in nats", "accuracy": "fraction of correct predictions"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -203,7 +203,7 @@ def _steps(run: Facts, repetition: Repetition) -> Iterator[tuple[str, str]]:
     job = repetition.job
     versions = (f"{name}=={version}" for name, version in _versions(run).items() if name != "mnist_cnn")
     if pins := tuple(versions):
-        yield "Install the packages that compute in the same versions:", shlex.join((*INSTALL, *pins))
+        yield "Install the same versions of these packages:", shlex.join((*INSTALL, *pins))
     if job.model.file is not None:
         yield f"Save {job.model.file}, whose text is among the settings, in the current folder.", ""
     if job.data.dir is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.config import Sampler
 from mnist_cnn.errors import BackendError, ConfigurationError, storage_error
 from mnist_cnn.files import atomic, locks
+from mnist_cnn.version import installation_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ def check_installed() -> None:
     try:
         import optuna  # noqa: F401 - only whether it is there
     except ModuleNotFoundError as error:
-        hint = "install it with pip install 'mnist-cnn[search]'"
+        hint = installation_hint("search")
         raise ConfigurationError("search needs Optuna, which isn't installed", hint) from error
 
 

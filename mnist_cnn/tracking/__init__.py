@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.version import installation_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,4 +43,4 @@ def check_installed(names: Iterable[str]) -> None:
             metadata.distribution(PACKAGES[name])
         except metadata.PackageNotFoundError as error:
             message = f"{PACKAGES[name]}, which track={name} needs, isn't installed"
-            raise ConfigurationError(message, f"install it: pip install 'mnist-cnn[{name}]'") from error
+            raise ConfigurationError(message, installation_hint(name)) from error

@@ -94,7 +94,7 @@ class _About:
 def changed_hint(run: Path | str = "RUN") -> str:
     """Return the hint for a run that cannot be resumed exactly."""
     anyway = command_line("resume", run, "force=true")
-    return f"undo that, start a new run, or resume anyway, which marks the result: {anyway}"
+    return f"undo that, start a new run, or resume anyway (result.json records the change): {anyway}"
 
 
 class Checkpoints:
@@ -117,11 +117,11 @@ class Checkpoints:
         return True
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest sound checkpoint, or None; log a warning for each damaged one."""
+        """Return the newest intact checkpoint, or None; log a warning for each damaged one."""
         return next((checkpoint for _, checkpoint in self._sound()), None)
 
     def newest_file(self) -> Path | None:
-        """Return the file of the newest sound checkpoint, or None; warn as `newest` does."""
+        """Return the file of the newest intact checkpoint, or None; warn as `newest` does."""
         return next((path for path, _ in self._sound()), None)
 
     def _sound(self) -> Iterator[tuple[Path, Checkpoint]]:

@@ -291,7 +291,7 @@ def _scale_accuracies(axes: Axes, accuracies: Sequence[float]) -> None:
     """End the axis at ticks beyond the accuracies; none is above 100%."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_ylabel("accuracy (share of correct predictions)")
+    axes.set_ylabel("accuracy (fraction correct)")
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
     lowest, highest = (min(accuracies), max(accuracies)) if accuracies else (0.0, 1.0)
     locator = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
@@ -321,7 +321,7 @@ def _colour_cells(figure: Figure, axes: Axes, counts: NDArray[np.int64]) -> None
     ticks = [0.001, 0.01, 0.05, MANY_WRONG]
     bar = figure.colorbar(cells, ax=axes, shrink=0.5, aspect=24, extend="max", ticks=ticks)
     bar.ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
-    bar.set_label("mistakes: share of the true class")
+    bar.set_label("mistakes: fraction of the true class")
     bar.outline.set_visible(False)
 
 

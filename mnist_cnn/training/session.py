@@ -101,7 +101,7 @@ class Session:
         """Return the end of a training that pauses. Its checkpoint is all that it leaves."""
         epoch, epochs = len(self.history), self.trainer.job.train.epochs
         if self.is_saved:
-            return RunPaused(f"paused after epoch {epoch} of {epochs}, as pause_after asked")
+            return RunPaused(f"paused after epoch {epoch} of {epochs} (pause_after)")
         message = f"not paused: the checkpoint of epoch {epoch} of {epochs} could not be saved"
         return BackendError(message, "resume the run; it trains the epochs since its last checkpoint again")
 

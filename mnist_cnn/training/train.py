@@ -27,6 +27,7 @@ from mnist_cnn.training.epoch import Trainer
 from mnist_cnn.training.runtime import Runtime
 from mnist_cnn.training.saving import save_result
 from mnist_cnn.training.session import Session
+from mnist_cnn.version import installation_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ def train(  # noqa: PLR0913 - only the first two are required
         DataError: the data or the initial weights differ from what the job describes.
         BackendError: `device` (auto, cpu or gpu) is missing, the machine cannot train an exact job, or
             `folder` cannot be written.
-        ConfigurationError: the network cannot be built, or the checkpoint does not fit the job or runtime.
+        ConfigurationError: the network cannot be built, or the checkpoint is of another job or runtime.
         TrainingError: the loss or a weight is not finite.
         RunCancelled: `is_stopping` has ended it.
         RunPaused: `pause_after` has ended it; BackendError if the checkpoint of that epoch is not saved.
@@ -110,7 +111,7 @@ def _train_epochs(
             session.save()
         yield row
         if must_stop:
-            message = f"stopped after epoch {row.epoch} of {config.epochs}, because the machine asked for it"
+            message = f"stopped after epoch {row.epoch} of {config.epochs}, because the machine sent SIGTERM"
             raise RunCancelled(message)
 
 
@@ -215,7 +216,7 @@ def _prepare_tensorflow(job: Job, device: str) -> str:
     gc.enable()
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
-        hint = "install the GPU libraries with pip install 'mnist-cnn[gpu]', or choose backend.device=cpu"
+        hint = f"{installation_hint('gpu')}, or set backend.device=cpu"
         raise BackendError("backend.device=gpu: TensorFlow finds no GPU on this machine", hint)
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")

@@ -146,7 +146,7 @@ def test_a_result_is_used_if_it_is_whole_and_of_one_attempt(
     ended = made.command("follow")
     if damage == "none":
         said = (
-            "a node was lost as it uploaded the result",
+            "a node was lost while it uploaded the result",
             "every file matches the checksum",
             "Resource Conflict",
         )
@@ -154,5 +154,5 @@ def test_a_result_is_used_if_it_is_whole_and_of_one_attempt(
         assert "(Failed)" not in ended.err
         run_folder.verify(made.folder, result_of(made.folder))
     else:
-        refused(ended, BackendError.exit_code, "a node was lost as it uploaded the result", "resume run")
+        refused(ended, BackendError.exit_code, "a node was lost while it uploaded the result", "resume run")
         assert not (made.folder / "result.json").exists()

@@ -140,5 +140,5 @@ def test_a_run_whose_node_is_lost_during_the_upload_counts_once(azure: AzureServ
         "Failed"
     ]
     assert "Resource Conflict" in run.document["error"]["error"]["message"]
-    succeeded(ended, "a node was lost as it uploaded the result")
+    succeeded(ended, "a node was lost while it uploaded the result")
     run_folder.verify(tmp_path / "run", result_of(tmp_path / "run"))

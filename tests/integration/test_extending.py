@@ -21,7 +21,7 @@ def test_a_third_backend_is_one_file(tmp_path: Path) -> None:
     assert status["backend"] == f"{tmp_path / 'nice_backend.py'}:NiceBackend"
     refused = run_command("plan", chosen[0], "backend.niceness=77", cwd=tmp_path)
     assert refused.code == 2
-    assert "backend.niceness=77: allowed is a whole number from 0 to 19" in refused.err
+    assert "backend.niceness=77: must be a whole number from 0 to 19" in refused.err
 
 
 def test_a_custom_network_is_one_file_and_travels_in_the_job(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_an_old_job_changed_by_hand_is_refused(home: Path) -> None:
     assert job.has_digest(run_folder.read_receipt(folder).job_digest)
     train = json.loads((folder / "job.json").read_text())["train"]
     change(folder / "job.json", train=train | {"clean_epochs": 1})
-    with pytest.raises(ConfigurationError, match="its digest does not fit its content"):
+    with pytest.raises(ConfigurationError, match="its digest does not match its content"):
         run_folder.read_job(folder)
 
 

@@ -124,13 +124,13 @@ def test_an_interpolation_is_replaced_by_the_other_keys_value() -> None:
         ("sed=1", "unknown key sed", "did you mean seed?"),
         ("nothing.like.it=1", "unknown key nothing.like.it", "--help lists every key"),
         ("+new=1", "unknown key new", "--help lists every key"),
-        ("data=mnits", "data=mnits: allowed is one of fashion_mnist, kmnist, mnist", "did you mean mnist?"),
-        ("model=resnet", "model=resnet: allowed is one of cnn, compact, deep", "are set as model.KEY=VALUE"),
-        ("backend=lokal", "backend=lokal: allowed is one of azure, local, slurm", "did you mean local?"),
-        ("data=null", "data=null: allowed is one of fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
+        ("data=mnits", "data=mnits: must be one of fashion_mnist, kmnist, mnist", "did you mean mnist?"),
+        ("model=resnet", "model=resnet: must be one of cnn, compact, deep", "are set as model.KEY=VALUE"),
+        ("backend=lokal", "backend=lokal: must be one of azure, local, slurm", "did you mean local?"),
+        ("data=null", "data=null: must be one of fashion_mnist, kmnist, mnist", "data.KEY=VALUE"),
         (
             "data=[mnist]",
-            "data=[mnist]: allowed is one of fashion_mnist, kmnist, mnist",
+            "data=[mnist]: must be one of fashion_mnist, kmnist, mnist",
             "did you mean mnist?",
         ),
         ("register=x", "register=x: register is a group of keys", "for example register.name"),
@@ -139,11 +139,11 @@ def test_an_interpolation_is_replaced_by_the_other_keys_value() -> None:
         ("train@x=tutorial", "Could not override 'train@x'.", "--help lists every key"),
         ("hydra.run.dir=x", "hydra.run.dir=x: Hydra's own settings have no effect here", "leave it out"),
         ("+hydra.job.name=y", "+hydra.job.name=y: Hydra's own settings have no effect here", "leave it out"),
-        ("run_dir=''", "run_dir=: allowed is text that is not empty, or null", "null creates one"),
-        ("runs_dir=''", "runs_dir=: allowed is text that is not empty", "folder that holds"),
-        ("data.dir=''", "data.dir=: allowed is text that is not empty, or null", "folder with"),
-        ("register.dir=''", "register.dir=: allowed is text that is not empty", "registry"),
-        ("model.file=''", "model.file=: allowed is text that is not empty, or null", "a Python file"),
+        ("run_dir=''", "run_dir=: must be text that is not empty, or null", "null creates one"),
+        ("runs_dir=''", "runs_dir=: must be text that is not empty", "folder that holds"),
+        ("data.dir=''", "data.dir=: must be text that is not empty, or null", "folder with"),
+        ("register.dir=''", "register.dir=: must be text that is not empty", "registry"),
+        ("model.file=''", "model.file=: must be text that is not empty, or null", "a Python file"),
     ],
 )
 def test_a_refusal_names_the_key_and_the_alternatives(overrides: str, message: str, hint: str) -> None:
@@ -188,7 +188,7 @@ def test_a_config_dir_adds_an_option_to_a_group(tmp_path: Path) -> None:
     config = compose.load(["model=tiny", "model.dense_units=9"], [more_options])
     assert config.model == ModelConfig(filters=(4,), dense_units=9)
     assert compose.load([], [more_options]).model == ModelConfig()
-    assert refusal("model=tiny").message == "model=tiny: allowed is one of cnn, compact, deep"
+    assert refusal("model=tiny").message == "model=tiny: must be one of cnn, compact, deep"
     assert refusal("model=tinny", config_dirs=(more_options,)).hint == "did you mean tiny?"
 
 

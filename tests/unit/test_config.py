@@ -80,7 +80,7 @@ def test_a_number_is_accepted_at_its_bound_and_refused_beyond(section: type[Sect
             made = read_section(section, {name: [number] if is_list else number})
             assert getattr(made, name) == ((number,) if is_list else number)
             message = refusal(section, name, [beyond] if is_list else beyond)
-            assert message.endswith(f"allowed is {allowed(section, name)}")
+            assert message.endswith(f"must be {allowed(section, name)}")
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, "nan", "inf", "-inf", ".nan", ".inf"])
@@ -305,12 +305,12 @@ INCOMPLETE = [without(name) for name in ("schema", "digest", "data", "seed", "sa
         (changed(train=None), "train=null: train is a group of keys"),
         (changed(train=[1]), "train=[1]: train is a group of keys"),
         (changed(train="epochs"), "train=epochs: train is a group of keys"),
-        (changed(train={"epochs": 0}), "train.epochs=0: allowed is a whole number"),
+        (changed(train={"epochs": 0}), "train.epochs=0: must be a whole number"),
         (changed(train={"epoch": 1}), "unknown key train.epoch"),
         (changed(schema=3), "it is of schema 3; this version reads schemas 1 and 2"),
-        (changed(seed=1), "its digest does not fit its content"),
-        (changed(digest="0"), "its digest does not fit its content"),
-        (changed(train={"epochs": 3}), "its digest does not fit its content"),
+        (changed(seed=1), "its digest does not match its content"),
+        (changed(digest="0"), "its digest does not match its content"),
+        (changed(train={"epochs": 3}), "its digest does not match its content"),
     ],
 )
 def test_a_damaged_job_file_is_refused_by_name(text: str, said: str) -> None:

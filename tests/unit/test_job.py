@@ -94,5 +94,5 @@ def test_an_exact_job_survives_its_file_and_detects_other_bits() -> None:
     exact = job("train.numerics=exact", "train.precision=auto", "train.threads=2")
     assert Job.from_json(exact.to_json()) == exact
     changed = exact.to_json().replace('"exact_bits": 7', '"exact_bits": 8')
-    with pytest.raises(ConfigurationError, match="its digest does not fit its content"):
+    with pytest.raises(ConfigurationError, match="its digest does not match its content"):
         Job.from_json(changed)

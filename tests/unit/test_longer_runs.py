@@ -106,7 +106,7 @@ def test_a_run_that_is_not_complete_is_completed_first(completed: Path, submitte
 
 def test_a_run_without_its_last_checkpoint_is_refused(completed: Path, submitted: Submitted) -> None:
     (completed / "checkpoints" / "epoch-000002.npz").write_bytes(b"damaged")
-    with pytest.raises(ConfigurationError, match="has no sound checkpoint of its last epoch"):
+    with pytest.raises(ConfigurationError, match="has no intact checkpoint of its last epoch"):
         mnist_cnn.resume(str(completed), "train.epochs=5")
     assert submitted == []
 

@@ -72,7 +72,7 @@ def test_help_and_errors_name_the_installed_backend_and_its_keys(tmp_path: Path,
     assert "backend=NAME, one of: azure, local, slurm, cloud" in run_with(site, "--help", cwd=tmp_path).out
     refused = run_with(site, "plan", "backend=clod", cwd=tmp_path)
     assert refused.code == 2
-    assert "backend=clod: allowed is one of azure, local, slurm, cloud\ndid you mean cloud?" in refused.err
+    assert "backend=clod: must be one of azure, local, slurm, cloud\ndid you mean cloud?" in refused.err
     refused = run_with(site, "plan", "backend=cloud", "backend.regoin=there", cwd=tmp_path)
     assert refused.code == 2
     assert "unknown key backend.regoin\ndid you mean backend.region?" in refused.err
@@ -87,4 +87,4 @@ def test_a_run_of_a_backend_that_is_not_installed(tmp_path: Path, site: Path) ->
     assert run_with(site, "status", "run", cwd=tmp_path).code == 0
     missing = run_command("status", "run", cwd=tmp_path)
     assert missing.code == 2
-    assert "backend=cloud: allowed is one of azure, local, slurm" in missing.err
+    assert "backend=cloud: must be one of azure, local, slurm" in missing.err

@@ -37,7 +37,7 @@ def paused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
 def test_a_pause_has_its_own_status_and_exit_code(paused: tuple[Path, Ended]) -> None:
     folder, ended = paused
     assert ended.code == RunPaused.exit_code == 7
-    assert ended.err.splitlines()[0] == "paused after epoch 2 of 4, as pause_after asked"
+    assert ended.err.splitlines()[0] == "paused after epoch 2 of 4 (pause_after)"
     assert "continue it: python -m mnist_cnn resume run" in ended.err
     assert run_folder.read_receipt(folder).status is Status.paused
     assert not (folder / run_folder.RESULT).exists()

@@ -246,7 +246,7 @@ def test_workers_that_do_not_divide_the_shards_are_refused(tmp_path: Path) -> No
             ("train.shards=8", "data.train_limit=7"),
             "train.shards=8 is above the number of training images, 7",
         ),
-        (("train.shards=0",), "train.shards=0: allowed is a whole number from 1 to 1024"),
+        (("train.shards=0",), "train.shards=0: must be a whole number from 1 to 1024"),
         (("train.shards=2", "backend.workers=2", "backend.device=gpu"), "train on the CPU"),
     ],
 )

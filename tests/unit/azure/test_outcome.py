@@ -113,7 +113,7 @@ def test_a_file_that_was_uploaded_before_means_a_lost_node() -> None:
     conflict = "Resource Conflict: ArtifactId ExperimentRun/dcid.x/outputs/a already exists."
     details = {"error": {"error": {"message": conflict}}, "warnings": [run_errors.secondary_warning()]}
     found = failure(details)
-    assert found["error"].startswith("a node was lost as it uploaded the result")
+    assert found["error"].startswith("a node was lost while it uploaded the result")
     assert not found.get("has_trainer_failed")
 
 

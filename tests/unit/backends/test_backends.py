@@ -29,7 +29,7 @@ def register(monkeypatch: pytest.MonkeyPatch, *points: metadata.EntryPoint) -> N
 def test_an_unknown_backend_is_refused_with_the_names(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, metadata.EntryPoint("cloud", "cloud:Cloud", "mnist_cnn.backends"))
     with pytest.raises(
-        ConfigurationError, match="backend=clod: allowed is one of azure, cloud, local"
+        ConfigurationError, match="backend=clod: must be one of azure, cloud, local"
     ) as raised:
         backends.backend_class("clod")
     assert raised.value.hint == "did you mean cloud?"

@@ -181,7 +181,7 @@ def test_plan_shows_each_run_of_a_sweep(ask: Ask, home: Path) -> None:
     second = lines.index("[2/2] seed=2 train=quick")
     assert lines[0] == "[1/2] seed=1 train=quick"
     assert [line.split()[0] for line in lines[1 : second - 1]] == list(plans[0])[1:]
-    assert lines[second - 1] == "of the others, only what differs is shown:"
+    assert lines[second - 1] == "the other jobs, differences only:"
     assert lines[second + 1 :] == [f"job         {plans[1]['job']}", "seed        2"]  # what differs
     assert list(home.iterdir()) == []
 

@@ -364,7 +364,7 @@ def test_the_checkpoints_on_a_store_are_offered_for_deletion(
 ) -> None:
     ended = answering(answers, "delete", "far")
     assert ended.code == 0, ended.err
-    assert "also delete the checkpoints on the cluster's store, 2 files with 14 Bytes? [y/N]" in ended.err
+    assert "also delete the checkpoints in the cluster's store (2 files with 14 Bytes)? [y/N]" in ended.err
     assert (stored(store), left(home / "runs")) == (expected, [])
 
 

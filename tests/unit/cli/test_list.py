@@ -103,20 +103,20 @@ def test_sort_orders_and_limit_cuts(ask: Ask, order: str, expected: str) -> None
     [
         (
             "status=complete",
-            "status=complete: allowed is one of queued, preparing",
+            "status=complete: must be one of queued, preparing",
             "did you mean completed?",
         ),
         ("train.epoch=3", "unknown key train.epoch", "did you mean train.epochs?"),
-        ("train.epochs=many", "train.epochs=many: allowed is a whole number", "passes over"),
-        ("train=quik", "train=quik: allowed is one of accurate, balanced", "did you mean quick?"),
+        ("train.epochs=many", "train.epochs=many: must be a whole number", "passes over"),
+        ("train=quik", "train=quik: must be one of accurate, balanced", "did you mean quick?"),
         ("register.name=m", "unknown key register.name", "--help"),
         ("seed=interval(0,1)", "seed=interval(0,1): an interval has endless values", "commas"),
         ("--sort acuracy", "--sort=acuracy: unknown key acuracy", "did you mean accuracy?"),
         ("--sort", "--sort needs a value", "--sort=KEY"),
         ("--sort= --reverse", "--sort needs a value", "--sort=KEY"),
         ("--limit= 3", "--limit needs a value", "--limit=N"),
-        ("--limit 0", "--limit=0: allowed is a whole number, 1 or more", "list --limit=10"),
-        ("--limit -3", "--limit=-3: allowed is a whole number", "list --limit=10"),
+        ("--limit 0", "--limit=0: must be a whole number, 1 or more", "list --limit=10"),
+        ("--limit -3", "--limit=-3: must be a whole number", "list --limit=10"),
     ],
 )
 def test_a_wrong_filter_or_order_is_refused(ask: Ask, arguments: str, message: str, hint: str) -> None:

@@ -143,5 +143,5 @@ def test_without_a_display_open_prints_the_addresses(
 def test_a_run_with_nothing_to_open_says_what_to_do(ask: Ask, home: Path) -> None:
     write_receipt(home / "runs" / "a", Status.queued)
     message, hint = refusal(ask("open", "a"))
-    assert message == "runs/a has no page, no report and no pictures"
-    assert hint == "see how it is: python -m mnist_cnn status runs/a"
+    assert message == "runs/a has no report, no plots and no page of its service"
+    assert hint == "check its status: python -m mnist_cnn status runs/a"

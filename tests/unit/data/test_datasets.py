@@ -116,7 +116,7 @@ def test_a_damaged_installation_is_refused(
         read(DataConfig())
     for caught in (changed, missing):
         assert str(labels) in caught.value.message
-        assert "reinstall" in caught.value.hint
+        assert "install the package again" in caught.value.hint
 
 
 def test_too_few_classes_for_the_packaged_set_are_refused() -> None:
@@ -272,10 +272,10 @@ def test_validation_takes_the_last_training_images_in_use(folder: Path, limit: i
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"train_limit": 8}, "data.train_limit=8: allowed is a whole number from 1 to 7, or null"),
-        ({"test_limit": 4}, "data.test_limit=4: allowed is a whole number from 1 to 3, or null"),
-        ({"validation": 7}, "data.validation=7: allowed is a whole number from 0 to 6"),
-        ({"validation": 3, "train_limit": 3}, "data.validation=3: allowed is a whole number from 0 to 2"),
+        ({"train_limit": 8}, "data.train_limit=8: must be a whole number from 1 to 7, or null"),
+        ({"test_limit": 4}, "data.test_limit=4: must be a whole number from 1 to 3, or null"),
+        ({"validation": 7}, "data.validation=7: must be a whole number from 0 to 6"),
+        ({"validation": 3, "train_limit": 3}, "data.validation=3: must be a whole number from 0 to 2"),
     ],
 )
 def test_limits_beyond_the_data_are_refused(

@@ -46,11 +46,11 @@ def test_class_weights_are_part_of_the_job_if_they_are_set() -> None:
         ("[]", "train.class_weights=[]: 0 weights for 10 classes"),
         (
             "[1,0]",
-            "train.class_weights=[1,0]: allowed is balanced, or a list of numbers above 0 to 1000, or null",
+            "train.class_weights=[1,0]: must be balanced, or a list of numbers above 0 to 1000, or null",
         ),
-        ("equal", "train.class_weights=equal: allowed is balanced, or a list of numbers"),
-        ("[a]", "train.class_weights=[a]: allowed is balanced, or a list of numbers"),
-        ("2", "train.class_weights=2: allowed is balanced, or a list of numbers"),
+        ("equal", "train.class_weights=equal: must be balanced, or a list of numbers"),
+        ("[a]", "train.class_weights=[a]: must be balanced, or a list of numbers"),
+        ("2", "train.class_weights=2: must be balanced, or a list of numbers"),
     ],
 )
 def test_weights_that_do_not_fit_the_classes_are_refused(given: str, message: str) -> None:

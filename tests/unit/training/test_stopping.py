@@ -60,8 +60,8 @@ def test_the_saved_epoch_is_the_last_or_the_earliest_of_the_best() -> None:
             ("train.stop_patience=3", VALIDATION, "train.rotation=5", "train.unaugmented_epochs=2"),
             "train.stop_patience=3 may leave out the last epochs, in which train.unaugmented_epochs=2",
         ),
-        (("train.stop_patience=0", VALIDATION), "train.stop_patience=0: allowed is a whole number from 1"),
-        (("train.keep=first", VALIDATION), "train.keep=first: allowed is one of last, best"),
+        (("train.stop_patience=0", VALIDATION), "train.stop_patience=0: must be a whole number from 1"),
+        (("train.keep=first", VALIDATION), "train.keep=first: must be one of last, best"),
     ],
 )
 def test_settings_that_cannot_be_followed_are_refused(overrides: tuple[str, ...], message: str) -> None:

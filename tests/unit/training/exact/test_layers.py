@@ -186,6 +186,6 @@ def trainer() -> Trainer:
 
 @pytest.mark.parametrize("bits", ["1", "13", "7.5", "null"])
 def test_only_2_to_12_bits_are_allowed(bits: str) -> None:
-    with pytest.raises(ConfigurationError, match="allowed is a whole number from 2 to 12") as caught:
+    with pytest.raises(ConfigurationError, match="must be a whole number from 2 to 12") as caught:
         compose.load([f"train.exact_bits={bits}"])
     assert caught.value.message.startswith(f"train.exact_bits={bits}")
