@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Counts what `total` of a group costs, in seconds and bytes; not what the evaluation sends."""
+    """Counts what `all_reduce` of a group costs, in seconds and bytes; not what the evaluation sends."""
 
     def __init__(self, group: Any) -> None:
         self.seconds, self.bytes, self.is_adding = 0.0, 0, False
-        self._total, group.total = group.total, self.total
+        self._all_reduce, group.all_reduce = group.all_reduce, self.all_reduce
         if group.count > 1:
             self._send, group._send = group._send, self.send  # noqa: SLF001 - there is no public way
 
-    def total(self, *arguments: Any) -> Any:
-        """Time `ConnectedGroup.total`."""
+    def all_reduce(self, *arguments: Any) -> Any:
+        """Time `ConnectedGroup.all_reduce`."""
         begun, self.is_adding = time.perf_counter(), True
-        arrays = self._total(*arguments)
+        arrays = self._all_reduce(*arguments)
         self.seconds, self.is_adding = self.seconds + time.perf_counter() - begun, False
         return arrays
 
