@@ -41,9 +41,8 @@ class Session:
         self.kept: Weights = ()
         self.is_saved = True
 
-    @property
     def is_done(self) -> bool:
-        """Whether no epoch follows."""
+        """Return whether no epoch follows."""
         return len(self.history) >= self.last or stopping.is_done(self.history, self.trainer.job.train)
 
     @property

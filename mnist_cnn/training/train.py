@@ -79,7 +79,7 @@ def train(  # noqa: PLR0913 - only the first two are required
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
     session = Session(trainer, runtime, checkpoints, pause_after or job.train.epochs)
     session.resume(run, force=force)
-    _broadcast_state(trainer, group, job.train.epochs if session.is_done else len(session.history))
+    _broadcast_state(trainer, group, job.train.epochs if session.is_done() else len(session.history))
     run_folder.write_history(folder, session.history)
     for row in _train_epochs(session, group, on_progress, is_stopping):
         run_folder.write_history(folder, session.history)
@@ -102,10 +102,10 @@ def _train_epochs(
     Raises RunCancelled after an epoch in which it `is_stopping`.
     """
     config = session.trainer.job.train
-    while not session.is_done:
+    while not session.is_done():
         row = session.trainer.run_epoch(len(session.history) + 1, on_progress)
         session.add(row)
-        is_last = session.is_done
+        is_last = session.is_done()
         must_stop = _end_epoch(session.trainer, group, is_last or is_stopping()) and not is_last
         if is_last or must_stop or row.epoch % config.checkpoint_every == 0:
             session.save()
