@@ -1,4 +1,4 @@
-"""What a job trains, in words: the lines of a plan."""
+"""Describe in words what a job trains, for a plan."""
 
 from __future__ import annotations
 
