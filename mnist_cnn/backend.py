@@ -85,7 +85,7 @@ class Run(Protocol):
         """
 
     def progress(self) -> Progress | None:
-        """Return the position within the training, or None if unknown."""
+        """Return the position in the training, or None."""
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """Yield the lines that the trainer printed.
@@ -131,9 +131,9 @@ class Run(Protocol):
         """
 
     def cost_report(self) -> Iterator[str]:
-        """Yield what the backend costs now and how to stop it.
+        """Yield lines about the backend's present costs.
 
-        Yields nothing if it costs nothing.
+        They also say how to stop these. Yields nothing if it costs nothing.
         """
 
 
@@ -153,7 +153,10 @@ class Backend(Protocol):
     """
 
     ends_with_its_command: bool
-    """Whether interrupting the command that started a run ends it."""
+    """Whether a run ends when its command is interrupted.
+
+    That is the command that started it.
+    """
 
     def __init__(self, config: Config) -> None: ...
 
@@ -164,7 +167,7 @@ class Backend(Protocol):
         """
 
     def check(self, job: Job) -> None:
-        """Check what can be checked before a run folder exists.
+        """Check a job before its run folder is made.
 
         Raises ConfigurationError, DataError or BackendError.
         """
@@ -190,9 +193,9 @@ class Backend(Protocol):
 
 @runtime_checkable
 class StoresCheckpoints(Protocol):
-    """Optional interface for a run with checkpoints outside its folder.
+    """Optional interface for a run with stored checkpoints.
 
-    `delete` uses it.
+    These are kept outside its folder. `delete` uses it.
     """
 
     def stored_checkpoints(self) -> dict[str, int]:

@@ -277,7 +277,7 @@ def parse_sweeps(overrides: Sequence[str]) -> list[Override]:
 
 
 def swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
-    """Return a sweep's values as the command line writes them.
+    """Return a sweep's values as texts.
 
     Raises ConfigurationError for an `interval`, or a `glob` without a match.
     """
@@ -346,9 +346,9 @@ def _check_settings_files(folder: Path) -> None:
 
 
 def _expanded_size(node: Node, known: dict[int, int]) -> int:
-    """Return a YAML node's number of values, with aliases expanded.
+    """Return how many values a YAML node has.
 
-    Above MOST_SETTINGS if the node contains itself.
+    Its aliases are expanded. Above MOST_SETTINGS if the node contains itself.
     """
     if id(node) not in known:
         known[id(node)] = MOST_SETTINGS + 1
@@ -434,7 +434,7 @@ def _quoted_uri(folder: str) -> str:
 
 
 def _first_leaf(name: str, value: object) -> str:
-    """Return the full key of an unknown key's first value."""
+    """Return the first full key under a name."""
     while isinstance(value, dict) and value:
         inner = next(iter(value))
         name, value = f"{name}.{inner}", value[inner]

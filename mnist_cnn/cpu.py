@@ -1,4 +1,4 @@
-"""CPU features that affect the speed and exactness of computations."""
+"""CPU features that affect speed and exact numbers."""
 
 from __future__ import annotations
 

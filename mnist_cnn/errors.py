@@ -1,4 +1,4 @@
-"""The tree of all errors that a user can meet.
+"""The tree of errors that users can meet.
 
     MnistCnnError
     ├── ConfigurationError   2   a key, a value, a name, a folder that is already a run

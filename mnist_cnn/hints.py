@@ -18,7 +18,7 @@ def program() -> str:
 
 
 def command_line(*words: Path | str) -> str:
-    """Return a command of this program, quoted for a shell.
+    """Return a shell command of this program.
 
     For example: `mnist-cnn resume 'my runs/a' force=true`.
     """

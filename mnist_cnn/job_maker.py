@@ -112,9 +112,9 @@ def initial_weights_of(job: Job) -> initial_weights.Weights:
 
 
 def _check_shards(config: Config, info: DataSetInfo) -> None:
-    """Check that each shard of a full batch has an image.
+    """Check that each shard has an image.
 
-    Raises ConfigurationError.
+    Shards are parts of a full batch. Raises ConfigurationError.
     """
     train, images = config.train, (config.data.train_limit or info.train_images) - config.data.validation
     if train.shards > min(train.batch_size, images):

@@ -102,7 +102,7 @@ def resume(run: str = run_folder.LATEST, *overrides: str) -> Run:
 
 
 def predict_file(run: str | Path | Run, picture: Picture, *overrides: str) -> Prediction:
-    """Return the digit that a model recognises in a picture.
+    """Return a model's prediction for a picture.
 
     `run` is a run, its folder, its name, `latest`, or the folder of a registered model. Raises
     ConfigurationError if the run does not exist, DataError if model or picture are missing or damaged.
@@ -146,7 +146,7 @@ def start(config: Config, job: Job) -> Run:
 
 
 def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Callable[[], Run]:
-    """Return a function that resumes a run, after all checks.
+    """Check a run and return a function resuming it.
 
     Downloads the run's checkpoints.
 
@@ -299,7 +299,10 @@ def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[st
 
 
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:
-    """Return the run in a folder, from its receipt's backend."""
+    """Return the run in a folder.
+
+    Its receipt names the backend.
+    """
     return backend_of(config_of_run(folder, overrides, config_dirs)).attach(folder)
 
 
@@ -356,7 +359,7 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
 
 
 def _check_unchanged(folder: Path, job: Job, receipt: Receipt, *, force: bool) -> None:
-    """Check that job and packages are unchanged, or `force` true.
+    """Refuse a changed job or changed packages without `force`.
 
     Raises ConfigurationError.
     """
@@ -375,7 +378,7 @@ def _check_unchanged(folder: Path, job: Job, receipt: Receipt, *, force: bool) -
 
 
 def _check_pause(pause_after: int | None, epochs: int, trained: int = 0) -> None:
-    """Check that the epoch to pause after is still ahead.
+    """Check that `pause_after` is a future epoch.
 
     `epochs` are those of the job. Raises ConfigurationError.
     """
@@ -395,7 +398,7 @@ def _refuse_force(config: Config) -> None:
 
 
 def plan_of(config: Config) -> Plan:
-    """Return what would be trained, where, and in which folder.
+    """Return what would be trained, and where.
 
     Raises as `plan` does.
     """

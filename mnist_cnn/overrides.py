@@ -31,10 +31,13 @@ if TYPE_CHECKING:
 
 GROUPS: dict[str, type[Section]] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
 OWN = {"seed": RunConfig.seed, "save_h5": RunConfig.save_h5}
-"""Defaults of a job's keys that belong to no group."""
+"""A job's keys without a group, with defaults."""
 SOURCE = "model.source"
 COMPUTED = ("data.digest", SOURCE, "train.init_sha256")
-"""Keys that are computed from files, so no command sets them."""
+"""Keys whose values are computed from files.
+
+No command needs to set them.
+"""
 _PLAIN_TEXT = re.compile(r"(?!(?:null|true|false|yes|no|on|off|nan|inf)$)[A-Za-z_./][\w./-]*", re.IGNORECASE)
 """Texts that Hydra reads as texts without quotes."""
 
@@ -76,7 +79,7 @@ class _JobFile:
 
 
 def read(folder: Path) -> Settings | None:
-    """Return the settings of the job in a run folder.
+    """Return the settings in a run folder's job.json.
 
     Returns None if job.json is missing or damaged.
     """
@@ -87,7 +90,7 @@ def read(folder: Path) -> Settings | None:
 
 
 def parse(text: bytes) -> Settings | None:
-    """Return the settings in job.json's text, or None if invalid."""
+    """Return the settings in a job.json, or None."""
     try:
         file = msgspec.json.decode(text, type=_JobFile)
         if file.schema != migrations.SCHEMA:
@@ -104,7 +107,7 @@ def settings_of(job: Job) -> Settings:
 
 
 def defaults() -> dict[str, Any]:
-    """Return the default value of every key of a job."""
+    """Return the defaults of a job's keys."""
     chosen = _defaults("config.yaml")
     sections = (_options(group)[chosen[group]] for group in GROUPS)
     return {key: value for values in (OWN, *sections) for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""Describe in words what a job trains, for a plan."""
+"""Describe for a plan what a job trains."""
 
 from __future__ import annotations
 

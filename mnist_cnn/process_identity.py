@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import psutil
 
 SAME_START_SECONDS = 2.0
-"""How far two readings of one start time may differ.
+"""Most that readings of a start time differ.
 
 The system computes it from an adjustable clock.
 """
@@ -32,9 +32,9 @@ def live_process(pid: int) -> psutil.Process | None:
 
 
 def start_time(pid: int) -> float | None:
-    """Return when a process started, in seconds since the epoch.
+    """Return a process's start time.
 
-    Returns None if it has ended.
+    It is in seconds since the epoch. Returns None if it has ended.
     """
     process = live_process(pid)
     return None if process is None else process.create_time()

@@ -86,7 +86,7 @@ class RedactedStream:
 
 
 def redacted(stream: TextIO) -> TextIO:
-    """Return a stream that redacts what is written to it.
+    """Return a stream that redacts its input.
 
     Threads and libraries may write to it too.
     """

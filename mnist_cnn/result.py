@@ -15,7 +15,7 @@ from mnist_cnn.errors import BackendError
 
 
 def percent(share: float) -> str:
-    """Return a share in [0, 1] as text, like "99.18%"."""
+    """Return a share in [0, 1], like "99.18%"."""
     return f"{share:.2%}"
 
 

@@ -87,7 +87,7 @@ def _elsewhere(run_dir: str | None) -> str:
 
 
 def new_name() -> str:
-    """Return a run name: the time and a random suffix.
+    """Return a run's name: time and random suffix.
 
     Another process may draw the same name.
     """
@@ -145,7 +145,10 @@ def _holds_no_more_than_a_start(folder: Path) -> bool:
 
 
 def is_unstarted(folder: Path) -> bool:
-    """Return whether a killed command left a folder without receipt."""
+    """Return whether a killed command left this folder.
+
+    It was killed before it wrote a receipt.
+    """
     try:
         is_old = time.time() - folder.stat().st_mtime > run_folder.ENTRY_SECONDS
         is_left = any(path.name != LOCK for path in folder.iterdir())  # a killed `delete` may leave a lock

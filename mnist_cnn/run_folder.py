@@ -58,10 +58,7 @@ PAUSE_AFTER = "--pause-after"
 """Trainer flag: end with a checkpoint after an epoch."""
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
 ENTRY_SECONDS = 10.0
-"""How long a trainer may run before it is registered.
-
-That its process is in the receipt usually takes milliseconds.
-"""
+"""Seconds until the receipt names a new trainer."""
 
 LOG_FORMAT, LOG_TIME = "%(asctime)s mnist_cnn %(message)s", "%H:%M:%S"
 """The form of the trainer's own lines in log.txt.
@@ -69,7 +66,10 @@ LOG_FORMAT, LOG_TIME = "%(asctime)s mnist_cnn %(message)s", "%H:%M:%S"
 Libraries print there too.
 """
 STOPPED = "stopped: "
-"""The last line's beginning in failed or cancelled runs' logs."""
+"""How the trainer's last line begins after a failure.
+
+Also after a cancellation.
+"""
 _TRAINER_LINE = re.compile(r"\d\d:\d\d:\d\d mnist_cnn (.*)")
 
 
@@ -79,7 +79,7 @@ def now() -> str:
 
 
 def creation_time(folder: Path) -> str:
-    """Return the creation time of a run that starts now.
+    """Return a new run's creation time.
 
     It is later than that of every run beside it, even if the clock was set back, so that `latest` is the run
     that was started last.
@@ -190,7 +190,7 @@ def record_trainer(folder: Path, pid: int) -> None:
 
 
 def other_host(receipt: Receipt) -> str | None:
-    """Return a receipt's machine, or None if it's this one."""
+    """Return a receipt's machine unless it is this one."""
     return receipt.host if receipt.host != socket.gethostname() else None
 
 
@@ -222,7 +222,7 @@ def lock(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContex
 
 
 def check_resumable(folder: Path, status: Status) -> None:
-    """Check that a run with this status can be resumed.
+    """Check that a run can be resumed.
 
     Raises ConfigurationError if it is still running, or completed and undamaged.
     """
@@ -236,7 +236,7 @@ def check_resumable(folder: Path, status: Status) -> None:
 
 
 def damage(folder: Path, status: Status) -> str | None:
-    """Return what is missing or damaged in an ended run.
+    """Return what is damaged in an ended run.
 
     Returns None if nothing is. `resume` rebuilds it.
     """
@@ -305,7 +305,7 @@ def update_receipt(folder: Path, run_id: str, change: Callable[[Receipt], Receip
 
 
 def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnError) -> None:
-    """Record the end if the receipt still names this run.
+    """Record the end of this run only.
 
     Raises as `update_receipt` does.
     """
@@ -409,7 +409,7 @@ def clear_half_written(folder: Path) -> None:
 
 
 def verify(folder: Path, result: Result) -> None:
-    """Check that the result's files are as training wrote them.
+    """Check the result's files against their checksums.
 
     Raises BackendError if one is missing or differs.
     """

@@ -166,7 +166,7 @@ def refused(section: type[Section], name: str, value: object) -> ConfigurationEr
 
 
 def written(value: object) -> str:
-    """Return a value in the command line's syntax, on one line."""
+    """Return a value as one line of override syntax."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -247,7 +247,7 @@ def _bounded(kind: Any, spec: Setting) -> Any:
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
-    """Return a union's types, or a type alone, without None."""
+    """Return a type's or union's members without None."""
     members = get_args(kind) if type(None) in get_args(kind) else (kind,)
     return tuple(member for member in members if member is not type(None))
 

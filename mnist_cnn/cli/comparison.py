@@ -38,7 +38,7 @@ UNKNOWN, NONE = "unknown", "-"
 SHORT = 12
 """Characters of a hash that are shown."""
 NAME_WIDTH, LEAST_WIDTH = 28, 10
-"""Columns of the row names, and the least for each run."""
+"""Terminal columns for names, and at least for runs."""
 GENERATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ-([0-9a-f]{4})")
 HASHES = ("data.digest", "model.source", "train.init_sha256", "job", "fingerprint", "weights_sha256")
 SHARES = ("accuracy", "val_accuracy")
@@ -228,7 +228,7 @@ def _draw(runs: Sequence[Compared], labels: Sequence[str], path: Path) -> str | 
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """Return short names of the runs, which commands take too.
+    """Return short names that identify the runs.
 
     These are the ends of generated names, if they differ.
     """

@@ -74,7 +74,7 @@ def candidates(line: str) -> list[str]:
 
 
 def _is_setting(text: str) -> bool:
-    """Return whether a word sets a key or is a flag."""
+    """Return whether a word is KEY=VALUE or a flag."""
     return "=" in text or text.startswith("-")
 
 
@@ -110,7 +110,10 @@ def _keys(settings: dict[str, str]) -> Iterator[tuple[type[Section], str]]:
 
 
 def _values(key: str, settings: dict[str, str]) -> Iterator[str]:
-    """Yield the values of a group, or an enumerated key."""
+    """Yield the possible values of a group or key.
+
+    Of a key, only if it takes one of a few.
+    """
     if key in (*compose.GROUPS, compose.SEARCH):
         yield from compose.options(key)
     if key == "status":  # a filter of `list`

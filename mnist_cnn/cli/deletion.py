@@ -124,9 +124,10 @@ def _checked(folder: Path, command: Command) -> Chosen:
 
 
 def _confirmed(chosen: list[Chosen], command: Command) -> bool:
-    """Ask the user; return whether stored checkpoints are deleted too.
+    """Ask the user before runs are deleted.
 
-    Raises Interrupted if nothing may be deleted, ConfigurationError if there is no terminal.
+    Returns whether checkpoints outside the folders are deleted too. Raises Interrupted if nothing may be
+    deleted, ConfigurationError if there is no terminal.
     """
     if YES in command.flags:
         return True
@@ -164,7 +165,7 @@ def _ask(question: str) -> bool:
 
 
 def _delete(one: Chosen, *, with_stored: bool) -> tuple[dict[str, Any], MnistCnnError | None]:
-    """Delete one run; return its --json answer and the error.
+    """Delete a run; return its JSON and any error.
 
     The error is None if the run is deleted. Removes its checkpoints from the store first, because only the
     run folder knows where they are.

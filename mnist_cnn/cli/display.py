@@ -1,4 +1,4 @@
-"""Show a run in a terminal or a plain log.
+"""Show a run in a terminal or log.
 
 notebook.py shows it in a notebook.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mnist_cnn.backend import Run
 
 BAR_COLUMNS = 110
-"""Least terminal width that has room for a progress bar."""
+"""Least terminal width for a progress bar."""
 PLAIN_SECONDS = 10.0
 """Seconds between progress lines in a plain log."""
 
@@ -96,9 +96,10 @@ def _follow_plainly(run: Run, stream: TextIO, log_stream: LogStream) -> None:
 
 
 def _trainer_lines(log_stream: LogStream) -> Iterator[str | None]:
-    """Yield the trainer's lines, and None for others and pauses.
+    """Yield the trainer's lines as they arrive.
 
-    The line that says why the trainer stopped is left out, because `Run.wait` raises the same message.
+    Yields None for other lines and for every pause. The line that says why the trainer stopped is left out,
+    because `Run.wait` raises the same message.
     """
     for line in log_stream:
         text = None if line is None else trainer_line(line)

@@ -30,7 +30,10 @@ STATUS, BACKEND, DIGEST = "status", "backend", "digest"
 FACTS = (STATUS, BACKEND, DIGEST)
 """What filters accept in addition to settings and groups."""
 NOT_STARTED, DAMAGED = "not started", "damaged"
-"""What `list` calls folders without a receipt, and damaged ones."""
+"""The statuses of folders without a readable receipt.
+
+The receipt is missing, or damaged.
+"""
 STATUSES = (*(status.value for status in Status), NOT_STARTED, DAMAGED)
 SETTINGS: dict[str, tuple[type[Section], str]] = {
     **{
@@ -56,9 +59,9 @@ def parse(overrides: Sequence[str]) -> Wanted:
 
 
 def check_key(key: str, others: Collection[str], what: str) -> None:
-    """Check that a key is a setting or another known key.
+    """Check that a key is known.
 
-    Raises ConfigurationError, which names `what`.
+    It must be a setting or one of `others`. Raises ConfigurationError, which names `what`.
     """
     if key not in SETTINGS and key not in others:
         error = unknown_key(key, [*others, *SETTINGS])
@@ -85,7 +88,7 @@ def _allowed(key: str, value: object) -> Any:
 
 
 def match(wanted: Wanted, receipt: Receipt | None, found: Settings | None) -> bool:
-    """Return whether a run has a wanted value for each key.
+    """Return whether a run matches the filters.
 
     Ignores the status, which is not known yet.
     """

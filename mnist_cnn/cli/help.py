@@ -74,7 +74,10 @@ def help_text(program: str) -> str:
 
 
 def command_lines() -> str:
-    """Return a line for each command and its own flags."""
+    """Return a line for each command and flag.
+
+    Only flags that not every command takes.
+    """
     lines = []
     for name, entry in COMMANDS.items():
         lines.append(f"  {f'{name} {entry.words}':<21} {entry.meaning}")

@@ -1,4 +1,4 @@
-"""The command `list`: a table of runs, filtered and sorted.
+"""The command `list`: a filtered, sorted table of runs.
 
 It reads three files of each run once, and asks backends only for runs that have not ended. It doesn't check
 checksums; `status` does, for one run.
@@ -41,7 +41,7 @@ SORT, REVERSE, LIMIT = "--sort", "--reverse", "--limit"
 MOST_DIGITS = 10
 SHORT_DIGEST = 4
 LEAST_ROOM = 20
-"""Settings get their own line if fewer columns are left."""
+"""Settings with fewer columns get their own line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ SORTED_BY: dict[str, tuple[Callable[[Listed], Any], bool]] = {
     "status": (lambda run: run.status, False),
     "backend": (lambda run: run.receipt and run.receipt.backend, False),
 }
-"""The keys of `--sort`, and whether the largest comes first.
+"""Keys for `--sort`, and whether the largest is first.
 
 Settings can also be sorted by.
 """
@@ -129,7 +129,7 @@ def list_runs(command: Command) -> int:
 
 
 def _limit(flags: Mapping[str, str]) -> int | None:
-    """Return how many runs to show, or None for all.
+    """Return the most runs to show, or None.
 
     Raises ConfigurationError.
     """
@@ -207,7 +207,10 @@ def _summary(folder: Path) -> Summary | None:
 
 
 def _sorted(runs: Sequence[Listed], key: str, *, reverse: bool) -> list[Listed]:
-    """Return the runs in order; those without a value are last."""
+    """Return the runs in order.
+
+    Those without a value are last.
+    """
     value, largest_first = SORTED_BY.get(key, (lambda run: run.settings and run.settings.values[key], False))
     newest = sorted(runs, key=lambda run: run.created, reverse=True)
     known = [run for run in newest if value(run) is not None]

@@ -100,7 +100,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _show_configuration(command: Command) -> int:
-    """Do --cfg job or --info, if the configuration is valid."""
+    """Do --cfg job or --info for a valid configuration."""
     from mnist_cnn import compose
 
     command.refuse_arguments()
@@ -192,7 +192,7 @@ def _check_taken(name: str, flags: Iterable[str]) -> None:
 
 
 def _value(argument: str, rest: list[str]) -> str:
-    """Return the value of a flag, or "" if it has none.
+    """Return a flag's value, or "".
 
     Takes `--flag=VALUE` and `--flag VALUE`.
     """

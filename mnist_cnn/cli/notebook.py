@@ -72,7 +72,7 @@ def follow(run: Run) -> None:
 
 
 class _Cell:
-    """A cell's outputs for a run: state, history, learning curves."""
+    """A run's cell outputs: state, history and learning curves."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -113,7 +113,7 @@ class _Cell:
         self._show(note=outcome)
 
     def detach(self) -> None:
-        """Show how to watch a run that has not ended."""
+        """Show how to watch an unfinished run again."""
         if not self._status.is_final:
             again = f"mnist_cnn.follow(mnist_cnn.attach({str(self._run.folder)!r}))"
             self._show(note=f"detached; watch it again: {again}")
@@ -140,9 +140,9 @@ class _Cell:
 
 
 class _LastLines:
-    """The log's last lines, of the trainer and of all.
+    """The last lines of the log.
 
-    Rows of the history table are left out.
+    `trainer` are the trainer's, `all` those of all programs. Rows of the history table are left out.
     """
 
     def __init__(self) -> None:
@@ -213,7 +213,10 @@ class RunState:
         return "".join([*parts, log])
 
     def text(self) -> str:
-        """Return the state as plain text, for viewers without HTML."""
+        """Return the state as plain text.
+
+        For viewers without HTML.
+        """
         progress = describe_progress(self.progress) if self.progress is not None else None
         head = f"run {self.name}: {self.status.value}"
         return "\n".join(filter(None, (head, self.url, progress, self.note, *self.lines)))
@@ -256,7 +259,7 @@ def draw_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, Any]:
 
 
 def _link(url: str | None) -> str:
-    """Return a link to the run's page at its service.
+    """Return a link to the run's web page.
 
     Returns "" if `url` is not a web page.
     """

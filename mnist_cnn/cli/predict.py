@@ -110,7 +110,7 @@ def _print_line(name: str, prediction: Prediction) -> None:
 
 
 def _csv_printer(classes: int) -> Callable[[str, Prediction], None]:
-    """Print a CSV header; return the function that prints rows.
+    """Print a CSV header; return a row printer.
 
     The format is RFC 4180.
     """

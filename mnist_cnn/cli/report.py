@@ -49,7 +49,7 @@ def print_error(error: MnistCnnError) -> None:
 
 
 def print_lossy(line: str, stream: TextIO) -> None:
-    """Print and flush a line, ignoring failures to write it."""
+    """Print a line at once, ignoring failures."""
     print(line, file=output.lossy(stream), flush=True)
 
 
@@ -58,7 +58,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return heads, a rule and a line for each row.
+    """Return the lines of a table.
 
     Nothing is broken or cut, so that it can be copied.
     """
@@ -154,7 +154,7 @@ def next_command(run: Run, status: Status) -> str:
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
-    """Return what `status` prints about a run, except its status."""
+    """Return what `status` prints, without the status itself."""
     from mnist_cnn import run_folder
 
     receipt = run_folder.read_receipt(folder)
@@ -190,7 +190,7 @@ def describe_training(folder: Path) -> dict[str, Any]:
 
 
 def weakest_class(classes: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return a line about the class with the lowest F1.
+    """Return a line about the lowest F1.
 
     Returns None if no class has one.
     """
@@ -232,7 +232,7 @@ def short_age(created: datetime) -> str:
 
 
 def age(created: str) -> str:
-    """Return an ISO 8601 time's age, for example "2 days"."""
+    """Return an ISO 8601 time's age, like "2 days"."""
     from datetime import UTC, datetime, timedelta
 
     import humanize

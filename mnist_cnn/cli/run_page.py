@@ -63,9 +63,9 @@ def _path(given: str | None, folder: Path) -> Path:
 
 
 def _status(folder: Path) -> Status | None:
-    """Return a run's status; None if its receipt is damaged.
+    """Return a run's status, or None.
 
-    The backend is asked only before the end.
+    None if its receipt is damaged. The backend is asked only before the end.
     """
     try:
         return launch.statuses({folder: run_folder.read_receipt(folder)}).get(folder)
@@ -74,7 +74,7 @@ def _status(folder: Path) -> Status | None:
 
 
 def _end(folder: Path, status: Status | None) -> tuple[str, ...]:
-    """Return why a run did not complete, and what to do."""
+    """Return the error and hint of an unsuccessful run."""
     if status is None or not status.is_final or status is Status.completed:
         return ()
     try:

@@ -1,4 +1,4 @@
-"""Start or find a run, follow it, and report its end.
+"""Follow a run and report its end.
 
 Also decides what Ctrl-C does.
 """
@@ -94,7 +94,7 @@ def _register(run: Run, result: Result, config: Config, stream: TextIO) -> Model
 
 
 def _follow(run: Run, stream: TextIO, *, may_ask: bool) -> Result:
-    """Show a run until it ends and return its result.
+    """Show a run; return its result.
 
     After Ctrl-C, asks the user first if `may_ask`.
     """
@@ -114,9 +114,9 @@ def _follow(run: Run, stream: TextIO, *, may_ask: bool) -> Result:
 
 
 def _ask() -> str:
-    """Ask whether to follow, detach or cancel: f, d or c.
+    """Ask whether to follow, detach or cancel.
 
-    Returns d without a terminal.
+    Returns f, d or c. Returns d without a terminal.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return "d"
@@ -132,7 +132,7 @@ def _ask() -> str:
 
 
 def _stop(run: Run) -> Interrupted:
-    """Cancel the command's own run; return the error to report."""
+    """Cancel the command's run; return the error to report."""
     with contextlib.suppress(OSError):  # the terminal is closed
         print("\nstopping the run; its last checkpoint is kept", file=sys.stderr, flush=True)
     with signals.ignore_signals():

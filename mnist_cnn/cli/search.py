@@ -1,4 +1,4 @@
-"""The command `search`: what it prints, and how it ends."""
+"""The command `search`: its output and its end."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _again(command: Command) -> str:
 
 
 def _all_failed(searching: Searcher) -> MnistCnnError:
-    """Return the error of a search whose trials all failed."""
+    """Return the error when all trials have failed."""
     errors = [entry.error for entry in searching.entries.values() if entry.error is not None]
     message = f"all {len(errors)} trials failed; the last one: {errors[-1].message}"
     return TrainingError(message, "choose other ranges")
@@ -168,9 +168,10 @@ def _needs_validation(what: Search, chosen: tuple[str, ...]) -> bool:
 
 
 def train_command(what: Search, chosen: tuple[str, ...]) -> str:
-    """Return the command that trains with chosen settings, without passwords.
+    """Return the command that trains with chosen settings.
 
-    It trains on the validation images too, unless `train.stop_patience` or `train.keep` needs them.
+    Passwords are redacted. It trains on the validation images too, unless `train.stop_patience` or
+    `train.keep` needs them.
     """
     words = config_dir_words(what.config_dirs)
     if _needs_validation(what, chosen):

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 FORMATS = {"accuracy": ".2%", "loss": ".4f", "seconds_per_epoch": ".1f"}
-"""The table's formats for the measured values of a result."""
+"""Formats of the table's measured values."""
 
 
 @dataclasses.dataclass
 class Trial:
-    """One job of a sweep, and its outcome in words."""
+    """One job of a sweep and its outcome."""
 
     settings: str
     config: Config
@@ -115,9 +115,9 @@ def _configs(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[tuple
 
 
 def _run_all(trials: Sequence[Trial], stream: TextIO) -> None:
-    """Run as many trials at once as the backend accepts.
+    """Run the trials.
 
-    Raises KeyboardInterrupt.
+    As many run at a time as their backend accepts. Raises KeyboardInterrupt.
     """
     limit = launch.backend_of(trials[0].config).parallel_runs or len(trials)
     waiting, running = list(trials), list[Trial]()

@@ -28,7 +28,10 @@ One of them must be set, except on macOS.
 
 
 def logs(command: Command) -> int:
-    """Print the trainer's output; with --follow, until the run ends."""
+    """Print the trainer's output.
+
+    With --follow, until the run ends.
+    """
     command.allow_only("runs_dir", "backend")
     run = command.run()
     lines = []
@@ -85,7 +88,7 @@ def _pages(folder: Path) -> list[str]:
 
 
 def _show(page: str) -> bool:
-    """Open a page in the browser; return whether it opened."""
+    """Open a page; return whether a browser did."""
     import webbrowser
 
     if sys.platform != "darwin" and not any(os.environ.get(name) for name in DISPLAYS):

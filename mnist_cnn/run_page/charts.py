@@ -36,13 +36,16 @@ Of a longer history, every nth epoch has them.
 MAX_MARKERS = 60
 X_TICKS, Y_TICKS = 8, 6
 LOG_SCALE_FROM = 10.0
-"""Ratio of largest to smallest loss for a logarithmic scale."""
+"""Ratio of losses that needs a logarithmic scale.
+
+That is the largest to the smallest.
+"""
 MAX_FINE_DECADES = 4
-"""Most powers of ten with ticks at 2 and 5."""
+"""Most decades with ticks at 2 and 5."""
 LEAST_RANGE = 0.01
 """Of the accuracies on a scale."""
 LEAST_SHARE = 1e-9
-"""Least room on a scale, as a share of its numbers.
+"""Least room on a scale, relative to its numbers.
 
 A float has 16 digits.
 """
@@ -114,7 +117,7 @@ class Chart:
 
 
 def shown_epochs(count: int, saved: int) -> list[int]:
-    """Return the epochs that have a tooltip and a row.
+    """Return the epochs with a tooltip and row.
 
     They count from 1: every nth, the last, and the saved one.
     """
@@ -122,9 +125,10 @@ def shown_epochs(count: int, saved: int) -> list[int]:
 
 
 def chart(rows: Sequence[EpochRow], measure: Measure, held_out: str, saved: int) -> Chart:
-    """Return the chart of a history with at least one row.
+    """Return the chart of a history.
 
-    `held_out` names the images of `val_*`, and `saved` is the epoch, from 1, whose weights are saved.
+    It has at least one row. `held_out` names the images of `val_*`, and `saved` is the epoch, from 1, whose
+    weights are saved.
     """
     training = _thinned(_training_points(rows, measure))
     after = [(float(epoch), float(getattr(row, f"val_{measure}"))) for epoch, row in enumerate(rows, 1)]
@@ -222,7 +226,7 @@ def _accuracy_scale(values: Sequence[float]) -> Scale:
 
 
 def _accuracy_ticks(scale: Scale) -> tuple[Tick, ...]:
-    """Return the ticks of an accuracy scale, up to 100%."""
+    """Return an accuracy scale's ticks, up to 100%."""
     ticks = _round_numbers(scale.low, scale.high, Y_TICKS)
     return tuple(Tick(scale(tick), f"{100 * tick:.4g}%") for tick in ticks if tick <= 1)
 

@@ -1,4 +1,4 @@
-"""Read what a run folder holds, as far as possible.
+"""Read what a run folder holds.
 
 Nothing here raises because of a damaged file.
 """
@@ -111,7 +111,7 @@ def read(folder: Path, status: Status | None) -> Facts:
 
 
 def picture(facts: Facts, name: str) -> str | None:
-    """Return a run's picture as a data URI, or None.
+    """Return a run's picture as data URI, or None.
 
     None if it is missing or isn't the one that was written.
     """
@@ -125,7 +125,7 @@ def picture(facts: Facts, name: str) -> str | None:
 
 
 def end_of_log(facts: Facts) -> str:
-    """Return the log's last lines; empty if there are none."""
+    """Return the log's last lines, or ""."""
     try:
         with safe_read.open_file(facts.folder / run_folder.LOG) as file:
             start = max(file.seek(0, os.SEEK_END) - LOG_BYTES, 0)

@@ -48,7 +48,7 @@ class Promote:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How many trials there are, and when they are compared."""
+    """How many trials run, and when to compare them."""
 
     trials: int
     rungs: tuple[int, ...]

@@ -24,7 +24,7 @@ MANY = "a range needs two values or more"
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The values of a key that a search may choose.
+    """A key's values that a search may choose.
 
     They are `choices`, or the numbers from `low` to `high`. `text` is the override that a user wrote. The
     numbers are whole if `low` is; they have a distance of `step`, if it isn't None. If `is_log`, their
@@ -90,9 +90,9 @@ def _range(override: Override, config_dirs: Sequence[str]) -> Range:
 
 
 def _bounds_of(sweep: RangeSweep, text: str) -> tuple[float, float, float]:
-    """Return least number, largest number and distance of a range.
+    """Return a range's least, largest and step.
 
-    Raises ConfigurationError if it holds none, or the step is 0.
+    Of `range(start, stop, step)`. Raises ConfigurationError if it holds none, or the step is 0.
     """
     start, stop, step = (Decimal(str(value)) for value in (sweep.start, sweep.stop, sweep.step))
     if not step:

@@ -187,7 +187,7 @@ def _open(path: Path, searched: Mapping[str, Any]) -> optuna.Study:
 
 
 def _held_lock() -> Any:
-    """Return a lock for the journal that is always free.
+    """Return a journal lock that is always free.
 
     The whole folder is locked.
     """

@@ -1,4 +1,4 @@
-"""A model as a web service, or as static files.
+"""A model as web service or static files.
 
 Both have a page to draw on.
 """

@@ -63,7 +63,9 @@ class TimedProtocol(H11Protocol):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Open a listening socket; port 0 is any free one.
+    """Open a listening socket.
+
+    Port 0 is any free one.
 
     Raises:
         ConfigurationError: the host is not known, or is not this machine.

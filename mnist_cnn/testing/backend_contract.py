@@ -44,7 +44,7 @@ def build(config, input_shape, num_classes):
 
 
 def new_name(name: str) -> str:
-    """Return a model name that is new to the service.
+    """Return a model name new to the service.
 
     Others may use that service too.
     """

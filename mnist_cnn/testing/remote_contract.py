@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 JOB = ("train.epochs=3",)
 """Overrides for epochs before and after the node's loss."""
 LOST_AT = "epoch 2/"
-"""The log line at which a run loses its node."""
+"""The log line where a run loses its node."""
 ABSENT_POLLS = 2
 WAIT_SECONDS = 180.0
 FOLLOWER = """
@@ -72,7 +72,7 @@ class FaultInjector(Protocol):
         """Don't answer this many requests for a run's state."""
 
     def lose_next_node(self, line: str, *, requeues: bool) -> None:
-        """Take the node from the next run at a line.
+        """Take the next run's node at a line.
 
         It is the first line of the log with this text. If the service `requeues`, it starts the run again
         under its id; if not, the run has ended.
@@ -152,7 +152,7 @@ def start_again(run: RemoteRun) -> None:
 
 
 def check_continued(run: RemoteRun, undisturbed: Result) -> None:
-    """Check that a run survived the loss of its node.
+    """Check that a run survived its node's loss.
 
     It has the same weights, and its log has both starts.
     """

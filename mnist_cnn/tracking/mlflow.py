@@ -54,7 +54,7 @@ STATUSES = {
     Status.paused: "KILLED",
 }
 RUN_TAG = "mnist_cnn_run"
-"""The tag of a run, or of a model's version."""
+"""The tag that identifies a run or model version."""
 LONGEST_REASON = 300
 MOST_METRICS = 1000
 MOST_PARAMETERS = 100

@@ -1,4 +1,4 @@
-"""Records a run in its trackers while it is followed.
+"""Records a followed run in its trackers.
 
 Each has a thread, which can't delay or end the run. The thread reads the run folder, so nothing piles up in
 memory if a tracker is slow. What it could not write, it writes later: at its next attempt, or when the run is
@@ -50,9 +50,10 @@ _reported: set[str] = set()
 
 @contextlib.contextmanager
 def recorded(run: Run) -> Iterator[None]:
-    """Record a run in its trackers while the body follows it.
+    """Record a run while the body follows it.
 
-    Then records how it ended. Skips a tracker as long as another thread or process writes the run to it.
+    It is recorded in its trackers. Then records how it ended. Skips a tracker as long as another thread or
+    process writes the run to it.
     """
     recordings = [Recording(run.folder, name) for name in states.chosen(run.folder)]
     for recording in recordings:
@@ -208,7 +209,7 @@ def _reason(error: Exception) -> str:
 
 
 def _recorded_end(folder: Path) -> Status | None:
-    """Return the receipt's status if it is final, or None."""
+    """Return the receipt's final status, or None."""
     with contextlib.suppress(MnistCnnError):
         status = run_folder.read_receipt(folder).status
         return status if status.is_final else None

@@ -43,7 +43,7 @@ As this process was given them.
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """A tracker's settings and what it has of a run.
+    """A tracker's settings and its record of a run.
 
     `id` names the run at the tracker even if the answer to its creation was lost. `place` is where the run is
     there; its `view` is the page or the command that shows it. `epochs` is the newest epoch that was written;
@@ -144,7 +144,7 @@ def save(folder: Path, name: str, state: State) -> State:
 
 
 def lock(folder: Path, name: str, seconds: float = 0) -> AbstractContextManager[None]:
-    """Hold the right to write this run to a tracker.
+    """Hold the lock of a run in a tracker.
 
     Raises as `locks.hold` does.
     """

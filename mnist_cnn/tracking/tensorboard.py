@@ -107,7 +107,7 @@ class TensorBoardTracker:
 
 
 def _plain(value: object) -> bool | float | str:
-    """Return a setting as a truth value, number or text."""
+    """Return a setting as bool, number or text."""
     return value if isinstance(value, bool | int | float) else written(value)
 
 
