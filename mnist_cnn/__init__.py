@@ -1,6 +1,6 @@
 """Train a Keras CNN on MNIST, locally or remotely.
 
-The same job gives the same weights everywhere. From Python or a notebook:
+Every backend runs the same job with the same code. From Python or a notebook:
 
     import mnist_cnn
 

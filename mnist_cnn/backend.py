@@ -133,14 +133,14 @@ class Run(Protocol):
     def cost_report(self) -> Iterator[str]:
         """Yield lines about the backend's present costs.
 
-        They also say how to stop these. Yields nothing if it costs nothing.
+        They also say how to stop them. Yields nothing if it costs nothing.
         """
 
 
 class Backend(Protocol):
     """A place where jobs run.
 
-    Made from the whole configuration; it reads the `backend` section.
+    Made from the whole configuration; the `backend` section is its own.
     """
 
     CONFIG: ClassVar[type[BackendConfig]]

@@ -50,7 +50,7 @@ class Schedule(StrEnum):
 
 
 class Loss(StrEnum):
-    """The loss.
+    """How the loss is computed.
 
     Both compute the same number; the first from one-hot labels, the second from class indices.
     """
@@ -107,7 +107,7 @@ class Precision(StrEnum):
 
     @property
     def for_exact(self) -> Precision:
-        """The precision of exact numerics, on every machine."""
+        """The precision with exact numerics, on every machine."""
         return Precision.bfloat16 if self is Precision.auto else self
 
 

@@ -20,7 +20,7 @@ def program() -> str:
 def command_line(*words: Path | str) -> str:
     """Return a shell command of this program.
 
-    For example: `mnist-cnn resume 'my runs/a' force=true`.
+    Quotes its words: `mnist-cnn resume 'my runs/a' force=true`.
     """
     return f"{program()} {shlex.join(map(str, words))}"
 

@@ -361,7 +361,7 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
 def _check_unchanged(folder: Path, job: Job, receipt: Receipt, *, force: bool) -> None:
     """Refuse a changed job or changed packages without `force`.
 
-    Raises ConfigurationError.
+    Otherwise writes job.json again, with a digest that fits. Raises ConfigurationError.
     """
     checkpoint = Checkpoints(folder / run_folder.CHECKPOINTS).newest()
     if checkpoint is not None:

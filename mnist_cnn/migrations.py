@@ -38,7 +38,7 @@ def upgrade_job(content: Any) -> dict[str, Any]:
 def downgrade_job(content: dict[str, Any]) -> dict[str, Any]:
     """Return a job's content in schema 1.
 
-    An old run recorded the digest of this.
+    Old runs recorded the digest of that schema.
     """
     train = {**content["train"]}
     train["clean_epochs"] = train.pop("unaugmented_epochs")

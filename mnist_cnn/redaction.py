@@ -29,9 +29,9 @@ _PATTERNS = (
 )
 _SECRET_VARIABLE = re.compile(rf"(?i){_NAMES}$")
 _SHORTEST = 8
-"""Shorter values of variables aren't redacted.
+"""Least length of a variable's value to redact.
 
-Ordinary words contain them. In characters.
+In characters. Ordinary words contain shorter values.
 """
 _LOGINS = (re.compile(r"://([^\s/]+)@"), re.compile(r"://([^\s/:@]*:\S+)@"))
 """The user and password in a variable's URL.
@@ -109,7 +109,7 @@ def without_secrets(error: BaseException) -> Redacted:
 def _secrets_in(variables: tuple[tuple[str, str], ...]) -> list[str]:
     """Return the secrets in environment variables, longest first.
 
-    Each is there in every way to write it.
+    Includes every way to write them.
     """
     secrets = set[str]()
     for name, value in variables:

@@ -66,7 +66,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class FileEntry:
-    """A run folder's file: bytes and SHA-256, in hex."""
+    """A file's length in bytes and SHA-256 in hex."""
 
     bytes: records.Count
     sha256: str

@@ -58,7 +58,10 @@ PAUSE_AFTER = "--pause-after"
 """Trainer flag: end with a checkpoint after an epoch."""
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
 ENTRY_SECONDS = 10.0
-"""Seconds until the receipt names a new trainer."""
+"""Most seconds until the receipt names a new trainer.
+
+Usually that takes milliseconds.
+"""
 
 LOG_FORMAT, LOG_TIME = "%(asctime)s mnist_cnn %(message)s", "%H:%M:%S"
 """The form of the trainer's own lines in log.txt.
@@ -236,9 +239,9 @@ def check_resumable(folder: Path, status: Status) -> None:
 
 
 def damage(folder: Path, status: Status) -> str | None:
-    """Return what is damaged in an ended run.
+    """Return what is missing or damaged, or None.
 
-    Returns None if nothing is. `resume` rebuilds it.
+    The run has ended; `resume` rebuilds it.
     """
     try:
         read_job(folder)
@@ -305,7 +308,7 @@ def update_receipt(folder: Path, run_id: str, change: Callable[[Receipt], Receip
 
 
 def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnError) -> None:
-    """Record the end of this run only.
+    """Record a run's end if the receipt names it.
 
     Raises as `update_receipt` does.
     """

@@ -1,4 +1,4 @@
-"""The version of this package, and Python's.
+"""This package's version, and the Python it needs.
 
 Python 3.6 and newer can read this file.
 """

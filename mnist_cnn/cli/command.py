@@ -155,7 +155,7 @@ class Command:
     def allow_only(self, *groups: str) -> None:
         """Refuse settings that the command would ignore.
 
-        It takes only these groups and keys. Raises ConfigurationError.
+        The command takes only these groups and keys. Raises ConfigurationError.
         """
         for override in self.overrides:
             name = override.lstrip("+~").partition("=")[0]

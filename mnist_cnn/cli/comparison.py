@@ -38,7 +38,10 @@ UNKNOWN, NONE = "unknown", "-"
 SHORT = 12
 """Characters of a hash that are shown."""
 NAME_WIDTH, LEAST_WIDTH = 28, 10
-"""Terminal columns for names, and at least for runs."""
+"""Terminal columns of the rows' names.
+
+The second number is the least for each run.
+"""
 GENERATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ-([0-9a-f]{4})")
 HASHES = ("data.digest", "model.source", "train.init_sha256", "job", "fingerprint", "weights_sha256")
 SHARES = ("accuracy", "val_accuracy")

@@ -33,7 +33,7 @@ YES, KEEP = "--yes", "--keep-checkpoints"
 class Chosen:
     """A run that may be deleted.
 
-    `receipt` is as it was then; `stored` are the checkpoint files outside the folder, with their bytes.
+    `receipt` is the one at the check; `stored` are the checkpoint files outside the folder, with their bytes.
     """
 
     run: Run
@@ -88,7 +88,7 @@ def delete(command: Command) -> int:
 def _checked(folder: Path, command: Command) -> Chosen:
     """Return a run that may be deleted.
 
-    Raises ConfigurationError, or BackendError if that isn't known.
+    Raises ConfigurationError if it may not, BackendError if that isn't known.
     """
     by_hand = f"if you no longer need it, remove the folder yourself: rm -r {shlex.quote(str(folder))}"
     if folder.is_symlink():

@@ -76,7 +76,7 @@ def help_text(program: str) -> str:
 def command_lines() -> str:
     """Return a line for each command and flag.
 
-    Only flags that not every command takes.
+    Leaves out the flags that every command takes.
     """
     lines = []
     for name, entry in COMMANDS.items():

@@ -58,7 +58,7 @@ class Summary:
 class Listed:
     """A run of the list.
 
-    A folder without a sound receipt has none; `error` is then why.
+    Without a sound receipt, `receipt` is None and `error` says why.
     """
 
     name: str
@@ -97,7 +97,7 @@ SORTED_BY: dict[str, tuple[Callable[[Listed], Any], bool]] = {
 }
 """Keys for `--sort`, and whether the largest is first.
 
-Settings can also be sorted by.
+`--sort` takes settings too.
 """
 
 

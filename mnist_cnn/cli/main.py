@@ -255,7 +255,7 @@ def _report(error: MnistCnnError, *, as_json: bool) -> int:
 def _make_streams_usable() -> None:
     """Replace closed streams by /dev/null.
 
-    Escape characters that the terminal's encoding lacks.
+    Also escapes characters that the terminal's encoding lacks.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)

@@ -185,7 +185,8 @@ class _Output:
 class RunState:
     """A run's state as text and HTML.
 
-    `progress` is set while it trains, `note` when it has ended; `lines` are the last ones of its log.
+    `progress` is set while it trains, `note` when it has ended or is detached; `lines` are the last ones of
+    its log.
     """
 
     name: str
@@ -259,7 +260,7 @@ def draw_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, Any]:
 
 
 def _link(url: str | None) -> str:
-    """Return a link to the run's web page.
+    """Return a link to a run's service page.
 
     Returns "" if `url` is not a web page.
     """

@@ -60,7 +60,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table.
 
-    Nothing is broken or cut, so that it can be copied.
+    These are heads, a rule and a line for each row. Nothing is broken or cut, so that it can be copied.
     """
     widths = [max(map(_width, column)) for column in zip(heads, *rows, strict=True)]
 
@@ -190,7 +190,7 @@ def describe_training(folder: Path) -> dict[str, Any]:
 
 
 def weakest_class(classes: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return a line about the lowest F1.
+    """Return a line about the class with least F1.
 
     Returns None if no class has one.
     """

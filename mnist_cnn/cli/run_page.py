@@ -63,9 +63,9 @@ def _path(given: str | None, folder: Path) -> Path:
 
 
 def _status(folder: Path) -> Status | None:
-    """Return a run's status, or None.
+    """Return a run's status.
 
-    None if its receipt is damaged. The backend is asked only before the end.
+    Returns None if its receipt is damaged. The backend is asked only before the end.
     """
     try:
         return launch.statuses({folder: run_folder.read_receipt(folder)}).get(folder)

@@ -30,7 +30,7 @@ One of them must be set, except on macOS.
 def logs(command: Command) -> int:
     """Print the trainer's output.
 
-    With --follow, until the run ends.
+    With --follow, continues until the run has ended.
     """
     command.allow_only("runs_dir", "backend")
     run = command.run()
@@ -88,7 +88,7 @@ def _pages(folder: Path) -> list[str]:
 
 
 def _show(page: str) -> bool:
-    """Open a page; return whether a browser did."""
+    """Open a page; return whether a browser opened it."""
     import webbrowser
 
     if sys.platform != "darwin" and not any(os.environ.get(name) for name in DISPLAYS):

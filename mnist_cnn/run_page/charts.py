@@ -36,10 +36,7 @@ Of a longer history, every nth epoch has them.
 MAX_MARKERS = 60
 X_TICKS, Y_TICKS = 8, 6
 LOG_SCALE_FROM = 10.0
-"""Ratio of losses that needs a logarithmic scale.
-
-That is the largest to the smallest.
-"""
+"""Ratio of largest to smallest loss for logarithmic scales."""
 MAX_FINE_DECADES = 4
 """Most decades with ticks at 2 and 5."""
 LEAST_RANGE = 0.01

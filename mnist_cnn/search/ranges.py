@@ -90,9 +90,10 @@ def _range(override: Override, config_dirs: Sequence[str]) -> Range:
 
 
 def _bounds_of(sweep: RangeSweep, text: str) -> tuple[float, float, float]:
-    """Return a range's least, largest and step.
+    """Return a range's least and largest number, and step.
 
-    Of `range(start, stop, step)`. Raises ConfigurationError if it holds none, or the step is 0.
+    `sweep` is Hydra's `range(start, stop, step)`. Raises ConfigurationError if it holds none, or the step is
+    0.
     """
     start, stop, step = (Decimal(str(value)) for value in (sweep.start, sweep.stop, sweep.step))
     if not step:

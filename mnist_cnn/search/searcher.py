@@ -122,7 +122,7 @@ class Searcher:
     def left_running(self) -> list[Path]:
         """Return the folders of possibly running runs.
 
-        They outlive the search's command.
+        These runs outlive the search's command.
         """
         if self._ends_with_us:
             return []

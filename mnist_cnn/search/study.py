@@ -34,7 +34,7 @@ Another search may not continue it.
 DIGITS = 6
 """Significant digits of a drawn number.
 
-People can read and repeat it.
+They are few, so that people can read and repeat it.
 """
 ELSEWHERE = "search.dir=FOLDER"
 
@@ -95,7 +95,7 @@ class Study:
         self._seed = seed
 
     def trials(self) -> list[Drawn]:
-        """Return all trials, in the order of their drawing."""
+        """Return all trials in the order of drawing."""
         errors = self._study.user_attrs
         return [
             Drawn(

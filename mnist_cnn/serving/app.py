@@ -99,7 +99,7 @@ def application(service: Service) -> ASGIApp:
 
 
 async def _ask_server(_request: Request) -> Response:
-    """Answer with the module that asks this server."""
+    """Answer with the page's module that asks this server."""
     return FileResponse(PAGE / "ask_server.js", media_type="text/javascript")
 
 

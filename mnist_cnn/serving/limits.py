@@ -25,7 +25,7 @@ MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
 Many clients read no answer before they have sent all.
 """
 BODY_SECONDS = 10.0
-"""Seconds that a client may take for its body."""
+"""Seconds for a client to send its body."""
 MAX_REQUESTS = 256
 """Most requests at once.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 HEAD_SECONDS = 10.0
-"""Seconds that a client may take for a head."""
+"""Seconds for a client to send a request's head."""
 IDLE_SECONDS = 5
 """How long a connection without a request stays open."""
 STOP_SECONDS = 5
@@ -26,7 +26,7 @@ BACKLOG = 1024
 
 
 class TimedProtocol(H11Protocol):
-    """Uvicorn's protocol, with a time limit for heads."""
+    """Uvicorn's protocol, with a time limit for request heads."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)

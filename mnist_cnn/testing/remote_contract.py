@@ -46,9 +46,9 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(run.wait().to_json())
 """
-"""Another process.
+"""A process that follows a run.
 
-It follows a run as soon as it reads a line.
+It begins as soon as it reads a line.
 """
 
 
@@ -72,10 +72,10 @@ class FaultInjector(Protocol):
         """Don't answer this many requests for a run's state."""
 
     def lose_next_node(self, line: str, *, requeues: bool) -> None:
-        """Take the next run's node at a line.
+        """Take the node from the next run.
 
-        It is the first line of the log with this text. If the service `requeues`, it starts the run again
-        under its id; if not, the run has ended.
+        That happens when the run logs a line with this text. If the service `requeues`, it starts the run
+        again under its id; if not, the run has ended.
         """
 
     def damaged(self, run_id: str, name: str) -> AbstractContextManager[None]:
@@ -216,7 +216,7 @@ class RemoteContract(Contract):
     def ended(cls, submit_remote: Callable[..., RemoteRun]) -> RemoteRun:
         """A run that was started again twice.
 
-        That was at once and after its end; its result is still there.
+        It was started again at once and after its end; its result is still there.
         """
         run = submit_remote("ended", *JOB)
         start_again(run)

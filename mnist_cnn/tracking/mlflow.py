@@ -42,7 +42,7 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-"""MLflow's limits, unless the user's environment has others.
+"""MLflow's settings, unless the user's environment has others.
 
 Its own limits add up to minutes.
 """

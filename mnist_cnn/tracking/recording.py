@@ -52,8 +52,8 @@ _reported: set[str] = set()
 def recorded(run: Run) -> Iterator[None]:
     """Record a run while the body follows it.
 
-    It is recorded in its trackers. Then records how it ended. Skips a tracker as long as another thread or
-    process writes the run to it.
+    The run's trackers also get how it ended. Skips a tracker as long as another thread or process writes the
+    run to it.
     """
     recordings = [Recording(run.folder, name) for name in states.chosen(run.folder)]
     for recording in recordings:

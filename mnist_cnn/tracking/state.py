@@ -35,7 +35,7 @@ DEFAULT_URI = f"{SQLITE}mlflow.db"
 """What MLflow's own commands use without a URI."""
 _LOGIN = re.compile(r"(?<=://)[^/]*@")
 _with_login: dict[str, str] = {}
-"""Addresses with their secrets, by those without.
+"""Complete addresses, by those without secrets.
 
 As this process was given them.
 """
@@ -74,7 +74,7 @@ def choose(folder: Path, config: TrackConfig) -> None:
 def describe(config: TrackConfig) -> tuple[tuple[str, str], ...]:
     """Return the line of `plan` about the enabled trackers.
 
-    None if there are none.
+    Empty if there are none.
     """
     texts = []
     for name, section in config.enabled.items():
@@ -144,7 +144,7 @@ def save(folder: Path, name: str, state: State) -> State:
 
 
 def lock(folder: Path, name: str, seconds: float = 0) -> AbstractContextManager[None]:
-    """Hold the lock of a run in a tracker.
+    """Lock a run's recording in a tracker.
 
     Raises as `locks.hold` does.
     """

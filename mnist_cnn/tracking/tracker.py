@@ -1,4 +1,4 @@
-"""What a tracker is, and what it gets."""
+"""What a tracker is, and what it is given."""
 
 from __future__ import annotations
 
