@@ -226,10 +226,7 @@ def as_yaml(config: Config) -> str:
 
 
 def info(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
-    """Return how Hydra composes valid overrides.
-
-    Lists its plugins, the files and the values.
-    """
+    """Return Hydra's plugins, files and values for valid overrides."""
     import hydra
 
     lines, _ = _lines_for_hydra(overrides, config_dirs)

@@ -30,10 +30,7 @@ class Format(StrEnum):
 
 
 class Optimizer(StrEnum):
-    """Optimizers of Keras.
-
-    All settings but the learning rate have Keras' defaults.
-    """
+    """Keras' optimizers, with its defaults except the learning rate."""
 
     adadelta = "adadelta"
     adam = "adam"
@@ -310,10 +307,7 @@ class TensorBoardConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class TrackConfig(Section):
-    """Which trackers show the run.
-
-    Not part of the job.
-    """
+    """Which trackers show the run; not in the job."""
 
     GROUP: ClassVar[str] = "track"
     mlflow: MlflowConfig = inner(MlflowConfig, "an MLflow server or store")

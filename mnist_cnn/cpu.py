@@ -35,10 +35,7 @@ They let oneDNN round float32 operands, or replace TensorFlow's kernels.
 
 
 def features() -> tuple[str, ...]:
-    """Return the decisive instruction sets, sorted.
-
-    Empty if there is no /proc.
-    """
+    """Return the decisive instruction sets, sorted; empty without /proc."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

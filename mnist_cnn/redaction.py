@@ -94,10 +94,7 @@ def redacted(stream: TextIO) -> TextIO:
 
 
 def without_secrets(error: BaseException) -> Redacted:
-    """Return an exception and its causes without secrets.
-
-    For `raise ... from`.
-    """
+    """Return an exception and its causes without secrets."""
     shown = Redacted(redact(f"{type(error).__name__}: {error}")).with_traceback(error.__traceback__)
     inner = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if inner is not None:

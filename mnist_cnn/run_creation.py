@@ -95,10 +95,7 @@ def new_name() -> str:
 
 
 def remove_unstarted(folder: Path) -> None:
-    """Remove a run folder that has no receipt.
-
-    No run was started in it.
-    """
+    """Remove a folder in which no run was started."""
     if not (folder / RECEIPT).exists():
         shutil.rmtree(folder, ignore_errors=True)
 

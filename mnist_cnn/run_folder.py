@@ -64,15 +64,9 @@ Usually that takes milliseconds.
 """
 
 LOG_FORMAT, LOG_TIME = "%(asctime)s mnist_cnn %(message)s", "%H:%M:%S"
-"""The form of the trainer's own lines in log.txt.
-
-Libraries print there too.
-"""
+"""The form of the trainer's own lines in log.txt."""
 STOPPED = "stopped: "
-"""How the trainer's last line begins after a failure.
-
-Also after a cancellation.
-"""
+"""How a failed or cancelled trainer's last line begins."""
 _TRAINER_LINE = re.compile(r"\d\d:\d\d:\d\d mnist_cnn (.*)")
 
 
@@ -372,10 +366,7 @@ def write_progress(folder: Path, progress: Progress) -> None:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """Read progress.json; None if it is missing or damaged.
-
-    It is missing after the end.
-    """
+    """Read progress.json; None if it is missing or damaged."""
     try:
         text = safe_read.read_text(folder / PROGRESS, safe_read.SETTINGS_BYTES)
         progress = records.read(Progress, text)

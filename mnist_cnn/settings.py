@@ -60,10 +60,7 @@ class Setting:
 
 
 def setting(default: T, meaning: str, **bounds: Any) -> T:
-    """Declare a configuration key.
-
-    Returns a dataclass field that carries its `Setting`.
-    """
+    """Declare a configuration key: a field with its `Setting`."""
     field: T = dataclasses.field(default=default, metadata={"setting": Setting(meaning, **bounds)})
     return field
 
@@ -257,8 +254,5 @@ def _is_section(kind: Any) -> bool:
 
 
 def unknown_key(name: str, known: Collection[str]) -> ConfigurationError:
-    """Return the error for an unknown key.
-
-    Its hint has the nearest known one.
-    """
+    """Return the error for an unknown key."""
     return ConfigurationError(f"unknown key {name}", did_you_mean(name, known, KEYS_HINT))

@@ -114,10 +114,7 @@ def status(command: Command) -> int:
 
 
 def end_of(run: Run) -> dict[str, str]:
-    """Return the error and hint of an unsuccessful run.
-
-    Empty if the run has completed.
-    """
+    """Return an unsuccessful run's error and hint, or nothing."""
     try:
         if run.status().is_final:  # or else another process has resumed it
             run.wait()

@@ -214,10 +214,7 @@ def _why(before: Result, now: Result) -> str:
 
 
 def _draw(runs: Sequence[Compared], labels: Sequence[str], path: Path) -> str | None:
-    """Draw the curves and return their path.
-
-    Returns None if there are none.
-    """
+    """Draw the curves; return their path, or None."""
     curves = {label: run.history for label, run in zip(labels, runs, strict=True) if run.history}
     if not curves:
         return None

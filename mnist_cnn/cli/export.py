@@ -66,10 +66,7 @@ def _target(flag: str, path: str) -> Path:
 
 
 def _write(path: Path, targets: dict[str, Path]) -> list[dict[str, object]]:
-    """Write a model.keras in each format.
-
-    Returns the rows of --json.
-    """
+    """Write a model.keras in each format; return its rows."""
     from mnist_cnn.training import formats
 
     write = {"--saved-model": formats.write_saved_model, "--litert": formats.write_litert}

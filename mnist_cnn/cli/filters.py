@@ -30,10 +30,7 @@ STATUS, BACKEND, DIGEST = "status", "backend", "digest"
 FACTS = (STATUS, BACKEND, DIGEST)
 """What filters accept in addition to settings and groups."""
 NOT_STARTED, DAMAGED = "not started", "damaged"
-"""The statuses of folders without a readable receipt.
-
-The receipt is missing, or damaged.
-"""
+"""The statuses of folders without a readable receipt."""
 STATUSES = (*(status.value for status in Status), NOT_STARTED, DAMAGED)
 SETTINGS: dict[str, tuple[type[Section], str]] = {
     **{
@@ -88,10 +85,7 @@ def _allowed(key: str, value: object) -> Any:
 
 
 def match(wanted: Wanted, receipt: Receipt | None, found: Settings | None) -> bool:
-    """Return whether a run matches the filters.
-
-    Ignores the status, which is not known yet.
-    """
+    """Return whether a run matches, except for its status."""
     return all(_has(key, values, receipt, found) for key, values in wanted.items() if key != STATUS)
 
 

@@ -207,10 +207,7 @@ def _summary(folder: Path) -> Summary | None:
 
 
 def _sorted(runs: Sequence[Listed], key: str, *, reverse: bool) -> list[Listed]:
-    """Return the runs in order.
-
-    Those without a value are last.
-    """
+    """Return the runs in order, those without value last."""
     value, largest_first = SORTED_BY.get(key, (lambda run: run.settings and run.settings.values[key], False))
     newest = sorted(runs, key=lambda run: run.created, reverse=True)
     known = [run for run in newest if value(run) is not None]

@@ -42,10 +42,7 @@ PICTURE_WIDTH = 720
 
 
 def is_notebook() -> bool:
-    """Return whether this process is a notebook's kernel.
-
-    Imports nothing.
-    """
+    """Return whether this process is a notebook's kernel."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_ipython is not None and getattr(get_ipython(), "kernel", None) is not None
 
@@ -94,10 +91,7 @@ class _Cell:
         self._show(progress=progress if is_training and not self._status.is_final else None)
 
     def end(self) -> None:
-        """Show how the run ended.
-
-        Downloads its result first, if needed.
-        """
+        """Show how the run ended, after downloading its result."""
         self.update()
         if not self._status.is_final:
             self.detach()
@@ -214,10 +208,7 @@ class RunState:
         return "".join([*parts, log])
 
     def text(self) -> str:
-        """Return the state as plain text.
-
-        For viewers without HTML.
-        """
+        """Return the state as text, for viewers without HTML."""
         progress = describe_progress(self.progress) if self.progress is not None else None
         head = f"run {self.name}: {self.status.value}"
         return "\n".join(filter(None, (head, self.url, progress, self.note, *self.lines)))

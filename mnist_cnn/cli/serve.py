@@ -24,10 +24,7 @@ HIGHEST_PORT = 65535
 
 
 def serve(command: Command) -> int:
-    """Serve the model of a run.
-
-    Ctrl-C and SIGTERM are its normal end.
-    """
+    """Serve a run's model until Ctrl-C or SIGTERM."""
     command.allow_only("runs_dir")
     word = command.run_argument()
     host, port = command.flags.get("--host", HOST) or HOST, _port(command.flags.get("--port", PORT))

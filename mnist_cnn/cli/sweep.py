@@ -141,10 +141,7 @@ def _run_all(trials: Sequence[Trial], stream: TextIO) -> None:
 
 @contextlib.contextmanager
 def _record_failure(trial: Trial) -> Iterator[None]:
-    """Record any exception as the trial's failure.
-
-    The other trials continue.
-    """
+    """Record any exception as the trial's failure."""
     try:
         yield
     except MnistCnnError as error:

@@ -28,10 +28,7 @@ One of them must be set, except on macOS.
 
 
 def logs(command: Command) -> int:
-    """Print the trainer's output.
-
-    With --follow, continues until the run has ended.
-    """
+    """Print the trainer's output; --follow waits for the end."""
     command.allow_only("runs_dir", "backend")
     run = command.run()
     lines = []

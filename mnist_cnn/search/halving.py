@@ -96,10 +96,7 @@ def next_step(trials: Sequence[Trial], plan: Plan) -> Start | Promote | None:
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """Return the best of the longest-trained trials.
-
-    Returns None if all have failed.
-    """
+    """Return the best of the longest-trained trials, or None."""
     sound = [trial for trial in trials if trial.epochs and not trial.has_failed]
     longest = max((trial.epochs for trial in sound), default=0)
     compared = (trial for trial in sound if trial.epochs == longest)

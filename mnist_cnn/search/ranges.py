@@ -40,10 +40,7 @@ class Range:
     is_log: bool = False
 
     def ends(self) -> tuple[str, ...]:
-        """Return the range's bounds as overrides.
-
-        They are all choices, or low and high.
-        """
+        """Return all choices, or low and high, as overrides."""
         values = self.choices or (self.low, self.high)
         return tuple(f"{self.key}={value}" for value in values)
 

@@ -39,10 +39,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parent / "page"
 ANSWER_SECONDS = 10.0
-"""How long a request may wait for its prediction.
-
-That takes milliseconds.
-"""
+"""How long a request may wait for its prediction."""
 USAGE = "POST a picture to /predict, or open / in a browser"
 
 

@@ -132,10 +132,7 @@ def wait_until(happened: Callable[[], object]) -> None:
 
 
 def has_ended(run: RemoteRun) -> bool:
-    """Return whether the service has ended a run.
-
-    Downloads nothing.
-    """
+    """Return whether the service has ended a run."""
     seen = run.service.find(run.handle)
     return seen is not None and seen.status.is_final
 

@@ -217,10 +217,7 @@ def _recorded_end(folder: Path) -> Status | None:
 
 
 def _end_of(run: Run) -> Status | None:
-    """Return a run's final status.
-
-    Returns None if it hasn't ended or can't be asked.
-    """
+    """Return a run's final status, or None if unknown."""
     if (end := _recorded_end(run.folder)) is not None:
         return end
     with contextlib.suppress(MnistCnnError):  # of a service that does not answer

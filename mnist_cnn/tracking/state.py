@@ -72,10 +72,7 @@ def choose(folder: Path, config: TrackConfig) -> None:
 
 
 def describe(config: TrackConfig) -> tuple[tuple[str, str], ...]:
-    """Return the line of `plan` about the enabled trackers.
-
-    Empty if there are none.
-    """
+    """Return the line of `plan` about trackers, or nothing."""
     texts = []
     for name, section in config.enabled.items():
         settings = [f"{key} {value}" for key, value in _settings(section).items()]
