@@ -1,6 +1,6 @@
-"""Train a Keras CNN on MNIST, locally or on a cluster: the same job, the same code, the same weights.
+"""Train a Keras CNN on MNIST, locally or remotely.
 
-From Python or a notebook:
+Every backend runs the same job with the same code. From Python or a notebook:
 
     import mnist_cnn
 
@@ -9,8 +9,8 @@ From Python or a notebook:
     mnist_cnn.follow(run)
     print(run.wait().accuracy, mnist_cnn.predict_file(run, "digit.png").label)
 
-Each name is imported when it is first used, so that importing the package is fast, and so that `__main__` can
-say which Python is needed.
+Each name is imported when it is first used. So the package imports fast, and `__main__` can say which Python
+is needed.
 """
 
 import sys
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _MODULES = {"follow": "mnist_cnn.cli.display", "load_predictor": "mnist_cnn.prediction.predictor"}
-"""The module of each name that `mnist_cnn.launch` does not define."""
+"""The modules of names that `mnist_cnn.launch` lacks."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,7 @@
-"""The command `python -m mnist_cnn`; every Python 3.6 or newer can read this file."""
+"""The command `python -m mnist_cnn`.
+
+Python 3.6 and newer can read this file.
+"""
 
 import sys
 

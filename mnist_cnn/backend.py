@@ -1,4 +1,4 @@
-"""The contract between the command line and the places where a job can run. No implementation.
+"""The contract for the places where a job runs.
 
 To add a backend, write a class with the attributes and methods of `Backend` and one with those of `Run`.
 `mnist_cnn.testing.BackendContract` tests what they must do. For a cluster, write a `Service` for
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Status(StrEnum):
-    """The states of a run. Each backend maps its service's own names to these in one table."""
+    """The states of a run.
+
+    Each backend maps its service's own names to these in one table.
+    """
 
     queued = "queued"
     preparing = "preparing"
@@ -41,7 +44,10 @@ class Status(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `submit` would do, as labels and values in display order; as text, a line for each."""
+    """What `submit` would do.
+
+    `lines` are labels and values in display order; `str` gives a line for each.
+    """
 
     lines: tuple[tuple[str, str], ...]
 
@@ -51,7 +57,10 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class ModelRef:
-    """A registered model. `is_new` is false if this run was registered under the name before."""
+    """A registered model.
+
+    `is_new` is false if this run was already registered under the name.
+    """
 
     name: str
     version: int
@@ -60,7 +69,10 @@ class ModelRef:
 
 
 class Run(Protocol):
-    """One execution of a job. Any process can use it, not only the one that submitted it."""
+    """One execution of a job.
+
+    Any process can use it, not only the one that submitted it.
+    """
 
     folder: Path
 
@@ -73,16 +85,19 @@ class Run(Protocol):
         """
 
     def progress(self) -> Progress | None:
-        """Return the position within the training, or None if it is unknown."""
+        """Return the position in the training, or None."""
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
-        """Yield the lines that the trainer printed; with `follow`, until the run has ended.
+        """Yield the lines that the trainer printed.
 
-        Raises BackendError if the log cannot be read. A followed run is still running.
+        With `follow`, waits for more until the run has ended. Raises BackendError if the log cannot be read;
+        the run itself may still be running.
         """
 
     def wait(self) -> Result:
-        """Wait for the run's end and return its result, the same at each call.
+        """Wait for the run's end and return its result.
+
+        Each call returns the same result.
 
         Raises:
             TrainingError, DataError, BackendError, ConfigurationError: the run failed with this error.
@@ -93,15 +108,16 @@ class Run(Protocol):
         """
 
     def cancel(self) -> None:
-        """End the run and return when it has ended. Does nothing if it had ended before.
+        """End the run and return when it has ended.
 
-        Raises BackendError if the run cannot be cancelled from here, or does not end.
+        Does nothing if it had ended before. Raises BackendError if the run cannot be cancelled from here, or
+        does not end.
         """
 
     def download_checkpoints(self) -> None:
-        """Download the ended run's checkpoints into its folder, so that another backend can resume it.
+        """Download the ended run's checkpoints into its folder.
 
-        Raises BackendError if that is not possible now.
+        Another backend can then resume it. Raises BackendError if that is not possible now.
         """
 
     def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
@@ -115,37 +131,53 @@ class Run(Protocol):
         """
 
     def cost_report(self) -> Iterator[str]:
-        """Yield lines on what the backend costs now and how to stop that; none if it costs nothing."""
+        """Yield lines about the backend's present costs.
+
+        They also say how to stop them. Yields nothing if it costs nothing.
+        """
 
 
 class Backend(Protocol):
-    """A place where jobs run. Made from the whole configuration; the `backend` section is its own."""
+    """A place where jobs run.
+
+    Made from the whole configuration; the `backend` section is its own.
+    """
 
     CONFIG: ClassVar[type[BackendConfig]]
-    """The schema of `backend.*`: a subclass of BackendConfig for each backend."""
+    """The schema of `backend.*`, a subclass of BackendConfig."""
 
     parallel_runs: int | None
-    """How many runs may execute at the same time; None if the service queues them itself."""
+    """How many runs may execute at the same time.
+
+    None if the service queues them itself.
+    """
 
     ends_with_its_command: bool
-    """Whether interrupting the command that started a run ends the run; if not, it keeps running."""
+    """Whether a run ends when its command is interrupted.
+
+    That is the command that started it.
+    """
 
     def __init__(self, config: Config) -> None: ...
 
     def plan(self, job: Job) -> Plan:
-        """Return where and how the job would run. Sends nothing, writes nothing. Raises as `check` does."""
+        """Return where and how the job would run.
+
+        Sends nothing and writes nothing. Raises as `check` does.
+        """
 
     def check(self, job: Job) -> None:
-        """Check all that can be checked before a run folder is made.
+        """Check a job before its run folder is made.
 
         Raises ConfigurationError, DataError or BackendError.
         """
 
     def submit(self, job: Job, folder: Path) -> Run:
-        """Start the job in a run folder that holds its job.json; write the receipt, run.json.
+        """Start the job in its run folder.
 
-        If the folder, or the service, has checkpoints of the run, it continues from the newest. The run
-        pauses after the epoch `pause_after` of the configuration, if that is set.
+        The folder holds job.json; this writes the receipt, run.json. If the folder or the service has
+        checkpoints of the run, it continues from the newest. The run pauses after the configuration's epoch
+        `pause_after`, if that is set.
 
         Raises:
             ConfigurationError: the folder holds a run that is under way or completed.
@@ -153,26 +185,41 @@ class Backend(Protocol):
         """
 
     def attach(self, folder: Path) -> Run:
-        """Return the run in a folder, which is all that this needs. Raises BackendError if it holds none."""
+        """Return the run in a folder.
+
+        Needs nothing but the folder. Raises BackendError if it holds no run.
+        """
 
 
 @runtime_checkable
 class StoresCheckpoints(Protocol):
-    """Optional interface for a run whose checkpoints are also kept outside its folder, for `delete`."""
+    """Optional interface for a run with stored checkpoints.
+
+    These are kept outside its folder. `delete` uses it.
+    """
 
     def stored_checkpoints(self) -> dict[str, int]:
-        """Return the names of the stored files, with their bytes. Raises BackendError."""
+        """Return the bytes of each stored file, by name.
+
+        Raises BackendError.
+        """
 
     def remove_stored_checkpoints(self, names: Iterable[str]) -> None:
-        """Remove stored files, all of which `stored_checkpoints` has listed. Raises BackendError.
+        """Remove stored files that `stored_checkpoints` has listed.
 
-        `delete` holds the lock of the run folder meanwhile.
+        `delete` holds the lock of the run folder meanwhile. Raises BackendError.
         """
 
 
 @runtime_checkable
 class HasCluster(Protocol):
-    """Optional interface for a backend that manages a cluster, for `cluster show` and `cluster delete`."""
+    """Optional interface for a backend that manages a cluster.
+
+    `cluster show` and `cluster delete` use it.
+    """
 
     def cluster(self, action: str) -> Iterator[str]:
-        """Do `show` or `delete`, and yield lines for people. Raises BackendError if it is refused."""
+        """Do `show` or `delete`, and yield lines for people.
+
+        Raises BackendError if it is refused.
+        """

@@ -1,6 +1,7 @@
-"""Overrides -> a checked Config, by Hydra's compose API. Only `search.ranges` imports Hydra too.
+"""Turn overrides into a checked Config with Hydra.
 
-It writes nothing, reads no data and doesn't import TensorFlow, so that mistakes are reported early.
+Apart from `search.ranges`, only this module imports Hydra. It writes nothing, reads no data and doesn't
+import TensorFlow, so that mistakes are reported early.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ SEARCH = SearchConfig.GROUP
 """A group that only the command `search` composes."""
 MOST_SETTINGS = 10_000
 MOST_SETTINGS_BYTES = 64 * 1024
-"""The most that a configuration file may have; those of conf/ have a few lines."""
+"""The most that a configuration file may have.
+
+Those of conf/ have a few lines.
+"""
 SETTINGS_HINT = "a configuration file should have a few lines"
 
 
@@ -66,11 +70,11 @@ def load(
     config_dirs: Sequence[str] = (),
     backend: tuple[str, Mapping[str, Any]] | None = None,
 ) -> Config:
-    """Compose conf/ with overrides in Hydra's syntax, and check every value.
+    """Compose conf/ with overrides, and check every value.
 
-    `config_dirs` are folders laid out like conf/, searched after it for more options of a group. `backend` is
-    the name and settings of an existing run's backend; the overrides cannot replace it, but may change its
-    settings.
+    Overrides are in Hydra's syntax. `config_dirs` are folders laid out like conf/, searched after it for more
+    options of a group. `backend` is the name and settings of an existing run's backend; the overrides cannot
+    replace it, but may change its settings.
 
     Raises:
         ConfigurationError: an unknown folder, group or key, a bad value, or a tracker that isn't installed.
@@ -112,7 +116,10 @@ def load(
 
 
 def load_search(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> SearchConfig:
-    """Compose the settings of a search, `search=NAME` and `search.*`. Raises as `load` does."""
+    """Compose the settings of a search.
+
+    These are `search=NAME` and `search.*`. Raises as `load` does.
+    """
     named = [str(override.value()) for override in _parse(overrides) if override.key_or_group == SEARCH]
     lines = overrides if named else [f"{SEARCH}={SearchConfig.name}", *overrides]
     values = compose(lines, config_dirs)[SEARCH]
@@ -120,7 +127,10 @@ def load_search(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Se
 
 
 def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
-    """Return the folder that holds the runs. Raises as `load` does."""
+    """Return the folder that holds the runs.
+
+    Raises as `load` does.
+    """
     values = {} if overrides or config_dirs else conf_file("config.yaml")
     if "$" in str(values.get("runs_dir", "$")):  # else Hydra, whose import takes long, isn't needed
         values = compose(overrides, config_dirs)
@@ -129,7 +139,10 @@ def runs_dir(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
 
 @functools.cache
 def conf_file(name: str) -> dict[str, Any]:
-    """Return a file of conf/ as it is, not composed. Raises ConfigurationError if it can't be read."""
+    """Return the values of an uncomposed file of conf/.
+
+    Raises ConfigurationError if it can't be read.
+    """
     import yaml
 
     try:
@@ -143,13 +156,19 @@ def conf_file(name: str) -> dict[str, Any]:
 
 
 def named_backend(overrides: Sequence[str]) -> str | None:
-    """Return the backend that the overrides choose, as a receipt names it, or None."""
+    """Return the overrides' backend, as a receipt names it.
+
+    Returns None if they choose none.
+    """
     names = [str(override.value()) for override in _parse(overrides) if override.key_or_group == "backend"]
     return absolute_name(names[-1]) if names else None
 
 
 def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
-    """Compose conf/ with overrides into plain, unchecked values. Raises as `load` does."""
+    """Compose conf/ with overrides into plain, unchecked values.
+
+    Raises as `load` does.
+    """
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -182,7 +201,10 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
 
 
 def _lines_for_hydra(overrides: Sequence[str], config_dirs: Sequence[str]) -> tuple[list[str], str | None]:
-    """Return the overrides that Hydra gets, and the backend if it is one that no YAML file describes."""
+    """Return the overrides for Hydra, and the outside backend.
+
+    The backend is None unless it is one that no YAML file describes.
+    """
     outside = None
     lines = [f"hydra.searchpath=[{','.join(_quoted_uri(folder) for folder in config_dirs)}]"]
     for override in _parse(overrides):
@@ -204,7 +226,7 @@ def as_yaml(config: Config) -> str:
 
 
 def info(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
-    """Return how Hydra composes overrides that `load` accepts: its plugins, the files and the values."""
+    """Return Hydra's plugins, files and values for valid overrides."""
     import hydra
 
     lines, _ = _lines_for_hydra(overrides, config_dirs)
@@ -219,10 +241,11 @@ def info(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
 
 
 def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:
-    """Expand sweeps (`a=1,2`, `range`, `choice`, `glob`) to one list of overrides for each job.
+    """Expand sweeps to one list of overrides per job.
 
-    Raises ConfigurationError if an override cannot be parsed, if a swept key is given twice, if a sweep is an
-    `interval`, or if a `glob` matches no name of its group.
+    Sweeps are `a=1,2`, `range`, `choice` and `glob`. Raises ConfigurationError if an override cannot be
+    parsed, if a swept key is given twice, if a sweep is an `interval`, or if a `glob` matches no name of its
+    group.
     """
     alternatives: list[list[str]] = []
     for override in parse_sweeps(overrides):
@@ -235,7 +258,10 @@ def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[li
 
 
 def parse_sweeps(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides. Raises ConfigurationError if one cannot be parsed, or a swept key is given twice."""
+    """Parse overrides.
+
+    Raises ConfigurationError if one cannot be parsed, or a swept key is given twice.
+    """
     seen: dict[str, Override] = {}
     parsed = _parse(overrides)
     for override in parsed:
@@ -248,7 +274,10 @@ def parse_sweeps(overrides: Sequence[str]) -> list[Override]:
 
 
 def swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
-    """Return the values of a sweep, as the command line writes them."""
+    """Return a sweep's values as texts.
+
+    Raises ConfigurationError for an `interval`, or a `glob` without a match.
+    """
     from hydra.core.override_parser.types import Glob, IntervalSweep
 
     value, name = override.value(), override.key_or_group
@@ -269,26 +298,30 @@ def swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
 
 
 def alternatives(override: str) -> tuple[str, list[Any]]:
-    """Return the key of an override and its values: one, or all of a sweep. Raises as `expand` does."""
+    """Return an override's key and its value or values.
+
+    Raises as `expand` does.
+    """
     parsed = _parse([line for (line,) in expand([override])])
     return parsed[0].key_or_group, [one.value() for one in parsed]
 
 
 def sweep_keys(overrides: Sequence[str]) -> list[str]:
-    """Return the keys that have more than one value, in order."""
+    """Return the keys with several values, in order."""
     return [override.key_or_group for override in _parse(overrides) if override.is_sweep_override()]
 
 
 def options(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
-    """Return the names that a group can be set to, sorted."""
+    """Return a group's possible names, sorted."""
     folders = (CONF_DIR, *map(Path, config_dirs))
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
 def _check_settings_files(folder: Path) -> None:
-    """Refuse files that would keep Hydra busy forever; Hydra itself reports all other mistakes.
+    """Refuse files that would keep Hydra busy forever.
 
-    Aliases (`*name`) of aliases stand for exponentially many values, which OmegaConf expands.
+    Aliases (`*name`) of aliases stand for exponentially many values, which OmegaConf expands. Hydra itself
+    reports all other mistakes.
     """
     import yaml
 
@@ -310,7 +343,10 @@ def _check_settings_files(folder: Path) -> None:
 
 
 def _expanded_size(node: Node, known: dict[int, int]) -> int:
-    """Return how many values a YAML node has with its aliases expanded; too many if it contains itself."""
+    """Return how many values a YAML node has.
+
+    Its aliases are expanded. Above MOST_SETTINGS if the node contains itself.
+    """
     if id(node) not in known:
         known[id(node)] = MOST_SETTINGS + 1
         parts = node.value if isinstance(node.value, list) else []
@@ -346,7 +382,10 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def _for_hydra(override: Override, config_dirs: Sequence[str]) -> str:
-    """Return the override for Hydra, with `++`, because the schema checks whether a key exists."""
+    """Return an override as Hydra gets it.
+
+    A key gets `++`, because the schema checks whether it exists. Raises ConfigurationError.
+    """
     text = str(override.input_line)
     name = override.key_or_group
     if override.is_sweep_override():
@@ -368,7 +407,10 @@ def _for_hydra(override: Override, config_dirs: Sequence[str]) -> str:
 
 
 def _names(value: Any, group: str) -> list[Any]:
-    """Return the names that a group is set to: one, or those of a list if the group takes one."""
+    """Return the names that a group is set to.
+
+    These are one, or those of a list if the group takes one.
+    """
     return value if isinstance(value, list) and group in LIST_GROUPS else [value]
 
 
@@ -383,13 +425,13 @@ def _given(group: str, values: dict[str, Any], overrides: Sequence[str]) -> dict
 
 
 def _quoted_uri(folder: str) -> str:
-    """Return a folder for Hydra's search path: a quoted URI without percent encoding."""
+    """Return a quoted, unencoded URI for Hydra's search path."""
     path = str(Path(folder).resolve()).replace("'", r"\'")
     return f"'file://{path}'"
 
 
 def _first_leaf(name: str, value: object) -> str:
-    """Return the full key of the first value under an unknown key, which the user wrote."""
+    """Return the first full key under a name."""
     while isinstance(value, dict) and value:
         inner = next(iter(value))
         name, value = f"{name}.{inner}", value[inner]

@@ -1,7 +1,7 @@
-"""The schema of conf/: every configuration key, with its meaning, unit and bounds.
+"""The schema of conf/.
 
-These frozen dataclasses define the keys; the YAML files only choose values. `settings` says what a key is and
-checks the values.
+Every configuration key has its meaning, unit and bounds here. These frozen dataclasses define the keys; the
+YAML files only choose values. `settings` says what a key is and checks the values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.settings import Section, inner, keys_of, setting, written
 
 CONF_DIR = Path(__file__).parent / "conf"
-"""The packaged configuration; in a checkout a symbolic link to the top-level `conf/`."""
+"""The packaged configuration.
+
+In a checkout, this is a symbolic link to the top-level `conf/`.
+"""
 
 
 class Format(StrEnum):
@@ -27,7 +30,7 @@ class Format(StrEnum):
 
 
 class Optimizer(StrEnum):
-    """Optimizers of Keras, with Keras' own defaults for all but the learning rate."""
+    """Keras' optimizers, with its defaults except the learning rate."""
 
     adadelta = "adadelta"
     adam = "adam"
@@ -37,50 +40,62 @@ class Optimizer(StrEnum):
 
 
 class Schedule(StrEnum):
-    """How the learning rate changes over the steps of a training."""
+    """How the learning rate changes during a training."""
 
     constant = "constant"
     one_cycle = "one_cycle"
 
 
 class Loss(StrEnum):
-    """Both compute the same number; the first from one-hot labels, the second from class indices."""
+    """How the loss is computed.
+
+    Both compute the same number; the first from one-hot labels, the second from class indices.
+    """
 
     categorical_crossentropy = "categorical_crossentropy"
     sparse_categorical_crossentropy = "sparse_categorical_crossentropy"
 
 
 class ClassWeights(StrEnum):
-    """Weights that follow from the number of training images in each class."""
+    """Weights computed from the images in each class."""
 
     balanced = "balanced"
 
 
 class Keep(StrEnum):
-    """Which epoch's weights are saved; the best has the lowest validation loss."""
+    """Which epoch's weights are saved.
+
+    The best has the lowest validation loss.
+    """
 
     last = "last"
     best = "best"
 
 
 class Sampler(StrEnum):
-    """How a search chooses the settings of its next trial: at random, or near the best so far."""
+    """How a search chooses its next trial's settings.
+
+    At random, or near the best so far.
+    """
 
     random = "random"
     tpe = "tpe"
 
 
 class Numerics(StrEnum):
-    """Whether sums may round, as is fastest, or not, so that every machine computes the same numbers."""
+    """Whether sums may round.
+
+    Rounding is fastest. Without it, every machine computes the same numbers.
+    """
 
     native = "native"
     exact = "exact"
 
 
 class Precision(StrEnum):
-    """The arithmetic of matrix multiplications, or with exact numerics how their results are rounded.
+    """The arithmetic of matrix multiplications.
 
-    Weights and the saved model are float32.
+    With exact numerics, how their results are rounded. Weights and the saved model are float32.
     """
 
     float32 = "float32"
@@ -89,7 +104,7 @@ class Precision(StrEnum):
 
     @property
     def for_exact(self) -> Precision:
-        """The precision if numerics is exact, which must not depend on the machine."""
+        """The precision with exact numerics, on every machine."""
         return Precision.bfloat16 if self is Precision.auto else self
 
 
@@ -113,13 +128,16 @@ class DataConfig(Section):
 
     @property
     def held_out(self) -> str:
-        """What the images are called on which each epoch is evaluated."""
+        """The name of the images that evaluate each epoch."""
         return "validation" if self.validation else "test"
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
-    """The network: convolutions and max poolings, dropout, a dense layer, dropout, softmax."""
+    """The network.
+
+    Convolutions and max poolings, dropout, a dense layer, dropout, softmax.
+    """
 
     GROUP: ClassVar[str] = "model"
     filters: tuple[int, ...] = setting((32, 64), "filters of each convolution, in order", ge=1, le=4096)
@@ -152,7 +170,7 @@ class ModelConfig(Section):
 
     @property
     def pooled_convolutions(self) -> tuple[int, ...]:
-        """The numbers, from 1, of the convolutions that a max pooling follows."""
+        """The convolutions before a max pooling, counted from 1."""
         return self.pool_after or (len(self.filters),)
 
 
@@ -235,7 +253,10 @@ class TrainConfig(Section):
 
 
 class Registry(StrEnum):
-    """Which registry gets a model: the backend's own (a folder, or the workspace), or MLflow's."""
+    """Which registry gets a model.
+
+    The backend's own (a folder, or the workspace), or MLflow's.
+    """
 
     backend = "backend"
     mlflow = "mlflow"
@@ -286,7 +307,7 @@ class TensorBoardConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class TrackConfig(Section):
-    """Which trackers show the run beside others. Not part of the job."""
+    """Which trackers show the run; not in the job."""
 
     GROUP: ClassVar[str] = "track"
     mlflow: MlflowConfig = inner(MlflowConfig, "an MLflow server or store")
@@ -294,14 +315,14 @@ class TrackConfig(Section):
 
     @property
     def enabled(self) -> dict[str, Section]:
-        """The settings of each tracker that is enabled, by its name."""
+        """The settings of each enabled tracker, by name."""
         trackers = {name: getattr(self, name) for name, _ in keys_of(TrackConfig)}
         return {name: section for name, section in trackers.items() if section.enabled}
 
 
 @dataclasses.dataclass(frozen=True)
 class BackendConfig(Section):
-    """The keys of every backend; each backend adds its own."""
+    """The keys that all backends share."""
 
     GROUP: ClassVar[str] = "backend"
     name: str = setting("local", "where the job runs", group=True)

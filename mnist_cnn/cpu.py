@@ -1,4 +1,4 @@
-"""CPU features that decide how fast and how exactly numbers are computed."""
+"""CPU features that affect speed and exact numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _DECISIVE = {
 }  # fmt: skip
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
 _WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
-"""Limits in oneDNN's spelling that exclude its bfloat16 kernels. It ignores a limit that it doesn't know."""
+"""oneDNN's names of limits that exclude its bfloat16 kernels.
+
+It ignores a limit that it doesn't know.
+"""
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 """The environment variable that lets TensorFlow use oneDNN."""
@@ -25,11 +28,14 @@ ROUNDING_VARIABLES = (
     "DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE", "TF_SET_ONEDNN_FPMATH_MODE",
     "TF_USE_DEEP_CONV2D", "TF_XLA_FLAGS",
 )  # fmt: skip
-"""Environment variables that let oneDNN round float32 operands, or replace TensorFlow's kernels."""
+"""Environment variables that change how products are computed.
+
+They let oneDNN round float32 operands, or replace TensorFlow's kernels.
+"""
 
 
 def features() -> tuple[str, ...]:
-    """Return the decisive instruction sets, sorted; empty if there is no /proc."""
+    """Return the decisive instruction sets, sorted; empty without /proc."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -39,7 +45,7 @@ def features() -> tuple[str, ...]:
 
 
 def description() -> str:
-    """Return the architecture and its features as one string: "x86_64 avx avx2 fma"."""
+    """Return architecture and features, for example "x86_64 avx fma"."""
     return " ".join((platform.machine(), *features()))
 
 
@@ -49,27 +55,31 @@ def computes_bfloat16() -> bool:
 
 
 def enable_onednn() -> None:
-    """Let TensorFlow use oneDNN on every x86-64 CPU, unless the user has decided. Call it before the import.
+    """Let TensorFlow use oneDNN on every x86-64 CPU.
 
-    TensorFlow itself uses it only on CPUs with instructions for neural networks, such as AVX-512 VNNI. But it
-    is faster on others too: a step of the tutorial takes 83 ms instead of 113 on a Zen 3 with AVX2. And only
-    oneDNN computes convolutions with channels first.
+    Keeps the user's choice. Call it before the import. TensorFlow itself uses oneDNN only on CPUs with
+    instructions for neural networks, such as AVX-512 VNNI. But it is faster on others too: a step of the
+    tutorial takes 83 ms instead of 113 on a Zen 3 with AVX2. And only oneDNN computes convolutions with
+    channels first.
     """
     if platform.machine() == "x86_64":
         os.environ.setdefault(ONEDNN, "1")
 
 
 def has_slow_kernel_gradients() -> bool:
-    """Return whether oneDNN's gradient of a convolution's kernel is slower than matrix products here.
+    """Return whether oneDNN's kernel gradients are slow here.
 
-    With AVX2 it is: 71 ms instead of 48 for the tutorial's second convolution, on one core of a Zen 3. With
-    AVX-512 nobody has measured it.
+    With AVX2, its gradient of a convolution's kernel is slower than matrix products: 71 ms instead of 48 for
+    the tutorial's second convolution, on one core of a Zen 3. With AVX-512 nobody has measured it.
     """
     return platform.machine() == "x86_64" and "avx512f" not in features()
 
 
 def has_bfloat16_kernels() -> bool:
-    """Return whether oneDNN multiplies bfloat16 numbers natively here; its variables may forbid it."""
+    """Return whether oneDNN multiplies bfloat16 natively here.
+
+    Its environment variables may forbid it.
+    """
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
     is_enabled = os.environ.get(ONEDNN, "1").lower() not in ("0", "false")
     is_allowed = limit.upper() not in _WITHOUT_BFLOAT16
@@ -77,9 +87,9 @@ def has_bfloat16_kernels() -> bool:
 
 
 def check_exact(device: str) -> None:
-    """Check that a device (auto, cpu or gpu) of this machine can train with `train.numerics=exact`.
+    """Check that this machine can train with `train.numerics=exact`.
 
-    Other machines are refused because nobody has compared their results.
+    `device` is auto, cpu or gpu. Other machines are refused because nobody has compared their results.
 
     Raises:
         ConfigurationError: it is a GPU, or an environment variable lets kernels round more than they must.

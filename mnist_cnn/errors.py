@@ -1,4 +1,4 @@
-"""Every error that a user can meet, as one tree; each class has its exit code.
+"""The tree of errors that users can meet.
 
     MnistCnnError
     ├── ConfigurationError   2   a key, a value, a name, a folder that is already a run
@@ -9,9 +9,9 @@
     ├── RunPaused            7   the run has reached pause_after and is paused
     └── Interrupted        130   Ctrl-C, or detached from a run that is still running
 
-An error has a message (what happened) and a hint (what to do). The code that understands a foreign exception
-translates it with `raise ... from`, which keeps the cause. Passwords, keys and tokens are redacted, because
-errors are printed, logged, sent and saved in notebooks.
+The numbers are exit codes. An error has a message (what happened) and a hint (what to do). The code that
+understands a foreign exception translates it with `raise ... from`, which keeps the cause. Passwords, keys
+and tokens are redacted, because errors are printed, logged, sent and saved in notebooks.
 """
 
 from __future__ import annotations
@@ -23,11 +23,17 @@ from mnist_cnn.redaction import redact
 from mnist_cnn.version import PYTHON_NEEDED, installation_hint
 
 MAX_LENGTH = 2000
-"""Characters of a message or a hint; one path can have several hundred."""
+"""Most characters of a message or a hint.
+
+One path can have several hundred.
+"""
 
 
 class MnistCnnError(Exception):
-    """An error with a message and a hint of one line each; its text is both lines."""
+    """An error with a message and a hint.
+
+    Each is one line; the error's text is both lines.
+    """
 
     exit_code: ClassVar[int] = 1
 
@@ -46,7 +52,7 @@ class MnistCnnError(Exception):
         self._hint = _shortened(redact(hint))
 
     def then(self, hint: str) -> None:
-        """Say what to do after what the hint says already."""
+        """Append what to do next to the hint."""
         self.hint = f"{self.hint}; then {hint}" if self.hint else hint
 
     def __str__(self) -> str:
@@ -54,7 +60,10 @@ class MnistCnnError(Exception):
 
 
 def _shortened(text: str) -> str:
-    """Cut the middle out of a long text, because a damaged file may hold any value."""
+    """Cut the middle out of a long text.
+
+    A damaged file may hold any value.
+    """
     if len(text) <= MAX_LENGTH:
         return text
     return f"{text[: MAX_LENGTH // 2]} ... {text[-MAX_LENGTH // 4 :]}"
@@ -103,7 +112,10 @@ ERRORS_BY_EXIT_CODE: dict[int, type[MnistCnnError]] = {
 
 
 def storage_error(error: OSError, what: str, setting: str = "") -> BackendError:
-    """Translate a failed write of `what`; `setting`, if any, is the override that moves it elsewhere."""
+    """Translate a failed write of `what`.
+
+    `setting`, if any, is the override that moves it elsewhere.
+    """
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         hint = f"free some space there{setting and f', or choose another disk with {setting}'}"
@@ -121,7 +133,10 @@ def start_error(program: str, error: OSError) -> BackendError:
 
 
 def unexpected_error(error: Exception) -> MnistCnnError:
-    """Translate an exception that no other code has translated: file, stream, installation or a bug."""
+    """Translate an exception that no other code has translated.
+
+    It may come from a file, a stream, the installation or a bug.
+    """
     if isinstance(error, OSError):
         what = error.filename or "the output or the current folder"
         hint = "check that it exists, and that you may read and write it"

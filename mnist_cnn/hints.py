@@ -1,4 +1,4 @@
-"""What hints suggest: commands to run, and words that the user may have meant."""
+"""What hints suggest: commands, and corrected words."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ def program() -> str:
 
 
 def command_line(*words: Path | str) -> str:
-    """Return a command of this program, quoted for a shell: `mnist-cnn resume 'my runs/a' force=true`."""
+    """Return a shell command of this program.
+
+    Quotes its words: `mnist-cnn resume 'my runs/a' force=true`.
+    """
     return f"{program()} {shlex.join(map(str, words))}"
 
 
 def see_the_runs(*settings: str) -> str:
-    """Return how to list the runs, with settings such as `runs_dir=FOLDER`."""
+    """Return how to list the runs.
+
+    `settings` are for example `runs_dir=FOLDER`.
+    """
     return f"see the runs: {command_line('list', *settings)}"
 
 
 def did_you_mean(name: str, known: Collection[str], otherwise: str, group: str = "") -> str:
-    """Return a hint with the nearest of the `known` words, or `otherwise` if none is near.
+    """Return a hint with the nearest `known` word.
 
-    Words of a `group` are compared without its name, and shown with it.
+    Returns `otherwise` if none is near. Words of a `group` are compared without its name, and shown with it.
     """
     from difflib import get_close_matches
 

@@ -1,7 +1,7 @@
-"""The job: a complete, portable description of what to train. It travels as job.json.
+"""The job: a complete, portable description of a training.
 
-It doesn't say where it runs. Equal digests train to equal weights if the runtimes are equal; those of exact
-jobs are, on every machine that can train them.
+It travels as job.json and doesn't say where it runs. Equal digests train to equal weights if the runtimes are
+equal; those of exact jobs are, on every machine that can train them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _ABSENT = {"shards": 1, "stop_patience": None, "keep": Keep.last, "init_sha256": None, "class_weights": None}
-"""Settings of `train` that are only part of the digest if they have another value than this one."""
+"""Values of `train` settings that the digest leaves out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +38,26 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hex, of what decides the trained weights, as canonical JSON.
+        """SHA-256, in hex, of what decides the trained weights.
 
-        Not in it: where data and initial weights lie, the name of the model file, which files are written
-        when, and what is measured. The number of threads is only in it if sums may round.
+        Hashed as canonical JSON. Not in it: where data and initial weights lie, the name of the model file,
+        which files are written when, and what is measured. The number of threads is only in it if sums may
+        round.
         """
         return records.digest(self._decisive())
 
     def has_digest(self, digest: str) -> bool:
-        """Return whether a recorded digest is this job's, in this schema or in the one before."""
+        """Return whether a recorded digest is this job's.
+
+        Also accepts the previous schema's digest.
+        """
         return digest in (self.digest, records.digest(migrations.downgrade_job(self._decisive())))
 
     def changes_to(self, now: Job) -> tuple[str, ...]:
-        """Describe the changes that affect the weights: "train.epochs=20 (was 12)"."""
+        """Describe the changes that affect the weights.
+
+        For example: "train.epochs=20 (was 12)".
+        """
         then, values = dict(leaves(self.as_mapping())), dict(leaves(now.as_mapping()))
         before, after = dict(leaves(self._decisive())), dict(leaves(now._decisive()))
         changed = [
@@ -90,9 +97,10 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str, name: str = "job.json", *, may_be_changed: bool = False) -> Self:
-        """Read job.json's text. Raises ConfigurationError, which names the file `name`, if it isn't a job.
+        """Read job.json's text.
 
-        A wrong digest is an error too, unless the job `may_be_changed`.
+        Raises ConfigurationError, which names the file `name`, if it isn't a job. A wrong digest is an error
+        too, unless the job `may_be_changed`.
         """
         hint = "another version wrote it, or it was changed by hand; start a new run"
         try:
@@ -112,7 +120,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class _JobFile:
-    """job.json; its values are checked as those of the configuration are."""
+    """job.json; its values are checked like the configuration's."""
 
     data: Any
     model: Any
@@ -123,7 +131,7 @@ class _JobFile:
 
 
 def leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each value of nested mappings with its full key."""
+    """Yield nested mappings' values with their full keys."""
     for name, value in mapping.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{name}.")

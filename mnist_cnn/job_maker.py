@@ -1,4 +1,7 @@
-"""From a configuration to its job: what is read, checked and computed on the way."""
+"""Make the job of a configuration.
+
+Reads, checks and computes what it needs.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,17 @@ if TYPE_CHECKING:
     from mnist_cnn.data.datasets import DataSetInfo
 
 SOURCE_BYTES = 512 * 1024
-"""Largest network file; job.json, which contains it, may be somewhat larger."""
+"""Largest network file, in bytes.
+
+job.json, which contains it, may be somewhat larger.
+"""
 
 
 def job_of(config: Config) -> Job:
-    """Return a configuration's job; a missing data set is downloaded.
+    """Return a configuration's job.
 
-    Raises ConfigurationError or DataError if the configuration or the data are not valid.
+    A missing data set is downloaded. Raises ConfigurationError or DataError if the configuration or the data
+    are not valid.
     """
     from mnist_cnn.data import datasets
 
@@ -35,7 +42,10 @@ def job_of(config: Config) -> Job:
 
 
 def make(config: Config, info: DataSetInfo) -> Job:
-    """Return a configuration's job for data that are here. Raises as `job_of` does."""
+    """Return a configuration's job for data that are here.
+
+    Raises as `job_of` does.
+    """
     model = config.model
     if model.file is not None:
         path = Path(model.file)
@@ -57,7 +67,10 @@ def make(config: Config, info: DataSetInfo) -> Job:
 
 
 def read_network(path: Path) -> str:
-    """Return the text of the file that `model.file` names. Raises ConfigurationError."""
+    """Return the text of the file `model.file`.
+
+    Raises ConfigurationError.
+    """
     try:
         return safe_read.read_text(path, SOURCE_BYTES)
     except (OSError, UnicodeDecodeError) as error:
@@ -67,7 +80,10 @@ def read_network(path: Path) -> str:
 
 
 def _with_initial_weights(config: Config, model: ModelConfig, info: DataSetInfo) -> TrainConfig:
-    """Return the configuration of the training with the file and the hash of its initial weights."""
+    """Return the `train` settings with their initial weights.
+
+    Sets the weights' file and hash. Raises ConfigurationError or DataError.
+    """
     train = config.train
     if train.init is None:
         if train.init_sha256 is not None:
@@ -82,7 +98,10 @@ def _with_initial_weights(config: Config, model: ModelConfig, info: DataSetInfo)
 
 
 def initial_weights_of(job: Job) -> initial_weights.Weights:
-    """Return the weights that a job starts from. Raises ConfigurationError or DataError."""
+    """Return the weights that a job starts from.
+
+    Raises ConfigurationError or DataError.
+    """
     if job.train.init is None:
         message = "the job starts from weights, but does not say where they are"
         raise ConfigurationError(message, "make the job with train.init=RUN or train.init=FILE")
@@ -93,7 +112,10 @@ def initial_weights_of(job: Job) -> initial_weights.Weights:
 
 
 def _check_shards(config: Config, info: DataSetInfo) -> None:
-    """Check that each shard of a full batch has an image. Raises ConfigurationError."""
+    """Check that each shard has an image.
+
+    Shards are parts of a full batch. Raises ConfigurationError.
+    """
     train, images = config.train, (config.data.train_limit or info.train_images) - config.data.validation
     if train.shards > min(train.batch_size, images):
         limit = f"train.batch_size={train.batch_size}"

@@ -1,6 +1,7 @@
-"""From overrides to a run: the functions behind both the command line and the Python API.
+"""The functions behind the command line and Python API.
 
-Everything that can be checked without starting a run is checked before its folder is made.
+They lead from overrides to a run. Everything that can be checked without starting a run is checked before its
+folder is made.
 """
 
 from __future__ import annotations
@@ -34,33 +35,34 @@ if TYPE_CHECKING:
     from mnist_cnn.receipt import Receipt
 
 JOB_KEYS = ("data", "model", "train", "seed", "save_h5")
-"""Groups and keys whose values are part of a job."""
+"""Groups and keys that are part of a job."""
 
 
 # The Python API
 
 
 def make_job(*overrides: str) -> Job:
-    """Return the job that overrides describe; a missing data set is downloaded.
+    """Return the job that overrides describe.
 
-    Raises ConfigurationError or DataError if the configuration or the data are not valid.
+    A missing data set is downloaded. Raises ConfigurationError or DataError if the configuration or the data
+    are not valid.
     """
     return job_maker.job_of(compose.load(overrides))
 
 
 def plan(*overrides: str) -> Plan:
-    """Return what `submit` would do with overrides; writes, sends and downloads nothing.
+    """Return what `submit` would do with overrides.
 
-    Raises ConfigurationError or DataError if `submit` would refuse them.
+    Writes, sends and downloads nothing. Raises ConfigurationError or DataError if `submit` would refuse them.
     """
     return plan_of(compose.load(overrides))
 
 
 def submit(*job_or_overrides: Job | str) -> Run:
-    """Start a run and return it; its `wait()` returns the result.
+    """Start a run and return it.
 
-    Takes overrides, or a job and overrides that only choose its backend and folder:
-    `submit("train.epochs=2")`, `submit(job, "run_dir=first")`.
+    Its `wait()` returns the result. Takes overrides, or a job and overrides that only choose its backend and
+    folder: `submit("train.epochs=2")`, `submit(job, "run_dir=first")`.
 
     Raises:
         ConfigurationError: an override is not valid, or would change the given job.
@@ -81,29 +83,29 @@ def submit(*job_or_overrides: Job | str) -> Run:
 
 
 def attach(run: str = run_folder.LATEST, *overrides: str) -> Run:
-    """Return a run by its folder, its name under `runs_dir`, its name's beginning or end, or `latest`.
+    """Return an existing run.
 
-    Raises ConfigurationError if the run does not exist, BackendError if its receipt is damaged.
+    `run` is its folder, its name under `runs_dir`, its name's beginning or end, or `latest`. Raises
+    ConfigurationError if the run does not exist, BackendError if its receipt is damaged.
     """
     return attach_to(find(run, overrides), overrides)
 
 
 def resume(run: str = run_folder.LATEST, *overrides: str) -> Run:
-    """Resume an interrupted run from its newest checkpoint, where it ran before or on another backend.
+    """Resume an interrupted run from its newest checkpoint.
 
-    `resume(run, "train.epochs=20")` continues a completed run: it starts a new run from the last checkpoint.
-
-    Raises as `prepare_resume` does, and BackendError if the backend refuses the job.
+    It continues on its backend, or on the one in the overrides. `resume(run, "train.epochs=20")` continues a
+    completed run: it starts a new run from the last checkpoint. Raises as `prepare_resume` does, and
+    BackendError if the backend refuses the job.
     """
     return prepare_resume(run, overrides)()
 
 
 def predict_file(run: str | Path | Run, picture: Picture, *overrides: str) -> Prediction:
-    """Return the digit in a picture, as a run's or a registered model recognises it.
+    """Return a model's prediction for a picture.
 
-    `run` is a run, its folder, its name, `latest`, or the folder of a registered model.
-
-    Raises ConfigurationError if the run does not exist, DataError if model or picture are missing or damaged.
+    `run` is a run, its folder, its name, `latest`, or the folder of a registered model. Raises
+    ConfigurationError if the run does not exist, DataError if model or picture are missing or damaged.
     """
     from mnist_cnn.prediction.predictor import load_predictor
 
@@ -119,14 +121,18 @@ def predict_file(run: str | Path | Run, picture: Picture, *overrides: str) -> Pr
 
 
 def backend_of(config: Config) -> Backend:
-    """Return a configuration's backend. Raises ConfigurationError if it cannot be imported."""
+    """Return a configuration's backend.
+
+    Raises ConfigurationError if it cannot be imported.
+    """
     return backend_class(config.backend.name)(config)
 
 
 def start(config: Config, job: Job) -> Run:
-    """Make the run folder and submit the job; the folder is removed if the backend refuses the job.
+    """Make the run folder and submit the job.
 
-    Raises ConfigurationError, DataError or BackendError if the folder cannot be made, or the job is refused.
+    Removes the folder if the backend refuses the job. Raises ConfigurationError, DataError or BackendError if
+    the folder cannot be made, or the job is refused.
     """
     _refuse_force(config)
     _check_pause(config.run.pause_after, job.train.epochs)
@@ -140,7 +146,9 @@ def start(config: Config, job: Job) -> Run:
 
 
 def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Callable[[], Run]:
-    """Check that a run can be resumed and download its checkpoints; return the function that starts it.
+    """Check a run and return a function resuming it.
+
+    Downloads the run's checkpoints.
 
     Raises:
         ConfigurationError: the run does not exist, is still running or completed, or its job or packages have
@@ -186,7 +194,7 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
 
 
 def is_extension(overrides: Sequence[str]) -> bool:
-    """Return whether overrides set the epochs of a run to resume.
+    """Return whether overrides set a resumed run's epochs.
 
     Raises ConfigurationError if they change anything else of its job.
     """
@@ -199,7 +207,10 @@ def is_extension(overrides: Sequence[str]) -> bool:
 
 
 def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[], Run]:
-    """Check that a completed run can have more epochs; return the function that starts it as a new run."""
+    """Return a function that continues a completed run.
+
+    It starts a new run with more epochs. Raises ConfigurationError if that is not possible.
+    """
     folder, epochs = run.folder, f"{extension.EPOCHS}={config.train.epochs}"
     if status is not Status.completed or run_folder.damage(folder, status) is not None:
         state = "damaged" if status is Status.completed else status.value
@@ -236,9 +247,10 @@ def _prepare_extension(run: Run, status: Status, config: Config) -> Callable[[],
 
 
 def _job_to_resume(run: Run, status: Status) -> Job:
-    """Return the job in job.json; the newest checkpoint's if that file is missing or damaged.
+    """Return the job to resume.
 
-    Only the job of a run that isn't completed may be changed by hand.
+    Reads it from the newest checkpoint if job.json is missing or damaged. Only the job of a run that isn't
+    completed may be changed by hand.
     """
     try:
         return run_folder.read_job(run.folder, may_be_changed=status is not Status.completed)
@@ -252,7 +264,10 @@ def _job_to_resume(run: Run, status: Status) -> Job:
 
 
 def config_to_resume(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
-    """Return the configuration for resuming a run: on the backend of the overrides, or else its own."""
+    """Return the configuration for resuming a run.
+
+    Its backend is that of the overrides, or else the run's own.
+    """
     named = compose.named_backend(overrides)
     if named in (None, run_folder.read_receipt(folder).backend):
         return config_of_run(folder, overrides, config_dirs)
@@ -269,9 +284,9 @@ def find(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = (
 
 
 def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Path:
-    """Return an ONNX file, or the folder of a registered model, of its newest version, or of a run.
+    """Return the model's ONNX file, or its folder.
 
-    Raises as `find` does.
+    The folder is of a registered model, of its newest version, or of a run. Raises as `find` does.
     """
     from mnist_cnn.prediction.predictor import MODEL_RECORD
 
@@ -284,23 +299,29 @@ def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[st
 
 
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:
-    """Return the run in a folder, from the backend that its receipt names."""
+    """Return the run in a folder.
+
+    Its receipt names the backend.
+    """
     return backend_of(config_of_run(folder, overrides, config_dirs)).attach(folder)
 
 
 def config_of_run(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
-    """Return the configuration for an existing run: its receipt names the backend."""
+    """Return the configuration for an existing run.
+
+    The run's receipt names the backend.
+    """
     receipt = run_folder.read_receipt(folder)
     return compose.load(overrides, config_dirs, backend=(receipt.backend, receipt.backend_settings))
 
 
 def ends_with_its_command(config: Config) -> bool:
-    """Return whether a run of this backend ends with the command that started it."""
+    """Return whether this backend's runs end with their command."""
     return backend_class(config.backend.name).ends_with_its_command
 
 
 def statuses(receipts: Mapping[Path, Receipt]) -> dict[Path, Status]:
-    """Return the status of each run, except those that are removed meanwhile.
+    """Return the runs' statuses, without those removed meanwhile.
 
     Only the backends of runs that have not ended are asked. If one does not answer, or is not installed, the
     receipt's status is used.
@@ -317,7 +338,10 @@ def statuses(receipts: Mapping[Path, Receipt]) -> dict[Path, Status]:
 
 
 def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
-    """Return a run's status; `backends` has one backend per name, or None for one that does not answer."""
+    """Return a run's status.
+
+    `backends` has one backend per name, or None for one that does not answer.
+    """
     receipt = run_folder.read_receipt(folder)
     backend = None
     try:
@@ -335,7 +359,10 @@ def _status(folder: Path, backends: dict[str, Backend | None]) -> Status:
 
 
 def _check_unchanged(folder: Path, job: Job, receipt: Receipt, *, force: bool) -> None:
-    """Raise ConfigurationError if job or packages have changed, and `force` is false."""
+    """Refuse a changed job or changed packages without `force`.
+
+    Otherwise writes job.json again, with a digest that fits. Raises ConfigurationError.
+    """
     checkpoint = Checkpoints(folder / run_folder.CHECKPOINTS).newest()
     if checkpoint is not None:
         changes = checkpoint.job.changes_to(job)
@@ -351,7 +378,10 @@ def _check_unchanged(folder: Path, job: Job, receipt: Receipt, *, force: bool) -
 
 
 def _check_pause(pause_after: int | None, epochs: int, trained: int = 0) -> None:
-    """Check that a job of `epochs` still has to train the epoch to pause after. Raises ConfigurationError."""
+    """Check that `pause_after` is a future epoch.
+
+    `epochs` are those of the job. Raises ConfigurationError.
+    """
     if pause_after is None or trained < pause_after <= epochs:
         return
     what = f"the job has {describe_epochs(epochs)}"
@@ -368,7 +398,10 @@ def _refuse_force(config: Config) -> None:
 
 
 def plan_of(config: Config) -> Plan:
-    """Return what would be trained, where, and in which folder. Raises as `plan` does."""
+    """Return what would be trained, and where.
+
+    Raises as `plan` does.
+    """
     from mnist_cnn.data import datasets
 
     _refuse_force(config)

@@ -24,23 +24,32 @@ RENAMED: dict[str, str | None] = {
     "backend.start_seconds": "backend.queue_timeout",
     "backend.node_count": None,
 }
-"""The keys of the first preview that have another name now, or None if they were removed."""
+"""Renamed keys of the first preview; None if removed."""
 
 
 def upgrade_job(content: Any) -> dict[str, Any]:
-    """Return job.json's content in the newest schema. Raises ValueError for an unknown one."""
+    """Return job.json's content in the newest schema.
+
+    Raises ValueError for an unknown schema.
+    """
     return _upgrade(content, lambda old: {**old, "train": _renamed("train", old.get("train"))})
 
 
 def downgrade_job(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a job's content in schema 1, whose digest an old run recorded."""
+    """Return a job's content in schema 1.
+
+    Old runs recorded the digest of that schema.
+    """
     train = {**content["train"]}
     train["clean_epochs"] = train.pop("unaugmented_epochs")
     return {**content, "schema": 1, "train": train}
 
 
 def upgrade_receipt(content: Any) -> dict[str, Any]:
-    """Return run.json's content in the newest schema. Raises ValueError for an unknown one."""
+    """Return run.json's content in the newest schema.
+
+    Raises ValueError for an unknown schema.
+    """
 
     def from_schema_1(old: dict[str, Any]) -> dict[str, Any]:
         if old.get("backend") != "azure":  # another backend may have a key of the same name
@@ -51,7 +60,10 @@ def upgrade_receipt(content: Any) -> dict[str, Any]:
 
 
 def upgrade_result(content: Any) -> dict[str, Any]:
-    """Return result.json's content in the newest schema. Raises ValueError for an unknown one."""
+    """Return result.json's content in the newest schema.
+
+    Raises ValueError for an unknown schema.
+    """
 
     def from_schema_1(old: dict[str, Any]) -> dict[str, Any]:
         return {**old, "sha256": records.digest({name: old[name] for name in old if name != "schema"})}
@@ -60,7 +72,10 @@ def upgrade_result(content: Any) -> dict[str, Any]:
 
 
 def upgrade_checkpoint(content: Any) -> dict[str, Any]:
-    """Return a checkpoint's description in the newest schema. Raises ValueError for an unknown one."""
+    """Return a checkpoint's description in the newest schema.
+
+    Raises ValueError for an unknown schema.
+    """
     names = {"conditions": "runtime"}
     return _upgrade(content, lambda old: {names.get(name, name): value for name, value in old.items()})
 
@@ -76,7 +91,10 @@ def _upgrade(content: Any, from_schema_1: Callable[[dict[str, Any]], dict[str, A
 
 
 def _renamed(group: str, values: Any) -> Any:
-    """Return a group's values under their new names, without the keys that were removed."""
+    """Return a group's values under their new names.
+
+    Leaves out the keys that were removed.
+    """
     if not isinstance(values, dict):
         return values  # which is refused when it is read
     full = {RENAMED.get(f"{group}.{name}", f"{group}.{name}"): value for name, value in values.items()}

@@ -1,6 +1,7 @@
-"""A job as the overrides that make it: the nearest options of conf/, and the keys that differ from them.
+"""Express a job as the overrides that make it.
 
-job.json is read without its digest being checked, because `list` reads thousands; `Job.from_json` checks it.
+These are the nearest options of conf/, and the keys that differ from them. job.json is read without its
+digest being checked, because `list` reads thousands; `Job.from_json` checks it.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
 
 GROUPS: dict[str, type[Section]] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
 OWN = {"seed": RunConfig.seed, "save_h5": RunConfig.save_h5}
-"""The keys of a job that belong to no group, and their defaults."""
+"""A job's keys without a group, with defaults."""
 SOURCE = "model.source"
 COMPUTED = ("data.digest", SOURCE, "train.init_sha256")
-"""Keys that no command needs to set, because their values are computed from files that others name."""
+"""Keys whose values are computed from files.
+
+No command needs to set them.
+"""
 _PLAIN_TEXT = re.compile(r"(?!(?:null|true|false|yes|no|on|off|nan|inf)$)[A-Za-z_./][\w./-]*", re.IGNORECASE)
 """Texts that Hydra reads as texts without quotes."""
 
@@ -52,7 +56,7 @@ class Settings:
 
     @property
     def shown(self) -> dict[str, Any]:
-        """What a command sets for this job. As text, the settings are what it adds."""
+        """What a command sets for this job."""
         return {key: value for key, value in self.changed.items() if key not in COMPUTED}
 
     def __str__(self) -> str:
@@ -61,7 +65,10 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class _JobFile:
-    """job.json, whose sections are decoded only once if several jobs have the same."""
+    """job.json, with undecoded sections.
+
+    Equal sections of several jobs are decoded only once.
+    """
 
     schema: int
     data: msgspec.Raw
@@ -72,7 +79,10 @@ class _JobFile:
 
 
 def read(folder: Path) -> Settings | None:
-    """Return the settings of the job in a run folder, or None if job.json is missing or damaged."""
+    """Return the settings in a run folder's job.json.
+
+    Returns None if job.json is missing or damaged.
+    """
     try:
         return parse(safe_read.read_bytes(f"{folder}/{run_folder.JOB}", safe_read.SETTINGS_BYTES))
     except OSError:
@@ -80,7 +90,7 @@ def read(folder: Path) -> Settings | None:
 
 
 def parse(text: bytes) -> Settings | None:
-    """Return the settings that a job.json holds, or None if it isn't one."""
+    """Return the settings in a job.json, or None."""
     try:
         file = msgspec.json.decode(text, type=_JobFile)
         if file.schema != migrations.SCHEMA:
@@ -97,18 +107,17 @@ def settings_of(job: Job) -> Settings:
 
 
 def defaults() -> dict[str, Any]:
-    """Return every key of a job with its value if no override is given."""
+    """Return the defaults of a job's keys."""
     chosen = _defaults("config.yaml")
     sections = (_options(group)[chosen[group]] for group in GROUPS)
     return {key: value for values in (OWN, *sections) for key, value in values.items()}
 
 
 def overrides_of(job: Job) -> tuple[str, ...]:
-    """Return the overrides that make exactly this job: a recipe, a network and what differs from them.
+    """Return the overrides that make exactly this job.
 
-    A job with a `model.file` needs that file in the current folder.
-
-    Raises ConfigurationError if no overrides make this job.
+    These are a recipe, a network and what differs from them. A job with a `model.file` needs that file in the
+    current folder. Raises ConfigurationError if no overrides make this job.
     """
     left_out = {SOURCE}
     if job.data.dir is None:  # data sets are known by name
@@ -139,9 +148,10 @@ def _settings(file: _JobFile) -> Settings:
 
 @functools.cache
 def _section(group: str, text: bytes, default: str) -> Settings:
-    """Return the part of the settings that a section of job.json holds. Raises as `records.decode` does.
+    """Return the settings in one section of job.json.
 
-    `default` is the option that the command would choose, or "" for that of config.yaml.
+    `default` is the option that the command would choose, or "" for that of config.yaml. Raises as
+    `msgspec.json.decode` does.
     """
     default, options = default or _defaults("config.yaml")[group], _options(group)
     given = msgspec.json.decode(text, type=dict[str, Any])
@@ -155,13 +165,19 @@ def _section(group: str, text: bytes, default: str) -> Settings:
 
 
 def _distance(values: Mapping[str, Any], others: Mapping[str, Any]) -> int:
-    """Return how many values differ; both mappings have the same keys in the same order."""
+    """Return how many values differ.
+
+    Both mappings have the same keys in the same order.
+    """
     return sum(map(operator.ne, values.values(), others.values()))
 
 
 @functools.cache
 def _options(group: str) -> dict[str, dict[str, Any]]:
-    """Return the options of a group, each with the values of all keys of the group, by their full key."""
+    """Return the options of a group.
+
+    Each has the values of all the group's keys, by full key.
+    """
     usual = json.loads(json.dumps(dataclasses.asdict(GROUPS[group]())))
     files = {option: compose.conf_file(f"{group}/{option}.yaml") for option in compose.options(group)}
     return {
@@ -172,7 +188,10 @@ def _options(group: str) -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def _model_of(train: str) -> str:
-    """Return the option of `model` that an option of `train` chooses, or "" if it chooses none."""
+    """Return the `model` option that a `train` option chooses.
+
+    Returns "" if it chooses none.
+    """
     return _defaults(f"train/{train}.yaml").get("override /model", "")
 
 

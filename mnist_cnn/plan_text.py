@@ -1,4 +1,4 @@
-"""What a job trains, in words: the lines of a plan."""
+"""Describe for a plan what a job trains."""
 
 from __future__ import annotations
 

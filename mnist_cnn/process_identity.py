@@ -1,4 +1,7 @@
-"""Recognise a process later: the system reuses process ids, so its start time counts too."""
+"""Recognise a process by its id and start time.
+
+The id is not enough, because the system reuses it.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,17 @@ if TYPE_CHECKING:
     import psutil
 
 SAME_START_SECONDS = 2.0
-"""How far two readings of one start time may differ: the system computes it from an adjustable clock."""
+"""Most that readings of a start time differ.
+
+The system computes it from an adjustable clock.
+"""
 
 
 def live_process(pid: int) -> psutil.Process | None:
-    """Return the process with this id; None if it has ended, even if its parent hasn't noticed yet."""
+    """Return the process with this id.
+
+    Returns None if it has ended, even if its parent hasn't noticed yet.
+    """
     import psutil
 
     try:
@@ -23,11 +32,17 @@ def live_process(pid: int) -> psutil.Process | None:
 
 
 def start_time(pid: int) -> float | None:
-    """Return when a process started, in seconds since the epoch; None if it has ended."""
+    """Return a process's start time.
+
+    It is in seconds since the epoch. Returns None if it has ended.
+    """
     process = live_process(pid)
     return None if process is None else process.create_time()
 
 
 def started_at(process: psutil.Process, started: float) -> bool:
-    """Return whether the process started at this time, in seconds since the epoch."""
+    """Return whether the process started at this time.
+
+    `started` is in seconds since the epoch.
+    """
     return abs(process.create_time() - started) < SAME_START_SECONDS

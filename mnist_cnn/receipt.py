@@ -1,4 +1,7 @@
-"""The receipt of a run: run.json, which says where the run is and how it stands."""
+"""The receipt of a run, run.json.
+
+It says where the run is and what its status is.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,10 @@ class Receipt:
 
     @classmethod
     def from_json(cls, text: str, name: str = "run.json") -> Self:
-        """Read run.json's text. Raises BackendError, which names the file `name`, if it isn't a receipt."""
+        """Read run.json's text.
+
+        Raises BackendError, which names the file `name`, if it isn't a receipt.
+        """
         try:
             receipt = records.convert(cls, migrations.upgrade_receipt(records.decode(text)))
             if datetime.fromisoformat(receipt.created).tzinfo is None:

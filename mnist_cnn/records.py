@@ -1,6 +1,7 @@
-"""Records: frozen dataclasses that lie in files as JSON. msgspec reads and checks them.
+"""Records: frozen dataclasses that files hold as JSON.
 
-A record's fields carry their bounds in their types, for example `Count` or `Number`.
+msgspec reads and checks them. A record's fields carry their bounds in their types, for example `Count` or
+`Number`.
 """
 
 from __future__ import annotations
@@ -17,17 +18,29 @@ from msgspec import Meta
 T = TypeVar("T")
 
 Count = Annotated[int, Meta(ge=-(2**53), le=2**53)]
-"""A whole number that a float holds exactly; JSON's numbers have no bound."""
+"""A whole number that a float holds exactly.
+
+JSON's numbers have no bound.
+"""
 Number = Annotated[float, Meta(ge=-1e100, le=1e100)]
-"""A finite number. The bound is far from what a training computes, and from Python's largest float."""
+"""A finite number.
+
+The bound is far from what a training computes, and from Python's largest float.
+"""
 FileName = Annotated[str, Meta(pattern=r"\A(?!\.{1,2}\Z)[^/\\]+\Z")]
 """A name without a folder."""
 NOT_SOUND = (msgspec.MsgspecError, ValueError, RecursionError)
-"""What msgspec raises; before version 0.21 its errors are not ValueErrors."""
+"""What msgspec raises.
+
+Before version 0.21 its errors are not ValueErrors.
+"""
 
 
 def decode(text: str | bytes) -> Any:
-    """Return the value that a text holds as JSON. Raises ValueError if it isn't JSON."""
+    """Return the value of a JSON text.
+
+    Raises ValueError if it isn't JSON.
+    """
     try:
         return msgspec.json.decode(text)
     except NOT_SOUND as error:
@@ -35,7 +48,10 @@ def decode(text: str | bytes) -> Any:
 
 
 def convert(kind: type[T], value: Any) -> T:
-    """Return a plain value as a record. Raises ValueError if a field is missing, unknown or wrong."""
+    """Return a plain value as a record.
+
+    Raises ValueError if a field is missing, unknown or wrong.
+    """
     names = _names(kind)  # type: ignore[arg-type] # a class is hashable
     if isinstance(value, dict) and not value.keys() <= names:
         raise ValueError(f"unknown field {min(map(repr, value.keys() - names))}")
@@ -51,12 +67,18 @@ def _names(kind: type[Any]) -> frozenset[str]:
 
 
 def read(kind: type[T], text: str | bytes) -> T:
-    """Return the record that a text holds as JSON. Raises ValueError if it holds none."""
+    """Return the record in a JSON text.
+
+    Raises ValueError if it holds none.
+    """
     return convert(kind, decode(text))
 
 
 def digest(content: Any) -> str:
-    """Return the SHA-256, in hex, of a plain value as canonical JSON. Raises ValueError if it isn't one."""
+    """Return the SHA-256 of a plain value, in hex.
+
+    Hashes it as canonical JSON. Raises ValueError if it isn't a plain value.
+    """
     try:
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except RecursionError as error:

@@ -1,4 +1,4 @@
-"""Removes passwords, keys and tokens from texts and exceptions before they are shown or saved."""
+"""Removes passwords, keys and tokens from texts and exceptions."""
 
 from __future__ import annotations
 
@@ -29,9 +29,15 @@ _PATTERNS = (
 )
 _SECRET_VARIABLE = re.compile(rf"(?i){_NAMES}$")
 _SHORTEST = 8
-"""Characters: a shorter value of a variable isn't redacted, because ordinary words contain it."""
+"""Least length of a variable's value to redact.
+
+In characters. Ordinary words contain shorter values.
+"""
 _LOGINS = (re.compile(r"://([^\s/]+)@"), re.compile(r"://([^\s/:@]*:\S+)@"))
-"""The user and password in a variable's URL; some libraries allow a slash in the password."""
+"""The user and password in a variable's URL.
+
+Some libraries allow a slash in the password.
+"""
 
 
 class Redacted(Exception):  # noqa: N818 - it stands for any exception
@@ -52,7 +58,7 @@ def redact(text: str) -> str:
 
 
 class RedactedStream:
-    """A text stream that redacts every line before it is written."""
+    """A text stream that redacts every line it writes."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -80,12 +86,15 @@ class RedactedStream:
 
 
 def redacted(stream: TextIO) -> TextIO:
-    """Return a stream that redacts what is written to it, also by threads and libraries."""
+    """Return a stream that redacts its input.
+
+    Threads and libraries may write to it too.
+    """
     return cast("TextIO", RedactedStream(stream))
 
 
 def without_secrets(error: BaseException) -> Redacted:
-    """Return an exception and its causes without secrets, for `raise ... from`."""
+    """Return an exception and its causes without secrets."""
     shown = Redacted(redact(f"{type(error).__name__}: {error}")).with_traceback(error.__traceback__)
     inner = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if inner is not None:
@@ -95,7 +104,10 @@ def without_secrets(error: BaseException) -> Redacted:
 
 @functools.lru_cache(maxsize=1)
 def _secrets_in(variables: tuple[tuple[str, str], ...]) -> list[str]:
-    """Return the secrets in environment variables in every way to write them, longest first."""
+    """Return the secrets in environment variables, longest first.
+
+    Includes every way to write them.
+    """
     secrets = set[str]()
     for name, value in variables:
         if _SECRET_VARIABLE.search(name):
@@ -108,7 +120,10 @@ def _secrets_in(variables: tuple[tuple[str, str], ...]) -> list[str]:
 
 
 def _ways_to_write(value: str) -> set[str]:
-    """Return a value as plain text, and as Python, JSON, URLs and base64 write it."""
+    """Return the ways to write a value.
+
+    As plain text, and as Python, JSON, URLs and base64 write it.
+    """
     content = os.fsencode(value)
     in_url = {quote(content), quote(content, safe=""), quote_plus(content)}
     in_base64 = base64.b64encode(content).decode()

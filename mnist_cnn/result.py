@@ -1,4 +1,7 @@
-"""The result of a training, its history and its progress: result.json, metrics.jsonl, progress.json."""
+"""The result, history and progress of a training.
+
+Their files are result.json, metrics.jsonl and progress.json.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from mnist_cnn.errors import BackendError
 
 
 def percent(share: float) -> str:
-    """Return an accuracy, or another share in [0, 1], as it is written everywhere: "99.18%"."""
+    """Return a share in [0, 1], like "99.18%"."""
     return f"{share:.2%}"
 
 
@@ -23,11 +26,11 @@ def describe_epochs(count: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class EpochRow:
-    """One row of the history. `val_*` are on the validation images if there are any, else the test set.
+    """One row of the history.
 
-    `learning_rate` is that of the step after the epoch. `*_parts` are the means over equal parts of the
-    epoch, in order, rounded for the plot; earlier versions wrote none. `metrics` are those of
-    `train.metrics`, on the same images as `val_*`.
+    `val_*` are on the validation images if there are any, else the test set. `learning_rate` is that of the
+    step after the epoch. `*_parts` are the means over equal parts of the epoch, in order, rounded for the
+    plot; earlier versions wrote none. `metrics` are those of `train.metrics`, on the same images as `val_*`.
     """
 
     epoch: records.Count
@@ -44,10 +47,10 @@ class EpochRow:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a training is; `loss` and `accuracy` are means over the epoch so far.
+    """How far a training is.
 
-    `status` is preparing, running or finalizing; only running has all numbers. `seconds_left` is until the
-    end of the training.
+    `loss` and `accuracy` are means over the epoch so far. `status` is preparing, running or finalizing; only
+    running has all numbers. `seconds_left` is until the end of the training.
     """
 
     status: str
@@ -63,7 +66,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class FileEntry:
-    """A file of the run folder: its length in bytes and its SHA-256 in hex."""
+    """A file's length in bytes and SHA-256 in hex."""
 
     bytes: records.Count
     sha256: str
@@ -76,10 +79,11 @@ def describe_content(content: bytes) -> FileEntry:
 
 @dataclasses.dataclass(frozen=True)
 class ClassScores:
-    """How well a class is recognised; a score is None if the images do not define it.
+    """How well a class is recognised.
 
-    `precision` is the share of the images predicted as this class that are of it. `recall` is the share of
-    its images that are predicted as it. `f1` is their harmonic mean. `support` is the number of its images.
+    A score is None if the images do not define it. `precision` is the share of the images predicted as this
+    class that are of it. `recall` is the share of its images that are predicted as it. `f1` is their harmonic
+    mean. `support` is the number of its images.
     """
 
     precision: records.Number | None
@@ -90,16 +94,19 @@ class ClassScores:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The result of a training; `accuracy` in [0, 1] and `loss` in nats are on the test set.
+    """The result of a training.
+
+    `accuracy` in [0, 1] and `loss` in nats are on the test set. They are always those of the saved model in
+    float32 arithmetic. That model has the weights of `saved_epoch`; earlier versions always saved the last
+    one's. `classes` are the scores of each class on the test set; earlier versions recorded none.
 
     `training_seconds` is the time from building the network to the end of the last epoch, including tracing,
-    evaluation and checkpoints; after a resume, only that of the last part. `weights_sha256` is over the
-    weights of the saved model, see `model.weights_sha256`. It is equal for equal jobs if precision, device,
-    versions and fingerprint are equal (see `Runtime`) and there are no `changes`. These are what had changed
-    when the run was resumed with `force=true`. If `numerics` is "exact", fingerprints are equal on all
-    machines. `accuracy` and `loss` are always those of the saved model in float32 arithmetic. That model has
-    the weights of `saved_epoch`; earlier versions always saved the last one's. `classes` are the scores of
-    each class on the test set; earlier versions recorded none.
+    evaluation and checkpoints; after a resume, only that of the last part.
+
+    `weights_sha256` is over the weights of the saved model, see `model.weights_sha256`. It is equal for equal
+    jobs if precision, device, versions and fingerprint are equal (see `Runtime`) and there are no `changes`.
+    These are what had changed when the run was resumed with `force=true`. If `numerics` is "exact",
+    fingerprints are equal on all machines.
     """
 
     job_digest: str
@@ -130,7 +137,10 @@ class Result:
 
     @classmethod
     def from_json(cls, text: str, name: str = "result.json") -> Self:
-        """Read result.json's text. Raises BackendError, which names the file `name`, if it isn't a result."""
+        """Read result.json's text.
+
+        Raises BackendError, which names the file `name`, if it isn't a result.
+        """
         try:
             values = migrations.upgrade_result(records.decode(text))
             sha256 = values.pop("sha256", None)

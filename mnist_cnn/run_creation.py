@@ -1,4 +1,7 @@
-"""Creates run folders, and takes over what a killed command has left of one."""
+"""Creates run folders.
+
+Also takes over what a killed command has left of one.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def create(run_dir: str | None, runs_dir: str, job: Job) -> Iterator[Path]:
-    """Create a run folder with its job: `run_dir`, or a new name under `runs_dir`. The body starts the run.
+    """Create a run folder with its job.
 
-    If the body raises before it has written the receipt, the folder is removed. A `run_dir` that a killed
-    command left without a receipt is taken over.
-
-    Raises ConfigurationError if `run_dir` isn't free, BackendError if the folder cannot be created.
+    The folder is `run_dir`, or a new name under `runs_dir`. The body starts the run. If it raises before it
+    has written the receipt, the folder is removed. A `run_dir` that a killed command left without a receipt
+    is taken over. Raises ConfigurationError if `run_dir` isn't free, BackendError if the folder cannot be
+    created.
     """
     folder = _make_folder(run_dir, runs_dir)
     with ExitStack() as stack:
@@ -76,25 +79,32 @@ def _make_folder(run_dir: str | None, runs_dir: str) -> Path:
 
 
 def _elsewhere(run_dir: str | None) -> str:
-    """Return the setting that puts a new run on another disk. An existing run cannot move."""
+    """Return the setting that moves a new run elsewhere.
+
+    An existing run cannot move.
+    """
     return "runs_dir=FOLDER" if run_dir is None else "run_dir=FOLDER"
 
 
 def new_name() -> str:
-    """Return a name for a run, the time and a random suffix; another process may draw the same."""
+    """Return a run's name: time and random suffix.
+
+    Another process may draw the same name.
+    """
     return f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{secrets.token_hex(2)}"
 
 
 def remove_unstarted(folder: Path) -> None:
-    """Remove a run folder that has no receipt, because no run was started in it."""
+    """Remove a folder in which no run was started."""
     if not (folder / RECEIPT).exists():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_free(folder: Path, job: Job | None = None) -> None:
-    """Check that a folder is missing, empty, or left by a command that was killed as it started this job.
+    """Check that a run can start in a folder.
 
-    Raises ConfigurationError if it isn't.
+    It must be missing, empty, or left by a command that was killed as it started this job. Raises
+    ConfigurationError if it isn't.
     """
     try:
         if not any(folder.iterdir()):
@@ -116,7 +126,10 @@ def check_free(folder: Path, job: Job | None = None) -> None:
 
 
 def _holds_no_more_than_a_start(folder: Path) -> bool:
-    """Return whether a folder holds only what is written before the receipt, and a sound job if any."""
+    """Return whether a folder holds only a start.
+
+    That is what is written before the receipt; its job, if any, must be sound.
+    """
     names = {path.name for path in folder.iterdir() if not path.name.startswith(atomic.PREFIX)}
     if not names <= {JOB, LOCK, START, PROGRESS, CHECKPOINTS, TRACKING}:
         return False
@@ -129,7 +142,10 @@ def _holds_no_more_than_a_start(folder: Path) -> bool:
 
 
 def is_unstarted(folder: Path) -> bool:
-    """Return whether a folder is what a command left that was killed before it wrote a receipt."""
+    """Return whether a killed command left this folder.
+
+    It was killed before it wrote a receipt.
+    """
     try:
         is_old = time.time() - folder.stat().st_mtime > run_folder.ENTRY_SECONDS
         is_left = any(path.name != LOCK for path in folder.iterdir())  # a killed `delete` may leave a lock

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def delete(folder: Path, receipt: Receipt, before_removal: Callable[[], None] | None = None) -> None:
-    """Remove the folder of an ended run, if it still holds this receipt. Links are removed, not followed.
+    """Remove the folder of an ended run.
 
-    `before_removal` is called after the check, under the lock, so that no process resumes the run meanwhile.
-    The receipt is removed last: after a kill, the run is listed as failed, and can be deleted again.
-
-    Raises BackendError if another process has deleted or resumed the run, or if a file cannot be removed.
+    It must still hold this receipt. Links are removed, not followed. `before_removal` is called after the
+    check, under the lock, so that no process resumes the run meanwhile. The receipt is removed last: after a
+    kill, the run is listed as failed, and can be deleted again. Raises BackendError if another process has
+    deleted or resumed the run, or if a file cannot be removed.
     """
     try:
         with run_folder.lock(folder):
@@ -77,7 +77,10 @@ def _remove(path: Path) -> None:
 
 
 def _remove_without_receipt(folder: Path) -> None:
-    """Remove a folder that has nothing but a lock, which a process that waited for it may have made anew."""
+    """Remove a folder without a receipt, and its lock.
+
+    A process that waited for the lock may have made the folder anew. Does nothing if it has other files.
+    """
     if not (folder / RECEIPT).exists():
         with suppress(OSError):  # a network file system may keep files that are open elsewhere
             (folder / LOCK).unlink(missing_ok=True)

@@ -1,4 +1,6 @@
-"""The run folder: its files are all that another process needs to know of a run.
+"""Finds, reads and writes run folders.
+
+The files are all that another process needs to know of a run:
 
     job.json        the job and its digest
     run.json        the receipt: the backend, the process and the status of the run
@@ -10,7 +12,7 @@
     checkpoints/    the state at the end of the newest epochs, and the weights that a training starts from
     tracking/       what each tracker has of the run, if it is tracked
 
-This module finds, reads and writes run folders. It starts and stops no run.
+This module starts and stops no run.
 """
 
 from __future__ import annotations
@@ -46,29 +48,35 @@ MODEL, ONNX = "model.keras", "model.onnx"
 PLOTS = HISTORY_PLOT, CONFUSION_PLOT, MISTAKES_PLOT = "history.png", "confusion.png", "mistakes.png"
 LATEST, LOCK, START, TRACKING = "latest", ".lock", ".start", "tracking"
 CANCEL = ".cancel"
-"""An empty file: a trainer that is gone without a final receipt was cancelled, not lost."""
+"""Marks a run as cancelled, not lost.
+
+The file is empty. It counts if the trainer is gone without a final receipt.
+"""
 FORCE = "--force"
-"""The trainer's flag to resume even if the job or the machine has changed."""
+"""Trainer flag: resume despite a changed job or machine."""
 PAUSE_AFTER = "--pause-after"
-"""The trainer's flag to end with a checkpoint after an epoch."""
+"""Trainer flag: end with a checkpoint after an epoch."""
 UNDER_WAY = (Status.preparing, Status.running, Status.finalizing)
 ENTRY_SECONDS = 10.0
-"""How long a trainer may run before the receipt names its process. Usually that takes milliseconds."""
+"""Most seconds until the receipt names a new trainer.
+
+Usually that takes milliseconds.
+"""
 
 LOG_FORMAT, LOG_TIME = "%(asctime)s mnist_cnn %(message)s", "%H:%M:%S"
-"""The form of the trainer's own lines in log.txt, where libraries print too."""
+"""The form of the trainer's own lines in log.txt."""
 STOPPED = "stopped: "
-"""How the trainer's last line begins if it failed or was cancelled."""
+"""How a failed or cancelled trainer's last line begins."""
 _TRAINER_LINE = re.compile(r"\d\d:\d\d:\d\d mnist_cnn (.*)")
 
 
 def now() -> str:
-    """Return the time for a receipt: UTC, ISO 8601, with microseconds."""
+    """Return the time in UTC, ISO 8601, with microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def creation_time(folder: Path) -> str:
-    """Return the creation time of a run that starts now.
+    """Return a new run's creation time.
 
     It is later than that of every run beside it, even if the clock was set back, so that `latest` is the run
     that was started last.
@@ -81,9 +89,10 @@ def creation_time(folder: Path) -> str:
 
 
 def find(run: str, runs_dir: str) -> Path:
-    """Return a run's folder from `latest`, a name under `runs_dir` (or its beginning or end), or a path.
+    """Return a run's folder.
 
-    Raises ConfigurationError if no run matches, or several do.
+    `run` is `latest`, a name under `runs_dir` (or its beginning or end), or a path. Raises ConfigurationError
+    if no run matches, or several do.
     """
     if run == LATEST:
         found = receipts(runs_dir)
@@ -109,17 +118,17 @@ def find(run: str, runs_dir: str) -> Path:
 
 
 def all_runs(runs_dir: str) -> list[Path]:
-    """Return the folders under `runs_dir` that hold a readable receipt, sorted by name."""
+    """Return the folders with readable receipts, sorted by name."""
     return list(receipts(runs_dir))
 
 
 def receipts(runs_dir: str) -> dict[Path, Receipt]:
-    """Return the readable receipts of the folders under `runs_dir`, sorted by name."""
+    """Return the readable receipts in `runs_dir`, sorted by name."""
     return scan(runs_dir)[0]
 
 
 def scan(runs_dir: str) -> tuple[dict[Path, Receipt], list[Path]]:
-    """Return the readable receipts of the folders under `runs_dir`, and whatever else lies there."""
+    """Return `runs_dir`'s readable receipts, and its other entries."""
     found, others = {}, []
     for path in _folders(runs_dir):
         try:
@@ -141,7 +150,10 @@ def _folders(runs_dir: str) -> list[Path]:
 
 
 def read_job(folder: Path, *, may_be_changed: bool = False) -> Job:
-    """Read job.json. Raises ConfigurationError if it isn't a job, BackendError if it cannot be read."""
+    """Read job.json.
+
+    Raises ConfigurationError if it isn't a job, BackendError if it cannot be read.
+    """
     text = _read(folder / JOB, safe_read.SETTINGS_BYTES)
     return Job.from_json(text, str(folder / JOB), may_be_changed=may_be_changed)
 
@@ -152,7 +164,10 @@ def write_job(folder: Path, job: Job) -> None:
 
 
 def read_receipt(folder: Path) -> Receipt:
-    """Read run.json. Raises BackendError if it isn't a receipt or cannot be read."""
+    """Read run.json.
+
+    Raises BackendError if it isn't a receipt or cannot be read.
+    """
     path = f"{folder}/{RECEIPT}"  # `list` reads thousands, and joining paths takes as long as reading
     return Receipt.from_json(_read(path, safe_read.SETTINGS_BYTES), path)
 
@@ -163,26 +178,32 @@ def write_receipt(folder: Path, receipt: Receipt) -> None:
 
 
 def record_trainer(folder: Path, pid: int) -> None:
-    """Record the trainer's process in the receipt; the process that started it calls this.
+    """Record the trainer's process in the receipt.
 
-    Raises BackendError if the receipt cannot be read or written.
+    The process that started it calls this. Raises BackendError if the receipt cannot be read or written.
     """
     started = process_identity.start_time(pid)  # None reads as lost
     write_receipt(folder, dataclasses.replace(read_receipt(folder), pid=pid, process_started=started))
 
 
 def other_host(receipt: Receipt) -> str | None:
-    """Return the machine that a receipt names, or None if it is this one."""
+    """Return a receipt's machine unless it is this one."""
     return receipt.host if receipt.host != socket.gethostname() else None
 
 
 def age(receipt: Receipt) -> float:
-    """Return a receipt's age in seconds; it is negative if the clock was set back."""
+    """Return a receipt's age in seconds.
+
+    It is negative if the clock was set back.
+    """
     return (datetime.now(UTC) - datetime.fromisoformat(receipt.created)).total_seconds()
 
 
 def was_just_started(folder: Path) -> bool:
-    """Return whether the receipt is too new to name the trainer's process."""
+    """Return whether the receipt was written just now.
+
+    It may not name the trainer's process yet.
+    """
     try:
         return abs(time.time() - (folder / RECEIPT).stat().st_mtime) < ENTRY_SECONDS
     except OSError:
@@ -190,12 +211,18 @@ def was_just_started(folder: Path) -> bool:
 
 
 def lock(folder: Path, seconds: float = locks.TIMEOUT_SECONDS) -> AbstractContextManager[None]:
-    """Hold the run folder's lock while a `with` block runs. Raises as `locks.hold` does."""
+    """Hold the run folder's lock in a `with` block.
+
+    Raises as `locks.hold` does.
+    """
     return locks.hold(folder / LOCK, seconds)
 
 
 def check_resumable(folder: Path, status: Status) -> None:
-    """Raise ConfigurationError if a run with this status is still running, or completed and undamaged."""
+    """Check that a run can be resumed.
+
+    Raises ConfigurationError if it is still running, or completed and undamaged.
+    """
     if status is Status.completed and damage(folder, status) is None:
         more = command_line("resume", folder, "train.epochs=N")
         raise ConfigurationError(
@@ -206,7 +233,10 @@ def check_resumable(folder: Path, status: Status) -> None:
 
 
 def damage(folder: Path, status: Status) -> str | None:
-    """Return what is missing or damaged in an ended run, or None; `resume` rebuilds it."""
+    """Return what is missing or damaged, or None.
+
+    The run has ended; `resume` rebuilds it.
+    """
     try:
         read_job(folder)
         if status is Status.completed:
@@ -217,9 +247,10 @@ def damage(folder: Path, status: Status) -> str | None:
 
 
 def await_registration(folder: Path, pid: int) -> None:
-    """Wait until the receipt names this trainer's process; then only this process writes it.
+    """Wait until the receipt names this trainer's process.
 
-    Raises BackendError if it doesn't, because the process that started the trainer has died.
+    Then only this process writes it. Raises BackendError if it doesn't, because the process that started the
+    trainer has died.
     """
     deadline = time.monotonic() + ENTRY_SECONDS
     while read_receipt(folder).pid != pid:
@@ -230,7 +261,10 @@ def await_registration(folder: Path, pid: int) -> None:
 
 
 def check_still_ours(folder: Path, receipt: Receipt) -> None:
-    """Raise BackendError if another process has resumed the run since this receipt, or removed it."""
+    """Check that this receipt's run is still ours.
+
+    Raises BackendError if another process has resumed or removed it since.
+    """
     now = read_receipt(folder)
     if (now.pid, now.host, now.process_started) != (receipt.pid, receipt.host, receipt.process_started):
         hint = f"watch it: {command_line('follow', folder)}"
@@ -238,7 +272,7 @@ def check_still_ours(folder: Path, receipt: Receipt) -> None:
 
 
 def record_end(folder: Path, status: Status, error: MnistCnnError | None = None) -> None:
-    """Record the run's final status in its receipt, and remove progress.json.
+    """Record the run's final status, and remove progress.json.
 
     Raises BackendError if the receipt cannot be read or written.
     """
@@ -255,9 +289,9 @@ def record_end(folder: Path, status: Status, error: MnistCnnError | None = None)
 
 
 def update_receipt(folder: Path, run_id: str, change: Callable[[Receipt], Receipt]) -> bool:
-    """Change the receipt, but only if it still names this run; return whether it does.
+    """Change the receipt if it still names this run.
 
-    Raises BackendError if it cannot be written, or another process holds the lock.
+    Returns whether it does. Raises BackendError if it cannot be written, or another process holds the lock.
     """
     with lock(folder):
         now = read_receipt(folder)
@@ -268,7 +302,10 @@ def update_receipt(folder: Path, run_id: str, change: Callable[[Receipt], Receip
 
 
 def record_end_of(folder: Path, run_id: str, status: Status, error: MnistCnnError) -> None:
-    """Record the end if the receipt still names this run. Raises as `update_receipt` does."""
+    """Record a run's end if the receipt names it.
+
+    Raises as `update_receipt` does.
+    """
     with lock(folder):
         if read_receipt(folder).id == run_id:
             record_end(folder, status, error)
@@ -290,7 +327,10 @@ def read_result(folder: Path, name: Path | None = None) -> Result | None:
 
 
 def result_of(folder: Path) -> Result:
-    """Return a completed run's result. Raises BackendError if result.json is missing or damaged."""
+    """Return a completed run's result.
+
+    Raises BackendError if result.json is missing or damaged.
+    """
     result = read_result(folder)
     if result is None:
         raise BackendError(
@@ -306,7 +346,10 @@ def write_history(folder: Path, rows: Iterable[EpochRow]) -> None:
 
 
 def read_history(folder: Path) -> tuple[EpochRow, ...]:
-    """Read metrics.jsonl; no rows if it doesn't exist yet. Raises BackendError if it isn't a history."""
+    """Read metrics.jsonl; no rows if it doesn't exist yet.
+
+    Raises BackendError if it isn't a history.
+    """
     path = folder / METRICS
     if not path.is_file():
         return ()
@@ -323,7 +366,7 @@ def write_progress(folder: Path, progress: Progress) -> None:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """Read progress.json; None if it doesn't exist, as after the end, or is damaged."""
+    """Read progress.json; None if it is missing or damaged."""
     try:
         text = safe_read.read_text(folder / PROGRESS, safe_read.SETTINGS_BYTES)
         progress = records.read(Progress, text)
@@ -334,15 +377,19 @@ def read_progress(folder: Path) -> Progress | None:
 
 
 def trainer_line(line: str) -> str | None:
-    """Return the trainer's message in a line of log.txt, or None if a library printed the line."""
+    """Return the trainer's message in a line of log.txt.
+
+    Returns None if a library printed the line.
+    """
     match = _TRAINER_LINE.fullmatch(line)
     return match.group(1) if match else None
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what an earlier trainer may have left: half-written files, progress, result, cancellation.
+    """Remove what an earlier trainer may have left.
 
-    An old result or page would make the run look complete.
+    That is half-written files, progress, result, page and cancellation. An old result or page would make the
+    run look complete.
     """
     clear_half_written(folder)
     for name in (PROGRESS, RESULT, REPORT, CANCEL):
@@ -350,20 +397,26 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def clear_half_written(folder: Path) -> None:
-    """Remove the files that a killed trainer had not finished."""
+    """Remove files that a killed trainer had not finished."""
     for leftover in folder.rglob(f"{atomic.PREFIX}*"):
         leftover.unlink(missing_ok=True)
 
 
 def verify(folder: Path, result: Result) -> None:
-    """Raise BackendError if a file of the result is missing, or isn't the one that the training wrote."""
+    """Check the result's files against their checksums.
+
+    Raises BackendError if one is missing or differs.
+    """
     for name, entry in result.files.items():
         if (problem := file_problem(folder / name, entry)) is not None:
             raise BackendError(f"{folder / name} {problem}", f"rebuild it: {command_line('resume', folder)}")
 
 
 def file_problem(path: Path, entry: FileEntry) -> str | None:
-    """Return why a file isn't the one that the training wrote, after its name; None if it is that one."""
+    """Return why a file isn't what the training wrote.
+
+    The text follows the file's name. Returns None if the file is as written.
+    """
     if not path.is_file():
         return "is missing"
     try:

@@ -1,4 +1,4 @@
-"""What a configuration key is, and how the values of keys are checked, read and written.
+"""Defines configuration keys, and converts their values.
 
 The schema itself, with all sections, is `config`. msgspec checks each value when a section is made.
 """
@@ -36,12 +36,12 @@ S = TypeVar("S", bound="Section")
 
 KEYS_HINT = "--help lists every key"
 TRUTH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
-"""Truth values of YAML 1.1 that Hydra's override parser reads as text."""
+"""YAML 1.1's truth values that Hydra reads as text."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a configuration key means, and the bounds of its values."""
+    """A configuration key's meaning and bounds."""
 
     meaning: str
     unit: str = ""
@@ -52,7 +52,7 @@ class Setting:
     group: bool = False
 
     def bounds(self) -> str:
-        """Return the bounds in words, or an empty string if there are none."""
+        """Return the bounds in words, or "" if unbounded."""
         if self.ge is not None and self.le is None and self.lt is None:
             return f"{self.ge} or more"
         limits = {"from": self.ge, "above": self.gt, "to": self.le, "below": self.lt}
@@ -60,7 +60,7 @@ class Setting:
 
 
 def setting(default: T, meaning: str, **bounds: Any) -> T:
-    """Declare a configuration key: a dataclass field that carries its `Setting`."""
+    """Declare a configuration key: a field with its `Setting`."""
     field: T = dataclasses.field(default=default, metadata={"setting": Setting(meaning, **bounds)})
     return field
 
@@ -73,7 +73,7 @@ def inner(section: type[S], meaning: str) -> S:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A dataclass of configuration keys, which checks their values when it is made."""
+    """A dataclass of configuration keys with checked values."""
 
     GROUP: ClassVar[str] = ""
 
@@ -89,14 +89,17 @@ class Section:
 
 
 def keys_of(section: type[Any]) -> Iterator[tuple[str, Setting]]:
-    """Yield the configuration keys of a section's class, in order."""
+    """Yield a section's configuration keys, in order."""
     for field in dataclasses.fields(section):
         if "setting" in field.metadata:
             yield field.name, field.metadata["setting"]
 
 
 def value_keys(section: type[Any]) -> Iterator[tuple[str, Setting]]:
-    """Yield the keys that hold a value: not the name of a group's choice, and not an inner section."""
+    """Yield the keys that hold a value.
+
+    Leaves out the name of a group's choice, and inner sections.
+    """
     kinds = get_type_hints(section)
     return (
         (name, spec) for name, spec in keys_of(section) if not spec.group and not _is_section(kinds[name])
@@ -104,7 +107,10 @@ def value_keys(section: type[Any]) -> Iterator[tuple[str, Setting]]:
 
 
 def sections_within(section: type[Section]) -> Iterator[type[Section]]:
-    """Return the sections within a section, for example `backend.data` within `backend`."""
+    """Return the sections within a section.
+
+    For example, `backend.data` is within `backend`.
+    """
     return filter(_is_section, get_type_hints(section).values())
 
 
@@ -115,12 +121,15 @@ def with_inner(*sections: type[Section]) -> Iterator[type[Section]]:
 
 
 def full_key(section: type[Section], name: str) -> str:
-    """Return a key as the command line writes it: `train.epochs`."""
+    """Return a key's full name, for example `train.epochs`."""
     return f"{section.GROUP}.{name}" if section.GROUP else name
 
 
 def allowed(section: type[Section], name: str) -> str:
-    """Describe the values that a key takes: "a whole number from 1 to 100000, or null"."""
+    """Describe the values that a key takes.
+
+    For example: "a whole number from 1 to 100000, or null".
+    """
     spec = dict(keys_of(section))[name]
     kind = get_type_hints(section)[name]
     text = ", or ".join(map(_kind_text, _members(kind)))
@@ -129,7 +138,7 @@ def allowed(section: type[Section], name: str) -> str:
 
 
 def _kind_text(kind: Any) -> str:
-    """Describe the values of a type that isn't a union."""
+    """Describe the values of a non-union type."""
     if isinstance(kind, type) and issubclass(kind, Enum):
         choices = [str(choice.value) for choice in kind]
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
@@ -146,7 +155,7 @@ def _kind_text(kind: Any) -> str:
 
 
 def refused(section: type[Section], name: str, value: object) -> ConfigurationError:
-    """Return the error for a value that a key does not take."""
+    """Return the error for a value that isn't valid."""
     return ConfigurationError(
         f"{full_key(section, name)}={written(value)}: must be {allowed(section, name)}",
         f"{full_key(section, name)}: {dict(keys_of(section))[name].meaning}",
@@ -154,7 +163,7 @@ def refused(section: type[Section], name: str, value: object) -> ConfigurationEr
 
 
 def written(value: object) -> str:
-    """Return a value as the command line writes it, on one line."""
+    """Return a value as one line of override syntax."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -167,7 +176,7 @@ def written(value: object) -> str:
 
 
 def read_section(section: type[S], values: Mapping[str, Any]) -> S:
-    """Make a section from plain values, as YAML or JSON give them.
+    """Make a section from YAML's or JSON's plain values.
 
     Raises ConfigurationError for an unknown key, a wrong type, or a value out of bounds.
     """
@@ -197,9 +206,10 @@ def _not_a_key(section: type[Section], name: str) -> ConfigurationError:
 
 
 def _converted(value: object, kind: Any, spec: Setting) -> object:
-    """Return a value as a key's type; raise one of `records.NOT_SOUND` if it does not fit.
+    """Return a value as a key's type.
 
-    A text may spell a number or a truth value; a key that takes text takes a number as text.
+    A text may spell a number or a truth value; a key that takes text takes a number as text. Raises one of
+    `records.NOT_SOUND` if the value does not fit.
     """
 
     def number(text: object) -> object:
@@ -234,7 +244,7 @@ def _bounded(kind: Any, spec: Setting) -> Any:
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
-    """Return the types that a union, or a type alone, consists of, without None."""
+    """Return a type's or union's members without None."""
     members = get_args(kind) if type(None) in get_args(kind) else (kind,)
     return tuple(member for member in members if member is not type(None))
 
@@ -244,5 +254,5 @@ def _is_section(kind: Any) -> bool:
 
 
 def unknown_key(name: str, known: Collection[str]) -> ConfigurationError:
-    """Return the error for a key that does not exist, with the nearest one that does."""
+    """Return the error for an unknown key."""
     return ConfigurationError(f"unknown key {name}", did_you_mean(name, known, KEYS_HINT))

@@ -1,4 +1,7 @@
-"""The version of this package and the Python that it needs; every Python 3.6 or newer can read this file."""
+"""This package's version, and the Python it needs.
+
+Python 3.6 and newer can read this file.
+"""
 
 import shlex
 import sys
@@ -11,7 +14,10 @@ PYTHON_NEEDED = "mnist_cnn needs Python 3.11, 3.12 or 3.13"
 
 
 def installation_hint(extra: str = "") -> str:
-    """Return the command that installs this package with everything that it needs, and an extra."""
+    """Return the command that installs this package.
+
+    It installs all that the package needs, and an extra.
+    """
     root = Path(__file__).resolve().parent.parent
     is_checkout = (root / "pyproject.toml").is_file()
     name = (str(root) if is_checkout else "mnist-cnn") + (f"[{extra}]" if extra else "")

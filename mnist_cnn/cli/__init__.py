@@ -1,1 +1,1 @@
-"""The command line: arguments, commands, sweeps, help, tables, the live display and the notebook view."""
+"""The command line, live display and notebook view."""

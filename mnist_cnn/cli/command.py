@@ -1,4 +1,7 @@
-"""A parsed command line, and the table of commands. Each command's code is imported when it is called."""
+"""A parsed command line, and the table of commands.
+
+Each command's code is imported when it is called.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A command as `--help` shows it, and the `module:function` that does it.
+    """A command as `--help` shows it, and its function.
 
-    `flags` are those that only some commands take: the name of the value, or "" if it has none, and the
-    flag's meaning. A command that `only_reads` has nothing left to do when the reader of its output has gone.
+    `function` is `module:function` within `mnist_cnn.cli`. `flags` are those that only some commands take:
+    the name of the value, or "" if it has none, and the flag's meaning. A command that `only_reads` has
+    nothing left to do when the reader of its output has gone.
     """
 
     meaning: str
@@ -124,15 +128,16 @@ TAKE_RUN = tuple(name for name, entry in COMMANDS.items() if entry.words.startsw
 
 
 def config_dir_words(folders: Iterable[str]) -> list[str]:
-    """Return the words of a command line that give it these folders of configuration."""
+    """Return the arguments that add these folders of configuration."""
     return [word for folder in folders for word in ("--config-dir", folder)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A parsed command line; `words` are neither flags nor KEY=VALUE.
+    """A parsed command line.
 
-    `flags` are those that only this command takes, each with its value, or "" if it has none.
+    `words` are neither flags nor KEY=VALUE. `flags` are those that only this command takes, each with its
+    value, or "" if it has none.
     """
 
     name: str
@@ -148,7 +153,10 @@ class Command:
         return compose.load(self.overrides, self.config_dirs)
 
     def allow_only(self, *groups: str) -> None:
-        """Refuse settings that the command would ignore; it takes these groups and keys."""
+        """Refuse settings that the command would ignore.
+
+        The command takes only these groups and keys. Raises ConfigurationError.
+        """
         for override in self.overrides:
             name = override.lstrip("+~").partition("=")[0]
             if name not in groups and name.partition(".")[0] not in groups:
@@ -174,7 +182,7 @@ class Command:
         return launch.attach_to(self.folder(), self.overrides, self.config_dirs)
 
     def run_config(self) -> Config:
-        """Return the configuration for the run of the RUN argument."""
+        """Return the configuration for the RUN argument's run."""
         return launch.config_of_run(self.folder(), self.overrides, self.config_dirs)
 
     def refuse_arguments(self) -> None:

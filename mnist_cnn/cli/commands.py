@@ -1,4 +1,7 @@
-"""What each command does. Knows runs only by the contract of backend.py; imports no TensorFlow."""
+"""What each command does.
+
+Knows runs only by the contract of backend.py; imports no TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +114,7 @@ def status(command: Command) -> int:
 
 
 def end_of(run: Run) -> dict[str, str]:
-    """Return why a run failed, was cancelled or is lost, and what to do."""
+    """Return an unsuccessful run's error and hint, or nothing."""
     try:
         if run.status().is_final:  # or else another process has resumed it
             run.wait()

@@ -1,6 +1,7 @@
-"""The command `compare`: what differs between runs, in settings, environment and result, and their curves.
+"""The command `compare`: what differs between runs.
 
-Of a run that has not completed, or is damaged, it shows what its folder knows.
+It compares settings, environment and result, and draws the curves. Of a run that has not completed, or is
+damaged, it shows what its folder knows.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ UNKNOWN, NONE = "unknown", "-"
 SHORT = 12
 """Characters of a hash that are shown."""
 NAME_WIDTH, LEAST_WIDTH = 28, 10
-"""Columns of the terminal for the names of the rows, and at least for each run."""
+"""Terminal columns of the rows' names.
+
+The second number is the least for each run.
+"""
 GENERATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ-([0-9a-f]{4})")
 HASHES = ("data.digest", "model.source", "train.init_sha256", "job", "fingerprint", "weights_sha256")
 SHARES = ("accuracy", "val_accuracy")
@@ -57,7 +61,10 @@ class Compared:
 
 
 def compare(command: Command) -> int:
-    """Print what differs between runs, whether their weights are equal, and where their curves are."""
+    """Print what differs between runs.
+
+    Also prints whether their weights are equal, and where their curves are.
+    """
     command.allow_only("runs_dir")
     picture = Path(command.flags.get(PICTURE, DEFAULT_PICTURE))
     if picture.suffix != ".png":
@@ -159,7 +166,10 @@ def _outcome(result: Result | None) -> dict[str, Any]:
 
 
 def _differing(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the keys whose known values differ, with the value of each run."""
+    """Return each run's values of the keys that differ.
+
+    Unknown values are not compared.
+    """
     rows = {key: [column.get(key, UNKNOWN) for column in columns] for key in dict.fromkeys(chain(*columns))}
     return {
         key: values
@@ -169,7 +179,10 @@ def _differing(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _about_weights(runs: Sequence[Compared], labels: Sequence[str]) -> list[str]:
-    """Return lines that say which weights are equal, and why those of equal jobs are not."""
+    """Return lines that say which weights are equal.
+
+    They say why equal jobs have different weights.
+    """
     done = [(label, run.result) for label, run in zip(labels, runs, strict=True) if run.result is not None]
     if len(done) < 2:  # noqa: PLR2004 - there is nothing to compare
         return []
@@ -192,7 +205,7 @@ def _about_weights(runs: Sequence[Compared], labels: Sequence[str]) -> list[str]
 
 
 def _why(before: Result, now: Result) -> str:
-    """Return why two equal jobs have ended in different weights."""
+    """Return why two equal jobs have different weights."""
     names = [field.name for field in dataclasses.fields(Runtime)]
     one, other = (Runtime(**{name: getattr(result, name) for name in names}) for result in (before, now))
     reasons = [*one.changes_to(other)]
@@ -201,7 +214,7 @@ def _why(before: Result, now: Result) -> str:
 
 
 def _draw(runs: Sequence[Compared], labels: Sequence[str], path: Path) -> str | None:
-    """Draw the curves; return where, or None if there are none."""
+    """Draw the curves; return their path, or None."""
     curves = {label: run.history for label, run in zip(labels, runs, strict=True) if run.history}
     if not curves:
         return None
@@ -215,7 +228,10 @@ def _draw(runs: Sequence[Compared], labels: Sequence[str], path: Path) -> str | 
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """Return short names of the runs, which commands take too: the ends of generated ones, if they differ."""
+    """Return short names that identify the runs.
+
+    These are the ends of generated names, if they differ.
+    """
     ends = [match[1] if (match := GENERATED.fullmatch(name)) else name for name in names]
     return ends if len(set(ends)) == len(names) else list(names)
 
@@ -243,7 +259,10 @@ def _print(labels: Sequence[str], differing: Mapping[str, Mapping[str, Sequence[
 
 
 def _cells(key: str, values: Sequence[Any]) -> list[str]:
-    """Return a row's values as they are shown; of processors, only the features that differ."""
+    """Return a row's values as they are shown.
+
+    Of processors, shows only the features that differ.
+    """
     if key == "processor":
         words = [str(value or "").split() for value in values]
         common = set(words[0]).intersection(*words[1:])

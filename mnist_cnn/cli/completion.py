@@ -1,8 +1,8 @@
-"""Tab completion for bash: commands, runs, flags, settings and their values.
+"""Tab completion for bash.
 
 `--shell-completion install=bash` prints a function for the user's shell. At each Tab it calls
-`--shell-completion query=LINE`, which prints what the last word of LINE may become. Imports no Hydra, because
-a key press must not wait for it.
+`--shell-completion query=LINE`, which prints what the last word of LINE may become: commands, runs, flags,
+settings and their values. Imports no Hydra, because a key press must not wait for it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ TAKE_FOLDER = ("--config-dir", "-cd")
 
 
 def answer(arguments: Sequence[str]) -> list[str]:
-    """Return the lines that `--shell-completion` prints. Raises ConfigurationError for another argument."""
+    """Return the lines that `--shell-completion` prints.
+
+    Raises ConfigurationError for another argument.
+    """
     what, _, line = arguments[0].partition("=") if arguments else ("", "", "")
     if what == "query":
         return candidates(line)
@@ -55,7 +58,10 @@ def answer(arguments: Sequence[str]) -> list[str]:
 
 
 def candidates(line: str) -> list[str]:
-    """Return what the last word of a command line may become; it is empty if the line ends with a space."""
+    """Return what the line's last word may become.
+
+    That word is empty if the line ends with a space.
+    """
     *before, word = line.split(" ")
     given = before[before.index("mnist_cnn") + 1 :] if "mnist_cnn" in before else before[1:]
     # What follows --config-dir is its folder.
@@ -68,7 +74,7 @@ def candidates(line: str) -> list[str]:
 
 
 def _is_setting(text: str) -> bool:
-    """Return whether a word sets a key or is a flag."""
+    """Return whether a word is KEY=VALUE or a flag."""
     return "=" in text or text.startswith("-")
 
 
@@ -96,7 +102,7 @@ def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator
 
 
 def _keys(settings: dict[str, str]) -> Iterator[tuple[type[Section], str]]:
-    """Yield every key, with those of the backend that is chosen."""
+    """Yield every key, including the chosen backend's."""
     backend = backend_class(settings.get("backend", next(iter(BACKENDS)))).CONFIG
     for section in with_inner(*compose.SECTIONS, SearchConfig, backend):
         for name, _ in value_keys(section):
@@ -104,7 +110,10 @@ def _keys(settings: dict[str, str]) -> Iterator[tuple[type[Section], str]]:
 
 
 def _values(key: str, settings: dict[str, str]) -> Iterator[str]:
-    """Yield the values of a group, or of a key that takes one of a few."""
+    """Yield the possible values of a group or key.
+
+    Of a key, only if it takes one of a few.
+    """
     if key in (*compose.GROUPS, compose.SEARCH):
         yield from compose.options(key)
     if key == "status":  # a filter of `list`

@@ -1,4 +1,7 @@
-"""The command `delete`: asks, then removes run folders and what a cluster keeps of their checkpoints."""
+"""The command `delete`: asks, then deletes runs.
+
+Deletes their folders, and their checkpoints in a cluster's store.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ YES, KEEP = "--yes", "--keep-checkpoints"
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """A run that may be deleted, its receipt then, and the files of its checkpoints outside its folder."""
+    """A run that may be deleted.
+
+    `receipt` is the one at the check; `stored` are the checkpoint files outside the folder, with their bytes.
+    """
 
     run: Run
     status: Status
@@ -45,7 +51,10 @@ class Chosen:
 
 
 def delete(command: Command) -> int:
-    """Delete runs that have ended. All are checked before the first is deleted."""
+    """Delete runs that have ended.
+
+    All are checked before the first is deleted.
+    """
     command.allow_only("runs_dir", "backend", "force")
     if not command.words or "" in command.words:
         hint = f"for example {command_line('delete', 'latest')}; {see_the_runs()}"
@@ -77,7 +86,10 @@ def delete(command: Command) -> int:
 
 
 def _checked(folder: Path, command: Command) -> Chosen:
-    """Return a run that may be deleted. Raises ConfigurationError, or BackendError if that isn't known."""
+    """Return a run that may be deleted.
+
+    Raises ConfigurationError if it may not, BackendError if that isn't known.
+    """
     by_hand = f"if you no longer need it, remove the folder yourself: rm -r {shlex.quote(str(folder))}"
     if folder.is_symlink():
         target = folder.resolve()
@@ -112,9 +124,10 @@ def _checked(folder: Path, command: Command) -> Chosen:
 
 
 def _confirmed(chosen: list[Chosen], command: Command) -> bool:
-    """Ask the user; return whether checkpoints outside the folders are deleted too.
+    """Ask the user before runs are deleted.
 
-    Raises Interrupted if nothing may be deleted, ConfigurationError if there is nobody to ask.
+    Returns whether checkpoints outside the folders are deleted too. Raises Interrupted if nothing may be
+    deleted, ConfigurationError if there is no terminal.
     """
     if YES in command.flags:
         return True
@@ -133,7 +146,10 @@ def _confirmed(chosen: list[Chosen], command: Command) -> bool:
 
 
 def _without_asking(chosen: list[Chosen], command: Command) -> str:
-    """Return the command that deletes the same runs, named by their folders, without a question."""
+    """Return the command that deletes these runs without asking.
+
+    It names the runs by their folders.
+    """
     folders = [one.folder for one in chosen]  # a newer run may be the latest one by then
     dirs = config_dir_words(command.config_dirs)
     return command_line("delete", *dirs, *folders, *command.overrides, *command.flags, YES)
@@ -149,9 +165,10 @@ def _ask(question: str) -> bool:
 
 
 def _delete(one: Chosen, *, with_stored: bool) -> tuple[dict[str, Any], MnistCnnError | None]:
-    """Delete one run; return the answer for --json, and the error if it isn't deleted.
+    """Delete a run; return its JSON and any error.
 
-    Removes its checkpoints from the store first, because only the run folder knows where they are.
+    The error is None if the run is deleted. Removes its checkpoints from the store first, because only the
+    run folder knows where they are.
     """
     removed = list(one.stored) if with_stored else []
 

@@ -1,4 +1,7 @@
-"""A run as a person watches it in a terminal or a plain log; notebook.py does the same in a notebook."""
+"""Show a run in a terminal or log.
+
+notebook.py shows it in a notebook.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,16 @@ if TYPE_CHECKING:
     from mnist_cnn.backend import Run
 
 BAR_COLUMNS = 110
-"""Least width of a terminal that has room for a progress bar."""
+"""Least terminal width for a progress bar."""
 PLAIN_SECONDS = 10.0
-"""Pause between two lines of progress in a plain log."""
+"""Seconds between progress lines in a plain log."""
 
 
 def follow(run: Run, stream: TextIO | None = None) -> None:
-    """Show a run until it ends, as `show` does, and record it in the trackers that it was started with."""
+    """Show and record a run until it ends.
+
+    Shows it as `show` does; records it in the trackers that it was started with.
+    """
     with recorded(run):
         show(run, stream)
 
@@ -90,9 +96,10 @@ def _follow_plainly(run: Run, stream: TextIO, log_stream: LogStream) -> None:
 
 
 def _trainer_lines(log_stream: LogStream) -> Iterator[str | None]:
-    """Yield the trainer's lines as they arrive, and None for other lines and for every pause.
+    """Yield the trainer's lines as they arrive.
 
-    The line that says why the trainer stopped is left out, because `Run.wait` raises the same message.
+    Yields None for other lines and for every pause. The line that says why the trainer stopped is left out,
+    because `Run.wait` raises the same message.
     """
     for line in log_stream:
         text = None if line is None else trainer_line(line)

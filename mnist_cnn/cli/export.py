@@ -1,4 +1,7 @@
-"""`export`: writes the model of a run, or a registered model, in other formats."""
+"""The command `export`: writes a model in other formats.
+
+The model is a run's or a registered one.
+"""
 
 from __future__ import annotations
 
@@ -53,14 +56,17 @@ def export(command: Command) -> int:
 
 
 def _target(flag: str, path: str) -> Path:
-    """Return where a model is written. Raises ConfigurationError if something is there."""
+    """Return where a model is written.
+
+    Raises ConfigurationError if something is there.
+    """
     if os.path.lexists(path):
         raise ConfigurationError(f"{flag} {path}: it exists", "give a new name, or remove it first")
     return Path(path)
 
 
 def _write(path: Path, targets: dict[str, Path]) -> list[dict[str, object]]:
-    """Write a model.keras in each format; return what was written."""
+    """Write a model.keras in each format; return its rows."""
     from mnist_cnn.training import formats
 
     write = {"--saved-model": formats.write_saved_model, "--litert": formats.write_litert}

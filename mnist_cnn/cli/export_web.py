@@ -18,7 +18,10 @@ MEGABYTE = 1_000_000
 
 
 def export_web(command: Command, word: str) -> int:
-    """Write the page for a model. Raises ConfigurationError if another format is asked for, too."""
+    """Write the page for a model.
+
+    Raises ConfigurationError if another format is asked for, too.
+    """
     if not command.flags.get("--web"):
         example = command_line("export", word, "--web", "page")
         raise ConfigurationError("export needs --web FOLDER", f"for example {example}")

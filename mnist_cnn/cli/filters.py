@@ -1,6 +1,6 @@
-"""The filters of `list`: KEY=VALUE, of a setting, a group, a setting of the backend, or a fact about the run.
+"""The KEY=VALUE filters of `list`.
 
-`KEY=A,B` means A or B.
+KEY is a setting, a group, a setting of the backend, or a fact about the run. `KEY=A,B` means A or B.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 STATUS, BACKEND, DIGEST = "status", "backend", "digest"
 FACTS = (STATUS, BACKEND, DIGEST)
-"""What a filter may name in addition to settings and groups."""
+"""What filters accept in addition to settings and groups."""
 NOT_STARTED, DAMAGED = "not started", "damaged"
-"""What `list` calls a folder without a receipt, and one whose receipt cannot be read."""
+"""The statuses of folders without a readable receipt."""
 STATUSES = (*(status.value for status in Status), NOT_STARTED, DAMAGED)
 SETTINGS: dict[str, tuple[type[Section], str]] = {
     **{
@@ -56,14 +56,20 @@ def parse(overrides: Sequence[str]) -> Wanted:
 
 
 def check_key(key: str, others: Collection[str], what: str) -> None:
-    """Check that a key is a setting or one of the others. Raises ConfigurationError, which names `what`."""
+    """Check that a key is known.
+
+    It must be a setting or one of `others`. Raises ConfigurationError, which names `what`.
+    """
     if key not in SETTINGS and key not in others:
         error = unknown_key(key, [*others, *SETTINGS])
         raise ConfigurationError(error.message if what == key else f"{what}: {error.message}", error.hint)
 
 
 def _allowed(key: str, value: object) -> Any:
-    """Return a filter's value as job.json holds it. Raises ConfigurationError if it isn't one."""
+    """Return a filter's value as job.json holds it.
+
+    Raises ConfigurationError if the value isn't valid.
+    """
     if key in SETTINGS:
         section, name = SETTINGS[key]
         return msgspec.json.decode(msgspec.json.encode(getattr(read_section(section, {name: value}), name)))
@@ -79,7 +85,7 @@ def _allowed(key: str, value: object) -> Any:
 
 
 def match(wanted: Wanted, receipt: Receipt | None, found: Settings | None) -> bool:
-    """Return whether a run has a wanted value for each key; its status is not known yet."""
+    """Return whether a run matches, except for its status."""
     return all(_has(key, values, receipt, found) for key, values in wanted.items() if key != STATUS)
 
 

@@ -42,7 +42,10 @@ EXAMPLES = """\
 
 
 def print_help(program: str, stream: TextIO) -> None:
-    """Print the help, wrapped to the terminal's width, with headings in colour on a terminal."""
+    """Print the help, wrapped to the terminal's width.
+
+    Headings are coloured on a terminal.
+    """
     width = shutil.get_terminal_size().columns
     for line in help_text(program).splitlines():
         wrapped = _wrapped(line, width)
@@ -51,7 +54,10 @@ def print_help(program: str, stream: TextIO) -> None:
 
 
 def help_text(program: str) -> str:
-    """Return the help: commands; every key with meaning, allowed values and default; flags."""
+    """Return the help text.
+
+    Each key has its meaning, allowed values and default.
+    """
     defaults = compose.compose(())
     sections: tuple[type[Section], ...] = (*compose.SECTIONS, SearchConfig)
     parts = [
@@ -68,7 +74,10 @@ def help_text(program: str) -> str:
 
 
 def command_lines() -> str:
-    """Return one line for each command, and one for each flag that only it takes."""
+    """Return a line for each command and flag.
+
+    Leaves out the flags that every command takes.
+    """
     lines = []
     for name, entry in COMMANDS.items():
         lines.append(f"  {f'{name} {entry.words}':<21} {entry.meaning}")
@@ -78,7 +87,10 @@ def command_lines() -> str:
 
 
 def _wrapped(line: str, width: int) -> str:
-    """Wrap a line between words; further lines begin below its description, or below its first word."""
+    """Wrap a line between words.
+
+    Further lines begin below its description, or below its first word.
+    """
     start = re.match(r" *(?:\S+(?: \S+)* {2,})?", line)
     indent = " " * (start.end() if start else 0)
     return textwrap.fill(

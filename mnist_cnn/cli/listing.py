@@ -1,4 +1,4 @@
-"""The command `list`: many runs as a table, filtered and in order.
+"""The command `list`: a filtered, sorted table of runs.
 
 It reads three files of each run once, and asks backends only for runs that have not ended. It doesn't check
 checksums; `status` does, for one run.
@@ -41,7 +41,7 @@ SORT, REVERSE, LIMIT = "--sort", "--reverse", "--limit"
 MOST_DIGITS = 10
 SHORT_DIGEST = 4
 LEAST_ROOM = 20
-"""Settings get a line of their own if the table leaves them fewer columns."""
+"""Settings with fewer columns get their own line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,10 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """A run of the list. A folder without a sound receipt has none; `error` is then why."""
+    """A run of the list.
+
+    Without a sound receipt, `receipt` is None and `error` says why.
+    """
 
     name: str
     status: str
@@ -92,7 +95,10 @@ SORTED_BY: dict[str, tuple[Callable[[Listed], Any], bool]] = {
     "status": (lambda run: run.status, False),
     "backend": (lambda run: run.receipt and run.receipt.backend, False),
 }
-"""What `--sort` takes in addition to settings, and whether the largest value comes first."""
+"""Keys for `--sort`, and whether the largest is first.
+
+`--sort` takes settings too.
+"""
 
 
 def list_runs(command: Command) -> int:
@@ -123,7 +129,10 @@ def list_runs(command: Command) -> int:
 
 
 def _limit(flags: Mapping[str, str]) -> int | None:
-    """Return how many runs to show, or None for all. Raises ConfigurationError."""
+    """Return the most runs to show, or None.
+
+    Raises ConfigurationError.
+    """
     text = flags.get(LIMIT)
     if text is None:
         return None
@@ -164,7 +173,10 @@ def _listed(folder: Path, receipt: Receipt, status: Status, found: Settings | No
 
 
 def _other(folder: Path) -> Listed | None:
-    """Return a folder without a receipt, or with a damaged one; None if it is something else."""
+    """Return a folder whose receipt is missing or damaged.
+
+    Returns None if it is something else.
+    """
     status, error = NOT_STARTED, None
     try:
         if (folder / run_folder.RECEIPT).is_file():
@@ -183,7 +195,10 @@ def _other(folder: Path) -> Listed | None:
 
 
 def _summary(folder: Path) -> Summary | None:
-    """Return what result.json says, or None if it is missing or isn't a result."""
+    """Return what result.json says.
+
+    Returns None if the file is missing or isn't a result.
+    """
     try:
         text = safe_read.read_bytes(f"{folder}/{run_folder.RESULT}", safe_read.HISTORY_BYTES)
         return msgspec.json.decode(text, type=Summary)
@@ -192,7 +207,7 @@ def _summary(folder: Path) -> Summary | None:
 
 
 def _sorted(runs: Sequence[Listed], key: str, *, reverse: bool) -> list[Listed]:
-    """Return the runs in order; those without a value are last."""
+    """Return the runs in order, those without value last."""
     value, largest_first = SORTED_BY.get(key, (lambda run: run.settings and run.settings.values[key], False))
     newest = sorted(runs, key=lambda run: run.created, reverse=True)
     known = [run for run in newest if value(run) is not None]
@@ -208,7 +223,10 @@ def _sorted(runs: Sequence[Listed], key: str, *, reverse: bool) -> list[Listed]:
 
 
 def _print(runs: Sequence[Listed]) -> None:
-    """Print a line for each run. On a terminal, settings are cut, or on a line of their own."""
+    """Print a line for each run.
+
+    On a terminal, settings are cut, or on a line of their own.
+    """
     heads = ["run", "status", "accuracy", "age", "job", "backend"]
     digests = _short_digests(runs)
     rows = [_cells(run, digests) for run in runs]
@@ -240,7 +258,10 @@ def _cells(run: Listed, digests: Mapping[str, str]) -> list[str]:
 
 
 def _short_digests(runs: Sequence[Listed]) -> dict[str, str]:
-    """Return the beginning of each job's digest that tells it from the others."""
+    """Return the shortest distinct beginnings of the job digests.
+
+    All have the same length, at least SHORT_DIGEST.
+    """
     digests = {run.receipt.job_digest for run in runs if run.receipt}
     length = SHORT_DIGEST
     while len({digest[:length] for digest in digests}) < len(digests):
@@ -253,7 +274,10 @@ def _cut(text: str, room: int | None) -> str:
 
 
 def _print_notes(runs: Sequence[Listed], runs_dir: str) -> None:
-    """Print why runs have failed, and what to do about folders whose run never started."""
+    """Print why runs failed, and what to do.
+
+    Also says what to do about folders whose run never started.
+    """
     reasons = {
         run.name: run.error or "its process is gone"
         for run in runs

@@ -1,4 +1,7 @@
-"""Parse the arguments, run the command, and turn an error into two lines and an exit code."""
+"""The command line's entry point.
+
+Parses the arguments, runs the command, and turns an error into two lines and an exit code.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Return whether Ctrl-C has made a library, or an import, raise another error."""
+    """Return whether Ctrl-C has caused an error.
+
+    A library, or an import, may raise another error because of it.
+    """
     while error is not None and not isinstance(error, KeyboardInterrupt):
         is_ours = isinstance(error, MnistCnnError)  # what we raise after Ctrl-C is what we want to report
         error = error.__cause__ or (None if is_ours else error.__context__)
@@ -94,7 +100,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _show_configuration(command: Command) -> int:
-    """Do --cfg job or --info, once the configuration is found to be valid."""
+    """Do --cfg job or --info for a valid configuration."""
     from mnist_cnn import compose
 
     command.refuse_arguments()
@@ -124,7 +130,10 @@ def main_and_exit() -> NoReturn:
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Parse a command line. Raises ConfigurationError for an unknown flag, or a wrong value of one."""
+    """Parse a command line.
+
+    Raises ConfigurationError for an unknown flag, or a wrong value of one.
+    """
     from mnist_cnn.cli.command import COMMANDS, FLAGS, Command
 
     rest = list(arguments)
@@ -183,15 +192,19 @@ def _check_taken(name: str, flags: Iterable[str]) -> None:
 
 
 def _value(argument: str, rest: list[str]) -> str:
-    """Return the value of `--flag=VALUE` or `--flag VALUE`, or "" if there is none."""
+    """Return a flag's value, or "".
+
+    Takes `--flag=VALUE` and `--flag VALUE`.
+    """
     _, equals, value = argument.partition("=")
     return value if equals or not rest else rest.pop(0)
 
 
 def _own_value(argument: str, rest: list[str], wanted: str) -> str:
-    """Return the value of a command's own flag; `wanted` is its name, or "" if the flag takes none.
+    """Return the value of a command's own flag.
 
-    Raises ConfigurationError if the value is missing, or isn't wanted.
+    `wanted` is the value's name, or "" if the flag takes none. Raises ConfigurationError if the value is
+    missing, or isn't wanted.
     """
     flag, equals, _ = argument.partition("=")
     if not wanted:
@@ -214,12 +227,18 @@ def _check_flag(argument: str, known: Sequence[str]) -> None:
 
 
 def _is_override(argument: str) -> bool:
-    """Return whether an argument is KEY=VALUE, +KEY=VALUE or ~KEY, not a word such as a path with a `=`."""
+    """Return whether an argument is KEY=VALUE, +KEY=VALUE or ~KEY.
+
+    A path that contains `=` is not one.
+    """
     return re.match(r"~|\+{0,2}[A-Za-z_][\w.@-]*(/[\w.@-]+)*=", argument) is not None
 
 
 def _report(error: MnistCnnError, *, as_json: bool) -> int:
-    """Print an error as far as anything can be written, and return its exit code."""
+    """Print an error and return its exit code.
+
+    Ignores streams that cannot be written.
+    """
     with ignore_signals():
         try:
             if as_json:
@@ -234,7 +253,10 @@ def _report(error: MnistCnnError, *, as_json: bool) -> int:
 
 
 def _make_streams_usable() -> None:
-    """Replace closed streams by /dev/null; escape characters that the terminal's encoding lacks."""
+    """Replace closed streams by /dev/null.
+
+    Also escapes characters that the terminal's encoding lacks.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:

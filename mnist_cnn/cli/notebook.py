@@ -1,6 +1,7 @@
-"""A run as a person watches it in a notebook: updated in place in its cell, and kept when it is saved.
+"""Show a run in a notebook cell.
 
-Uses IPython's `display`, without widgets. IPython is imported only when it is already running.
+The cell is updated in place, and kept when the notebook is saved. Uses IPython's `display`, without widgets.
+IPython is imported only when it is already running.
 """
 
 from __future__ import annotations
@@ -41,13 +42,16 @@ PICTURE_WIDTH = 720
 
 
 def is_notebook() -> bool:
-    """Return whether this process is a notebook's kernel; imports nothing."""
+    """Return whether this process is a notebook's kernel."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_ipython is not None and getattr(get_ipython(), "kernel", None) is not None
 
 
 def follow(run: Run) -> None:
-    """Show the run in the cell until it ends; an interrupt does not affect the run."""
+    """Show the run in the cell until it ends.
+
+    An interrupt does not affect the run.
+    """
     cell = _Cell(run)
     try:
         cell.update()
@@ -65,7 +69,7 @@ def follow(run: Run) -> None:
 
 
 class _Cell:
-    """A cell's three outputs for a run: its state, the history and the learning curves."""
+    """A run's cell outputs: state, history and learning curves."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -87,7 +91,7 @@ class _Cell:
         self._show(progress=progress if is_training and not self._status.is_final else None)
 
     def end(self) -> None:
-        """Show how the run ended, which may download its result first."""
+        """Show how the run ended, after downloading its result."""
         self.update()
         if not self._status.is_final:
             self.detach()
@@ -103,7 +107,7 @@ class _Cell:
         self._show(note=outcome)
 
     def detach(self) -> None:
-        """Show how to watch the run again, unless it has ended."""
+        """Show how to watch an unfinished run again."""
         if not self._status.is_final:
             again = f"mnist_cnn.follow(mnist_cnn.attach({str(self._run.folder)!r}))"
             self._show(note=f"detached; watch it again: {again}")
@@ -130,7 +134,10 @@ class _Cell:
 
 
 class _LastLines:
-    """The last lines of the log, of the trainer and of all programs, without the rows of the table."""
+    """The last lines of the log.
+
+    `trainer` are the trainer's, `all` those of all programs. Rows of the history table are left out.
+    """
 
     def __init__(self) -> None:
         self.trainer: deque[str] = deque(maxlen=LAST_LINES)
@@ -146,14 +153,17 @@ class _LastLines:
 
 
 class _Output:
-    """One output of the cell: created by the first `show`, then updated in place."""
+    """One output of the cell.
+
+    The first `show` creates it, later ones update it in place.
+    """
 
     def __init__(self) -> None:
         self._shown: dict[str, Any] = {}
         self._handle: Any = None
 
     def show(self, bundle: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
-        """Show a bundle of MIME types, unless it is shown already."""
+        """Show a bundle of MIME types, unless already shown."""
         from IPython.display import display
 
         if bundle == self._shown:
@@ -167,7 +177,11 @@ class _Output:
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
-    """A run's state: `progress` while it trains, a `note` when it has ended, the last `lines` of its log."""
+    """A run's state as text and HTML.
+
+    `progress` is set while it trains, `note` when it has ended or is detached; `lines` are the last ones of
+    its log.
+    """
 
     name: str
     status: Status
@@ -194,14 +208,17 @@ class RunState:
         return "".join([*parts, log])
 
     def text(self) -> str:
-        """Return the state as plain text, for viewers without HTML."""
+        """Return the state as text, for viewers without HTML."""
         progress = describe_progress(self.progress) if self.progress is not None else None
         head = f"run {self.name}: {self.status.value}"
         return "\n".join(filter(None, (head, self.url, progress, self.note, *self.lines)))
 
 
 def describe_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, str]:
-    """Return the history as a table; `held_out` names the images of `val_*`: "test" or "validation"."""
+    """Return the history as a table, by MIME type.
+
+    `held_out` names the images of `val_*`: "test" or "validation".
+    """
     names = ("epoch", "loss", "accuracy", f"{held_out} loss", f"{held_out} accuracy", "seconds")
     cells = [
         (
@@ -222,7 +239,10 @@ def describe_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, str]:
 
 
 def draw_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, Any]:
-    """Return the learning curves as PNG. Raises as `plots.history` does."""
+    """Return the learning curves as PNG.
+
+    Raises as `plots.history` does.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / run_folder.HISTORY_PLOT
         plots.history(rows, path, held_out=held_out)
@@ -231,7 +251,10 @@ def draw_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, Any]:
 
 
 def _link(url: str | None) -> str:
-    """Return a link to the run's page at its service, or "" if `url` is not a web page."""
+    """Return a link to a run's service page.
+
+    Returns "" if `url` is not a web page.
+    """
     page = re.match(r"https?://([\w.-]+)", url or "")
     if url is None or page is None:
         return ""

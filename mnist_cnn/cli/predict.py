@@ -1,4 +1,7 @@
-"""`predict`: recognises the digits in pictures, in folders of pictures, and in standard input."""
+"""The command `predict`: recognises digits in pictures.
+
+Takes picture files, folders and standard input.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 CSV = "--csv"
 STDIN = "-"
 SUFFIXES = (".png", ".jpg", ".jpeg")
-"""The names of a folder's pictures end so; a picture of another format must be named."""
+"""Suffixes of a folder's pictures; others must be named."""
 
 
 def predict(command: Command) -> int:
@@ -62,7 +65,10 @@ def predict(command: Command) -> int:
 
 
 def _pictures(words: list[str]) -> Iterator[tuple[str, PictureFile]]:
-    """Yield the name and the file of each picture; a folder's are sorted by name."""
+    """Yield the name and the file of each picture.
+
+    A folder's pictures are sorted by name.
+    """
     for word in words:
         if word == STDIN:
             yield word, _read_stdin()
@@ -104,7 +110,10 @@ def _print_line(name: str, prediction: Prediction) -> None:
 
 
 def _csv_printer(classes: int) -> Callable[[str, Prediction], None]:
-    """Print the head of a table (RFC 4180); return the function that prints a row."""
+    """Print a CSV header; return a row printer.
+
+    The format is RFC 4180.
+    """
     table = csv.writer(sys.stdout)
     table.writerow(["image", "label", "probability", *(f"p{label}" for label in range(classes)), "warnings"])
 

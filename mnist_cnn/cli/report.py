@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 STYLES = {"completed": "green", "failed": "red", "lost": "red", "damaged": "red"}
-"""The colours of words in a table or a message."""
+"""The colours of words in tables and messages."""
 GAP = "  "
 """What stands between the columns of a table."""
 
@@ -35,7 +35,10 @@ def print_json(value: object) -> None:
 
 
 def print_error(error: MnistCnnError) -> None:
-    """Print an error's message and hint on stderr, and before them its traceback if MNIST_CNN_DEBUG=1."""
+    """Print an error's message and hint on stderr.
+
+    With MNIST_CNN_DEBUG=1, prints the traceback first.
+    """
     if output.is_debugging():
         sys.stderr.write(redact("".join(traceback.format_exception(error))))
     is_failure = not isinstance(error, Interrupted | RunCancelled | RunPaused)
@@ -46,7 +49,7 @@ def print_error(error: MnistCnnError) -> None:
 
 
 def print_lossy(line: str, stream: TextIO) -> None:
-    """Print a line at once; the command continues if it cannot be written."""
+    """Print a line at once, ignoring failures."""
     print(line, file=output.lossy(stream), flush=True)
 
 
@@ -55,7 +58,10 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return heads, a rule and a line for each row. Nothing is broken or cut, so that it can be copied."""
+    """Return the lines of a table.
+
+    These are heads, a rule and a line for each row. Nothing is broken or cut, so that it can be copied.
+    """
     widths = [max(map(_width, column)) for column in zip(heads, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -70,7 +76,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _width(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
+    """Return a text's width in terminal columns."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -79,7 +85,10 @@ def _width(text: str) -> int:
 
 
 def print_costs(runs: Iterable[Run]) -> None:
-    """Print on stderr what the backends of these runs cost now; Ctrl-C skips the rest."""
+    """Print on stderr what these runs' backends cost now.
+
+    Ctrl-C skips the rest.
+    """
     with contextlib.suppress(KeyboardInterrupt):
         for run in runs:
             for line in run.cost_report():
@@ -87,14 +96,17 @@ def print_costs(runs: Iterable[Run]) -> None:
 
 
 def coloured(word: str, stream: TextIO) -> str:
-    """Return a status or an outcome in its colour, if the stream has colours."""
+    """Return a word in its colour.
+
+    Leaves it plain if the stream has no colours.
+    """
     return output.styled(word, STYLES.get(word, ""), stream)
 
 
 def print_completed(
     run: Run, result: Result, model: ModelRef | None, config: RegisterConfig, stream: TextIO
 ) -> None:
-    """Print the result, where its files are, and the next commands."""
+    """Print the result, its files and the next commands."""
     from mnist_cnn.result import percent
     from mnist_cnn.tracking import state as tracking_state
 
@@ -115,7 +127,10 @@ def print_completed(
 
 
 def register_model(run: Run, config: Config) -> ModelRef | None:
-    """Register a completed run's model if `register.name` is set. Raises as `Run.register` does."""
+    """Register a completed run's model if `register.name` is set.
+
+    Raises as `Run.register` does.
+    """
     from mnist_cnn.config import Registry
 
     if config.register.name is None:
@@ -139,7 +154,7 @@ def next_command(run: Run, status: Status) -> str:
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
-    """Return what `status` prints about a run, without its status."""
+    """Return what `status` prints, without the status itself."""
     from mnist_cnn import run_folder
 
     receipt = run_folder.read_receipt(folder)
@@ -158,7 +173,10 @@ def describe_run(folder: Path) -> dict[str, Any]:
 
 
 def describe_training(folder: Path) -> dict[str, Any]:
-    """Return what `status --json` prints about a run's epochs and classes, as far as it is trained."""
+    """Return what `status --json` prints about epochs and classes.
+
+    Covers what has been trained so far.
+    """
     from mnist_cnn import run_folder
 
     with contextlib.suppress(MnistCnnError):  # a damaged file is reported by itself
@@ -172,7 +190,10 @@ def describe_training(folder: Path) -> dict[str, Any]:
 
 
 def weakest_class(classes: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return a line about the class with the lowest F1, or None if no class has one."""
+    """Return a line about the class with least F1.
+
+    Returns None if no class has one.
+    """
     from mnist_cnn.result import percent
 
     scored = [(scores["f1"], number) for number, scores in enumerate(classes) if scores["f1"] is not None]
@@ -194,12 +215,15 @@ def epochs_and_time(result: Result) -> str:
 
 
 def saved(epoch: int | None, epochs: int) -> str:
-    """Return for example "; saved: epoch 9" if that isn't the last of the `epochs`."""
+    """Return for example "; saved: epoch 9".
+
+    Returns "" if that is the last of the `epochs`.
+    """
     return "" if epoch in (None, epochs) else f"; saved: epoch {epoch}"
 
 
 def short_age(created: datetime) -> str:
-    """Return how long ago a time was, for example "2d"."""
+    """Return a time's age, for example "2d"."""
     from datetime import UTC, datetime
 
     seconds = max(0, int((datetime.now(UTC) - created).total_seconds()))  # negative if the clock was set back
@@ -208,7 +232,7 @@ def short_age(created: datetime) -> str:
 
 
 def age(created: str) -> str:
-    """Return how long ago an ISO 8601 time was, for example "2 days"."""
+    """Return an ISO 8601 time's age, like "2 days"."""
     from datetime import UTC, datetime, timedelta
 
     import humanize

@@ -23,7 +23,7 @@ SUFFIXES = (".html", ".htm")
 
 
 def report(command: Command) -> int:
-    """Write one HTML file with everything about a run; print its path."""
+    """Write a run's HTML page and print its path."""
     command.allow_only("runs_dir")
     folder = command.folder()
     path = _path(command.flags.get("--output"), folder)
@@ -46,7 +46,10 @@ def report(command: Command) -> int:
 
 
 def _path(given: str | None, folder: Path) -> Path:
-    """Return the file to write. Raises ConfigurationError if `given` cannot be one."""
+    """Return the file to write.
+
+    Raises ConfigurationError if `given` cannot be one.
+    """
     if given is None:
         return folder / run_folder.REPORT
     path = Path(given)
@@ -60,7 +63,10 @@ def _path(given: str | None, folder: Path) -> Path:
 
 
 def _status(folder: Path) -> Status | None:
-    """Return a run's status; None if its receipt is damaged. The backend is asked only before the end."""
+    """Return a run's status.
+
+    Returns None if its receipt is damaged. The backend is asked only before the end.
+    """
     try:
         return launch.statuses({folder: run_folder.read_receipt(folder)}).get(folder)
     except BackendError:
@@ -68,7 +74,7 @@ def _status(folder: Path) -> Status | None:
 
 
 def _end(folder: Path, status: Status | None) -> tuple[str, ...]:
-    """Return why a run ended if it did not complete, and what to do."""
+    """Return the error and hint of an unsuccessful run."""
     if status is None or not status.is_final or status is Status.completed:
         return ()
     try:

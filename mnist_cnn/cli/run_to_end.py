@@ -1,4 +1,7 @@
-"""Start or find a run, follow it until it ends, and report how it ended; decides what Ctrl-C does."""
+"""Follow a run and report its end.
+
+Also decides what Ctrl-C does.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +30,11 @@ if TYPE_CHECKING:
 
 
 def run_to_end(start: Callable[[], Run], config: Config, *, as_json: bool, is_own: bool = True) -> int:
-    """Follow a run until it ends, register it if `register.name` is set, and report how it ended.
+    """Follow a run until it ends, and report how.
 
-    Ctrl-C stops the run if this command started it (`is_own`) and the run ends with its command. Otherwise it
-    only detaches; if the run does not end with its command, the user is asked first. A command that started a
-    run continues even if its output cannot be written.
+    Registers it if `register.name` is set. Ctrl-C stops the run if this command started it (`is_own`) and the
+    run ends with its command. Otherwise it only detaches; if the run does not end with its command, the user
+    is asked first. A command that started a run continues even if its output cannot be written.
     """
     ends_with_us = launch.ends_with_its_command(config)
     is_ours_to_stop = is_own and ends_with_us
@@ -79,7 +82,10 @@ def _print_json(run: Run, result: Result, model: ModelRef | None) -> None:
 
 
 def _register(run: Run, result: Result, config: Config, stream: TextIO) -> ModelRef | None:
-    """Register a completed run's model; report the result first if that is refused."""
+    """Register a completed run's model.
+
+    If that is refused, reports the result first.
+    """
     try:
         return report.register_model(run, config)
     except MnistCnnError:
@@ -88,7 +94,10 @@ def _register(run: Run, result: Result, config: Config, stream: TextIO) -> Model
 
 
 def _follow(run: Run, stream: TextIO, *, may_ask: bool) -> Result:
-    """Show a run until it ends and return its result; after Ctrl-C ask first, if the user may be asked."""
+    """Show a run; return its result.
+
+    After Ctrl-C, asks the user first if `may_ask`.
+    """
     log_stream = LogStream(run)
     while True:
         try:
@@ -105,7 +114,10 @@ def _follow(run: Run, stream: TextIO, *, may_ask: bool) -> Result:
 
 
 def _ask() -> str:
-    """Ask the user at the terminal whether to follow, detach or cancel: f, d or c."""
+    """Ask whether to follow, detach or cancel.
+
+    Returns f, d or c. Returns d without a terminal.
+    """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return "d"
     question = "\nthe run is still running: [f]ollow it, [d]etach from it or [c]ancel it? "
@@ -120,7 +132,7 @@ def _ask() -> str:
 
 
 def _stop(run: Run) -> Interrupted:
-    """Cancel the interrupted command's own run; return the error that reports it."""
+    """Cancel the command's run; return the error to report."""
     with contextlib.suppress(OSError):  # the terminal is closed
         print("\nstopping the run; its last checkpoint is kept", file=sys.stderr, flush=True)
     with signals.ignore_signals():
@@ -130,7 +142,10 @@ def _stop(run: Run) -> Interrupted:
 
 
 def _detached(run: Run) -> Interrupted:
-    """Return the error that reports a detached run, from what is known: a request could take minutes."""
+    """Return the error that reports a detached run.
+
+    Uses only what is known, because a request could take minutes.
+    """
     progress = run.progress()
     status = run_folder.read_receipt(run.folder).status
     if status.is_final and status is not Status.lost:

@@ -1,4 +1,4 @@
-"""The command `search`: what it prints while it searches, and how it ends."""
+"""The command `search`: its output and its end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def search(command: Command) -> int:
 
 
 def _report_what_runs(searching: Searcher) -> None:
-    """Print on stderr which runs an ended command leaves running, and what their backend costs."""
+    """Print which runs an ended command leaves running.
+
+    Prints on stderr, with what their backend costs.
+    """
     if folders := searching.left_running():
         runs = ", ".join(map(str, folders))
         report.print_lossy(f"these runs may still be running: {runs}", sys.stderr)
@@ -83,14 +86,17 @@ def _again(command: Command) -> str:
 
 
 def _all_failed(searching: Searcher) -> MnistCnnError:
-    """Return the error of a search without a sound trial."""
+    """Return the error when all trials have failed."""
     errors = [entry.error for entry in searching.entries.values() if entry.error is not None]
     message = f"all {len(errors)} trials failed; the last one: {errors[-1].message}"
     return TrainingError(message, "choose other ranges")
 
 
 def _ranked(searching: Searcher) -> list[Entry]:
-    """Return the trials: those trained longest first, then the most accurate ones, then those that failed."""
+    """Return the trials, best first.
+
+    Those trained longest come first, then the most accurate; failed ones are last.
+    """
 
     def rank(entry: Entry) -> tuple[bool, int, float, int]:
         trial = entry.trial
@@ -127,7 +133,7 @@ def _as_json(what: Search, searching: Searcher, best: Trial) -> dict[str, Any]:
 
 
 def _epochs(what: Search, searching: Searcher) -> tuple[int, int]:
-    """Return how many epochs were trained, and how many it would be if no trial were paused."""
+    """Return the epochs trained, and those needed without halving."""
     entries = searching.entries.values()
     return sum(len(entry.accuracies) for entry in entries), len(entries) * what.plan.rungs[-1]
 
@@ -162,9 +168,10 @@ def _needs_validation(what: Search, chosen: tuple[str, ...]) -> bool:
 
 
 def train_command(what: Search, chosen: tuple[str, ...]) -> str:
-    """Return the command that trains with chosen settings, without passwords.
+    """Return the command that trains with chosen settings.
 
-    It trains on the validation images too, unless `train.stop_patience` or `train.keep` needs them.
+    Passwords are redacted. It trains on the validation images too, unless `train.stop_patience` or
+    `train.keep` needs them.
     """
     words = config_dir_words(what.config_dirs)
     if _needs_validation(what, chosen):

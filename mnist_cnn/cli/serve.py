@@ -1,4 +1,7 @@
-"""The command `serve`: a model as a web service, with a page to draw on."""
+"""The command `serve`: a model as a web service.
+
+It has a page to draw on.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ HIGHEST_PORT = 65535
 
 
 def serve(command: Command) -> int:
-    """Serve the model of a run until Ctrl-C or SIGTERM, which are its normal end."""
+    """Serve a run's model until Ctrl-C or SIGTERM."""
     command.allow_only("runs_dir")
     word = command.run_argument()
     host, port = command.flags.get("--host", HOST) or HOST, _port(command.flags.get("--port", PORT))

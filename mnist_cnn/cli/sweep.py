@@ -1,4 +1,7 @@
-"""Many jobs from one command line: all are checked, then run, and a table ranks them by accuracy."""
+"""Many jobs from one command line.
+
+All are checked, then run, and a table ranks them by accuracy.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,12 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 FORMATS = {"accuracy": ".2%", "loss": ".4f", "seconds_per_epoch": ".1f"}
-"""How the table shows the measured values of a result."""
+"""Formats of the table's measured values."""
 
 
 @dataclasses.dataclass
 class Trial:
-    """One job of a sweep, and its outcome in words for the table."""
+    """One job of a sweep and its outcome."""
 
     settings: str
     config: Config
@@ -47,11 +50,12 @@ class Trial:
 
 
 def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], *, as_json: bool) -> int:
-    """Run each combination of the swept values; return the first failure's exit code, or 0.
+    """Run each combination of the swept values.
 
-    As many run at a time as the backend accepts. A failure does not stop the other trials. Ctrl-C cancels the
-    running ones if they end with their command; the table is printed in any case. If one of the jobs is not
-    valid, none is started: raises ConfigurationError or DataError.
+    Returns the first failure's exit code, or 0. As many run at a time as the backend accepts. A failure does
+    not stop the other trials. Ctrl-C cancels the running ones if they end with their command; the table is
+    printed in any case. If one of the jobs is not valid, none is started: raises ConfigurationError or
+    DataError.
     """
     trials = _trials(overrides, config_dirs)
     ends_with_us = launch.ends_with_its_command(trials[0].config)
@@ -77,7 +81,10 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], *, as_json: 
 
 
 def plan_sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[dict[str, str]]:
-    """Return each job's swept settings and plan. Raises as `run_sweep` does; downloads and writes nothing."""
+    """Return each job's swept settings and plan.
+
+    Raises as `run_sweep` does; downloads and writes nothing.
+    """
     return [
         {"settings": settings, **dict(launch.plan_of(config).lines)}
         for settings, config in _configs(overrides, config_dirs)
@@ -85,7 +92,7 @@ def plan_sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[dic
 
 
 def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]:
-    """Return the sweep's jobs, each of which has been checked."""
+    """Return the sweep's jobs, all checked."""
     trials = []
     for settings, config in _configs(overrides, config_dirs):
         trials.append(Trial(settings, config, job_maker.job_of(config)))
@@ -94,7 +101,7 @@ def _trials(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Trial]
 
 
 def _configs(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[tuple[str, Config]]:
-    """Return the swept settings and the configuration of each job."""
+    """Return each job's swept settings and configuration."""
     swept = compose.sweep_keys(overrides)
     configs = []
     for job_overrides in compose.expand(overrides, config_dirs):
@@ -108,7 +115,10 @@ def _configs(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[tuple
 
 
 def _run_all(trials: Sequence[Trial], stream: TextIO) -> None:
-    """Run the trials, as many at a time as their backend accepts. Raises KeyboardInterrupt."""
+    """Run the trials.
+
+    As many run at a time as their backend accepts. Raises KeyboardInterrupt.
+    """
     limit = launch.backend_of(trials[0].config).parallel_runs or len(trials)
     waiting, running = list(trials), list[Trial]()
     while waiting or running:
@@ -131,7 +141,7 @@ def _run_all(trials: Sequence[Trial], stream: TextIO) -> None:
 
 @contextlib.contextmanager
 def _record_failure(trial: Trial) -> Iterator[None]:
-    """Record any exception as the trial's failure, so that the other trials continue."""
+    """Record any exception as the trial's failure."""
     try:
         yield
     except MnistCnnError as error:
@@ -156,7 +166,10 @@ def _start(trial: Trial) -> None:
 
 
 def _watch(trial: Trial, stream: TextIO | None = None) -> None:
-    """Wait for the end of a trial's run, and show it on a stream if there is one."""
+    """Wait for the end of a trial's run.
+
+    Shows it on the stream, if given.
+    """
     with _record_failure(trial):
         if trial.run is not None:
             with recorded(trial.run):
@@ -167,7 +180,10 @@ def _watch(trial: Trial, stream: TextIO | None = None) -> None:
 
 
 def _has_ended(trial: Trial, limit: int) -> bool:
-    """Return whether a trial's run has ended; if several run at a time, a thread waits for each."""
+    """Return whether a trial's run has ended.
+
+    If several run at a time, a thread waits for each.
+    """
     if limit > 1 and trial.run is not None and trial.watcher is None:
         trial.watcher = threading.Thread(target=_watch, args=(trial,), daemon=True)
         trial.watcher.start()

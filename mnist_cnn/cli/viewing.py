@@ -1,4 +1,7 @@
-"""The commands `logs` and `open`: a run's log as it is, and its page or pictures in the browser."""
+"""The commands `logs` and `open`.
+
+They show a run's log as it is, and its page or pictures in the browser.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,14 @@ if TYPE_CHECKING:
 
 FOLLOW = "--follow"
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
-"""Variables of which one is set if a browser can be started, except on macOS."""
+"""Variables that show that a browser can be started.
+
+One of them must be set, except on macOS.
+"""
 
 
 def logs(command: Command) -> int:
-    """Print what the trainer has printed; with --follow until the run has ended, however it ends."""
+    """Print the trainer's output; --follow waits for the end."""
     command.allow_only("runs_dir", "backend")
     run = command.run()
     lines = []
@@ -45,7 +51,10 @@ def logs(command: Command) -> int:
 
 
 def open_run(command: Command) -> int:
-    """Open a run's page, its report or its plots; print where they are if there is no browser."""
+    """Open a run's page, its report or its plots.
+
+    Prints where they are if there is no browser.
+    """
     command.allow_only("runs_dir")
     folder = command.folder()
     pages = _pages(folder)
@@ -64,7 +73,10 @@ def open_run(command: Command) -> int:
 
 
 def _pages(folder: Path) -> list[str]:
-    """Return the addresses of the run's page, or else of its report, or else of its pictures."""
+    """Return the addresses of the pages to open.
+
+    These are the run's page at its service, or else its report, or else its pictures.
+    """
     url = run_folder.read_receipt(folder).url or ""
     if url.startswith(("https://", "http://")):  # the receipt may have been changed
         return [url]
@@ -73,7 +85,7 @@ def _pages(folder: Path) -> list[str]:
 
 
 def _show(page: str) -> bool:
-    """Open a page in the user's browser; return whether there was one."""
+    """Open a page; return whether a browser opened it."""
     import webbrowser
 
     if sys.platform != "darwin" and not any(os.environ.get(name) for name in DISPLAYS):

@@ -1,1 +1,1 @@
-"""A run's page: one HTML file with everything that its folder holds, which needs nothing else to be read."""
+"""A run's page: one self-contained HTML file about it."""

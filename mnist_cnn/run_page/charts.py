@@ -1,6 +1,7 @@
-"""The geometry of the learning curves; page.html draws them as SVG.
+"""The geometry of the learning curves.
 
-Lengths are in the units of the drawing, which is WIDTH x HEIGHT with its origin at the top left.
+page.html draws them as SVG. Lengths are in the units of the drawing, which is WIDTH x HEIGHT with its origin
+at the top left.
 """
 
 from __future__ import annotations
@@ -23,25 +24,37 @@ WIDTH, HEIGHT = 560, 320
 LEFT, RIGHT, TOP, BOTTOM = 58, 548, 12, 276
 """The edges of the area between the axes."""
 MAX_POINTS = 1000
-"""Points of a line; more would overlap, and make the page large."""
+"""Most points of a line.
+
+More would overlap, and make the page large.
+"""
 MAX_EPOCHS = 200
-"""Epochs with a tooltip and a row in the table. Of a longer history, every nth epoch has them."""
+"""Most epochs with a tooltip and a row.
+
+Of a longer history, every nth epoch has them.
+"""
 MAX_MARKERS = 60
 X_TICKS, Y_TICKS = 8, 6
 LOG_SCALE_FROM = 10.0
-"""The scale of losses is logarithmic if the largest is this many times the smallest."""
+"""Ratio of largest to smallest loss for logarithmic scales."""
 MAX_FINE_DECADES = 4
-"""A logarithmic scale over more powers of ten has no ticks at 2 and 5."""
+"""Most decades with ticks at 2 and 5."""
 LEAST_RANGE = 0.01
 """Of the accuracies on a scale."""
 LEAST_SHARE = 1e-9
-"""Of the numbers on a scale: its least room, because a float has 16 digits."""
+"""Least room on a scale, relative to its numbers.
+
+A float has 16 digits.
+"""
 UNITS = {"loss": "cross-entropy in nats", "accuracy": "fraction of correct predictions"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Values from `low` to `high` on an axis from `start` to `end`."""
+    """Values from `low` to `high` on an axis.
+
+    The axis goes from `start` to `end`.
+    """
 
     low: float
     high: float
@@ -50,7 +63,10 @@ class Scale:
     is_log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Return a value's place. A place far outside of the axis is moved nearer."""
+        """Return a value's place.
+
+        A place far outside of the axis is moved nearer.
+        """
         low, high = self.low, self.high
         if self.is_log:
             value, low, high = math.log(value), math.log(low), math.log(high)
@@ -68,7 +84,10 @@ class Tick:
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """An epoch in a chart: its column, which begins at `left`, its marker at x and y, and its values."""
+    """An epoch in a chart.
+
+    Its column begins at `left`; its marker is at `x` and `y`; `text` has its values.
+    """
 
     left: float
     width: float
@@ -80,7 +99,10 @@ class Epoch:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A chart over the epochs; `training` and `held_out` are the paths of its lines."""
+    """A chart over the epochs.
+
+    `training` and `held_out` are the paths of its lines.
+    """
 
     name: str
     unit: str
@@ -92,14 +114,18 @@ class Chart:
 
 
 def shown_epochs(count: int, saved: int) -> list[int]:
-    """Return the epochs, from 1, that have a tooltip and a row: every nth, and the saved one."""
+    """Return the epochs with a tooltip and row.
+
+    They count from 1: every nth, the last, and the saved one.
+    """
     return sorted({*range(count, 0, -_stride(count, MAX_EPOCHS)), saved})
 
 
 def chart(rows: Sequence[EpochRow], measure: Measure, held_out: str, saved: int) -> Chart:
-    """Return the chart of a history, which has at least one row.
+    """Return the chart of a history.
 
-    `held_out` names the images of `val_*`, and `saved` is the epoch, from 1, whose weights are saved.
+    It has at least one row. `held_out` names the images of `val_*`, and `saved` is the epoch, from 1, whose
+    weights are saved.
     """
     training = _thinned(_training_points(rows, measure))
     after = [(float(epoch), float(getattr(row, f"val_{measure}"))) for epoch, row in enumerate(rows, 1)]
@@ -140,7 +166,10 @@ def _epochs(  # noqa: PLR0913, PLR0917 - what to draw, and where
 
 
 def _training_points(rows: Sequence[EpochRow], measure: Measure) -> Points:
-    """Return the means over parts of the epochs, each in the middle of its part."""
+    """Return the means over parts of the epochs.
+
+    Each is in the middle of its part.
+    """
     points: list[tuple[float, float]] = []
     for before, row in enumerate(rows):
         parts: Sequence[float] = getattr(row, f"{measure}_parts") or (getattr(row, measure),)
@@ -169,7 +198,10 @@ def _loss_scale(values: Sequence[float]) -> Scale:
 
 
 def _with_room(low: float, high: float, room: float) -> Scale:
-    """Return a scale that leaves `room` on both sides, or more if a float would not notice it."""
+    """Return a scale that leaves `room` on both sides.
+
+    Leaves more if a float would not notice it.
+    """
     room = max(room, LEAST_SHARE * max(abs(low), abs(high)), LEAST_SHARE)
     return Scale(low - room, high + room, BOTTOM, TOP)
 
@@ -191,13 +223,16 @@ def _accuracy_scale(values: Sequence[float]) -> Scale:
 
 
 def _accuracy_ticks(scale: Scale) -> tuple[Tick, ...]:
-    """Return the ticks of a scale of accuracies, of which none is above 100%."""
+    """Return an accuracy scale's ticks, up to 100%."""
     ticks = _round_numbers(scale.low, scale.high, Y_TICKS)
     return tuple(Tick(scale(tick), f"{100 * tick:.4g}%") for tick in ticks if tick <= 1)
 
 
 def _round_numbers(low: float, high: float, most: int) -> list[float]:
-    """Return about `most` round numbers from `low` to `high`, evenly spaced."""
+    """Return about `most` evenly spaced round numbers.
+
+    They lie from `low` to `high`.
+    """
     smallest = (high - low) / most
     power = 10.0 ** math.floor(math.log10(smallest))
     step = next((digit * power for digit in (1, 2, 5) if digit * power >= smallest), 10 * power)

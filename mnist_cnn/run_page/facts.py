@@ -1,4 +1,7 @@
-"""What a run folder holds, as far as it can be read. Nothing here raises because of a damaged file."""
+"""Read what a run folder holds.
+
+Nothing here raises because of a damaged file.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,18 @@ T = TypeVar("T")
 LOG_LINES = 40
 LOG_BYTES = 64 * 1024
 PICTURE_BYTES = 8 * 1024**2
-"""Limit of a picture: the largest, of 256 classes, take less than 1 MB."""
+"""Most bytes of a picture.
+
+The largest, of 256 classes, take less than 1 MB.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckedFile:
-    """A file that the result lists, and why it isn't the one that the training wrote, or None if it is."""
+    """A file that the result lists.
+
+    `problem` says why it isn't the one that the training wrote, or is None.
+    """
 
     name: str
     entry: FileEntry
@@ -39,9 +48,9 @@ class CheckedFile:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is known of a run; `problems` says what is missing or damaged.
+    """What is known of a run.
 
-    `status` is None if it is unknown, because the receipt is damaged.
+    `problems` says what is missing or damaged. `status` is None if the receipt is damaged.
     """
 
     folder: Path
@@ -65,14 +74,17 @@ class Facts:
 
     @property
     def saved_epoch(self) -> int:
-        """The epoch, from 1, whose weights are saved: the last one, unless the result says another."""
+        """The epoch, from 1, whose weights are saved.
+
+        The last one, unless the result says another.
+        """
         count = len(self.history)
         saved = (self.result.saved_epoch if self.result is not None else None) or count
         return saved if 0 < saved < count else count
 
 
 def read(folder: Path, status: Status | None) -> Facts:
-    """Read a run folder as far as it can be read."""
+    """Read a run folder as far as possible."""
     problems: list[str] = []
 
     def attempt(reader: Callable[[Path], T]) -> T | None:
@@ -99,7 +111,10 @@ def read(folder: Path, status: Status | None) -> Facts:
 
 
 def picture(facts: Facts, name: str) -> str | None:
-    """Return a picture of the run as a data URI; None if it is missing or isn't the one that was written."""
+    """Return a run's picture as data URI, or None.
+
+    None if it is missing or isn't the one that was written.
+    """
     if any(file.name == name and file.problem is not None for file in facts.files):
         return None
     try:
@@ -110,7 +125,7 @@ def picture(facts: Facts, name: str) -> str | None:
 
 
 def end_of_log(facts: Facts) -> str:
-    """Return the last lines of the log; empty if there is none."""
+    """Return the log's last lines, or ""."""
     try:
         with safe_read.open_file(facts.folder / run_folder.LOG) as file:
             start = max(file.seek(0, os.SEEK_END) - LOG_BYTES, 0)

@@ -1,4 +1,4 @@
-"""Turns what is known of a run into the text of its page."""
+"""Turns what is known of a run into HTML."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ PICTURES = (
 
 @dataclasses.dataclass(frozen=True)
 class Repetition:
-    """The run's job, its settings, those of a job without overrides, and the overrides that make it.
+    """How to train the run's job again.
 
-    The overrides are None if none do.
+    `defaults` are the settings of a job without overrides. `overrides` make this job, or are None if none do.
     """
 
     job: Job
@@ -94,7 +94,10 @@ def _base64(content: bytes) -> str:
 
 
 def _source(run: Facts) -> bytes:
-    """Return the text of the network's file, without secrets; empty if the network is one of ours."""
+    """Return the text of the network's file, without secrets.
+
+    Empty if the network is one of ours.
+    """
     return redact(run.job.model.source or "").encode("utf-8", "replace") if run.job is not None else b""
 
 
@@ -109,7 +112,10 @@ def _template() -> Template:
 
 
 def _presentable(value: object) -> object:
-    """Return a text without secrets and unprintable characters; other values as they are."""
+    """Return a text without secrets and unprintable characters.
+
+    Other values are returned as they are.
+    """
     if type(value) is not str:  # numbers, and Markup, which the page itself has made
         return value
     letters = (
@@ -138,7 +144,7 @@ def _summary(run: Facts) -> Iterator[str]:
 
 
 def _warnings(run: Facts) -> Iterator[str]:
-    """Yield what is damaged or missing, and what makes the weights incomparable."""
+    """Yield what is damaged, missing or makes weights incomparable."""
     yield from run.problems
     if run.problems and run.receipt is not None and run.status is Status.completed:
         yield f"To rebuild what is damaged: {command_line('resume', run.folder)}"
@@ -147,7 +153,10 @@ def _warnings(run: Facts) -> Iterator[str]:
 
 
 def _settings(repetition: Repetition) -> Iterator[dict[str, str | None]]:
-    """Yield the rows of the table of settings; `default` is None if the value is the default."""
+    """Yield the rows of the settings table.
+
+    `default` is None if the value is the default.
+    """
     sections = (RunConfig, DataConfig, ModelConfig, TrainConfig)
     meanings = {full_key(each, name): spec.meaning for each in sections for name, spec in keys_of(each)}
     for key, meaning in meanings.items():
@@ -164,7 +173,10 @@ def _settings(repetition: Repetition) -> Iterator[dict[str, str | None]]:
 
 
 def _environment(run: Facts) -> Rows:
-    """Yield what besides the job decides the weights, as far as it is recorded."""
+    """Yield what, besides the job, decides the weights.
+
+    Only what is recorded.
+    """
     if run.receipt is not None:
         yield "backend", run.receipt.backend
         for name, value in run.receipt.backend_settings.items():
@@ -185,7 +197,7 @@ def _versions(run: Facts) -> dict[str, str]:
 
 
 def _identity(run: Facts) -> Rows:
-    """Yield the digests by which the job, the run and its weights can be recognised."""
+    """Yield identifiers of the job, run and weights."""
     if run.receipt is not None:
         yield "run", run.receipt.id
         yield "job digest", run.receipt.job_digest
@@ -199,7 +211,10 @@ def _identity(run: Facts) -> Rows:
 
 
 def _steps(run: Facts, repetition: Repetition) -> Iterator[tuple[str, str]]:
-    """Yield what to do to train the same job again: a sentence, and a command or an empty text."""
+    """Yield the steps to train the same job again.
+
+    A step is a sentence, and a command or an empty text.
+    """
     job = repetition.job
     versions = (f"{name}=={version}" for name, version in _versions(run).items() if name != "mnist_cnn")
     if pins := tuple(versions):

@@ -1,4 +1,4 @@
-"""Search for the settings with the best validation accuracy: `python -m mnist_cnn search`.
+"""Search for the settings with the best validation accuracy.
 
 ranges.py     what is searched
 halving.py    which trial trains next, and how far; pure

@@ -1,9 +1,10 @@
-"""Asynchronous successive halving: which trial trains next, and up to which epoch. Pure.
+"""Asynchronous successive halving, as pure functions.
 
-Of all trials that have reached a rung, a number of epochs, the best 1 / `reduction` are promoted to the next
-one, as soon as they are known. This is ASHA of Li et al., "A System for Massively Parallel Hyperparameter
-Tuning", MLSys 2020, https://arxiv.org/abs/1810.05934, algorithm 2. Optuna's pruner of that name can only stop
-a trial, not pause it and promote it later, so the decision is made here.
+They decide which trial trains next, and up to which epoch. Of all trials that have reached a rung, a number
+of epochs, the best 1 / `reduction` are promoted to the next one, as soon as they are known. This is ASHA of
+Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020,
+https://arxiv.org/abs/1810.05934, algorithm 2. Optuna's pruner of that name can only stop a trial, not pause
+it and promote it later, so the decision is made here.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Promote:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How many trials there are, and how far they train before they are compared."""
+    """How many trials run, and when to compare them."""
 
     trials: int
     rungs: tuple[int, ...]
@@ -55,7 +56,10 @@ class Plan:
 
 
 def rungs(epochs: int, min_epochs: int, reduction: int) -> tuple[int, ...]:
-    """Return the epochs at which trials are compared; the last is the end of the training."""
+    """Return the epochs at which trials are compared.
+
+    The last is the end of the training.
+    """
     found = []
     epoch = min_epochs
     while reduction > 1 and epoch < epochs:
@@ -65,15 +69,16 @@ def rungs(epochs: int, min_epochs: int, reduction: int) -> tuple[int, ...]:
 
 
 def rung_after(epochs: int, rungs: Sequence[int]) -> int:
-    """Return the rung that a trial reaches next, or the last one."""
+    """Return a trial's next rung, or the last one."""
     return next((rung for rung in rungs if rung > epochs), rungs[-1])
 
 
 def next_step(trials: Sequence[Trial], plan: Plan) -> Start | Promote | None:
-    """Return what a free place does: promote a trial, or else start one.
+    """Return what a free place does next.
 
-    None means that running trials must end first, or that the search has ended. In the end one trial is
-    trained to the last rung, even if there are too few for a share of 1 / `reduction`.
+    Promotes a trial, or else starts one. None means that running trials must end first, or that the search
+    has ended. In the end one trial is trained to the last rung, even if there are too few for a share of 1 /
+    `reduction`.
     """
     for rung in reversed(plan.rungs[:-1]):
         reached = sorted(
@@ -91,7 +96,7 @@ def next_step(trials: Sequence[Trial], plan: Plan) -> Start | Promote | None:
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """Return the best of the trials that were trained longest, or None if all have failed."""
+    """Return the best of the longest-trained trials, or None."""
     sound = [trial for trial in trials if trial.epochs and not trial.has_failed]
     longest = max((trial.epochs for trial in sound), default=0)
     compared = (trial for trial in sound if trial.epochs == longest)
@@ -99,5 +104,8 @@ def best(trials: Sequence[Trial]) -> Trial | None:
 
 
 def _rank(trial: Trial, rung: int) -> tuple[float, int]:
-    """Return what sorts trials by their accuracy at a rung; of equal ones the older is better."""
+    """Return the key that sorts trials, best first.
+
+    It is the accuracy at a rung; of equal ones the older is better.
+    """
     return -trial.accuracies[rung - 1], trial.number

@@ -1,4 +1,7 @@
-"""search.png: the accuracy of each trial, epoch by epoch, and where it was paused."""
+"""Draws search.png.
+
+It shows the accuracy of each trial, epoch by epoch, and where it was paused.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def draw(path: Path, trials: Sequence[Trial], rungs: Sequence[int], best: Trial | None) -> None:
-    """Draw a line for each trial, with a circle at each rung; the best one stands out.
+    """Draw each trial's line, with circles at the rungs.
 
-    Raises BackendError if the file cannot be written.
+    The best one stands out. Raises BackendError if the file cannot be written.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 

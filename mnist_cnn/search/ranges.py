@@ -1,4 +1,7 @@
-"""The ranges of a search, in Hydra's syntax of sweeps: `interval(0.1,1)`, `range(1,10)`, `a,b,c`."""
+"""The ranges of a search, in Hydra's sweep syntax.
+
+For example: `interval(0.1,1)`, `range(1,10)`, `a,b,c`.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,11 @@ MANY = "a range needs two values or more"
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The values of a key that a search may choose: `choices`, or the numbers from `low` to `high`.
+    """A key's values that a search may choose.
 
-    `text` is the override that a user wrote. The numbers are whole if `low` is; they have a distance of
-    `step`, if it isn't None. If `is_log`, their logarithms are equally likely.
+    They are `choices`, or the numbers from `low` to `high`. `text` is the override that a user wrote. The
+    numbers are whole if `low` is; they have a distance of `step`, if it isn't None. If `is_log`, their
+    logarithms are equally likely.
     """
 
     key: str
@@ -36,7 +40,7 @@ class Range:
     is_log: bool = False
 
     def ends(self) -> tuple[str, ...]:
-        """Return the values that bound the range, as overrides: all choices, or low and high."""
+        """Return all choices, or low and high, as overrides."""
         values = self.choices or (self.low, self.high)
         return tuple(f"{self.key}={value}" for value in values)
 
@@ -44,9 +48,10 @@ class Range:
 def split(
     overrides: Sequence[str], config_dirs: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[Range, ...]]:
-    """Split overrides into those with one value, and ranges in Hydra's syntax of sweeps.
+    """Split overrides into fixed ones and ranges.
 
-    Raises ConfigurationError if an override cannot be parsed, or a range holds less than two values.
+    Fixed ones have one value; ranges are in Hydra's sweep syntax. Raises ConfigurationError if an override
+    cannot be parsed, or a range holds less than two values.
     """
     parsed = compose.parse_sweeps(overrides)
     fixed = tuple(str(override.input_line) for override in parsed if not override.is_sweep_override())
@@ -82,7 +87,11 @@ def _range(override: Override, config_dirs: Sequence[str]) -> Range:
 
 
 def _bounds_of(sweep: RangeSweep, text: str) -> tuple[float, float, float]:
-    """Return the least and the largest number of `range(start, stop, step)`, and their distance."""
+    """Return a range's least and largest number, and step.
+
+    `sweep` is Hydra's `range(start, stop, step)`. Raises ConfigurationError if it holds none, or the step is
+    0.
+    """
     start, stop, step = (Decimal(str(value)) for value in (sweep.start, sweep.stop, sweep.step))
     if not step:
         raise ConfigurationError(f"{text}: the step is 0", "leave it out, or set another")

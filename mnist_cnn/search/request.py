@@ -1,4 +1,4 @@
-"""A search as a user asks for it: checked, before a trial starts."""
+"""A user's search, checked before a trial starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ NOT_TAKEN = ("run_dir", "pause_after", "force", "save_h5", "register")
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """A checked search. `fixed` are the overrides of all trials."""
+    """A checked search.
+
+    `fixed` are the overrides of all trials.
+    """
 
     config: SearchConfig
     fixed: tuple[str, ...]
@@ -35,10 +38,16 @@ class Search:
     folder: Path
     searched: dict[str, Any]
     network: tuple[Path, str] | None = None
-    """The file that builds the network, and its text; None if there is none, or if it is searched."""
+    """The file that builds the network, and its text.
+
+    None if there is none, or if it is searched.
+    """
 
     def check_network(self) -> None:
-        """Raise ConfigurationError if the file that builds the network has changed since the search began."""
+        """Check that the network's file has not changed.
+
+        Raises ConfigurationError if it has, since the search began.
+        """
         if self.network is not None and job_maker.read_network(self.network[0]) != self.network[1]:
             message = f"model.file={self.network[0]} has changed since the search began"
             raise ConfigurationError(message, "undo the change; to search with the new network, search again")
@@ -49,7 +58,7 @@ class Search:
 
 
 def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search:
-    """Check all that can be checked before a trial starts; write nothing.
+    """Check a search before a trial starts; write nothing.
 
     Raises ConfigurationError, DataError or BackendError.
     """
@@ -90,7 +99,10 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search
 
 
 def _with_fixed_weights(fixed: tuple[str, ...], job: Job, searched: Sequence[Range]) -> tuple[str, ...]:
-    """Return overrides that let all trials start from the weights that `train.init` names now."""
+    """Return overrides that fix the trials' initial weights.
+
+    All trials start from the weights that `train.init` names now.
+    """
     if job.train.init is None or {"train", "train.init"} & {each.key for each in searched}:
         return fixed
     weights = {"train.init": quoted(job.train.init), "train.init_sha256": str(job.train.init_sha256)}
@@ -99,7 +111,10 @@ def _with_fixed_weights(fixed: tuple[str, ...], job: Job, searched: Sequence[Ran
 
 
 def _check_ranges(search: Search, job: Job) -> None:
-    """Check that each range belongs to the job, and that the values that bound it are valid."""
+    """Check that each range is valid for the job.
+
+    Makes the jobs of its bounds. Raises ConfigurationError or DataError.
+    """
     if not search.ranges:
         hint = "for example 'train.learning_rate=tag(log, interval(0.001, 0.1))'"
         raise ConfigurationError("search needs a range of values", hint)
@@ -123,5 +138,5 @@ def _check_ranges(search: Search, job: Job) -> None:
 
 
 def group(override: str) -> str:
-    """Return the group or the key that an override sets."""
+    """Return the group or key that an override sets."""
     return override.lstrip("+~").partition("=")[0].partition(".")[0]

@@ -1,8 +1,8 @@
-"""Trains the trials of a search: each is a run that pauses at a rung, and is resumed if promoted.
+"""Trains the trials of a search.
 
-A trial's run lies in the search's folder. Together with the study it says all that is needed to continue an
-interrupted search. No trial is trained to its end, not even the best: after its last epoch it is paused, so
-that the test set is never evaluated.
+Each is a run that pauses at a rung, and is resumed if promoted. It lies in the search's folder, which with
+the study says all that is needed to continue an interrupted search. No trial is trained to its end, not even
+the best: after its last epoch it is paused, so that the test set is never evaluated.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Entry:
-    """A trial: its settings, its run if it has begun, and how it went."""
+    """A trial: its settings, its run and its outcome."""
 
     drawn: Drawn
     folder: Path
@@ -55,7 +55,7 @@ class Entry:
 
     @property
     def accuracies(self) -> tuple[float, ...]:
-        """Return the accuracy on the validation images after each epoch so far."""
+        """Return the validation accuracy after each epoch so far."""
         return tuple(row.val_accuracy for row in self.history)
 
     @property
@@ -79,9 +79,10 @@ class Searcher:
         self.entries: dict[int, Entry] = {}
 
     def run(self) -> None:
-        """Train until the search has ended. Raises KeyboardInterrupt, after the runs here are cancelled.
+        """Train until the search has ended.
 
         Raises:
+            KeyboardInterrupt: after the runs here are cancelled.
             BackendError, DataError: a trial cannot be started; the same search continues later.
             ConfigurationError: a trial cannot be resumed, because what it needs has changed.
         """
@@ -111,12 +112,18 @@ class Searcher:
         return [entry.trial for entry in self.entries.values()]
 
     def trained(self, number: int) -> Trial:
-        """Return a trial with the epochs that it trained, without those that only count as trained."""
+        """Return a trial with the epochs that it trained.
+
+        Leaves out those that only count as trained.
+        """
         entry = self.entries[number]
         return dataclasses.replace(entry.trial, accuracies=entry.accuracies)
 
     def left_running(self) -> list[Path]:
-        """Return the folders of the runs that may still be running when the search's command ends."""
+        """Return the folders of possibly running runs.
+
+        These runs outlive the search's command.
+        """
         if self._ends_with_us:
             return []
         return [entry.folder for entry in self.entries.values() if _may_be_running(entry)]
@@ -125,7 +132,10 @@ class Searcher:
         return [entry for entry in self.entries.values() if entry.run is not None and entry.trial.is_running]
 
     def _load(self) -> list[Entry]:
-        """Read the trials that earlier commands have begun; return those that have not reached their rung."""
+        """Return earlier trials that haven't reached their rung.
+
+        Reads all trials that earlier commands have begun.
+        """
         for drawn in self._study.trials():
             entry = self._add(drawn)
             entry.history = run_folder.read_history(entry.folder)
@@ -159,7 +169,7 @@ class Searcher:
         return launch.attach_to(entry.folder, self._backend, self.search.config_dirs)
 
     def _next(self, waiting: list[Entry]) -> Entry | None:
-        """Return the trial that trains next, or None if none can now."""
+        """Return the trial that trains next, or None."""
         if waiting:
             return waiting.pop(0)
         step = halving.next_step(self.trials(), self.search.plan)
@@ -173,7 +183,10 @@ class Searcher:
         return entry
 
     def _begin(self, entry: Entry) -> None:
-        """Start or resume a trial's run, and wait for its end in a thread."""
+        """Start or resume a trial's run.
+
+        A thread waits for its end.
+        """
         if self._has_stopped(entry):
             self._settle(entry.drawn.number, None)
             return
@@ -191,7 +204,10 @@ class Searcher:
         entry.waiter.start()
 
     def _start(self, entry: Entry) -> Run:
-        """Start or resume a trial's run, or attach to it if it is still running."""
+        """Start or resume a trial's run.
+
+        Attaches to it if it is still running.
+        """
         pause = f"pause_after={entry.trial.target}"
         if not _has_run(entry):
             config = self.search.load(*entry.drawn.overrides, pause)
@@ -216,7 +232,7 @@ class Searcher:
             self._ended.put((number, unexpected_error(error)))
 
     def _settle(self, number: int, error: MnistCnnError | None) -> None:
-        """Record how far a trial has come, or that it has failed."""
+        """Record a trial's progress or failure."""
         entry = self.entries[number]
         entry.history = run_folder.read_history(entry.folder)
         reached = self._reached(entry, entry.trial.target)
@@ -235,7 +251,7 @@ class Searcher:
         self._report(f"trial {number}: {percent(reached[-1])} after {epochs}  {entry.settings}")
 
     def _reached(self, entry: Entry, target: int = 0) -> tuple[float, ...]:
-        """Return the accuracies up to the last rung that a trial has reached.
+        """Return the accuracies up to a trial's last rung.
 
         A trial that `train.stop_patience` has ended keeps its last accuracy, up to `target` or the next rung.
         """
@@ -252,7 +268,10 @@ class Searcher:
         return stopping.has_stopped(entry.history, patience)
 
     def _fail(self, entry: Entry, error: MnistCnnError) -> None:
-        """Record a failure. One that training again would not change is kept for later commands too."""
+        """Record a failure.
+
+        One that training again would not change is kept for later commands too.
+        """
         entry.error = error
         entry.trial = dataclasses.replace(entry.trial, has_failed=True, is_running=False)
         is_unbuildable = isinstance(error, ConfigurationError) and not _has_run(entry)

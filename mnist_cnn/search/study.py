@@ -1,7 +1,7 @@
-"""The trials of a search, in the journal file of an Optuna study.
+"""The trials of a search, in an Optuna study.
 
-Optuna draws the settings and keeps them. It is told a trial's accuracy at the first rung, which all trials
-have in common; what a trial trained later is in its run folder.
+The study is a journal file. Optuna draws the settings and keeps them. It is told a trial's accuracy at the
+first rung, which all trials have in common; what a trial trained later is in its run folder.
 """
 
 from __future__ import annotations
@@ -27,15 +27,24 @@ if TYPE_CHECKING:
 
 JOURNAL, LOCK = "study.journal", ".lock"
 SEARCHED = "searched"
-"""The study's attribute that says what is searched: another search may not continue it."""
+"""The study's attribute that says what is searched.
+
+Another search may not continue it.
+"""
 DIGITS = 6
-"""Significant digits of a drawn number, so that people can read and repeat it."""
+"""Significant digits of a drawn number.
+
+They are few, so that people can read and repeat it.
+"""
 ELSEWHERE = "search.dir=FOLDER"
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A trial's settings, as overrides; whether its end `is_recorded` in the study; why it failed."""
+    """A trial's settings, as overrides, and its end.
+
+    `is_recorded` says whether its end is in the study; `error`, why it failed.
+    """
 
     number: int
     overrides: tuple[str, ...]
@@ -56,7 +65,9 @@ def check_installed() -> None:
 def opened(
     folder: Path, searched: Mapping[str, Any], ranges: Sequence[Range], sampler: Sampler, seed: int
 ) -> Iterator[Study]:
-    """Create or continue the study in a folder, which no other process may use meanwhile.
+    """Create or continue the study in a folder.
+
+    No other process may use it meanwhile.
 
     Raises:
         ConfigurationError: the folder holds another search or other files, or another process uses it.
@@ -84,7 +95,7 @@ class Study:
         self._seed = seed
 
     def trials(self) -> list[Drawn]:
-        """Return all trials, in the order in which they were drawn."""
+        """Return all trials in the order of drawing."""
         errors = self._study.user_attrs
         return [
             Drawn(
@@ -98,7 +109,10 @@ class Study:
         ]
 
     def draw(self) -> Drawn:
-        """Draw a new trial; the same one if the search was interrupted here and continues."""
+        """Draw a new trial.
+
+        Draws the same one if the search was interrupted here and continues.
+        """
         import numpy as np
         from optuna.samplers import RandomSampler, TPESampler
 
@@ -110,12 +124,15 @@ class Study:
         return Drawn(trial.number, _overrides(trial.params))
 
     def tell(self, number: int, accuracy: float) -> None:
-        """Record a trial's accuracy at the first rung; a trial that is trained again keeps its first one."""
+        """Record a trial's accuracy at the first rung.
+
+        A trial that is trained again keeps its first one.
+        """
         with _translated():
             self._study.tell(number, accuracy, skip_if_finished=True)
 
     def fail(self, number: int, error: str) -> None:
-        """Record that a trial has failed, and would fail again."""
+        """Record that a trial failed, and would fail again."""
         from optuna.trial import TrialState
 
         with _translated():
@@ -136,7 +153,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _open(path: Path, searched: Mapping[str, Any]) -> optuna.Study:
-    """Return the study in a journal; check that it is of the same search."""
+    """Return the study in a journal.
+
+    Raises ConfigurationError if it is of another search, BackendError if it is damaged.
+    """
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -167,7 +187,10 @@ def _open(path: Path, searched: Mapping[str, Any]) -> optuna.Study:
 
 
 def _held_lock() -> Any:
-    """Return a lock for the journal that is always free, because the whole folder is locked."""
+    """Return a journal lock that is always free.
+
+    The whole folder is locked.
+    """
     from optuna.storages.journal import JournalFileOpenLock
 
     class Held(JournalFileOpenLock):
@@ -181,7 +204,7 @@ def _held_lock() -> Any:
 
 
 def _cut_partial_line(path: Path) -> None:
-    """Remove the line that a process was writing when it was killed."""
+    """Remove a line that a killed process left unfinished."""
     if path.exists():
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 

@@ -1,1 +1,4 @@
-"""A model as a web service with a page to draw on, and the same page as static files."""
+"""A model as web service or static files.
+
+Both have a page to draw on.
+"""

@@ -1,4 +1,7 @@
-"""Turns the body of a request into an answer: the digit, and the probability of each."""
+"""Turns the body of a request into an answer.
+
+It has the digit, and the probability of each.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,20 @@ if TYPE_CHECKING:
     from mnist_cnn.prediction.predictor import Predictor
 
 MAX_PIXELS = 20_000_000
-"""Limit of a picture's pixels, because a small file can have very many. A phone's camera has 12 million."""
+"""Most pixels of a picture.
+
+A small file can have very many. A phone's camera has 12 million.
+"""
 HINT = "send a PNG or JPEG picture of one digit, or a JSON array of rows with pixels from 0 to 255"
 Rows = list[list[Annotated[int, msgspec.Meta(ge=0, le=255)]]]
 
 
 def answer(predictor: Predictor, body: bytes, *, with_image: bool = False) -> dict[str, Any]:
-    """Predict the digit of a picture (PNG or JPEG) or of a JSON array; the first byte tells which it is.
+    """Predict the digit of a picture or JSON array.
 
-    A picture is prepared as `predict` prepares it. An array is used as it is, light ink on black.
-
-    Raises:
-        DataError: the body is neither, or its picture or array cannot be used.
+    The first byte tells which it is. A picture (PNG or JPEG) is prepared as `predict` prepares it. An array
+    is used as it is, light ink on black. Raises DataError if the body is neither, or its picture or array
+    cannot be used.
     """
     prepared = _prepare(body, predictor.height, predictor.width)
     (prediction,) = predictor.predict(prepared.image)

@@ -1,6 +1,7 @@
-"""The web application: `POST /predict`, `GET /health`, `GET /metrics` and the page.
+"""The web application.
 
-Every error is JSON with `error` and `hint`, like that of a command with `--json`.
+It has `POST /predict`, `GET /health`, `GET /metrics` and the page. Every error is JSON with `error` and
+`hint`, like that of a command with `--json`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parent / "page"
 ANSWER_SECONDS = 10.0
-"""How long a request may wait for its prediction, which takes milliseconds."""
+"""How long a request may wait for its prediction."""
 USAGE = "POST a picture to /predict, or open / in a browser"
 
 
@@ -52,7 +53,10 @@ class Service:
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(cpu.count()))
 
     async def predict(self, request: Request) -> Response:
-        """Answer with the digit; also with the prepared image if the URL ends with ?image."""
+        """Answer with the digit.
+
+        Adds the prepared image if the URL's query has `image`.
+        """
         body = await read_limited(request)
         predict = partial(answer, self.predictor, body, with_image="image" in request.query_params)
         try:
@@ -92,7 +96,7 @@ def application(service: Service) -> ASGIApp:
 
 
 async def _ask_server(_request: Request) -> Response:
-    """Answer with the module through which the page asks this server."""
+    """Answer with the page's module that asks this server."""
     return FileResponse(PAGE / "ask_server.js", media_type="text/javascript")
 
 
@@ -116,7 +120,7 @@ async def _forget(_request: Request, _error: Exception) -> Response:
 
 
 async def _report_bug(request: Request, error: Exception) -> Response:
-    """Print the traceback of a bug on stderr, and send none of it."""
+    """Print the traceback of a bug on stderr only."""
     sys.stderr.write(redact("".join(traceback.format_exception(error))))
     sys.stderr.write(f"error: {request.method} {request.url.path}: {unexpected_error(error).message}\n")
     return refusal(500, "the server has a bug", "the server's own output has the traceback")

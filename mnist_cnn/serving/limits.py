@@ -1,4 +1,4 @@
-"""Limits of a request: how large its body is, how long it takes, how many there are at once."""
+"""Limits of a request's size, time and number."""
 
 from __future__ import annotations
 
@@ -15,17 +15,26 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 MAX_BODY_BYTES = 4 * 1024**2
-"""Limit of a body: a phone's photograph has 2 to 4 MB."""
+"""Most bytes of a body.
+
+A phone's photograph has 2 to 4 MB.
+"""
 MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
-"""A body up to this size is received and discarded: many clients read no answer before they have sent all."""
+"""Most bytes that are received and discarded.
+
+Many clients read no answer before they have sent all.
+"""
 BODY_SECONDS = 10.0
-"""How long a client may take to send its body."""
+"""Seconds for a client to send its body."""
 MAX_REQUESTS = 256
-"""Requests at once. With the largest bodies they take 1 GiB of memory."""
+"""Most requests at once.
+
+With the largest bodies they take 1 GiB of memory.
+"""
 
 
 class RefusedError(HTTPException):
-    """A request that is refused, with a hint what to do."""
+    """A refused request, with a hint what to do."""
 
     def __init__(
         self, status: int, message: str, hint: str, headers: Mapping[str, str] | None = None
@@ -73,7 +82,7 @@ def _too_large() -> RefusedError:
 
 
 class LimitRequestsMiddleware:
-    """Refuses a request if MAX_REQUESTS others are not answered yet."""
+    """Refuses requests while MAX_REQUESTS others are not answered."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

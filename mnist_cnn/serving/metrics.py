@@ -1,4 +1,7 @@
-"""Metrics in Prometheus' text format: requests, their time, predicted digits, and the process itself."""
+"""Metrics in Prometheus' text format.
+
+Requests, their time, predicted digits, and the process itself.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 PATHS = ("/", "/predict", "/health", "/metrics")
-"""Paths with metrics of their own. All others share one, because a client can invent any number of them."""
+"""Paths with metrics of their own.
+
+All others share one, because a client can invent any number of them.
+"""
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
 
 

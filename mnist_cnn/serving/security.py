@@ -1,4 +1,7 @@
-"""Headers that keep other sites' code and frames out of the page."""
+"""Headers that keep foreign code out of the page.
+
+They also keep the page out of other sites' frames.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The page loads its own files alone. index.html has its own policy, for the page without this server."""
+"""Allows the page only its own files.
+
+index.html has its own policy, for the page without this server.
+"""
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",

@@ -1,4 +1,4 @@
-"""Runs the web application on a port until Ctrl-C or SIGTERM."""
+"""Runs the web application until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 HEAD_SECONDS = 10.0
-"""How long a client may take to send the head of a request."""
+"""Seconds for a client to send a request's head."""
 IDLE_SECONDS = 5
 """How long a connection without a request stays open."""
 STOP_SECONDS = 5
@@ -26,7 +26,7 @@ BACKLOG = 1024
 
 
 class TimedProtocol(H11Protocol):
-    """Uvicorn's protocol, with a time limit for the head of a request, which it does not have."""
+    """Uvicorn's protocol, with a time limit for request heads."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -38,7 +38,10 @@ class TimedProtocol(H11Protocol):
         self._limit_head()
 
     def data_received(self, data: bytes) -> None:
-        """Restart the time limit with a further request; end it when the head is complete."""
+        """Restart or end the time limit of a head.
+
+        A further request restarts it; a complete head ends it.
+        """
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._end_limit()
@@ -60,7 +63,9 @@ class TimedProtocol(H11Protocol):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Open a listening socket; port 0 is any free one.
+    """Open a listening socket.
+
+    Port 0 is any free one.
 
     Raises:
         ConfigurationError: the host is not known, or is not this machine.
@@ -105,7 +110,10 @@ def url_of(listener: socket.socket) -> str:
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer requests until Ctrl-C or SIGTERM; finish those that have begun, then raise KeyboardInterrupt."""
+    """Answer requests until Ctrl-C or SIGTERM.
+
+    Finishes those that have begun, then raises KeyboardInterrupt.
+    """
     config = uvicorn.Config(
         app,
         http=TimedProtocol,

@@ -1,7 +1,7 @@
-"""Writes the page as static files, which run the model in the browser.
+"""Writes the page as static files.
 
-ONNX Runtime for browsers is `onnxruntime-web`, a package of npm. The two files that the page needs are too
-large for this package, so npm downloads them.
+They run the model in the browser. ONNX Runtime for browsers is `onnxruntime-web`, a package of npm. The two
+files that the page needs are too large for this package, so npm downloads them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ OWN_RUNTIME = "name a folder that holds it: --runtime FOLDER"
 
 
 def export_page(predictor: Predictor, name: str, target: Path, runtime: Path | None = None) -> list[Path]:
-    """Write the page for a model into a new folder, completely or not at all. Return its files.
+    """Write a model's page and return its files.
 
-    `runtime` is a folder with onnxruntime-web; without it, npm downloads that.
+    The folder is new, and written completely or not at all. `runtime` is a folder with onnxruntime-web;
+    without it, npm downloads that.
 
     Raises:
         ConfigurationError: the folder is not empty, or `runtime` lacks a file.
@@ -90,7 +91,10 @@ def _folder_of_runtime(folder: Path) -> Path:
 
 
 def download_runtime(folder: Path) -> Path:
-    """Download the runtime with npm, check its hash and unpack it. Return the folder."""
+    """Download the runtime with npm; return its folder.
+
+    Checks its hash and unpacks it. Raises BackendError.
+    """
     npm = shutil.which("npm")
     if npm is None:
         hint = f"install Node.js, which includes npm; or {OWN_RUNTIME}"

@@ -1,6 +1,7 @@
-"""What every backend must do, as classes of tests. Ships with the package, for backends outside it too.
+"""Test classes for every backend.
 
-They need pytest. Subclass them in a test module of yours; pytest then runs their tests against your backend:
+They ship with the package, for backends outside it too, and need pytest. Subclass them in a test module of
+yours; pytest then runs their tests against your backend:
 
     class TestMyBackend(BackendContract):
         @pytest.fixture(scope="class")
@@ -13,8 +14,8 @@ They need pytest. Subclass them in a test module of yours; pytest then runs thei
         def small_job(cls):
             return ("data.train_limit=1000", "data.test_limit=500", "train.epochs=2")
 
-A `RemoteBackend` also passes RemoteContract, whose subclass has one more fixture, `faults`.
-Everything runs for real, so the job should train in seconds.
+A `RemoteBackend` also passes RemoteContract, whose subclass has one more fixture, `faults`. Everything runs
+for real, so the job should train in seconds.
 """
 
 from mnist_cnn.testing.backend_contract import BackendContract

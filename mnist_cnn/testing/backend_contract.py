@@ -40,17 +40,23 @@ def build(config, input_shape, num_classes):
     out = layers.Dense(num_classes, activation="softmax", kernel_initializer=nan)
     return keras.Sequential([keras.Input(input_shape), layers.Flatten(), out])
 """
-"""A network whose loss is NaN from the first step."""
+"""A network whose loss is NaN at once."""
 
 
 def new_name(name: str) -> str:
-    """Return a model's name that a service which others use too does not know yet."""
+    """Return a model name new to the service.
+
+    Others may use that service too.
+    """
     return f"{name}-{secrets.token_hex(4)}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Waiter:
-    """A run, and what another process saw: the status when it attached, and the result as JSON."""
+    """A run, and what another process saw of it.
+
+    `before` is the status when it attached, `result` is JSON.
+    """
 
     run: Run
     before: Status
@@ -63,7 +69,10 @@ class BackendContract(Contract):
     @pytest.fixture(scope="class")
     @classmethod
     def waiter(cls, submit: Submit, overrides: tuple[str, ...]) -> Waiter:
-        """Submit a run, and let another process attach to it and wait while it is under way."""
+        """Submit a run that another process waits for.
+
+        That process attaches while the run is under way.
+        """
         run = submit("completed")
         code = (
             "import sys; from pathlib import Path; from mnist_cnn import launch; "
@@ -113,7 +122,10 @@ class BackendContract(Contract):
         run_folder.verify(completed.folder, result)
 
     def test_plain_keras_loads_the_model_and_agrees(self, completed: Run) -> None:
-        """Accuracy and weights, in a process of its own that loads the model without this package."""
+        """Compare accuracy and weights in another process.
+
+        It loads the model without this package.
+        """
         result = completed.wait()
         job = run_folder.read_job(completed.folder)
         code = (

@@ -1,4 +1,4 @@
-"""What the contracts share: the fixtures that submit a small job, and a process of its own."""
+"""Fixtures and helpers that the contracts share."""
 
 from __future__ import annotations
 
@@ -19,28 +19,37 @@ if TYPE_CHECKING:
     Submit = Callable[..., Run]
 
 LONG = "train.epochs=10000"
-"""More epochs than any test waits for: the run is still training when it is cancelled."""
+"""More epochs than any test waits for.
+
+The run is still training when it is cancelled.
+"""
 
 
 def printed_by(code: str, *arguments: str) -> str:
-    """Return what a Python process prints that runs this code."""
+    """Return what Python prints when it runs this code."""
     command = [sys.executable, "-P", "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
 
 
 class Contract:
-    """The overrides of a backend and of a job, and a function that submits it."""
+    """The overrides of a backend and a job.
+
+    `submit` submits that job.
+    """
 
     @pytest.fixture(scope="class")
     @classmethod
     def overrides(cls) -> tuple[str, ...]:
-        """Return the overrides that choose and set up the backend."""
+        """Return the overrides that set up the backend."""
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
     @classmethod
     def small_job(cls) -> tuple[str, ...]:
-        """Return the overrides of a job that trains in seconds, for two epochs or more."""
+        """Return the overrides of a small job.
+
+        It trains in seconds, for two epochs or more.
+        """
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
@@ -51,7 +60,10 @@ class Contract:
     @pytest.fixture(scope="class")
     @classmethod
     def submit(cls, home: Path, overrides: tuple[str, ...], small_job: tuple[str, ...]) -> Submit:
-        """Return a function that submits the small job into a folder of this name."""
+        """Return a function that submits the small job.
+
+        Its argument is the run folder's name.
+        """
 
         def submit(name: str, *more: str) -> Run:
             folders = (f"run_dir={home / name}", f"register.dir={home / 'models'}")

@@ -1,4 +1,4 @@
-"""Tests that every `RemoteBackend` must pass, in addition to BackendContract."""
+"""Tests for every `RemoteBackend`, in addition to BackendContract."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from mnist_cnn.testing.fixtures import Submit
 
 JOB = ("train.epochs=3",)
-"""What is added to the small job: an epoch before the node is lost, and one after it."""
+"""Overrides for epochs before and after the node's loss."""
 LOST_AT = "epoch 2/"
-"""The line of the log at which a run loses its node."""
+"""The log line where a run loses its node."""
 ABSENT_POLLS = 2
 WAIT_SECONDS = 180.0
 FOLLOWER = """
@@ -46,35 +46,40 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(run.wait().to_json())
 """
-"""Another process. It follows a run as soon as it reads a line."""
+"""A process that follows a run.
+
+It begins as soon as it reads a line.
+"""
 
 
 class FaultInjector(Protocol):
-    """Injects faults into a service. Each fault happens once; then the service works again.
+    """Injects faults into a service.
 
-    A method that this service has no way to do calls `pytest.skip` with the reason.
+    Each fault happens once; then the service works again. A method that this service has no way to do calls
+    `pytest.skip` with the reason.
     """
 
     def starts(self) -> list[str]:
-        """Return the ids of all runs that the service has started, in order.
+        """Return the ids of all started runs, in order.
 
-        A run that it started twice is listed twice; one that it requeued by itself is not.
+        A run that the service started twice is listed twice; one that it requeued by itself is not.
         """
 
     def lose_next_response(self) -> None:
         """Carry out the next start, but lose the answer."""
 
     def fail_next_polls(self, polls: int) -> None:
-        """Don't answer the next requests for a run's state, this many times."""
+        """Don't answer this many requests for a run's state."""
 
     def lose_next_node(self, line: str, *, requeues: bool) -> None:
-        """Take the node from the next run that logs a line with this text.
+        """Take the node from the next run.
 
-        If the service `requeues`, it starts the run again under its id; if not, the run has ended.
+        That happens when the run logs a line with this text. If the service `requeues`, it starts the run
+        again under its id; if not, the run has ended.
         """
 
     def damaged(self, run_id: str, name: str) -> AbstractContextManager[None]:
-        """Give a wrong content for an output file of an ended run, until the context ends."""
+        """Damage an ended run's output file in a context."""
 
     def reset(self) -> None:
         """Forget the faults that have not happened."""
@@ -82,7 +87,10 @@ class FaultInjector(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """How the download of a damaged file ended: the error, the receipt's status, the folder's files."""
+    """How the download of a damaged file ended.
+
+    The error, the receipt's status, and the folder's files.
+    """
 
     error: BackendError
     status: Status
@@ -91,7 +99,10 @@ class Refusal:
 
 @dataclasses.dataclass(frozen=True)
 class Resubmitted:
-    """A run whose node was lost for good while two processes followed it, and what each of them got."""
+    """A run that lost its node for good.
+
+    Two processes followed it; `here` and `elsewhere` are what they got.
+    """
 
     run: RemoteRun
     first_id: str
@@ -101,7 +112,7 @@ class Resubmitted:
 
 
 class Watched:
-    """A service that calls `act` before it does what one of its methods does."""
+    """A service that calls `act` before one method."""
 
     def __init__(self, service: Service, method: str, act: Callable[[], object]) -> None:
         self._service, self._method, self._act = service, method, act
@@ -121,13 +132,16 @@ def wait_until(happened: Callable[[], object]) -> None:
 
 
 def has_ended(run: RemoteRun) -> bool:
-    """Return whether the service has ended a run. Downloads nothing."""
+    """Return whether the service has ended a run."""
     seen = run.service.find(run.handle)
     return seen is not None and seen.status.is_final
 
 
 def start_again(run: RemoteRun) -> None:
-    """Start a run that was started before, as a process does that knows nothing of that start."""
+    """Start a run that was started before.
+
+    Does so like a process that knows nothing of that start.
+    """
     service, handle = run.service, run.handle
     request = service.request(run_folder.read_job(run.folder))
     with service.prepare(handle, request) as prepared:
@@ -135,7 +149,10 @@ def start_again(run: RemoteRun) -> None:
 
 
 def check_continued(run: RemoteRun, undisturbed: Result) -> None:
-    """Check that a run which lost its node ended in the same weights, and that its log has both starts."""
+    """Check that a run survived its node's loss.
+
+    It has the same weights, and its log has both starts.
+    """
     result = run.wait()
     assert result.weights_sha256 == undisturbed.weights_sha256
     assert [row.epoch for row in result.history] == [1, 2, 3]
@@ -145,7 +162,10 @@ def check_continued(run: RemoteRun, undisturbed: Result) -> None:
 
 
 def check_cancelled(run: RemoteRun, faults: FaultInjector) -> None:
-    """Check that a run was started once and is cancelled, here and in the service."""
+    """Check that a run started once and is cancelled.
+
+    Checks it here and in the service.
+    """
     assert run.status() is Status.cancelled
     assert run_folder.read_receipt(run.folder).status is Status.cancelled
     seen = run.service.find(run.handle)
@@ -157,12 +177,15 @@ def check_cancelled(run: RemoteRun, faults: FaultInjector) -> None:
 
 
 class RemoteContract(Contract):
-    """The promises of `Service` that need a disturbed service. A subclass has the fixture `faults` too."""
+    """The promises of `Service`, tested with a disturbed service.
+
+    A subclass has the fixture `faults` too.
+    """
 
     @pytest.fixture(scope="class")
     @classmethod
     def faults(cls) -> FaultInjector:
-        """Return an injector of faults into the service that `overrides` choose."""
+        """Return a fault injector for the overrides' service."""
         raise NotImplementedError
 
     @pytest.fixture(autouse=True)
@@ -173,7 +196,10 @@ class RemoteContract(Contract):
     @pytest.fixture(scope="class")
     @classmethod
     def submit_remote(cls, submit: Submit) -> Callable[..., RemoteRun]:
-        """Return a function that submits the small job into a folder of this name."""
+        """Return a function that submits the small job.
+
+        Its argument is the end of the run folder's name.
+        """
 
         def submit_remote(name: str, *more: str) -> RemoteRun:
             run = submit(f"remote-{name}", *more)
@@ -185,7 +211,10 @@ class RemoteContract(Contract):
     @pytest.fixture(scope="class")
     @classmethod
     def ended(cls, submit_remote: Callable[..., RemoteRun]) -> RemoteRun:
-        """A run that was started again twice, at once and after its end; its result is still there."""
+        """A run that was started again twice.
+
+        It was started again at once and after its end; its result is still there.
+        """
         run = submit_remote("ended", *JOB)
         start_again(run)
         wait_until(lambda: has_ended(run))
@@ -197,7 +226,7 @@ class RemoteContract(Contract):
     def refusals(
         cls, ended: RemoteRun, overrides: tuple[str, ...], faults: FaultInjector
     ) -> dict[str, Refusal]:
-        """How following the ended run failed while a file was damaged, by the file's name."""
+        """Failures to follow the ended run, by damaged file."""
         refusals = {}
         for name in ("model.keras", run_folder.RESULT):
             with faults.damaged(ended.handle.id, name), pytest.raises(BackendError) as raised:
@@ -211,7 +240,7 @@ class RemoteContract(Contract):
     def undisturbed(
         cls, refusals: dict[str, Refusal], ended: RemoteRun, overrides: tuple[str, ...]
     ) -> Result:
-        """The result of the ended run, once no file is damaged."""
+        """The ended run's result, with all files intact again."""
         assert refusals
         return launch.attach_to(ended.folder, overrides).wait()
 
@@ -245,7 +274,10 @@ class RemoteContract(Contract):
     def cancel_before(
         self, monkeypatch: pytest.MonkeyPatch, home: Path, overrides: tuple[str, ...]
     ) -> Callable[[str, str], list[Future[None]]]:
-        """Return a function that makes the service wait, before a method, for another user's cancellation."""
+        """Return a function that lets another user cancel first.
+
+        The service waits for that before it does a method.
+        """
 
         def cancel_before(method: str, name: str) -> list[Future[None]]:
             folder, cancellations = home / f"remote-{name}", []

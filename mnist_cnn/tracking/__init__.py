@@ -1,7 +1,8 @@
-"""Trackers show a run beside others: its settings, history, pictures and model, while it trains.
+"""Trackers show a run beside others while it trains.
 
-A tracker reads nothing but the run folder, so a run looks the same wherever it was trained. The process that
-follows the run writes, and continues what an earlier one has begun.
+They show settings, history, pictures and model. A tracker reads nothing but the run folder, so a run looks
+the same wherever it was trained. The process that follows the run writes, and continues what an earlier one
+has begun.
 """
 
 from __future__ import annotations
@@ -22,21 +23,27 @@ TRACKERS: dict[str, str] = {
     "mlflow": "mnist_cnn.tracking.mlflow:MlflowTracker",
     "tensorboard": "mnist_cnn.tracking.tensorboard:TensorBoardTracker",
 }
-"""Each tracker's class, which is imported when it is used. The extra that it needs has its name."""
+"""Each tracker's class, imported when it is used.
+
+The extra that it needs has its name.
+"""
 PACKAGES = {"mlflow": "mlflow-skinny", "tensorboard": "tensorboard"}
 
 
 def tracker_class(name: str) -> type[Tracker]:
-    """Import and return a tracker's class. Raises ConfigurationError if its extra isn't installed."""
+    """Import and return a tracker's class.
+
+    Raises ConfigurationError if its extra isn't installed.
+    """
     check_installed([name])
     found: type[Tracker] = pkgutil.resolve_name(TRACKERS[name])
     return found
 
 
 def check_installed(names: Iterable[str]) -> None:
-    """Check, without importing them, that these trackers' packages are installed.
+    """Check that these trackers' packages are installed.
 
-    Raises ConfigurationError.
+    Does not import them. Raises ConfigurationError.
     """
     for name in names:
         try:

@@ -42,7 +42,10 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-"""What MLflow does unless the user's environment says otherwise. Its own limits add up to minutes."""
+"""MLflow's settings, unless the user's environment has others.
+
+Its own limits add up to minutes.
+"""
 STATUSES = {
     Status.completed: "FINISHED",
     Status.failed: "FAILED",
@@ -51,19 +54,19 @@ STATUSES = {
     Status.paused: "KILLED",
 }
 RUN_TAG = "mnist_cnn_run"
-"""The tag that finds a run, or a version of a model, again."""
+"""The tag that identifies a run or model version."""
 LONGEST_REASON = 300
 MOST_METRICS = 1000
 MOST_PARAMETERS = 100
 """The most that MLflow takes in one request."""
 MODEL_FOLDER = "model"
-"""The folder of a run's artifacts that holds its model."""
+"""The artifact folder that holds a run's model."""
 RECORDS = (run_folder.JOB, run_folder.RESULT, run_folder.LOG)
-"""Files that are kept beside the plots and the model."""
+"""Files that are kept beside plots and model."""
 
 
 class ServerError(BackendError):
-    """An MLflow server, or its store, could not do what it was asked for."""
+    """An error of an MLflow server or store."""
 
 
 class MlflowTracker:
@@ -75,7 +78,10 @@ class MlflowTracker:
         self._uri = state.settings["uri"]
 
     def start(self) -> State:
-        """Find the run by its tag, or create it; an earlier end of it no longer counts."""
+        """Find the run by its tag, or create it.
+
+        An earlier end of it no longer counts.
+        """
         with naming_the_server(self._uri):
             self._client = client(self._uri)
             run_id = self._state.place.get("run_id") or self._find_or_create()
@@ -106,7 +112,10 @@ class MlflowTracker:
         return run_id
 
     def write(self, points: Sequence[Point]) -> None:
-        """Write each number of each epoch as a metric; the metric `epoch` tells what is written."""
+        """Write each number of each epoch as a metric.
+
+        The metric `epoch` tells what is written.
+        """
         from mlflow.entities import Metric
 
         most = MOST_METRICS // max(len(point.values) + 1 for point in points)
@@ -120,7 +129,7 @@ class MlflowTracker:
                 self._client.log_batch(self._run_id, metrics=metrics)
 
     def end(self, status: Status, result: Result | None) -> None:
-        """Write the result, upload the files, then record the status."""
+        """Write the result and files, then the status."""
         from mlflow.entities import Metric, RunTag
 
         now = int(time.time() * 1000)
@@ -164,7 +173,10 @@ class MlflowTracker:
 
 
 def register(state: State, name: str, tags: Mapping[str, str]) -> ModelRef:
-    """Register a recorded run's model, or return the version that it has under this name."""
+    """Register a recorded run's model.
+
+    Returns the version that it has under this name, if any.
+    """
     from mlflow.exceptions import MlflowException
 
     with naming_the_server(state.settings["uri"]):
@@ -185,7 +197,10 @@ def register(state: State, name: str, tags: Mapping[str, str]) -> ModelRef:
 
 @contextmanager
 def naming_the_server(uri: str) -> Iterator[None]:
-    """Raise whatever MLflow's client raises as ServerError, which says where and why on one line."""
+    """Turn MLflow's errors into ServerError.
+
+    It says where and why on one line.
+    """
     try:
         yield
     except Exception as error:  # noqa: BLE001 - its libraries raise anything
@@ -194,7 +209,10 @@ def naming_the_server(uri: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return why a request failed: what is at the bottom of MLflow's and its libraries' errors."""
+    """Return why a request failed.
+
+    Takes it from the bottom of MLflow's and its libraries' errors.
+    """
     errors = [error]
     while (inner := errors[-1].__cause__ or errors[-1].__context__) is not None:
         errors.append(inner)
@@ -217,7 +235,7 @@ def client(uri: str) -> MlflowClient:
 
 
 def experiment(client: MlflowClient, name: str) -> str:
-    """Return an experiment's id; create it if it is missing."""
+    """Return an experiment's id; create it if missing."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -232,7 +250,10 @@ def experiment(client: MlflowClient, name: str) -> str:
 
 
 def _view(uri: str, experiment_id: str, run_id: str) -> str:
-    """Return the address of a run's page, or for a store without a server, the command that starts one."""
+    """Return the address of a run's page.
+
+    For a store without a server, returns the command that starts one.
+    """
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
     return shlex.join(("mlflow", "server", "--backend-store-uri", uri))

@@ -1,7 +1,8 @@
-"""Records a run in its trackers while it is followed: each in a thread, which can't delay or end the run.
+"""Records a followed run in its trackers.
 
-The thread reads the run folder, so nothing piles up in memory if a tracker is slow. What it could not write,
-it writes later: at its next attempt, or when the run is followed again.
+Each has a thread, which can't delay or end the run. The thread reads the run folder, so nothing piles up in
+memory if a tracker is slow. What it could not write, it writes later: at its next attempt, or when the run is
+followed again.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.25
 RETRY_SECONDS = 30.0
 END_SECONDS = 30.0
-"""How long a command waits for a tracker that works, to write the rest after the run's end."""
+"""How long a command waits for a working tracker.
+
+The tracker writes the rest after the run's end.
+"""
 BRIEF_SECONDS = 3.0
-"""The same, for a tracker that fails, or after Ctrl-C."""
+"""The same, for a failing tracker, or after Ctrl-C."""
 LONGEST_REASON = 300
 
 _reported: set[str] = set()
@@ -46,9 +50,10 @@ _reported: set[str] = set()
 
 @contextlib.contextmanager
 def recorded(run: Run) -> Iterator[None]:
-    """Record a run in its trackers while the body follows it, and then how it ended.
+    """Record a run while the body follows it.
 
-    Skips a tracker as long as another thread or process writes the run to it.
+    The run's trackers also get how it ended. Skips a tracker as long as another thread or process writes the
+    run to it.
     """
     recordings = [Recording(run.folder, name) for name in states.chosen(run.folder)]
     for recording in recordings:
@@ -71,9 +76,10 @@ def recorded(run: Run) -> Iterator[None]:
 
 
 def record_now(folder: Path, name: str) -> State:
-    """Record an ended run in a tracker, in this thread; return where it is.
+    """Record an ended run in a tracker.
 
-    Raises LockTimeout if another process does that for a minute, and whatever the tracker raises.
+    Does so in this thread; returns where it is. Raises LockTimeout if another process does that for a minute,
+    and whatever the tracker raises.
     """
     recording = Recording(folder, name)
     recording.stop(_recorded_end(folder))
@@ -83,7 +89,7 @@ def record_now(folder: Path, name: str) -> State:
 
 
 class Recording:
-    """One run in one tracker, written by a thread of its own."""
+    """One run in one tracker, written by a thread."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
@@ -97,12 +103,18 @@ class Recording:
         threading.Thread(target=self._run, name=f"track={self._name}", daemon=True).start()
 
     def stop(self, end: Status | None) -> None:
-        """Let the thread write what is left, and how the run ended if it has."""
+        """Let the thread write what is left.
+
+        It also writes how the run ended if it has.
+        """
         self._end = end
         self._stopping.set()
 
     def wait(self, *, is_brief: bool) -> None:
-        """Wait a limited time for the rest to be written; report if it isn't."""
+        """Wait a limited time for the rest.
+
+        Reports if it isn't written by then.
+        """
         started = time.monotonic()
         brief_until = started + BRIEF_SECONDS if is_brief or self._name in _reported else None
         while not self._done.wait(POLL_SECONDS / 5):
@@ -125,7 +137,7 @@ class Recording:
             self._done.set()
 
     def _takes_over(self, stack: contextlib.ExitStack) -> bool:
-        """Try to take the lock on this tracker's state; return whether this thread holds it now."""
+        """Try to lock this tracker's state; return the success."""
         try:
             stack.enter_context(states.lock(self._folder, self._name))
         except locks.LockTimeout:
@@ -150,7 +162,10 @@ class Recording:
             self._stopping.wait(RETRY_SECONDS)
 
     def write(self) -> None:
-        """Write the run until it ends, or until `stop`. Raises whatever the tracker raises."""
+        """Write the run until it ends, or until `stop`.
+
+        Raises whatever the tracker raises.
+        """
         state = states.read(self._folder, self._name)
         if (end := _recorded_end(self._folder)) is not None and states.is_recorded(self._folder, state, end):
             return
@@ -194,7 +209,7 @@ def _reason(error: Exception) -> str:
 
 
 def _recorded_end(folder: Path) -> Status | None:
-    """Return a run's final status as its receipt records it, or None."""
+    """Return the receipt's final status, or None."""
     with contextlib.suppress(MnistCnnError):
         status = run_folder.read_receipt(folder).status
         return status if status.is_final else None
@@ -202,7 +217,7 @@ def _recorded_end(folder: Path) -> Status | None:
 
 
 def _end_of(run: Run) -> Status | None:
-    """Return a run's final status, or None if it hasn't ended or can't be asked."""
+    """Return a run's final status, or None if unknown."""
     if (end := _recorded_end(run.folder)) is not None:
         return end
     with contextlib.suppress(MnistCnnError):  # of a service that does not answer

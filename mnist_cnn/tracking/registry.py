@@ -1,4 +1,4 @@
-"""Registers a run's model in MLflow's registry, once for each run and name."""
+"""Registers runs' models in MLflow's registry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ MLFLOW = "mlflow"
 
 
 def register(run: Run, config: RegisterConfig, track: TrackConfig) -> ModelRef:
-    """Register a completed run's model, and first record the run in MLflow if it isn't recorded yet.
+    """Register a completed run's model.
+
+    Returns the version that this run has under this name, if any. Records the run in MLflow first if it isn't
+    recorded yet.
 
     Raises:
         ConfigurationError: the extra isn't installed, or the name isn't valid.

@@ -1,6 +1,7 @@
-"""What a run folder remembers of each tracker: tracking/NAME.json, so that any process continues it.
+"""What a run folder remembers of each tracker.
 
-An address's user and password are kept in the memory of the process that was given them, and in no file.
+It is in tracking/NAME.json, so that any process continues it. An address's user and password are kept in the
+memory of the process that was given them, and in no file.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ DEFAULT_URI = f"{SQLITE}mlflow.db"
 """What MLflow's own commands use without a URI."""
 _LOGIN = re.compile(r"(?<=://)[^/]*@")
 _with_login: dict[str, str] = {}
-"""Each address without its secrets -> the whole one, as this process was given it."""
+"""Complete addresses, by those without secrets.
+
+As this process was given them.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """A tracker's settings and what it has of a run.
+    """A tracker's settings and its record of a run.
 
     `id` names the run at the tracker even if the answer to its creation was lost. `place` is where the run is
     there; its `view` is the page or the command that shows it. `epochs` is the newest epoch that was written;
@@ -54,10 +58,10 @@ class State:
 
 
 def choose(folder: Path, config: TrackConfig) -> None:
-    """Remember the enabled trackers in a run folder, beside those that it has.
+    """Remember the enabled trackers in a run folder.
 
-    A tracker that is given another place begins again there. Raises BackendError if the folder can't be
-    written, or if another process writes the run to that tracker.
+    Keeps those that it has. A tracker that is given another place begins again there. Raises BackendError if
+    the folder can't be written, or if another process writes the run to that tracker.
     """
     for name, section in config.enabled.items():
         if _path(folder, name).exists() and not _is_moved(read(folder, name), section):
@@ -68,7 +72,7 @@ def choose(folder: Path, config: TrackConfig) -> None:
 
 
 def describe(config: TrackConfig) -> tuple[tuple[str, str], ...]:
-    """Return the line of `plan` about the enabled trackers; none if there are none."""
+    """Return the line of `plan` about trackers, or nothing."""
     texts = []
     for name, section in config.enabled.items():
         settings = [f"{key} {value}" for key, value in _settings(section).items()]
@@ -77,14 +81,17 @@ def describe(config: TrackConfig) -> tuple[tuple[str, str], ...]:
 
 
 def _settings(section: Section) -> dict[str, str]:
-    """Return what a tracker needs to know in any process."""
+    """Return a tracker's settings, valid in any process."""
     if isinstance(section, MlflowConfig):
         return {"uri": store(section.uri), "experiment": section.experiment}
     return {}
 
 
 def _is_moved(state: State, section: Section) -> bool:
-    """Return whether the settings name another place than the one that a run has; no name keeps it."""
+    """Return whether settings name another place than the state.
+
+    Settings that name no place keep it.
+    """
     if not isinstance(section, MlflowConfig):
         return False
     given = {"uri": store(section.uri)} if section.uri is not None else {}
@@ -99,7 +106,10 @@ def chosen(folder: Path) -> list[str]:
 
 
 def views(folder: Path) -> list[str]:
-    """Return the page or the command that shows the run in each tracker."""
+    """Return what shows the run in each tracker.
+
+    That is a page or a command.
+    """
     with suppress(BackendError):  # a damaged file
         places = [read(folder, name).place for name in chosen(folder)]
         return [place[VIEW] for place in places if VIEW in place]
@@ -107,7 +117,10 @@ def views(folder: Path) -> list[str]:
 
 
 def read(folder: Path, name: str) -> State:
-    """Read a tracker's state. Raises BackendError if it isn't one."""
+    """Read a tracker's state.
+
+    Raises BackendError if it isn't one.
+    """
     path = _path(folder, name)
     try:
         return records.read(State, safe_read.read_text(path, safe_read.SETTINGS_BYTES))
@@ -118,26 +131,33 @@ def read(folder: Path, name: str) -> State:
 
 
 def save(folder: Path, name: str, state: State) -> State:
-    """Write a tracker's state and return it. Raises BackendError if that fails."""
+    """Write a tracker's state and return it.
+
+    Raises BackendError if that fails.
+    """
     path = _path(folder, name)
     atomic.write_text(path, json.dumps(dataclasses.asdict(state), indent=2) + "\n", durable=False)
     return state
 
 
 def lock(folder: Path, name: str, seconds: float = 0) -> AbstractContextManager[None]:
-    """Hold the right to write this run to a tracker. Raises as `locks.hold` does."""
+    """Lock a run's recording in a tracker.
+
+    Raises as `locks.hold` does.
+    """
     return locks.hold(_path(folder, name).with_suffix(".lock"), seconds)
 
 
 def is_recorded(folder: Path, state: State, status: Status) -> bool:
-    """Return whether a tracker has the whole of a run that ended with this status."""
+    """Return whether a tracker has an ended run completely."""
     return state.status == status.value and state.epochs >= len(run_folder.read_history(folder))
 
 
 def store(uri: str | None) -> str:
-    """Return the address of MLflow's store as any process finds it, without its secrets.
+    """Return the address of MLflow's store, without secrets.
 
-    `None` stands for MLFLOW_TRACKING_URI, or for a database in the current folder.
+    It is valid in any process. `None` stands for MLFLOW_TRACKING_URI, or for a database in the current
+    folder.
     """
     whole = uri or os.environ.get(URI_VARIABLE) or DEFAULT_URI
     if ":" not in whole and whole != "databricks":
@@ -150,7 +170,10 @@ def store(uri: str | None) -> str:
 
 
 def with_login(bare: str) -> str:
-    """Return an address with the login that this process, or its environment, has for it."""
+    """Return an address with its login.
+
+    This process, or its environment, has the login.
+    """
     store(None)  # which remembers the environment's
     return _with_login.get(bare, bare)
 

@@ -1,6 +1,7 @@
-"""TensorBoard: event files in the run folder, which `tensorboard --logdir runs` shows for all runs.
+"""Writes TensorBoard's event files into the run folder.
 
-TensorBoard's own records are written without its `tf`, because that imports TensorFlow, which takes seconds.
+`tensorboard --logdir runs` shows them for all runs. TensorBoard's own records are written without its `tf`,
+because that imports TensorFlow, which takes seconds.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ FOLDER = "tensorboard"
 FILES = "events.out.tfevents."
 """How the names of event files begin."""
 FORMAT = "brain.Event:2"
-"""The version of the format, which is a file's first event."""
+"""The format's version, a file's first event."""
 
 
 class TensorBoardTracker:
-    """Writes scalars, the settings as hyperparameters, and the plots as images.
+    """Writes scalars, hyperparameters and plots.
 
     Its file has nothing but what the run folder has, so it is written anew each time.
     """
@@ -44,7 +45,7 @@ class TensorBoardTracker:
         self._folder = run.folder / FOLDER
 
     def start(self) -> State:
-        """Replace the event file by a new one that has no epoch yet."""
+        """Replace the event file by one without epochs."""
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -73,7 +74,7 @@ class TensorBoardTracker:
         self._records.flush()
 
     def end(self, status: Status, result: Result | None) -> None:
-        """Write the result, and the plots of a completed run."""
+        """Write the result and a completed run's plots."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         now = time.time()
@@ -106,7 +107,7 @@ class TensorBoardTracker:
 
 
 def _plain(value: object) -> bool | float | str:
-    """Return a setting as a hyperparameter, which is a truth value, a number or a text."""
+    """Return a setting as bool, number or text."""
     return value if isinstance(value, bool | int | float) else written(value)
 
 
@@ -125,7 +126,10 @@ def _image(tag: str, path: Path) -> Summary:
 
 
 def _session_end(status: Status, when: float) -> Summary:
-    """Return the end of the session that `hparams_pb` began. TensorBoard's own function needs TensorFlow."""
+    """Return the end of the session that `hparams_pb` began.
+
+    TensorBoard's own function needs TensorFlow.
+    """
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import api_pb2, metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo

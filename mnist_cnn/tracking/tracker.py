@@ -1,4 +1,4 @@
-"""What a tracker is, and what it is given about a run."""
+"""What a tracker is, and what it is given."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from mnist_cnn.tracking.state import State
 
 LEFT_OUT = ("schema", "model.source")
-"""What of a job isn't a setting that people compare."""
+"""Parts of a job that aren't settings to compare."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """An epoch's measured values, and when it ended, in seconds since 1970."""
+    """An epoch's measured values and its end.
+
+    `time` is in seconds since 1970.
+    """
 
     epoch: int
     time: float
@@ -43,7 +46,10 @@ class TrackedRun:
 
     @classmethod
     def of(cls, folder: Path) -> TrackedRun:
-        """Read a run folder. Raises BackendError or ConfigurationError if a file is damaged."""
+        """Read a run folder.
+
+        Raises BackendError or ConfigurationError if a file is damaged.
+        """
         return cls(folder, run_folder.read_job(folder), run_folder.read_receipt(folder))
 
     @property
@@ -71,7 +77,10 @@ class TrackedRun:
         }
 
     def history_version(self) -> tuple[int, ...]:
-        """Return what changes whenever the history does; reading it whole may take long."""
+        """Return what changes whenever the history does.
+
+        Reading the whole history may take long.
+        """
         try:
             found = (self.folder / run_folder.METRICS).stat()
         except FileNotFoundError:
@@ -79,10 +88,10 @@ class TrackedRun:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def points(self, after: int) -> list[Point]:
-        """Return the history's epochs after the one with this number. Raises BackendError.
+        """Return the history's epochs later than `after`.
 
         Their times follow from the run's creation and the seconds of each epoch, so that every process
-        computes the same ones.
+        computes the same ones. Raises BackendError.
         """
         rows = run_folder.read_history(self.folder)
         times = itertools.accumulate((row.seconds for row in rows), initial=self.created)
@@ -92,25 +101,34 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """Writes one run. Its methods are called by one thread, in this order, and may raise any exception."""
+    """Writes one run.
+
+    One thread calls its methods, in this order. They may raise any exception.
+    """
 
     def __init__(self, run: TrackedRun, state: State) -> None: ...
 
     def start(self) -> State:
-        """Create the run at the tracker, or find it; return the state with its place and newest epoch."""
+        """Create the run at the tracker, or find it.
+
+        Returns the state with its place and newest epoch.
+        """
 
     def write(self, points: Sequence[Point]) -> None:
         """Write epochs that it doesn't have yet."""
 
     def end(self, status: Status, result: Result | None) -> None:
-        """Record how the run ended, with its pictures and its model if it is completed."""
+        """Record how the run ended.
+
+        Adds its pictures, and its model if it is completed.
+        """
 
     def close(self) -> None:
         """Release what `start` opened."""
 
 
 def values(row: EpochRow) -> dict[str, float]:
-    """Return a row's numbers by name, without the number of the epoch."""
+    """Return a row's numbers by name, except its epoch."""
     found: dict[str, float] = {}
     for name, value in dataclasses.asdict(row).items():
         if isinstance(value, dict):  # metrics of the job's own
