@@ -54,7 +54,7 @@ START_SECONDS = 10.0  # for another process that holds the run folder to start t
 
 
 class Device(StrEnum):
-    """The device. `auto` is a GPU if there is one."""
+    """What trains. `auto` is a GPU if there is one."""
 
     auto = "auto"
     cpu = "cpu"

@@ -131,7 +131,7 @@ def main(
     observer: Callable[[], Observer] = NoObserver,
     run_name: str | None = None,
 ) -> int | str:
-    """Train the job here; return 0 or an error message.
+    """Train the job; return 0 or an error message.
 
     The result is for `SystemExit`. `code` is the folder of the copy of this package that must be used.
     """

@@ -89,7 +89,7 @@ def _check_free_space(folder: Path, size: int) -> None:
 
 
 def _download_verified(service: Service, handle: Handle, names: list[str], temporary: Path) -> None:
-    """Download into `temporary`, verify, then move to the run folder."""
+    """Download into `temporary`, verify, then move the files."""
     folder, download_one = handle.folder, partial(_download, service, handle, temporary=temporary)
     _check_free_space(temporary, MIN_FREE_BYTES)
     download_one(run_folder.RESULT, seconds=MIN_SECONDS)

@@ -27,7 +27,7 @@ class Cancelled(BaseException):
 
 
 def run_parallel(*steps: Callable[[], object]) -> list[Any]:
-    """Run all steps in parallel; return their values in order.
+    """Run steps in parallel; return their values in order.
 
     If the wait is interrupted, as by Ctrl-C, the group is cancelled: a step that is still running ends at its
     next `stop_if_cancelled`. Otherwise all steps end first; then the error of the first failed one, in

@@ -1,4 +1,4 @@
-"""A run on a cluster, known by its run folder."""
+"""A run on a cluster, found through its folder."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ class RemoteRun:
             return self.service.register(self.handle, name, result)
 
     def cost_report(self) -> Iterator[str]:
-        """Yield lines on current costs, and how to stop them."""
+        """Yield lines on current costs and how to stop them."""
         return self.service.costs(self.handle)
 
     def _has_ended(self) -> bool:

@@ -127,7 +127,10 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Blob:
-    """A file's bytes and MD5 in hex. Equal means same."""
+    """A file's length in bytes and MD5 in hex.
+
+    Files with equal ones are the same.
+    """
 
     bytes: int
     md5: str
@@ -229,7 +232,7 @@ class Service(Protocol):
         """
 
     def on_started(self, handle: Handle, request: Any) -> None:
-        """Do optional work for a started run, such as tags."""
+        """Do what a started run can do without: tags."""
 
     def find(self, handle: Handle) -> Observation | None:
         """Return a run's observation, or None if it's unknown."""
@@ -263,7 +266,7 @@ class Service(Protocol):
         """Return the URL of the run's page, or ""."""
 
     def costs(self, handle: Handle) -> Iterator[str]:
-        """Yield lines on current costs, and how to stop them."""
+        """Yield lines on current costs and how to stop them."""
 
 
 class BaseService:

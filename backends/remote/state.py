@@ -73,7 +73,7 @@ Action = Report | Download | RecordEnd | GiveUp
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """What a run's end requires: its result, or a restart.
+    """What a run's end requires: its result, or resubmission.
 
     `error` is why the service ended it.
     """
@@ -249,7 +249,7 @@ def wait_on(wait: Wait | None, status: Status, limits: Limits, folder: Path, now
 
 
 def seconds_in(status: Status, limits: Limits) -> float:
-    """Return how long a followed run may have a status."""
+    """Return a status's time limit for a followed run."""
     if status is Status.preparing:
         return max(limits.prepare_seconds, limits.queue_seconds)
     return limits.queue_seconds if status is Status.queued else limits.run_seconds

@@ -1,1 +1,1 @@
-"""From a job to its result: network, compiled epoch, checkpoints, plots."""
+"""From a job to its result."""
