@@ -1,4 +1,7 @@
-"""What the runs of every backend share."""
+"""The part that the runs of all backends share.
+
+It reads a run's log and its end, and checks its model.
+"""
 
 from __future__ import annotations
 

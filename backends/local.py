@@ -54,7 +54,7 @@ START_SECONDS = 10.0  # for another process that holds the run folder to start t
 
 
 class Device(StrEnum):
-    """What trains. `auto` is a GPU if there is one."""
+    """What trains. `auto` is a GPU if possible."""
 
     auto = "auto"
     cpu = "cpu"
@@ -280,7 +280,10 @@ class LocalRun:
         raise common.recorded_error(self.folder, f"then resume it: {command_line('resume', self.folder)}")
 
     def cancel(self) -> None:
-        """End the worker, by force if needed; then return."""
+        """Terminate the worker and wait until it is gone.
+
+        Kills it if it doesn't exit.
+        """
         worker: psutil.Process | None = None
         while not self.status().is_final and (worker := self._worker()) is None:
             if (host := self._other_host()) is not None:
@@ -356,7 +359,7 @@ class LocalRun:
         yield from ()
 
     def _worker(self) -> psutil.Process | None:
-        """Return the live process that trains the run."""
+        """Return the run's live worker process, or None."""
         receipt = run_folder.read_receipt(self.folder)
         own = self._own_process(receipt)
         if own is not None and own.poll() is not None:

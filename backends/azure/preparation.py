@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.remote.snapshot import SentFile
 
 REUSE_SECONDS = 60.0
-"""How long the next run may skip a step."""
+"""How long a step's result is reused.
+
+Steps are an upload, and finding the cluster ready.
+"""
 
 _done_at: dict[tuple[Any, ...], float] = {}
 """When this process last did a step."""

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
 ENDING_SECONDS = 1800.0
-"""How long the service may take to end runs.
+"""Grace period for the service to end a run.
 
-It counts from the end of their maximum duration.
+It begins after the run's maximum duration.
 """
 
 
@@ -100,9 +100,9 @@ class AzureService(BaseService):
         return Observation(state, status, is_cancelling=state == outcome.CANCELLING, has_log=has_log)
 
     def explain(self, handle: Handle, seen: Observation, details: dict[str, Any]) -> Observation:
-        """Return the observation, with the reason if it failed.
+        """Add why a run failed or was cancelled.
 
-        So too if it was cancelled. `details` are the run history's.
+        Returns the observation. `details` are what the run history says.
         """
         if seen.status is Status.failed:
             seen = dataclasses.replace(seen, **outcome.failure(details, self.config.workers))

@@ -178,7 +178,10 @@ def _progress(folder: Path) -> Progress | None:
 
 
 def _last(folder: Path, mark: str) -> str | None:
-    """Return the last marked line since the last start."""
+    """Return the last marked line's content, or None.
+
+    Searches the log since the last start.
+    """
     found = list(_marked(_last_start(folder), mark))
     return found[-1] if found else None
 

@@ -133,7 +133,8 @@ def main(
 ) -> int | str:
     """Train the job; return 0 or an error message.
 
-    The result is for `SystemExit`. `code` is the folder of the copy of this package that must be used.
+    Trains in the current folder. The result is for `SystemExit`. `code` is the folder of the copy of this
+    package that must be used.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", required=True)
@@ -228,9 +229,9 @@ def _job(options: argparse.Namespace) -> Job:
 
 
 def _stop_flag(options: argparse.Namespace) -> Callable[[], bool]:
-    """Return a function: has SIGTERM asked for the end?
+    """Return a function that says whether to stop.
 
-    If so, the training ends after its epoch.
+    SIGTERM asks for the end of the training after its epoch.
     """
     is_stopping = threading.Event()
     if options.finish_epoch == "true":

@@ -110,7 +110,7 @@ def _restored(before: Receipt, now: Receipt) -> Receipt:
 def _has_started(service: Service, handle: Handle) -> bool:
     """Return whether the service knows the run.
 
-    Asks for up to OUTAGE_SECONDS in an outage, then raises SubmissionUnknown.
+    Retries for up to OUTAGE_SECONDS in an outage. Raises SubmissionUnknown.
     """
     since = time.monotonic()
     while True:

@@ -192,7 +192,7 @@ class RemoteRun:
             return self.service.register(self.handle, name, result)
 
     def cost_report(self) -> Iterator[str]:
-        """Yield lines on current costs and how to stop them."""
+        """Yield lines on costs, and how to stop them."""
         return self.service.costs(self.handle)
 
     def _has_ended(self) -> bool:
@@ -284,7 +284,7 @@ class RemoteRun:
     def _resubmit(self, lost_id: str, ending: state.Ending, failing_since: float | None) -> float | None:
         """Submit a run again after its node was lost.
 
-        Returns since when that fails, or None. Raises as `wait_or_give_up` and `resubmit` do.
+        Returns since when that has been failing, or None. Raises as `wait_or_give_up` and `resubmit` do.
         """
         answered_at = self._state.answered_at
         reason = ending.error.message if ending.error is not None else "the node was lost"

@@ -1,6 +1,6 @@
 """What a cluster's service must do.
 
-`RemoteBackend` needs `Service`. `BaseService` does what most services share.
+`Service` is the interface that `RemoteBackend` uses. `BaseService` does what most services share.
 `mnist_cnn.testing.RemoteContract` tests the promises that need a service to be disturbed.
 """
 
@@ -59,7 +59,7 @@ class ServiceError(BackendError):
     def is_transient(self) -> bool:
         """Whether a retry may succeed.
 
-        The service was busy or did not answer.
+        It may if the service was busy or did not answer.
         """
         return self.status is None or self.status in TRANSIENT_STATUSES
 
@@ -232,7 +232,7 @@ class Service(Protocol):
         """
 
     def on_started(self, handle: Handle, request: Any) -> None:
-        """Do what a started run can do without: tags."""
+        """Do optional work after the start, such as tagging."""
 
     def find(self, handle: Handle) -> Observation | None:
         """Return a run's observation, or None if it's unknown."""
@@ -266,7 +266,7 @@ class Service(Protocol):
         """Return the URL of the run's page, or ""."""
 
     def costs(self, handle: Handle) -> Iterator[str]:
-        """Yield lines on current costs and how to stop them."""
+        """Yield lines on costs, and how to stop them."""
 
 
 class BaseService:

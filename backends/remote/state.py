@@ -25,7 +25,7 @@ POLL_SECONDS, SLOW_POLL_SECONDS, POLL_GROWTH = 0.5, 10.0, 1.25
 It grows while nothing changes.
 """
 OUTAGE_SECONDS = 600.0
-"""How long an outage of the service may last."""
+"""How long a followed run survives an outage."""
 LOG_SECONDS = 60.0
 """How long an ended run's log may be refused."""
 UNKNOWN = "not known to the service"
@@ -229,9 +229,9 @@ class Wait:
 
 
 def wait_on(wait: Wait | None, status: Status, limits: Limits, folder: Path, now: float) -> Wait:
-    """Return since when a run waits. Raises BackendError.
+    """Return since when a run waits.
 
-    It is raised if the run has waited or been running for too long.
+    Raises BackendError if it has waited or been running for too long.
     """
     status = status if status in (Status.preparing, Status.queued) else Status.running
     if wait is None or wait.status is not status:
@@ -249,7 +249,10 @@ def wait_on(wait: Wait | None, status: Status, limits: Limits, folder: Path, now
 
 
 def seconds_in(status: Status, limits: Limits) -> float:
-    """Return a status's time limit for a followed run."""
+    """Return a status's time limit in seconds.
+
+    A followed run may be preparing, queued or running.
+    """
     if status is Status.preparing:
         return max(limits.prepare_seconds, limits.queue_seconds)
     return limits.queue_seconds if status is Status.queued else limits.run_seconds

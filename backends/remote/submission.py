@@ -242,7 +242,7 @@ def _superseded(folder: Path) -> Superseded:
 def start(service: Service, handle: Handle, request: Callable[[], str]) -> str:
     """Start the run and return its page.
 
-    The service may report a failure, but have started it.
+    Also returns it if the service reports a failure but has started the run.
     """
     try:
         return request()

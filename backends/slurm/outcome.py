@@ -1,4 +1,4 @@
-"""Derives a run's state from Slurm and a start's files."""
+"""Derives a run's state from Slurm and its files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NO_FOLDER_SIGNAL = 53
 CRASHES = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS)
 """Signals of crashes, which another node would repeat."""
 UNRECORDED = (script.UNSUITABLE, script.NOT_OWNER)
-"""The script's exit codes that `exit` may lack."""
+"""Exit codes for which `exit` may be missing."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,25 +46,25 @@ JOB, CHECKPOINTS, MARKER, SCRIPT = "job", "checkpoints", "marker", "script.sh"
 OWNER, EXIT, SLURM_OUTPUT = "owner", "exit", "slurm.out"
 CHECKPOINTS_HERE, CHECKPOINTS_THERE = "CHECKPOINTS", f'"../$(cat {CHECKPOINTS})"'
 UNSUITABLE = 78
-"""Exit code of the script if the node can't train.
+"""Exit code of a node that can't train.
 
 EX_CONFIG of sysexits.h.
 """
 NOT_OWNER = 79
 """Exit code of the script if another job trains."""
 WORKER_LOST = 75
-"""Exit code of the script if a worker was killed.
+"""Exit code if one of several workers was killed.
 
-EX_TEMPFAIL of sysexits.h. There are several workers.
+EX_TEMPFAIL of sysexits.h.
 """
 SHELL_SIGNAL = 128
-"""Added by a shell, and srun, to a signal's number."""
+"""Added by a shell or srun to a signal."""
 SHELL_SIGTERM = SHELL_SIGNAL + signal.SIGTERM
 """Exit code of a script that SIGTERM ended."""
 FIRST_PORT, PORT_RANGE, PORTS = 10_000, 20_000, 8
-"""The ports of all runs, and worker 0's tries.
+"""The ports of all runs.
 
-They are below those that Linux gives to any program.
+They are below those that Linux gives to any program. Worker 0 may try PORTS of them.
 """
 SIGNAL_SECONDS = 60
 """How long before the time limit Slurm sends SIGTERM."""

@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 NODE = "node"
 """The nodes' folder in the run folder."""
 FILES_SECONDS = 60.0
-"""How long an ended run may lack its last files.
+"""How long an ended run's last files may take.
 
 Linux caches the names on NFS for up to 60 s.
 """
 ENDING_SECONDS = 600.0
-"""How long Slurm may take to end a run.
+"""Grace period for Slurm to end a run.
 
-It counts from the run's time limit.
+It begins at the run's time limit.
 """
 LOG = re.compile(r"log-(\d+)\.txt")
 

@@ -130,7 +130,7 @@ class _Gunzip:
         self._packed = b""
 
     def readinto(self, view: memoryview, /) -> int:
-        """Fill the view as far as possible; return the number."""
+        """Fill the view with available bytes; return their number."""
         done = 0
         while done < len(view):
             self._packed = self._packed or self._file.read(self.PACKED)

@@ -29,7 +29,7 @@ Some network file systems are such (fsync(2)).
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path, renamed to `path` at the end.
+    """Yield a temporary path; rename it to `path` afterwards.
 
     It has the same folder and suffix. If the body raises, the temporary file is removed and `path` is
     unchanged. If `durable`, the file is synced to disk, so that it survives a power failure; that takes
@@ -59,7 +59,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path, setting: str = "") -> Iterator[Path]:
-    """Yield a temporary folder, renamed to `path` at the end.
+    """Yield a temporary folder; rename it to `path` afterwards.
 
     No file may be at `path`. If the body raises, the temporary folder is removed. Its files are synced to
     disk.
@@ -102,9 +102,9 @@ def make_folder(path: Path, *, exist_ok: bool = False) -> None:
 
 
 def sync(path: Path) -> None:
-    """Sync a file's content, or a folder's names, to disk.
+    """Sync a file or a folder to disk.
 
-    A file system may not support the latter.
+    Of a folder, its names are synced, if its file system supports that.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -112,9 +112,9 @@ def _translate_errors(name: str) -> Iterator[None]:
 
 
 def _read_grey(picture: PictureFile, name: str, max_pixels: int | None) -> NDArray[np.float32]:
-    """Read a picture as upright grey levels, 0 to 255.
+    """Read a picture as upright grey levels.
 
-    It has about `MAX_PIXELS` at most.
+    They are from 0 to 255, of about `MAX_PIXELS` at most.
     """
     with _translate_errors(name):
         if isinstance(picture, Image.Image):
@@ -234,7 +234,7 @@ def _doubts(ink: NDArray[np.bool_], boxes: NDArray[np.intp]) -> tuple[str, ...]:
 
 
 def _has_frame(ink: NDArray[np.bool_], boxes: NDArray[np.intp], largest: int) -> bool:
-    """Return whether a part of the ink is a frame.
+    """Return whether a part is a frame.
 
     A frame has ink along all four sides, and holds another part or fills the picture.
     """
@@ -287,7 +287,7 @@ def _background(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return the rows and columns of a mask's bounding box."""
+    """Return a mask's bounding box: rows and columns."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 

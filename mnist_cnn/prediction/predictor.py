@@ -66,11 +66,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A loaded model: `height` x `width` images -> class probabilities.
+    """A loaded model: images -> class probabilities.
 
-    If `channels_first`, the model's own input is (batch, 1, height, width), not (batch, height, width, 1);
-    callers pass (N, height, width) either way. `session` runs a few images with several threads, for low
-    latency. `model` is the file's content, from which the single-threaded session for many images is made.
+    Images have `height` x `width` pixels. If `channels_first`, the model's own input is (batch, 1, height,
+    width), not (batch, height, width, 1); callers pass (N, height, width) either way. `session` runs a few
+    images with several threads, for low latency. `model` is the file's content, from which the
+    single-threaded session for many images is made.
     """
 
     height: int
@@ -173,9 +174,9 @@ class Predictor:
         return images.reshape(-1, *size)
 
     def _probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities (N, classes) of (N, height, width) images.
+        """Return images' class probabilities, (N, classes).
 
-        Uses all CPUs if N is large.
+        `images` are (N, height, width). Uses all CPUs if N is large.
         """
         import numpy as np
 

@@ -49,9 +49,9 @@ def is_coloured(stream: TextIO) -> bool:
 
 
 def styled(text: str, style: str, stream: TextIO) -> str:
-    """Return text in a rich style if `stream` is coloured.
+    """Return text in a rich style.
 
-    A style is such as "bold red".
+    For example "bold red". Returns plain text if the stream isn't coloured.
     """
     if not is_coloured(stream):
         return text

@@ -56,11 +56,12 @@ class Trainer(Learner):
         self.variables = self._find_variables(graph)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hex, of the first steps' state.
+        """Return a hash of the state after some steps.
 
-        Restores the state. Call it before the first epoch. The steps use the compiled function that trains.
-        The last of them is the epoch's last step, because its batch may be smaller. Two processes with
-        different fingerprints would end in different weights.
+        It is the SHA-256, in hex, after the job's first steps. Restores the state. Call it before the first
+        epoch. The steps use the compiled function that trains. The last of them is the epoch's last step,
+        because its batch may be smaller. Two processes with different fingerprints would end in different
+        weights.
         """
         import tensorflow as tf
 

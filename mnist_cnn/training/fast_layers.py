@@ -26,9 +26,9 @@ class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002 - as Keras calls it
-        """Drop units; scale the others by 1 / (1 - rate).
+        """Drop units and scale the others.
 
-        `inputs` may have any shape.
+        The factor is 1 / (1 - rate). `inputs` may have any shape.
         """
         if not training or self.rate == 0:
             return inputs
@@ -65,13 +65,13 @@ class FastConv2D(keras.layers.Conv2D):  # type: ignore[misc]
 
 
 def kernel_gradient(images: Any, dy: Any, kernel_size: tuple[int, int]) -> Any:
-    """Return the gradient of a convolution's kernel, (h, w, C, F).
+    """Return the gradient of a convolution's kernel.
 
-    The convolution has stride 1 and no padding. `images` are (B, H, W, C), `dy` (B, H - h + 1, W - w + 1, F).
-    The images shifted by each column of the kernel lie side by side, (rows, w * C), and the rows that follow
-    each other in `dy` have zeros where an image has no more outputs. So a shift by a row of the kernel is a
-    slice of consecutive rows, which is not copied, and each row of the kernel is one matrix product. A few
-    images at a time stay in the cache.
+    It is (h, w, C, F). The convolution has stride 1 and no padding. `images` are (B, H, W, C), `dy` (B, H - h
+    + 1, W - w + 1, F). The images shifted by each column of the kernel lie side by side, (rows, w * C), and
+    the rows that follow each other in `dy` have zeros where an image has no more outputs. So a shift by a row
+    of the kernel is a slice of consecutive rows, which is not copied, and each row of the kernel is one
+    matrix product. A few images at a time stay in the cache.
     """
     height, width = kernel_size
     channels = images.shape[-1]
@@ -168,7 +168,7 @@ def _normalises_images(layer: Any) -> bool:
 
 
 def _has_slow_gradient(layer: Any) -> bool:
-    """Return whether `FastConv2D` can replace a convolution, faster."""
+    """Return whether `FastConv2D` fits a convolution and is faster."""
     is_plain = layer.padding == "valid" and layer.data_format == "channels_last" and layer.groups == 1
     is_dense = (*layer.strides, *layer.dilation_rate) == (1, 1, 1, 1)
     is_wide = layer.kernel.shape[2] >= MIN_CHANNELS and layer.compute_dtype == "float32"

@@ -61,7 +61,10 @@ def changed_variables(graph: Any) -> list[Any]:
 
 
 def _operations(graph: Any) -> set[str]:
-    """Return the operations' names in a graph and functions."""
+    """Return the names of a graph's operations.
+
+    Includes those of its functions.
+    """
     definition = graph.as_graph_def()
     functions = (node for function in definition.library.function for node in function.node_def)
     return {node.op for node in (*definition.node, *functions)}

@@ -117,7 +117,9 @@ def _pair(
 
 
 def confusion(counts: NDArray[np.int64], path: Path) -> None:
-    """Draw a confusion matrix: true class (row), predicted class (column).
+    """Draw a confusion matrix.
+
+    Rows are true classes, columns predicted ones.
 
     The colours are shares of the row, on fixed scales, so that two matrices can be compared. Mistakes have
     their own scale, because the few of a good model would be invisible otherwise.

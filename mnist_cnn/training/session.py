@@ -28,7 +28,7 @@ log = logging.getLogger("mnist_cnn")
 
 
 class Session:
-    """The state of a training up to the epoch `last`.
+    """A training's state up to the epoch `last`.
 
     `changes` are those of job or runtime that `force=true` has allowed. `kept` are the weights of the best
     epoch, if the job saves those.

@@ -57,14 +57,17 @@ class ShardedSteps:
         self._apply_sums = tf.function(self._apply, autograph=False)
 
     def __call__(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
-        """Train on an epoch's steps, with the other workers.
+        """Train on some steps, with the other workers.
 
-        These are `first` to `stop`.
+        The steps are `first` to `stop` of an epoch.
         """
         self._run(self.group, order, first, stop, augment_scale)
 
     def alone(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
-        """Train on an epoch's steps, without other workers."""
+        """Train on some steps, without other workers.
+
+        The steps are `first` to `stop` of an epoch.
+        """
         self._run(ONE_WORKER, order, first, stop, augment_scale)
 
     def _run(self, group: Group, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:

@@ -26,9 +26,9 @@ def best_epoch(history: Sequence[EpochRow]) -> int:
 
 
 def has_stopped(history: Sequence[EpochRow], patience: int | None) -> bool:
-    """Return whether no recent epoch improved the loss.
+    """Return whether the held-out loss stopped improving.
 
-    It is the held-out loss, in the last `patience` epochs; never if that is None.
+    It has not improved for `patience` epochs; never if that is None.
     """
     return patience is not None and len(history) - best_epoch(history) >= patience
 

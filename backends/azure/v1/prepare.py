@@ -32,7 +32,7 @@ def prepared(
 ) -> Iterator[tuple[Any, Any]]:
     """Prepare the run; yield the SDK's experiment and configuration.
 
-    The code's folder exists until the caller is done.
+    The code's folder exists until the context ends.
     """
     registry = workspace._workspace_autorest_object.container_registry  # noqa: SLF001 - it has no public name
     name = workspace_name(handle)

@@ -26,7 +26,7 @@ def default_datastore(workspace: Any) -> Any:
 def files_of(store: Any) -> BlobFiles:
     """Return a datastore's blobs.
 
-    Its client is of the copy that the SDK contains.
+    The client is that of the SDK's own copy of azure-storage.
     """
     storage: Any = import_module("azureml._vendor.azure_storage.blob")
     container = store.blob_service.get_container_client(store.container_name)

@@ -28,7 +28,10 @@ REUSE_SECONDS = 1200.0
 A token that the datastore hands out is valid for an hour.
 """
 RETRIES = {"retry_total": 2, "initial_backoff": 1, "increment_base": 2}
-"""Seconds; the library's own pauses are 15 and more."""
+"""Retries with short pauses.
+
+The library's own pauses are 15 seconds and more.
+"""
 
 _opened: dict[tuple[WorkspaceName, str], tuple[float, Datastore]] = {}
 
@@ -84,7 +87,7 @@ def _open(workspace: Workspace, name: str) -> Datastore:
 
 
 def _key(found: Any) -> Any:
-    """Return the key or token of the SDK's datastore."""
+    """Return a datastore's key or token, or None."""
     from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 
     if sas_token := getattr(found.credentials, "sas_token", None):

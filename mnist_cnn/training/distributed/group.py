@@ -36,7 +36,10 @@ CONTENT, ERROR = b"C", b"E"
 HEADER = struct.Struct("!cQ")
 MAX_ERROR_BYTES = 64 * 1024
 ERROR_SECONDS = 3.0
-"""How long an ending worker waits for its error's delivery."""
+"""Time limit for sending an error to other workers.
+
+A worker that ends waits until the others have got its error.
+"""
 
 
 class WorkerLost(BackendError):  # noqa: N818 - it names what happened

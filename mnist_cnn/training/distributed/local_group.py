@@ -32,7 +32,7 @@ It is a name here, because it imports TensorFlow.
 HOST = "127.0.0.1"
 ARRIVAL_SECONDS = 60.0
 GRACE_SECONDS = 10.0
-"""How long all others may take to end."""
+"""Time limit for all others to end after training."""
 
 log = logging.getLogger("mnist_cnn")
 

@@ -47,10 +47,10 @@ class Rendezvous:
 
 
 def listen(host: str, ports: Sequence[int]) -> socket.socket:
-    """Return a socket that listens at the first free port.
+    """Return a socket that listens at a free port.
 
-    Port 0 is any. If `host` has several addresses, it is the first one that is this machine's; the others try
-    all of them. Raises BackendError if no port is free.
+    It is the first free one of `ports`; 0 is any. If `host` has several addresses, it is the first one that
+    is this machine's; the others try all of them. Raises BackendError if no port is free.
     """
     reason = ""
     try:

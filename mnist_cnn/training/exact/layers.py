@@ -160,8 +160,8 @@ def _scaled(values: Any, factor: Any, offset: Any, axes: list[int]) -> Any:
 def with_exact_layers(model: keras.Model, arithmetic: Arithmetic) -> keras.Model:
     """Return a copy of the network with exact layers.
 
-    It has the same weights, and computes logits. Raises ConfigurationError if a layer is not known to be
-    exact, or the last one is not a softmax.
+    It has the same weights, and computes its logits exactly. Raises ConfigurationError if a layer is not
+    known to be exact, or the last one is not a softmax.
     """
     copies: list[keras.Layer] = []
     layers = list(_chain(model))

@@ -58,7 +58,10 @@ def check(job: Job) -> None:
 
 
 def main() -> int:
-    """Build stdin's job's exact network; return the exit code."""
+    """Build the exact network; return the exit code.
+
+    The job is on standard input.
+    """
     from mnist_cnn.training.exact.layers import with_exact_layers
     from mnist_cnn.training.exact.products import Arithmetic
     from mnist_cnn.training.model import build_model

@@ -52,10 +52,10 @@ def unit_of(values: Any, bits: int) -> Any:
 
 
 def to_multiples(values: Any, unit: Any) -> Any:
-    """Round values to multiples of a unit, half to even.
+    """Round values to multiples of a unit.
 
-    Values are float32, at most 2**22 units. Numbers from 2**23 to 2**24 units have no bits for fractions of a
-    unit, so that adding one rounds.
+    Rounds half to even. Values are float32, at most 2**22 units. Numbers from 2**23 to 2**24 units have no
+    bits for fractions of a unit, so that adding one rounds.
     """
     shift = unit * (1.5 * 2.0**23)
     return (values + shift) - shift
@@ -155,11 +155,11 @@ def power(base: float, exponent: Any) -> Any:
 
 
 def _exp(values: Any) -> Any:
-    """Return e ** values, with a relative error below 2**-50.
+    """Return e to the power of `values`.
 
-    Values are float64, at most 0. It needs + and * only; a math library's exp differs between its versions
-    and processors. e**x is 2**k * e**r, where k is x / ln 2 rounded. Taylor's polynomial gives e**r: |r| <=
-    0.35, and 0.35**14 / 14! < 2**-57.
+    The relative error is below 2**-50. Values are float64, at most 0. It needs + and * only; a math library's
+    exp differs between its versions and processors. e**x is 2**k * e**r, where k is x / ln 2 rounded.
+    Taylor's polynomial gives e**r: |r| <= 0.35, and 0.35**14 / 14! < 2**-57.
     """
     values = tf.maximum(values, -700.0)
     k = tf.round(values * _LOG2_E)
