@@ -121,7 +121,7 @@ def check_can_register(folder: Path, status: Status, name: str, min_accuracy: fl
 def describe_run(run: Run) -> str:
     """Return `repr(run)`, without asking the service.
 
-    It has the folder and the status in its receipt.
+    It shows the folder, and the status in the receipt.
     """
     try:
         status = run_folder.read_receipt(run.folder).status.value

@@ -227,7 +227,7 @@ class LocalRun:
     def status(self) -> Status:
         """Return the run's status.
 
-        If the worker is gone without a final one, that is `completed` if there is a result, else `cancelled`
+        If the worker is gone without a final status, it is `completed` if there is a result, else `cancelled`
         or `lost`.
         """
         receipt = run_folder.read_receipt(self.folder)

@@ -32,11 +32,11 @@ class AzureBackend(RemoteBackend):
     CONFIG: ClassVar[type[BackendConfig]] = AzureConfig
 
     def service(self) -> Service:
-        """Return the service, using the chosen SDK."""
+        """Return the service, which uses the chosen SDK."""
         return _service(self.settings)
 
     def service_of(self, folder: Path) -> Service:
-        """Return the service through the run's own SDK.
+        """Return the service, which uses the run's SDK.
 
         The other SDK may not know the run. Raises BackendError if the receipt names an unknown SDK.
         """

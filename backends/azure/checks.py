@@ -50,7 +50,7 @@ CONFIG_FILES = ("config.json", "project.json")
 CONFIG_FOLDERS = (".azureml", "aml_config", "")
 """Folders to search, in the SDK's order.
 
-It searches all parents for one before the next.
+It searches all parents for one folder before the next.
 """
 
 WORKSPACE_HINT = "download it from https://ml.azure.com (click the workspace), or set backend.workspace=FILE"
@@ -128,7 +128,7 @@ def check_sdk(sdk: Sdk) -> None:
 def _is_installed(distribution: str) -> bool:
     """Return whether pip has installed a distribution.
 
-    A search for its modules would import some.
+    A search for its modules would import some of them.
     """
     return next(iter(importlib.metadata.distributions(name=distribution)), None) is not None
 

@@ -36,7 +36,7 @@ WAIT_SECONDS = 20 * 60
 FIRST_POLL_SECONDS, SLOW_POLL_SECONDS = 0.2, 5.0
 """The first and the longest pause between polls.
 
-It doubles each time.
+The pause doubles each time.
 """
 
 
@@ -261,9 +261,9 @@ def wait_until_gone(name: str, find: Callable[[], Cluster | None]) -> None:
 def delete(
     cluster: Cluster, request: Callable[[], object], find: Callable[[], Cluster | None]
 ) -> Iterator[str]:
-    """Delete the cluster and wait. Raises BackendError.
+    """Delete the cluster and wait until it is gone.
 
-    Yields lines to print.
+    Yields lines to print. Raises BackendError.
     """
     if cluster.kind != CLUSTER_TYPE:
         message = f"{cluster.name} is a {cluster.kind}, not a cluster ({CLUSTER_TYPE}); it was not deleted"
@@ -275,7 +275,10 @@ def delete(
 
 
 def differences(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
-    """Yield a line for each setting that differs."""
+    """Yield how the cluster differs from the configuration.
+
+    One line for each setting.
+    """
     low, high, idle_seconds = cluster.scale or (None, None, None)
     settings = {
         "vm_size": (cluster.vm_size.upper(), config.vm_size.upper()),
@@ -337,7 +340,7 @@ def costs(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
 def error_text(entry: Any) -> str:
     """Return a provisioning error on one line.
 
-    Its details list the allowed values.
+    Includes its details, which list the allowed values.
     """
     error = entry.get("error", entry) if isinstance(entry, dict) else {"message": str(entry)}
     details = filter(lambda detail: isinstance(detail, dict), error.get("details") or [])
@@ -346,7 +349,7 @@ def error_text(entry: Any) -> str:
 
 
 def _status(cluster: Cluster) -> Iterator[str]:
-    """Yield lines: the service's warnings, and its status.
+    """Yield lines: the service's warnings and the cluster's status.
 
     A cluster that works may have errors in its status: warnings, and why it gets no nodes now.
     """

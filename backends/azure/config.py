@@ -182,7 +182,7 @@ def has_gpu(vm_size: str) -> bool:
 def network(subnet: str | None, *, public_ip: bool) -> str:
     """Return what is special about the nodes' network.
 
-    The words continue a line.
+    The text continues a line.
     """
     found = SUBNET.fullmatch(subnet or "")
     named = f"{found['subnet']} of network {found['network']}" if found else subnet

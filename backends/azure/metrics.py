@@ -35,7 +35,8 @@ A node that downloads the image starts minutes later.
 def train(code: Path, metrics: Callable[[], Metrics], words: Sequence[str] | None = None) -> int | str:
     """Train the job; return 0 or an error message.
 
-    The job is in the current folder, `code` is this copy of the code. Secrets are redacted in all output.
+    The job is in the current folder; `code` is the folder of this copy of the code. Secrets are redacted in
+    all output.
     """
     from mnist_cnn.backends.remote import node
     from mnist_cnn.redaction import redacted
@@ -70,7 +71,10 @@ class Metrics:
     has_failed = False
 
     def send(self, values: Mapping[str, float], step: int) -> None:
-        """Send an epoch's values. Step 0 means the run's."""
+        """Send an epoch's values, or the whole run's.
+
+        Those of the run have `step` 0.
+        """
         raise NotImplementedError
 
     def flush(self) -> None:

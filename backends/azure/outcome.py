@@ -66,7 +66,7 @@ A name may contain any word, such as "preemptible".
 def has_node_log(urls: dict[str, str]) -> bool:
     """Return whether a run's logs include the node's.
 
-    It exists once the node has printed something.
+    That log exists once the node has printed something.
     """
     return any(STREAMED.fullmatch(name) for name in urls)
 
@@ -100,7 +100,7 @@ def failure(details: dict[str, Any], workers: int = 1) -> dict[str, Any]:
 def filled(text: str, parameters: Mapping[str, Any]) -> str:
     """Fill the placeholders of a message from the service.
 
-    It sometimes sends them empty.
+    The service sometimes sends them empty.
     """
     return PLACEHOLDER.sub(lambda name: str(parameters.get(name[1]) or f"{name[1]} (not given)"), text)
 

@@ -119,9 +119,9 @@ class ClusterStep:
 
 
 def variables(request: Request) -> dict[str, str]:
-    """Return the nodes' variables.
+    """Return environment variables for the nodes.
 
-    Several workers know each other by a new token.
+    A new token lets several workers recognise each other.
     """
     return {workers.TOKEN: secrets.token_urlsafe(32)} if request.workers > 1 else {}
 

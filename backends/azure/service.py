@@ -124,7 +124,7 @@ class AzureService(BaseService):
     def _nodes_of_run(self, handle: Handle) -> outcome.Nodes:
         """Return what is known of the run's nodes.
 
-        The service may not answer.
+        If the service doesn't answer, only the configuration is known.
         """
         try:
             found = self.find_cluster(handle)

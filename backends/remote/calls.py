@@ -33,7 +33,7 @@ def report(line: str) -> None:
 def with_retries(request: Callable[[], T]) -> T:
     """Return what a request returns; retry transient failures.
 
-    It must be safe to repeat. Raises ServiceError, as the last attempt does.
+    The request must be safe to repeat. Raises ServiceError, as the last attempt does.
     """
     for attempt in range(1, ATTEMPTS):
         try:

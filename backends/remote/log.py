@@ -104,7 +104,10 @@ def _recorded(folder: Path) -> tuple[EpochRow, ...]:
 
 
 def failure(folder: Path) -> MnistCnnError | None:
-    """Return the trainer's last error since the last start."""
+    """Return the error logged since the last start.
+
+    That is the trainer's error, or None.
+    """
     text = _last(folder, FAILURE)
     if text is None:
         return None

@@ -1,6 +1,6 @@
 """A node's program: trains a job into ./outputs.
 
-python -m mnist_cnn.backends.remote.node --job TOKEN --data-folder FOLDER --checkpoints FOLDER
+    python -m mnist_cnn.backends.remote.node --job TOKEN --data-folder FOLDER --checkpoints FOLDER
 
 The log tells others how far the training is: lines that start with `PROGRESS`, `EPOCH` and `FAILURE` contain
 JSON. With `--finish-epoch true`, SIGTERM ends the training at the end of its epoch, with a checkpoint.

@@ -48,7 +48,7 @@ def run_parallel(*steps: Callable[[], object]) -> list[Any]:
 def start_thread(act: Callable[[], T], *, daemon: bool = True) -> futures.Future[T]:
     """Start a thread; return its future value.
 
-    It belongs to the groups of the calling thread.
+    The thread belongs to the groups of the calling one.
     """
     context = contextvars.copy_context()
     future: futures.Future[T] = futures.Future()

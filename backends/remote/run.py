@@ -171,7 +171,10 @@ class RemoteRun:
                 checkpoints.download(store, handle.checkpoints, self.folder)
 
     def stored_checkpoints(self) -> dict[str, int]:
-        """Return checkpoint files outside the run folder, with bytes."""
+        """Return checkpoint files outside the run folder.
+
+        Values are their lengths in bytes.
+        """
         handle = self.handle
         if self.service.store_is_in_run_folder or CHECKPOINTS not in handle.place:
             return {}

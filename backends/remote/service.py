@@ -112,10 +112,10 @@ class Observation:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Limits of a followed run: seconds, and restarts.
+    """Limits of a followed run.
 
-    Before it waits for a node, the service may prepare the run, for at least `prepare_seconds`; `preparing`
-    says what it does then.
+    Times are in seconds. Before it waits for a node, the service may prepare the run, for at least
+    `prepare_seconds`; `preparing` says what it does then.
     """
 
     queue_seconds: float
@@ -129,7 +129,7 @@ class Limits:
 class Blob:
     """A file's length in bytes and MD5 in hex.
 
-    Files with equal ones are the same.
+    Two files are the same if both are equal.
     """
 
     bytes: int

@@ -43,7 +43,10 @@ Folders have it too. The SDK sends a snapshot again if a time differs.
 
 @dataclasses.dataclass(frozen=True)
 class SentFile:
-    """A file: name there, local path, length in bytes."""
+    """A file to send.
+
+    `name` is its name there, `source` its local path, `bytes` its length.
+    """
 
     name: str
     source: Path

@@ -65,8 +65,8 @@ LATE_START_SECONDS = 30.0
 FORCE, PAUSE_AFTER, REFUSED = "force", "pause_after", "refused"
 """Keys of the receipt's `service`.
 
-The run is resumed even if the job or the runtime has changed; the epoch after which it pauses; the nodes that
-the service could not provide.
+They mean: the run is resumed even if the job or the runtime has changed; the epoch after which it pauses; the
+nodes that the service could not provide.
 """
 
 
@@ -114,7 +114,7 @@ def submit(  # noqa: PLR0913 - only the first three are required
 def submit_named(job: Job, service: Service, handle: Handle, reason: str | None = None) -> None:
     """Submit the receipt's run; record a failure.
 
-    Raises as `submit` does. `reason` is why a lost run is submitted again.
+    Raises as `submit` does. `reason` is why a run whose node was lost is submitted again.
     """
     folder = handle.folder
     try:

@@ -1,6 +1,6 @@
 """Connects the nodes that share a run.
 
-Each is one worker. What starts the nodes sets these variables in the environment of each.
+Each is one worker. What starts the nodes sets the variables below for each.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def rendezvous(count: int) -> Rendezvous:
 
 
 def join(job: Job, rendezvous: Rendezvous | None) -> Group:
-    """Return the group, as a context.
+    """Return the group that meets at `rendezvous`.
 
-    Raises as `connect` does.
+    Use it as a context. Raises as `connect` does.
     """
     if rendezvous is None:
         return ONE_WORKER

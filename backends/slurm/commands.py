@@ -25,7 +25,7 @@ It retries while the controller is too busy to accept a job.
 REFUSED, FORBIDDEN, CONFLICT = 400, 403, 409
 """Values of `ServiceError.status` for refusals.
 
-An outage has none.
+An outage has no status.
 """
 SLURM_CONF = "slurm_conf"
 """Key of SLURM_CONF's value in `place`."""

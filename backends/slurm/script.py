@@ -5,7 +5,7 @@ and the script finds them in SLURM_JOB_NAME and the current folder. So `plan` sh
 
 Each start of a run has a folder of its own, RUN/node/ID, which is the script's current folder:
 
-code/ data/        copies of the package and of the four data files
+    code/ data/        copies of the package and of the four data files
     job checkpoints    the encoded job, and the checkpoints' folder relative to RUN/node
     script.sh          a copy of the script, for people
     cancelled          empty; this package has asked for the end
@@ -235,7 +235,7 @@ def _launcher(config: SlurmConfig, no_python: str) -> list[str]:
 
 
 def _ending() -> list[str]:
-    """Return lines that report a killed worker as such."""
+    """Return lines that distinguish killed workers from failed ones."""
     return ["code=$?", f'[ "$code" -le {SHELL_SIGNAL} ] || exit {WORKER_LOST}', 'exit "$code"']
 
 

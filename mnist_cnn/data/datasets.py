@@ -28,7 +28,7 @@ RANKS = (3, 1, 3, 1)  # of the four files, always in this order: training images
 
 TUTORIAL_NAMES = ("train-images", "train-labels", "test-images", "test-labels")
 STEMS = tuple(zip(downloads.NAMES, TUTORIAL_NAMES, strict=True))
-"""Official and tutorial name of each of the files."""
+"""Official name and tutorial's name of each file."""
 
 FOLDER_HINT = "get the four files again, or leave out data.dir to use the packaged MNIST"
 
@@ -64,7 +64,7 @@ class DataSet:
 
     @property
     def held_out(self) -> tuple[Array, Array]:
-        """Images and labels that evaluate each epoch."""
+        """Images and labels on which each epoch is evaluated."""
         if len(self.x_validation):
             return self.x_validation, self.y_validation
         return self.x_test, self.y_test

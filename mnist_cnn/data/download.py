@@ -58,7 +58,7 @@ class SourceFile:
 class Source:
     """A named set. One without a `url` is packaged.
 
-    Of others, the `digest` isn't known. `files` are training images, training labels, test images, test
+    The `digest` of others isn't known. `files` are training images, training labels, test images, test
     labels. The defaults are MNIST's, whose form the other sets share.
     """
 
@@ -204,7 +204,7 @@ def _reason(error: Exception) -> str:
 
 
 def _downloader(file: SourceFile) -> Any:
-    """Return a pooch downloader with timeouts and a limit."""
+    """Return a pooch downloader, limited in time and size."""
     import pooch
     from requests.exceptions import HTTPError
 

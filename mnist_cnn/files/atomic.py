@@ -23,7 +23,7 @@ PREFIX = ".writing-"
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
 """Errors of file systems that cannot sync a folder.
 
-Some network file systems are such (fsync(2)).
+Some network file systems cannot, see fsync(2).
 """
 
 
@@ -104,7 +104,7 @@ def make_folder(path: Path, *, exist_ok: bool = False) -> None:
 def sync(path: Path) -> None:
     """Sync a file or a folder to disk.
 
-    Of a folder, its names are synced, if its file system supports that.
+    A folder's names are synced if its file system supports that.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

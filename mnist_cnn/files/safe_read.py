@@ -15,7 +15,7 @@ from pathlib import Path
 SETTINGS_BYTES = 4 * 1024**2
 """Size limit of a settings file.
 
-It is a job with its network, a receipt, or a workspace's config.json.
+Such a file is a job with its network, a receipt, or a workspace's config.json.
 """
 
 HISTORY_BYTES = 32 * 1024**2

@@ -114,7 +114,7 @@ def _translate_errors(name: str) -> Iterator[None]:
 def _read_grey(picture: PictureFile, name: str, max_pixels: int | None) -> NDArray[np.float32]:
     """Read a picture as upright grey levels.
 
-    They are from 0 to 255, of about `MAX_PIXELS` at most.
+    Levels are from 0 to 255. The result has about `MAX_PIXELS` at most.
     """
     with _translate_errors(name):
         if isinstance(picture, Image.Image):

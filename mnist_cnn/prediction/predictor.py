@@ -155,7 +155,7 @@ class Predictor:
     def _batch(self, array: Any) -> NDArray[np.uint8]:
         """Return one or several images as (N, height, width).
 
-        They may have a channel.
+        They may have a channel axis.
         """
         import numpy as np
 
@@ -251,7 +251,7 @@ def load_predictor(folder_or_model: str | Path, threads: int | None = None) -> P
 
 
 def read_model(path: Path) -> bytes:
-    """Read a model's file and check it.
+    """Read a model's file; check it against its record.
 
     The record is that of its run or of its registered model, if any.
 
@@ -367,7 +367,7 @@ def _describe(values: Sequence[Any]) -> str:
 def _check_probabilities(path: Path, values: NDArray[np.float32], classes: int) -> None:
     """Refuse a model whose output is not probabilities.
 
-    For one image it must be (1, classes), without logits or NaN.
+    Its output for one image must have the shape (1, classes), and be neither logits nor NaN.
     """
     import numpy as np
 

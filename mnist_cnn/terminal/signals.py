@@ -18,7 +18,7 @@ STDERR = 2
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM.
+    """SIGTERM, as an exception.
 
     Unlike Ctrl-C, it comes from a system, which answers no question.
     """

@@ -1,1 +1,1 @@
-"""From a job to its result."""
+"""Trains a job: network, epochs, checkpoints, plots, result."""

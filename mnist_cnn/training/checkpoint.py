@@ -59,7 +59,8 @@ class Checkpoint:
     def check(self, job: Job, runtime: Runtime, *, force: bool, run: Path | str = "RUN") -> Checkpoint:
         """Return the checkpoint to resume from.
 
-        With `force` it records what has changed. The error names `run` in the command that resumes anyway.
+        With `force`, the checkpoint records what has changed. The error names `run` in the command that
+        resumes anyway.
 
         Raises:
             ConfigurationError: job or runtime have changed, or the job has fewer epochs.

@@ -36,7 +36,7 @@ SUFFIXES = (".keras", ".h5")
 HINT = "name a run, or a .keras, .weights.h5 or .h5 file that Keras has saved"
 SHAPES_HINT = "set model.* as it was when these weights were trained"
 MOST_EXPANSION = 10
-"""Largest growth of a file that is read.
+"""Largest ratio of weights to file size.
 
 Weights hardly compress. A file that claims more would only fill the memory.
 """
@@ -144,7 +144,7 @@ def copy(source: Path, target: Path) -> None:
 def load(folder: Path, sha256: str) -> Weights:
     """Return the weights in a folder of checkpoints.
 
-    Raises DataError if they don't have this hash.
+    Raises DataError if they are missing, damaged or have another hash.
     """
     import numpy as np
 

@@ -111,7 +111,7 @@ class Learner:
     def augment(self, images: Any, augment_scale: Any, draw: Any) -> Any:
         """Return the images, distorted.
 
-        They are float32 of either format. The job's seed and `draw` decide.
+        They are float32 of either format. The job's seed and `draw` decide how.
         """
         import tensorflow as tf
 

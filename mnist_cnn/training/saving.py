@@ -97,7 +97,7 @@ def _save_model(job: Job, model: keras.Model, folder: Path, metadata: dict[str, 
 
 
 def _describe_onnx(path: Path, metadata: dict[str, str]) -> None:
-    """Name an ONNX model's inputs; store the metadata.
+    """Name an ONNX model's tensors; store the metadata.
 
     Names the input, the output and the batch dimension.
     """

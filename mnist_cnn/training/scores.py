@@ -1,4 +1,7 @@
-"""How well each class is recognised."""
+"""How well each class is recognised.
+
+It follows from the counts of a confusion matrix.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ HALF = 1 << 32
 SEED_STRIDE = 2_654_435_761
 """Distance between two shards' seeds.
 
-It is 2**32 by the golden ratio, so that they are not those of other layers.
+It is 2**32 by the golden ratio, so that shards' seeds are not those of other layers.
 """
 
 

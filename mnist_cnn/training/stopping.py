@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def best_epoch(history: Sequence[EpochRow]) -> int:
     """Return the epoch with the lowest held-out loss.
 
-    The earliest of equals; 0 without a history.
+    It is the earliest of equals, and 0 without a history.
     """
     return min(history, key=lambda row: row.val_loss).epoch if history else 0
 

@@ -155,7 +155,8 @@ def _common_runtime(trainer: Trainer, device_kind: str, group: Group) -> Runtime
 def _broadcast_state(trainer: Trainer, group: Group, epochs: int = 0) -> int:
     """Give all workers worker 0's state; return its epochs.
 
-    The state of Python's and NumPy's generators is not shared: no step with shards calls Python.
+    Worker 0 passes `epochs`. The state of Python's and NumPy's generators is not shared: no step with shards
+    calls Python.
     """
     if group.count == 1:
         return epochs

@@ -19,7 +19,7 @@ def find(workspace: Any, name: str) -> Cluster | None:
     """Return a compute target, or None. Raises ServiceError.
 
     None means that it doesn't exist. The SDK's objects drop some of what the service says, and there is none
-    for a kind of compute that the SDK doesn't know. So only its request is used.
+    for a kind of compute that the SDK doesn't know. So only the SDK's request is used.
     """
 
     def read() -> Any:

@@ -139,7 +139,7 @@ class WorkspaceService(AzureService):
     def read_log(self, handle: Handle, first: int) -> bytes | None:
         """Return the node's log from a byte on.
 
-        None if the logs could not be listed.
+        None means that the logs could not be listed.
         """
         self._sdk_run(handle)
         urls = self._log_urls

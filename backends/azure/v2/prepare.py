@@ -84,7 +84,7 @@ def _send_code(workspace: Workspace, datastore: Datastore, request: plan.Request
 def _create_environment(workspace: Workspace, environment: plan.Environment) -> str:
     """Return the environment's name; create it if it's missing.
 
-    A version can't be changed.
+    An existing version can't be changed.
     """
     from azure.ai.ml.entities import Environment
 

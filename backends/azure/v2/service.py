@@ -78,7 +78,10 @@ class WorkspaceService(AzureService):
         return call("read the node's log", partial(self._read_log, handle, first), LOG_SECONDS)
 
     def _read_log(self, handle: Handle, first: int) -> bytes:
-        """Return the log from a byte on, perhaps empty."""
+        """Return the log from a byte on.
+
+        It is empty if the trainer has printed nothing.
+        """
         name = self._logs.get(handle.id) or _find_log(handle)
         if name is None:
             return b""
@@ -158,7 +161,7 @@ def workspace_of(handle: Handle) -> Workspace:
 def _details(workspace: Workspace, handle: Handle) -> dict[str, Any]:
     """Return the run history's details of an ended run.
 
-    They are empty if it refuses to answer.
+    They are empty if the service refuses to answer.
     """
     what, history = "read how the run has ended", partial(workspace.history, f"runs/{handle.id}/details")
     try:
@@ -190,7 +193,7 @@ def _find_log(handle: Handle) -> str | None:
 def _read_blob(handle: Handle, path: str, first: int = 0) -> bytes:
     """Return a run's file from byte `first` on.
 
-    Nothing if the file is missing or shorter.
+    It is empty if the file is missing or shorter.
     """
     from azure.core.exceptions import HttpResponseError
 

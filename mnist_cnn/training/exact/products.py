@@ -87,18 +87,18 @@ class Operand:
     narrow: Any
 
     def largest_sum(self, axes: list[int]) -> Any:
-        """Return the largest sum of magnitudes, in units.
+        """Return the largest sum of magnitudes over some axes.
 
-        It is over some axes. The sum may round, but only if it is above 2**24, and then the result is at
-        least that.
+        It is in units. The sum may round, but only if it is above 2**24, and then the result is at least
+        that.
         """
         return tf.reduce_max(rounding.float32_sum(tf.abs(self.values), axes)) / self.unit
 
 
 def convolve(images: Any, kernel: Any, bias: Any, arithmetic: Arithmetic, **settings: Any) -> Any:
-    """Convolve float32 images with a kernel, plus bias.
+    """Convolve images with a kernel, and add a bias.
 
-    Images are (B, H, W, C), the kernel is (h, w, C, F), the result (B, H', W', F), `bias` (F,) or None.
+    All are float32: images (B, H, W, C), kernel (h, w, C, F), result (B, H', W', F), `bias` (F,) or None.
     `settings` are `strides` and `dilations`, of four numbers, and `padding`, "VALID" or "SAME", as
     TensorFlow's operations take them.
     """
