@@ -1,4 +1,4 @@
-"""Where a job can run: a table of name -> class; a class is imported when it is chosen.
+"""The table of backends, each imported when chosen.
 
 There are two ways to choose a backend from outside this package. An installed package registers a name with
 an entry point of the group `mnist_cnn.backends`. A class that is not registered is chosen as
@@ -38,7 +38,7 @@ BACKENDS: dict[str, str] = {
 
 @functools.cache
 def installed() -> dict[str, str]:
-    """Return the backends that installed packages register, as name -> "module:Class"."""
+    """Return installed packages' backends, as name -> "module:Class"."""
     from importlib.metadata import entry_points  # slow, and rarely needed
 
     points = entry_points(group=ENTRY_POINTS)
@@ -46,12 +46,12 @@ def installed() -> dict[str, str]:
 
 
 def is_outside(name: str) -> bool:
-    """Return whether a backend's name says where its class is, or is one that a package registers."""
+    """Return whether a backend comes from outside this package."""
     return ":" in name or (name not in BACKENDS and name in installed())
 
 
 def absolute_name(name: str) -> str:
-    """Return a backend's name such that it means the same in every folder."""
+    """Return a backend's name with its file's absolute path."""
     module, _, class_name = name.rpartition(":")
     return f"{Path(module).absolute()}:{class_name}" if module.endswith(".py") else name
 
@@ -90,7 +90,7 @@ def _import_class(target: str) -> type[Backend]:
 
 @functools.cache
 def _import_file(path: Path) -> ModuleType:
-    """Import a file once, under a name that no other file has."""
+    """Import a file once, under a unique module name."""
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     name = f"mnist_cnn_backend_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"

@@ -1,4 +1,7 @@
-"""What every run does alike, wherever it runs: read its log and its end, and check its model."""
+"""The part that the runs of all backends share.
+
+It reads a run's log and its end, and checks its model.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +40,10 @@ class LogReader:
         self._position = 0
 
     def new_lines(self, *, is_last: bool = False) -> Iterator[str]:
-        """Yield the lines added since the last call; an unfinished line only if no more will come.
+        """Yield the lines added since the last call.
 
-        Raises:
-            BackendError: the log cannot be read. A missing log has no lines.
+        Yields an unfinished line only if `is_last`. A missing log has no lines. Raises BackendError if the
+        log cannot be read.
         """
         try:
             with safe_read.open_file(self._path) as file:
@@ -58,7 +61,7 @@ class LogReader:
 
 
 def check_workers(job: Job, workers: int) -> None:
-    """Check that the workers can share a batch's shards equally. Raises ConfigurationError."""
+    """Check that workers divide the shards. Raises ConfigurationError."""
     shards = job.train.shards
     if shards % workers:
         message = f"backend.workers={workers} does not divide train.shards={shards}"
@@ -67,13 +70,13 @@ def check_workers(job: Job, workers: int) -> None:
 
 
 def error_class(exit_code: int | None) -> type[MnistCnnError]:
-    """Return the error that a trainer reports with this exit code."""
+    """Return the class of error with this exit code."""
     known = {**ERRORS_BY_EXIT_CODE, MnistCnnError.exit_code: MnistCnnError}
     return known.get(exit_code or 0, BackendError)
 
 
 def recorded_error(folder: Path, resume_hint: str | None = None) -> MnistCnnError:
-    """Return the error in the receipt of a run that failed or was cancelled.
+    """Return the recorded error of an unsuccessful run.
 
     `resume_hint` is added if the backend failed, not the training.
     """
@@ -87,14 +90,17 @@ def recorded_error(folder: Path, resume_hint: str | None = None) -> MnistCnnErro
 
 
 def cancelled_error(folder: Path) -> RunCancelled:
-    """Return the error of a cancelled run, even if its receipt does not record the end."""
+    """Return the error of a cancelled run.
+
+    The receipt need not record the end.
+    """
     receipt = run_folder.read_receipt(folder)
     hint = receipt.hint or f"resume it: {command_line('resume', folder)}"
     return RunCancelled(receipt.error or "the run was cancelled", hint)
 
 
 def check_can_register(folder: Path, status: Status, name: str, min_accuracy: float) -> Result:
-    """Return the result of a run whose model may be registered.
+    """Return the result, if the model may be registered.
 
     Raises:
         ConfigurationError: the name or `min_accuracy` isn't valid.
@@ -113,7 +119,10 @@ def check_can_register(folder: Path, status: Status, name: str, min_accuracy: fl
 
 
 def describe_run(run: Run) -> str:
-    """Return what `repr(run)` shows: the folder and the status in its receipt, without asking the service."""
+    """Return `repr(run)`, without asking the service.
+
+    It shows the folder, and the status in the receipt.
+    """
     try:
         status = run_folder.read_receipt(run.folder).status.value
     except MnistCnnError:

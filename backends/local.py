@@ -1,6 +1,7 @@
-"""The local backend: a run is a process on this machine, the registry a folder.
+"""The local backend: runs are processes on this machine.
 
-All it knows of the training is the command that starts the worker and the files of the run folder.
+The registry is a folder. All that this backend knows of the training is the command that starts the worker
+and the files of the run folder.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ START_SECONDS = 10.0  # for another process that holds the run folder to start t
 
 
 class Device(StrEnum):
-    """What trains; `auto` is a GPU if TensorFlow finds one."""
+    """What trains. `auto` is a GPU if possible."""
 
     auto = "auto"
     cpu = "cpu"
@@ -77,7 +78,10 @@ class LocalConfig(BackendConfig):
 
 
 class LocalBackend:
-    """Start `python -m mnist_cnn.training.worker FOLDER` in its own session; its output goes to log.txt."""
+    """Starts a worker in its own session.
+
+    The worker is `python -m mnist_cnn.training.worker FOLDER`; its output goes to log.txt.
+    """
 
     CONFIG: ClassVar[type[BackendConfig]] = LocalConfig
     parallel_runs: int | None = 1
@@ -92,7 +96,7 @@ class LocalBackend:
         self.registry = Path(config.register.dir)
 
     def command(self, folder: Path) -> list[str]:
-        """Return the command line that trains the job in a run folder."""
+        """Return the command that trains a run folder's job."""
         # With -P the current folder cannot hide the package that runs here.
         workers = self.config.workers
         device = self.config.device.value if workers == 1 else Device.cpu.value
@@ -102,7 +106,7 @@ class LocalBackend:
         return [*command, run_folder.FORCE] if self.force else command
 
     def plan(self, job: Job) -> Plan:
-        """Return the device, the threads and the command that would train."""
+        """Return the device, threads and command of a run."""
         self.check(job)
         threads = job.train.threads or "TensorFlow's choice"
         where = f"this machine, device {self.config.device.value}, threads {threads}"
@@ -111,7 +115,7 @@ class LocalBackend:
         return Plan((("where", where), ("command", shlex.join(self.command(Path("FOLDER"))))))
 
     def check(self, job: Job) -> None:
-        """Check the number of workers, and that an exact job can be trained here.
+        """Check workers, and whether exact jobs can train here.
 
         Only the worker can tell what else is missing.
         """
@@ -120,7 +124,7 @@ class LocalBackend:
             cpu.check_exact(self.config.device.value)
 
     def submit(self, job: Job, folder: Path) -> LocalRun:
-        """Start the worker; if the folder holds checkpoints, it continues from the newest."""
+        """Start the worker. It resumes from the newest checkpoint."""
         try:
             with run_folder.lock(folder, START_SECONDS):
                 is_new = not (folder / run_folder.RECEIPT).exists()
@@ -141,7 +145,10 @@ class LocalBackend:
         return LocalRun(folder, self.registry, process)
 
     def _receipt(self, job: Job, folder: Path) -> Receipt:
-        """Return the receipt of the run that starts now; a resumed run keeps its id and its age."""
+        """Return a new receipt.
+
+        A resumed run keeps its id and its age.
+        """
         values = dataclasses.asdict(self.config)
         receipt = Receipt(
             backend=values.pop("name"),
@@ -192,17 +199,21 @@ class LocalBackend:
         return process
 
     def attach(self, folder: Path) -> LocalRun:
-        """Return the run in a folder; with `force`, a worker on another machine counts as gone."""
+        """Return the run in a folder.
+
+        With `force`, a worker on another machine counts as gone.
+        """
         run_folder.read_receipt(folder)
         return LocalRun(folder, self.registry, trusts_other_host=not self.force)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class LocalRun:
-    """A worker process, known from its run folder; only the process that started it passes `process`.
+    """A worker process, known from its run folder.
 
-    Several machines or containers may share the folder. Of a worker on another machine only the last
-    progress.json is known. It counts as running while this run `trusts_other_host`.
+    Only the process that started it passes `process`. Several machines or containers may share the folder. Of
+    a worker on another machine only the last progress.json is known. It counts as running while this run
+    `trusts_other_host`.
     """
 
     folder: Path
@@ -214,7 +225,11 @@ class LocalRun:
         return common.describe_run(self)
 
     def status(self) -> Status:
-        """Return the receipt's status; `cancelled` or `lost` if the worker is gone without a final one."""
+        """Return the run's status.
+
+        If the worker is gone without a final status, it is `completed` if there is a result, else `cancelled`
+        or `lost`.
+        """
         receipt = run_folder.read_receipt(self.folder)
         if receipt.status.is_final:
             return receipt.status
@@ -235,7 +250,7 @@ class LocalRun:
         return run_folder.read_progress(self.folder)
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
-        """Yield log.txt line by line; with `follow`, until the run has ended."""
+        """Yield log.txt's lines; follow until the run ends."""
         reader = common.LogReader(self.folder)
         while follow and not self.status().is_final:
             yield from reader.new_lines()
@@ -246,7 +261,10 @@ class LocalRun:
             raise BackendError(f"cannot read {path}: No such file or directory", "the run left no log")
 
     def wait(self) -> Result:
-        """Wait for the end; return the result or raise the error in the receipt."""
+        """Return the result, or raise the recorded error.
+
+        Waits until the run has ended.
+        """
         while not (status := self.status()).is_final:
             time.sleep(POLL_SECONDS)
         self._await_own_process()
@@ -262,7 +280,10 @@ class LocalRun:
         raise common.recorded_error(self.folder, f"then resume it: {command_line('resume', self.folder)}")
 
     def cancel(self) -> None:
-        """Ask the worker to exit, then kill it; return when it is gone."""
+        """Terminate the worker and wait until it is gone.
+
+        Kills it if it doesn't exit.
+        """
         worker: psutil.Process | None = None
         while not self.status().is_final and (worker := self._worker()) is None:
             if (host := self._other_host()) is not None:
@@ -281,7 +302,10 @@ class LocalRun:
         self._record_end_for_worker(Status.cancelled, Status.lost)  # lost: there was no room for CANCEL
 
     def _record_end_for_worker(self, end: Status, *same: Status) -> None:
-        """Record an end that the worker was killed before recording, unless the run was resumed since."""
+        """Record an end that a killed worker did not.
+
+        Does nothing if the run was resumed since.
+        """
         if run_folder.read_receipt(self.folder).status.is_final:
             return
         error = RunCancelled("the run was cancelled") if end is Status.cancelled else None
@@ -326,7 +350,7 @@ class LocalRun:
         """Do nothing: the checkpoints are in the run folder."""
 
     def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
-        """Copy the model into the local registry, as the next version of its name."""
+        """Copy the model into the registry as a version."""
         result = common.check_can_register(self.folder, self.status(), name, min_accuracy)
         return local_registry.add(self.registry, name, self.folder, result)
 
@@ -335,7 +359,7 @@ class LocalRun:
         yield from ()
 
     def _worker(self) -> psutil.Process | None:
-        """Return the live process that trains the run, or None."""
+        """Return the run's live worker process, or None."""
         receipt = run_folder.read_receipt(self.folder)
         own = self._own_process(receipt)
         if own is not None and own.poll() is not None:
@@ -350,7 +374,7 @@ class LocalRun:
         return process if (is_same and is_here) or self._is_named_by(process) else None
 
     def _is_named_by(self, process: psutil.Process) -> bool:
-        """Return whether a process trains this run, by its command line.
+        """Return whether a process's command line trains this run.
 
         Needed if the host was renamed or the clock was set: Linux counts a start time from boot, and
         recomputes the time of boot from the clock.
@@ -365,7 +389,7 @@ class LocalRun:
         return WORKER in words and any((place / word).resolve() == folder for word in words)
 
     def _other_host(self) -> str | None:
-        """Return the other machine that trains an unfinished run, or None."""
+        """Return another machine that trains the run, or None."""
         receipt = run_folder.read_receipt(self.folder)
         if self._own_process(receipt) is not None or not self.trusts_other_host:
             return None
@@ -377,7 +401,10 @@ class LocalRun:
             own.wait()
 
     def _own_process(self, receipt: Receipt) -> subprocess.Popen[bytes] | None:
-        """Return the worker that this object started, unless the receipt now names another."""
+        """Return the worker that this object started.
+
+        None if the receipt now names another.
+        """
         if self.process is None:
             return None
         self.process.poll()  # so that an ended worker is no zombie, even if the receipt names another

@@ -1,4 +1,4 @@
-"""The local registry: a folder of models, NAME/VERSION/, each with its model and metadata."""
+"""The local registry: folders NAME/VERSION/ with model and metadata."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ SETTING = "register.dir=FOLDER"
 
 
 def add(registry: Path, name: str, run: Path, result: Result) -> ModelRef:
-    """Register a run's model; a run that is registered already keeps its version. Versions start at 1.
+    """Register a run's model as the next version.
+
+    A registered run keeps its version. Versions start at 1.
 
     Raises:
         BackendError: a file of the run is damaged; the registry cannot be written, is damaged, or another
@@ -51,7 +53,7 @@ def add(registry: Path, name: str, run: Path, result: Result) -> ModelRef:
 
 
 def _versions(home: Path) -> Iterator[tuple[int, str]]:
-    """Yield each finished version and the id of its run."""
+    """Yield each finished version and its run's id."""
     for folder in home.iterdir():
         if folder.name.isdecimal() and (folder / MODEL_RECORD).is_file():
             try:

@@ -1,4 +1,4 @@
-"""The Azure backend: trains on a cluster of an Azure Machine Learning workspace.
+"""The Azure backend: trains on an Azure ML cluster.
 
 Nothing here imports the SDK, because `plan` and the checks before the first request don't need it.
 """
@@ -32,13 +32,13 @@ class AzureBackend(RemoteBackend):
     CONFIG: ClassVar[type[BackendConfig]] = AzureConfig
 
     def service(self) -> Service:
-        """Return the service as the chosen SDK talks to it."""
+        """Return the service, which uses the chosen SDK."""
         return _service(self.settings)
 
     def service_of(self, folder: Path) -> Service:
-        """Return the service as the run's own SDK talks to it, because the other one need not know the run.
+        """Return the service, which uses the run's SDK.
 
-        Raises BackendError if the receipt names an unknown SDK.
+        The other SDK may not know the run. Raises BackendError if the receipt names an unknown SDK.
         """
         sdk = run_folder.read_receipt(folder).backend_settings.get("sdk", Sdk.v1)
         if sdk not in tuple(Sdk):

@@ -1,4 +1,7 @@
-"""Calls Azure's SDKs with time limits and retries, and translates their exceptions."""
+"""Calls Azure's SDKs with time limits and retries.
+
+Translates their exceptions.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CALL_SECONDS = 120.0
-"""How long a call may take, with the SDK's own retries. Those of v1 last 41 s if it gets HTTP 503."""
+"""Time limit of a call, including the SDK's retries.
+
+Those of v1 last 41 s after HTTP 503.
+"""
 STILL_WAITING_SECONDS = 30.0
 """Interval between reports that a call is still running."""
 UNREACHABLE = {"ConnectionError", "ServiceRequestError", "ServiceResponseError", "ClientRequestError"}
-"""The network exceptions of the libraries that the SDK uses, by name."""
+"""Names of network exceptions in the SDKs' libraries."""
 UNAUTHORIZED = 401
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 KEYS_REFUSED = "KeyBasedAuthenticationNotPermitted"
-"""How a storage account refuses its keys, and the tokens that are signed with them."""
+"""How a storage account refuses its keys.
+
+It refuses tokens signed with them in the same way.
+"""
 STUDIO = "https://ml.azure.com"
 _STATUS = re.compile(r"(?:Response Code|Code|status_code|StatusCode)[\"']?[:=\s]+[\"']?(\d{3})\b")
 _WRONG_SUBSCRIPTION = re.compile(r"access to (\S+) subscription|subscription name, (\S+), instead")
@@ -62,14 +71,15 @@ NETWORK_HINT = "check the network and try again"
 
 
 def is_about_quota(detail: str) -> bool:
-    """Return whether the service refused something for a quota, which can be raised."""
+    """Return whether the service refused something for a quota."""
     return "quota" in detail.lower()
 
 
 def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
-    """Return what `act` returns; abandon it after `seconds`. `what` is an infinitive, "find the cluster".
+    """Return what `act` returns, or abandon it after `seconds`.
 
-    Most calls of the SDK have no time-out, so each runs in a thread that can be abandoned.
+    `what` is an infinitive: "find the cluster". Most calls of the SDK have no time-out, so each runs in a
+    thread that can be abandoned.
 
     Raises:
         ServiceError: the call failed, or took too long.
@@ -93,12 +103,15 @@ def call(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
 
 
 def call_with_retries(what: str, act: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
-    """Call as `call` does, and retry transient failures; `act` must be safe to repeat."""
+    """Call as `call` does, and retry transient failures.
+
+    `act` must be safe to repeat.
+    """
     return with_retries(lambda: call(what, act, seconds))
 
 
 def translate(what: str, error: BaseException) -> BackendError:
-    """Return the BackendError for an exception of the SDK, the network or the disk, without secrets."""
+    """Return the BackendError for an exception, without secrets."""
     chain = list(_chain(error))
     for link in chain:
         if isinstance(link, OSError) and link.filename and link.errno in DISK_ERRORS:
@@ -131,7 +144,10 @@ def translate(what: str, error: BaseException) -> BackendError:
 
 
 def _login_error(what: str, reason: str, status: int | None, detail: str) -> ServiceError:
-    """Return the error of a login, with the status 401 only if another attempt would be refused too."""
+    """Return the error of a failed login.
+
+    Its status is 401 only if another attempt would be refused too.
+    """
     if status == UNAUTHORIZED or "AADSTS" in detail or "az login" in detail:
         message = f"cannot {what}: the login was refused ({reason})"
         hint = _LOGIN_HINTS.get(reason, "check the credentials, or log in with az login")
@@ -152,7 +168,10 @@ def _role_hint(what: str) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and its causes, including those in the SDK's `inner_exception`."""
+    """Yield an exception and its causes.
+
+    These include the SDK's `inner_exception`.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -171,7 +190,7 @@ def _status_of(error: BaseException) -> int | None:
 
 
 def _first_sentence(error: BaseException) -> str:
-    """Return the message within an exception's text, on one line and without secrets."""
+    """Return an exception's message on one line, without secrets."""
     parsed = getattr(getattr(error, "error", None), "message", None)  # of the answer, by SDK v2
     said = parsed if isinstance(parsed, str) and parsed else getattr(error, "message", None) or error
     text = filled(redact(" ".join(str(said).split())), {})

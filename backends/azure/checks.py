@@ -1,4 +1,4 @@
-"""Checks before the first request: Python, the SDK, the workspace's config.json and the credentials.
+"""Checks before the first request to the service.
 
 They search where the SDK searches, but don't import it.
 """
@@ -27,19 +27,31 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.azure.config import AzureConfig
 
 V2_PYTHONS = ((3, 11), (3, 13))
-"""The lowest and the highest Python of the extra `azure-v2`."""
+"""The oldest and newest Python for the extra `azure-v2`."""
 PRINCIPAL_VARIABLES = tuple(f"AZUREML_SERVICE_PRINCIPAL_{part}" for part in ("TENANT_ID", "ID", "PASSWORD"))
 IDENTITY_VARIABLES = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
-"""The same, as all newer libraries of Azure call them."""
+"""The same variables, as newer Azure libraries name them."""
 PART_OF_A_PRINCIPAL = (PRINCIPAL_VARIABLES[:1], IDENTITY_VARIABLES[:1], IDENTITY_VARIABLES[1:2])
-"""What may be set without the rest of its spelling: a tenant, or the id of a managed identity."""
+"""Variables that may be set alone.
+
+They are a tenant, or the id of a managed identity.
+"""
 FEDERATED_VARIABLES = ("AZURE_FEDERATED_TOKEN_FILE", "ACTIONS_ID_TOKEN_REQUEST_URL")
-"""If one is set, a tenant and an id name a login without a password, which another program uses."""
+"""Variables of a login without a password.
+
+If one is set, a tenant and an id are enough. Another program uses that login.
+"""
 TENANT_VARIABLE = PRINCIPAL_VARIABLES[0]
-"""Set alone, it names the tenant of the Azure CLI's login or of the browser's."""
+"""Set alone, it names the tenant of another login.
+
+That is the Azure CLI's or the browser's.
+"""
 CONFIG_FILES = ("config.json", "project.json")
 CONFIG_FOLDERS = (".azureml", "aml_config", "")
-"""In the SDK's order: it searches all parents for one folder before it searches them for the next."""
+"""Folders to search, in the SDK's order.
+
+It searches all parents for one folder before the next.
+"""
 
 WORKSPACE_HINT = "download it from https://ml.azure.com (click the workspace), or set backend.workspace=FILE"
 
@@ -60,7 +72,10 @@ class Credentials(StrEnum):
 
 
 def chosen_sdk(config: AzureConfig) -> Sdk:
-    """Return the SDK to use: the configured one, else v1 if it is installed, else v2."""
+    """Return the SDK to use.
+
+    That is the configured one, else v1 if installed, else v2.
+    """
     return config.sdk or (Sdk.v1 if _is_installed("azureml-train-core") else Sdk.v2)
 
 
@@ -72,7 +87,7 @@ def check_all(config: AzureConfig) -> None:
 
 
 def check_network(config: AzureConfig) -> None:
-    """Check that the cluster can be created in its network. Raises ConfigurationError.
+    """Check a new cluster's network. Raises ConfigurationError.
 
     The subnet must be in the workspace's subscription:
     https://learn.microsoft.com/azure/machine-learning/how-to-secure-training-vnet
@@ -91,7 +106,7 @@ def check_network(config: AzureConfig) -> None:
 
 
 def check_sdk(sdk: Sdk) -> None:
-    """Check that the SDK is installed, on a Python that it supports. Raises ConfigurationError."""
+    """Check the SDK and Python's version. Raises ConfigurationError."""
     running = ".".join(map(str, sys.version_info[:2]))
     if sdk is Sdk.v1:
         if sys.version_info[:2] != (3, 11):
@@ -111,14 +126,18 @@ def check_sdk(sdk: Sdk) -> None:
 
 
 def _is_installed(distribution: str) -> bool:
-    """Return whether pip has installed a distribution; a search for its modules would import some of them."""
+    """Return whether pip has installed a distribution.
+
+    A search for its modules would import some of them.
+    """
     return next(iter(importlib.metadata.distributions(name=distribution)), None) is not None
 
 
 def workspace_file(setting: str | None) -> Path:
-    """Return the path of the workspace's config.json. Raises ConfigurationError if there is none.
+    """Return the path of the workspace's config.json.
 
-    `setting` is the file or a folder; None is the current folder. Parent folders are searched too.
+    `setting` is the file or a folder; None is the current folder. Parent folders are searched too. Raises
+    ConfigurationError if there is none.
     """
     start = Path(setting or ".").expanduser().absolute()
     if not start.exists():
@@ -137,7 +156,10 @@ def workspace_file(setting: str | None) -> Path:
 
 
 def find_workspace(setting: str | None) -> WorkspaceName:
-    """Read the workspace's config.json. Raises ConfigurationError if it doesn't name a workspace."""
+    """Read the workspace's config.json.
+
+    Raises ConfigurationError if it doesn't name a workspace.
+    """
     path = workspace_file(setting)
     try:
         mapping: Any = json.loads(safe_read.read_text(path, safe_read.SETTINGS_BYTES, "utf-8-sig"))
@@ -160,7 +182,10 @@ def find_workspace(setting: str | None) -> WorkspaceName:
 def credentials(
     environment: Mapping[str, str] = os.environ, *, at_terminal: bool | None = None
 ) -> Credentials:
-    """Return how to log in, by browser only at a terminal. Raises ConfigurationError."""
+    """Return how to log in. Raises ConfigurationError.
+
+    Uses a browser only at a terminal.
+    """
     if principal(environment):
         return Credentials.service_principal
     has_federated_login = any(environment.get(name) for name in FEDERATED_VARIABLES)
@@ -181,7 +206,10 @@ def credentials(
 
 
 def principal(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Return a service principal's tenant, id and password, or nothing if they are not all set."""
+    """Return a service principal's tenant, id and password.
+
+    The tuple is empty if they are not all set.
+    """
     for names in (PRINCIPAL_VARIABLES, IDENTITY_VARIABLES):
         values = tuple(environment.get(name, "") for name in names)
         if all(values):
@@ -190,7 +218,7 @@ def principal(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
 
 
 def tenant(environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the tenant to log in to, or None for the login's own."""
+    """Return the tenant to log in to, or None."""
     return environment.get(TENANT_VARIABLE) or environment.get(IDENTITY_VARIABLES[0]) or None
 
 

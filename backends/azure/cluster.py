@@ -1,4 +1,4 @@
-"""A cluster as the service describes it: whether it can be used, its state in words, and its costs.
+"""A cluster as the service describes it.
 
 A cluster is an AmlCompute, the successor of Batch AI: `BatchAiCompute` is no longer in the SDK.
 """
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 CLUSTER_TYPE = "AmlCompute"
 WAIT_SECONDS = 20 * 60
 FIRST_POLL_SECONDS, SLOW_POLL_SECONDS = 0.2, 5.0
-"""Pauses between two polls: the first one, doubled each time up to the second."""
+"""The first and the longest pause between polls.
+
+The pause doubles each time.
+"""
 
 
 STATUS = (
@@ -48,16 +51,15 @@ STATUS = (
     "vmPriority",
     "vmSize",
 )
-"""The members of the service's answer that make up the cluster's status."""
+"""The members of the service's answer that `Cluster.status` keeps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """What the service says of a compute target. A value is None if it says nothing.
+    """A compute target. Unknown values are None.
 
-    `kind` is the type of the compute target; only a CLUSTER_TYPE is a cluster. `scale` holds the smallest and
-    the largest number of nodes, and after how many seconds an idle node is released. `status` is the text of
-    the service, to be printed.
+    `kind` is its type; only a CLUSTER_TYPE is a cluster. `scale` holds the smallest and the largest number of
+    nodes, and after how many seconds an idle node is released. `status` is the service's text, to be printed.
     """
 
     name: str
@@ -73,15 +75,18 @@ class Cluster:
     status: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def count(self, *states: str) -> int:
-        """Return how many nodes are in one of the states, as "idle", "running" or "preempted"."""
+        """Return how many nodes are in these states.
+
+        States are "idle", "running" or "preempted".
+        """
         counts = self.status.get("nodeStateCounts") or {}
         return sum(counts.get(f"{state}NodeCount") or 0 for state in states)
 
 
 def find(name: str, read: Callable[[], Any]) -> Cluster | None:
-    """Return the compute target of that name, or None if it doesn't exist; `read` returns its description.
+    """Return a compute target, or None. Raises ServiceError.
 
-    Raises ServiceError.
+    None means that it doesn't exist. `read` returns its description.
     """
     try:
         body = call(f"find the cluster {name}", read)
@@ -93,7 +98,10 @@ def find(name: str, read: Callable[[], Any]) -> Cluster | None:
 
 
 def from_arm(body: dict[str, Any]) -> Cluster:
-    """Return a compute target as Azure Resource Manager describes it; most members may be null."""
+    """Return a compute target that Azure Resource Manager describes.
+
+    Most members may be null.
+    """
     compute = body["properties"]
     nodes = compute.get("properties") or {}
     scale = nodes.get("scaleSettings")
@@ -127,7 +135,10 @@ def ensure(
     request: Callable[[], object],
     find: Callable[[], Cluster | None],
 ) -> Cluster:
-    """Return the cluster that was found, or create it; it may not be ready yet. Raises as both do."""
+    """Return the cluster that was found, or create it.
+
+    It may not be ready. Raises as `create` and `check_usable` do.
+    """
     if found is None:
         return create(config, request, find)
     check_usable(found, config)
@@ -135,9 +146,9 @@ def ensure(
 
 
 def create(config: AzureConfig, request: Callable[[], object], find: Callable[[], Cluster | None]) -> Cluster:
-    """Create the cluster; look for it before a second request, which would overwrite it.
+    """Create the cluster. Raises NodesRefused or ServiceError.
 
-    Raises NodesRefused or ServiceError.
+    Looks for it before a second request, which would overwrite it.
     """
     report(f"cluster {config.cluster}: creating it with {config.nodes}")
     for attempt in range(1, ATTEMPTS + 1):
@@ -160,7 +171,7 @@ def create(config: AzureConfig, request: Callable[[], object], find: Callable[[]
 
 
 def require_existing(config: AzureConfig, find: Callable[[], Cluster | None]) -> Cluster:
-    """Return the cluster as it is now. Raises BackendError if it is gone."""
+    """Return the cluster. Raises BackendError if it is gone."""
     found = with_retries(find)
     if found is None:
         raise BackendError(f"cluster {config.cluster}: the service no longer finds it", "try again")
@@ -168,10 +179,10 @@ def require_existing(config: AzureConfig, find: Callable[[], Cluster | None]) ->
 
 
 def check_usable(cluster: Cluster, config: AzureConfig) -> None:
-    """Report how a cluster that exists differs from the configuration; it isn't changed.
+    """Report how an existing cluster differs from the configuration.
 
-    Raises BackendError if the name belongs to something else, if its nodes have no GPU but need one, or if it
-    can't have a node for each worker.
+    Doesn't change it. Raises BackendError if the name belongs to something else, its nodes lack a required
+    GPU, or it can't have a node for each worker.
     """
     if cluster.kind != CLUSTER_TYPE:
         message = f"{config.cluster} is a {cluster.kind}, not a cluster ({CLUSTER_TYPE})"
@@ -192,7 +203,9 @@ def check_usable(cluster: Cluster, config: AzureConfig) -> None:
 
 
 def wait_until_ready(cluster: Cluster, config: AzureConfig, find: Callable[[], Cluster | None]) -> None:
-    """Wait until the cluster accepts runs; its nodes start later, when a run needs them.
+    """Wait until the cluster accepts runs.
+
+    Its nodes start later, when a run needs them.
 
     Raises:
         BackendError: it has failed, is being deleted, or isn't ready in time.
@@ -232,7 +245,10 @@ def _check_not_ended(cluster: Cluster, config: AzureConfig, state: str) -> None:
 
 
 def wait_until_gone(name: str, find: Callable[[], Cluster | None]) -> None:
-    """Wait until the service no longer finds the cluster. Raises BackendError if that takes too long."""
+    """Wait until the service no longer finds the cluster.
+
+    Raises BackendError if that takes too long.
+    """
     deadline = time.monotonic() + WAIT_SECONDS
     pause = FIRST_POLL_SECONDS
     while (found := find()) is not None:
@@ -245,7 +261,10 @@ def wait_until_gone(name: str, find: Callable[[], Cluster | None]) -> None:
 def delete(
     cluster: Cluster, request: Callable[[], object], find: Callable[[], Cluster | None]
 ) -> Iterator[str]:
-    """Delete the cluster and wait until it is gone; yield lines to print. Raises BackendError."""
+    """Delete the cluster and wait until it is gone.
+
+    Yields lines to print. Raises BackendError.
+    """
     if cluster.kind != CLUSTER_TYPE:
         message = f"{cluster.name} is a {cluster.kind}, not a cluster ({CLUSTER_TYPE}); it was not deleted"
         raise BackendError(message, f"see {STUDIO}")
@@ -256,7 +275,10 @@ def delete(
 
 
 def differences(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
-    """Yield a line for each setting in which the cluster differs from the configuration."""
+    """Yield how the cluster differs from the configuration.
+
+    One line for each setting.
+    """
     low, high, idle_seconds = cluster.scale or (None, None, None)
     settings = {
         "vm_size": (cluster.vm_size.upper(), config.vm_size.upper()),
@@ -274,7 +296,7 @@ def differences(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
 
 
 def command(action: str, config: AzureConfig) -> str:
-    """Return a command line that shows or deletes the cluster."""
+    """Return a command that shows or deletes the cluster."""
     sdk = [f"backend.sdk={config.sdk}"] if config.sdk else []
     workspace = [f"backend.workspace={config.workspace}"] if config.workspace else []
     cluster = f"backend.cluster={config.cluster}"
@@ -282,7 +304,7 @@ def command(action: str, config: AzureConfig) -> str:
 
 
 def show(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
-    """Yield lines on the cluster's nodes, errors, status and costs."""
+    """Yield lines on the cluster's nodes, errors and costs."""
     yield f"cluster {cluster.name}: {cluster.kind}, {cluster.state}"
     if cluster.kind != CLUSTER_TYPE:
         return
@@ -297,7 +319,7 @@ def show(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
 
 
 def costs(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
-    """Yield lines: how many nodes are billed, and what releases them."""
+    """Yield lines on billed nodes, and what releases them."""
     if cluster.kind != CLUSTER_TYPE:
         return
     nodes, (least, _, idle_seconds) = cluster.nodes or 0, cluster.scale or (0, 0, None)
@@ -316,7 +338,10 @@ def costs(cluster: Cluster, config: AzureConfig) -> Iterator[str]:
 
 
 def error_text(entry: Any) -> str:
-    """Return a provisioning error with its details, which list the allowed values, on one line."""
+    """Return a provisioning error on one line.
+
+    Includes its details, which list the allowed values.
+    """
     error = entry.get("error", entry) if isinstance(entry, dict) else {"message": str(entry)}
     details = filter(lambda detail: isinstance(detail, dict), error.get("details") or [])
     texts = (error.get("code"), error.get("message"), *(detail.get("message") for detail in details))
@@ -324,7 +349,7 @@ def error_text(entry: Any) -> str:
 
 
 def _status(cluster: Cluster) -> Iterator[str]:
-    """Yield lines: the service's warnings, and its whole status, if there is one.
+    """Yield lines: the service's warnings and the cluster's status.
 
     A cluster that works may have errors in its status: warnings, and why it gets no nodes now.
     """

@@ -1,6 +1,6 @@
-"""The keys of `backend=azure`, and the names that the service accepts. Doesn't import the SDK.
+"""The settings of `backend=azure`, and rules for names.
 
-Microsoft publishes the rules for names and the limits of Azure Machine Learning:
+Doesn't import the SDK. Microsoft publishes the rules for names and the limits of Azure Machine Learning:
 https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules and
 https://learn.microsoft.com/azure/machine-learning/how-to-manage-quotas.
 """
@@ -35,19 +35,26 @@ SUBNET_FORM = (
     "/subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network/virtualNetworks/NETWORK/subnets/NAME"
 )
 LOW_PRIORITY_MINUTES = 7 * 24 * 60
-"""A job may take seven days on low-priority nodes, and 21 on dedicated ones."""
+"""Longest run on low-priority nodes.
+
+Dedicated ones allow 21 days.
+"""
 DEFAULT_VM_SIZE = "STANDARD_D2DS_V4"
-"""Two cores, as the tutorial's STANDARD_D2_V2 has, which Azure retires on 2028-05-01 and runs on six
-generations of processors. Ddsv4 is the newest general series that Microsoft lists for clusters. All its
-processors have AVX-512, and it has no date of retirement.
-https://learn.microsoft.com/azure/machine-learning/concept-compute-target
+"""Two cores, as the tutorial's STANDARD_D2_V2 has.
+
+Azure retires that size on 2028-05-01, and runs it on six generations of processors. Ddsv4 is the newest
+general series that Microsoft lists for clusters. All its processors have AVX-512, and it has no date of
+retirement. https://learn.microsoft.com/azure/machine-learning/concept-compute-target
 """
 GPU_VM_SIZE = "STANDARD_NC4AS_T4_V3"
-"""The smallest size with a GPU that Microsoft lists for clusters and has not retired."""
+"""The smallest size with a GPU.
+
+Microsoft lists it for clusters, and has not retired it.
+"""
 
 
 class Priority(StrEnum):
-    """Low-priority nodes are Spot machines, which the service can preempt at any moment.
+    """The nodes' priority. Low-priority nodes are preemptible Spot machines.
 
     Azure Machine Learning retired low-priority machines on 2026-03-31, but not the word.
     """
@@ -57,7 +64,7 @@ class Priority(StrEnum):
 
 
 class Sdk(StrEnum):
-    """The library that talks to the service: azureml-sdk (v1) or azure-ai-ml (v2)."""
+    """The SDK to use: azureml-sdk (v1) or azure-ai-ml (v2)."""
 
     v1 = "v1"
     v2 = "v2"
@@ -165,15 +172,18 @@ class AzureConfig(BackendConfig):
 
 
 def has_gpu(vm_size: str) -> bool:
-    """Return whether VMs of a size have a GPU: only those of Azure's N series have one.
+    """Return whether a VM size has a GPU.
 
-    https://learn.microsoft.com/azure/virtual-machines/sizes/overview
+    Only Azure's N series has: https://learn.microsoft.com/azure/virtual-machines/sizes/overview
     """
     return vm_size.upper().startswith("STANDARD_N")
 
 
 def network(subnet: str | None, *, public_ip: bool) -> str:
-    """Return what is special about the network of a cluster's nodes, in words that continue a line."""
+    """Return what is special about the nodes' network.
+
+    The text continues a line.
+    """
     found = SUBNET.fullmatch(subnet or "")
     named = f"{found['subnet']} of network {found['network']}" if found else subnet
     return (f", in subnet {named}" if subnet else "") + ("" if public_ip else ", without public addresses")

@@ -1,4 +1,4 @@
-"""Logs in, with what both SDKs share: the steps of opening a workspace, and `azure-identity`."""
+"""Logs in to a workspace, for both SDKs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,20 @@ T = TypeVar("T")
 INTERACTIVE_SECONDS = 900.0
 """How long a login in a browser may take."""
 TOKEN_SECONDS = 300.0
-"""How long a token must still be valid to be used."""
+"""Shortest remaining lifetime of a token that is used."""
 
 CLI_SECONDS = 60
-"""How long the CLI may take to return a token. The library's own limit of 10 is short for a busy machine."""
+"""Time limit for the CLI to return a token.
+
+The library's limit of 10 is short for a busy machine.
+"""
 
 
 def open_workspace(sdk: Sdk, name: checks.WorkspaceName, get: Callable[[checks.Credentials], T]) -> T:
-    """Return what `get` opens with the credentials found here. Raises ConfigurationError or ServiceError."""
+    """Log in, and return what `get` opens.
+
+    Raises ConfigurationError or ServiceError.
+    """
     checks.check_sdk(sdk)
     credentials = checks.credentials()
     seconds = INTERACTIVE_SECONDS if credentials is checks.Credentials.interactive else CALL_SECONDS
@@ -35,7 +41,7 @@ def open_workspace(sdk: Sdk, name: checks.WorkspaceName, get: Callable[[checks.C
 
 
 class AzureCliLogin:
-    """The login of the Azure CLI. It keeps each token until shortly before it expires.
+    """The login of the Azure CLI, with cached tokens.
 
     The CLI takes a second to return a token, and SDK v2 asks once for each of its twenty clients.
     """

@@ -1,6 +1,6 @@
-"""What the nodes' scripts of both SDKs share: they train as every node does, and send metrics to the service.
+"""Trains on a node and sends metrics.
 
-The metrics have the names that the tutorial uses.
+Both SDKs use it. The metrics have the names that the tutorial uses.
 """
 
 from __future__ import annotations
@@ -21,15 +21,22 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 20
 UNAUTHORIZED = 401
 PORTS = 8
-"""How many ports worker 0 may try, from the one that Azure names: another program may have taken that one."""
+"""How many ports worker 0 may try.
+
+They start at the one that Azure names, which another program may have taken.
+"""
 ARRIVAL_SECONDS = 900
-"""How long the workers wait for each other: a node that must download the image starts minutes later."""
+"""How long the workers wait for each other.
+
+A node that downloads the image starts minutes later.
+"""
 
 
 def train(code: Path, metrics: Callable[[], Metrics], words: Sequence[str] | None = None) -> int | str:
-    """Train the job in the current folder with this copy of the code; return 0, or the error message.
+    """Train the job; return 0 or an error message.
 
-    Nothing is printed with a secret in it, whichever library or thread prints it.
+    The job is in the current folder; `code` is the folder of this copy of the code. Secrets are redacted in
+    all output.
     """
     from mnist_cnn.backends.remote import node
     from mnist_cnn.redaction import redacted
@@ -40,9 +47,9 @@ def train(code: Path, metrics: Callable[[], Metrics], words: Sequence[str] | Non
 
 
 def name_worker(environment: MutableMapping[str, str]) -> None:
-    """Say which of several workers this node is, from the variables of a distributed job of PyTorch.
+    """Set this worker's variables from a distributed PyTorch job's.
 
-    Azure sets them itself, whatever the image contains. A job of MPI would need MPI in the image:
+    Azure sets the latter, whatever the image contains. A job of MPI would need MPI in the image:
     https://learn.microsoft.com/azure/machine-learning/how-to-train-distributed-gpu
     """
     from mnist_cnn.backends.remote import workers
@@ -56,12 +63,18 @@ def name_worker(environment: MutableMapping[str, str]) -> None:
 
 
 class Metrics:
-    """Sends metrics; a subclass says how. The first failure is printed; the training continues."""
+    """Sends metrics; a subclass says how.
+
+    The first failure is printed; the training continues.
+    """
 
     has_failed = False
 
     def send(self, values: Mapping[str, float], step: int) -> None:
-        """Send the values of an epoch, or of the whole run if `step` is 0."""
+        """Send an epoch's values, or the whole run's.
+
+        Those of the run have `step` 0.
+        """
         raise NotImplementedError
 
     def flush(self) -> None:
@@ -79,7 +92,7 @@ class Metrics:
         self.attempt("send the metrics", partial(self.send, values, row.epoch))
 
     def on_end(self, result: Result | None) -> None:
-        """Send the metrics on the test set, and all that were not sent yet."""
+        """Send the metrics on the test set, then flush."""
         if result is not None:
             values = {"accuracy": result.accuracy, "loss": result.loss}
             self.attempt("send the metrics", partial(self.send, values, 0))
@@ -99,7 +112,7 @@ class Metrics:
 
 
 class MlflowMetrics(Metrics):
-    """Sends the metrics of an epoch with one request to the workspace's MLflow server.
+    """Sends an epoch's metrics to the workspace's MLflow server.
 
     The service sets the `MLFLOW_...` variables on the nodes of SDK v2's jobs:
     https://github.com/Azure/azureml-examples/blob/main/cli/jobs/single-step/r/iris/src/azureml_utils.R
@@ -113,7 +126,7 @@ class MlflowMetrics(Metrics):
         self._address = uri.partition("?")[0].replace("azureml://", "https://", 1)
 
     def send(self, values: Mapping[str, float], step: int) -> None:
-        """Send the values; renew the token if it has expired."""
+        """Send the values; renew an expired token."""
         now = int(time.time() * 1000)
         metrics = [
             {"key": name, "value": value, "timestamp": now, "step": step}

@@ -1,4 +1,4 @@
-"""What the service's answers about a run mean: its states, the names of its logs, why it failed."""
+"""What the service's answers about a run mean."""
 
 from __future__ import annotations
 
@@ -21,41 +21,62 @@ STATUSES = {
     "Failed": Status.failed,
     "Canceled": Status.cancelled,
 }
-"""The service's state names. Any other counts as running, and is reported."""
+"""States by the service's names.
+
+Any other counts as running, and is reported.
+"""
 CANCELLING = "CancelRequested"
 STREAMED = re.compile(r"user_logs/std_log(_process_0+)?\.txt|azureml-logs/70_driver_log(_0+)?\.txt")
-"""The log of the trainer, or of worker 0 if there are several. The service offers it as a growing blob."""
+"""The log of the trainer, or of worker 0.
+
+The service offers it as a growing blob.
+"""
 
 PROCESS_ENDED = re.compile(r"Execution failed\. User process .+ exited with status code (-?\d+)")
-"""How the runtime of SDK v2's jobs starts the error of a command that failed; the log's end follows."""
+"""Start of the error of a failed command.
+
+SDK v2's runtime writes it; the log's end follows.
+"""
 SHELL_SIGNAL = 128
-"""A shell adds it to the signal that ended a program; Python makes the signal negative."""
+"""Added by a shell to a signal's number.
+
+Python makes the number negative.
+"""
 SCRIPT_RAISED = "User program failed with "
-"""How the SDK, on the node, starts the error of a script that raised."""
+"""Start of the SDK's error for a failed script."""
 UPLOADED_TWICE = re.compile(r"Resource Conflict: .* already exists")
-"""How the service refuses a file that an earlier node has uploaded. That fails the run."""
+"""How the service refuses an already uploaded file.
+
+An earlier node has uploaded it. That fails the run.
+"""
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 IMAGE_LOG = re.compile(r"azureml-logs/\d+_image_build_log\.txt")
 IMAGE_ERROR = re.compile(r"^\W*(ERROR\b|\w+Error\b|ResolvePackageNotFound|ResolutionImpossible)")
 PREPARING = "the service may be building the image, which takes 20 to 40 minutes"
-"""What happens before a first run of its packages gets a node."""
+"""What may happen before a run gets a node."""
 PREEMPTED = re.compile(r"pre-?empt|evict", re.IGNORECASE)
 NO_REASON = "the service gives no reason"
 CLUSTER_PROPERTY = "_azureml.ClusterName"
-"""The property of a run that holds its cluster's name. A name may contain any word, such as "preemptible"."""
+"""The run's property that holds its cluster's name.
+
+A name may contain any word, such as "preemptible".
+"""
 
 
 def has_node_log(urls: dict[str, str]) -> bool:
-    """Return whether a run's logs include the node's, which exists once the node has printed something."""
+    """Return whether a run's logs include the node's.
+
+    That log exists once the node has printed something.
+    """
     return any(STREAMED.fullmatch(name) for name in urls)
 
 
 def failure(details: dict[str, Any], workers: int = 1) -> dict[str, Any]:
-    """Return the fields of an observation that say why the run failed.
+    """Return an observation's fields for a failed run.
 
-    If the script raised, the run's error is the script's own, and only a warning has the service's: JSON
-    within a string. The script's own words never count as the service's. If one of several workers is killed,
-    the service may end worker 0 before that one can log it.
+    If the script raised, the run's error is the script's, and only a warning has the service's: JSON within a
+    string. The script's words never count as the service's. If one of several workers is killed, the service
+    may end worker 0 before it can log that.
     """
     envelope = details.get("error") or {}
     body = envelope.get("error", envelope) if isinstance(envelope, dict) else {}
@@ -77,18 +98,24 @@ def failure(details: dict[str, Any], workers: int = 1) -> dict[str, Any]:
 
 
 def filled(text: str, parameters: Mapping[str, Any]) -> str:
-    """Return a message of the service with its placeholders filled in; it sometimes sends them empty."""
+    """Fill the placeholders of a message from the service.
+
+    The service sometimes sends them empty.
+    """
     return PLACEHOLDER.sub(lambda name: str(parameters.get(name[1]) or f"{name[1]} (not given)"), text)
 
 
 def image_log(details: dict[str, Any]) -> str | None:
-    """Return the name of the log that says why the image was not built, or None if that was not the cause."""
+    """Return the image build log's name, or None.
+
+    None means that the build was not the cause.
+    """
     found = IMAGE_LOG.search(str(details.get("error") or ""))
     return found.group() if found else None
 
 
 def image_problem(log: str) -> str:
-    """Return the first line with an error of an image's log, or else the last line."""
+    """Return an image log's first error or last line."""
     lines = [" ".join(line.split()) for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if IMAGE_ERROR.search(line)]
     return next(iter(errors or lines[-1:]), "nothing")[:300]
@@ -96,9 +123,9 @@ def image_problem(log: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """The cluster of a cancelled run: whether it has Spot nodes, at most how many, and their states.
+    """The cluster of a cancelled run.
 
-    `evicted` and `working` are how many are evicted, and how many are idle or run a job.
+    `evicted` and `working` are how many nodes are evicted, and how many are idle or run a job.
     """
 
     are_spot: bool
@@ -108,14 +135,17 @@ class Nodes:
 
     @property
     def has_lost_only_node(self) -> bool:
-        """Whether the cluster's only node is evicted; the count of an earlier eviction may remain."""
+        """Whether the cluster's only node is evicted.
+
+        The count of an earlier eviction may remain.
+        """
         return self.are_spot and self.max_nodes == 1 and self.evicted > 0 and self.working == 0
 
 
 def cancellation(
     details: dict[str, Any], nodes: Nodes, max_minutes: int, *, resubmit: bool
 ) -> dict[str, Any]:
-    """Return the fields of an observation that say why the service cancelled the run.
+    """Return an observation's fields for a cancelled run.
 
     On a cluster of one Spot node, the service also cancels a run whose node was evicted, and does not say so.
     Without details, no such run is submitted again: the next one may take as long.
@@ -136,9 +166,9 @@ def cancellation(
 
 
 def _said(details: dict[str, Any], *texts: str) -> str:
-    """Return what the service says of a run's end, without the names of the run and of its cluster.
+    """Return the service's text on a run's end.
 
-    That is its warnings and the run's properties, and other texts that the caller has found.
+    That is its warnings, the run's properties and `texts`, without the names of run and cluster.
     """
     properties = details.get("properties") or {}
     names = (properties.get(CLUSTER_PROPERTY), details.get("target"), details.get("runId"))
@@ -150,7 +180,7 @@ def _said(details: dict[str, Any], *texts: str) -> str:
 
 
 def _messages(error: Any) -> Iterator[str]:
-    """Yield the codes and messages of an error and of those inside it."""
+    """Yield an error's codes and messages, including nested ones."""
     if isinstance(error, list):
         for inner in error:
             yield from _messages(inner)
@@ -160,7 +190,7 @@ def _messages(error: Any) -> Iterator[str]:
 
 
 def _minutes(details: dict[str, Any]) -> float:
-    """Return how long a run took, or 0 if it never started."""
+    """Return a run's minutes, 0 if it never started."""
     try:
         start, end = (dt.datetime.fromisoformat(details[key]) for key in ("startTimeUtc", "endTimeUtc"))
     except (KeyError, TypeError, ValueError):

@@ -1,4 +1,7 @@
-"""Turns a job and its configuration into the request to send. Pure: needs no credentials and no SDK."""
+"""Turns a job and its configuration into a request.
+
+Pure: needs no credentials and no SDK.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,17 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
 DATA_MOUNT, CHECKPOINT_MOUNT = "DATA_MOUNT", "CHECKPOINT_MOUNT"
-"""Placeholders in an argument list: only the node knows where the datastore is mounted."""
+"""Placeholders for the node's mounted folders."""
 CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20251130.v1"
 GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.5-ubuntu22.04:20251130.v1"
-"""Base images and tags that azureml-core lists. TensorFlow's CUDA libraries are packages of their own."""
-NODE_PACKAGES = {"azureml-core": "1.61.0.post4"}
-"""What the node's script of SDK v1 imports in addition to the trainer, to send metrics.
+"""Base images that azureml-core lists.
 
-Not azureml-defaults: it also brings an inference server, and limits NumPy's version on Linux alone. The
+TensorFlow's CUDA libraries are separate packages.
+"""
+NODE_PACKAGES = {"azureml-core": "1.61.0.post4"}
+"""Packages that SDK v1's script needs to send metrics.
+
+Not azureml-defaults: it also installs an inference server, and limits NumPy's version on Linux alone. The
 script of SDK v2 sends metrics with `requests`.
 """
 MAX_TAG = 1_000
@@ -45,7 +51,7 @@ MAX_TAG = 1_000
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """The Python that trains: image, minor version and pinned packages."""
+    """The Python that trains: image, version and packages."""
 
     image: str
     python: str
@@ -53,14 +59,20 @@ class Environment:
 
     @property
     def name(self) -> str:
-        """Return a name made from the content, so that a later run reuses the image."""
+        """Return a name made from the content.
+
+        A later run with the same content reuses the image.
+        """
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return f"mnist-cnn-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Everything that is sent for a job. `arguments` contain DATA_MOUNT and CHECKPOINT_MOUNT."""
+    """What is sent for a job.
+
+    `arguments` contain DATA_MOUNT and CHECKPOINT_MOUNT.
+    """
 
     experiment: str
     data_folder: str
@@ -74,7 +86,7 @@ class Request:
 
 
 def request(job: Job, config: AzureConfig, *, force: bool = False, pause_after: int | None = None) -> Request:
-    """Return the request for a job; `force` and `pause_after` are those of `node.arguments`.
+    """Return the request; see `node.arguments` for `force` and `pause_after`.
 
     Raises:
         ConfigurationError: the job is too long to be sent, is exact and would train on a GPU, or cannot be
@@ -109,12 +121,12 @@ def request(job: Job, config: AzureConfig, *, force: bool = False, pause_after: 
 
 
 def entry(sdk: Sdk) -> Path:
-    """Return the node's script, which lies in the package of each SDK."""
+    """Return the node's script in the SDK's package."""
     return Path(__file__).parent / sdk.value / "entry.py"
 
 
 def environment(sdk: Sdk, *, use_gpu: bool) -> Environment:
-    """Return an environment with the local versions of Python and of all dependencies."""
+    """Return an environment with the local Python and dependencies."""
     pins = {name: version(name) for name in _dependencies()}
     if sdk is Sdk.v1:
         pins |= NODE_PACKAGES
@@ -129,7 +141,7 @@ def environment(sdk: Sdk, *, use_gpu: bool) -> Environment:
 
 
 def tags(job: Job) -> dict[str, str]:
-    """Return the job's main settings, to be shown in the studio."""
+    """Return the job's main settings, for the studio."""
     settings = {
         "job_digest": job.digest,
         "data": job.data.name,
@@ -145,7 +157,7 @@ def tags(job: Job) -> dict[str, str]:
 
 
 def describe(request: Request, config: AzureConfig) -> tuple[tuple[str, str], ...]:
-    """Return labels and values that describe a request to a user."""
+    """Return labels and values that describe a request."""
     sent = ", ".join(f"{file.name} {file.bytes:,} B" for file in request.data_files)
     code = sum(file.bytes for file in request.snapshot)
     snapshot_lines = [f"{file.name} {file.bytes:,} B" for file in request.snapshot]
@@ -171,12 +183,12 @@ def describe(request: Request, config: AzureConfig) -> tuple[tuple[str, str], ..
 
 
 def _under(head: str, lines: Sequence[str]) -> str:
-    """Put lines under the first one, in the column of a plan's values."""
+    """Put lines under `head`, in a plan's value column."""
     return "\n".join((head, *(f"{'':<11} {line}" for line in lines)))
 
 
 def _dependencies() -> list[str]:
-    """Return the names of the package's dependencies, without those of extras."""
+    """Return the names of the required dependencies, without extras."""
     try:
         needed = [line for line in requires("mnist-cnn") or [] if "extra ==" not in line]
     except PackageNotFoundError:  # a checkout that isn't installed

@@ -1,4 +1,4 @@
-"""The steps before a submission that both SDKs share: data, cluster, and what is known from before."""
+"""The steps before a submission, shared by both SDKs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.remote.snapshot import SentFile
 
 REUSE_SECONDS = 60.0
-"""How long the next run of this process may rely on an upload and on the cluster's state."""
+"""How long a step's result is reused.
+
+Steps are an upload, and finding the cluster ready.
+"""
 
 _done_at: dict[tuple[Any, ...], float] = {}
-"""When this process last sent some data files, found a cluster ready, or reported a missing registry."""
+"""When this process last did a step."""
 
 
 def is_recent(key: tuple[Any, ...]) -> bool:
-    """Return whether this process did a step in the last REUSE_SECONDS."""
+    """Return whether a step was done within REUSE_SECONDS."""
     return time.monotonic() - _done_at.get(key, -REUSE_SECONDS) < REUSE_SECONDS
 
 
@@ -47,14 +50,14 @@ def forget() -> None:
 
 
 def data_key(place: str, request: Request, config: AzureConfig) -> tuple[Any, ...]:
-    """Return the key of the upload of a request's data to a container."""
+    """Return the key of a data upload."""
     return (place, request.data_folder, request.data_files, config.data.overwrite)
 
 
 def find_missing_data(
     files: BlobFiles, place: str, request: Request, config: AzureConfig
 ) -> tuple[SentFile, ...]:
-    """Return the data files that must be sent to a container."""
+    """Return the data files that a container lacks."""
     key = data_key(place, request, config)
     if is_recent(key):
         return ()
@@ -67,7 +70,7 @@ def find_missing_data(
 def sending(
     files: BlobFiles, handle: Handle, request: Request, absent: tuple[SentFile, ...]
 ) -> tuple[Callable[[], object], ...]:
-    """Return the steps that send missing data files, and the job with its newest checkpoint."""
+    """Return steps that send data, job and newest checkpoint."""
     if known := len(request.data_files) - len(absent):
         where = f"{request.data_folder}/, with the same size and MD5"
         report(f"data: {known} of {len(request.data_files)} files are already in {where}")
@@ -81,10 +84,10 @@ def sending(
 
 
 class ClusterStep:
-    """Makes the cluster ready, unless this process found it ready a moment ago.
+    """Makes the cluster ready, unless it recently was.
 
     `find` and `request` are the SDK's: they return the cluster, and request its creation. Other steps can run
-    in parallel with `look`, which is read-only, and with `ensure`.
+    in parallel with the methods `find`, which is read-only, and `ensure`.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class ClusterStep:
             self._found = self._find()
 
     def ensure(self) -> None:
-        """Create the cluster, or check that it can be used. Raises BackendError."""
+        """Create the cluster or check it. Raises BackendError."""
         if not self._is_ready:
             self._found = cluster.ensure(self._config, self._found, self._request, self._find)
 
@@ -116,12 +119,18 @@ class ClusterStep:
 
 
 def variables(request: Request) -> dict[str, str]:
-    """Return variables of the nodes' environment: a new token, with which several workers know each other."""
+    """Return environment variables for the nodes.
+
+    A new token lets several workers recognise each other.
+    """
     return {workers.TOKEN: secrets.token_urlsafe(32)} if request.workers > 1 else {}
 
 
 def report_workspace(name: WorkspaceName, location: str, *, has_registry: bool) -> None:
-    """Report the workspace and, once per process, that the first image build creates something billed."""
+    """Report the workspace.
+
+    Once per process, also report that the first image build creates a billed registry.
+    """
     report(f"workspace {name.name}: {location}, resource group {name.resource_group}")
     key = (name, "registry")
     if not has_registry and key not in _done_at:

@@ -1,4 +1,4 @@
-"""Registers a run's model in the workspace, once for each run and name, whichever SDK does it."""
+"""Registers a run's model once per run and name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUN_TAG = "mnist_cnn_run"
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """The models of one name, through one of the SDKs.
+    """The models of one name, through one SDK.
 
     `find` returns the SDK's models, `create` adds one with these tags, `remove` deletes or archives one.
     """
@@ -36,7 +36,10 @@ class Models:
 
 
 def register(run_id: str, name: str, result: Result, models: Models) -> ModelRef:
-    """Register the run's model, or return its version under this name. Raises BackendError."""
+    """Register the run's model, or return its version.
+
+    Raises BackendError.
+    """
     find = partial(_registered, run_id, name, models.find)
     if found := find():
         return _reference(found[0], is_new=False)
@@ -56,7 +59,7 @@ def register(run_id: str, name: str, result: Result, models: Models) -> ModelRef
 
 
 def tags(run_id: str, result: Result) -> dict[str, str]:
-    """Return the tags of a run's model; the first one finds it again."""
+    """Return a model's tags. The first identifies the run."""
     found = {
         RUN_TAG: run_id,
         "job_digest": result.job_digest,

@@ -1,4 +1,4 @@
-"""The part of a service that both of Azure's SDKs share: settings, plan, outcome and cost report."""
+"""The part of a service that both SDKs share."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
 ENDING_SECONDS = 1800.0
-"""How long the service may take to end a run after its maximum duration."""
+"""Grace period for the service to end a run.
+
+It begins after the run's maximum duration.
+"""
 
 
 class AzureService(BaseService):
-    """A workspace and its cluster. A subclass talks to them through one SDK.
+    """A workspace and its cluster, through one SDK.
 
     It remembers the run's last state, to report an unknown one once.
     """
@@ -48,7 +51,7 @@ class AzureService(BaseService):
         self._state = ""
 
     def check(self, job: Job) -> None:
-        """Check the request, the SDK, the workspace's file, the credentials and both kinds of network."""
+        """Check request, SDK, workspace file, credentials and network."""
         plan.request(job, self.config)
         checks.check_all(self.config)
         checks.check_network(self.config)
@@ -63,7 +66,10 @@ class AzureService(BaseService):
         return plan.describe(request, self.config)
 
     def settings(self) -> dict[str, Any]:
-        """Return the configuration, with the chosen SDK and an absolute path of the workspace's file."""
+        """Return the settings, including the chosen SDK.
+
+        The workspace's path is absolute.
+        """
         values = super().settings()
         del values["data"]  # how data files were sent does not concern the run
         workspace = str(checks.workspace_file(self.config.workspace))
@@ -78,7 +84,7 @@ class AzureService(BaseService):
         return f"{self.config.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
 
     def find_cluster(self, handle: Handle) -> Cluster | None:
-        """Return the cluster, or None if there is none. Raises ServiceError."""
+        """Return the cluster, or None. Raises ServiceError."""
         raise NotImplementedError
 
     def read_text(self, handle: Handle, name: str) -> str:
@@ -86,7 +92,7 @@ class AzureService(BaseService):
         raise NotImplementedError
 
     def observe(self, state: str, *, has_log: bool) -> Observation:
-        """Return the observation of a run in a state; report an unknown one."""
+        """Return a run's observation; report an unknown state."""
         if state not in outcome.STATUSES and state != self._state:
             report(f"the service reports the unknown state {state}; it counts as running")
         self._state = state
@@ -94,9 +100,9 @@ class AzureService(BaseService):
         return Observation(state, status, is_cancelling=state == outcome.CANCELLING, has_log=has_log)
 
     def explain(self, handle: Handle, seen: Observation, details: dict[str, Any]) -> Observation:
-        """Return the observation of a run with the reason of its end, if it has failed or was cancelled.
+        """Add why a run failed or was cancelled.
 
-        `details` are what the run history says of it.
+        Returns the observation. `details` are what the run history says.
         """
         if seen.status is Status.failed:
             seen = dataclasses.replace(seen, **outcome.failure(details, self.config.workers))
@@ -109,14 +115,17 @@ class AzureService(BaseService):
         return seen
 
     def _image_problem(self, handle: Handle, name: str) -> str:
-        """Return the line of a log that says why the image was not built; the run's error does not."""
+        """Return why the image was not built."""
         try:
             return f"It says: {outcome.image_problem(self.read_text(handle, name))}"
         except ServiceError:
             return "It cannot be read now."
 
     def _nodes_of_run(self, handle: Handle) -> outcome.Nodes:
-        """Return what is known of the nodes of a run's cluster; the service may not answer."""
+        """Return what is known of the run's nodes.
+
+        If the service doesn't answer, only the configuration is known.
+        """
         try:
             found = self.find_cluster(handle)
         except ServiceError:
@@ -129,7 +138,7 @@ class AzureService(BaseService):
         return outcome.Nodes(is_spot, most, found.count("preempted"), found.count("idle", "running"))
 
     def costs(self, handle: Handle) -> Iterator[str]:
-        """Yield lines on the cluster's nodes: how many are billed, and what releases them."""
+        """Yield lines on billed nodes, and what releases them."""
         name = self.config.cluster
         try:
             found = self.find_cluster(handle)
@@ -144,7 +153,7 @@ class AzureService(BaseService):
 
 
 def report_metrics(read: Callable[[], dict[str, Any]]) -> None:
-    """Report the run's metrics; missing ones do no harm, because result.json has them."""
+    """Report the run's metrics; result.json has them too."""
     try:
         metrics = call_with_retries("read the run's metrics", read)
     except ServiceError as error:
@@ -157,7 +166,7 @@ def report_metrics(read: Callable[[], dict[str, Any]]) -> None:
 
 
 def workspace_name(handle: Handle) -> checks.WorkspaceName:
-    """Return the workspace that the receipt names. Raises BackendError if it names none."""
+    """Return the receipt's workspace. Raises BackendError if it's missing."""
     try:
         return checks.WorkspaceName(*itemgetter("subscription_id", "resource_group", "name")(handle.place))
     except KeyError as error:

@@ -1,7 +1,8 @@
-"""The blobs of a datastore, and the data files that are sent there. Both SDKs' blob clients are alike.
+"""Blobs of a datastore, and uploads of data files.
 
-The upload of SDK v1 loses files without an exception (azureml-core 1.61), and that of SDK v2 waits for ever
-after a failed one (azure-ai-ml 1.35). So each blob is sent by itself, and the container is listed afterwards.
+The blob clients of both SDKs are alike. The upload of SDK v1 loses files without an exception (azureml-core
+1.61), and that of SDK v2 waits for ever after a failed one (azure-ai-ml 1.35). So each blob is sent by
+itself, and the container is listed afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ THREADS = 8
 
 
 class BlobFiles:
-    """The blobs of a container, as a `Store`; `content_settings` is the class of the client's library."""
+    """The blobs of a container, as a `Store`.
+
+    `content_settings` is the class of the client's library.
+    """
 
     def __init__(self, container: Any, content_settings: Callable[..., Any]) -> None:
         self._container = container
@@ -44,7 +48,10 @@ class BlobFiles:
         return content
 
     def put(self, name: str, content: bytes, *, in_parallel: int = 0) -> None:
-        """Send a blob; `in_parallel` is the bytes of all that share the bandwidth, and so the time limit."""
+        """Send a blob.
+
+        `in_parallel` is the bytes of all that share the bandwidth, and so the time limit.
+        """
         seconds = CALL_SECONDS + max(in_parallel, len(content)) / MIN_BYTES_PER_SECOND
         call(f"send {name}", lambda: self._put(name, content), seconds)
 
@@ -80,14 +87,17 @@ def not_blobs(name: str, kind: str) -> BackendError:
 
 
 def missing(store: BlobFiles, folder: str, files: Iterable[SentFile]) -> tuple[SentFile, ...]:
-    """Return the files that a folder lacks, by size and MD5. Raises ServiceError."""
+    """Return files that a folder lacks. Raises ServiceError.
+
+    Compares size and MD5.
+    """
     blobs = with_retries(lambda: store.list(folder))
     local = {file: blob_of(file.source.read_bytes()) for file in files}
     return tuple(file for file, blob in local.items() if blobs.get(f"{folder}/{file.name}") != blob)
 
 
 def send(store: BlobFiles, folder: str, files: tuple[SentFile, ...]) -> None:
-    """Send files in parallel, and check that they arrived. Raises BackendError."""
+    """Send files in parallel and check them. Raises BackendError."""
     if not files:
         return
     contents = {f"{folder}/{file.name}": file.source.read_bytes() for file in files}
@@ -102,7 +112,7 @@ def send(store: BlobFiles, folder: str, files: tuple[SentFile, ...]) -> None:
 
 
 def send_data(store: BlobFiles, folder: str, files: tuple[SentFile, ...]) -> None:
-    """Send data files as `send` does, and report each. Raises BackendError."""
+    """Send data files and report each. Raises BackendError."""
     for number, file in enumerate(files, start=1):
         report(f"data: sending {folder}/{file.name}, {file.bytes:,} bytes ({number} of {len(files)})")
     send(store, folder, files)
@@ -114,7 +124,7 @@ def _put_all(store: BlobFiles, contents: list[tuple[str, bytes]], *, in_parallel
 
 
 def _progress_reporter(name: str) -> Callable[[int, int | None], None]:
-    """Return a function that reports, every few seconds, how much of a blob was sent."""
+    """Return a function that regularly reports upload progress."""
     last = time.monotonic()
 
     def report_progress(sent: int, total: int | None) -> None:

@@ -1,1 +1,4 @@
-"""What runs on every cluster have in common. Knows no service; `service.py` says what one owes."""
+"""The common part of all cluster backends.
+
+Knows no service; `service.py` says what one must define.
+"""

@@ -1,4 +1,4 @@
-"""A backend whose runs train on a cluster's service. A subclass says which."""
+"""A backend whose runs train on a cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class RemoteBackend:
-    """Implements `Backend` with a `Service`; a subclass sets CONFIG and defines `service`."""
+    """Implements `Backend` with a `Service`.
+
+    A subclass sets CONFIG and defines `service`.
+    """
 
     CONFIG: ClassVar[type[BackendConfig]]
     parallel_runs: int | None = None
@@ -29,7 +32,7 @@ class RemoteBackend:
         self.config = config
 
     def service(self) -> Service:
-        """Return the service for one run, as this configuration describes it."""
+        """Return a configured service for one run."""
         raise NotImplementedError
 
     def plan(self, job: Job) -> Plan:
@@ -38,7 +41,10 @@ class RemoteBackend:
         return Plan(service.describe(service.request(job, pause_after=self.config.run.pause_after)))
 
     def check(self, job: Job) -> None:
-        """Check everything that needs no request. Raises ConfigurationError, DataError or BackendError."""
+        """Check what needs no request.
+
+        Raises ConfigurationError, DataError or BackendError.
+        """
         self.service().check(job)
 
     def submit(self, job: Job, folder: Path) -> RemoteRun:

@@ -1,4 +1,7 @@
-"""Reports to the user, and retries requests. Both end quietly in a step whose group was cancelled."""
+"""Reports to the user, and retries requests.
+
+Both end quietly in a step whose group was cancelled.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,18 @@ ATTEMPTS = 3
 
 
 def report(line: str) -> None:
-    """Print a line on stderr, because stdout may have to be JSON."""
+    """Print a line on stderr.
+
+    Stdout may have to be JSON.
+    """
     stop_if_cancelled()
     print(line, file=lossy(sys.stderr), flush=True)
 
 
 def with_retries(request: Callable[[], T]) -> T:
-    """Return what a request returns; repeat it after transient failures, so it must be safe to repeat.
+    """Return what a request returns; retry transient failures.
 
-    Raises ServiceError, as the last attempt does.
+    The request must be safe to repeat. Raises ServiceError, as the last attempt does.
     """
     for attempt in range(1, ATTEMPTS):
         try:

@@ -1,4 +1,4 @@
-"""Copies a run's checkpoints between its run folder and the store, where its nodes keep them.
+"""Copies checkpoints between a run folder and the store.
 
 A checkpoint in the store is never overwritten: its name contains the checksum of its content. The
 `.sha256` file is sent last. A checkpoint without one is incomplete, and may be sent again.
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def send(store: Store, prefix: str, folder: Path) -> None:
-    """Send a run folder's initial weights and newest intact checkpoint, if the store lacks them.
+    """Send the initial weights and newest intact checkpoint.
 
-    Raises BackendError.
+    Skips what the store has. Raises BackendError.
     """
     kept = folder / run_folder.CHECKPOINTS
     initial, newest = kept / initial_weights.FILE, Checkpoints(kept).newest_file()
@@ -54,7 +54,7 @@ def _send_checkpoint(store: Store, prefix: str, newest: Path) -> None:
 
 
 def download(store: Store, prefix: str, folder: Path) -> None:
-    """Download checkpoints, newest first, until enough of them are sound. Raises BackendError."""
+    """Download the newest sound checkpoints. Raises BackendError."""
     blobs = with_retries(lambda: store.list(prefix))
     complete = _complete(blobs)
     if not complete:
@@ -78,18 +78,21 @@ def download(store: Store, prefix: str, folder: Path) -> None:
 
 
 def stored(store: Store, prefix: str) -> dict[str, Blob]:
-    """Return the store's files of a run's checkpoints, complete or not. Raises ServiceError."""
+    """Return the store's checkpoint files. Raises ServiceError.
+
+    Some may be incomplete.
+    """
     return with_retries(lambda: store.list(prefix))
 
 
 def remove(store: Store, names: Iterable[str]) -> None:
-    """Remove files from the store, those of newer checkpoints last. Raises ServiceError."""
+    """Remove files, newer checkpoints last. Raises ServiceError."""
     for name in sorted(names):
         with_retries(partial(store.remove, name))
 
 
 def _complete(blobs: Mapping[str, Blob]) -> list[str]:
-    """Return the names of the checkpoints that have a checksum file, newest first."""
+    """Return checkpoints with a checksum file, newest first."""
     complete = (name for name in blobs if name.endswith(".npz") and _checksum_name(name) in blobs)
     return sorted(complete, reverse=True)
 

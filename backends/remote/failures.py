@@ -1,4 +1,4 @@
-"""The ways in which a start on a cluster fails, and the hints that several of them share."""
+"""Errors of a start on a cluster, and hints."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 class NodesRefused(BackendError):  # noqa: N818 - it is an outcome that ends a run
-    """The service can't provide such nodes, and would refuse them again."""
+    """The service can't provide such nodes, now or later."""
 
 
 class StartedButUnrecorded(BackendError):  # noqa: N818 - as above
-    """The run has started, but the receipt could not be written."""
+    """The run started, but the receipt wasn't written."""
 
 
 class Superseded(BackendError):  # noqa: N818 - as above
-    """Another process submits the run, so this one must not."""
+    """Another process submits the run."""
 
 
 class SubmissionUnknown(ServiceError):  # noqa: N818 - as above
-    """The submission failed, and it is not known whether the run has started.
+    """The submission failed, but the run may have started.
 
     If the call was abandoned, the service may still start the run: it must not be submitted again.
     """
@@ -40,15 +40,15 @@ def resume_hint(folder: Path) -> str:
 
 
 def follow_hint(folder: Path) -> str:
-    """Return the hint for a run that is still running."""
+    """Return the hint for a running run."""
     return f"watch it: {command_line('follow', folder)}; cancel it: {command_line('cancel', folder)}"
 
 
 def status_hint(folder: Path) -> str:
-    """Return the hint for a run whose state isn't known now."""
+    """Return the hint for a run in unknown state."""
     return f"check it later: {command_line('status', folder)}; cancel it: {command_line('cancel', folder)}"
 
 
 def resize_hint(folder: Path, setting: str) -> str:
-    """Return the hint for a run for which the service has refused the nodes."""
+    """Return the hint for a run with refused nodes."""
     return f"start the run with another size: {command_line('resume', folder, setting)}"

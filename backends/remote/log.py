@@ -1,4 +1,4 @@
-"""Downloads the node's log into log.txt piece by piece, and reads what it contains.
+"""Downloads the node's log into log.txt, and parses it.
 
 The service offers what a node prints as a growing log. If the run is started again, the next node starts a
 new one. log.txt then contains both logs, one after the other.
@@ -30,18 +30,15 @@ if TYPE_CHECKING:
 
 NEXT_LOG = b"==== the run was started again ====\n"
 OVERLAP = 512
-"""Bytes that are fetched again to check that the log is still the same."""
+"""Bytes fetched again, to detect a different log."""
 LOCK = ".log.lock"
 
 
 def fetch(service: Service, handle: Handle) -> bool | None:
-    """Append the new part of the node's log to log.txt; return whether there was one.
+    """Append new log output; return whether there was any.
 
-    Nothing is appended if the receipt names another run. None means that the log can't be read now. Also
-    updates metrics.jsonl and progress.json.
-
-    Raises:
-        BackendError: the local disk refuses it.
+    None means that the log can't be read now, or that the receipt names another run. Updates log.txt,
+    metrics.jsonl and progress.json. Raises BackendError if the local disk refuses it.
     """
     folder = handle.folder
     try:
@@ -66,7 +63,7 @@ def fetch(service: Service, handle: Handle) -> bool | None:
 
 
 def mark_restart(folder: Path, reason: str | None = None) -> None:
-    """Append a line to log.txt, if there is one, that separates two starts of a run. Raises BackendError.
+    """Separate two starts in log.txt. Raises BackendError.
 
     Call it after the receipt names the new run, so that no process appends the previous run's log later.
     """
@@ -82,9 +79,10 @@ def mark_restart(folder: Path, reason: str | None = None) -> None:
 
 
 def history(folder: Path) -> list[EpochRow]:
-    """Return the rows of metrics.jsonl and of the log; of an epoch trained twice, the later one.
+    """Return the epochs' rows in metrics.jsonl and the log.
 
-    Epochs that another backend trained are only in metrics.jsonl.
+    Of an epoch trained twice, the later row counts. Epochs that another backend trained are only in
+    metrics.jsonl.
     """
     rows = {row.epoch: row for row in _recorded(folder)}
     for text in _marked(_read(folder), EPOCH):
@@ -95,7 +93,10 @@ def history(folder: Path) -> list[EpochRow]:
 
 
 def _recorded(folder: Path) -> tuple[EpochRow, ...]:
-    """Return the rows of metrics.jsonl, and none if it is damaged: the log has those of this run."""
+    """Return metrics.jsonl's rows, or none if damaged.
+
+    The log has those of this run.
+    """
     try:
         return run_folder.read_history(folder)
     except BackendError:
@@ -103,7 +104,10 @@ def _recorded(folder: Path) -> tuple[EpochRow, ...]:
 
 
 def failure(folder: Path) -> MnistCnnError | None:
-    """Return the error that the trainer has logged since the last start, or None."""
+    """Return the error logged since the last start.
+
+    That is the trainer's error, or None.
+    """
     text = _last(folder, FAILURE)
     if text is None:
         return None
@@ -116,12 +120,18 @@ def failure(folder: Path) -> MnistCnnError | None:
 
 
 def has_training_started(folder: Path) -> bool:
-    """Return whether the trainer has logged progress. A failure before that is the node's."""
+    """Return whether the trainer has logged progress.
+
+    A failure before that is the node's.
+    """
     return _last(folder, PROGRESS) is not None
 
 
 def _piece(folder: Path, read: Callable[[int], bytes | None]) -> bytes | None:
-    """Return the part of the node's log that log.txt does not contain; `read` returns it from a byte on."""
+    """Return the log's part that log.txt lacks, or None.
+
+    `read` returns the node's log from a byte on.
+    """
     path = folder / run_folder.LOG
     known = path.read_bytes() if path.is_file() else b""
     known = known.rpartition(NEXT_LOG)[2]
@@ -147,7 +157,10 @@ def _update_history(folder: Path) -> None:
 
 
 def _progress(folder: Path) -> Progress | None:
-    """Return the progress since the last start; after a row of the history the next epoch begins."""
+    """Return the progress since the last start.
+
+    After a row of the history the next epoch begins.
+    """
     progress = None
     for line in _last_start(folder).splitlines():
         with contextlib.suppress(ValueError):
@@ -168,7 +181,10 @@ def _progress(folder: Path) -> Progress | None:
 
 
 def _last(folder: Path, mark: str) -> str | None:
-    """Return the content of the last line with a prefix, in the log of the last start."""
+    """Return the last marked line's content, or None.
+
+    Searches the log since the last start.
+    """
     found = list(_marked(_last_start(folder), mark))
     return found[-1] if found else None
 
@@ -186,5 +202,5 @@ def _read(folder: Path) -> str:
 
 
 def _marked(text: str, mark: str) -> Iterator[str]:
-    """Yield the rest of each line that starts with a prefix."""
+    """Yield the rest of each line with a prefix."""
     yield from (line.removeprefix(mark) for line in text.splitlines() if line.startswith(mark))

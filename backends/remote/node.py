@@ -1,4 +1,4 @@
-"""What a node runs: takes the job from its command line and trains it into ./outputs.
+"""A node's program: trains a job into ./outputs.
 
     python -m mnist_cnn.backends.remote.node --job TOKEN --data-folder FOLDER --checkpoints FOLDER
 
@@ -32,11 +32,17 @@ if TYPE_CHECKING:
     from mnist_cnn.training.distributed.rendezvous import Rendezvous
 
 FAILURE, PROGRESS, EPOCH = "mnist_cnn failure ", "mnist_cnn progress ", "mnist_cnn row "
-"""Prefixes of log lines that contain JSON: the error, the progress, a row of the history."""
+"""Prefixes of log lines that contain JSON.
+
+They mark the error, the progress, a row of the history.
+"""
 OUTPUTS = "outputs"
-"""The folder of a node that holds what its training writes."""
+"""The folder for what a node's training writes."""
 PAUSED = "paused.txt"
-"""The name of an output that a paused run writes. It tells a pause from a lost result."""
+"""An output that a paused run writes.
+
+It tells a pause from a lost result.
+"""
 PROGRESS_SECONDS = 5.0
 MAX_ARGUMENT = 100_000
 """Characters. Linux accepts 131,072 bytes in one argument."""
@@ -52,10 +58,10 @@ def arguments(  # noqa: PLR0913 - only the first three are required
     workers: int = 1,
     pause_after: int | None = None,
 ) -> tuple[str, ...]:
-    """Return a node's command line, names and values in turn; the job is one base64url token.
+    """Return a node's command line, names and values alternating.
 
-    `force` resumes even if the job or the runtime has changed. The run pauses after the epoch `pause_after`.
-    Raises ConfigurationError if the job is too long.
+    The job is one base64url token. `force` resumes even if the job or the runtime has changed. The run pauses
+    after the epoch `pause_after`. Raises ConfigurationError if the job is too long.
     """
     from mnist_cnn.errors import ConfigurationError
 
@@ -72,20 +78,23 @@ def arguments(  # noqa: PLR0913 - only the first three are required
 
 
 def without_job(words: Sequence[str]) -> str:
-    """Return a node's command line with the length of the job's token instead of its text."""
+    """Return a node's command line without the job's text."""
     name, token, *others = words
     return " ".join((name, f"({len(token):,} characters: job.json in base64)", *others))
 
 
 def encode(job: Job) -> str:
-    """Return a job as a token of letters, digits, '-' and '_'."""
+    """Return a job as a base64url token.
+
+    It has letters, digits, '-' and '_'.
+    """
     data, train = dataclasses.replace(job.data, dir=None), dataclasses.replace(job.train, init=None)
     portable = dataclasses.replace(job, data=data, train=train)
     return base64.urlsafe_b64encode(portable.to_json().encode()).decode().rstrip("=")
 
 
 def decode(token: str) -> Job:
-    """Return the job of a token. Raises ConfigurationError if it isn't valid."""
+    """Return a token's job. Raises ConfigurationError if invalid."""
     from mnist_cnn.errors import ConfigurationError
     from mnist_cnn.job import Job
 
@@ -103,7 +112,7 @@ class Observer(Protocol):
         """Take the row of an epoch."""
 
     def on_end(self, result: Result | None) -> None:
-        """Take the result, or None if the training has failed."""
+        """Take the result, or None if the training failed."""
 
 
 class NoObserver:
@@ -122,9 +131,10 @@ def main(
     observer: Callable[[], Observer] = NoObserver,
     run_name: str | None = None,
 ) -> int | str:
-    """Train the job in the current folder; return 0, or the error message for `SystemExit`.
+    """Train the job; return 0 or an error message.
 
-    `code` is the folder of the copy of this package that must be used.
+    Trains in the current folder. The result is for `SystemExit`. `code` is the folder of the copy of this
+    package that must be used.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", required=True)
@@ -164,7 +174,10 @@ def main(
 
 
 def _assist(options: argparse.Namespace, rendezvous: Rendezvous) -> int:
-    """Train as another worker than worker 0; return 0, because worker 0 reports what goes wrong here."""
+    """Train as a worker other than 0; return 0.
+
+    Worker 0 reports what goes wrong here.
+    """
     from mnist_cnn.backends.remote import workers
     from mnist_cnn.errors import MnistCnnError
     from mnist_cnn.training.train import assist, log
@@ -216,7 +229,10 @@ def _job(options: argparse.Namespace) -> Job:
 
 
 def _stop_flag(options: argparse.Namespace) -> Callable[[], bool]:
-    """Return a function that says whether SIGTERM has asked for the end of the training after its epoch."""
+    """Return a function that says whether to stop.
+
+    SIGTERM asks for the end of the training after its epoch.
+    """
     is_stopping = threading.Event()
     if options.finish_epoch == "true":
         signal.signal(signal.SIGTERM, lambda *_: is_stopping.set())
@@ -224,7 +240,10 @@ def _stop_flag(options: argparse.Namespace) -> Callable[[], bool]:
 
 
 def _progress_printer() -> Callable[[Progress], None]:
-    """Return a function that prints the progress: a new status at once, else at most every few seconds."""
+    """Return a function that prints the progress.
+
+    It prints a new status at once, else at most every few seconds.
+    """
     last, status = 0.0, ""
 
     def print_progress(progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Downloads a completed run's result into the run folder and verifies it."""
+"""Downloads and verifies a completed run's result."""
 
 from __future__ import annotations
 
@@ -25,22 +25,27 @@ if TYPE_CHECKING:
     from mnist_cnn.result import Result
 
 PREFIX = ".downloading-"
-"""Prefix of the temporary folder where files lie until all are verified."""
+"""Prefix of the folder for files that aren't verified."""
 MIN_SECONDS = 300.0
 MIN_FREE_BYTES = 65_536
-"""Room for result.json and for what is written at a run's end."""
+"""Room for result.json and a run's final files."""
 
 
 class ResultMissing(BackendError):  # noqa: N818 - it is an outcome that ends a run
-    """The service has no result of the run, and will not get one."""
+    """The service has no result, and won't get one."""
 
 
 class ResultDamaged(BackendError):  # noqa: N818 - as above
-    """A file of the result differs from its checksum, as if its download had gone wrong."""
+    """A file of the result differs from its checksum.
+
+    Its download may have gone wrong.
+    """
 
 
 def download(service: Service, handle: Handle) -> None:
-    """Download the result and its files; result.json last, when all are verified.
+    """Download the result and its files.
+
+    Writes result.json last, when all are verified.
 
     Raises:
         RunPaused: the run is paused.
@@ -75,13 +80,16 @@ def _damaged(message: str, folder: Path) -> ResultDamaged:
 
 
 def _check_free_space(folder: Path, size: int) -> None:
-    """Raise OSError if the disk has less than `size` bytes; the SDK would retry for minutes."""
+    """Raise OSError if less than `size` bytes are free.
+
+    The SDK would retry for minutes.
+    """
     if shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _download_verified(service: Service, handle: Handle, names: list[str], temporary: Path) -> None:
-    """Download into the folder `temporary`, verify, then move into the run folder."""
+    """Download into `temporary`, verify, then move the files."""
     folder, download_one = handle.folder, partial(_download, service, handle, temporary=temporary)
     _check_free_space(temporary, MIN_FREE_BYTES)
     download_one(run_folder.RESULT, seconds=MIN_SECONDS)
@@ -110,7 +118,10 @@ def _download_verified(service: Service, handle: Handle, names: list[str], tempo
 
 
 def _check(result: Result, names: list[str], folder: Path) -> None:
-    """Check that the result is this job's, and that its files exist and belong in a run folder."""
+    """Check the result's job and files.
+
+    The files must exist and belong in a run folder.
+    """
     if result.job_digest != run_folder.read_receipt(folder).job_digest:
         message = f"the run's result belongs to another job, {result.job_digest[:12]}"
         raise ResultMissing(message, resume_hint(folder))

@@ -1,4 +1,7 @@
-"""Runs independent steps in parallel. Knows neither the SDK nor the service."""
+"""Runs independent steps in parallel.
+
+Knows neither the SDK nor the service.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _groups: contextvars.ContextVar[tuple[threading.Event, ...]] = contextvars.ContextVar("groups", default=())
-"""The groups of steps that this thread belongs to; an event is set if its group was cancelled."""
+"""The groups of steps that this thread belongs to.
+
+An event is set if its group was cancelled.
+"""
 
 
 class Cancelled(BaseException):
@@ -21,13 +27,11 @@ class Cancelled(BaseException):
 
 
 def run_parallel(*steps: Callable[[], object]) -> list[Any]:
-    """Run all steps at the same time; return their values, in order, when all have ended.
+    """Run steps in parallel; return their values in order.
 
     If the wait is interrupted, as by Ctrl-C, the group is cancelled: a step that is still running ends at its
-    next `stop_if_cancelled`.
-
-    Raises:
-        Exception: the error of the first step, in argument order, that failed.
+    next `stop_if_cancelled`. Otherwise all steps end first; then the error of the first failed one, in
+    argument order, is raised.
     """
     cancelled = threading.Event()
     context = contextvars.copy_context()
@@ -42,7 +46,10 @@ def run_parallel(*steps: Callable[[], object]) -> list[Any]:
 
 
 def start_thread(act: Callable[[], T], *, daemon: bool = True) -> futures.Future[T]:
-    """Start a thread that belongs to the same groups as the calling one; return its future value."""
+    """Start a thread; return its future value.
+
+    The thread belongs to the groups of the calling one.
+    """
     context = contextvars.copy_context()
     future: futures.Future[T] = futures.Future()
 
@@ -57,6 +64,6 @@ def start_thread(act: Callable[[], T], *, daemon: bool = True) -> futures.Future
 
 
 def stop_if_cancelled() -> None:
-    """End the calling step if its group was cancelled. Raises Cancelled."""
+    """Raise Cancelled if the calling step's group was cancelled."""
     if any(cancelled.is_set() for cancelled in _groups.get()):
         raise Cancelled

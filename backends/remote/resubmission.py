@@ -1,4 +1,7 @@
-"""Submits a run again whose node was lost. It continues from its last checkpoint."""
+"""Submits a run again after its node was lost.
+
+It resumes from its last checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +38,11 @@ if TYPE_CHECKING:
 
 
 def resubmit_in_thread(folder: Path, service: Service, lost_id: str, reason: str) -> None:
-    """Submit the run again, in a thread that isn't a daemon. Raises as `resubmit`.
+    """Submit the run again, in a thread.
 
-    Python waits for the submission at its exit, even if Ctrl-C ends the wait here. If the service has an
-    outage, or Python exits before all files are sent, the receipt stays as it was, and the run can be
-    submitted again later.
+    Raises as `resubmit` does. The thread isn't a daemon: Python waits for the submission at its exit, even if
+    Ctrl-C ends the wait here. If the service has an outage, or Python exits before all files are sent, the
+    receipt stays as it was, and the run can be submitted again later.
     """
     submission = start_thread(partial(resubmit, folder, service, lost_id, reason), daemon=False)
     wait([submission])
@@ -48,7 +51,10 @@ def resubmit_in_thread(folder: Path, service: Service, lost_id: str, reason: str
 
 
 def wait_or_give_up(folder: Path, error: ServiceError, seconds: float) -> None:
-    """Pause before the next attempt after a transient failure. Raises BackendError after ten minutes."""
+    """Pause after a transient failure.
+
+    Raises BackendError after ten minutes, and any other error at once.
+    """
     if not error.is_transient:
         raise error
     left = OUTAGE_SECONDS - seconds
@@ -61,12 +67,11 @@ def wait_or_give_up(folder: Path, error: ServiceError, seconds: float) -> None:
 
 
 def resubmit(folder: Path, service: Service, lost_id: str, reason: str) -> None:
-    """Submit the run again, unless it was cancelled or another process has submitted it.
+    """Submit a run again after its node was lost.
 
-    `lost_id` is the id of the run whose node was lost. A transient failure leaves the receipt as it was.
-
-    Raises:
-        BackendError: as `submit`, or this machine differs from the one that started the run.
+    Does nothing if it was cancelled or if another process has submitted it. `lost_id` is the id of the lost
+    run. A transient failure leaves the receipt as it was. Raises BackendError as `submit` does, or if this
+    machine differs from the one that started the run.
     """
     job = run_folder.read_job(folder)
     _check_machine(service, job, folder)
@@ -97,13 +102,16 @@ def resubmit(folder: Path, service: Service, lost_id: str, reason: str) -> None:
 
 
 def _restored(before: Receipt, now: Receipt) -> Receipt:
-    """Return the receipt from before the resubmission, marked as cancelled if it is so now."""
+    """Return the earlier receipt, with a new cancellation kept."""
     mark = {name: value for name, value in now.service.items() if name == CANCELLED}
     return dataclasses.replace(before, service=before.service | mark)
 
 
 def _has_started(service: Service, handle: Handle) -> bool:
-    """Return whether the service knows the run; ask for long in an outage. Raises SubmissionUnknown."""
+    """Return whether the service knows the run.
+
+    Retries for up to OUTAGE_SECONDS in an outage. Raises SubmissionUnknown.
+    """
     since = time.monotonic()
     while True:
         try:
@@ -117,7 +125,7 @@ def _has_started(service: Service, handle: Handle) -> bool:
 
 
 def _check_machine(service: Service, job: Job, folder: Path) -> None:
-    """Check that this machine can submit the run again. Raises BackendError."""
+    """Check that this machine can resubmit. Raises BackendError."""
     then = run_folder.read_receipt(folder).versions
     from_here = f"{command_line('cancel', folder)}, then {command_line('resume', folder, 'force=true')}"
     hint = f"follow it on the machine that started it; or from here: {from_here}"

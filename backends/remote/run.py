@@ -1,4 +1,4 @@
-"""A run on a cluster, found through its run folder: polled, followed, cancelled, downloaded."""
+"""A run on a cluster, found through its folder."""
 
 from __future__ import annotations
 
@@ -40,18 +40,22 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.remote.service import Service
 
 DOWNLOAD_SECONDS = 1800.0
-"""How long a process waits while another one downloads the same result."""
+"""How long to wait for another process's download."""
 CANCEL_SECONDS = 300.0
 CANCEL_AGAIN_SECONDS = 10.0
-"""Pause before the request to cancel is repeated, unless the run is being cancelled."""
+"""Pause before the request to cancel is repeated.
+
+It isn't repeated if the run is being cancelled.
+"""
 
 
 class RemoteRun:
-    """A run on a cluster. Each poll writes what is new into the run folder.
+    """A run on a cluster.
 
-    A run that the service has completed is `finalizing` until its result is downloaded. One whose node was
-    lost is `queued` until a process that follows it submits it again. Any process may do that at any moment,
-    and the receipt then names another run of the service.
+    Each poll writes what is new into the run folder. A run that the service has completed is `finalizing`
+    until its result is downloaded. One whose node was lost is `queued` until a process that follows it
+    submits it again. Any process may do that at any moment, and the receipt then names another run of the
+    service.
     """
 
     def __init__(self, folder: Path, service: Service) -> None:
@@ -71,7 +75,10 @@ class RemoteRun:
         return Handle.of(self.folder)
 
     def status(self) -> Status:
-        """Return the run's status; ask the service unless it was asked a moment ago."""
+        """Return the run's status.
+
+        Asks the service unless it was asked a moment ago.
+        """
         with self._lock:
             if time.monotonic() >= self._state.poll_at and not self._has_ended():
                 self._poll()
@@ -107,9 +114,10 @@ class RemoteRun:
         raise common.recorded_error(self.folder)
 
     def cancel(self) -> None:
-        """Cancel the run and wait until it has ended; raise BackendError after five minutes.
+        """Cancel the run and wait until it has ended.
 
-        An ended run whose result is damaged is recorded as cancelled, so that it can be resumed.
+        Raises BackendError after five minutes. An ended run whose result is damaged is recorded as cancelled,
+        so that it can be resumed.
         """
         try:
             self._cancel()
@@ -148,14 +156,14 @@ class RemoteRun:
             self._pause_before(deadline, f"the run is still {name} {minutes} after its cancellation")
 
     def _pause_before(self, deadline: float, message: str) -> None:
-        """Pause before the next poll; raise BackendError with the message after the deadline."""
+        """Pause before a poll. Raises BackendError after the deadline."""
         if time.monotonic() > deadline:
             raise BackendError(message, status_hint(self.folder))
         time.sleep(POLL_SECONDS)
         self._poll_soon()
 
     def download_checkpoints(self) -> None:
-        """Download the run's checkpoints from the store into its folder."""
+        """Download the run's checkpoints from the store."""
         with run_folder.lock(self.folder, DOWNLOAD_SECONDS):  # a trainer that starts removes partial files
             handle = self.handle
             if CHECKPOINTS in handle.place:
@@ -163,7 +171,10 @@ class RemoteRun:
                 checkpoints.download(store, handle.checkpoints, self.folder)
 
     def stored_checkpoints(self) -> dict[str, int]:
-        """Return the files of the run's checkpoints that lie outside its folder, with their bytes."""
+        """Return checkpoint files outside the run folder.
+
+        Values are their lengths in bytes.
+        """
         handle = self.handle
         if self.service.store_is_in_run_folder or CHECKPOINTS not in handle.place:
             return {}
@@ -174,7 +185,7 @@ class RemoteRun:
         return {name: blob.bytes for name, blob in found.items()}
 
     def remove_stored_checkpoints(self, names: Iterable[str]) -> None:
-        """Remove files from the store that `stored_checkpoints` has listed. Raises BackendError."""
+        """Remove files from `stored_checkpoints`. Raises BackendError."""
         checkpoints.remove(self.service.store(self.handle), names)
 
     def register(self, name: str, *, min_accuracy: float = 0.95) -> ModelRef:
@@ -184,16 +195,19 @@ class RemoteRun:
             return self.service.register(self.handle, name, result)
 
     def cost_report(self) -> Iterator[str]:
-        """Yield lines on what the service costs now, and how to stop that."""
+        """Yield lines on costs, and how to stop them."""
         return self.service.costs(self.handle)
 
     def _has_ended(self) -> bool:
-        """Return whether the receipt records the end; a lost run may still be found."""
+        """Return whether the receipt records the end.
+
+        A lost run may still be found.
+        """
         status = run_folder.read_receipt(self.folder).status
         return status.is_final and status is not Status.lost
 
     def _refresh(self) -> Status:
-        """Return the status; download the result first if the service has completed the run."""
+        """Return the status, after downloading a completed run's result."""
         status = self.status()
         ending = self._state.ending
         if ending is not None and not ending.starts_again and not status.is_final:
@@ -206,7 +220,7 @@ class RemoteRun:
             self._state = dataclasses.replace(self._state, poll_at=0.0)
 
     def _poll(self) -> None:
-        """Ask the service for the run's state, append the new part of its log, and act."""
+        """Poll the service and the log, then act."""
         receipt = run_folder.read_receipt(self.folder)  # once, because another process may write it
         handle = Handle(self.folder, receipt.id, receipt.service)
         try:
@@ -239,7 +253,7 @@ class RemoteRun:
                         report(error.message)
 
     def _watch(self) -> Iterator[Status]:
-        """Yield each polled status until the run has ended and its result is downloaded.
+        """Yield each polled status until the result is downloaded.
 
         Raises BackendError if the service did not answer for ten minutes, if the run got no node or did not
         end in time, or if its result can't be downloaded now.
@@ -271,7 +285,10 @@ class RemoteRun:
             time.sleep(POLL_SECONDS / 4)
 
     def _resubmit(self, lost_id: str, ending: state.Ending, failing_since: float | None) -> float | None:
-        """Submit a run whose node was lost; return since when that fails, or None. Raises as it does."""
+        """Submit a run again after its node was lost.
+
+        Returns since when that has been failing, or None. Raises as `wait_or_give_up` and `resubmit` do.
+        """
         answered_at = self._state.answered_at
         reason = ending.error.message if ending.error is not None else "the node was lost"
         try:
@@ -288,7 +305,7 @@ class RemoteRun:
                 self._state = State(answered_at=answered_at)
 
     def _report_state(self, seen: State) -> None:
-        """Report a new state, and how long the run may stay in a new status."""
+        """Report a new state and its time limit."""
         is_explained = seen.ending is not None and seen.ending.error is not None
         if seen.name == self._reported.name or is_explained:
             return
@@ -306,7 +323,10 @@ class RemoteRun:
         report(f"{self.folder.name} is {seen.status.value} ({seen.name}){limit}")
 
     def _download_result(self) -> None:
-        """Download the result of an ended run, once, and record the end. Raises BackendError."""
+        """Download the result once; record the end.
+
+        Raises BackendError.
+        """
         with self._lock, run_folder.lock(self.folder, DOWNLOAD_SECONDS):
             handle = self.handle
             if self._has_ended() or handle.id != self._state.id:

@@ -1,6 +1,6 @@
-"""What a cluster's service must do, so that `RemoteBackend` can train there.
+"""What a cluster's service must do.
 
-`Service` lists what it owes; `BaseService` does what most services do alike.
+`Service` is the interface that `RemoteBackend` uses. `BaseService` does what most services share.
 `mnist_cnn.testing.RemoteContract` tests the promises that need a service to be disturbed.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
 NOT_FOUND = 404
 CHECKPOINTS = "checkpoints"
-"""Key of the receipt's `service`: the run's folder in the store."""
+"""Key of the run's store folder in `Receipt.service`."""
 MIN_BYTES_PER_SECOND = 50_000
 """A slower transfer is abandoned."""
 
@@ -57,7 +57,10 @@ class ServiceError(BackendError):
 
     @property
     def is_transient(self) -> bool:
-        """Whether a retry may succeed, because the service was busy or did not answer."""
+        """Whether a retry may succeed.
+
+        It may if the service was busy or did not answer.
+        """
         return self.status is None or self.status in TRANSIENT_STATUSES
 
     @property
@@ -67,7 +70,10 @@ class ServiceError(BackendError):
 
 @dataclasses.dataclass(frozen=True)
 class Handle:
-    """A run, as its folder and its receipt name it: the id, and what the service needs to find it again."""
+    """A run, as folder and receipt name it.
+
+    `place` is what the service needs to find it again.
+    """
 
     folder: Path
     id: str
@@ -75,23 +81,24 @@ class Handle:
 
     @classmethod
     def of(cls, folder: Path) -> Handle:
-        """Return the handle of the run that the receipt names now. Raises BackendError."""
+        """Return the receipt's run. Raises BackendError."""
         receipt = run_folder.read_receipt(folder)
         return cls(folder, receipt.id, receipt.service)
 
     @property
     def checkpoints(self) -> str:
-        """Return the folder of the store that a node mounts for the run's checkpoints."""
+        """Return the store's folder of the run's checkpoints."""
         return self.place[CHECKPOINTS]
 
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """What the service says of a run. `state` is its own name of the state, `status` ours.
+    """What the service says of a run.
 
-    `error` is why the run ended, on one line, or ""; `has_trainer_failed` if not the service, but the
-    trainer's process ended it. If its node `is_lost`, the run may be started again. A run that
-    `is_cancelling` needs no second request. It `has_log` once the trainer has printed something.
+    `state` is its own name of the state, `status` ours. `error` is why the run ended, on one line, or "";
+    `has_trainer_failed` if the trainer's process ended it, not the service. If its node `is_lost`, the run
+    may be started again. A run that `is_cancelling` needs no second request. It `has_log` once the trainer
+    has printed something.
     """
 
     state: str
@@ -105,10 +112,10 @@ class Observation:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How long a followed run may wait for a node and run, in seconds; how often it is started again.
+    """Limits of a followed run.
 
-    Before it waits for a node, the service may prepare the run, for at least `prepare_seconds`; `preparing`
-    says what it does then.
+    Times are in seconds. Before it waits for a node, the service may prepare the run, for at least
+    `prepare_seconds`; `preparing` says what it does then.
     """
 
     queue_seconds: float
@@ -120,7 +127,10 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Blob:
-    """Length in bytes and MD5 in hex; files that have the same ones are the same."""
+    """A file's length in bytes and MD5 in hex.
+
+    Two files are the same if both are equal.
+    """
 
     bytes: int
     md5: str
@@ -132,13 +142,19 @@ def blob_of(content: bytes) -> Blob:
 
 
 class Store(Protocol):
-    """Files that nodes and this machine share, by name: the checkpoints. Each method raises ServiceError."""
+    """Files that nodes and this machine share.
+
+    They are checkpoints, by name. Each method raises ServiceError.
+    """
 
     def list(self, folder: str) -> dict[str, Blob]:
-        """Return the files in a folder, by their whole name."""
+        """Return the files in a folder, by whole name."""
 
     def get(self, name: str, size: int) -> bytes:
-        """Return a file's content; its expected size, in bytes, decides how long that may take."""
+        """Return a file's content.
+
+        Its expected size, in bytes, decides the time limit.
+        """
 
     def put(self, name: str, content: bytes) -> None:
         """Write a file; readers never see a partial file."""
@@ -148,17 +164,18 @@ class Store(Protocol):
 
 
 class Service(Protocol):
-    """A cluster's service, for one run at a time. It may keep what it has learned about the run.
+    """A cluster's service, for one run at a time.
 
-    A request that is refused, or not answered in time, raises ServiceError.
+    It may keep what it has learned about the run. A request that is refused, or not answered in time, raises
+    ServiceError.
     """
 
     pages: str
-    """Where people find a run's page, as "in the studio"."""
+    """Where people see a run's page: "in the studio"."""
     nodes_setting: str
     """The setting that asks for other nodes, as "backend.vm_size=SIZE"."""
     store_is_in_run_folder: bool
-    """Whether a run's store is part of its run folder, and is deleted with it."""
+    """Whether deleting a run folder also deletes its store."""
 
     @property
     def config(self) -> BackendConfig:
@@ -170,71 +187,93 @@ class Service(Protocol):
 
     @property
     def nodes(self) -> str:
-        """The nodes that a start asks for, in words; they may be refused."""
+        """The nodes that a start asks for, in words.
+
+        They may be refused.
+        """
 
     def check(self, job: Job) -> None:
-        """Check all that needs no request. Raises ConfigurationError, DataError or BackendError."""
+        """Check what needs no request.
+
+        Raises ConfigurationError, DataError or BackendError.
+        """
 
     def request(self, job: Job, *, force: bool = False, pause_after: int | None = None) -> Any:
-        """Return what `start` will send. Pure; raises as `check`. See `node.arguments`."""
+        """Return what `start` will send; see `node.arguments`.
+
+        Pure. Raises as `check` does.
+        """
 
     def describe(self, request: Any) -> tuple[tuple[str, str], ...]:
         """Return the request as labels and values, for `plan`."""
 
     def settings(self) -> dict[str, Any]:
-        """Return the values of `backend.*` that a later command, from any folder, needs."""
+        """Return the `backend.*` values that later commands need.
+
+        A command may run in any folder.
+        """
 
     def place(self) -> dict[str, str]:
-        """Return what the receipt must hold so that any process finds the service again."""
+        """Return what any process needs to find the service."""
 
     def new_id(self) -> str:
-        """Return a name for a run that no other has."""
+        """Return a unique name for a run."""
 
     def prepare(self, handle: Handle, request: Any) -> AbstractContextManager[Any]:
-        """Send code, data and the newest checkpoint, and make nodes available; may take minutes.
+        """Send code, data and newest checkpoint; get nodes ready.
 
-        `start` gets what the context manager returns. Raises NodesRefused or ServiceError.
+        May take minutes. `start` gets what the context manager returns. Raises NodesRefused or ServiceError.
         """
 
     def start(self, handle: Handle, request: Any, prepared: Any) -> str:
-        """Start the run under its id; return the address of its page, or "". Twice starts one run."""
+        """Start the run; return its page's URL, or "".
+
+        Starting one id twice starts one run.
+        """
 
     def on_started(self, handle: Handle, request: Any) -> None:
-        """Do what a started run can do without, such as tags."""
+        """Do optional work after the start, such as tagging."""
 
     def find(self, handle: Handle) -> Observation | None:
-        """Return what is known of a run, or None if the service does not know it."""
+        """Return a run's observation, or None if it's unknown."""
 
     def cancel(self, handle: Handle) -> None:
         """Ask for the run's end, without waiting for it."""
 
     def read_log(self, handle: Handle, first: int) -> bytes | None:
-        """Return what the trainer has printed since it was last started, from byte `first` on.
+        """Return the trainer's log from byte `first` on.
 
-        None means that it can't be read now, though it may have printed more.
+        It begins when the trainer was last started. None means that it can't be read now, though it may have
+        grown.
         """
 
     def files(self, handle: Handle) -> list[str]:
-        """Return the names of the files that the ended training has written."""
+        """Return the names of the ended training's files."""
 
     def download(self, handle: Handle, name: str, target: Path, seconds: float) -> None:
-        """Write one of these files to `target`, within this time. Several threads may call it."""
+        """Write one file to `target`, within `seconds`.
+
+        Several threads may call it.
+        """
 
     def store(self, handle: Handle) -> Store:
         """Return the files that nodes and this machine share."""
 
     def register(self, handle: Handle, name: str, result: Result) -> ModelRef:
-        """Register the run's model, once for each run and name."""
+        """Register the run's model, once per run and name."""
 
     def page(self, handle: Handle) -> str:
-        """Return the address of the run's page for people, or ""."""
+        """Return the URL of the run's page, or ""."""
 
     def costs(self, handle: Handle) -> Iterator[str]:
-        """Yield lines on what the service costs now, and how to stop that."""
+        """Yield lines on costs, and how to stop them."""
 
 
 class BaseService:
-    """What most services do alike. A service that inherits it defines the other methods of `Service`."""
+    """The common part of services.
+
+    A service that inherits it defines the other methods of `Service`.
+    """
 
     config: Any
     pages = ""
@@ -244,7 +283,7 @@ class BaseService:
     limits = Limits(queue_seconds=3600.0, run_seconds=86400.0, restarts=3)
 
     def check(self, job: Job) -> None:
-        """Check the request, and a custom network that must be exact."""
+        """Check the request, and an exact job's custom network."""
         self.request(job)
         network_check.check(job)
 
@@ -253,7 +292,7 @@ class BaseService:
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
-        """Return the whole configuration; a service makes the paths in it absolute."""
+        """Return the configuration. A service makes its paths absolute."""
         values: dict[str, Any] = dataclasses.asdict(self.config)
         del values["name"]
         return values

@@ -1,6 +1,7 @@
-"""What is sent to a node: the four data files, and an allow-list of the installed package's files.
+"""What is sent to a node: data and code.
 
-`send` sends either to a store; a service without one has its own way.
+That is the four data files, and an allow-list of the installed package's files. `send` sends either to a
+store; a service without one has its own way.
 
 The code is a folder `mnist_cnn/`, which contains `backends/` and `conf/` as in the wheel, and whatever script
 a service puts beside it. No cache and no file of the current folder is sent.
@@ -34,13 +35,18 @@ if TYPE_CHECKING:
 MAX_FILES, MAX_BYTES = 2_000, 300_000_000
 """https://learn.microsoft.com/azure/machine-learning/v1/how-to-save-write-experiment-files"""
 MODIFIED = 1_700_000_000
-"""Modification time of every file and folder, in seconds since 1970. It is fixed, because the SDK sends a
-snapshot again if a time differs."""
+"""Modification time of each file, in seconds since 1970.
+
+Folders have it too. The SDK sends a snapshot again if a time differs.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class SentFile:
-    """A file to send: its name there, its local path, its length in bytes."""
+    """A file to send.
+
+    `name` is its name there, `source` its local path, `bytes` its length.
+    """
 
     name: str
     source: Path
@@ -48,9 +54,9 @@ class SentFile:
 
 
 def data_files(config: DataConfig) -> tuple[SentFile, ...]:
-    """Return the four files under their official names, gzipped or raw as they are locally.
+    """Return the four data files. Raises DataError.
 
-    Raises DataError if one is missing.
+    They have their official names, and are gzipped or raw as they are locally.
     """
     stems = (stems[0] for stems in datasets.STEMS)
     return tuple(
@@ -60,7 +66,10 @@ def data_files(config: DataConfig) -> tuple[SentFile, ...]:
 
 
 def data_folder(config: DataConfig) -> str:
-    """Return the store's folder for a data set; different data sets never share one."""
+    """Return the store's folder for a data set.
+
+    Different data sets never share one.
+    """
     packaged = find_source("mnist")
     if config.digest == packaged.digest:
         return packaged.name
@@ -68,7 +77,10 @@ def data_folder(config: DataConfig) -> str:
 
 
 def code_folder(snapshot: Sequence[SentFile]) -> str:
-    """Return the store's folder for the code; different code never shares one."""
+    """Return the store's folder for the code.
+
+    Different code never shares one.
+    """
     digest = hashlib.sha256()
     for file in snapshot:
         digest.update(f"{file.name}\0{hashlib.sha256(file.source.read_bytes()).hexdigest()}\n".encode())
@@ -76,9 +88,10 @@ def code_folder(snapshot: Sequence[SentFile]) -> str:
 
 
 def files(**scripts: Path) -> tuple[SentFile, ...]:
-    """Return the code's files, by name; `scripts` lie beside the package, as NAME.py.
+    """Return the code's files, by name.
 
-    Raises BackendError if they are too many or too large for a service.
+    `scripts` lie beside the package, as NAME.py. Raises BackendError if the files are too many or too large
+    for a service.
     """
     package = Path(mnist_cnn.__file__).parent
     backend_folder = Path(backends.__file__).parent
@@ -105,7 +118,7 @@ def files(**scripts: Path) -> tuple[SentFile, ...]:
 
 
 def write(folder: Path, snapshot: Sequence[SentFile]) -> None:
-    """Copy the code into an empty folder. Raises BackendError if the disk refuses."""
+    """Copy the code to an empty folder. Raises BackendError."""
     try:
         for file in snapshot:
             target = folder / file.name
@@ -119,7 +132,7 @@ def write(folder: Path, snapshot: Sequence[SentFile]) -> None:
 
 
 def send(store: Store, folder: str, sent: Sequence[SentFile]) -> None:
-    """Send files into a folder of the store, except those that it has. Raises ServiceError."""
+    """Send files that the store lacks. Raises ServiceError."""
     there = with_retries(lambda: store.list(folder))
     contents = {f"{folder}/{file.name}": file.source.read_bytes() for file in sent}
     missing = {name: content for name, content in contents.items() if there.get(name) != blob_of(content)}

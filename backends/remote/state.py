@@ -1,6 +1,7 @@
-"""The state of a run on a cluster, and how it changes. Pure: no request, no file, no clock.
+"""The state of a run on a cluster.
 
-`advance` takes what a poll has found, and returns the next state and what to do about it.
+Pure: no request, no file, no clock. `advance` takes what a poll has found, and returns the next state and
+what to do about it.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POLL_SECONDS, SLOW_POLL_SECONDS, POLL_GROWTH = 0.5, 10.0, 1.25
-"""Pause between two polls. It grows from the first to the second while nothing changes."""
+"""First and longest pause between polls.
+
+It grows while nothing changes.
+"""
 OUTAGE_SECONDS = 600.0
-"""How long an outage of the service may last while a run is followed."""
+"""How long a followed run survives an outage."""
 LOG_SECONDS = 60.0
-"""How long the log of a run that has ended may be refused."""
+"""How long an ended run's log may be refused."""
 UNKNOWN = "not known to the service"
 RESTARTS, CANCELLED = "retries", "cancelled"
-"""Keys of the receipt's `service`: how often the run was started again after its node was lost; that a user
-has cancelled it."""
+"""Keys of the receipt's `service`.
+
+They say how often the run was started again after its node was lost, and that a user has cancelled it.
+"""
 REFUSALS = (400, 401, NOT_FOUND)
 """Answers that another request will not change."""
 
@@ -67,7 +73,10 @@ Action = Report | Download | RecordEnd | GiveUp
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """What the end of a run asks for: its result, or another start. `error` is why the service ended it."""
+    """What a run's end requires: its result, or resubmission.
+
+    `error` is why the service ended it.
+    """
 
     error: MnistCnnError | None = None
     starts_again: bool = False
@@ -75,9 +84,10 @@ class Ending:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What is known of the run `id`. Times are in seconds of a clock that never jumps back.
+    """What is known of the run `id`.
 
-    The service is asked again at `poll_at`, a `pause` after the last time, about what was last `seen`.
+    Times are in seconds of a monotonic clock. The service is asked again at `poll_at`, a `pause` after the
+    last time, about what was last `seen`.
     """
 
     id: str = ""
@@ -147,7 +157,7 @@ def advance(state: State, poll: Poll, limits: Limits, now: float) -> tuple[State
 
 
 def _end(before: State, state: State, poll: Poll, limits: Limits) -> tuple[State, tuple[Action, ...]]:
-    """Return the state of a run that the service has ended, and what to do."""
+    """Return an ended run's state, and what to do."""
     seen, place, folder = poll.observation, poll.handle.place, poll.handle.folder
     assert seen is not None  # noqa: S101 - for mypy; `advance` has checked it
     if seen.status is not Status.cancelled and isinstance(poll.failure, RunPaused):
@@ -179,14 +189,17 @@ def _end(before: State, state: State, poll: Poll, limits: Limits) -> tuple[State
 
 
 def _starting_again(before: State, state: State, error: MnistCnnError) -> tuple[State, tuple[Action, ...]]:
-    """Return the state of a run that must be submitted again, and report that once."""
+    """Return the state before a resubmission; report it once."""
     is_reported = before.id == state.id and before.ending is not None
     report = () if is_reported else (Report(f"{error.message}; follow submits the run again"),)
     return dataclasses.replace(state, status=Status.queued, ending=Ending(error, starts_again=True)), report
 
 
 def after_outage(state: State, error: ServiceError, now: float) -> tuple[State, tuple[Action, ...]]:
-    """Return the next state after a request failed: the last state, for up to OUTAGE_SECONDS."""
+    """Return the next state after a failed request.
+
+    That is the last state, for up to OUTAGE_SECONDS.
+    """
     waited = None if state.answered_at is None else now - state.answered_at
     if error.status in REFUSALS or waited is None or waited > OUTAGE_SECONDS:
         return state, (GiveUp(error),)
@@ -197,20 +210,29 @@ def after_outage(state: State, error: ServiceError, now: float) -> tuple[State, 
 
 
 def restarts(place: Mapping[str, str]) -> int:
-    """Return how often a run was started again since a user started or resumed it."""
+    """Return how often a run was started again.
+
+    Counts since a user started or resumed it.
+    """
     return int(place.get(RESTARTS, "0"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Wait:
-    """Since when a followed run is being prepared, waits for a node (`queued`), or runs on one."""
+    """Since when a followed run has a status.
+
+    That is `preparing`, `queued` (waits for a node) or `running`.
+    """
 
     status: Status
     since: float
 
 
 def wait_on(wait: Wait | None, status: Status, limits: Limits, folder: Path, now: float) -> Wait:
-    """Return how long a run has been waiting or running. Raises BackendError if that is too long."""
+    """Return since when a run waits.
+
+    Raises BackendError if it has waited or been running for too long.
+    """
     status = status if status in (Status.preparing, Status.queued) else Status.running
     if wait is None or wait.status is not status:
         return Wait(status, now)
@@ -227,7 +249,10 @@ def wait_on(wait: Wait | None, status: Status, limits: Limits, folder: Path, now
 
 
 def seconds_in(status: Status, limits: Limits) -> float:
-    """Return how long a followed run may be preparing, queued or running."""
+    """Return a status's time limit in seconds.
+
+    A followed run may be preparing, queued or running.
+    """
     if status is Status.preparing:
         return max(limits.prepare_seconds, limits.queue_seconds)
     return limits.queue_seconds if status is Status.queued else limits.run_seconds

@@ -1,6 +1,7 @@
-"""Submits a job: prepares what it needs, then starts the run with one request.
+"""Submits a job.
 
-The receipt names the run before the service knows it, so that the run can't be lost whatever happens here.
+Prepares what it needs, then starts the run with one request. The receipt names the run before the service
+knows it, so that the run can't be lost whatever happens here.
 """
 
 from __future__ import annotations
@@ -49,18 +50,24 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
 CHECKPOINTS_FOLDER = "mnist-cnn-checkpoints"
-"""Folder of the store from which a run continues that is started again."""
+"""The store's folder for checkpoints.
+
+A run that is started again continues from there.
+"""
 SUBMIT_SECONDS = 600.0
-"""How long the request that starts a run may take."""
+"""Time limit of the request that starts a run."""
 INTERRUPTED = (
     "interrupted; the run may have started, so the command waits for the service's answer, "
     f"for up to {SUBMIT_SECONDS / 60:.0f} minutes"
 )
 LATE_START_SECONDS = 30.0
-"""How long to search for a run after its submission was not answered."""
+"""How long to search after an unanswered submission."""
 FORCE, PAUSE_AFTER, REFUSED = "force", "pause_after", "refused"
-"""Keys of the receipt's `service`: the run is resumed even if the job or the runtime has changed; the epoch
-after which it pauses; the nodes that the service could not provide."""
+"""Keys of the receipt's `service`.
+
+They mean: the run is resumed even if the job or the runtime has changed; the epoch after which it pauses; the
+nodes that the service could not provide.
+"""
 
 
 def submit(  # noqa: PLR0913 - only the first three are required
@@ -72,9 +79,10 @@ def submit(  # noqa: PLR0913 - only the first three are required
     force: bool = False,
     pause_after: int | None = None,
 ) -> None:
-    """Submit a run folder's job; resume it if the folder has an ended run, whose `status` is given.
+    """Submit a run folder's job.
 
-    `force` and `pause_after` are those of `Service.request`.
+    Resumes the run if the folder has an ended one, whose `status` is given. `force` and `pause_after` are
+    those of `Service.request`.
 
     Raises:
         ConfigurationError: the run is under way or completed, or the service has refused its nodes.
@@ -104,9 +112,9 @@ def submit(  # noqa: PLR0913 - only the first three are required
 
 
 def submit_named(job: Job, service: Service, handle: Handle, reason: str | None = None) -> None:
-    """Submit a job whose run the receipt names; record a failure. Raises as `submit` does.
+    """Submit the receipt's run; record a failure.
 
-    `reason` is why a run is submitted again whose node was lost.
+    Raises as `submit` does. `reason` is why a run whose node was lost is submitted again.
     """
     folder = handle.folder
     try:
@@ -145,7 +153,7 @@ def _record_not_started(service: Service, handle: Handle, error: MnistCnnError) 
 
 
 def _record_interrupt(handle: Handle) -> Interrupted:
-    """Record a Ctrl-C during the submission; return the error to raise."""
+    """Record a Ctrl-C; return the error to raise."""
     folder = handle.folder
     if _has_started(handle):
         return Interrupted(f"interrupted; {folder} has started and is still running", follow_hint(folder))
@@ -156,7 +164,7 @@ def _record_interrupt(handle: Handle) -> Interrupted:
 
 
 def _write_receipt(job: Job, service: Service, folder: Path, *, force: bool, pause_after: int | None) -> None:
-    """Write the receipt with the id of the run that will be started."""
+    """Write the receipt with a new run id."""
     before = run_folder.read_receipt(folder) if (folder / run_folder.RECEIPT).exists() else None
     is_ours = before is not None and before.backend == service.config.name
     run_id = service.new_id()
@@ -181,7 +189,7 @@ def _write_receipt(job: Job, service: Service, folder: Path, *, force: bool, pau
 
 
 def clear_submitter(handle: Handle) -> None:
-    """Remove the submitter from the receipt, because no process submits the run any longer."""
+    """Remove the submitter from the receipt."""
 
     def without_submitter(service: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in service.items() if name != SUBMITTER}
@@ -213,9 +221,10 @@ def _send(job: Job, service: Service, handle: Handle) -> None:
 
 
 def _check_not_superseded(handle: Handle) -> None:
-    """Check that this process must still start the run, because a cluster takes minutes.
+    """Check that this process must still start the run.
 
-    Raises RunCancelled, or Superseded if another process believed this one to be dead.
+    A cluster takes minutes. Raises RunCancelled, or Superseded if another process believed this one to be
+    dead.
     """
     now = run_folder.read_receipt(handle.folder)
     if now.id != handle.id:
@@ -231,7 +240,10 @@ def _superseded(folder: Path) -> Superseded:
 
 
 def start(service: Service, handle: Handle, request: Callable[[], str]) -> str:
-    """Start the run and return its page, even if the service started it but reported a failure."""
+    """Start the run and return its page.
+
+    Also returns it if the service reports a failure but has started the run.
+    """
     try:
         return request()
     except ServiceError as error:
@@ -242,9 +254,10 @@ def start(service: Service, handle: Handle, request: Callable[[], str]) -> str:
 
 
 def _search(service: Service, handle: Handle, error: ServiceError) -> Observation | None:
-    """Return the run whose start failed, or None if it has not started. Raises SubmissionUnknown.
+    """Search for the run after a failed start.
 
-    After a transient failure the service may start the run late, so the search takes a while.
+    Returns None if it has not started. After a transient failure the service may start the run late, so the
+    search takes a while. Raises SubmissionUnknown.
     """
     deadline = time.monotonic() + (LATE_START_SECONDS if error.is_transient else 0.0)
     report(f"{error.message}; checking whether the run has started anyway")
@@ -263,15 +276,16 @@ def _search(service: Service, handle: Handle, error: ServiceError) -> Observatio
 
 
 def submission_unknown(error: ServiceError, folder: Path, *, is_abandoned: bool) -> SubmissionUnknown:
-    """Return the error for a run of which it is not known whether it has started."""
+    """Return the error for a possibly started run."""
     message = f"{error.message}; it is not known whether {folder} has started"
     return SubmissionUnknown(message, status_hint(folder), is_abandoned=is_abandoned)
 
 
 def record_start(service: Service, handle: Handle, page: str) -> None:
-    """Record that the run has started, or cancel it and raise Superseded if the receipt names another.
+    """Record that the run has started.
 
-    Raises StartedButUnrecorded if the local disk refuses the receipt.
+    Cancels it and raises Superseded if the receipt names another. Raises StartedButUnrecorded if the local
+    disk refuses the receipt.
     """
     folder = handle.folder
 
@@ -295,13 +309,13 @@ def record_start(service: Service, handle: Handle, page: str) -> None:
 
 
 def _has_started(handle: Handle) -> bool:
-    """Return whether the receipt records that the run has started."""
+    """Return whether the receipt records the start."""
     return run_folder.read_receipt(handle.folder).status is not Status.preparing
 
 
 @contextmanager
 def _costs_reported(service: Service, handle: Handle) -> Iterator[None]:
-    """Report what the service costs if its run does not start."""
+    """Report costs if the run does not start."""
     try:
         yield
     except (MnistCnnError, OSError, KeyboardInterrupt) as error:

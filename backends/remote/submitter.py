@@ -1,4 +1,7 @@
-"""Records in the receipt which process submits a run, so that others know whether it is alive."""
+"""Records which process submits a run.
+
+The receipt names it, so that others know whether it is alive.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,25 @@ if TYPE_CHECKING:
     from mnist_cnn.receipt import Receipt
 
 SUBMITTER = "submitter"
-"""Key of the receipt's `service` that names the process while it submits the run."""
+"""Key of the submitting process in `Receipt.service`."""
 SUBMISSION_SECONDS = 3600.0
-"""A run that another machine submits, and that the service does not know after this time, is lost."""
+"""Time limit for a submission on another machine.
+
+After it, a run that the service does not know is lost.
+"""
 
 
 def this_process() -> str:
-    """Return host, process id, its start and now; both times in seconds since 1970."""
+    """Return host, process id, start time and now.
+
+    Both times are in seconds since 1970.
+    """
     pid = os.getpid()
     return f"{socket.gethostname()} {pid} {process_identity.start_time(pid)} {time.time()}"
 
 
 def is_at_work(receipt: Receipt) -> bool:
-    """Return whether a process is submitting this run, which the service does not know."""
+    """Return whether a process is submitting this run."""
     try:
         host, pid, started, since = receipt.service.get(SUBMITTER, "").split(" ")
         if host != socket.gethostname():

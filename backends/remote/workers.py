@@ -1,6 +1,6 @@
-"""Connects a node with the other nodes that share its run, each of which is one worker.
+"""Connects the nodes that share a run.
 
-What starts the nodes sets these variables in the environment of each.
+Each is one worker. What starts the nodes sets the variables below for each.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
 RANK, HOST, PORTS, TOKEN = "MNIST_CNN_RANK", "MNIST_CNN_HOST", "MNIST_CNN_PORTS", "MNIST_CNN_TOKEN"
-"""Variables: the worker's number; where worker 0 listens, with numbers of ports between spaces; a secret of
-the run."""
+"""Environment variables of a worker.
+
+They are its number; where worker 0 listens, with ports between spaces; a secret of the run.
+"""
 ARRIVAL = "MNIST_CNN_ARRIVAL_SECONDS"
-"""How long the workers wait for each other, if this is set."""
+"""Optional variable: how long workers wait for each other."""
 
 log = logging.getLogger("mnist_cnn")
 
 
 def rendezvous(count: int) -> Rendezvous:
-    """Return where this worker meets the others; remove the token from the environment.
+    """Return where this worker meets the others.
 
-    Raises BackendError if a variable is missing or is not valid.
+    Removes the token from the environment. Raises BackendError if a variable is missing or is not valid.
     """
     try:
         token = os.environ.pop(TOKEN)
@@ -43,7 +45,10 @@ def rendezvous(count: int) -> Rendezvous:
 
 
 def join(job: Job, rendezvous: Rendezvous | None) -> Group:
-    """Return the group that meets there, as a context. Raises as `connect`."""
+    """Return the group that meets at `rendezvous`.
+
+    Use it as a context. Raises as `connect` does.
+    """
     if rendezvous is None:
         return ONE_WORKER
     log.info("%d workers, %d threads each", rendezvous.count, job.train.threads or default_threads())

@@ -1,7 +1,8 @@
-"""The Slurm backend: trains on a node that shares the file system of the run folders.
+"""The Slurm backend: trains on a cluster's nodes.
 
-`script` says what is submitted, `service` submits it, `queue` asks for all jobs at once, and `outcome` tells
-what has become of one. `commands` runs Slurm's programs and translates their errors.
+They share the file system of the run folders. `script` says what is submitted, `service` submits it, `queue`
+asks for all jobs at once, and `outcome` tells what has become of one. `commands` runs Slurm's programs and
+translates their errors.
 """
 
 from __future__ import annotations

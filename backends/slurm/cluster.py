@@ -1,4 +1,4 @@
-"""Shows a Slurm cluster: its partitions, its nodes, and the user's jobs."""
+"""Shows a Slurm cluster's partitions, nodes and jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show(place: Mapping[str, str], partition: str | None) -> Iterator[str]:
-    """Yield lines: how many nodes of each partition are in which state, and the user's jobs."""
+    """Yield lines on partitions' nodes and the user's jobs."""
     chosen = [f"--partition={partition}"] if partition else []
     columns = "--format=partition %P: %D nodes %T (%N), at most %l, %c CPUs and %m MB each"
     lines = _lines(["sinfo", "--noheader", *chosen, columns], place, "ask Slurm for its nodes")

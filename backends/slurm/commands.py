@@ -1,6 +1,6 @@
-"""Runs the programs of Slurm, within a time limit, and translates what they say.
+"""Runs Slurm's programs and translates their errors.
 
-Slurm's programs exit with 1 for almost every error, so their text decides: `REFUSALS` and `OUTAGES`.
+They exit with 1 for almost every error, so their text decides: `REFUSALS` and `OUTAGES`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 COMMAND_SECONDS = 60.0
 SUBMIT_SECONDS = 120.0
-"""Longer than sbatch's own retries while the controller is too busy to accept a job."""
+"""Longer than sbatch's own retries.
+
+It retries while the controller is too busy to accept a job.
+"""
 REFUSED, FORBIDDEN, CONFLICT = 400, 403, 409
-"""What `ServiceError.status` says of a refusal; an outage has no status."""
+"""Values of `ServiceError.status` for refusals.
+
+An outage has no status.
+"""
 SLURM_CONF = "slurm_conf"
-"""The key of `place` that holds the environment variable SLURM_CONF."""
+"""Key of SLURM_CONF's value in `place`."""
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 _CHANGING = re.compile(r"(?:SBATCH|SCANCEL|SCONTROL|SINFO|SLURM|SQUEUE)_")
 
@@ -75,7 +81,7 @@ REFUSALS = (
         "set SLURM_CONF to the cluster's slurm.conf",
     ),
 )
-"""Texts of a refusal, the status, and what to do."""
+"""Texts of a refusal, its status, and the hint."""
 
 
 def environment(place: Mapping[str, str]) -> dict[str, str]:
@@ -133,7 +139,7 @@ def run(
 
 
 def translate(what: str, program: str, detail: str) -> ServiceError:
-    """Return the error for what a program printed before it failed."""
+    """Return the error for a failed program's output."""
     for pattern, hint in OUTAGES:
         if re.search(pattern, detail, re.IGNORECASE):
             return ServiceError(f"cannot {what}: {_reason(program, detail)}", hint, detail=detail)
@@ -146,7 +152,7 @@ def translate(what: str, program: str, detail: str) -> ServiceError:
 
 
 def _reason(program: str, detail: str) -> str:
-    """Return the lines of an error as one, without prefixes and repetitions."""
+    """Return an error's lines as one, without prefixes."""
     lines = (re.sub(r"^\s*(?:\w+: )?(?:error: |fatal: )?", "", line) for line in detail.splitlines())
     said = dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("Try "))
     return "; ".join(list(said)[:4]) or f"{program} failed without a message"

@@ -1,4 +1,7 @@
-"""The keys of `backend=slurm`. What they may hold cannot add an option or a line to the script."""
+"""The settings of `backend=slurm`.
+
+Their values cannot add an option or a line to the script.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ FIXED_OPTIONS = (
     *("input", "job-name", "nodes", "ntasks", "open-mode", "output", "parsable", "quiet", "signal"),
     *("test-only", "time-min", "uid", "usage", "version", "wait", "wrap"),
 )
-"""Options that the backend sets, or that change what sbatch answers."""
+"""Options that the backend sets, or can't support."""
 
 
 @dataclasses.dataclass(frozen=True)

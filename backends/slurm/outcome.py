@@ -1,4 +1,4 @@
-"""Tells from Slurm's state and from the files of a start how a run is, or how it ended."""
+"""Derives a run's state from Slurm and its files."""
 
 from __future__ import annotations
 
@@ -23,20 +23,26 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.slurm.queue import SlurmJob
 
 FORGOTTEN = "forgotten by Slurm"
-"""The state of a job that ended longer ago than Slurm's MinJobAge."""
+"""State of a job that Slurm no longer remembers.
+
+It ended longer ago than Slurm's MinJobAge.
+"""
 CANCELLED = "cancelled"
-"""A file in a start's folder: this package has asked for its end."""
+"""A start's file: this package has requested its end."""
 NO_FOLDER_SIGNAL = 53
-"""What Slurm reports instead of a signal if a node cannot open the job's output."""
+"""Slurm's "signal" if a node cannot open the output."""
 CRASHES = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS)
-"""Signals that a program causes itself; it would crash again on another node."""
+"""Signals of crashes, which another node would repeat."""
 UNRECORDED = (script.UNSUITABLE, script.NOT_OWNER)
-"""Exit codes with which the script may end before it can write the file `exit`."""
+"""Exit codes for which `exit` may be missing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Exit:
-    """The file `exit`, which the script writes last. `near_limit` is 1 if the time limit was near."""
+    """The file `exit`, which the script writes last.
+
+    `near_limit` is 1 if the time limit was near.
+    """
 
     job: int
     start: int
@@ -47,12 +53,18 @@ class Exit:
 
     @property
     def received_sigterm(self) -> bool:
-        """Return whether SIGTERM ended the training; the trainer may have seen it before the script did."""
+        """Return whether SIGTERM ended the training.
+
+        The trainer may have seen it before the script did.
+        """
         return self.signalled or self.code == script.SHELL_SIGNAL + signal.SIGTERM
 
 
 def read_exit(start: Path) -> Exit | None:
-    """Return how the script ended, or None if it has not, or was killed."""
+    """Return the script's end, or None.
+
+    None means that it is running, or was killed.
+    """
     try:
         text = safe_read.read_bytes(start / script.EXIT, safe_read.SETTINGS_BYTES)
         return msgspec.convert(json.loads(text), Exit)
@@ -61,13 +73,13 @@ def read_exit(start: Path) -> Exit | None:
 
 
 def has_result(start: Path) -> bool:
-    """Return whether the training wrote its result, or was paused before."""
+    """Return whether the training wrote a result or paused."""
     names = (run_folder.RESULT, PAUSED)
     return any((start / OUTPUTS / name).is_file() for name in names)
 
 
 def awaits_files(job: SlurmJob | None, seen: Observation, start: Path) -> bool:
-    """Return whether a run has ended, but a file is missing that its node has written."""
+    """Return whether an ended run lacks a node's file."""
     if seen.status is Status.completed:
         return not has_result(start)
     if job is None or job.state != "FAILED" or job.signal or job.exit_code in UNRECORDED:
@@ -101,7 +113,10 @@ def of_job(job: SlurmJob, start: Path) -> Observation:
 
 
 def of_forgotten(start: Path) -> Observation | None:
-    """Return the observation of a job that Slurm doesn't know; None if no node has begun it."""
+    """Return the observation of a job unknown to Slurm.
+
+    None if no node has begun it.
+    """
     ended = read_exit(start)
     if ended is not None and ended.code == 0:
         return Observation(FORGOTTEN, Status.completed)
@@ -119,7 +134,10 @@ def of_forgotten(start: Path) -> Observation | None:
 
 
 def _failed(job: SlurmJob, ended: Exit | None, start: Path) -> Observation:
-    """Return the observation of a FAILED job: the trainer, the script, the node or Slurm failed."""
+    """Return the observation of a FAILED job.
+
+    The trainer, the script, the node or Slurm failed.
+    """
     what = f"Slurm job {job.id}"
     if ended is not None and ended.job == int(job.id):
         return _of_exit(job.state, what, ended)
@@ -136,7 +154,7 @@ def _failed(job: SlurmJob, ended: Exit | None, start: Path) -> Observation:
 
 
 def _of_exit(state: str, what: str, ended: Exit) -> Observation:
-    """Return the observation of a script that ended with an error."""
+    """Return the observation of an unsuccessful script."""
     if ended.code == script.UNSUITABLE:
         return Observation(
             state, Status.failed, f"node {ended.node} could not start the training; read the log"
@@ -162,6 +180,6 @@ def _of_exit(state: str, what: str, ended: Exit) -> Observation:
 
 
 def _with_reason(job: SlurmJob) -> str:
-    """Return the state and why a job waits, or where it runs."""
+    """Return the state, with its reason or nodes."""
     shown = job.reason if STATUSES.get(job.state) is Status.queued else job.nodes
     return f"{job.state} ({shown})" if shown else job.state

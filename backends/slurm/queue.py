@@ -1,4 +1,7 @@
-"""What Slurm says of the jobs of a user: one query a second answers for all of them."""
+"""Slurm's answer about a user's jobs.
+
+One query a second answers for all of them.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,12 @@ if TYPE_CHECKING:
 
 FRESH_SECONDS = 1.0
 USER = "user"
-"""The key of `place` that holds the id of the user whose jobs these are."""
+"""Key in `place` of the jobs' user id."""
 FIELDS = ("JobID", "State", "exit_code", "Reason", "NodeList", "RestartCnt", "Name")
-"""Columns of squeue. The name is last, because it alone may hold the separator."""
+"""Columns of squeue.
+
+Only the last, the name, may hold the separator.
+"""
 SEPARATOR = "|"
 
 STATUSES = {
@@ -53,7 +59,10 @@ LOST_NODE = ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED")
 
 @dataclasses.dataclass(frozen=True)
 class SlurmJob:
-    """A job as squeue shows it. `exit_code` and `signal` are those of the script, as far as known."""
+    """A job as squeue shows it.
+
+    `exit_code` and `signal` are those of the script, as far as known.
+    """
 
     id: str
     name: str
@@ -66,7 +75,10 @@ class SlurmJob:
 
 
 class Queue:
-    """The jobs of one user on one cluster, by name. Several threads and runs share it."""
+    """One user's jobs on one cluster, by name.
+
+    Several threads and runs share it.
+    """
 
     def __init__(self, place: Mapping[str, str]) -> None:
         self._place = dict(place)
@@ -76,9 +88,10 @@ class Queue:
         self._asked_at: float | None = None
 
     def named(self, name: str, *, fresh: bool = False) -> list[SlurmJob]:
-        """Return the jobs with a name, oldest first, also those that ended a while ago. Raises ServiceError.
+        """Return the jobs with a name, oldest first.
 
-        The answer, or the error, is at most a second old; with `fresh`, Slurm is asked now.
+        They include recently ended ones. The answer, or the ServiceError that it raises, is at most a second
+        old; with `fresh`, Slurm is asked now.
         """
         with self._lock:
             if fresh or self._asked_at is None or time.monotonic() - self._asked_at > FRESH_SECONDS:
@@ -92,7 +105,7 @@ class Queue:
             return self._jobs.get(name, [])
 
     def forget(self) -> None:
-        """Ask Slurm again at the next call, because its answer has changed."""
+        """Ask Slurm again at the next call."""
         with self._lock:
             self._asked_at = None
 
@@ -107,7 +120,10 @@ class Queue:
 
 
 def parse(line: str) -> SlurmJob | None:
-    """Return the job in a line of squeue; None if it is not one, as for a newline in another job's name."""
+    """Return the job in a line of squeue.
+
+    None if it is not one, as for a newline in another job's name.
+    """
     values = line.removesuffix(SEPARATOR).split(SEPARATOR, len(FIELDS) - 1)
     if len(values) != len(FIELDS) or not values[0].isdecimal():
         return None
@@ -118,7 +134,10 @@ def parse(line: str) -> SlurmJob | None:
 
 
 def _exit(text: str) -> tuple[int, int]:
-    """Return the exit code and the signal: squeue prints wait's status, or both with a colon."""
+    """Return the exit code and the signal.
+
+    squeue prints wait's status, or both with a colon.
+    """
     code, _, signal = text.partition(":")
     if not code.isdecimal():
         return 0, 0
@@ -132,7 +151,7 @@ _queues_lock = threading.Lock()
 
 
 def queue_at(place: Mapping[str, str]) -> Queue:
-    """Return this process's queue of a user on a cluster."""
+    """Return this process's queue for `place`."""
     key = (place.get(commands.SLURM_CONF, ""), place[USER])
     with _queues_lock:
         return _queues.setdefault(key, Queue(place))

@@ -1,7 +1,7 @@
-"""Turns a job and its configuration into the script that Slurm runs. Pure: needs no Slurm.
+"""Turns a job and its configuration into Slurm's script.
 
-The script holds no name of a run and no folder: `sbatch` gets both on its command line, and the script finds
-them in SLURM_JOB_NAME and the current folder. So `plan` shows exactly what is sent.
+Pure: needs no Slurm. The script holds no name of a run and no folder: `sbatch` gets both on its command line,
+and the script finds them in SLURM_JOB_NAME and the current folder. So `plan` shows exactly what is sent.
 
 Each start of a run has a folder of its own, RUN/node/ID, which is the script's current folder:
 
@@ -46,24 +46,33 @@ JOB, CHECKPOINTS, MARKER, SCRIPT = "job", "checkpoints", "marker", "script.sh"
 OWNER, EXIT, SLURM_OUTPUT = "owner", "exit", "slurm.out"
 CHECKPOINTS_HERE, CHECKPOINTS_THERE = "CHECKPOINTS", f'"../$(cat {CHECKPOINTS})"'
 UNSUITABLE = 78
-"""The script's exit code if the node cannot train: EX_CONFIG of sysexits.h."""
+"""Exit code of a node that can't train.
+
+EX_CONFIG of sysexits.h.
+"""
 NOT_OWNER = 79
-"""The script's exit code if another job of the same name trains the run."""
+"""Exit code of the script if another job trains."""
 WORKER_LOST = 75
-"""The script's exit code if one of several workers was killed: EX_TEMPFAIL of sysexits.h."""
+"""Exit code if one of several workers was killed.
+
+EX_TEMPFAIL of sysexits.h.
+"""
 SHELL_SIGNAL = 128
-"""A shell, and srun, add it to the signal that ended a program."""
+"""Added by a shell or srun to a signal."""
 SHELL_SIGTERM = SHELL_SIGNAL + signal.SIGTERM
-"""The exit code of a script that SIGTERM has ended."""
+"""Exit code of a script that SIGTERM ended."""
 FIRST_PORT, PORT_RANGE, PORTS = 10_000, 20_000, 8
-"""The ports of all runs, below those that Linux gives to any program; how many of them worker 0 may try."""
+"""The ports of all runs.
+
+They are below those that Linux gives to any program. Worker 0 may try PORTS of them.
+"""
 SIGNAL_SECONDS = 60
 """How long before the time limit Slurm sends SIGTERM."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """All that is sent for a job: the script, the encoded job, the files to copy; what is checked first."""
+    """What is sent for a job, or checked first."""
 
     script: str
     token: str
@@ -75,7 +84,7 @@ class Request:
 
 
 def request(job: Job, config: SlurmConfig, *, force: bool = False, pause_after: int | None = None) -> Request:
-    """Return the request for a job; `force` and `pause_after` are those of `node.arguments`.
+    """Return the request; see `node.arguments` for `force` and `pause_after`.
 
     Raises:
         ConfigurationError: the job is too long, is exact and would train on a GPU, or cannot be shared by
@@ -109,14 +118,14 @@ def request(job: Job, config: SlurmConfig, *, force: bool = False, pause_after: 
 
 
 def command(run_id: str, folder: str) -> list[str]:
-    """Return the command that submits a script on its standard input."""
+    """Return the command that submits a script from stdin."""
     words = ["sbatch", "--parsable", f"--job-name={run_id}", f"--chdir={folder}"]
     # Slurm replaces patterns such as %j in the whole path of its output, also in the folder's name.
     return [*words, "--output=/dev/null"] if {"%", "\\"} & {*folder} else words
 
 
 def describe(request: Request) -> tuple[tuple[str, str], ...]:
-    """Return labels and values that describe a request to a user."""
+    """Return labels and values that describe a request."""
     size = sum(file.bytes for file in request.code)
     data = ", ".join(f"{file.name} {file.bytes:,} B" for file in request.data_files)
     several = (("workers", f"{request.workers} tasks; Slurm chooses their nodes"),)
@@ -131,7 +140,10 @@ def describe(request: Request) -> tuple[tuple[str, str], ...]:
 
 
 def script(config: SlurmConfig, arguments: Sequence[str]) -> str:
-    """Return the whole text of the script; `arguments` are the trainer's, without the job."""
+    """Return the script's text.
+
+    `arguments` are the trainer's, without the job.
+    """
     python = config.python or sys.executable
     if not python.isprintable():
         raise BackendError(f"the path of Python has a control character: {python!r}", "set backend.python")
@@ -190,10 +202,11 @@ def script(config: SlurmConfig, arguments: Sequence[str]) -> str:
 
 
 def _launcher(config: SlurmConfig, no_python: str) -> list[str]:
-    """Return what stands before the trainer's command, so that each of several tasks runs it.
+    """Return the lines that start each of several workers.
 
-    Worker 0 is on the node of the script. The others reach it at the address that Slurm uses, because a
-    node's name may lead to 127.0.1.1. The token is in no file and no command line.
+    They stand before the trainer's command. Worker 0 is on the script's node. The others reach it at the
+    address that Slurm uses, because a node's name may lead to 127.0.1.1. The token is in no file and no
+    command line.
     """
     is_shared = f'[ "$(cat {MARKER})" = "$SLURM_JOB_NAME" ]'
     hint = "start runs in a folder that all nodes share: runs_dir=FOLDER"
@@ -222,7 +235,7 @@ def _launcher(config: SlurmConfig, no_python: str) -> list[str]:
 
 
 def _ending() -> list[str]:
-    """Return what tells a worker that was killed from one that has failed."""
+    """Return lines that distinguish killed workers from failed ones."""
     return ["code=$?", f'[ "$code" -le {SHELL_SIGNAL} ] || exit {WORKER_LOST}', 'exit "$code"']
 
 
@@ -252,7 +265,10 @@ def options(config: SlurmConfig) -> list[str]:
 
 
 def _memory(config: SlurmConfig) -> dict[str, str]:
-    """Return the option for each worker's memory; Slurm may put any number of them on a node."""
+    """Return the option for each worker's memory.
+
+    Slurm may put any number of workers on a node.
+    """
     if config.memory is None:
         return {}
     if config.workers == 1:
@@ -261,7 +277,7 @@ def _memory(config: SlurmConfig) -> dict[str, str]:
 
 
 def _setup(commands: Iterable[str]) -> list[str]:
-    """Return the set-up commands, each followed by what happens if it fails."""
+    """Return the set-up commands, each with its error handling."""
     hint = "correct backend.setup; the log has its output"
     return [
         line
@@ -271,7 +287,7 @@ def _setup(commands: Iterable[str]) -> list[str]:
 
 
 def _failing(what: str, hint: str) -> str:
-    """Return the command that prints a failure in the log's format, and ends the script."""
+    """Return the command that logs a failure and exits."""
     message, hint = (shlex.quote(json.dumps(text)[1:-1]) for text in (what, hint))
     return f'fail {BackendError.exit_code} "node $node "{message} {hint}'
 

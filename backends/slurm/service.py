@@ -1,4 +1,7 @@
-"""Slurm as a service that `RemoteBackend` drives. The run folder lies on a disk that all nodes share."""
+"""Slurm as a `Service`.
+
+The run folder lies on a disk that all nodes share.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +37,25 @@ if TYPE_CHECKING:
     from mnist_cnn.result import Result
 
 NODE = "node"
-"""The folder below the run folder that the nodes use."""
+"""The nodes' folder in the run folder."""
 FILES_SECONDS = 60.0
-"""How long an ended run may be without its last files; Linux caches the names on NFS for up to 60 s."""
+"""How long an ended run's last files may take.
+
+Linux caches the names on NFS for up to 60 s.
+"""
 ENDING_SECONDS = 600.0
-"""How long Slurm may take to end a run after its time limit."""
+"""Grace period for Slurm to end a run.
+
+It begins at the run's time limit.
+"""
 LOG = re.compile(r"log-(\d+)\.txt")
 
 
 class SlurmService(BaseService):
-    """Submits scripts with `sbatch`, and finds their jobs by the run's id, which is the job's name."""
+    """Submits scripts with `sbatch`.
+
+    The run's id is the name by which it finds their jobs.
+    """
 
     pages = "with scancel"
     nodes_setting = "backend.partition=NAME"
@@ -59,7 +71,10 @@ class SlurmService(BaseService):
         self._without_files: dict[str, float] = {}
 
     def check(self, job: Job) -> None:
-        """Check all that needs no request. Raises ConfigurationError, DataError or BackendError."""
+        """Check what needs no request.
+
+        Raises ConfigurationError, DataError or BackendError.
+        """
         self.request(job)
         if shutil.which("sbatch") is None:
             message = "backend=slurm needs the program sbatch, which isn't installed here"
@@ -67,7 +82,7 @@ class SlurmService(BaseService):
         network_check.check(job)
 
     def request(self, job: Job, *, force: bool = False, pause_after: int | None = None) -> script.Request:
-        """Return the script and the files that `prepare` copies. Pure."""
+        """Return the script and the files to copy. Pure."""
         return script.request(job, self.config, force=force, pause_after=pause_after)
 
     def describe(self, request: script.Request) -> tuple[tuple[str, str], ...]:
@@ -75,13 +90,19 @@ class SlurmService(BaseService):
         return script.describe(request)
 
     def place(self) -> dict[str, str]:
-        """Return the cluster's configuration and the user, who may be another one when the run is found."""
+        """Return the cluster's configuration and the user's id.
+
+        Another user may look for the run.
+        """
         conf = os.environ.get("SLURM_CONF", "")
         return {commands.SLURM_CONF: str(Path(conf).absolute()) if conf else "", USER: str(os.geteuid())}
 
     @contextmanager
     def prepare(self, handle: Handle, request: script.Request) -> Iterator[None]:
-        """Copy code, data and the newest checkpoint, unless that was done before; the marker comes last."""
+        """Copy code, data and the newest checkpoint.
+
+        Skips code and data that are complete; the marker comes last.
+        """
         _check_time_limit(handle, request)
         start = start_folder(handle)
         try:
@@ -93,7 +114,10 @@ class SlurmService(BaseService):
         yield
 
     def start(self, handle: Handle, request: script.Request, prepared: Any = None) -> str:
-        """Submit the script, unless a job with the run's id is there. Slurm has no pages."""
+        """Submit the script, unless the run has a job.
+
+        Slurm has no pages.
+        """
         del prepared
         queue = queue_at(handle.place)
         if queue.named(handle.id, fresh=True) or (start_folder(handle) / script.OWNER).exists():
@@ -111,7 +135,10 @@ class SlurmService(BaseService):
         return ""
 
     def find(self, handle: Handle) -> Observation | None:
-        """Return what Slurm says of the job; what its files say, if Slurm has forgotten it."""
+        """Return the job's observation.
+
+        Its files decide if Slurm has forgotten it.
+        """
         start = start_folder(handle)
         job = self._job(handle)
         seen = outcome.of_forgotten(start) if job is None else outcome.of_job(job, start)
@@ -124,7 +151,10 @@ class SlurmService(BaseService):
         return dataclasses.replace(seen, status=Status.finalizing, is_lost=False)
 
     def cancel(self, handle: Handle) -> None:
-        """Ask Slurm to end the run's jobs; Slurm ignores those that have ended."""
+        """Ask Slurm to end the run's jobs.
+
+        Slurm ignores those that have ended.
+        """
         try:
             (start_folder(handle) / outcome.CANCELLED).touch()
         except OSError as error:
@@ -149,7 +179,7 @@ class SlurmService(BaseService):
             raise failure(f"read the log in {start}", error) from error
 
     def files(self, handle: Handle) -> list[str]:
-        """Return the names of the files that the ended training wrote."""
+        """Return the names of the training's output files."""
         outputs = start_folder(handle) / OUTPUTS
         try:
             return sorted(path.name for path in outputs.iterdir() if path.is_file())
@@ -170,7 +200,7 @@ class SlurmService(BaseService):
             shutil.copyfileobj(file, copy)
 
     def store(self, handle: Handle) -> Store:
-        """Return the store of the run's checkpoints, which outlives its starts."""
+        """Return the store of checkpoints, shared by all starts."""
         return FolderStore(handle.folder / NODE)
 
     def register(self, handle: Handle, name: str, result: Result) -> ModelRef:
@@ -178,7 +208,10 @@ class SlurmService(BaseService):
         return local_registry.add(self._registry, name, handle.folder, result)
 
     def _job(self, handle: Handle) -> SlurmJob | None:
-        """Return the job that trains the run; the first one, if a lost answer made it be submitted twice."""
+        """Return the job that trains the run.
+
+        That is the first one if a lost answer led to two submissions.
+        """
         owner = _text(start_folder(handle) / script.OWNER)
         queue = queue_at(handle.place)
         jobs = queue.named(handle.id)
@@ -189,12 +222,12 @@ class SlurmService(BaseService):
 
 
 def start_folder(handle: Handle) -> Path:
-    """Return the absolute folder of one start of a run."""
+    """Return the absolute folder of a run's start."""
     return handle.folder.absolute() / NODE / handle.id
 
 
 def nodes_of(config: SlurmConfig) -> str:
-    """Return the node or the workers that a job asks for, in words."""
+    """Return a job's node or workers in words."""
     memory = f", {config.memory} GB" if config.memory else ""
     gpus = f", {config.gpus} GPUs" if config.gpus else ""
     where = f" in partition {config.partition}" if config.partition else ""
@@ -218,7 +251,10 @@ def _fill(start: Path, handle: Handle, request: script.Request) -> None:
 
 
 def _check_time_limit(handle: Handle, request: script.Request) -> None:
-    """Check the partition, because a cluster may accept a job that it can never run. Raises ServiceError."""
+    """Check `max_duration` against the partition. Raises ServiceError.
+
+    A cluster may accept a job that it can never run.
+    """
     words = ["scontrol", "--oneliner", "show", "partition"]
     chosen = request.partition.split(",") if request.partition else None
     limits: dict[str, int | None] = {}
@@ -238,7 +274,10 @@ def _check_time_limit(handle: Handle, request: script.Request) -> None:
 
 
 def minutes(text: str) -> int | None:
-    """Return a limit such as 1-02:00:00 in minutes; None for UNLIMITED."""
+    """Return a time limit in minutes, None for UNLIMITED.
+
+    `text` is such as 1-02:00:00.
+    """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
     if match is None:
         return None
@@ -247,7 +286,10 @@ def minutes(text: str) -> int | None:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Link a file that is never written to, or copy it to another disk."""
+    """Link a file, or copy it to another disk.
+
+    A linked file is never written to.
+    """
     target.unlink(missing_ok=True)
     try:
         os.link(source.resolve(), target)
@@ -256,7 +298,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _text(path: Path) -> str | None:
-    """Return a short file's text, or None if it cannot be read."""
+    """Return a short file's text, None if it's unreadable."""
     try:
         return safe_read.read_text(path, safe_read.SETTINGS_BYTES).strip()
     except (OSError, ValueError):

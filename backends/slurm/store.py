@@ -18,13 +18,16 @@ MAX_BYTES = 2**40
 
 
 class FolderStore:
-    """Files below a folder, by their path relative to it."""
+    """Files below a folder, by relative path."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def list(self, folder: str) -> dict[str, Blob]:
-        """Return the files in a folder, by their whole name. Raises ServiceError."""
+        """Return a folder's files by whole name.
+
+        Raises ServiceError.
+        """
         found: dict[str, Blob] = {}
         try:
             for path in sorted(self._path(folder).iterdir()):
@@ -47,7 +50,7 @@ class FolderStore:
             raise failure(f"read {self._root / name}", error) from error
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file; readers never see a partial file. Raises ServiceError."""
+        """Write a file atomically. Raises ServiceError."""
         path = self._path(name)
         try:
             atomic.make_folder(path.parent, exist_ok=True)
@@ -59,7 +62,7 @@ class FolderStore:
             raise ServiceError(error.message, error.hint, status=REFUSED) from error
 
     def remove(self, name: str) -> None:
-        """Remove a file; do nothing if it is missing. Raises ServiceError."""
+        """Remove a file if it exists. Raises ServiceError."""
         try:
             self._path(name).unlink(missing_ok=True)
         except OSError as error:
@@ -73,7 +76,10 @@ class FolderStore:
 
 
 def failure(what: str, error: OSError) -> ServiceError:
-    """Return the error for a file that cannot be used; only a shared disk's outage may pass."""
+    """Return the error for an unusable file.
+
+    It is transient only for an outage of a shared disk.
+    """
     if isinstance(error, FileNotFoundError):
         status: int | None = NOT_FOUND
     else:

@@ -1,1 +1,1 @@
-"""Images and labels: IDX files, the named data sets, downloads and the packaged MNIST."""
+"""Data sets of IDX files: packaged, downloaded or local."""

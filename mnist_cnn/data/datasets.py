@@ -1,7 +1,8 @@
-"""Data sets: four IDX files, checked against each other, as the arrays that training uses.
+"""Data sets: four IDX files, loaded as arrays.
 
-The files belong to a named set (see download.py) or are in a folder, `data.dir`. `inspect` checks them before
-training starts; `load` returns the arrays. Imports numpy only to make arrays, and never TensorFlow or Hydra.
+The files are checked against each other. They belong to a named set (see download.py) or are in a folder,
+`data.dir`. `inspect` checks them before training starts; `load` returns the arrays. Imports numpy only to
+make arrays, and never TensorFlow or Hydra.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ RANKS = (3, 1, 3, 1)  # of the four files, always in this order: training images
 
 TUTORIAL_NAMES = ("train-images", "train-labels", "test-images", "test-labels")
 STEMS = tuple(zip(downloads.NAMES, TUTORIAL_NAMES, strict=True))
-"""The official name of each of the four files, then the tutorial's."""
+"""Official name and tutorial's name of each file."""
 
 FOLDER_HINT = "get the four files again, or leave out data.dir to use the packaged MNIST"
 
 
 @dataclass(frozen=True)
 class DataSetInfo:
-    """Describes a whole data set, before any limit. `location` is 'packaged' or its folder."""
+    """A whole data set, before any limit.
+
+    `location` is 'packaged' or its folder.
+    """
 
     digest: str
     train_images: int
@@ -46,9 +50,9 @@ class DataSetInfo:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Images, uint8 (N, H, W, 1) or (N, 1, H, W), and labels, uint8 (N,); all are read-only views.
+    """Images, uint8, and labels, uint8 (N,), as read-only views.
 
-    The validation arrays have length 0 if `data.validation` is 0.
+    Images are (N, H, W, 1) or (N, 1, H, W). The validation arrays have length 0 if `data.validation` is 0.
     """
 
     x_train: Array
@@ -60,14 +64,14 @@ class DataSet:
 
     @property
     def held_out(self) -> tuple[Array, Array]:
-        """The images and labels on which each epoch is evaluated."""
+        """Images and labels on which each epoch is evaluated."""
         if len(self.x_validation):
             return self.x_validation, self.y_validation
         return self.x_test, self.y_test
 
 
 def inspect(config: DataConfig, *, download: bool = True) -> DataSetInfo | None:
-    """Describe a data set after checking all that can be checked before training starts.
+    """Check a data set before training; return its description.
 
     The packaged set is checked by the size and SHA-256 of its files, without unpacking them; other sets are
     read completely. Returns None only if the set would have to be downloaded and `download` is False; its
@@ -97,12 +101,10 @@ def inspect(config: DataConfig, *, download: bool = True) -> DataSetInfo | None:
 
 
 def load(config: DataConfig) -> DataSet:
-    """Read and check the four files; return the arrays that the configuration asks for.
+    """Check the files; return the configured arrays.
 
     Of the first `train_limit` training images, the last `validation` are kept for validation. A named set
-    that is not in the cache is downloaded.
-
-    Raises: as `inspect`.
+    that is not in the cache is downloaded. Raises as `inspect` does.
     """
     import numpy as np
 
@@ -126,15 +128,18 @@ def load(config: DataConfig) -> DataSet:
 
 
 def files(config: DataConfig) -> tuple[Path, ...]:
-    """Return a data set's four local files, in the order of STEMS. Raises as `inspect`."""
+    """Return the four local files, ordered as STEMS.
+
+    Raises as `inspect` does.
+    """
     return _locate(config).paths
 
 
 def digest(x_train: Array, y_train: Array, x_test: Array, y_test: Array) -> str:
-    """Return the SHA-256, in hex, of the four whole arrays, in this order; images are (N, H, W).
+    """Return the SHA-256, in hex, of four whole arrays.
 
-    Hashes for each array its dtype and shape as a line of text ("|u1 60000 28 28"), then its bytes in C
-    order.
+    Images are (N, H, W). Hashes for each array, in this order, its dtype and shape as a line of text ("|u1
+    60000 28 28"), then its bytes in C order.
     """
     import numpy as np
 
@@ -147,7 +152,10 @@ def digest(x_train: Array, y_train: Array, x_test: Array, y_test: Array) -> str:
 
 @dataclass(frozen=True)
 class _Located:
-    """The four local files, their location for messages, and a hint for a damaged one."""
+    """Four local files.
+
+    `location` is for messages, `hint` for a damaged file.
+    """
 
     paths: tuple[Path, ...]
     location: str
@@ -155,7 +163,7 @@ class _Located:
 
 
 def _locate(config: DataConfig) -> _Located:
-    """Find the four files; download those of a named set that are missing."""
+    """Find the four files; download missing ones."""
     if config.dir is not None:
         return _Located(_find_in_folder(Path(config.dir)), config.dir, FOLDER_HINT)
     source = downloads.find_source(config.name)
@@ -167,7 +175,10 @@ def _locate(config: DataConfig) -> _Located:
 
 
 def _find_in_folder(folder: Path) -> tuple[Path, ...]:
-    """Find the four files in a folder, under any accepted name."""
+    """Find the four files in a folder.
+
+    Any accepted name is found.
+    """
     try:
         if not folder.is_dir():
             problem = "it is not a folder" if folder.exists() else "the folder does not exist"
@@ -181,7 +192,10 @@ def _find_in_folder(folder: Path) -> tuple[Path, ...]:
 
 
 def _find(folder: Path, stems: tuple[str, ...]) -> Path:
-    """Find one of the four files: the official name before the tutorial's, each gzipped before raw."""
+    """Find one of the four files.
+
+    The official name comes before the tutorial's, each gzipped before raw.
+    """
     names = [f"{stem}{suffix}" for stem in stems for suffix in (".gz", "")]
     for name in names:
         if (folder / name).is_file():
@@ -191,7 +205,10 @@ def _find(folder: Path, stems: tuple[str, ...]) -> Path:
 
 
 def _packaged_info(source: downloads.Source, num_classes: int) -> DataSetInfo:
-    """Describe a packaged set after checking its files, and its labels against `num_classes`."""
+    """Describe a packaged set after checking it.
+
+    Checks its files, and its labels against `num_classes`.
+    """
     downloads.packaged(source)
     if num_classes < source.classes:
         raise DataError(
@@ -204,9 +221,10 @@ def _packaged_info(source: downloads.Source, num_classes: int) -> DataSetInfo:
 
 
 def _read_four(found: _Located, num_classes: int) -> Arrays:
-    """Read and check the four arrays: images (N, H, W), labels (N,).
+    """Read and check the four arrays.
 
-    Two threads read, because zlib releases the GIL; the training images are most of the work.
+    Images are (N, H, W), labels (N,). Two threads read, because zlib releases the GIL; the training images
+    are most of the work.
     """
     train_images, train_labels, test_images, test_labels = found.paths
     try:

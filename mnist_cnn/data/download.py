@@ -37,7 +37,7 @@ NAMES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-"""The official names of the four files, without .gz, in the order of `Source.files`."""
+"""Official names, without .gz, in the order of `Source.files`."""
 
 RETRIES = 2  # after a transient failure, after 1 and 2 seconds
 TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)  # the 4xx statuses worth a retry
@@ -47,7 +47,7 @@ PACKAGED_HINT = "the installation is damaged; install the package again"
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One gzipped file of a named set: its size in bytes and its SHA-256, in hex."""
+    """A gzipped file: size in bytes, SHA-256 in hex."""
 
     name: str
     size: int
@@ -56,10 +56,10 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A named set. A set without a `url` is inside the package, and only its `digest` is known.
+    """A named set. One without a `url` is packaged.
 
-    `files` are training images, training labels, test images, test labels. The defaults are MNIST's, whose
-    form the other sets share.
+    The `digest` of others isn't known. `files` are training images, training labels, test images, test
+    labels. The defaults are MNIST's, whose form the other sets share.
     """
 
     name: str
@@ -87,7 +87,7 @@ def _source(name: str, values: dict[str, Any]) -> Source:
 
 
 def find_source(name: str) -> Source:
-    """Return the named set. Raises ConfigurationError if there is none."""
+    """Return the named set. Raises ConfigurationError if unknown."""
     try:
         return sources()[name]
     except KeyError:
@@ -97,10 +97,9 @@ def find_source(name: str) -> Source:
 
 
 def packaged(source: Source) -> tuple[Path, ...]:
-    """Return the four files of a set inside the package, after checking sizes and checksums.
+    """Return a packaged set's files after checking checksums.
 
-    Raises:
-        DataError: a file is missing, damaged or cannot be read.
+    Raises DataError if a file is missing, damaged or cannot be read.
     """
     paths = tuple(DATASETS_DIR / source.name / file.name for file in source.files)
     for path, file in zip(paths, source.files, strict=True):
@@ -113,7 +112,7 @@ def packaged(source: Source) -> tuple[Path, ...]:
 
 
 def cache_folder(name: str) -> Path:
-    """Return the folder of a downloaded set, which need not exist."""
+    """Return the folder for a downloaded set."""
     if chosen := os.environ.get("MNIST_CNN_CACHE"):
         return Path(chosen).expanduser() / name
     import pooch
@@ -122,15 +121,18 @@ def cache_folder(name: str) -> Path:
 
 
 def is_complete(source: Source) -> bool:
-    """Return whether the cache has all files of a set, intact. Raises DataError if one cannot be read."""
+    """Return whether the cache has all files, intact.
+
+    Raises DataError if one cannot be read.
+    """
     return not _missing(source, cache_folder(source.name))
 
 
 def fetch(source: Source, folder: Path, *, retries: int = RETRIES) -> tuple[Path, ...]:
-    """Download a set's missing files to `folder`, each completely or not at all; return all four.
+    """Download a set's missing files; return all four paths.
 
-    Files with the right size and SHA-256 are kept, others are replaced. Several processes may download at
-    once. If stderr is a terminal, it shows a progress bar.
+    Each is downloaded completely or not at all. Files with the right size and SHA-256 are kept, others are
+    replaced. Several processes may download at once. If stderr is a terminal, it shows a progress bar.
 
     Raises:
         DataError: the server cannot be reached, does not have the file, or sends other bytes.
@@ -142,13 +144,16 @@ def fetch(source: Source, folder: Path, *, retries: int = RETRIES) -> tuple[Path
 
 
 def _missing(source: Source, folder: Path) -> list[SourceFile]:
-    """Return the files that are missing from the folder or damaged."""
+    """Return the files that are missing or damaged."""
     hint = f"make {folder} readable for you, or choose another folder with MNIST_CNN_CACHE=FOLDER"
     return [file for file in source.files if not _is_intact(folder / file.name, file, hint)]
 
 
 def _is_intact(path: Path, file: SourceFile, hint: str) -> bool:
-    """Return whether a file exists with its size and SHA-256; `hint` is for one that cannot be read."""
+    """Return whether a file has its size and SHA-256.
+
+    Raises DataError with `hint` if it cannot be read.
+    """
     try:
         if not path.is_file() or path.stat().st_size != file.size:
             return False
@@ -189,17 +194,17 @@ def _download(source: Source, folder: Path, files: list[SourceFile], retries: in
 
 
 class _Refused(Exception):  # noqa: N818 - an HTTP status, which _download translates
-    """The server's answer is final: a retry would not change it."""
+    """The server refused, and would refuse a retry."""
 
 
 def _reason(error: Exception) -> str:
-    """Return the innermost reason of a connection error, on one line."""
+    """Return a connection error's innermost reason, on one line."""
     inner = error.args[0] if error.args else error
     return " ".join(str(getattr(inner, "reason", inner)).split())
 
 
 def _downloader(file: SourceFile) -> Any:
-    """Return a downloader for pooch: HTTP with timeouts, limited to the file's size."""
+    """Return a pooch downloader, limited in time and size."""
     import pooch
     from requests.exceptions import HTTPError
 
@@ -231,7 +236,10 @@ def _downloader(file: SourceFile) -> Any:
 
 
 class _LimitedFile:
-    """A file that accepts no more bytes than it should have, so that no server can fill the disk."""
+    """A file that accepts only its expected size.
+
+    So no server can fill the disk.
+    """
 
     def __init__(self, target: BinaryIO, file: SourceFile) -> None:
         self._target = target

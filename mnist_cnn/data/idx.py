@@ -1,4 +1,4 @@
-"""Reads one IDX file into an array and checks every byte that it relies on.
+"""Reads and checks an IDX file.
 
 Nothing is allocated or unpacked because a header alone says so. A DataError raised here has no hint, because
 what to do depends on where the file came from.
@@ -32,10 +32,10 @@ GZIP_WINDOW = 16 + 15  # for zlib: 16 adds header and trailer, 15 is the largest
 
 
 def read_idx(path: Path, rank: int) -> Array:
-    """Read an IDX file of unsigned bytes, gzipped or raw, as a read-only array.
+    """Read an IDX file as a read-only uint8 array.
 
-    The format is described at http://yann.lecun.com/exdb/mnist/: two zero bytes, the type, the rank, each
-    dimension as a big-endian 32-bit integer, then the values in C order.
+    The file may be gzipped or raw. The format is described at http://yann.lecun.com/exdb/mnist/: two zero
+    bytes, the type, the rank, each dimension as a big-endian 32-bit integer, then the values in C order.
 
     Raises:
         DataError: the file is missing, damaged, of another type or rank, longer or shorter than its header
@@ -77,7 +77,7 @@ def _read_header(path: Path, stream: BufferedReader | _Gunzip, rank: int) -> tup
 
 
 def _describe_magic(magic: bytes, rank: int) -> str:
-    """Describe a magic number that is not the one of unsigned bytes of this rank."""
+    """Describe a wrong magic number."""
     expected = CONTENTS.get(rank, "values")
     for other, contents in CONTENTS.items():
         if other != rank and magic == bytes((0, 0, UBYTE, other)):
@@ -87,7 +87,7 @@ def _describe_magic(magic: bytes, rank: int) -> str:
 
 
 def _check_length(path: Path, shape: tuple[int, ...], length: int, *, gzipped: bool) -> None:
-    """Check that a file of `length` bytes can contain what its header says."""
+    """Check that `length` bytes can hold the promised values."""
     expected = 4 + 4 * len(shape) + math.prod(shape)
     promise = f"{path}: its header says {_product(shape)}, {expected} bytes in all"
     if gzipped and length * MAX_RATIO < expected:
@@ -97,7 +97,7 @@ def _check_length(path: Path, shape: tuple[int, ...], length: int, *, gzipped: b
 
 
 def _read_values(path: Path, stream: BufferedReader | _Gunzip, shape: tuple[int, ...]) -> Array:
-    """Read the promised values, and check that nothing follows them."""
+    """Read the promised values; check that nothing follows."""
     import numpy as np
 
     values = np.empty(math.prod(shape), np.uint8)
@@ -116,10 +116,10 @@ def _product(shape: tuple[int, ...]) -> str:
 
 
 class _Gunzip:
-    """The unpacked bytes of a gzip file (RFC 1952) with one or more members.
+    """The unpacked bytes of a gzip file (RFC 1952).
 
-    Unlike the standard library's, it unpacks only as much as it is asked for. zlib checks each member's
-    checksum and length.
+    It has one or more members. Unlike the standard library's, this class unpacks only as much as it is asked
+    for. zlib checks each member's checksum and length.
     """
 
     PACKED, UNPACKED = 64 * 1024, 1024 * 1024
@@ -130,7 +130,7 @@ class _Gunzip:
         self._packed = b""
 
     def readinto(self, view: memoryview, /) -> int:
-        """Fill the view, or as much of it as there are bytes for; return their number."""
+        """Fill the view with available bytes; return their number."""
         done = 0
         while done < len(view):
             self._packed = self._packed or self._file.read(self.PACKED)

@@ -1,1 +1,1 @@
-"""Files on disk: written atomically, locked, and read within limits."""
+"""Files on disk: atomic writes, locks, limited reads."""

@@ -1,4 +1,7 @@
-"""Writes files and folders atomically: under a temporary name, synced to disk, then renamed."""
+"""Writes files and folders atomically.
+
+They get a temporary name, are synced to disk, then renamed.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,19 @@ if TYPE_CHECKING:
 PREFIX = ".writing-"
 """How the name of a temporary file begins."""
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
-"""Errors of file systems that cannot sync a folder, such as some network file systems (fsync(2))."""
+"""Errors of file systems that cannot sync a folder.
+
+Some network file systems cannot, see fsync(2).
+"""
 
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, with the same suffix; rename it to `path` at the end.
+    """Yield a temporary path; rename it to `path` afterwards.
 
-    If the body raises, the temporary file is removed and `path` is unchanged. If `durable`, the file is
-    synced to disk, so that it survives a power failure; that takes milliseconds.
+    It has the same folder and suffix. If the body raises, the temporary file is removed and `path` is
+    unchanged. If `durable`, the file is synced to disk, so that it survives a power failure; that takes
+    milliseconds.
 
     Raises BackendError if the file cannot be written (full disk, no permission).
     """
@@ -52,9 +59,10 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path, setting: str = "") -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; rename it to `path` at the end, where no file may be.
+    """Yield a temporary folder; rename it to `path` afterwards.
 
-    If the body raises, the temporary folder is removed. Its files are synced to disk.
+    No file may be at `path`. If the body raises, the temporary folder is removed. Its files are synced to
+    disk.
 
     Raises BackendError if the folder cannot be written (full disk, no permission, `path` now exists). The
     `setting`, if any, moves it elsewhere.
@@ -77,13 +85,16 @@ def new_folder(path: Path, setting: str = "") -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write UTF-8 `text` to `path`, atomically. Raises as `replacing` does."""
+    """Write UTF-8 text atomically. Raises as `replacing` does."""
     with replacing(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def make_folder(path: Path, *, exist_ok: bool = False) -> None:
-    """Make a folder and the missing ones above it, synced to disk. Raises OSError as `Path.mkdir` does."""
+    """Make a folder and its parents, synced to disk.
+
+    Raises OSError as `Path.mkdir` does.
+    """
     missing = [folder for folder in path.parents if not folder.exists()]
     path.mkdir(parents=True, exist_ok=exist_ok)
     for made in (path, *missing):
@@ -91,7 +102,10 @@ def make_folder(path: Path, *, exist_ok: bool = False) -> None:
 
 
 def sync(path: Path) -> None:
-    """Sync a file's content, or a folder's names if its file system supports that, to disk."""
+    """Sync a file or a folder to disk.
+
+    A folder's names are synced if its file system supports that.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -103,7 +117,10 @@ def sync(path: Path) -> None:
 
 
 def default_file_mode() -> int:
-    """Return the mode that `open` gives a new file; `tempfile` makes files that only the owner can read."""
+    """Return the mode that `open` gives a new file.
+
+    `tempfile` makes files that only the owner can read.
+    """
     return 0o666 & ~_umask()
 
 

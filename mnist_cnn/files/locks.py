@@ -1,4 +1,7 @@
-"""File locks, held by one process at a time; the system releases them when the process dies."""
+"""File locks, held by one process at a time.
+
+The system releases them when the process dies.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,10 @@ class LockTimeout(BackendError):  # noqa: N818 - like TimeoutError, it names wha
 
 @contextmanager
 def hold(path: Path, timeout: float = TIMEOUT_SECONDS, setting: str = "") -> Iterator[None]:
-    """Hold the lock file `path` while the body runs; wait up to `timeout` seconds for it.
+    """Hold the lock file `path` while the body runs.
 
-    `setting`, if any, is the override that moves the folder to another disk; hints name it.
+    Waits up to `timeout` seconds for it. `setting`, if any, is the override that moves the folder to another
+    disk; hints name it.
 
     Raises:
         LockTimeout: another process held the lock until the timeout.

@@ -1,6 +1,7 @@
-"""Opens and reads files that another user may have put there, within a size limit.
+"""Opens and reads untrusted files within a size limit.
 
-Opening a pipe without a writer would block forever, and a device may never end, so both are refused.
+Another user may have put them there. Opening a pipe without a writer would block forever, and a device may
+never end, so both are refused.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from io import BufferedReader
 from pathlib import Path
 
 SETTINGS_BYTES = 4 * 1024**2
-"""Limit of a file of settings: a job with its network, a receipt, a workspace's config.json."""
+"""Size limit of a settings file.
+
+Such a file is a job with its network, a receipt, or a workspace's config.json.
+"""
 
 HISTORY_BYTES = 32 * 1024**2
-"""Limit of a file with a history: the maximum of 100,000 epochs takes 30 MB."""
+"""Size limit of a history.
+
+The maximum of 100,000 epochs takes 30 MB.
+"""
 
 
 def open_file(path: Path | str, max_bytes: int | None = None) -> BufferedReader:
-    """Open a regular file of at most `max_bytes` bytes for reading.
+    """Open a regular file for reading.
 
-    Raises OSError if it cannot be opened, is longer, or is a folder, a pipe or a device.
+    Raises OSError if it cannot be opened, is larger than `max_bytes`, or is a folder, a pipe or a device.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for a pipe's writer
     found = os.fstat(handle)
@@ -36,11 +43,14 @@ def open_file(path: Path | str, max_bytes: int | None = None) -> BufferedReader:
 
 
 def read_bytes(path: Path | str, max_bytes: int) -> bytes:
-    """Read a file of at most `max_bytes` bytes. Raises OSError as `open_file` does."""
+    """Read a file. Raises OSError as `open_file` does."""
     with open_file(path, max_bytes) as file:
         return file.read()
 
 
 def read_text(path: Path | str, max_bytes: int, encoding: str = "utf-8") -> str:
-    """Read a text file. Raises OSError as `open_file` does, UnicodeDecodeError if it isn't such text."""
+    """Read a text file.
+
+    Raises OSError as `open_file` does, UnicodeDecodeError if it isn't such text.
+    """
     return read_bytes(path, max_bytes).decode(encoding)

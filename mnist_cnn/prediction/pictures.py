@@ -1,4 +1,4 @@
-"""Prepares a picture of one digit as an image in MNIST's form.
+"""Converts a picture of a digit to MNIST's form.
 
 `prepare` reads the picture, separates the ink from its background, scales it and centres it.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     OpenFile = BytesIO | BufferedReader
     PictureFile = str | Path | OpenFile | Image.Image
-    """A file's path, an open binary file or a Pillow image."""
+    """A path, an open binary file or a Pillow image."""
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS: Pillow starts Ghostscript for it
 MAX_FILE_BYTES = 256 * 1024**2  # some formats are read whole
@@ -49,14 +49,17 @@ FRAME_WARNING = "the picture has a frame, which was read as a part of the digit;
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """An image in MNIST's form, and why its prediction may be worthless."""
+    """An image in MNIST's form.
+
+    `warnings` say why its prediction may be worthless.
+    """
 
     image: NDArray[np.uint8]
     warnings: tuple[str, ...]
 
 
 def prepare(picture: PictureFile, height: int, width: int, *, max_pixels: int | None = None) -> Prepared:
-    """Read a picture of one digit and convert it to MNIST's form.
+    """Convert a picture of one digit to MNIST's form.
 
     MNIST's digits were "size normalized to fit in a 20x20 pixel box while preserving their aspect
     ratio", got grey levels by anti-aliasing, and were "centered in a 28x28 image by computing the
@@ -87,7 +90,7 @@ def prepare(picture: PictureFile, height: int, width: int, *, max_pixels: int | 
 
 @contextmanager
 def _translate_errors(name: str) -> Iterator[None]:
-    """Translate what Pillow raises or warns of while it reads the picture `name`."""
+    """Translate Pillow's errors and warnings about the picture `name`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities in the metadata do not matter here
@@ -109,7 +112,10 @@ def _translate_errors(name: str) -> Iterator[None]:
 
 
 def _read_grey(picture: PictureFile, name: str, max_pixels: int | None) -> NDArray[np.float32]:
-    """Read a picture as grey levels from 0 to 255, upright, of about `MAX_PIXELS` at most."""
+    """Read a picture as upright grey levels.
+
+    Levels are from 0 to 255. The result has about `MAX_PIXELS` at most.
+    """
     with _translate_errors(name):
         if isinstance(picture, Image.Image):
             return _grey_levels(picture.copy(), name)
@@ -121,14 +127,17 @@ def _read_grey(picture: PictureFile, name: str, max_pixels: int | None) -> NDArr
 
 
 def _opened(picture: str | Path | OpenFile) -> AbstractContextManager[OpenFile]:
-    """Open a picture's file. One that is open already stays open at the end."""
+    """Open a picture's file.
+
+    One that is open already stays open at the end.
+    """
     if isinstance(picture, BufferedIOBase):
         return nullcontext(picture)
     return safe_read.open_file(Path(picture), MAX_FILE_BYTES)
 
 
 def _grey_levels(image: Image.Image, name: str) -> NDArray[np.float32]:
-    """Return the grey levels of an image, which may be changed."""
+    """Return an image's grey levels; may change the image."""
     if not image.width or not image.height:
         raise DataError(f"{name} has no pixels: it is {image.width}x{image.height}", PICTURE_HINT)
     ImageOps.exif_transpose(image, in_place=True)  # a copy of the largest takes a third of a gigabyte
@@ -139,13 +148,19 @@ def _grey_levels(image: Image.Image, name: str) -> NDArray[np.float32]:
 
 
 def _reduce(image: Image.Image) -> Image.Image:
-    """Reduce a picture above `MAX_PIXELS`, because later steps take many times a pixel's memory."""
+    """Reduce a picture above `MAX_PIXELS`.
+
+    Later steps take many times a pixel's memory.
+    """
     factor = int(np.ceil(np.sqrt(image.width * image.height / MAX_PIXELS)))
     return image.reduce(factor) if factor > 1 else image
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
-    """Return an opaque picture as 8-bit grey levels; deeper levels are rescaled to 0..255."""
+    """Return an opaque picture as 8-bit grey levels.
+
+    Deeper levels are rescaled to 0..255.
+    """
     if image.mode[0] not in "IF":
         return image.convert("L")
     image = _reduce(image.convert("I") if image.mode.startswith("I;") else image)
@@ -155,10 +170,10 @@ def _to_grey(image: Image.Image) -> Image.Image:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Composite an RGBA picture onto a contrasting background; return grey levels.
+    """Composite an RGBA picture onto a contrasting background.
 
-    If the opaque part is a picture of its own (a card with round corners), the background is the
-    colour of that part's edge. If not, the opaque part is the ink, dark or light.
+    Returns grey levels. If the opaque part is a picture of its own (a card with round corners), the
+    background is the colour of that part's edge. If not, the opaque part is the ink, dark or light.
     """
     grey = np.asarray(image.convert("RGB").convert("L"))
     alpha = np.asarray(image.getchannel("A"))
@@ -177,11 +192,11 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def _find_ink(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[str, ...]] | None:
-    """Return the ink, cropped and in [0, 1], and warnings about it; None if the picture is blank.
+    """Return the cropped ink in [0, 1], and warnings.
 
-    The picture's border shows the background, so the polarity need not be known. Two thresholds
-    find the ink. The higher one (Otsu's) decides which connected parts are ink and which are dust;
-    the lower one decides how far those parts reach.
+    None if the picture is blank. The picture's border shows the background, so the polarity need not be
+    known. Two thresholds find the ink. The higher one (Otsu's) decides which connected parts are ink and
+    which are dust; the lower one decides how far those parts reach.
     """
     signal, noise = _subtract_background(grey)
     candidates = signal[signal > max(4 * noise, MIN_CONTRAST / 2)]
@@ -202,10 +217,11 @@ def _find_ink(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[str
 
 
 def _doubts(ink: NDArray[np.bool_], boxes: NDArray[np.intp]) -> tuple[str, ...]:
-    """Return warnings if the ink has a frame, or several shapes side by side or above each other.
+    """Return warnings about a frame, or about several shapes.
 
-    `boxes` (parts, 4) are the top, bottom, left and right of its connected parts. A 5 may be drawn with a bar
-    apart from its body; a second digit is about as tall as the first.
+    The shapes are side by side or above each other. `boxes` (parts, 4) are the top, bottom, left and right of
+    the ink's connected parts. A 5 may be drawn with a bar apart from its body; a second digit is about as
+    tall as the first.
     """
     top, bottom, left, right = boxes.T
     largest = int(np.argmax((bottom - top) * (right - left)))
@@ -218,7 +234,10 @@ def _doubts(ink: NDArray[np.bool_], boxes: NDArray[np.intp]) -> tuple[str, ...]:
 
 
 def _has_frame(ink: NDArray[np.bool_], boxes: NDArray[np.intp], largest: int) -> bool:
-    """Return whether a part has ink along all four sides, and holds another part or fills the picture."""
+    """Return whether a part is a frame.
+
+    A frame has ink along all four sides, and holds another part or fills the picture.
+    """
     top, bottom, left, right = boxes[largest]
     part = ink[top:bottom, left:right]
     band = max(1, min(part.shape) // 20)
@@ -232,7 +251,10 @@ def _has_frame(ink: NDArray[np.bool_], boxes: NDArray[np.intp], largest: int) ->
 
 
 def _subtract_background(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """Return each pixel's difference from the background, ink positive, and the noise (sigma)."""
+    """Return each pixel's signal, and the noise (sigma).
+
+    The signal is the difference from the background, positive for ink.
+    """
     background, noise = _background(grey)
     signal: NDArray[np.float32] = grey - background
     if (signal**3).sum(dtype=np.float64) < 0:  # noise is symmetric, ink is not
@@ -265,13 +287,16 @@ def _background(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return the rows and columns from the first True to the last."""
+    """Return a mask's bounding box: rows and columns."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _border(height: int, width: int) -> NDArray[np.bool_]:
-    """Mark a picture's edge: a fiftieth of its shorter side, at least one pixel."""
+    """Mark a picture's edge.
+
+    It is a fiftieth of the shorter side, at least one pixel.
+    """
     thickness = max(1, min(height, width) // 50)
     border = np.ones((height, width), np.bool_)
     border[thickness:-thickness, thickness:-thickness] = False
@@ -279,12 +304,12 @@ def _border(height: int, width: int) -> NDArray[np.bool_]:
 
 
 def _robust_sigma(values: NDArray[np.float32]) -> float:
-    """Return the standard deviation, estimated from the median absolute deviation."""
+    """Estimate the standard deviation from the median absolute deviation."""
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 def _otsu(values: NDArray[np.float32]) -> float:
-    """Return the threshold with the largest variance between the two classes.
+    """Return Otsu's threshold, which maximizes between-class variance.
 
     Otsu 1979, https://doi.org/10.1109/TSMC.1979.4310076.
     """
@@ -302,10 +327,10 @@ def _otsu(values: NDArray[np.float32]) -> float:
 def _large_parts(
     mask: NDArray[np.bool_], strong: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-    """Keep the 8-connected parts of `mask` with at least `MIN_PART` of the largest part's strong pixels.
+    """Return a mask's large parts, and their boxes.
 
-    `strong` is a subset of `mask` with at least one True. Returns what is kept, and the boxes of its parts:
-    (parts, 4) with top, bottom, left and right.
+    Parts are 8-connected; large ones have at least `MIN_PART` of the largest part's strong pixels. `strong`
+    is a subset of `mask` with at least one True. The boxes are (parts, 4) with top, bottom, left and right.
     """
     rows, columns = mask.shape
     stride = columns + 2  # two empty columns, so that a run never touches the end of the row above
@@ -330,7 +355,10 @@ def _large_parts(
 def _boxes(
     part: NDArray[np.intp], starts: NDArray[np.intp], ends: NDArray[np.intp], stride: int
 ) -> NDArray[np.intp]:
-    """Return the top, bottom, left and right (parts, 4) of the parts to which runs in rows belong."""
+    """Return parts' top, bottom, left and right (parts, 4).
+
+    `part` is each run's part.
+    """
     order = np.argsort(part, kind="stable")
     first = np.flatnonzero(np.diff(part[order], prepend=-1))
     rows, left = np.divmod(starts[order], stride)
@@ -341,7 +369,10 @@ def _boxes(
 
 
 def _connect(nodes: int, left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the smallest node connected to each node of a graph with edges left[i]-right[i]."""
+    """Return the smallest node connected to each node.
+
+    The graph has edges left[i]-right[i].
+    """
     smallest = np.arange(nodes)
     while True:
         lower = np.minimum(smallest[left], smallest[right])
@@ -356,7 +387,10 @@ def _connect(nodes: int, left: NDArray[np.intp], right: NDArray[np.intp]) -> NDA
 
 
 def _fit(ink: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Resize ink to fit into height x width pixels, anti-aliased, keeping its aspect ratio."""
+    """Resize ink into height x width pixels.
+
+    It is anti-aliased, and keeps its aspect ratio.
+    """
     scale = min(height / ink.shape[0], width / ink.shape[1])
     size = max(1, round(ink.shape[1] * scale)), max(1, round(ink.shape[0] * scale))
     resized = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC)).clip(0, None)
@@ -366,7 +400,10 @@ def _fit(ink: NDArray[np.float32], height: int, width: int) -> NDArray[np.float3
 
 
 def _centre(ink: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
-    """Place ink on a black image, its centre of mass in the middle, by whole pixels and all inside."""
+    """Centre ink by its mass on a black image.
+
+    It moves by whole pixels and stays inside.
+    """
     tops = []
     for axis, size in enumerate((height, width)):
         masses = ink.sum(1 - axis, dtype=np.float64)

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
     Picture = PictureFile | NDArray[np.uint8]
     Pictures = Picture | Iterable[Picture]
-    """Files, Pillow images or arrays in MNIST's form: one or several."""
+    """Files, Pillow images or arrays: one or several.
+
+    Arrays are in MNIST's form.
+    """
 
 MODEL_RECORD = "model.json"
 """What the folder of a registered model must hold."""
@@ -38,8 +41,11 @@ MAX_IMAGE_PIXELS = 1_000_000
 BATCH = 32  # images per call of ONNX Runtime: their activations stay in the CPU's cache
 MAX_THREADS = 4  # per call: more do not help a network this small
 UNSURE = 0.8
-"""A prediction below this probability gets a warning. With this package's recipes, 2 to 6% of MNIST's test
-images get one. They include 60 to 95% of the wrong answers, and at least one in ten of them is wrong."""
+"""A less probable prediction gets a warning.
+
+With this package's recipes, 2 to 6% of MNIST's test images get one. They include 60 to 95% of the wrong
+answers, and at least one in ten of them is wrong.
+"""
 
 RECORD_HINT = "the folder's files were changed; copy it again from an intact one, or register the run again"
 MODEL_HINT = "name a finished run's folder, a registered model's folder, or an .onnx file that training wrote"
@@ -47,7 +53,7 @@ MODEL_HINT = "name a finished run's folder, a registered model's folder, or an .
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of one picture, its probability, and the probability of every class.
+    """A picture's most probable class, and all probabilities.
 
     `warnings` say why the label may be wrong: the model is unsure, or the picture is not one digit.
     """
@@ -60,11 +66,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A loaded model: images of `height` x `width` -> probabilities of `classes`.
+    """A loaded model: images -> class probabilities.
 
-    If `channels_first`, the model's own input is (batch, 1, height, width), not (batch, height, width, 1);
-    callers pass (N, height, width) either way. `session` runs a few images with several threads, for low
-    latency. `model` is the file's content, from which the single-threaded session for many images is made.
+    Images have `height` x `width` pixels. If `channels_first`, the model's own input is (batch, 1, height,
+    width), not (batch, height, width, 1); callers pass (N, height, width) either way. `session` runs a few
+    images with several threads, for low latency. `model` is the file's content, from which the
+    single-threaded session for many images is made.
     """
 
     height: int
@@ -75,13 +82,13 @@ class Predictor:
     model: bytes = field(repr=False)
 
     def __call__(self, pictures: Pictures) -> NDArray[np.float32]:
-        """Return the class probabilities, float32 (N, classes), of one picture (N = 1) or several.
+        """Return the class probabilities, float32 (N, classes).
 
-        An array is one image (height, width) or a batch (N, height, width), uint8, light ink on a dark
-        background as in MNIST. Files and Pillow images may have any size: `pictures.prepare` converts them.
+        One picture is N = 1. An array is one image (height, width) or a batch (N, height, width), uint8,
+        light ink on a dark background as in MNIST. Files and Pillow images may have any size:
+        `pictures.prepare` converts them.
 
-        Raises:
-            DataError: a picture cannot be read, an array has another shape or dtype, or the model fails.
+        Raises DataError if a picture cannot be read, an array has another shape or dtype, or the model fails.
         """
         import numpy as np
 
@@ -91,11 +98,14 @@ class Predictor:
         return self._probabilities(np.array(images, np.uint8).reshape(-1, self.height, self.width))
 
     def predict(self, pictures: Pictures) -> list[Prediction]:
-        """Return a prediction for each picture, in order. Takes and raises what calling it does."""
+        """Return each picture's prediction, in order.
+
+        Takes and raises what calling it does.
+        """
         return self._predict_prepared(self._prepare(pictures))
 
     def predict_each(self, pictures: Iterable[PictureFile]) -> Iterator[Prediction | DataError]:
-        """Yield each picture's prediction, or why it cannot be read, in order.
+        """Yield each picture's prediction or DataError, in order.
 
         Reads a few pictures at a time, so that any number of them fits into memory. Raises DataError if the
         model fails.
@@ -143,7 +153,10 @@ class Predictor:
         return [prepared for picture in pictures for prepared in self._prepare(picture)]
 
     def _batch(self, array: Any) -> NDArray[np.uint8]:
-        """Return one image, or several with or without a channel, as (N, height, width)."""
+        """Return one or several images as (N, height, width).
+
+        They may have a channel axis.
+        """
         import numpy as np
 
         images, size = np.asarray(array), (self.height, self.width)
@@ -161,7 +174,10 @@ class Predictor:
         return images.reshape(-1, *size)
 
     def _probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities (N, classes) of (N, height, width) images, with all CPUs if N is large."""
+        """Return images' class probabilities, (N, classes).
+
+        `images` are (N, height, width). Uses all CPUs if N is large.
+        """
         import numpy as np
 
         if len(images) <= BATCH:
@@ -179,7 +195,10 @@ class Predictor:
         return _open_session(self.model, threads=1)
 
     def _predict_batch(self, session: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities (N, classes) of (N, height, width) images, in one call of the model."""
+        """Call the model once; return probabilities (N, classes).
+
+        `images` are (N, height, width).
+        """
         import numpy as np
 
         if not len(images):
@@ -194,7 +213,7 @@ class Predictor:
 
 
 def _doubts(probabilities: NDArray[np.float32]) -> tuple[str, ...]:
-    """Return a warning if the most probable class is less probable than UNSURE."""
+    """Return a warning if the model is unsure."""
     *_, second, first = probabilities.argsort()
     if probabilities[first] >= UNSURE:
         return ()
@@ -202,9 +221,10 @@ def _doubts(probabilities: NDArray[np.float32]) -> tuple[str, ...]:
 
 
 def load_predictor(folder_or_model: str | Path, threads: int | None = None) -> Predictor:
-    """Open the `model.onnx` in a run's or a registered model's folder, or an .onnx file.
+    """Open a model, given its folder or .onnx file.
 
-    `threads` share the work on a few images; by default at most four. One is best if several threads predict.
+    The folder is a run's or a registered model's, with its `model.onnx`. `threads` share the work on a few
+    images; by default at most four. One is best if several threads predict.
 
     Raises:
         DataError: the file is missing, differs from its folder's record, or is not an ONNX model that
@@ -231,7 +251,9 @@ def load_predictor(folder_or_model: str | Path, threads: int | None = None) -> P
 
 
 def read_model(path: Path) -> bytes:
-    """Read a model's file, and check it against the record of its run or of its registered model, if any.
+    """Read a model's file; check it against its record.
+
+    The record is that of its run or of its registered model, if any.
 
     Raises:
         DataError: the file is missing, or differs from the record; or the run is not completed.
@@ -247,9 +269,9 @@ def read_model(path: Path) -> bytes:
 
 
 def _find_record(folder: Path) -> Path | None:
-    """Return the file that lists a run's or a registered model's files; None for any other folder.
+    """Return the record of a model's folder, or None.
 
-    Raises DataError for a run without a result.
+    It lists the files of a run or of a registered model. Raises DataError for a run without a result.
     """
     if (folder / RESULT).exists():
         return folder / RESULT
@@ -261,7 +283,10 @@ def _find_record(folder: Path) -> Path | None:
 
 
 def _check_recorded(path: Path, model: bytes, record: Path) -> None:
-    """Refuse a model that differs from its record; a model with a changed weight would still predict."""
+    """Refuse a model that differs from its record.
+
+    A model with a changed weight would still predict.
+    """
     from mnist_cnn.result import FileEntry, Result, describe_content
 
     is_run = record.name == RESULT
@@ -281,9 +306,9 @@ def _check_recorded(path: Path, model: bytes, record: Path) -> None:
 
 
 def _open_session(model: bytes, threads: int) -> Any:
-    """Load an ONNX model on the CPU; return an onnxruntime.InferenceSession that prints nothing.
+    """Return an onnxruntime.InferenceSession for the CPU.
 
-    Its exceptions have no base class of their own, so callers catch Exception.
+    It prints nothing. Its exceptions have no base class of their own, so callers catch Exception.
     """
     import onnxruntime
 
@@ -296,12 +321,18 @@ def _open_session(model: bytes, threads: int) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Return the last part of ONNX Runtime's "[ONNXRuntimeError] : code : NAME : reason", on one line."""
+    """Return the reason of an ONNX Runtime error.
+
+    The error is "[ONNXRuntimeError] : code : NAME : reason".
+    """
     return " ".join(str(error).split(" : ", 3)[-1].split())
 
 
 def _input_shape(path: Path, session: Any) -> tuple[int, int, bool]:
-    """Return the height and width of a model's one input, and whether the channel comes first."""
+    """Return a model's input height, width and channel order.
+
+    True means that the channel comes first.
+    """
     inputs = session.get_inputs()
     if len(inputs) == 1 and inputs[0].type == "tensor(float)" and len(inputs[0].shape) == 4:  # noqa: PLR2004
         batch, *sizes = inputs[0].shape
@@ -319,7 +350,7 @@ def _input_shape(path: Path, session: Any) -> tuple[int, int, bool]:
 
 
 def _number_of_classes(path: Path, session: Any) -> int:
-    """Return the width of a model's one output, (batch, classes)."""
+    """Return the width of a model's output (batch, classes)."""
     outputs = session.get_outputs()
     if len(outputs) == 1 and outputs[0].type == "tensor(float)" and len(outputs[0].shape) == 2:  # noqa: PLR2004
         classes = outputs[0].shape[1]
@@ -334,7 +365,10 @@ def _describe(values: Sequence[Any]) -> str:
 
 
 def _check_probabilities(path: Path, values: NDArray[np.float32], classes: int) -> None:
-    """Refuse a model whose output for one image is not (1, classes), or not probabilities (logits, NaN)."""
+    """Refuse a model whose output is not probabilities.
+
+    Its output for one image must have the shape (1, classes), and be neither logits nor NaN.
+    """
     import numpy as np
 
     if values.shape != (1, classes):

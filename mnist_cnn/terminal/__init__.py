@@ -1,1 +1,1 @@
-"""Signals, output that may fail, and log streams: what the command line and the backends share."""
+"""Signals, output that may fail, and log streams."""

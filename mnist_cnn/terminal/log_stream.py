@@ -1,4 +1,4 @@
-"""A run's log as a stream of lines, and its progress as text."""
+"""A run's log as lines, its progress as text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ POLL_SECONDS = 0.2
 
 
 class LogStream:
-    """The lines of a run's log until the run ends; a second iteration continues an interrupted one."""
+    """The lines of a run's log until it ends.
+
+    A second iteration continues an interrupted one.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -27,7 +30,7 @@ class LogStream:
         self._reader: threading.Thread | None = None
 
     def __iter__(self) -> Iterator[str | None]:
-        """Yield each line as it arrives, and None every POLL_SECONDS without one."""
+        """Yield each line, and None every POLL_SECONDS without one."""
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, daemon=True)
             self._reader.start()
@@ -53,7 +56,7 @@ class LogStream:
 
 
 def describe_progress(progress: Progress) -> str:
-    """Return the progress as one line that fits a terminal of 80 columns."""
+    """Return the progress as one line of 80 columns."""
     if progress.status != Status.running:
         return progress.status
     rest = f"{progress.images_per_second:,.0f} images/s {describe_seconds(progress.seconds_left)} left"
@@ -66,7 +69,7 @@ def describe_progress(progress: Progress) -> str:
 
 
 def describe_seconds(seconds: float) -> str:
-    """Return a duration as minutes and seconds, "5:07", or with hours, "1:05:07"."""
+    """Return a duration as "5:07" or, with hours, "1:05:07"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

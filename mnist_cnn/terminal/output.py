@@ -1,4 +1,7 @@
-"""Colours on a terminal, and output that may fail: no reader, a closed terminal, a full disk."""
+"""Colours on a terminal, and output that may fail.
+
+There may be no reader, a closed terminal, or a full disk.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ STDERR = 2
 
 
 class LossyStream:
-    """A stream whose first failed write redirects it to /dev/null and is reported once on stderr."""
+    """A stream that drops output after a failed write.
+
+    It is redirected to /dev/null, and the failure is reported once on stderr.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -35,12 +41,18 @@ class LossyStream:
 
 
 def is_coloured(stream: TextIO) -> bool:
-    """Return whether a stream is a terminal whose user has not refused colours (https://no-color.org)."""
+    """Return whether to colour a stream's output.
+
+    It must be a terminal whose user has not refused colours (https://no-color.org).
+    """
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def styled(text: str, style: str, stream: TextIO) -> str:
-    """Return text in one of rich's styles, such as "bold red", if the stream is coloured."""
+    """Return text in a rich style.
+
+    For example "bold red". Returns plain text if the stream isn't coloured.
+    """
     if not is_coloured(stream):
         return text
     from rich.color import ColorSystem
@@ -50,18 +62,24 @@ def styled(text: str, style: str, stream: TextIO) -> str:
 
 
 def lossy(stream: TextIO) -> TextIO:
-    """Return a stream that drops what it cannot write; any other error still propagates."""
+    """Return a stream that drops what it cannot write.
+
+    Any other error still propagates.
+    """
     return cast("TextIO", LossyStream(stream))
 
 
 def is_debugging() -> bool:
-    """Return whether the user wants to see tracebacks, and what libraries print."""
+    """Return whether to show tracebacks and libraries' output."""
     return os.environ.get("MNIST_CNN_DEBUG") == "1"
 
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Drop what is written to stderr, also by compiled code, unless MNIST_CNN_DEBUG=1."""
+    """Drop stderr's output unless MNIST_CNN_DEBUG=1.
+
+    That includes output of compiled code.
+    """
     if is_debugging():
         yield
         return
@@ -90,6 +108,9 @@ def _redirect_on_failure(stream: TextIO) -> Iterator[None]:
 
 
 def redirect_to_devnull(stream: TextIO) -> None:
-    """Send all later output of a stream to /dev/null, so that Python's exit does not fail on it."""
+    """Send all later output of a stream to /dev/null.
+
+    Otherwise Python's exit would fail on it.
+    """
     with Path(os.devnull).open("wb") as devnull:
         os.dup2(devnull.fileno(), stream.fileno())

@@ -1,4 +1,4 @@
-"""Context managers for Ctrl-C and SIGTERM: defer them, take only the first one, or ignore them."""
+"""Context managers that defer, limit or ignore stop signals."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ STDERR = 2
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM. Unlike Ctrl-C, it comes from a system, which answers no question."""
+    """SIGTERM, as an exception.
+
+    Unlike Ctrl-C, it comes from a system, which answers no question.
+    """
 
 
 @contextmanager
 def defer_signals(notice: str = "") -> Iterator[None]:
-    """Deliver Ctrl-C and SIGTERM only after the body, so that what it starts is known and can be stopped.
+    """Deliver Ctrl-C and SIGTERM only after the body.
 
-    The first signal writes `notice` on stderr at once.
+    So what it starts is known and can be stopped. The first signal writes `notice` on stderr at once.
     """
     received: list[int] = []
 
@@ -43,9 +46,9 @@ def defer_signals(notice: str = "") -> Iterator[None]:
 
 @contextmanager
 def first_signal_only() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the first Ctrl-C or SIGTERM in the body; ignore later ones until the exit.
+    """Raise KeyboardInterrupt at the first Ctrl-C or SIGTERM.
 
-    Later signals cannot interrupt the clean-up that the first one started.
+    Ignores later ones until the exit, so that they cannot interrupt the clean-up that the first one started.
     """
     restored = _handlers()
 
@@ -63,7 +66,10 @@ def first_signal_only() -> Iterator[None]:
 
 
 def ignore_signals() -> AbstractContextManager[None]:
-    """Ignore Ctrl-C and SIGTERM in the body, because a second one would leave the clean-up half done."""
+    """Ignore Ctrl-C and SIGTERM in the body.
+
+    A second one would leave the clean-up half done.
+    """
     return _handled_by(signal.SIG_IGN, _handlers())
 
 
@@ -73,9 +79,10 @@ def _handlers() -> dict[int, Any]:
 
 @contextmanager
 def _handled_by(handler: Any, restored: dict[int, Any]) -> Iterator[None]:
-    """Set a handler for the signals that are not ignored; afterwards set the `restored` ones.
+    """Set a handler while the body runs.
 
-    Does nothing in any thread but the main one, because only that one receives signals.
+    Afterwards sets the `restored` ones. Skips signals that are ignored. Does nothing in any thread but the
+    main one, because only that one receives signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,1 +1,1 @@
-"""From a job to its result: network, compiled epoch, checkpoints, plots."""
+"""Trains a job: network, epochs, checkpoints, plots, result."""

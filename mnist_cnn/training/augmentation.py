@@ -1,4 +1,7 @@
-"""Random rotation, zoom, shear and shift of training images, in the graph. Imports TensorFlow."""
+"""Random rotation, zoom, shear and shift of images.
+
+Imports TensorFlow.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Checkpoints: the whole state at the end of an epoch, from which a training resumes exactly.
+"""Checkpoints: everything that an exact resume needs.
 
-A checkpoint is an uncompressed .npz file with a .sha256 file beside it. The checksum is written last, and
-a checkpoint without one does not exist.
+One holds the state at the end of an epoch. It is an uncompressed .npz file with a .sha256 file beside it. The
+checksum is written last, and a checkpoint without one does not exist.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ class Checkpoint:
     kept: tuple[NDArray[Any], ...] = ()
 
     def check(self, job: Job, runtime: Runtime, *, force: bool, run: Path | str = "RUN") -> Checkpoint:
-        """Return the checkpoint to resume from; with `force` it records what has changed.
+        """Return the checkpoint to resume from.
 
-        The error names `run` in the command that resumes anyway.
+        With `force`, the checkpoint records what has changed. The error names `run` in the command that
+        resumes anyway.
 
         Raises:
             ConfigurationError: job or runtime have changed, or the job has fewer epochs.
@@ -82,7 +83,7 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class _About:
-    """What a checkpoint's file holds besides its arrays; `job` is job.json's text."""
+    """A checkpoint's content besides arrays. `job` is job.json's text."""
 
     job: str
     runtime: Runtime
@@ -92,7 +93,7 @@ class _About:
 
 
 def changed_hint(run: Path | str = "RUN") -> str:
-    """Return the hint for a run that cannot be resumed exactly."""
+    """Return the hint for a changed job or runtime."""
     anyway = command_line("resume", run, "force=true")
     return f"undo that, start a new run, or resume anyway (result.json records the change): {anyway}"
 
@@ -105,7 +106,7 @@ class Checkpoints:
         self._damaged: set[str] = set()
 
     def save(self, checkpoint: Checkpoint) -> bool:
-        """Write the checkpoint and keep only the newest two. Raises BackendError if that fails."""
+        """Write the checkpoint; keep the newest two. Raises BackendError."""
         try:
             atomic.make_folder(self.folder, exist_ok=True)
             path = self.folder / f"{_stem(checkpoint)}.npz"
@@ -117,11 +118,17 @@ class Checkpoints:
         return True
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest intact checkpoint, or None; log a warning for each damaged one."""
+        """Return the newest intact checkpoint, or None.
+
+        Logs a warning for each damaged one.
+        """
         return next((checkpoint for _, checkpoint in self._sound()), None)
 
     def newest_file(self) -> Path | None:
-        """Return the file of the newest intact checkpoint, or None; warn as `newest` does."""
+        """Return the newest intact checkpoint's file, or None.
+
+        Warns as `newest` does.
+        """
         return next((path for path, _ in self._sound()), None)
 
     def _sound(self) -> Iterator[tuple[Path, Checkpoint]]:
@@ -147,16 +154,16 @@ class Checkpoints:
 
 
 class MountedCheckpoints(Checkpoints):
-    """A folder in a mounted blob store, where files cannot be renamed or rewritten.
+    """A folder in a mounted blob store.
 
-    A checkpoint is written to the local disk and copied under a new name, its checksum last. If the copy
-    fails, a warning is logged and the training continues.
+    Its files cannot be renamed or rewritten. A checkpoint is written to the local disk and copied under a new
+    name, its checksum last. If the copy fails, a warning is logged and the training continues.
     """
 
     def save(self, checkpoint: Checkpoint) -> bool:
-        """Write the checkpoint to the local disk and copy it; return whether it was copied.
+        """Write the checkpoint; return whether it was copied.
 
-        Raises BackendError if the disk fails.
+        Raises BackendError if the local disk fails.
         """
         name = f"{_stem(checkpoint)}-{secrets.token_hex(8)}.npz"
         try:
@@ -180,7 +187,7 @@ class MountedCheckpoints(Checkpoints):
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, its checksum last. Raises BackendError if that fails."""
+    """Write a checkpoint, its checksum last. Raises BackendError."""
     import numpy as np
 
     values = {name: getattr(checkpoint, name) for name in ("runtime", "history", "generators", "changes")}
@@ -196,7 +203,10 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def generators() -> dict[str, Any]:
-    """Return the state of Python's and NumPy's global random generators, for JSON."""
+    """Return the state of global random generators, for JSON.
+
+    They are Python's and NumPy's.
+    """
     import numpy as np
 
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - a custom network may use it
@@ -204,7 +214,10 @@ def generators() -> dict[str, Any]:
 
 
 def set_generators(state: dict[str, Any], of_python: Any = random, of_numpy: Any = None) -> None:
-    """Restore random generators, by default the global ones, to a state from `generators`."""
+    """Restore random generators, by default the global ones.
+
+    `state` is from `generators`.
+    """
     import numpy as np
 
     version, keys, gauss = state["python"]
@@ -217,10 +230,10 @@ def _stem(checkpoint: Checkpoint) -> str:
 
 
 def read(path: Path) -> Checkpoint | None:
-    """Read a checkpoint; None if it doesn't match its checksum or isn't a checkpoint.
+    """Read a checkpoint, or return None.
 
-    The checksum doesn't prove who wrote the file, so nothing is unpickled, and nothing is unpacked that is
-    larger than the file.
+    None if it doesn't match its checksum or isn't a checkpoint. The checksum doesn't prove who wrote the
+    file, so nothing is unpickled, and nothing is unpacked that is larger than the file.
     """
     try:
         checksum = safe_read.read_text(path.with_suffix(".sha256"), max_bytes=64)

@@ -1,4 +1,4 @@
-"""How much the images of each class count in the loss (`train.class_weights`)."""
+"""Weights of the classes in the loss (`train.class_weights`)."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def check(weighting: Weighting, num_classes: int) -> None:
 
 
 def weights_of(weighting: Weighting, labels: NDArray[Any], num_classes: int) -> NDArray[Any] | None:
-    """Return the weight of each class, float32 (classes,), or None if all count the same.
+    """Return each class's weight, float32 (classes,), or None.
 
-    `labels`, uint8 (N,), are those of the training images. Balanced weights are N / (classes * images of the
-    class), so that the classes count the same and the mean weight is 1. Absent classes are left out.
+    None means that all count the same. `labels`, uint8 (N,), are those of the training images. Balanced
+    weights are N / (classes * images of the class), so that the classes count the same and the mean weight is
+    1. Absent classes are left out.
     """
     import numpy as np
 

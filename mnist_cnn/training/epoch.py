@@ -1,8 +1,7 @@
-"""The compiled training loop of one epoch, and the state at its end.
+"""The compiled training loop of one epoch.
 
-An epoch is one compiled loop over a permutation that depends only on (seed, epoch). It is called for a few
-steps at a time, so that progress and signals are handled in between. The number of steps per call does not
-change the results.
+It is one loop over a permutation that depends only on (seed, epoch). It is called for a few steps at a time,
+so that progress and signals are handled in between. The number of steps per call does not change the results.
 """
 
 from __future__ import annotations
@@ -35,7 +34,10 @@ EVALUATION_BATCH = 250  # as fast as 1,000, which needs 250 MiB more with the tu
 
 
 class Trainer(Learner):
-    """A learner with its compiled epoch, and all the state that decides the next one."""
+    """A learner with its compiled epoch and its state.
+
+    The state decides the next epoch.
+    """
 
     def __init__(self, job: Job, arrays: DataSet, group: Group = ONE_WORKER) -> None:
         import tensorflow as tf
@@ -54,11 +56,12 @@ class Trainer(Learner):
         self.variables = self._find_variables(graph)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hex, of the state after the job's first steps, and restore the state.
+        """Return a hash of the state after some steps.
 
-        Call it before the first epoch. The steps use the compiled function that trains. The last of them is
-        the epoch's last step, because its batch may be smaller. Two processes with different fingerprints
-        would end in different weights.
+        It is the SHA-256, in hex, after the job's first steps. Restores the state. Call it before the first
+        epoch. The steps use the compiled function that trains. The last of them is the epoch's last step,
+        because its batch may be smaller. Two processes with different fingerprints would end in different
+        weights.
         """
         import tensorflow as tf
 
@@ -76,10 +79,9 @@ class Trainer(Learner):
         return digest.hexdigest()
 
     def run_epoch(self, epoch: int, on_progress: Callable[[Progress], None]) -> EpochRow:
-        """Train on every image once, then evaluate; return the epoch's row.
+        """Train on every image once, evaluate, return the row.
 
-        Raises:
-            TrainingError: the loss or a weight is not finite.
+        Raises TrainingError if the loss or a weight is not finite.
         """
         import numpy as np
         import tensorflow as tf
@@ -119,7 +121,10 @@ class Trainer(Learner):
         )
 
     def _epoch_inputs(self, epoch: int) -> tuple[Any, Any]:
-        """Return the order of the images, (N,) int32, and the scale of the augmentation, in an epoch."""
+        """Return an epoch's image order and augmentation scale.
+
+        The order is (N,) int32.
+        """
         import tensorflow as tf
 
         config = self.job.train
@@ -128,7 +133,10 @@ class Trainer(Learner):
         return tf.constant(order), tf.constant(1.0 if is_augmented else 0.0)
 
     def _run_steps(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
-        """Train on steps `first` to `stop` of the epoch. Traced once, as a `tf.function`."""
+        """Train on steps `first` to `stop` of the epoch.
+
+        Traced once, as a `tf.function`.
+        """
         import tensorflow as tf
 
         data, parts = self.data, self.sums.shape[1]
@@ -144,7 +152,10 @@ class Trainer(Learner):
         tf.while_loop(lambda step: step < stop, train_step, (first,), parallel_iterations=1)
 
     def state(self) -> tuple[NDArray[Any], ...]:
-        """Return every array that decides the next epoch. Call it at the end of an epoch."""
+        """Return every array that decides the next epoch.
+
+        Call it at the end of an epoch.
+        """
         return tuple(variable.numpy() for variable in self.variables)
 
     def restore(self, arrays: Sequence[NDArray[Any]]) -> None:
@@ -163,7 +174,7 @@ class Trainer(Learner):
             variable.assign(array)
 
     def restore_bytes(self, content: bytes) -> None:
-        """Restore the bytes of the arrays that `state` returned in another worker."""
+        """Restore the `state` of another worker from bytes."""
         import numpy as np
 
         arrays, offset = [], 0
@@ -181,9 +192,10 @@ class Trainer(Learner):
         return tf.TensorSpec((self.data.count,), tf.int32), step, step, tf.TensorSpec((), tf.float32)
 
     def _find_variables(self, graph: Any) -> list[Any]:
-        """Return weights, random seeds, optimizer state and what else a step's graph uses, in that order.
+        """Return all variables that decide the next epoch.
 
-        A custom network may use variables that belong to none of its layers, such as Keras' global seed. One
+        They are weights, random seeds, optimizer state and what else a step's graph uses, in that order. A
+        custom network may use variables that belong to none of its layers, such as Keras' global seed. One
         that draws random numbers from a state that cannot be saved is refused.
         """
         graphs.check_draws(graph)
@@ -222,12 +234,18 @@ class Trainer(Learner):
 
 
 def _rounded(means: NDArray[Any]) -> tuple[float, ...]:
-    """Return the four digits of each number that a plot can show; files have less to hold."""
+    """Return numbers rounded to four digits.
+
+    A plot can show no more, and files get smaller.
+    """
     return tuple(float(f"{mean:.4g}") for mean in means)
 
 
 def _restore_dtype(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """Return a checkpoint's array in `dtype`. NumPy's files do not know bfloat16 and return raw bytes."""
+    """Return a checkpoint's array in `dtype`.
+
+    NumPy's files do not know bfloat16 and return raw bytes.
+    """
     is_bytes = array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize
     return array.view(dtype) if is_bytes else array
 
@@ -237,10 +255,11 @@ def predict_function(
     image_shape: tuple[int, ...],
     probabilities: Callable[[Any], Any] = lambda outputs: outputs,
 ) -> Callable[[Any], Any]:
-    """Return a function uint8 images (B, *image_shape) -> float32 probabilities (B, classes).
+    """Return a function: images -> class probabilities.
 
-    `probabilities` makes them of the model's outputs. The function is compiled once for all sizes of batches,
-    so that a worker that gets only the last, smaller batch computes as the others do.
+    Images are uint8 (B, *image_shape), probabilities float32 (B, classes). `probabilities` makes them of the
+    model's outputs. The function is compiled once for all sizes of batches, so that a worker that gets only
+    the last, smaller batch computes as the others do.
     """
     import tensorflow as tf
 
@@ -255,10 +274,10 @@ def predict_function(
 def evaluate(
     predict: Callable[[Any], Any], images: NDArray[Any], labels: NDArray[Any], group: Group = ONE_WORKER
 ) -> tuple[float, float, NDArray[Any]]:
-    """Return mean cross-entropy in nats, accuracy in [0, 1] and float32 probabilities (N, classes).
+    """Return mean cross-entropy, accuracy and probabilities.
 
-    `predict` comes from `predict_function`; `images` are its uint8 input (N, ...), `labels` uint8 (N,). Each
-    worker of the group predicts a part of the images.
+    They are in nats, in [0, 1], and float32 (N, classes). `predict` comes from `predict_function`; `images`
+    are its uint8 input (N, ...), `labels` uint8 (N,). Each worker of the group predicts a part of the images.
     """
     import numpy as np
     import tensorflow as tf
@@ -275,7 +294,7 @@ def evaluate(
 
 
 def permutation(seed: int, epoch: int, count: int) -> NDArray[Any]:
-    """Return the order (count,) int32 of the training images in an epoch."""
+    """Return an epoch's image order, (count,) int32."""
     import numpy as np
 
     return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)

@@ -1,4 +1,4 @@
-"""More epochs for a completed training: which trainings allow them, and the checkpoint that they start from.
+"""More epochs for a completed training.
 
 The result is that of a training that had these epochs from the start. So nothing in the first epochs may
 depend on how many there are.
@@ -20,7 +20,7 @@ EPOCHS = "train.epochs"
 
 
 def extended(checkpoint: Checkpoint, epochs: int) -> Checkpoint:
-    """Return the last checkpoint of a completed training as one of a longer job, which it then belongs to.
+    """Return a completed training's checkpoint, for a longer job.
 
     Raises ConfigurationError, with the reason, if a training of `epochs` epochs would not have passed it.
     """

@@ -1,6 +1,7 @@
-"""Faster layers that compute the same as Keras' own. Used only during training.
+"""Faster layers that compute the same as Keras' own.
 
-`with_fast_layers` puts them into a network. Saved models never contain them. Imports Keras and TensorFlow.
+Used only during training. `with_fast_layers` puts them into a network. Saved models never contain them.
+Imports Keras and TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ MIN_CHANNELS = 8  # with fewer the matrices are too narrow to be fast
 
 
 class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
-    """Dropout that draws a byte for each unit instead of a float. Its rate must be a multiple of 1/256.
+    """Dropout that draws a byte for each unit.
 
-    A unit is dropped if its byte, uniform on 0 to 255, is below 256 times the rate. The probability is
-    exactly the rate.
+    Keras draws a float. The rate must be a multiple of 1/256. A unit is dropped if its byte, uniform on 0 to
+    255, is below 256 times the rate. The probability is exactly the rate.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002 - as Keras calls it
-        """Drop units of `inputs`, of any shape, and scale the others by 1 / (1 - rate)."""
+        """Drop units and scale the others.
+
+        The factor is 1 / (1 - rate). `inputs` may have any shape.
+        """
         if not training or self.rate == 0:
             return inputs
         size = tf.size(inputs)
@@ -38,7 +42,10 @@ class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
 
 
 class FastConv2D(keras.layers.Conv2D):  # type: ignore[misc]
-    """A convolution whose kernel's gradient is made of matrix products. See `kernel_gradient`."""
+    """A convolution with a faster gradient of its kernel.
+
+    See `kernel_gradient`.
+    """
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """Convolve `inputs`, (B, H, W, C)."""
@@ -58,12 +65,13 @@ class FastConv2D(keras.layers.Conv2D):  # type: ignore[misc]
 
 
 def kernel_gradient(images: Any, dy: Any, kernel_size: tuple[int, int]) -> Any:
-    """Return the gradient, (h, w, C, F), of the kernel of a convolution with stride 1 and without padding.
+    """Return the gradient of a convolution's kernel.
 
-    `images` are (B, H, W, C), `dy` (B, H - h + 1, W - w + 1, F). The images shifted by each column of the
-    kernel lie side by side, (rows, w * C), and the rows that follow each other in `dy` have zeros where an
-    image has no more outputs. So a shift by a row of the kernel is a slice of consecutive rows, which is not
-    copied, and each row of the kernel is one matrix product. A few images at a time stay in the cache.
+    It is (h, w, C, F). The convolution has stride 1 and no padding. `images` are (B, H, W, C), `dy` (B, H - h
+    + 1, W - w + 1, F). The images shifted by each column of the kernel lie side by side, (rows, w * C), and
+    the rows that follow each other in `dy` have zeros where an image has no more outputs. So a shift by a row
+    of the kernel is a slice of consecutive rows, which is not copied, and each row of the kernel is one
+    matrix product. A few images at a time stay in the cache.
     """
     height, width = kernel_size
     channels = images.shape[-1]
@@ -90,10 +98,16 @@ def kernel_gradient(images: Any, dy: Any, kernel_size: tuple[int, int]) -> Any:
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Batch normalisation over the last axis of images, in one kernel, with float32 statistics."""
+    """Batch normalisation of images in one kernel.
+
+    It is over the last axis, with float32 statistics.
+    """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: FBT001
-        """Normalise `inputs`, (N, H, W, channels). Training also updates the moving statistics."""
+        """Normalise `inputs`, (N, H, W, channels).
+
+        Training also updates the moving statistics.
+        """
         if not (training and self.trainable):
             return super().call(inputs, training=False, mask=mask)
         images = tf.cast(inputs, self.compute_dtype)
@@ -114,10 +128,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
 
 def with_fast_layers(model: keras.Model) -> keras.Model:
-    """Return a copy of the network with these layers in place of Keras' own, and the same weights.
+    """Return a copy of the network with faster layers.
 
-    In mixed precision the last layer computes in float32, because bfloat16 probabilities are too coarse for a
-    loss. A network, or a part of one, whose class is not Keras' own is left as it is.
+    It has the same weights. In mixed precision the last layer computes in float32, because bfloat16
+    probabilities are too coarse for a loss. A network, or a part of one, whose class is not Keras' own is
+    left as it is.
     """
     last = model.outputs[0]._keras_history.operation if getattr(model, "outputs", None) else None  # noqa: SLF001
     return _replace_layers(model, last)
@@ -143,7 +158,7 @@ def _replace_layers(model: keras.Model, last: Any) -> keras.Model:
 
 
 def is_byte_rate(layer: Any) -> bool:
-    """Return whether `ByteDropout` can take the place of a dropout layer."""
+    """Return whether `ByteDropout` can replace a dropout layer."""
     return layer.noise_shape is None and layer.rate < 1 and float(layer.rate * BYTE_VALUES).is_integer()
 
 
@@ -153,7 +168,7 @@ def _normalises_images(layer: Any) -> bool:
 
 
 def _has_slow_gradient(layer: Any) -> bool:
-    """Return whether `FastConv2D` can take the place of a convolution, and is faster."""
+    """Return whether `FastConv2D` fits a convolution and is faster."""
     is_plain = layer.padding == "valid" and layer.data_format == "channels_last" and layer.groups == 1
     is_dense = (*layer.strides, *layer.dilation_rate) == (1, 1, 1, 1)
     is_wide = layer.kernel.shape[2] >= MIN_CHANNELS and layer.compute_dtype == "float32"

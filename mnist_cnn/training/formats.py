@@ -1,7 +1,7 @@
-"""Writes a trained model in other formats, after checking that what was written predicts the same.
+"""Writes a trained model in other formats.
 
-Everything is made from model.keras by TensorFlow, which is imported when it is needed. The input is named
-"image" and the output "probabilities", as in model.onnx.
+Checks that what was written predicts the same. Everything is made from model.keras by TensorFlow, which is
+imported when it is needed. The input is named "image" and the output "probabilities", as in model.onnx.
 """
 
 from __future__ import annotations
@@ -26,16 +26,21 @@ if TYPE_CHECKING:
     Images = NDArray[np.float32]
 
 CHECKED_IMAGES = 100
-"""How many test images of MNIST a written model must classify as model.keras does."""
+"""How many of MNIST's test images are compared."""
 TOLERANCE = 1e-5
-"""The largest difference between two probabilities of such an image. float32 sums in another order differ by
-about 1e-6; a wrong weight or layer, by much more."""
+"""The largest allowed difference between two probabilities.
+
+float32 sums in another order differ by about 1e-6; a wrong weight or layer, by much more.
+"""
 SIGNATURE = "serving_default"
 IMAGE, PROBABILITIES = "image", "probabilities"
 
 
 def load(path: Path) -> keras.Model:
-    """Load a model.keras for prediction on the CPU. Raises DataError if it isn't a Keras model."""
+    """Load a model.keras for prediction on the CPU.
+
+    Raises DataError if it isn't a Keras model.
+    """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     cpu.enable_onednn()
@@ -51,9 +56,10 @@ def load(path: Path) -> keras.Model:
 
 
 def write_saved_model(model: keras.Model, folder: Path) -> float:
-    """Write TensorFlow's SavedModel to a new folder; return the largest difference of a probability.
+    """Write TensorFlow's SavedModel to a new folder.
 
-    Raises BackendError if the folder cannot be written, or the written model predicts something else.
+    Returns the largest difference of a probability. Raises BackendError if the folder cannot be written, or
+    the written model predicts something else.
     """
     import tensorflow as tf
 
@@ -66,9 +72,10 @@ def write_saved_model(model: keras.Model, folder: Path) -> float:
 
 
 def write_litert(model: keras.Model, path: Path) -> float:
-    """Write a file for LiteRT; return the largest difference of a probability.
+    """Write a file for LiteRT.
 
-    The file has only LiteRT's built-in operations, so that it runs wherever LiteRT does.
+    Returns the largest difference of a probability. The file has only LiteRT's built-in operations, so that
+    it runs wherever LiteRT does.
 
     Raises:
         ConfigurationError: TensorFlow has no converter, or the network has an operation that LiteRT does not.
@@ -98,7 +105,10 @@ def write_litert(model: keras.Model, path: Path) -> float:
 
 
 def save(model: keras.Model, folder: Path) -> None:
-    """Write a SavedModel with one signature: image (batch, ...) -> probabilities (batch, classes)."""
+    """Write a SavedModel with one signature.
+
+    It maps image (batch, ...) to probabilities (batch, classes).
+    """
     import keras
     import tensorflow as tf
 
@@ -113,7 +123,7 @@ def save(model: keras.Model, folder: Path) -> None:
 
 
 def _test_images(model: keras.Model) -> Images:
-    """Return the first test images of MNIST, scaled to the size of a model's input."""
+    """Return MNIST's first test images in a model's size."""
     import numpy as np
     from PIL import Image
 
@@ -125,7 +135,10 @@ def _test_images(model: keras.Model) -> Images:
 
 
 def _check(model: keras.Model, images: Images, found: Images, path: Path) -> float:
-    """Return the largest difference from a model's probabilities. Raises BackendError above TOLERANCE."""
+    """Return the largest difference from a model's probabilities.
+
+    Raises BackendError above TOLERANCE.
+    """
     import numpy as np
 
     difference = float(np.abs(model.predict_on_batch(images) - found).max())

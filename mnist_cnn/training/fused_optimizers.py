@@ -1,7 +1,7 @@
-"""Adadelta and Adam that update a variable with one TensorFlow kernel.
+"""Adadelta and Adam with one kernel per update.
 
-Keras writes each update as a dozen operations, and each of them reads the whole variable. The kernels compute
-the same formulas in one pass. Imports Keras and TensorFlow.
+Keras writes each update of a variable as a dozen operations, and each of them reads the whole variable.
+TensorFlow's kernels compute the same formulas in one pass. Imports Keras and TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ class FusedAdadelta(keras.optimizers.Adadelta):  # type: ignore[misc]
     """Keras' Adadelta (Zeiler 2012, https://arxiv.org/abs/1212.5701)."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update a variable and its two accumulators. `gradient` has the variable's shape."""
+        """Update a variable and its two accumulators.
+
+        `gradient` has the variable's shape.
+        """
         index = self._get_variable_index(variable)
         tf.raw_ops.ResourceApplyAdadelta(
             var=handle(variable),
@@ -35,7 +38,10 @@ class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
     """Keras' Adam (Kingma and Ba 2014, https://arxiv.org/abs/1412.6980)."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update a variable and its two moments. `gradient` has the variable's shape."""
+        """Update a variable and its two moments.
+
+        `gradient` has the variable's shape.
+        """
         index = self._get_variable_index(variable)
         beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
         step = tf.cast(self.iterations + 1, variable.dtype)
@@ -57,5 +63,5 @@ FUSED = {Optimizer.adadelta: FusedAdadelta, Optimizer.adam: FusedAdam}  # the ot
 
 
 def handle(variable: Any) -> Any:
-    """Return the resource handle of a TensorFlow or Keras variable."""
+    """Return a TensorFlow or Keras variable's resource handle."""
     return variable.value.handle if isinstance(variable, keras.Variable) else variable.handle

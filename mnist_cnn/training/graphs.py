@@ -1,4 +1,4 @@
-"""What a traced step uses: its variables, and operations that no training here can repeat."""
+"""A traced step's variables, and operations to refuse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ READING_OPS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "Variable
 
 
 def check_draws(graph: Any) -> None:
-    """Check that no operation keeps its random state to itself. Raises ConfigurationError."""
+    """Check that random state can be saved. Raises ConfigurationError.
+
+    No operation may keep it to itself.
+    """
     if stateful := sorted(_operations(graph) & STATEFUL_RANDOM_OPS):
         names = ", ".join(stateful)
         message = f"the network draws with TensorFlow's {names}, whose state no checkpoint can hold"
@@ -25,9 +28,9 @@ def check_draws(graph: Any) -> None:
 
 
 def check_calls_no_python(graph: Any, shards: int) -> None:
-    """Check that a step with shards calls no Python, whose state workers don't share.
+    """Check that a step with shards calls no Python.
 
-    Raises ConfigurationError.
+    Workers don't share Python's state. Raises ConfigurationError.
     """
     if foreign := sorted(_operations(graph) & PYTHON_OPS):
         message = f"train.shards={shards}: the network calls Python while it trains ({', '.join(foreign)})"
@@ -36,13 +39,19 @@ def check_calls_no_python(graph: Any, shards: int) -> None:
 
 
 def captured_variables(graph: Any) -> list[Any]:
-    """Return the variables that a graph uses, in the order of its trace; `graph.variables` is a set."""
+    """Return a graph's variables, in trace order.
+
+    `graph.variables` is a set.
+    """
     variables = {id(variable.handle): variable for variable in graph.variables}
     return [variables[id(outer)] for outer, _ in graph.captures if id(outer) in variables]
 
 
 def changed_variables(graph: Any) -> list[Any]:
-    """Return the variables that a graph does not only read, in the order of its trace."""
+    """Return a graph's variables that aren't only read.
+
+    They are in the order of the trace.
+    """
     variables = {id(variable.handle): variable for variable in graph.variables}
     return [
         variables[id(outer)]
@@ -52,7 +61,10 @@ def changed_variables(graph: Any) -> list[Any]:
 
 
 def _operations(graph: Any) -> set[str]:
-    """Return the names of the operations in a graph and its functions."""
+    """Return the names of a graph's operations.
+
+    Includes those of its functions.
+    """
     definition = graph.as_graph_def()
     functions = (node for function in definition.library.function for node in function.node_def)
     return {node.op for node in (*definition.node, *functions)}

@@ -1,7 +1,8 @@
-"""The weights that a training starts from (`train.init`), read from a model and kept beside checkpoints.
+"""A training's initial weights (`train.init`).
 
-The files are read without TensorFlow, so that a mistake is reported before anything starts. The job names the
-weights by their SHA-256, which is checked again where they are loaded.
+They are read from a model and kept beside checkpoints. The files are read without TensorFlow, so that a
+mistake is reported before anything starts. The job names the weights by their SHA-256, which is checked again
+where they are loaded.
 """
 
 from __future__ import annotations
@@ -35,13 +36,17 @@ SUFFIXES = (".keras", ".h5")
 HINT = "name a run, or a .keras, .weights.h5 or .h5 file that Keras has saved"
 SHAPES_HINT = "set model.* as it was when these weights were trained"
 MOST_EXPANSION = 10
-"""Weights hardly compress. A file that claims to grow more than this would only fill the memory."""
+"""Largest ratio of weights to file size.
+
+Weights hardly compress. A file that claims more would only fill the memory.
+"""
 
 
 def locate(init: str, runs_dir: str) -> Path:
-    """Return the file that `train.init` names: a file itself, or the model of a folder or a run.
+    """Return the file that `train.init` names.
 
-    Raises ConfigurationError if it does not exist, DataError if it isn't the model that the run has saved.
+    It is the named file, or the model of a folder or a run. Raises ConfigurationError if it does not exist,
+    DataError if it isn't the model that the run has saved.
     """
     path = Path(init)
     if path.suffix in SUFFIXES:
@@ -66,7 +71,7 @@ def locate(init: str, runs_dir: str) -> Path:
 
 
 def read(path: Path, config: ModelConfig) -> Weights:
-    """Return the weights in a file, in the order of Keras' `model.weights`.
+    """Return a file's weights, ordered as Keras' `model.weights`.
 
     Raises DataError if the file isn't a model of Keras, ConfigurationError if it does not say the order.
     """
@@ -85,9 +90,10 @@ def read(path: Path, config: ModelConfig) -> Weights:
 
 
 def check_network(arrays: Weights, config: ModelConfig, info: DataSetInfo, num_classes: int) -> None:
-    """Check that weights fit the network, if that is not made by a file: then the trainer compares them.
+    """Check that weights are finite and fit the network.
 
-    Raises ConfigurationError, or DataError if a weight is not finite.
+    The trainer compares the shapes if a file makes the network. Raises ConfigurationError, or DataError if a
+    weight is not finite.
     """
     import numpy as np
 
@@ -98,7 +104,7 @@ def check_network(arrays: Weights, config: ModelConfig, info: DataSetInfo, num_c
 
 
 def check_shapes(arrays: Weights, expected: Sequence[tuple[int, ...]]) -> None:
-    """Check that weights have the shapes of the network's. Raises ConfigurationError."""
+    """Check the shapes of weights. Raises ConfigurationError."""
     if len(arrays) != len(expected):
         message = f"train.init has {len(arrays)} arrays of weights, the network has {len(expected)}"
         raise ConfigurationError(message, SHAPES_HINT)
@@ -110,7 +116,7 @@ def check_shapes(arrays: Weights, expected: Sequence[tuple[int, ...]]) -> None:
 
 
 def write(folder: Path, arrays: Weights) -> None:
-    """Write weights into a folder of checkpoints. Raises BackendError if that fails."""
+    """Write weights beside checkpoints. Raises BackendError."""
     import numpy as np
 
     try:
@@ -123,7 +129,10 @@ def write(folder: Path, arrays: Weights) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy the weights, if there are any, to another folder of checkpoints. Raises BackendError."""
+    """Copy the weights, if any. Raises BackendError.
+
+    Both folders are of checkpoints.
+    """
     if (source / FILE).is_file():
         try:
             with atomic.replacing(target / FILE) as temporary:
@@ -133,7 +142,10 @@ def copy(source: Path, target: Path) -> None:
 
 
 def load(folder: Path, sha256: str) -> Weights:
-    """Return the weights in a folder of checkpoints. Raises DataError if they aren't those of this hash."""
+    """Return the weights in a folder of checkpoints.
+
+    Raises DataError if they are missing, damaged or have another hash.
+    """
     import numpy as np
 
     try:
@@ -152,7 +164,7 @@ def load(folder: Path, sha256: str) -> Weights:
 
 
 def check_sha256(found: str, expected: str, name: str) -> None:
-    """Check that weights are those of the job. Raises DataError."""
+    """Check the hash of weights. Raises DataError."""
     if found != expected:
         message = f"{name} holds other weights: SHA-256 {found[:12]}..., the job's are {expected[:12]}..."
         raise DataError(message, "start a new run")
@@ -164,7 +176,10 @@ def _check_expansion(size: int, stored: int) -> None:
 
 
 def _read_model(content: bytes, suffix: str, names: Sequence[str] | None) -> Weights:
-    """Return the weights in a .keras or .h5 file. `names` are the layers of the network, if it is known."""
+    """Return the weights in a .keras or .h5 file.
+
+    `names` are the network's layers, if known.
+    """
     import h5py
 
     if suffix == ".keras":
@@ -180,7 +195,7 @@ def _read_model(content: bytes, suffix: str, names: Sequence[str] | None) -> Wei
 
 
 def _datasets(file: Any, names: Sequence[str] | None) -> list[Any]:
-    """Return the arrays of an HDF5 file, in the order of the layers."""
+    """Return an HDF5 file's arrays, in layer order."""
     model = file.get("model_weights", file)
     if "layer_names" in model.attrs:  # the format of Keras 2
         groups = [model[_text(name)] for name in model.attrs["layer_names"]]
@@ -206,7 +221,7 @@ def _datasets(file: Any, names: Sequence[str] | None) -> list[Any]:
 
 
 def _names_of(config: Any) -> list[str]:
-    """Return the groups in which a .keras file keeps the weights of its layers, in order.
+    """Return a .keras file's groups of weights, in order.
 
     The rule is that of `_save_container_state` in keras/src/saving/saving_lib.py: the class's name in
     snake case, numbered from the second one on.

@@ -1,4 +1,7 @@
-"""What one step of a training computes: the gradients of a batch of images, with the network and its loss."""
+"""One training step: the gradients of a batch.
+
+The network and its loss are part of it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ CURVE_POINTS = 40  # at most, of the training in all its epochs; but one for eac
 
 
 class Learner:
-    """The network of a job, its optimizer, and the images, which stay in memory as uint8."""
+    """A job's network, optimizer and images.
+
+    The images stay in memory as uint8.
+    """
 
     def __init__(self, job: Job, arrays: DataSet) -> None:
         import tensorflow as tf
@@ -56,10 +62,10 @@ class Learner:
         return self.job.train.numerics is Numerics.exact
 
     def gradients(self, rows: Any, augment_scale: Any, draw: Any) -> tuple[list[Any], Any]:
-        """Return the gradients of the mean loss over the images `rows`, (B,) int32, and their counts.
+        """Return the mean loss's gradients and the counts.
 
-        The counts, (3,) float64, are the sum of the losses, correct predictions and images. The number `draw`
-        and the job's seed decide the augmentation.
+        `rows`, (B,) int32, are the images. The counts, (3,) float64, are the sum of the losses, correct
+        predictions and images. The number `draw` and the job's seed decide the augmentation.
         """
         import tensorflow as tf
 
@@ -74,7 +80,7 @@ class Learner:
         return gradients, tf.stack([tf.cast(loss, tf.float64) * size, correct, size])
 
     def _loss(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
-        """Return the mean loss () and the probabilities (B, classes) of the model's outputs."""
+        """Return the mean loss () and probabilities (B, classes)."""
         import tensorflow as tf
 
         config, classes = self.job.train, self.job.data.num_classes
@@ -92,7 +98,10 @@ class Learner:
         return tf.reduce_mean(losses if of_image is None else losses * of_image), outputs
 
     def probabilities(self, outputs: Any) -> Any:
-        """Return the probabilities of the model's outputs, which are logits if it is exact."""
+        """Return the probabilities of the model's outputs.
+
+        An exact model's outputs are logits.
+        """
         if not self.is_exact:
             return outputs
         from mnist_cnn.training.exact import rounding
@@ -100,7 +109,10 @@ class Learner:
         return rounding.softmax(outputs)[0]
 
     def augment(self, images: Any, augment_scale: Any, draw: Any) -> Any:
-        """Return images, float32 of either format, distorted as the job's seed and `draw` decide."""
+        """Return the images, distorted.
+
+        They are float32 of either format. The job's seed and `draw` decide how.
+        """
         import tensorflow as tf
 
         from mnist_cnn.training import augmentation
@@ -116,13 +128,13 @@ class Learner:
         return tf.reshape(distorted, tf.shape(images))
 
     def float32_model(self) -> keras.Model:
-        """Return the plain Keras network in float32, with the trained weights."""
+        """Return the trained network as plain Keras, in float32."""
         plain = self._build("float32")
         plain.set_weights(self.model.get_weights())
         return plain
 
     def _training_model(self) -> keras.Model:
-        """Return the network with layers that are exact or fast."""
+        """Return the network with exact or fast layers."""
         if self.is_exact:
             from mnist_cnn.training.exact.layers import with_exact_layers
             from mnist_cnn.training.exact.products import Arithmetic
@@ -135,7 +147,10 @@ class Learner:
         return with_fast_layers(self._build("float32" if is_float32 else "mixed_bfloat16"))
 
     def _build(self, policy: str) -> keras.Model:
-        """Build the network with a dtype policy. Every call draws the same initial weights."""
+        """Build the network with a dtype policy.
+
+        Every call draws the same initial weights.
+        """
         import keras
 
         keras.utils.set_random_seed(self.job.seed)
@@ -145,10 +160,11 @@ class Learner:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingData:
-    """Training images, uint8 (N, ...), and labels, uint8 (N,), as tensors, and their division into steps.
+    """Training images and labels, divided into steps.
 
-    `held_out_labels`, uint8 (M,), are those of the images that are evaluated after each epoch.
-    `class_weights` are float32 (classes,), or None if all images count the same.
+    Images are uint8 (N, ...), labels uint8 (N,), both tensors. `held_out_labels`, uint8 (M,), are those of
+    the images that are evaluated after each epoch. `class_weights` are float32 (classes,), or None if all
+    images count the same.
     """
 
     images: Any
@@ -165,7 +181,10 @@ class _TrainingData:
 
 
 def optimizer(config: TrainConfig, steps: int) -> Any:
-    """Return the Keras optimizer for a training of `steps` steps, with fused updates if it has them."""
+    """Return the Keras optimizer for a training.
+
+    It has `steps` steps. Updates are fused if possible.
+    """
     import keras
 
     from mnist_cnn.training.fused_optimizers import FUSED
@@ -184,7 +203,10 @@ def optimizer(config: TrainConfig, steps: int) -> Any:
 
 
 def loss_function(config: TrainConfig) -> Callable[[Any, Any], Any]:
-    """Return a function of targets and probabilities (B, classes) -> losses (B,), in nats."""
+    """Return a function: targets, probabilities -> losses (B,).
+
+    Probabilities are (B, classes), losses in nats.
+    """
     import keras
 
     if smoothing := config.label_smoothing:
@@ -194,16 +216,17 @@ def loss_function(config: TrainConfig) -> Callable[[Any, Any], Any]:
 
 
 def scale(images: Any) -> Any:
-    """uint8 images -> float32 in [0, 1], in the graph."""
+    """Return uint8 images as float32 in [0, 1]."""
     import tensorflow as tf
 
     return tf.cast(images, tf.float32) * (1 / 255)  # as Grappler would write a division
 
 
 def effective_precision(configured: Precision) -> Precision:
-    """Resolve `auto`: bfloat16 if the device computes it natively, else float32.
+    """Return the precision, with `auto` resolved.
 
-    NVIDIA GPUs do from compute capability 8.0 on (CUDA C++ Programming Guide, "Arithmetic Instructions").
+    It is bfloat16 if the device computes it natively, else float32. NVIDIA GPUs do from compute capability
+    8.0 on (CUDA C++ Programming Guide, "Arithmetic Instructions").
     """
     import tensorflow as tf
 

@@ -1,6 +1,6 @@
-"""More metrics of an epoch, which Keras computes from the probabilities of the held-out images.
+"""More metrics of an epoch, computed by Keras.
 
-The names are checked without importing Keras.
+They need the probabilities of the held-out images. The names are checked without importing Keras.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "recall": ("Recall", {}),
     "top_k_categorical_accuracy": ("TopKCategoricalAccuracy", {}),
 }
-"""Keras' name of a metric -> its class in `keras.metrics`, and the arguments by which it is one number."""
+"""Metrics by Keras' name.
+
+A value is the class in `keras.metrics`, and the arguments by which it is one number.
+"""
 
 
 def check(names: Sequence[str]) -> None:
@@ -40,7 +43,10 @@ def check(names: Sequence[str]) -> None:
 
 
 def measure(names: Sequence[str], labels: NDArray[Any], probabilities: NDArray[Any]) -> dict[str, float]:
-    """Return the metrics by name, of labels (N,) and float32 probabilities (N, classes)."""
+    """Return the metrics by name.
+
+    Labels are (N,), probabilities float32 (N, classes).
+    """
     if not names:
         return {}
     import keras

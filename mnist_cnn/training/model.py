@@ -1,4 +1,4 @@
-"""ModelConfig -> keras.Model, and the hash of a model's weights.
+"""Builds the network, and hashes a model's weights.
 
 The functions import Keras, not the module, so that a configuration can be checked without TensorFlow.
 """
@@ -24,11 +24,10 @@ BUILD = "build"  # the function of a network file: (config, input_shape, num_cla
 
 
 def check_network(config: ModelConfig, height: int, width: int) -> None:
-    """Check, without Keras, that the network can be built for images of this size.
+    """Check, without Keras, that the network fits the images.
 
-    Raises:
-        ConfigurationError: a kernel or pooling window is larger than its input, or the network file is not
-            valid Python or defines no `build`.
+    Raises ConfigurationError if a kernel or pooling window is larger than its input, or the network file is
+    not valid Python or defines no `build`.
     """
     if config.source is not None:
         _check_source(config)
@@ -51,13 +50,13 @@ def check_network(config: ModelConfig, height: int, width: int) -> None:
 def build_model(
     config: ModelConfig, input_shape: tuple[int, ...], num_classes: int, image_format: Format, policy: str
 ) -> keras.Model:
-    """Build the network: float32 images in [0, 1] -> float32 probabilities (batch, num_classes).
+    """Build the network: float32 images -> class probabilities.
 
-    `input_shape` is the shape of one image. `policy` is Keras' dtype policy, "float32" or "mixed_bfloat16".
-    The initial weights come from Keras' global seed.
+    Images are in [0, 1]. Probabilities are float32 (batch, num_classes). `input_shape` is the shape of one
+    image. `policy` is Keras' dtype policy, "float32" or "mixed_bfloat16". The initial weights come from
+    Keras' global seed.
 
-    Raises:
-        ConfigurationError: the network file fails, or its network has the wrong shape.
+    Raises ConfigurationError if the network file fails, or its network has the wrong shape.
     """
     import keras
 
@@ -90,18 +89,27 @@ def build_model(
 
 
 def convolutions(config: ModelConfig) -> list[tuple[int, int]]:
-    """Return kernel size and stride of each convolution. The first (the stem) may have its own."""
+    """Return kernel size and stride of each convolution.
+
+    The first (the stem) may have its own.
+    """
     stem = (config.stem_kernel_size or config.kernel_size, config.stem_stride)
     return [stem, *[(config.kernel_size, 1)] * (len(config.filters) - 1)]
 
 
 def is_normalised(config: ModelConfig, number: int) -> bool:
-    """Return whether batch normalisation follows a convolution, numbered from 1."""
+    """Return whether a convolution has batch normalisation.
+
+    `number` counts from 1.
+    """
     return config.batch_norm and number > 1
 
 
 def weight_shapes(config: ModelConfig, height: int, width: int, num_classes: int) -> list[tuple[int, ...]]:
-    """Return, without Keras, the shapes of the weights of the network for images of this size."""
+    """Return the network's weight shapes, without Keras.
+
+    `height` and `width` are those of the images.
+    """
     shapes: list[tuple[int, ...]] = []
     channels = 1
     for number, (kernel_size, stride) in enumerate(convolutions(config), 1):
@@ -120,7 +128,10 @@ def weight_shapes(config: ModelConfig, height: int, width: int, num_classes: int
 
 
 def layers_with_weights(config: ModelConfig) -> list[str]:
-    """Return the names under which Keras saves the network's layers that have weights, in order."""
+    """Return Keras' names of the layers with weights.
+
+    They are in order, as Keras saves them.
+    """
     kinds = []
     for number in range(1, len(config.filters) + 1):
         kinds += ["conv2d", *["batch_normalization"] * is_normalised(config, number)]
@@ -130,7 +141,7 @@ def layers_with_weights(config: ModelConfig) -> list[str]:
 
 
 def weights_sha256(model: keras.Model) -> str:
-    """Return the SHA-256, in hex, over `model.weights` in order; see `arrays_sha256`."""
+    """Return `arrays_sha256` of a model's weights."""
     return arrays_sha256(model.weights)
 
 

@@ -1,4 +1,4 @@
-"""PNG plots of a result: learning curves, confusion matrix, mistakes.
+"""PNG plots: learning curves, confusion matrix, mistakes.
 
 Equal input gives equal bytes with the same version of Matplotlib, whatever style the user has configured. All
 functions write the file atomically, and raise BackendError if it cannot be written.
@@ -58,7 +58,7 @@ STYLE: dict[Any, Any] = {
 
 
 def history(rows: Sequence[EpochRow], path: Path, *, held_out: str, saved_epoch: int | None = None) -> None:
-    """Draw loss and accuracy of training and held-out images over the epochs.
+    """Draw loss and accuracy over the epochs.
 
     `held_out` names the images of `val_*`: "test" or "validation". A curve has a gap at a value that is not
     finite. The saved epoch, by default the last one, is circled.
@@ -80,9 +80,10 @@ def history(rows: Sequence[EpochRow], path: Path, *, held_out: str, saved_epoch:
 
 
 def comparison(runs: Mapping[str, Sequence[EpochRow]], path: Path) -> None:
-    """Draw loss and accuracy of several runs over the epochs, on held-out images and, dotted, in training.
+    """Draw loss and accuracy of several runs.
 
-    `runs` are histories by the name that the legend shows. A curve has a gap at a value that is not finite.
+    Curves are of held-out images and, dotted, of training. `runs` are histories by the name that the legend
+    shows. A curve has a gap at a value that is not finite.
     """
     with drawing(path, 10, 4.6) as figure:
         left, right = figure.subplots(1, 2)
@@ -107,7 +108,7 @@ def comparison(runs: Mapping[str, Sequence[EpochRow]], path: Path) -> None:
 def _pair(
     axes: Axes, rows: Sequence[EpochRow], name: str, label: str, colour: str
 ) -> list[tuple[float, float]]:
-    """Draw a run's two curves in one colour; return all finite points."""
+    """Draw a run's two curves; return all finite points."""
     training, after = _points(rows, name)
     looks: dict[str, Any] = {"marker": "o" if len(rows) <= MAX_MARKED_EPOCHS else None, "markersize": 4}
     axes.plot(*_columns(training), color=colour, linestyle="dotted", linewidth=1)
@@ -116,7 +117,9 @@ def _pair(
 
 
 def confusion(counts: NDArray[np.int64], path: Path) -> None:
-    """Draw how many images of each class (row) were predicted as which class (column).
+    """Draw a confusion matrix.
+
+    Rows are true classes, columns predicted ones.
 
     The colours are shares of the row, on fixed scales, so that two matrices can be compared. Mistakes have
     their own scale, because the few of a good model would be invisible otherwise.
@@ -150,9 +153,10 @@ def confusion(counts: NDArray[np.int64], path: Path) -> None:
 def mistakes(
     images: NDArray[np.uint8], labels: NDArray[Any], probabilities: NDArray[np.floating[Any]], path: Path
 ) -> None:
-    """Draw the 25 most confident mistakes: test index, predicted and true class and their probabilities.
+    """Draw the 25 most confident mistakes.
 
-    `images` are uint8 (N, height, width), `labels` (N,), `probabilities` floats (N, classes).
+    Each has its test index, predicted and true class and their probabilities. `images` are uint8 (N, height,
+    width), `labels` (N,), `probabilities` floats (N, classes).
     """
     import numpy as np
 
@@ -195,7 +199,10 @@ def mistakes(
 
 @contextmanager
 def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure, width x height in inches, and write it to `path` at the end."""
+    """Yield an empty figure; write it to `path` afterwards.
+
+    It is width x height in inches.
+    """
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns about its font cache and folders
@@ -221,9 +228,10 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
 def _curves(
     axes: Axes, rows: Sequence[EpochRow], name: str, held_out: str, saved: int
 ) -> list[tuple[float, float]]:
-    """Draw both curves, circle the saved epoch, and return all finite points.
+    """Draw both curves; return all finite points.
 
-    The training's means stand in the middle of the part of the epoch that they are over.
+    Circles the saved epoch. The training's means stand in the middle of the part of the epoch that they are
+    over.
     """
     training, after = _points(rows, name)
     looks: dict[str, Any] = {"marker": "o" if len(rows) <= MAX_MARKED_EPOCHS else None}
@@ -238,7 +246,7 @@ def _curves(
 def _points(
     rows: Sequence[EpochRow], name: str
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Return the points of the training's curve, and of the held-out images'."""
+    """Return the training's points, and the held-out images'."""
     training: list[tuple[float, float]] = []
     for row in rows:
         parts = getattr(row, f"{name}_parts") or (getattr(row, name),)
@@ -261,7 +269,10 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 def _title(  # noqa: PLR0913, PLR0917 - the values, and how to write them
     axes: Axes, name: str, values: Sequence[float], best: Any, write: Callable[[float], str], saved: int
 ) -> None:
-    """Write the last held-out value beside the title; the saved one, or else the best, if it is another."""
+    """Write the last held-out value beside the title.
+
+    Adds the saved one, or else the best, if it is another.
+    """
     finite = [value for value in values if math.isfinite(value)]
     text = f"last {write(values[-1])}" if finite else "no finite value"
     if saved < len(values):
@@ -273,7 +284,7 @@ def _title(  # noqa: PLR0913, PLR0917 - the values, and how to write them
 
 
 def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
-    """Make the scale logarithmic if the losses differ a lot."""
+    """Make the scale logarithmic if losses differ much."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axes.set_ylabel("cross-entropy (nats)")
@@ -288,7 +299,10 @@ def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
 
 
 def _scale_accuracies(axes: Axes, accuracies: Sequence[float]) -> None:
-    """End the axis at ticks beyond the accuracies; none is above 100%."""
+    """End the axis at ticks beyond the accuracies.
+
+    No tick is above 100%.
+    """
     from matplotlib.ticker import MaxNLocator
 
     axes.set_ylabel("accuracy (fraction correct)")
@@ -305,7 +319,10 @@ def _scale_accuracies(axes: Axes, accuracies: Sequence[float]) -> None:
 
 
 def _colour_cells(figure: Figure, axes: Axes, counts: NDArray[np.int64]) -> None:
-    """Colour the diagonal by its share of the row, mistakes by theirs; add a scale for mistakes."""
+    """Colour the cells; add a scale for mistakes.
+
+    A colour is the cell's share of its row.
+    """
     import numpy as np
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
@@ -326,7 +343,10 @@ def _colour_cells(figure: Figure, axes: Axes, counts: NDArray[np.int64]) -> None
 
 
 def _number_cells(axes: Axes, counts: NDArray[np.int64]) -> None:
-    """Write each count into its cell, recall at the end of each row, precision below each column."""
+    """Write counts into cells; add recall and precision.
+
+    Recall is at the end of each row, precision below each column.
+    """
     import numpy as np
 
     size, of_row, scores = len(counts), counts.sum(1), class_scores(counts)
@@ -364,7 +384,7 @@ def _written(share: float | None) -> str:
 
 
 def _probability(probability: float) -> str:
-    """Return a percentage that is never rounded to 0% or 100%."""
+    """Return a percentage, never rounded to 0% or 100%."""
     if 0 < probability < 0.0005:  # noqa: PLR2004 - rounds down
         return "< 0.1%"
     return "> 99.9%" if 0.9995 <= probability < 1 else f"{probability:.1%}"  # noqa: PLR2004 - rounds up

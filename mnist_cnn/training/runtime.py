@@ -1,4 +1,4 @@
-"""The runtime: what besides the job decides the trained weights.
+"""The runtime: what besides the job decides the weights.
 
 This module doesn't import TensorFlow; the trainer passes in what only TensorFlow knows.
 """
@@ -19,12 +19,14 @@ VARIABLES = (
     "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTEROP_THREADS",
     THREADS, "TF_SET_ONEDNN_FPMATH_MODE", "TF_USE_DEEP_CONV2D", "TF_XLA_FLAGS", "XLA_FLAGS",
 )  # fmt: skip
-"""Environment variables by which TensorFlow, oneDNN and CUDA choose their kernels."""
+"""Variables by which TensorFlow, oneDNN and CUDA choose kernels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """Equal jobs end in equal weights if precision, device, versions and fingerprint are equal.
+    """What besides the job decides the trained weights.
+
+    Equal jobs end in equal weights if precision, device, versions and fingerprint are equal.
 
     `precision` is the one used, never `auto`. `device` is `cpu` or a GPU's name. `versions` are those of the
     packages that compute. `fingerprint` is of the numbers that the job's first steps compute, see
@@ -47,7 +49,10 @@ class Runtime:
     def here(
         cls, precision: str, device: str, threads: int | None = None, fingerprint: str | None = None
     ) -> Runtime:
-        """Return this process's runtime; TensorFlow chooses the threads if they are None or 0."""
+        """Return this process's runtime.
+
+        TensorFlow chooses the threads if they are None or 0.
+        """
         environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
         if environment.get(cpu.ONEDNN) == "1":  # which is the trainer's default
             del environment[cpu.ONEDNN]
@@ -55,10 +60,11 @@ class Runtime:
         return cls(precision, device, cpu.description(), threads, versions(), environment, fingerprint)
 
     def changes_to(self, now: Runtime, *, is_same_job: bool = True, before: str = "was") -> tuple[str, ...]:
-        """Describe why the weights would differ now: "tensorflow 2.22.0 (was 2.21.0)"; empty if they don't.
+        """Describe why the weights would differ now.
 
-        The fingerprints of two different jobs are not compared, so all that may differ is listed. `before`
-        replaces "was" if the two runtimes are those of two machines.
+        For example "tensorflow 2.22.0 (was 2.21.0)"; empty if they don't. The fingerprints of two different
+        jobs are not compared, so all that may differ is listed. `before` replaces "was" if the two runtimes
+        are those of two machines.
         """
         decisive = self._changed(now, before, "precision", "device")
         decisive += changed_versions(self.versions, now.versions, before)
@@ -81,7 +87,7 @@ class Runtime:
 
 
 def default_threads() -> int:
-    """Return how many threads TensorFlow's operations use unless they are configured.
+    """Return how many threads TensorFlow's operations use by default.
 
     The rule is that of tensorflow/core/common_runtime/local_device.cc.
     """
@@ -90,7 +96,10 @@ def default_threads() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package and of the packages that compute."""
+    """Return the versions of all packages that compute.
+
+    These include this package.
+    """
     return {"mnist_cnn": __version__, **{package: version(package) for package in PACKAGES}}
 
 

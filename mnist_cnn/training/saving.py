@@ -1,4 +1,4 @@
-"""Evaluates a trained model and saves it, its plots and result.json."""
+"""Evaluates a trained model and saves its result."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ log = logging.getLogger("mnist_cnn")
 
 
 def save_result(session: Session, arrays: DataSet, folder: Path, run_name: str, seconds: float) -> Result:
-    """Evaluate and save the model, plots and result.json; return the result.
+    """Evaluate and save the model; return the result.
 
-    `seconds` is how long the training took.
+    Writes plots and result.json too. `seconds` is how long the training took.
     """
     trainer, history = session.trainer, session.history
     job, model = trainer.job, trainer.float32_model()
@@ -97,7 +97,10 @@ def _save_model(job: Job, model: keras.Model, folder: Path, metadata: dict[str, 
 
 
 def _describe_onnx(path: Path, metadata: dict[str, str]) -> None:
-    """Name an ONNX model's input, output and batch dimension, and store the metadata in it."""
+    """Name an ONNX model's tensors; store the metadata.
+
+    Names the input, the output and the batch dimension.
+    """
     import onnx
 
     model = onnx.load(path)
@@ -118,7 +121,7 @@ def _describe_onnx(path: Path, metadata: dict[str, str]) -> None:
 
 
 def save_h5(model: keras.Model, path: Path) -> None:
-    """Write the tutorial's HDF5 file. Raises BackendError if it cannot be written."""
+    """Write the tutorial's HDF5 file. Raises BackendError."""
     with atomic.replacing(path) as temporary:
         # Zeros, at least as many as the file's bytes, raise OSError if the disk is full; h5py would crash.
         temporary.write_bytes(bytes(2 * 4 * model.count_params()))

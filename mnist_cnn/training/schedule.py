@@ -12,9 +12,10 @@ FINAL_SHARE = 0.01  # lower bound of the rate, as a share of its peak
 
 
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """Linear from 0 up to `peak`, then linear down to 0 (Smith 2018, arXiv 1708.07120).
+    """Linear from 0 to `peak`, then down to 0.
 
-    The rate peaks after the share `warmup` of all `steps`. It is never below `FINAL_SHARE` of the peak.
+    Smith 2018, arXiv 1708.07120. The rate peaks after the share `warmup` of all `steps`. It is never below
+    `FINAL_SHARE` of the peak.
     """
 
     def __init__(self, peak: float, steps: int, warmup: float) -> None:
@@ -23,7 +24,10 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         self.rising = max(1.0, warmup * steps)
 
     def __call__(self, step: Any) -> Any:
-        """Return the rate (float32 scalar) of a step, counted from 0."""
+        """Return the rate (float32 scalar).
+
+        `step` counts from 0.
+        """
         step = ops.cast(step, "float32")
         # Products, because Grappler turns divisions by constants into them.
         rise = step * (np.float32(1) / np.float32(self.rising))

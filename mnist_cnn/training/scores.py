@@ -1,4 +1,7 @@
-"""How well each class is recognised, from the counts of a confusion matrix."""
+"""How well each class is recognised.
+
+It follows from the counts of a confusion matrix.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def confusion_counts(labels: NDArray[Any], predicted: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
-    """Return how many images of each class (row) were predicted as which class (column).
+    """Return counts of images by class and prediction.
 
-    `labels` and `predicted` are integers (N,) below `num_classes`.
+    Rows are true classes, columns predicted ones. `labels` and `predicted` are integers (N,) below
+    `num_classes`.
     """
     import numpy as np
 
@@ -23,7 +27,7 @@ def confusion_counts(labels: NDArray[Any], predicted: NDArray[Any], num_classes:
 
 
 def class_scores(counts: NDArray[np.int64]) -> tuple[ClassScores, ...]:
-    """Return the scores of each class; `counts` are those of `confusion_counts`."""
+    """Return each class's scores, from `confusion_counts`."""
     of_true, of_predicted = counts.sum(axis=1).tolist(), counts.sum(axis=0).tolist()
     return tuple(
         ClassScores(

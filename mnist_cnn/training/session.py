@@ -1,4 +1,7 @@
-"""A training from its newest checkpoint on: its history, the weights that it keeps, its checkpoints."""
+"""A training's state from its newest checkpoint on.
+
+It is the history, the weights that it keeps, and its checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ log = logging.getLogger("mnist_cnn")
 
 
 class Session:
-    """What a training has reached on its way to the epoch `last`.
+    """A training's state up to the epoch `last`.
 
     `changes` are those of job or runtime that `force=true` has allowed. `kept` are the weights of the best
     epoch, if the job saves those.
@@ -51,7 +54,7 @@ class Session:
         return stopping.saved_epoch(self.history, self.trainer.job.train.keep)
 
     def resume(self, run: Path | str, *, force: bool) -> None:
-        """Restore the newest undamaged checkpoint, or else the weights that the job starts from, if any.
+        """Restore the newest undamaged checkpoint, or initial weights.
 
         Raises ConfigurationError, which names `run`, if job or runtime have changed, unless `force` is set.
         """
@@ -79,25 +82,34 @@ class Session:
         log.info("starting from the weights %s", sha256)
 
     def add(self, row: EpochRow) -> None:
-        """Add the row of an epoch that has just been trained."""
+        """Add the row of the epoch just trained."""
         self.history.append(row)
         self._keep_best()
 
     def _keep_best(self) -> None:
-        """Keep the weights of the newest epoch if it is the best so far, and the job saves the best."""
+        """Keep the weights if the newest epoch is best.
+
+        Does nothing if the job saves the last epoch.
+        """
         is_best = stopping.best_epoch(self.history) == len(self.history)
         if self.trainer.job.train.keep is Keep.best and is_best:
             self.kept = tuple(self.trainer.model.get_weights())
 
     def save(self) -> None:
-        """Write a checkpoint. The weights of the newest epoch are part of the state."""
+        """Write a checkpoint.
+
+        The weights of the newest epoch are part of the state.
+        """
         state, generators = self.trainer.state(), checkpoint.generators()
         kept = self.kept if self.saved_epoch < len(self.history) else ()
         now = (self.trainer.job, self.runtime, tuple(self.history), state, generators, self.changes, kept)
         self.is_saved = self.checkpoints.save(Checkpoint(*now))
 
     def pause(self) -> MnistCnnError:
-        """Return the end of a training that pauses. Its checkpoint is all that it leaves."""
+        """Return the end of a training that pauses.
+
+        Its checkpoint is all that it leaves.
+        """
         epoch, epochs = len(self.history), self.trainer.job.train.epochs
         if self.is_saved:
             return RunPaused(f"paused after epoch {epoch} of {epochs} (pause_after)")
@@ -105,7 +117,10 @@ class Session:
         return BackendError(message, "resume the run; it trains the epochs since its last checkpoint again")
 
     def restore_saved(self) -> None:
-        """Restore the weights of the epoch that is saved; say which it is if it isn't the last planned."""
+        """Restore the saved epoch's weights.
+
+        Logs which epoch it is, if it isn't the last planned one.
+        """
         trained, epochs = len(self.history), self.trainer.job.train.epochs
         if trained < epochs:
             best = stopping.best_epoch(self.history)

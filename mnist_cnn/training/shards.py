@@ -1,9 +1,9 @@
-"""Training steps whose batches are cut into shards, which several workers may share.
+"""Training steps whose batches are cut into shards.
 
-Each shard is computed as if it were a batch: its gradients, the changes of its moving statistics, its random
-draws. Gradients and changes are weighted by the shard's share of the images and added in the order of
-`pairwise`. All workers then apply the same sums, so their weights stay equal. Nothing that is computed
-depends on the number of workers.
+Several workers may share the shards. Each shard is computed as if it were a batch: its gradients, the changes
+of its moving statistics, its random draws. Gradients and changes are weighted by the shard's share of the
+images and added in the order of `pairwise`. All workers then apply the same sums, so their weights stay
+equal. Nothing that is computed depends on the number of workers.
 """
 
 from __future__ import annotations
@@ -20,15 +20,24 @@ if TYPE_CHECKING:
     from mnist_cnn.training.learner import Learner
 
 SEED_STATE = "seed_generator_state"
-"""What Keras calls the variable of a SeedGenerator: a seed, and a counter of its draws; (2,) integers."""
+"""Keras' name of a SeedGenerator's variable.
+
+It is (2,) integers: a seed, and a counter of its draws.
+"""
 
 HALF = 1 << 32
 SEED_STRIDE = 2_654_435_761
-"""Between the seeds of two shards, so that they are not those of other layers: 2**32 by the golden ratio."""
+"""Distance between two shards' seeds.
+
+It is 2**32 by the golden ratio, so that shards' seeds are not those of other layers.
+"""
 
 
 class ShardedSteps:
-    """A learner's steps, shard by shard. `group` are the workers that share the shards."""
+    """A learner's steps, shard by shard.
+
+    `group` are the workers that share the shards.
+    """
 
     def __init__(self, learner: Learner, group: Group) -> None:
         import tensorflow as tf
@@ -48,15 +57,24 @@ class ShardedSteps:
         self._apply_sums = tf.function(self._apply, autograph=False)
 
     def __call__(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
-        """Train on steps `first` to `stop` of an epoch, with the other workers."""
+        """Train on some steps, with the other workers.
+
+        The steps are `first` to `stop` of an epoch.
+        """
         self._run(self.group, order, first, stop, augment_scale)
 
     def alone(self, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
-        """Train on steps `first` to `stop` of an epoch, without other workers."""
+        """Train on some steps, without other workers.
+
+        The steps are `first` to `stop` of an epoch.
+        """
         self._run(ONE_WORKER, order, first, stop, augment_scale)
 
     def _run(self, group: Group, order: Any, first: Any, stop: Any, augment_scale: Any) -> None:
-        """Train on steps `first` to `stop` of an epoch with a group; `order` is (N,) int32."""
+        """Train on steps `first` to `stop` with a group.
+
+        `order` is (N,) int32.
+        """
         import tensorflow as tf
 
         data, parts = self.learner.data, self.learner.sums.shape[1]
@@ -75,7 +93,7 @@ class ShardedSteps:
             self._apply_sums(tf.constant(flat), tf.constant(counts), curve_point)
 
     def _shard(self, rows: Any, shard: Any, weight: Any, augment_scale: Any) -> tuple[Any, Any]:
-        """Return the sums of a shard; the variables don't change.
+        """Return a shard's sums; the variables don't change.
 
         `rows` is (B,) int32. The sums are gradients and changes of the moving statistics times `weight`, (P,)
         float32, and float64 numbers: the sum of the losses, correct predictions, images, and the seeds' next
@@ -102,7 +120,10 @@ class ShardedSteps:
         return flat, tf.concat([tf.where(is_filled, counts, 0), *next_seeds], 0)
 
     def _apply(self, flat: Any, counts: Any, curve_point: Any) -> None:
-        """Update weights, moving statistics, seeds and the epoch's sums with the sums of a batch."""
+        """Apply a batch's sums to all variables.
+
+        They are weights, moving statistics, seeds and the epoch's sums.
+        """
         import tensorflow as tf
 
         learner = self.learner
@@ -125,7 +146,10 @@ class ShardedSteps:
 
 
 def _halves(seed: Any) -> Any:
-    """Return the upper, then the lower halves of integers (2,) as float64 (4,), which is exact."""
+    """Return integers' upper, then lower halves, float64 (4,).
+
+    The integers are (2,). float64 is exact.
+    """
     import tensorflow as tf
 
     numbers = tf.cast(seed, tf.int64)
@@ -133,9 +157,10 @@ def _halves(seed: Any) -> Any:
 
 
 def _find_state(learner: Learner, graph: Any) -> tuple[list[Any], list[Any]]:
-    """Return the seeds that a step uses, and the moving statistics that it may change.
+    """Return a step's seeds and moving statistics.
 
-    Raises ConfigurationError for another kind of state, because the shards' states could not be combined.
+    Raises ConfigurationError if it may change another kind of state, because the shards' states could not be
+    combined.
     """
     paths = {variable.value.ref(): variable.path for variable in learner.model.variables}
     known = {variable.value.ref() for variable in learner.model.trainable_variables}

@@ -1,4 +1,4 @@
-"""When a training stops early, and which epoch's weights it saves.
+"""Early stopping, and which epoch's weights are saved.
 
 Both follow from the settings and the history alone. So a resumed training decides as an undisturbed one does.
 """
@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 
 def best_epoch(history: Sequence[EpochRow]) -> int:
-    """Return the epoch with the lowest held-out loss, the earliest of equals; 0 without a history."""
+    """Return the epoch with the lowest held-out loss.
+
+    It is the earliest of equals, and 0 without a history.
+    """
     return min(history, key=lambda row: row.val_loss).epoch if history else 0
 
 
 def has_stopped(history: Sequence[EpochRow], patience: int | None) -> bool:
-    """Return whether the held-out loss has not improved for `patience` epochs; never if that is None."""
+    """Return whether the held-out loss stopped improving.
+
+    It has not improved for `patience` epochs; never if that is None.
+    """
     return patience is not None and len(history) - best_epoch(history) >= patience
 
 
@@ -38,12 +44,12 @@ def saved_epoch(history: Sequence[EpochRow], keep: Keep) -> int:
 
 
 def needs_validation(config: TrainConfig) -> bool:
-    """Return whether a training needs validation images, to stop or to choose an epoch."""
+    """Return whether stopping or saving needs validation images."""
     return config.stop_patience is not None or config.keep is Keep.best
 
 
 def check(config: TrainConfig, validation: int) -> None:
-    """Check that the settings of stopping and saving can be followed. Raises ConfigurationError.
+    """Check the settings of stopping and saving. Raises ConfigurationError.
 
     `validation` is the number of validation images.
     """

@@ -52,13 +52,14 @@ def train(  # noqa: PLR0913 - only the first two are required
     is_stopping: Callable[[], bool] = lambda: False,
     group: Group = ONE_WORKER,
 ) -> Result:
-    """Train `job`; write model, plots, history and result.json to `folder`, which must exist.
+    """Train `job` and write its result to `folder`.
 
-    Resumes from the newest undamaged checkpoint, if there is one. `checkpoints` are in `folder` by default;
-    `run_name`, by default the folder's, is stored in model.onnx. `force` resumes even if the job or the
-    runtime has changed, and the result lists the changes. It ends with a checkpoint after the epoch
-    `pause_after`, even if that is the last one, or at the end of an epoch in which it `is_stopping`. The
-    other workers of the `group` call `assist`.
+    The folder must exist; it gets model, plots, history and result.json. Resumes from the newest undamaged
+    checkpoint, if there is one. `checkpoints` are in `folder` by default; `run_name`, by default the
+    folder's, is stored in model.onnx. `force` resumes even if the job or the runtime has changed, and the
+    result lists the changes. It ends with a checkpoint after the epoch `pause_after`, even if that is the
+    last one, or at the end of an epoch in which it `is_stopping`. The other workers of the `group` call
+    `assist`.
 
     Raises:
         DataError: the data or the initial weights differ from what the job describes.
@@ -97,7 +98,7 @@ def train(  # noqa: PLR0913 - only the first two are required
 def _train_epochs(
     session: Session, group: Group, on_progress: Callable[[Progress], None], is_stopping: Callable[[], bool]
 ) -> Iterator[EpochRow]:
-    """Train to the last epoch; yield each epoch's row after its checkpoint.
+    """Train; yield each epoch's row after its checkpoint.
 
     Raises RunCancelled after an epoch in which it `is_stopping`.
     """
@@ -118,9 +119,9 @@ def _train_epochs(
 def assist(
     job: Job, group: Group, *, device: str = "auto", is_stopping: Callable[[], bool] = lambda: False
 ) -> None:
-    """Train as one of the workers whose worker 0 calls `train`; write nothing.
+    """Train as a worker other than 0; write nothing.
 
-    Raises as `train` does, and what has ended another worker.
+    Worker 0 calls `train`. Raises as `train` does, and what has ended another worker.
     """
     device_kind, arrays = _prepare(job, device)
     trainer = Trainer(job, arrays, group)
@@ -133,9 +134,9 @@ def assist(
 
 
 def _common_runtime(trainer: Trainer, device_kind: str, group: Group) -> Runtime:
-    """Return this worker's runtime; its fingerprint must be the same for all workers.
+    """Return this worker's runtime.
 
-    Raises ConfigurationError, on all of them.
+    Its fingerprint must be the same for all workers. Raises ConfigurationError on all of them.
     """
     own = Runtime.here(trainer.precision.value, device_kind, _threads(), trainer.fingerprint())
     gathered = group.all_gather(json.dumps(dataclasses.asdict(own)).encode())
@@ -152,9 +153,10 @@ def _common_runtime(trainer: Trainer, device_kind: str, group: Group) -> Runtime
 
 
 def _broadcast_state(trainer: Trainer, group: Group, epochs: int = 0) -> int:
-    """Give all workers the state of worker 0, after `epochs` epochs; return that number.
+    """Give all workers worker 0's state; return its epochs.
 
-    The state of Python's and NumPy's generators is not shared: no step with shards calls Python.
+    Worker 0 passes `epochs`. The state of Python's and NumPy's generators is not shared: no step with shards
+    calls Python.
     """
     if group.count == 1:
         return epochs
@@ -167,7 +169,10 @@ def _broadcast_state(trainer: Trainer, group: Group, epochs: int = 0) -> int:
 
 
 def _end_epoch(trainer: Trainer, group: Group, is_stopping: bool) -> bool:  # noqa: FBT001 - it is shared
-    """Return whether any worker is stopping, after a check that all have computed the same numbers."""
+    """Return whether any worker is stopping.
+
+    Checks that all have computed the same numbers.
+    """
     if group.count > 1:
         digest = hashlib.sha256(b"".join(array.tobytes() for array in trainer.state())).hexdigest()
         group.check_equal("state at the end of an epoch", digest[:8], "use equal nodes; one may be faulty")
@@ -175,7 +180,7 @@ def _end_epoch(trainer: Trainer, group: Group, is_stopping: bool) -> bool:  # no
 
 
 def describe_epoch(row: EpochRow, job: Job) -> str:
-    """Return the log line of an epoch, which fits a terminal of 80 columns."""
+    """Return an epoch's log line, at most 80 columns."""
     held_out = "val" if job.data.validation else "test"
     accuracy, val_accuracy = percent(row.accuracy), percent(row.val_accuracy)
     return (
@@ -185,7 +190,10 @@ def describe_epoch(row: EpochRow, job: Job) -> str:
 
 
 def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
-    """Read the data while TensorFlow is imported; return the device's kind and the data."""
+    """Return the device's kind and the data.
+
+    Reads the data while TensorFlow is imported.
+    """
     with ThreadPoolExecutor(max_workers=1) as pool:
         reading = pool.submit(datasets.load, job.data)
         device_kind = _prepare_tensorflow(job, device)
@@ -200,9 +208,10 @@ def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
 
 
 def _prepare_tensorflow(job: Job, device: str) -> str:
-    """Import TensorFlow, make it deterministic and choose the device; return the device's kind.
+    """Import and configure TensorFlow; return the device's kind.
 
-    An exact training uses the CPU, even if `device` is auto and there is a GPU.
+    Makes TensorFlow deterministic. An exact training uses the CPU, even if `device` is auto and there is a
+    GPU.
     """
     if job.train.numerics is Numerics.exact:
         cpu.check_exact(device)
@@ -229,7 +238,7 @@ def _prepare_tensorflow(job: Job, device: str) -> str:
 
 
 def _threads() -> int:
-    """Return TensorFlow's configured threads per operation; 0 means that TensorFlow chooses."""
+    """Return TensorFlow's configured threads, 0 if it chooses."""
     import tensorflow as tf
 
     return int(tf.config.threading.get_intra_op_parallelism_threads())

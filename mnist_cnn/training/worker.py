@@ -1,8 +1,8 @@
-"""The process that trains: `python -m mnist_cnn.training.worker FOLDER [--device D] ...`.
+"""The process that trains a run folder's job.
 
-Trains the job of a run folder, keeps the receipt up to date, and exits with the code that the receipt
-records. Handles signals and the log; the computation is in `train`. With several workers this process is
-worker 0, and starts the others with `--assist`.
+`python -m mnist_cnn.training.worker FOLDER [--device D] ...` keeps the receipt up to date, and exits with the
+code that the receipt records. Handles signals and the log; the computation is in `train`. With several
+workers this process is worker 0, and starts the others with `--assist`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _cancelled = threading.Event()
 
 
 def main(arguments: list[str]) -> int:
-    """Train the job of a run folder in this process.
+    """Train a run folder's job; return the exit code.
 
-    Returns the exit code, which the receipt records too, with the error's message and hint.
+    The receipt records it too, with the error's message and hint.
     """
     options = _parser().parse_args(arguments)
     folder: Path = options.folder
@@ -107,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _assist(folder: Path, device: str) -> int:
-    """Train as one of the workers that worker 0 has started, and ends; return the exit code."""
+    """Train as an assisting worker; return the exit code.
+
+    Worker 0 has started this one, and ends it.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -122,7 +125,7 @@ def _assist(folder: Path, device: str) -> int:
 
 
 def print_log() -> None:
-    """Print what this package logs, but not what the libraries log."""
+    """Print what this package logs, without libraries' logs."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter(run_folder.LOG_FORMAT, run_folder.LOG_TIME))
     log.addHandler(handler)
@@ -131,9 +134,10 @@ def print_log() -> None:
 
 
 def _fail(folder: Path, receipt: Receipt, error: MnistCnnError) -> int:
-    """Write an error to log and receipt; return its exit code, even if the disk is too full for both.
+    """Record an error; return its exit code.
 
-    The receipt is not changed if it now names another process.
+    Writes it to log and receipt, if the disk isn't too full. The receipt is not changed if it now names
+    another process.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     status = Status.cancelled if isinstance(error, RunCancelled) else Status.failed
@@ -150,7 +154,7 @@ def _fail(folder: Path, receipt: Receipt, error: MnistCnnError) -> int:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn the exceptions of a training into this package's errors.
+    """Turn a training's exceptions into this package's errors.
 
     An unexpected exception is a bug, and its traceback is printed. Secrets in it are redacted, because a
     library's exception may quote anything, for example the environment with the node's access token.

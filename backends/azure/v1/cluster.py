@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def find(workspace: Any, name: str) -> Cluster | None:
-    """Return the compute target of that name, or None if it doesn't exist. Raises ServiceError.
+    """Return a compute target, or None. Raises ServiceError.
 
-    The SDK's objects drop some of what the service says, and there is none for a kind of compute that the SDK
-    doesn't know. So only its request is used.
+    None means that it doesn't exist. The SDK's objects drop some of what the service says, and there is none
+    for a kind of compute that the SDK doesn't know. So only the SDK's request is used.
     """
 
     def read() -> Any:
@@ -31,7 +31,10 @@ def find(workspace: Any, name: str) -> Cluster | None:
 
 
 def request_creation(workspace: Any, config: AzureConfig) -> None:
-    """Create the cluster with a request that is not repeated. Call it within `call`."""
+    """Create the cluster with a request that isn't repeated.
+
+    Call it within `call`.
+    """
     from azureml.core.compute import AmlCompute, ComputeTarget
 
     _send_creation_once()
@@ -48,14 +51,20 @@ def request_creation(workspace: Any, config: AzureConfig) -> None:
 
 
 def _network(config: AzureConfig) -> dict[str, str]:
-    """Return the SDK's settings of a subnet, which it puts into the workspace's subscription."""
+    """Return the SDK's settings of a subnet.
+
+    The SDK puts it into the workspace's subscription.
+    """
     found = SUBNET.fullmatch(config.subnet or "")
     names = {"vnet_resourcegroup_name": "group", "vnet_name": "network", "subnet_name": "subnet"}
     return {setting: found[name] for setting, name in names.items()} if found else {}
 
 
 class _CreationError(Exception):
-    """The request that creates a cluster failed; `status_code` is None without an answer."""
+    """A cluster could not be created.
+
+    `status_code` is None without an answer.
+    """
 
     def __init__(self, message: str, status_code: int | None = None) -> None:
         super().__init__(message)
@@ -63,7 +72,7 @@ class _CreationError(Exception):
 
 
 def _send_creation_once() -> None:
-    """Keep the SDK from repeating the request that creates a cluster.
+    """Keep the SDK from repeating a cluster's creation.
 
     If the answer was lost, the second request would overwrite the cluster. The SDK makes a session for each
     call, and retries what its `put` raises or answers.

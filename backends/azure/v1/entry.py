@@ -1,6 +1,7 @@
-"""The node's script for SDK v1. It lies at the root of the code beside mnist_cnn/, and trains with that copy.
+"""The node's script for SDK v1.
 
-The service keeps ./outputs, and stores the message with which a failed script exits.
+It lies at the root of the code, beside mnist_cnn/, and trains with that copy. The service keeps ./outputs,
+and stores the message with which a failed script exits.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class RunMetrics(Metrics):
-    """Sends metrics through the SDK, which sends them in batches."""
+    """Sends metrics through the SDK, which batches them."""
 
     def __init__(self) -> None:
         self._run: Any = None
         self.attempt("reach the run", self._open)
 
     def send(self, values: Mapping[str, float], step: int) -> None:  # noqa: ARG002 - they are rows of a table
-        """Send the values, each as a row of its metric."""
+        """Send each value as a row of its metric."""
         for name, value in values.items() if self._run is not None else ():
             self._run.log(name, value)
 

@@ -1,4 +1,4 @@
-"""Sends data, code and checkpoint to the workspace, makes the cluster ready, and builds the SDK's request."""
+"""Prepares a run and builds the SDK's request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 def prepared(
     workspace: Any, handle: Handle, request: plan.Request, config: AzureConfig
 ) -> Iterator[tuple[Any, Any]]:
-    """Make everything ready; yield the SDK's experiment and configuration, while the code's folder exists."""
+    """Prepare the run; yield the SDK's experiment and configuration.
+
+    The code's folder exists until the context ends.
+    """
     registry = workspace._workspace_autorest_object.container_registry  # noqa: SLF001 - it has no public name
     name = workspace_name(handle)
     preparation.report_workspace(name, workspace.location, has_registry=bool(registry))
@@ -46,7 +49,10 @@ def prepared(
 def _prepare(
     workspace: Any, handle: Handle, request: plan.Request, config: AzureConfig, code: Path
 ) -> tuple[Any, Any]:
-    """Send data and checkpoint, write the code, prepare the cluster; return experiment and datastore."""
+    """Make everything ready; return the experiment and datastore.
+
+    Sends data and checkpoint, writes the code, prepares the cluster.
+    """
     find = partial(cluster.find, workspace, config.cluster)
     create = partial(cluster.request_creation, workspace, config)
     step = preparation.ClusterStep(workspace_name(handle), config, find, create)
@@ -75,7 +81,7 @@ def _open_experiment(workspace: Any, name: str) -> Any:
 def _find_missing_data(
     workspace: Any, request: plan.Request, config: AzureConfig
 ) -> tuple[Any, tuple[SentFile, ...]]:
-    """Return the datastore, and the data files that must be sent there."""
+    """Return the datastore and the data files it lacks."""
     datastore = store.default_datastore(workspace)
     files, place = store.files_of(datastore), _place(datastore)
     return datastore, preparation.find_missing_data(files, place, request, config)
@@ -88,9 +94,10 @@ def _place(datastore: Any) -> str:
 def configuration(
     request: plan.Request, config: AzureConfig, datastore: Any, mounts: dict[str, str], code: Path
 ) -> Any:
-    """Return the configuration that the SDK submits. Only this function knows its deprecated `Estimator`.
+    """Return the configuration that the SDK submits.
 
-    An estimator can't be submitted with a run id, but the run configuration that it makes can.
+    Only this function knows the SDK's deprecated `Estimator`. It can't be submitted with a run id, but the
+    run configuration that it makes can.
     """
     from azureml.core import Environment, ScriptRunConfig
     from azureml.core.conda_dependencies import CondaDependencies
@@ -122,9 +129,10 @@ def configuration(
 
 
 def _distribute(run_config: Any, request: plan.Request) -> None:
-    """Ask for one process on each of several nodes, as a distributed job of PyTorch; no estimator can.
+    """Ask for one process on each of several nodes.
 
-    The job does not use NCCL. Of PyTorch's communicators, it is the one that was seen in such runs.
+    That is a distributed job of PyTorch, which no estimator can ask for. It does not use NCCL. Of PyTorch's
+    communicators, NCCL is the one that was seen in such runs.
     """
     from azureml.core.runconfig import PyTorchConfiguration
 

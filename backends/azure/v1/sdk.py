@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @functools.cache
 def open_workspace(name: WorkspaceName) -> Any:
-    """Log in and return the workspace, once per process. Raises ServiceError or ConfigurationError."""
+    """Log in and return the workspace, once per process.
+
+    Raises ServiceError or ConfigurationError.
+    """
 
     def get_workspace(credentials: checks.Credentials) -> Any:
         _silence_sdk()
@@ -41,9 +44,10 @@ def open_workspace(name: WorkspaceName) -> Any:
 
 
 def _silence_sdk() -> None:
-    """Keep the SDK's warnings off the terminal; it logs some of them on the root logger.
+    """Keep the SDK's warnings off the terminal.
 
-    It also leaves thread pools to Python's shutdown, where their removal may print a traceback.
+    It logs some on the root logger. It also leaves thread pools to Python's shutdown, where their removal may
+    print a traceback.
     """
     hook = sys.unraisablehook
 
@@ -58,7 +62,7 @@ def _silence_sdk() -> None:
 
 
 def _disable_git_tracking() -> None:
-    """Keep the SDK from sending the address of a git repository around the temporary folder.
+    """Keep the SDK from sending a git repository's address.
 
     The address may contain a password, and the code does not come from that repository.
     """

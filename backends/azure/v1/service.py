@@ -31,14 +31,20 @@ if TYPE_CHECKING:
     from mnist_cnn.result import Result
 
 LIST_SECONDS = 60.0
-"""How long the URLs of a run's logs are reused. They are valid for hours."""
+"""How long the URLs of logs are reused.
+
+They are valid for hours.
+"""
 LOG_TIMEOUT_SECONDS = 30.0
 RUN_FILES = "ExperimentRun"
 """How the service calls the files of runs."""
 
 
 class WorkspaceService(AzureService):
-    """A workspace and its cluster. Remembers the SDK's run, and the URLs of its logs."""
+    """A workspace and its cluster.
+
+    Remembers the SDK's run, and the URLs of its logs.
+    """
 
     def __init__(self, config: AzureConfig) -> None:
         super().__init__(config)
@@ -47,7 +53,7 @@ class WorkspaceService(AzureService):
         self._logs_listed_at = 0.0
 
     def prepare(self, handle: Handle, request: plan.Request) -> AbstractContextManager[Any]:
-        """Send data, code and checkpoint, and make the cluster ready."""
+        """Send data, code and checkpoint; prepare the cluster."""
         return prepare.prepared(workspace_of(handle), handle, request, self.config)
 
     def start(self, handle: Handle, request: plan.Request, prepared: tuple[Any, Any]) -> str:  # noqa: ARG002
@@ -95,10 +101,10 @@ class WorkspaceService(AzureService):
         return self._run
 
     def _details(self, run: Any) -> dict[str, Any]:
-        """Return the run's state and error; remember the URLs of its logs, or None if they can't be listed.
+        """Return the run's state and error; remember its logs.
 
-        Reading the state takes one request, reading the details takes three. So the details are read only if
-        the state has changed, or if the log may be a new one.
+        `_log_urls` is None if they can't be listed. Reading the state takes one request, the details take
+        three. So the details are read only if the state has changed, or if the log may be a new one.
         """
         what, status, urls = "read the run's state", STATUSES.get(self._state), self._log_urls or {}
         has_no_log = status in (Status.queued, Status.preparing)
@@ -117,10 +123,10 @@ class WorkspaceService(AzureService):
         return details
 
     def cancel(self, handle: Handle) -> None:
-        """Ask the service to end the run; the SDK ignores its answer.
+        """Ask the service to end the run.
 
-        Without the cancel URI the SDK only writes "canceled" into the history, and the job continues. The
-        run that a submission returns may lack it.
+        The SDK ignores the answer. Without the cancel URI it only writes "canceled" into the history, and the
+        job continues. The run that a submission returns may lack it.
         """
         for _ in range(2):
             run = self._sdk_run(handle, again=True)
@@ -131,7 +137,10 @@ class WorkspaceService(AzureService):
         raise BackendError("the service does not say how to cancel this run", hint)
 
     def read_log(self, handle: Handle, first: int) -> bytes | None:
-        """Return the node's log from a byte on; None if the service has not listed the logs."""
+        """Return the node's log from a byte on.
+
+        None means that the logs could not be listed.
+        """
         self._sdk_run(handle)
         urls = self._log_urls
         if urls is None:
@@ -146,7 +155,10 @@ class WorkspaceService(AzureService):
             raise
 
     def files(self, handle: Handle) -> list[str]:
-        """Return the names in the run's outputs; report them, and the run's metrics."""
+        """Return the names in the run's outputs.
+
+        Reports them, and the run's metrics.
+        """
         run = self._sdk_run(handle)
         list_files = partial(call, "list the run's files", run.get_file_names)
         names, _ = run_parallel(list_files, partial(report_metrics, run.get_metrics))
@@ -187,7 +199,7 @@ class WorkspaceService(AzureService):
         return registration.register(handle.id, name, result, models)
 
     def page(self, handle: Handle) -> str:
-        """Return the address of the run's page in the studio."""
+        """Return the URL of the run in the studio."""
         return str(self._sdk_run(handle).get_portal_url())
 
     def find_cluster(self, handle: Handle) -> Cluster | None:
@@ -203,7 +215,7 @@ def find_run(workspace: Any, run_id: str) -> Any:
 
 
 def workspace_of(handle: Handle) -> Any:
-    """Return the workspace that the receipt names; log in if this process has not."""
+    """Return the receipt's workspace; log in if necessary."""
     return open_workspace(workspace_name(handle))
 
 

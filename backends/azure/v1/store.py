@@ -11,7 +11,7 @@ from mnist_cnn.errors import BackendError
 
 
 def default_datastore(workspace: Any) -> Any:
-    """Return the default datastore. Raises BackendError if it can't be used."""
+    """Return the default datastore. Raises BackendError if unusable."""
     store = call_with_retries("find the default datastore", workspace.get_default_datastore)
     kind = getattr(store, "datastore_type", type(store).__name__)
     if kind != "AzureBlob":
@@ -24,7 +24,10 @@ def default_datastore(workspace: Any) -> Any:
 
 
 def files_of(store: Any) -> BlobFiles:
-    """Return the blobs of a datastore; its client is of the copy that the SDK contains."""
+    """Return a datastore's blobs.
+
+    The client is that of the SDK's own copy of azure-storage.
+    """
     storage: Any = import_module("azureml._vendor.azure_storage.blob")
     container = store.blob_service.get_container_client(store.container_name)
     return BlobFiles(container, storage.ContentSettings)

@@ -19,12 +19,18 @@ TIERS = {Priority.dedicated: "dedicated", Priority.lowpriority: "low_priority"}
 
 
 def find(workspace: Workspace, name: str) -> Cluster | None:
-    """Return the compute target of that name, or None if it doesn't exist. Raises ServiceError."""
+    """Return a compute target, or None. Raises ServiceError.
+
+    None means that it doesn't exist.
+    """
     return clusters.find(name, partial(workspace.arm, "GET", f"/computes/{name}"))
 
 
 def request_creation(workspace: Workspace, config: AzureConfig) -> None:
-    """Create the cluster with a request that is not repeated. Call it within `call`."""
+    """Create the cluster with a request that isn't repeated.
+
+    Call it within `call`.
+    """
     from azure.ai.ml.entities import AmlCompute, NetworkSettings
 
     cluster = AmlCompute(

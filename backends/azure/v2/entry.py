@@ -1,6 +1,7 @@
-"""The node's script for SDK v2. It lies at the root of the code beside mnist_cnn/, and trains with that copy.
+"""The node's script for SDK v2.
 
-The service keeps ./outputs, and stores the message with which a failed script exits.
+It lies at the root of the code, beside mnist_cnn/, and trains with that copy. The service keeps ./outputs,
+and stores the message with which a failed script exits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sends data, code and checkpoint to the workspace, makes the cluster ready, and builds the SDK's job."""
+"""Prepares a run and builds the SDK's job."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def prepared(
 def _find_missing_data(
     workspace: Workspace, request: plan.Request, config: AzureConfig
 ) -> tuple[Datastore, tuple[snapshot.SentFile, ...]]:
-    """Return the datastore, and the data files that must be sent there."""
+    """Return the datastore and the data files it lacks."""
     datastore = open_datastore(workspace)
     files = datastore.files
     return datastore, preparation.find_missing_data(files, datastore.url, request, config)
 
 
 def _send_code(workspace: Workspace, datastore: Datastore, request: plan.Request) -> str:
-    """Send the code, and name it to the service; return the code asset's id.
+    """Send the code; return the code asset's id.
 
     A code asset may be any folder of a datastore:
     https://learn.microsoft.com/rest/api/azureml/code-versions/create-or-update
@@ -82,7 +82,10 @@ def _send_code(workspace: Workspace, datastore: Datastore, request: plan.Request
 
 
 def _create_environment(workspace: Workspace, environment: plan.Environment) -> str:
-    """Create the environment unless it exists, because a version can't be changed; return its name."""
+    """Return the environment's name; create it if it's missing.
+
+    An existing version can't be changed.
+    """
     from azure.ai.ml.entities import Environment
 
     name, version, environments = environment.name, "1", workspace.client.environments
@@ -101,8 +104,9 @@ def _create_environment(workspace: Workspace, environment: plan.Environment) -> 
 def _job(
     handle: Handle, request: plan.Request, config: AzureConfig, datastore: Datastore, **assets: str
 ) -> Any:
-    """Return the SDK's job. Where the datastore has no key, its data are read as the user who submits it.
+    """Return the SDK's job.
 
+    If the datastore has no key, its data are read as the user who submits the job.
     https://learn.microsoft.com/azure/machine-learning/how-to-identity-based-service-authentication
     """
     from azure.ai.ml import Input, Output, PyTorchDistribution, command

@@ -1,4 +1,4 @@
-"""Logs in and opens the workspace: the SDK's client, and requests that the SDK has no public method for.
+"""Opens the workspace and sends requests to it.
 
 The SDK's objects drop some of what the service says: a cluster's node counts and errors, a run's error and
 warnings. Such answers are read with the same login.
@@ -21,14 +21,20 @@ if TYPE_CHECKING:
 ARM = "https://management.azure.com"
 SCOPE = f"{ARM}/.default"
 API_VERSION = "2023-04-01"
-"""Of requests to Azure Resource Manager that the SDK does not send itself."""
+"""Version of Azure Resource Manager's API.
+
+The SDK chooses its own for the requests that it sends.
+"""
 TIMEOUTS = {"connection_timeout": 20, "read_timeout": 60}
-"""Seconds until the SDK repeats a request that was not answered; its own limit is 300."""
+"""Seconds until the SDK repeats an unanswered request.
+
+Its own limit is 300.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-    """An open workspace: the SDK's client, the login, and the address of its MLflow server."""
+    """An open workspace: client, login and MLflow server's address."""
 
     name: WorkspaceName
     client: Any
@@ -45,9 +51,10 @@ class Workspace:
         return f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{self.name.name}"
 
     def arm(self, method: str, path: str = "", body: Any = None) -> Any:
-        """Return Azure Resource Manager's answer about the workspace, or a part of it, as "/computes/NAME".
+        """Return Azure Resource Manager's answer.
 
-        Call it, and the two below, within `call`.
+        `path` is a part of the workspace, such as "/computes/NAME". Call it, and the two below, within
+        `call`.
         """
         return self._send(method, f"{ARM}{self.path}{path}?api-version={API_VERSION}", body)
 
@@ -70,7 +77,10 @@ class Workspace:
 
 @functools.cache
 def open_workspace(name: WorkspaceName) -> Workspace:
-    """Log in and return the workspace, once per process. Raises BackendError or ConfigurationError."""
+    """Log in and return the workspace, once per process.
+
+    Raises BackendError or ConfigurationError.
+    """
 
     def get_workspace(credentials: checks.Credentials) -> tuple[Workspace, bool]:
         _silence_sdk()
@@ -88,7 +98,10 @@ def open_workspace(name: WorkspaceName) -> Workspace:
 
 
 def _described(workspace: Workspace, body: dict[str, Any]) -> Workspace:
-    """Return the workspace with what the service says of it. Raises ValueError if something is missing."""
+    """Return the workspace with the service's description.
+
+    Raises ValueError if something is missing.
+    """
     properties = body.get("properties") or {}
     location, mlflow = body.get("location"), properties.get("mlFlowTrackingUri")
     if not location or not mlflow:

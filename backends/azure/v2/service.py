@@ -34,18 +34,18 @@ WITHOUT_LOG = (Status.queued, Status.preparing)
 
 
 class WorkspaceService(AzureService):
-    """A workspace and its cluster. Remembers the name of each run's log."""
+    """A workspace and its cluster, with the logs' names."""
 
     def __init__(self, config: AzureConfig) -> None:
         super().__init__(config)
         self._logs: dict[str, str] = {}
 
     def prepare(self, handle: Handle, request: plan.Request) -> AbstractContextManager[Any]:
-        """Send data, code and checkpoint, and make the cluster ready."""
+        """Send data, code and checkpoint; prepare the cluster."""
         return prepare.prepared(workspace_of(handle), handle, request, self.config)
 
     def start(self, handle: Handle, request: plan.Request, prepared: Any) -> str:  # noqa: ARG002
-        """Submit the job under the run's id; a repeated request changes nothing."""
+        """Submit the job. A repeated request changes nothing."""
         jobs = workspace_of(handle).client.jobs
         submit = partial(jobs.create_or_update, prepared)
         page = str(call("submit the run", submit, submission.SUBMIT_SECONDS).studio_url or "")
@@ -78,7 +78,10 @@ class WorkspaceService(AzureService):
         return call("read the node's log", partial(self._read_log, handle, first), LOG_SECONDS)
 
     def _read_log(self, handle: Handle, first: int) -> bytes:
-        """Return the log from a byte on, or nothing if the trainer has not printed anything."""
+        """Return the log from a byte on.
+
+        It is empty if the trainer has printed nothing.
+        """
         name = self._logs.get(handle.id) or _find_log(handle)
         if name is None:
             return b""
@@ -91,7 +94,10 @@ class WorkspaceService(AzureService):
         return content.decode(errors="replace")
 
     def files(self, handle: Handle) -> list[str]:
-        """Return the names in the run's outputs; report them, and the run's metrics."""
+        """Return the names in the run's outputs.
+
+        Reports them, and the run's metrics.
+        """
         report_metrics(partial(_metrics, handle))
         prefix = _blob(handle, f"{OUTPUTS}/")
         container = _run_files(handle)
@@ -123,7 +129,10 @@ class WorkspaceService(AzureService):
         client = workspace_of(handle).client
 
         def create(tags: dict[str, str]) -> None:
-            """Create the next version; repeated requests name the same version."""
+            """Create the next version.
+
+            Repeated requests name the same version.
+            """
             model = Model(name=name, path=path, type="custom_model", tags=tags, properties=dict(tags))
             client.models.create_or_update(model)
 
@@ -135,7 +144,7 @@ class WorkspaceService(AzureService):
         return registration.register(handle.id, name, result, models)
 
     def page(self, handle: Handle) -> str:
-        """Return the address of the run's page in the studio."""
+        """Return the URL of the run in the studio."""
         jobs = workspace_of(handle).client.jobs
         return str(call("find the run's page", partial(jobs.get, handle.id)).studio_url or "")
 
@@ -145,12 +154,15 @@ class WorkspaceService(AzureService):
 
 
 def workspace_of(handle: Handle) -> Workspace:
-    """Return the workspace that the receipt names; log in if this process has not."""
+    """Return the receipt's workspace; log in if necessary."""
     return open_workspace(workspace_name(handle))
 
 
 def _details(workspace: Workspace, handle: Handle) -> dict[str, Any]:
-    """Return what the run history says of an ended run, or nothing if it refuses to answer."""
+    """Return the run history's details of an ended run.
+
+    They are empty if the service refuses to answer.
+    """
     what, history = "read how the run has ended", partial(workspace.history, f"runs/{handle.id}/details")
     try:
         details: dict[str, Any] = call(what, history)
@@ -163,12 +175,15 @@ def _details(workspace: Workspace, handle: Handle) -> dict[str, Any]:
 
 
 def _run_files(handle: Handle) -> Any:
-    """Return the container where the service keeps the outputs and logs of runs."""
+    """Return the container with the runs' outputs and logs."""
     return open_datastore(workspace_of(handle), RUN_FILES).container
 
 
 def _find_log(handle: Handle) -> str | None:
-    """Return the name of the log that the trainer prints to; it depends on the node's runtime."""
+    """Return the name of the trainer's log, or None.
+
+    It depends on the node's runtime.
+    """
     prefix = _blob(handle, "")
     names = _run_files(handle).list_blob_names(name_starts_with=prefix)
     logs = (name.removeprefix(prefix) for name in names)
@@ -176,7 +191,10 @@ def _find_log(handle: Handle) -> str | None:
 
 
 def _read_blob(handle: Handle, path: str, first: int = 0) -> bytes:
-    """Return a run's file from byte `first` on; nothing if the file is missing or shorter."""
+    """Return a run's file from byte `first` on.
+
+    It is empty if the file is missing or shorter.
+    """
     from azure.core.exceptions import HttpResponseError
 
     try:
@@ -193,6 +211,9 @@ def _blob(handle: Handle, path: str) -> str:
 
 
 def _metrics(handle: Handle) -> dict[str, float]:
-    """Return the last value of each of the run's metrics. Call it within `call`."""
+    """Return the last value of each metric.
+
+    Call it within `call`.
+    """
     answer = workspace_of(handle).metrics(f"runs/get?run_id={handle.id}")
     return {metric["key"]: metric["value"] for metric in answer["run"]["data"].get("metrics") or ()}

@@ -1,7 +1,7 @@
-"""Opens the containers of the workspace's datastores: of the default one, and of the runs' files.
+"""Opens the containers of the workspace's datastores.
 
-A container is opened with the key or the token that the datastore hands out. If there is none, or if the
-storage account refuses keys, it is opened with the login.
+It uses the key or the token that the datastore hands out. If there is none, or if the storage account refuses
+keys, it uses the login.
 """
 
 from __future__ import annotations
@@ -21,18 +21,27 @@ if TYPE_CHECKING:
     from mnist_cnn.backends.azure.v2.sdk import Workspace
 
 RUN_FILES = "workspaceartifactstore"
-"""The datastore where the service keeps the outputs and logs of runs."""
+"""The datastore with the runs' outputs and logs."""
 REUSE_SECONDS = 1200.0
-"""How long a container is reused. A token that the datastore hands out is valid for an hour."""
+"""How long a container is reused.
+
+A token that the datastore hands out is valid for an hour.
+"""
 RETRIES = {"retry_total": 2, "initial_backoff": 1, "increment_base": 2}
-"""The storage library's own pauses are 15 seconds and more."""
+"""Retries with short pauses.
+
+The library's own pauses are 15 seconds and more.
+"""
 
 _opened: dict[tuple[WorkspaceName, str], tuple[float, Datastore]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Datastore:
-    """A blob datastore. It `has_key` if it is opened with a key or a token."""
+    """A blob datastore.
+
+    It `has_key` if it is opened with a key or a token.
+    """
 
     name: str
     url: str
@@ -48,7 +57,10 @@ class Datastore:
 
 
 def open_datastore(workspace: Workspace, name: str = "") -> Datastore:
-    """Return a datastore, by default the default one. Raises BackendError if it can't be used."""
+    """Return a datastore. Raises BackendError if it's unusable.
+
+    Without a name, it is the default one.
+    """
     key = (workspace.name, name)
     opened_at, datastore = _opened.get(key, (0.0, None))
     if datastore is None or time.monotonic() - opened_at > REUSE_SECONDS:
@@ -75,7 +87,7 @@ def _open(workspace: Workspace, name: str) -> Datastore:
 
 
 def _key(found: Any) -> Any:
-    """Return the key or the token that the SDK's datastore has, or None."""
+    """Return a datastore's key or token, or None."""
     from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 
     if sas_token := getattr(found.credentials, "sas_token", None):
@@ -96,7 +108,10 @@ def _with_credential(found: Any, credential: Any, *, has_key: bool) -> Datastore
 
 
 def _takes_keys(datastore: Datastore) -> bool:
-    """Return whether the storage account accepts its keys; a policy may forbid them."""
+    """Return whether the storage account accepts its keys.
+
+    A policy may forbid them.
+    """
 
     def list_one() -> None:
         next(datastore.container.list_blob_names(results_per_page=1), None)
@@ -111,7 +126,10 @@ def _takes_keys(datastore: Datastore) -> bool:
 
 
 def _find(workspace: Workspace, name: str) -> Any:
-    """Return the SDK's datastore with its secrets, or without if the login may not read them."""
+    """Return the SDK's datastore, with its secrets if possible.
+
+    The login may not be allowed to read them.
+    """
     datastores = workspace.client.datastores
     find = partial(datastores.get, name) if name else datastores.get_default
     what = f"find the datastore {name}" if name else "find the default datastore"

@@ -1,1 +1,1 @@
-"""Data-parallel training: how workers connect, what they exchange, in which order sums are taken."""
+"""Data-parallel training: connections, messages, order of sums."""

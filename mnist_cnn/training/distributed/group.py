@@ -1,4 +1,4 @@
-"""The workers of a data-parallel training: processes, connected with each other by sockets.
+"""The connected worker processes of a data-parallel training.
 
 A message is its kind in a byte, its length in eight bytes, and its content: raw numbers or JSON, never
 pickle. `rendezvous` connects the workers. Then each sends the same kinds of messages in the same order.
@@ -36,11 +36,14 @@ CONTENT, ERROR = b"C", b"E"
 HEADER = struct.Struct("!cQ")
 MAX_ERROR_BYTES = 64 * 1024
 ERROR_SECONDS = 3.0
-"""How long a worker that ends waits until the others have got its error."""
+"""Time limit for sending an error to other workers.
+
+A worker that ends waits until the others have got its error.
+"""
 
 
 class WorkerLost(BackendError):  # noqa: N818 - it names what happened
-    """Another worker was killed, or its node or the network has failed."""
+    """Another worker, its node or the network has failed."""
 
 
 class Group:
@@ -53,9 +56,10 @@ class Group:
         return _part(self.rank, self.count, total)
 
     def all_reduce(self, held: PairwiseSum, shards: int) -> Arrays:  # noqa: ARG002 - it holds all of them
-        """Return the sum of all workers' shards; `held` are the sums of this worker's, and are overwritten.
+        """Return the sum of all workers' shards.
 
-        Raises WorkerLost, or the error that has ended another worker. So do the other methods.
+        `held` are the sums of this worker's, and are overwritten. Raises WorkerLost, or the error that has
+        ended another worker. So do the other methods.
         """
         return held.total()
 
@@ -64,7 +68,10 @@ class Group:
         return [content]
 
     def check_equal(self, what: str, value: str, hint: str) -> None:
-        """Check that all workers have the same value. Raises ConfigurationError, on all of them."""
+        """Check that all workers have an equal value.
+
+        Raises ConfigurationError on all of them.
+        """
         values = [content.decode() for content in self.all_gather(value.encode())]
         for rank, other in enumerate(values):
             if other != values[0]:
@@ -82,9 +89,10 @@ ONE_WORKER = Group()
 
 
 class ConnectedGroup(Group):
-    """One of several workers, connected with all others. Use it as a context, which closes the connections.
+    """One of several workers, connected with all others.
 
-    If an error ends the context, the other workers get it, so that all of them end at once.
+    Use it as a context, which closes the connections. If an error ends the context, the other workers get it,
+    so that all of them end at once.
     """
 
     def __init__(self, rank: int, connections: dict[int, socket.socket], seconds: float) -> None:
@@ -98,7 +106,7 @@ class ConnectedGroup(Group):
             connection.settimeout(seconds)
 
     def all_reduce(self, held: PairwiseSum, shards: int) -> Arrays:
-        """Return the sum of all workers' shards, added in the order of `pairwise`."""
+        """Return all shards' sum, in the order of `pairwise`."""
         import numpy as np
 
         own = held.subtrees
@@ -137,7 +145,7 @@ class ConnectedGroup(Group):
         return [content if rank == self.rank else bytes(received[rank]) for rank in range(self.count)]
 
     def _exchange(self, contents: dict[int, Sequence[Any]]) -> dict[int, bytearray]:
-        """Send each other worker some buffers, and return what each has sent."""
+        """Send each worker its buffers; return what each sent."""
         self._sending = {rank: self._senders.submit(self._send, rank, contents[rank]) for rank in contents}
         received = {rank: self._receive(rank) for rank in contents}
         for rank, future in self._sending.items():
@@ -192,7 +200,7 @@ class ConnectedGroup(Group):
         return WorkerLost(message, "check whether the memory of its machine ran out")
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """Close the connections, after telling the other workers the error."""
+        """Close the connections, after sending an error to others."""
         if error is not None:
             self._send_error(error)
         for connection in self._connections.values():
@@ -202,9 +210,10 @@ class ConnectedGroup(Group):
         self._senders.shutdown(wait=False, cancel_futures=True)
 
     def _send_error(self, error: BaseException) -> None:
-        """Send the others the error that ends this worker, and wait until they have it, but not for long.
+        """Send the others the error that ends this worker.
 
-        A worker to which a message is half sent gets none: the connection ends in the middle of it.
+        Waits until they have it, but not for long. A worker to which a message is half sent gets none: the
+        connection ends in the middle of it.
         """
         if isinstance(error, KeyboardInterrupt):
             error = RunCancelled("the run was cancelled")
@@ -229,7 +238,10 @@ class ConnectedGroup(Group):
 
 
 def send_error(connection: socket.socket, error: MnistCnnError, message: str) -> None:
-    """Send another worker an error, as the last message of a connection, unless the connection is lost."""
+    """Send another worker an error as the last message.
+
+    Does nothing if the connection is lost.
+    """
     fields = {"exit_code": error.exit_code, "message": message, "hint": error.hint}
     content = json.dumps({**fields, "is_lost": isinstance(error, WorkerLost)}).encode()
     with contextlib.suppress(OSError):
@@ -243,7 +255,10 @@ def _part(rank: int, count: int, total: int) -> range:
 
 
 def _unpacked(content: bytearray, layout: list[Subtree], kinds: Sequence[tuple[Any, int]]) -> list[Subtree]:
-    """Return the subtrees of a message; `kinds` are the dtypes and lengths of the arrays of each."""
+    """Return a message's subtrees.
+
+    `kinds` are the dtypes and lengths of the arrays of each.
+    """
     import numpy as np
 
     found, offset = [], 0

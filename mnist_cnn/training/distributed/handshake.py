@@ -1,7 +1,7 @@
-"""Connections between processes that prove to each other that they know a token.
+"""Connections between processes that share a token.
 
-The proof is an HMAC-SHA256 of the message, its sender's side and number, and random bytes of both sides. The
-token itself is never sent. Messages are JSON.
+Each proves that it knows the token by an HMAC-SHA256 of the message, its sender's side and number, and random
+bytes of both sides. The token itself is never sent. Messages are JSON.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ NONCE_BYTES = 32
 MAX_BYTES = 64 * 1024
 HEADER = struct.Struct(f"!I{hashlib.sha256().digest_size}s")
 GREETING_SECONDS = 3.0
-"""How long a caller may take to prove that it knows the token."""
+"""How long a caller may take for its proof."""
 MAX_GREETINGS = 64
-"""How many callers may do so at the same time; others wait."""
+"""How many callers are greeted at once. Others wait."""
 POLL_SECONDS = 0.1
 QUEUE_SECONDS = 10.0
 """How long a caller waits for the listener."""
@@ -39,7 +39,10 @@ log = logging.getLogger("mnist_cnn")
 
 @dataclasses.dataclass
 class Channel:
-    """A connection for messages whose sender knows the token; `nonce` are the random bytes of both sides."""
+    """A connection whose two sides know the token.
+
+    `nonce` are the random bytes of both sides.
+    """
 
     connection: socket.socket
     token: str = dataclasses.field(repr=False)
@@ -87,9 +90,10 @@ class Channel:
 
 
 class Arrivals:
-    """The processes that call a listener and know the token. Use it as a context.
+    """A listener's callers that know the token.
 
-    Each caller is greeted in a thread of its own, so a stranger that says nothing delays nobody.
+    Use it as a context. Each caller is greeted in a thread of its own, so a stranger that says nothing delays
+    nobody.
     """
 
     def __init__(self, listener: socket.socket, token: str) -> None:
@@ -101,7 +105,7 @@ class Arrivals:
         self._accepting = threading.Thread(target=self._accept, daemon=True)
 
     def next(self, seconds: float) -> tuple[Channel, dict[str, Any]] | None:
-        """Return the next connection and its first message, or None if there is none in time."""
+        """Return the next connection and message, None after `seconds`."""
         with contextlib.suppress(queue.Empty):
             return self._proven.get(timeout=max(0.01, seconds))
         return None
@@ -112,7 +116,7 @@ class Arrivals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Accept no other caller, and close the connections that `next` has not returned."""
+        """Accept no more callers; close the unused connections."""
         self._is_closed.set()
         self._accepting.join()
         self._close_unreturned()
@@ -132,7 +136,10 @@ class Arrivals:
             threading.Thread(target=self._greet, args=(connection, host), daemon=True).start()
 
     def _greet(self, connection: socket.socket, host: str) -> None:
-        """Let a caller prove that it knows the token; log the first one of an address that does not."""
+        """Check that a caller knows the token.
+
+        Logs an address's first caller that does not.
+        """
         try:
             connection.settimeout(GREETING_SECONDS)
             nonce = secrets.token_bytes(NONCE_BYTES)
@@ -156,7 +163,10 @@ class Arrivals:
 
 
 def call(address: tuple[str, int], token: str) -> Channel:
-    """Return a connection to a listener that knows the token. Raises OSError or ValueError."""
+    """Return a connection to a listener with the token.
+
+    Raises OSError or ValueError.
+    """
     connection = socket.create_connection(address, QUEUE_SECONDS)
     try:
         theirs, mine = _receive(connection, NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)

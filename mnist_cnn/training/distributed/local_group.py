@@ -1,4 +1,4 @@
-"""Starts the other workers of a training on this machine, and connects with them."""
+"""Starts a training's other workers on this machine."""
 
 from __future__ import annotations
 
@@ -25,26 +25,29 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
 
 WORKER = "mnist_cnn.training.worker"
-"""The module that trains. It is a name here, because it imports TensorFlow."""
+"""The module that trains.
+
+It is a name here, because it imports TensorFlow.
+"""
 HOST = "127.0.0.1"
 ARRIVAL_SECONDS = 60.0
 GRACE_SECONDS = 10.0
-"""How long the others may take, together, to end after the training."""
+"""Time limit for all others to end after training."""
 
 log = logging.getLogger("mnist_cnn")
 
 
 def identity(job: Job) -> dict[str, str]:
-    """Return what must be the same for all workers of a run: the job and the packages."""
+    """Return what all workers must share: job and packages."""
     return {"job": job.digest, **versions()}
 
 
 @contextlib.contextmanager
 def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Group]:
-    """Start the workers 1 to `count` - 1, and yield the group with this process as worker 0.
+    """Start the other workers; yield the group.
 
-    `arguments` are those of `WORKER`. Each gets its `Rendezvous` on standard input, see `joined`. They end
-    with this process.
+    They are 1 to `count` - 1; this process is worker 0. `arguments` are those of `WORKER`. Each gets its
+    `Rendezvous` on standard input, see `joined`. They end with this process.
     """
     if count == 1:
         yield ONE_WORKER
@@ -85,9 +88,9 @@ def started(count: int, job: Job, arguments: Sequence[str]) -> Iterator[Group]:
 
 
 def joined(job: Job) -> Group:
-    """Return the group that this process belongs to, whose `Rendezvous` is on standard input.
+    """Return the group of a started worker.
 
-    Raises WorkerLost if worker 0 has ended, and as `connect` does.
+    Its `Rendezvous` is on standard input. Raises WorkerLost if worker 0 has ended, and as `connect` does.
     """
     parent, values = json.loads(sys.stdin.read())
     rendezvous = Rendezvous(**{**values, "ports": tuple(values["ports"])})

@@ -1,4 +1,4 @@
-"""How the workers of a run find and check each other.
+"""How workers find and check each other.
 
 Worker 0 listens; the others connect to it, then to each other. All prove that they know the run's token, see
 `handshake`. What follows is not encrypted, as in MPI or gloo: the workers' network must be trusted.
@@ -30,10 +30,11 @@ WAIT_SECONDS = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Rendezvous:
-    """Where the workers of a run meet: worker 0 listens at `host`, at the first free one of `ports`.
+    """Where the workers of a run meet.
 
-    A worker that does not arrive within `arrival_seconds` ends the run. So does one that sends nothing for
-    `answer_seconds` while others wait for it.
+    Worker 0 listens at `host`, at the first free one of `ports`. A worker that does not arrive within
+    `arrival_seconds` ends the run. So does one that sends nothing for `answer_seconds` while others wait for
+    it.
     """
 
     rank: int
@@ -46,9 +47,10 @@ class Rendezvous:
 
 
 def listen(host: str, ports: Sequence[int]) -> socket.socket:
-    """Return a socket that listens at the first free port; 0 is any. Raises BackendError if none is free.
+    """Return a socket that listens at a free port.
 
-    If `host` has several addresses, it is the first one that is this machine's; the others try all of them.
+    It is the first free one of `ports`; 0 is any. If `host` has several addresses, it is the first one that
+    is this machine's; the others try all of them. Raises BackendError if no port is free.
     """
     reason = ""
     try:
@@ -70,10 +72,10 @@ def connect(
     listener: socket.socket | None = None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> ConnectedGroup:
-    """Connect this worker with all others; `identity` must be the same for all.
+    """Connect this worker with all others.
 
-    Worker 0 may pass the `listener` that it has opened. `on_wait` is called every second of a wait, and may
-    raise an error that ends it.
+    `identity` must be the same for all. Worker 0 may pass the `listener` that it has opened. `on_wait` is
+    called every second of a wait, and may raise an error that ends it.
 
     Raises:
         BackendError: a worker did not arrive in time, or worker 0 refuses this one.
@@ -102,7 +104,7 @@ def _receive_all(
     opened: contextlib.ExitStack,
     on_wait: Callable[[], None],
 ) -> dict[int, socket.socket]:
-    """Return worker 0's connections, once all other workers have arrived."""
+    """Return worker 0's connections to all other workers."""
     deadline = time.monotonic() + rendezvous.arrival_seconds
     channels: dict[int, Channel] = {}
     addresses: dict[int, Any] = {}
@@ -148,7 +150,10 @@ def _join(
     opened: contextlib.ExitStack,
     on_wait: Callable[[], None],
 ) -> dict[int, socket.socket]:
-    """Connect another worker than 0 with all others; return its connections."""
+    """Return a worker's connections to all others.
+
+    The worker isn't worker 0.
+    """
     deadline = time.monotonic() + rendezvous.arrival_seconds
     channel = _reach_worker_0(rendezvous, deadline, on_wait)
     zero = opened.enter_context(channel.connection)
@@ -185,7 +190,10 @@ def _receive_higher(
     connections: dict[int, socket.socket],
     opened: contextlib.ExitStack,
 ) -> None:
-    """Add the connections of the workers with higher numbers, which call this one. Raises BackendError."""
+    """Add the connections of higher-numbered workers. Raises BackendError.
+
+    Those workers call this one.
+    """
     deadline = time.monotonic() + handshake.QUEUE_SECONDS + rendezvous.count
     while len(connections) < rendezvous.count - 1:
         arrival = arrivals.next(deadline - time.monotonic())

@@ -1,1 +1,4 @@
-"""Training whose sums never round, so that it computes the same numbers on every machine."""
+"""Training with exact sums.
+
+It computes the same numbers on every machine.
+"""

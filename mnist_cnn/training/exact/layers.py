@@ -1,6 +1,6 @@
-"""Layers of Keras that compute exactly. Used only during training. Imports Keras and TensorFlow.
+"""Exact layers for Keras, used only during training.
 
-`with_exact_layers` puts them into a network. Saved models never contain them.
+Imports Keras and TensorFlow. `with_exact_layers` puts them into a network. Saved models never contain them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,17 @@ ELEMENTWISE = (
     keras.layers.Activation, keras.layers.Dropout, keras.layers.Flatten,
     keras.layers.ReLU, keras.layers.Reshape,
 )  # fmt: skip
-"""Layers without sums, so that Keras' own are exact; `_check_layer` checks the activation."""
+"""Layers without sums: Keras' own are exact.
+
+`_check_layer` checks the activation.
+"""
 
 
 class ExactConv2D(keras.layers.Conv2D):  # type: ignore[misc]
-    """A convolution over images (B, H, W, C) or (B, C, H, W), float32."""
+    """A convolution over float32 images.
+
+    They are (B, H, W, C) or (B, C, H, W).
+    """
 
     arithmetic: Arithmetic
 
@@ -60,7 +66,10 @@ class ExactDense(keras.layers.Dense):  # type: ignore[misc]
 
 
 class ExactBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Batch normalisation of float32 inputs over one axis, with exact statistics."""
+    """Batch normalisation over one axis, with exact statistics.
+
+    Inputs are float32.
+    """
 
     arithmetic: Arithmetic
 
@@ -80,9 +89,10 @@ class ExactBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
         return outputs
 
     def _normalise(self, inputs: Any, gamma: Any, beta: Any, axes: list[int]) -> Any:
-        """Return normalised inputs, their mean and variance (Ioffe and Szegedy 2015, arXiv 1502.03167).
+        """Return normalised inputs, their mean and variance.
 
-        Mean and variance are those of the rounded inputs, from exact sums of them and of their squares.
+        Ioffe and Szegedy 2015, arXiv 1502.03167. Mean and variance are those of the rounded inputs, from
+        exact sums of them and of their squares.
         """
         arithmetic = self.arithmetic
         bits, batch = arithmetic.bits, arithmetic.batch
@@ -116,7 +126,10 @@ class ExactBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
 
 class ExactMaxPooling2D(keras.layers.MaxPooling2D):  # type: ignore[misc]
-    """Max pooling of images of either format; on a CPU, only oneDNN has kernels for (B, C, H, W)."""
+    """Max pooling of images of either format.
+
+    On a CPU, only oneDNN has kernels for (B, C, H, W).
+    """
 
     def call(self, inputs: Any) -> Any:
         """Pool `inputs`."""
@@ -135,17 +148,20 @@ EXACT = {
 
 
 def _scaled(values: Any, factor: Any, offset: Any, axes: list[int]) -> Any:
-    """Return values * factor + offset, float32. Factor and offset, (C,), belong to the axis not in `axes`."""
+    """Return values * factor + offset, float32.
+
+    Factor and offset, (C,), belong to the axis not in `axes`.
+    """
     shape = [1 if axis in axes else -1 for axis in range(len(axes) + 1)]
     factor, offset = (tf.reshape(tf.cast(numbers, tf.float32), shape) for numbers in (factor, offset))
     return values * factor + offset
 
 
 def with_exact_layers(model: keras.Model, arithmetic: Arithmetic) -> keras.Model:
-    """Return a copy of the network, with the same weights, that computes its logits exactly.
+    """Return a copy of the network with exact layers.
 
-    Raises:
-        ConfigurationError: a layer is not known to be exact, or the last one is not a softmax.
+    It has the same weights, and computes its logits exactly. Raises ConfigurationError if a layer is not
+    known to be exact, or the last one is not a softmax.
     """
     copies: list[keras.Layer] = []
     layers = list(_chain(model))
@@ -174,7 +190,10 @@ def _exact_class(layer: Any) -> Any:
 
 
 def _check_layer(layer: Any, *, is_last: bool) -> None:
-    """Check that a layer is exact. Raises ConfigurationError if it is not known to be."""
+    """Check that a layer is exact.
+
+    Raises ConfigurationError if it is not known to be.
+    """
     layers = keras.layers
     kind = type(layer)
     _check(layer, kind in (*EXACT, *ELEMENTWISE), "layers of this kind are not known to be exact")
@@ -205,7 +224,10 @@ def _check_layer(layer: Any, *, is_last: bool) -> None:
 
 
 def _chain(model: Any) -> Iterator[Any]:
-    """Yield the layers of a network, in order. Raises ConfigurationError if they are not a chain."""
+    """Yield a network's layers in order.
+
+    Raises ConfigurationError if they are not a chain.
+    """
     is_plain = type(model).__module__.partition(".")[0] == "keras"
     _check(model, is_plain, "only Keras' own models are known to be exact")
     previous: Any = None

@@ -10,11 +10,11 @@ from mnist_cnn.training.exact import rounding
 
 
 def cross_entropy(targets: Any, logits: Any, weights: Any = None) -> tuple[Any, Any]:
-    """Return the mean cross-entropy in nats, float64 (), of logits, float32 (B, classes), and their softmax.
+    """Return the mean cross-entropy and the softmax of logits.
 
-    `targets`, float32 (B, classes), sum to 1 in each row. The gradient is (softmax - targets) / B. Both are
-    multiplied by the images' `weights`, float32 (B,), if there are any; then a loss counts as at most 1000,
-    so that the mean is exact.
+    The mean is in nats, float64 (), the logits are float32 (B, classes). `targets`, float32 (B, classes), sum
+    to 1 in each row. The gradient is (softmax - targets) / B. Loss and gradient are multiplied by the images'
+    `weights`, float32 (B,), if there are any; then a loss counts as at most 1000, so that the mean is exact.
     """
     probabilities, logarithms = rounding.softmax(logits)
     of_image = None if weights is None else tf.cast(weights, tf.float64)

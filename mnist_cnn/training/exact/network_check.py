@@ -1,7 +1,8 @@
-"""Checks that a network can be exact: `python -m mnist_cnn.training.exact.network_check < job.json`.
+"""Checks that a network can be exact.
 
-Another process builds the network, because its file may contain any code, and TensorFlow starts slowly. The
-last line that it prints is the error as JSON.
+Run as `python -m mnist_cnn.training.exact.network_check < job.json`. Another process builds the network,
+because its file may contain any code, and TensorFlow starts slowly. The last line that it prints is the error
+as JSON.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from mnist_cnn.errors import ConfigurationError, MnistCnnError
 from mnist_cnn.job import Job
 
 SECONDS = 300.0
-"""How long a network may take to be built; most take as long as TensorFlow's import."""
+"""Time limit for building a network.
+
+Most take as long as TensorFlow's import.
+"""
 
 
 def check(job: Job) -> None:
-    """Check that an exact job's custom network consists of known layers; build it in another process.
+    """Check that an exact job's custom network is exact.
 
-    Raises ConfigurationError if it doesn't, or if it cannot be built.
+    Builds it in another process. Raises ConfigurationError if a layer isn't known, or if the network cannot
+    be built.
     """
     if job.train.numerics is Numerics.native or job.model.source is None:
         return
@@ -53,7 +58,10 @@ def check(job: Job) -> None:
 
 
 def main() -> int:
-    """Build the exact network of the job on standard input; return the exit code."""
+    """Build the exact network; return the exit code.
+
+    The job is on standard input.
+    """
     from mnist_cnn.training.exact.layers import with_exact_layers
     from mnist_cnn.training.exact.products import Arithmetic
     from mnist_cnn.training.model import build_model

@@ -1,8 +1,8 @@
-"""Optimizers that compute the same on every machine: Keras' formulas without approximate reciprocals.
+"""Optimizers that compute the same on every machine.
 
-Processors approximate 1 / sqrt(x) and, in float32, 1 / x differently. Grappler turns x / sqrt(y) into
-x * rsqrt(y), and 1 / y into an approximate reciprocal. It leaves sqrt(x / y) as it is, unless x is 1. Imports
-Keras and TensorFlow.
+They use Keras' formulas without approximate reciprocals. Processors approximate 1 / sqrt(x) and, in float32,
+1 / x differently. Grappler turns x / sqrt(y) into x * rsqrt(y), and 1 / y into an approximate reciprocal. It
+leaves sqrt(x / y) as it is, unless x is 1. Imports Keras and TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ class ExactAdadelta(keras.optimizers.Adadelta):  # type: ignore[misc]
     """Keras' Adadelta (Zeiler 2012, https://arxiv.org/abs/1212.5701)."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update a variable and its two accumulators. `gradient` has the variable's shape."""
+        """Update a variable and its two accumulators.
+
+        `gradient` has the variable's shape.
+        """
         index = self._get_variable_index(variable)
         gradients, updates = self._accumulated_grads[index], self._accumulated_delta_vars[index]
         rate = tf.cast(learning_rate, tf.float32)
@@ -36,7 +39,10 @@ class ExactRMSprop(keras.optimizers.RMSprop):  # type: ignore[misc]
     """Keras' RMSprop (Hinton 2012, Coursera, lecture 6), without momentum."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update a variable and its moving mean of squares. `gradient` has the variable's shape."""
+        """Update a variable and its moving mean of squares.
+
+        `gradient` has the variable's shape.
+        """
         squares = self._velocities[self._get_variable_index(variable)]
         mean = squares * self.rho + tf.square(gradient) * (1 - self.rho)
         self.assign(squares, mean)
@@ -45,10 +51,16 @@ class ExactRMSprop(keras.optimizers.RMSprop):  # type: ignore[misc]
 
 
 class _ExactAdam:
-    """Adam's update by TensorFlow's kernel, whose divisions and roots are those of IEEE 754."""
+    """Adam's update by TensorFlow's kernel.
+
+    Its divisions and roots are those of IEEE 754.
+    """
 
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update a variable and its two moments. `gradient` has the variable's shape."""
+        """Update a variable and its two moments.
+
+        `gradient` has the variable's shape.
+        """
         index = self._get_variable_index(variable)
         step = self.iterations + 1
         tf.raw_ops.ResourceApplyAdam(
@@ -73,7 +85,10 @@ class ExactAdamW(_ExactAdam, keras.optimizers.AdamW):  # type: ignore[misc]
     """Keras' AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101)."""
 
     def _apply_weight_decay(self, variables: Any) -> None:
-        """Shrink variables. Grappler would change the order of Keras' two multiplications."""
+        """Shrink variables.
+
+        Grappler would change the order of Keras' two multiplications.
+        """
         factor = tf.cast(self.learning_rate, tf.float32) * self.weight_decay
         for variable in filter(self._use_weight_decay, variables):
             self.assign_sub(variable, variable * factor)

@@ -1,9 +1,9 @@
-"""Convolutions and matrix products whose sums don't round, and their gradients. Imports TensorFlow.
+"""Exact convolutions and matrix products, with gradients.
 
-Each operand is first rounded to multiples of a unit, so that its numbers are integers of at most 2**bits
-units. A sum of K products is then an integer of at most 4**bits K units, and float32 holds it if that is at
-most 2**24. Where this bound is too high, the operands themselves may show that the sums are small enough;
-float64 computes the others. All ways give the same bits, so it does not matter which one is taken.
+Imports TensorFlow. Each operand is first rounded to multiples of a unit, so that its numbers are integers of
+at most 2**bits units. A sum of K products is then an integer of at most 4**bits K units, and float32 holds it
+if that is at most 2**24. If this bound is too high, the operands themselves may show that the sums are small
+enough; float64 computes the others. All ways give the same bits, so it does not matter which one is taken.
 """
 
 from __future__ import annotations
@@ -40,22 +40,25 @@ class Arithmetic:
 
     @classmethod
     def choose(cls, bits: int, precision: Precision, batch: int) -> Arithmetic:
-        """Return the arithmetic of a training, with the fastest kernels that this processor has."""
+        """Return a training's arithmetic, with this processor's fastest kernels."""
         result = tf.bfloat16 if precision is Precision.bfloat16 else tf.float32
         is_native = bits <= BFLOAT16_BITS and result == tf.bfloat16 and cpu.has_bfloat16_kernels()
         return cls(bits, result, tf.bfloat16 if is_native else tf.float32, batch)
 
     def operand(self, values: Any) -> Operand:
-        """Round values, float32 of any shape, to an operand of products."""
+        """Round float32 values to an operand of products.
+
+        They may have any shape.
+        """
         unit = rounding.unit_of(values, self.bits)
         multiples = rounding.to_multiples(values, unit)
         return Operand(multiples, unit, tf.cast(multiples, self.kernel))
 
     def product(self, compute: Callable[..., Any], a: Operand, b: Operand, terms: int, largest: Any) -> Any:
-        """Return compute(a, b), float32, whose elements are sums of `terms` products.
+        """Return compute(a, b), float32.
 
-        `largest` is a function that returns a bound of the sum of the magnitudes of one operand's numbers
-        in an element, in units.
+        Its elements are sums of `terms` products. `largest` is a function that returns a bound of the sum of
+        the magnitudes of one operand's numbers in an element, in units.
         """
 
         def fast() -> Any:
@@ -74,25 +77,30 @@ class Arithmetic:
 
 @dataclasses.dataclass(frozen=True)
 class Operand:
-    """Numbers, float32 of any shape, that are multiples of `unit`; `narrow` are the same for the kernels."""
+    """Float32 numbers of any shape, multiples of `unit`.
+
+    `narrow` are the same for the kernels.
+    """
 
     values: Any
     unit: Any
     narrow: Any
 
     def largest_sum(self, axes: list[int]) -> Any:
-        """Return the largest sum of magnitudes over some axes, in units.
+        """Return the largest sum of magnitudes over some axes.
 
-        The sum may round, but only if it is above 2**24, and then the result is at least that.
+        It is in units. The sum may round, but only if it is above 2**24, and then the result is at least
+        that.
         """
         return tf.reduce_max(rounding.float32_sum(tf.abs(self.values), axes)) / self.unit
 
 
 def convolve(images: Any, kernel: Any, bias: Any, arithmetic: Arithmetic, **settings: Any) -> Any:
-    """Convolve images (B, H, W, C) with a kernel (h, w, C, F) -> (B, H', W', F), all float32.
+    """Convolve images with a kernel, and add a bias.
 
-    `bias` is (F,) or None. `settings` are `strides` and `dilations`, of four numbers, and `padding`, "VALID"
-    or "SAME", as TensorFlow's operations take them.
+    All are float32: images (B, H, W, C), kernel (h, w, C, F), result (B, H', W', F), `bias` (F,) or None.
+    `settings` are `strides` and `dilations`, of four numbers, and `padding`, "VALID" or "SAME", as
+    TensorFlow's operations take them.
     """
     height, width, channels, filters = kernel.shape
     shape = tf.shape(images)
@@ -123,7 +131,10 @@ def convolve(images: Any, kernel: Any, bias: Any, arithmetic: Arithmetic, **sett
 
 
 def multiply(inputs: Any, kernel: Any, bias: Any, arithmetic: Arithmetic) -> Any:
-    """Multiply inputs (B, D) by a kernel (D, U) -> (B, U), all float32. `bias` is (U,) or None."""
+    """Return inputs @ kernel + bias, all float32.
+
+    Shapes: (B, D) @ (D, U) -> (B, U). `bias` is (U,) or None.
+    """
     features, units = kernel.shape
 
     def forward(x: Operand, w: Operand) -> Any:
@@ -149,9 +160,10 @@ def _with_gradient(
     operands: tuple[Any, Any, Any],
     arithmetic: Arithmetic,
 ) -> Any:
-    """Return the product of inputs and kernel, by `forward`, with the bias added and with its gradients.
+    """Return a product plus bias, with its gradients.
 
-    `operands` are inputs, kernel, and bias or None. `backward` returns the gradients of the first two.
+    `forward` computes the product. `operands` are inputs, kernel, and bias or None. `backward` returns the
+    gradients of the first two.
     """
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -174,8 +186,9 @@ def _with_gradient(
 
 
 def _add_bias(values: Any, bias: Any) -> Any:
-    """Add a bias (C,) to values (..., C) after their sum; a fused kernel may begin a sum with the bias.
+    """Add a bias (C,) to finished sums (..., C).
 
-    Grappler fuses a bias with the product that it is added to, unless something is between them.
+    A fused kernel may begin a sum with the bias. Grappler fuses a bias with the product that it is added to,
+    unless something is between them.
     """
     return tf.squeeze(tf.nn.bias_add(tf.expand_dims(values, 0), bias), 0)

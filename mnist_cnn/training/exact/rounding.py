@@ -1,4 +1,4 @@
-"""Rounding to a few bits, sums without rounding, and functions made of exact operations.
+"""Rounding, sums without rounding, and functions of exact operations.
 
 Floating-point sums depend on the order of their terms only because they round. If all terms are multiples of
 one power of two, the unit, and no partial sum has more bits than the format holds, then no sum rounds, and
@@ -24,18 +24,25 @@ from mnist_cnn.errors import ConfigurationError
 FLOAT32_BITS = 24  # of the significand
 FLOAT64_BITS = 53
 LARGEST = 2.0**50
-"""Larger operands become NaN, which ends a training; sums of their products might overflow."""
+"""Larger operands become NaN, which ends a training.
+
+Sums of their products might overflow.
+"""
 SMALLEST_UNIT = 2.0**-60
-"""Products of smaller units might be below 2**-126, and some kernels take such numbers as zero."""
+"""Products of smaller units might be below 2**-126.
+
+Some kernels take such numbers as zero.
+"""
 _LOG2_E = 1 / math.log(2)
 _LN_2_HIGH = float.fromhex("0x1.62e42feep-1")  # 32 bits of ln 2, so that its multiples are exact
 _LN_2_LOW = 1.9082149292705877e-10  # ln 2 less these bits
 
 
 def unit_of(values: Any, bits: int) -> Any:
-    """Return the power of two, float32 (), of which `values` are at most 2**bits multiples.
+    """Return the unit of values, float32 ().
 
-    `values` are float32 of any shape. The unit is NaN if one of them is not finite or exceeds LARGEST.
+    It is the power of two of which `values`, float32 of any shape, are at most 2**bits multiples. It is NaN
+    if one of them is not finite or exceeds LARGEST.
     """
     largest = tf.maximum(tf.reduce_max(values), -tf.reduce_min(values))
     # The bit pattern of the next power of two: round the significand up, into the exponent.
@@ -45,9 +52,10 @@ def unit_of(values: Any, bits: int) -> Any:
 
 
 def to_multiples(values: Any, unit: Any) -> Any:
-    """Round float32 values, at most 2**22 units, to multiples of a unit, half to even.
+    """Round values to multiples of a unit.
 
-    Numbers from 2**23 to 2**24 units have no bits for fractions of a unit, so that adding one rounds.
+    Rounds half to even. Values are float32, at most 2**22 units. Numbers from 2**23 to 2**24 units have no
+    bits for fractions of a unit, so that adding one rounds.
     """
     shift = unit * (1.5 * 2.0**23)
     return (values + shift) - shift
@@ -59,10 +67,10 @@ def inverse_root(values: Any) -> Any:
 
 
 def exact_sum(values: Any, axes: list[int], bits: int, batch: int) -> Any:
-    """Return a sum, float64, of float32 values that are at most 2**bits multiples of one unit.
+    """Return the exact sum of float32 values, float64.
 
-    `batch` bounds the size of the first axis. The last axes are summed in float32 as far as its bits go.
-    Raises ConfigurationError if float64's bits do not suffice.
+    Values are at most 2**bits multiples of one unit. `batch` bounds the size of the first axis. The last axes
+    are summed in float32 as far as its bits go. Raises ConfigurationError if float64's bits do not suffice.
     """
     sizes = {axis: batch if axis == 0 else values.shape[axis] for axis in axes}
     check_float64(bits, math.prod(sizes.values()))
@@ -75,14 +83,20 @@ def exact_sum(values: Any, axes: list[int], bits: int, batch: int) -> Any:
 
 
 def check_float64(bits: int, terms: int) -> None:
-    """Raise ConfigurationError if float64 may not hold a sum of `terms` numbers of at most 2**bits units."""
+    """Check that float64 holds a sum. Raises ConfigurationError.
+
+    It has `terms` numbers of at most 2**bits units.
+    """
     if terms << bits > 1 << FLOAT64_BITS:
         message = f"train.numerics=exact: float64 cannot hold a sum of {terms} terms of {bits} bits"
         raise ConfigurationError(message, "use a smaller train.exact_bits or train.batch_size")
 
 
 def float32_sum(values: Any, axes: list[int]) -> Any:
-    """Return the sum of float32 values over some axes, in any order."""
+    """Return the sum over some axes, in any order.
+
+    Values are float32.
+    """
     # Three times as fast as reduce_sum over 128 images of 24 x 24 units in 64 channels.
     if sorted(axes) == list(range(len(values.shape) - 1)):
         return tf.raw_ops.BiasAddGrad(out_backprop=values)
@@ -90,9 +104,9 @@ def float32_sum(values: Any, axes: list[int]) -> Any:
 
 
 def softmax(logits: Any) -> tuple[Any, Any]:
-    """float32 logits (B, classes) -> probabilities and their logarithms, float64 (B, classes).
+    """Return probabilities and their logarithms, float64 (B, classes).
 
-    The logarithms are at least -1000, so that their mean is exact.
+    Logits are float32 (B, classes). The logarithms are at least -1000, so that their mean is exact.
     """
     logits = tf.cast(logits, tf.float64)
     logits -= tf.reduce_max(logits, axis=1, keepdims=True)
@@ -102,17 +116,26 @@ def softmax(logits: Any) -> tuple[Any, Any]:
 
 
 def exact_mean(values: Any) -> Any:
-    """Return the mean, float64 (), of float64 values (B,), at most 1000, rounded to multiples of 2**-24."""
+    """Return the mean of values (B,), float64 ().
+
+    Values are float64, at most 1000, and are first rounded to multiples of 2**-24.
+    """
     return tf.reduce_sum(rounded(values)) / tf.cast(tf.size(values), tf.float64)
 
 
 def rounded(values: Any, scale: float = 2.0**24) -> Any:
-    """Round float64 values to multiples of 1 / scale, a power of two."""
+    """Round float64 values to multiples of 1 / scale.
+
+    `scale` is a power of two.
+    """
     return tf.round(values * scale) * (1 / scale)
 
 
 def cos_and_sin(angles: Any) -> tuple[Any, Any]:
-    """Return cosine and sine, float32, of angles from -pi to pi, float32 of any shape; see `_exp`."""
+    """Return float32 cosine and sine; see `_exp`.
+
+    Angles are float32 of any shape, from -pi to pi.
+    """
     quarter = tf.cast(angles, tf.float64) * 0.25
     square = tf.square(quarter)
     cos = _polynomial(square, [(-1) ** n / math.factorial(2 * n) for n in range(10)])
@@ -123,17 +146,20 @@ def cos_and_sin(angles: Any) -> tuple[Any, Any]:
 
 
 def power(base: float, exponent: Any) -> Any:
-    """Return a base in (0, 1) to the power of an integer tensor, float32; see `_exp`."""
+    """Return base ** exponent, float32; see `_exp`.
+
+    The base is in (0, 1), the exponent an integer tensor.
+    """
     logarithm = float(Decimal(base).ln())  # the nearest float64 on every machine
     return tf.cast(_exp(tf.cast(exponent, tf.float64) * logarithm), tf.float32)
 
 
 def _exp(values: Any) -> Any:
-    """Return e to the power of float64 values up to 0, with a relative error below 2**-50.
+    """Return e to the power of `values`.
 
-    It needs + and * only; a math library's exp differs between its versions and processors. e**x is
-    2**k * e**r, where k is x / ln 2 rounded. Taylor's polynomial gives e**r: |r| <= 0.35, and
-    0.35**14 / 14! < 2**-57.
+    The relative error is below 2**-50. Values are float64, at most 0. It needs + and * only; a math library's
+    exp differs between its versions and processors. e**x is 2**k * e**r, where k is x / ln 2 rounded.
+    Taylor's polynomial gives e**r: |r| <= 0.35, and 0.35**14 / 14! < 2**-57.
     """
     values = tf.maximum(values, -700.0)
     k = tf.round(values * _LOG2_E)
@@ -143,7 +169,10 @@ def _exp(values: Any) -> Any:
 
 
 def _polynomial(values: Any, coefficients: list[float]) -> Any:
-    """Return the polynomial of float64 values; the coefficients begin with the constant."""
+    """Return the polynomial of float64 values.
+
+    The coefficients begin with the constant.
+    """
     *others, last = coefficients
     result = tf.zeros_like(values) + last
     for coefficient in reversed(others):
