@@ -60,7 +60,9 @@ def _report_what_runs(searching: Searcher) -> None:
     if folders := searching.left_running():
         runs = ", ".join(map(str, folders))
         stop = f"{report.program()} {command_on('cancel', 'RUN')}"
-        report.print_lossy(f"these runs may still be running: {runs}", sys.stderr)
+        report.print_lossy(
+            f"these runs may still be running; the next command follows them: {runs}", sys.stderr
+        )
         report.print_lossy(f"stop one of them: {stop}", sys.stderr)
     _print_costs(searching)
 
