@@ -9,9 +9,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from helpers import searches
 from helpers.processes import SMALL, Ended, run_successfully, start
 
 from mnist_cnn import cpu
@@ -35,6 +36,13 @@ def small_command(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended
 def small_run(small_command: tuple[Path, Ended]) -> Path:
     """The folder of a completed small run, which no test may change."""
     return small_command[0]
+
+
+@pytest.fixture(scope="session")
+def local_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of a small search here, and its answer as JSON."""
+    home = tmp_path_factory.mktemp("search")
+    return home / "found", run_successfully(*searches.SEARCH, "--json", cwd=home).json()
 
 
 @pytest.fixture(scope="module")

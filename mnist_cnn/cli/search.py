@@ -63,7 +63,8 @@ def _report_what_runs(searching: Searcher) -> None:
     """
     if folders := searching.left_running():
         runs = ", ".join(map(str, folders))
-        report.print_lossy(f"these runs may still be running: {runs}", sys.stderr)
+        found = f"these runs may still be running; the next command follows them: {runs}"
+        report.print_lossy(found, sys.stderr)
         report.print_lossy(f"stop one of them: {command_line('cancel', 'RUN')}", sys.stderr)
     _print_costs(searching)
 

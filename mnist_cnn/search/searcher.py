@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Entry:
-    """A trial: its settings, its run and its outcome."""
+    """A trial: its settings, its run and its outcome.
+
+    `unfollowed` is why the wait for its run has ended although the run has not.
+    """
 
     drawn: Drawn
     folder: Path
@@ -51,6 +54,7 @@ class Entry:
     run: Run | None = None
     waiter: threading.Thread | None = None
     error: MnistCnnError | None = None
+    unfollowed: MnistCnnError | None = None
     history: tuple[EpochRow, ...] = ()
 
     @property
@@ -83,7 +87,8 @@ class Searcher:
 
         Raises:
             KeyboardInterrupt: after the runs here are cancelled.
-            BackendError, DataError: a trial cannot be started; the same search continues later.
+            BackendError, DataError: a trial cannot be started, or no run can be waited for any longer;
+                the same search continues later.
             ConfigurationError: a trial cannot be resumed, because what it needs has changed.
         """
         with signals.first_signal_only() if self._ends_with_us else contextlib.nullcontext():
@@ -94,7 +99,7 @@ class Searcher:
                         self._begin(entry)
                     if not self._running():
                         return
-                    self._settle(*self._ended.get())
+                    self._take_end(*self._ended.get())
             except BaseException:
                 if self._ends_with_us:
                     with signals.ignore_signals():
@@ -134,26 +139,30 @@ class Searcher:
     def _load(self) -> list[Entry]:
         """Return earlier trials that haven't reached their rung.
 
-        Reads all trials that earlier commands have begun.
+        Reads all trials that earlier commands have begun, and follows the runs whose ends those did not see.
         """
+        waiting = []
         for drawn in self._study.trials():
             entry = self._add(drawn)
+            run = self._run_to_follow(entry)  # this also reads the newest epochs of a run on a cluster
             entry.history = run_folder.read_history(entry.folder)
             reached = self._reached(entry)
             epochs = len(reached)
-            trial = Trial(drawn.number, reached, epochs)
+            entry.trial = Trial(drawn.number, reached, epochs)
+            target = halving.rung_after(epochs, self.search.plan.rungs)
+            running = dataclasses.replace(entry.trial, target=target, is_running=True)
             if drawn.error is not None:
                 entry.error = TrainingError(drawn.error)
-                trial = dataclasses.replace(trial, has_failed=True)
-            elif (
-                epochs < len(entry.history) or not epochs or not self._has_ended(entry)
-            ) and not self._has_stopped(entry):
-                target = halving.rung_after(epochs, self.search.plan.rungs)
-                trial = dataclasses.replace(trial, target=target, is_running=True)
-            entry.trial = trial
+                entry.trial = dataclasses.replace(entry.trial, has_failed=True)
+            elif run is not None:
+                entry.trial, entry.run = running, run
+                self._follow(entry)
+            elif (epochs < len(entry.history) or not epochs) and not self._has_stopped(entry):
+                entry.trial = running
+                waiting.append(entry)
             if epochs and not drawn.is_recorded:
                 self._study.tell(drawn.number, reached[self.search.plan.rungs[0] - 1])
-        return [entry for entry in self.entries.values() if entry.trial.is_running]
+        return waiting
 
     def _add(self, drawn: Drawn) -> Entry:
         folder = self.search.folder / f"{drawn.number:03}"
@@ -161,9 +170,15 @@ class Searcher:
         self.entries[drawn.number] = entry
         return entry
 
-    def _has_ended(self, entry: Entry) -> bool:
-        is_paused = run_folder.read_receipt(entry.folder).status is Status.paused
-        return is_paused or self._attach(entry).status().is_final
+    def _run_to_follow(self, entry: Entry) -> Run | None:
+        """Return the run of an earlier command that did not see its end, unless it must be resumed."""
+        if entry.drawn.error is not None or not _has_run(entry):
+            return None
+        if run_folder.read_receipt(entry.folder).status is Status.paused:
+            return None
+        run = self._attach(entry)
+        status = run.status()
+        return run if status is Status.paused or not status.is_final or _has_diverged(entry) else None
 
     def _attach(self, entry: Entry) -> Run:
         return launch.attach_to(entry.folder, self._backend, self.search.config_dirs)
@@ -200,8 +215,7 @@ class Searcher:
                     raise
                 self._fail(entry, error)
                 return
-        entry.waiter = threading.Thread(target=self._wait, args=(entry.drawn.number, entry.run), daemon=True)
-        entry.waiter.start()
+        self._follow(entry)
 
     def _start(self, entry: Entry) -> Run:
         """Start or resume a trial's run.
@@ -221,6 +235,12 @@ class Searcher:
         overrides = [*self._backend, pause]
         return launch.prepare_resume(str(entry.folder), overrides, self.search.config_dirs)()
 
+    def _follow(self, entry: Entry) -> None:
+        """Wait for the end of a trial's run in a thread."""
+        entry.unfollowed = None
+        entry.waiter = threading.Thread(target=self._wait, args=(entry.drawn.number, entry.run), daemon=True)
+        entry.waiter.start()
+
     def _wait(self, number: int, run: Run) -> None:
         try:
             with recorded(run):
@@ -230,6 +250,23 @@ class Searcher:
             self._ended.put((number, error))
         except Exception as error:  # noqa: BLE001 - nothing above a thread would catch it
             self._ended.put((number, unexpected_error(error)))
+
+    def _take_end(self, number: int, error: MnistCnnError | None) -> None:
+        """Settle a trial whose run has ended.
+
+        If only the wait has ended, for example because no node was free for too long, wait again as soon as
+        another run has ended. Raises the error if there is none.
+        """
+        entry = self.entries[number]
+        if error is not None and _is_under_way(entry):
+            entry.unfollowed = error
+            if all(other.unfollowed for other in self._running()):
+                raise error
+            return
+        self._settle(number, error)
+        for other in self._running():
+            if other.unfollowed is not None:
+                self._follow(other)
 
     def _settle(self, number: int, error: MnistCnnError | None) -> None:
         """Record a trial's progress or failure."""
@@ -290,6 +327,19 @@ def opened(search: Search, report: Callable[[str], None]) -> Iterator[Searcher]:
 
 def _has_run(entry: Entry) -> bool:
     return (entry.folder / run_folder.RECEIPT).exists()
+
+
+def _has_diverged(entry: Entry) -> bool:
+    """Return whether a run has failed in a way that training again would not change."""
+    receipt = run_folder.read_receipt(entry.folder)
+    return receipt.status is Status.failed and receipt.exit_code == TrainingError.exit_code
+
+
+def _is_under_way(entry: Entry) -> bool:
+    """Return whether a trial's run has not ended, as far as its backend can say."""
+    with contextlib.suppress(MnistCnnError):  # of a service that does not answer
+        return entry.run is not None and not entry.run.status().is_final
+    return True
 
 
 def _may_be_running(entry: Entry) -> bool:

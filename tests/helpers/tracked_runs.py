@@ -15,7 +15,7 @@ from mnist_cnn.backend import Status
 from mnist_cnn.config import DataConfig, ModelConfig, TrainConfig
 from mnist_cnn.job import Job
 from mnist_cnn.result import describe_content
-from mnist_cnn.tracking import state
+from mnist_cnn.tracking import mlflow, state
 
 JOB = Job(DataConfig(digest="0" * 64), ModelConfig(), TrainConfig(epochs=3), seed=7)
 EPOCHS = tuple(
@@ -30,6 +30,21 @@ def running(folder: Path, *overrides: str) -> ScriptedRun:
     run_folder.write_history(folder, EPOCHS[:1])
     state.choose(folder, compose.load(overrides).track)
     return ScriptedRun(folder, Status.completed)
+
+
+def in_mlflow(server: str, folder: Path, name: str) -> list[tuple[int, float]]:
+    """Return the epochs and values that a server has of a run's metric, each as often as it was written."""
+    run_id = state.read(folder, "mlflow").place["run_id"]
+    history = mlflow.client(server).get_metric_history(run_id, name)
+    return [(metric.step, metric.value) for metric in history]
+
+
+def in_tensorboard(folder: Path, name: str) -> list[tuple[int, float]]:
+    """Return the same of a run's event files; their values are float32."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    scalars = EventAccumulator(str(folder / "tensorboard")).Reload().Scalars(name)
+    return [(scalar.step, scalar.value) for scalar in scalars]
 
 
 def complete(folder: Path) -> None:

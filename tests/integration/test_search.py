@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from helpers.processes import TINY, end_of, run_successfully, start_command, wait_for_worker, wait_until
+from helpers.searches import epochs_in_log
 
 import mnist_cnn
 from mnist_cnn import run_folder
@@ -72,11 +73,6 @@ def trials_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the trials in their order, without what says where they are."""
     trials = [{name: value for name, value in trial.items() if name != "run"} for trial in answer["trials"]]
     return sorted(trials, key=lambda trial: int(trial["trial"]))
-
-
-def epochs_in_log(folder: Path) -> list[str]:
-    words = (run_folder.trainer_line(line) for line in (folder / run_folder.LOG).read_text().splitlines())
-    return [line.split()[1] for line in words if line and line.startswith("epoch ")]
 
 
 @pytest.fixture(scope="module")

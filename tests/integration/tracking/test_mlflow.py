@@ -16,7 +16,7 @@ from helpers.cli import refusal
 from helpers.mlflow_server import free_port, mlflow_server
 from helpers.processes import TINY, end_of, run_command, run_successfully, start_command, wait_until
 from helpers.scripted_run import ScriptedRun
-from helpers.tracked_runs import EPOCHS, JOB, complete, copy_files, running
+from helpers.tracked_runs import EPOCHS, JOB, complete, copy_files, in_mlflow, running
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
@@ -59,11 +59,6 @@ def tracked(server: str, folder: Path) -> Run:
     return run
 
 
-def epochs(server: str, folder: Path, name: str) -> list[tuple[int, float]]:
-    history = client(server).get_metric_history(tracked(server, folder).info.run_id, name)
-    return [(metric.step, metric.value) for metric in history]
-
-
 def test_a_trained_run_has_settings_epochs_tags_files_and_model(server: str, trained: Path) -> None:
     run, receipt = tracked(server, trained), run_folder.read_receipt(trained)
     result = run_folder.result_of(trained)
@@ -74,7 +69,7 @@ def test_a_trained_run_has_settings_epochs_tags_files_and_model(server: str, tra
     tags = {"job_digest": receipt.job_digest, "weights_sha256": result.weights_sha256, "backend": "local"}
     tags |= {"run_folder": str(trained), "status": "completed"}
     assert run.data.tags | tags == run.data.tags
-    assert epochs(server, trained, "val_accuracy") == [(1, result.history[0].val_accuracy)]
+    assert in_mlflow(server, trained, "val_accuracy") == [(1, result.history[0].val_accuracy)]
     assert run.data.metrics["test_accuracy"] == result.accuracy
     paths = {file.path for file in client(server).list_artifacts(run.info.run_id)}
     plots = {"history.png", "confusion.png", "mistakes.png"}
@@ -114,7 +109,7 @@ def test_a_run_that_was_not_tracked_is_recorded_when_it_is_registered(
     words = ("register", str(folder), *REGISTER, f"track.mlflow.uri={server}")
     ended = run_successfully(*words, cwd=tmp_path)
     assert "registered: digits version 2, models:/digits/2" in ended.out
-    assert epochs(server, folder, "loss") == epochs(server, trained, "loss")
+    assert in_mlflow(server, folder, "loss") == in_mlflow(server, trained, "loss")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +124,7 @@ def test_a_run_ends_there_as_it_ended_here(
     with recorded(run):
         wait_until(lambda: state.read(tmp_path, "mlflow").epochs == 1)
         assert tracked(server, tmp_path).info.status == "RUNNING"
-        assert epochs(server, tmp_path, "loss") == [(1, 1.0)]
+        assert in_mlflow(server, tmp_path, "loss") == [(1, 1.0)]
         run.ended = True
     assert tracked(server, tmp_path).info.status == expected
     assert tracked(server, tmp_path).data.tags["status"] == status.value
@@ -148,7 +143,7 @@ def test_a_follower_continues_the_same_run_and_repeats_no_epoch(
     with recorded(ScriptedRun(tmp_path, Status.completed, ended=True)):
         pass
     assert state.read(tmp_path, "mlflow").place == before.place
-    assert epochs(server, tmp_path, "loss") == [(row.epoch, row.loss) for row in EPOCHS]
+    assert in_mlflow(server, tmp_path, "loss") == [(row.epoch, row.loss) for row in EPOCHS]
     assert tracked(server, tmp_path).data.params["seed"] == str(JOB.seed)
 
 

@@ -142,7 +142,7 @@ def test_runs_that_a_search_leaves_on_a_cluster_are_named(
     monkeypatch.setattr(LocalBackend, "ends_with_its_command", False)
     monkeypatch.setattr(Searcher, "run", fail)
     lines = ask("search", *JOB, RANGE).err.splitlines()
-    assert lines[0] == f"these runs may still be running: {home / '001'}"
+    assert lines[0] == f"these runs may still be running; the next command follows them: {home / '001'}"
     assert lines[2] == "a node costs 1 USD per hour"
 
 

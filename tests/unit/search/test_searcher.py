@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import sys
 import threading
@@ -80,6 +81,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ends:
         pause_after = next(
             int(text.partition("=")[2]) for text in overrides if text.startswith("pause_after")
         )
+        assert len(run_folder.read_history(Path(run))) < pause_after  # or it would be refused
         return lambda: train(Path(run), pause_after)
 
     monkeypatch.setattr(launch, "start", start)
@@ -156,6 +158,89 @@ def test_a_run_that_pauses_before_the_rung_is_continued(ends: Ends, monkeypatch:
     ends[""] = lambda: write_receipt(folder, Status.paused)
     (entry,) = searched("search.trials=1", "search.reduction=4")
     assert len(entry.accuracies) == entry.trial.epochs == 4
+
+
+def test_epochs_that_a_cluster_trained_after_a_kill_are_counted(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a poll brings them into the run folder, and with them the pause."""
+    before = [entry.accuracies for entry in searched("search.trials=4")]
+    histories = {}
+    for folder in Path("runs").glob("search-*/*/"):
+        histories[folder] = run_folder.read_history(folder)
+        run_folder.write_history(folder, histories[folder][:1] if len(histories[folder]) > 1 else ())
+        write_receipt(folder, Status.running)
+
+    def attach(folder: Path, *_: object) -> EndedRun:
+        if run_folder.read_receipt(folder).status is Status.running:  # this is the poll
+            run_folder.write_history(folder, histories[folder])
+            write_receipt(folder, Status.paused)
+        return EndedRun(folder, ends[""])
+
+    monkeypatch.setattr(launch, "attach_to", attach)
+    assert [entry.accuracies for entry in searched("search.trials=4")] == before
+
+
+def test_a_run_that_diverged_after_a_kill_is_not_started_again(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched("search.trials=1")
+    folder = next(Path("runs").glob("search-*/000"))
+    run_folder.write_history(folder, [])
+    write_receipt(folder, Status.failed, exit_code=TrainingError.exit_code)
+    diverged = EndedRun(folder, raising(TrainingError("the loss became nan")))
+    monkeypatch.setattr(launch, "attach_to", lambda *_: diverged)
+    monkeypatch.delattr(launch, "prepare_resume")
+    for _ in range(2):  # the second time from the study
+        (entry,) = searched("search.trials=1")
+        assert entry.error
+        assert entry.error.message == "the loss became nan"
+    assert not ends[""]()
+
+
+def still_queued(folder: Path) -> None:
+    write_receipt(folder, Status.queued)
+    raise BackendError("no node is free")
+
+
+def test_a_run_that_waited_too_long_for_a_node_is_waited_for_again_when_another_has_ended(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalBackend, "parallel_runs", None)
+    monkeypatch.setattr(LocalBackend, "ends_with_its_command", False)
+    is_asked, status = threading.Event(), EndedRun.status
+
+    def ask(run: EndedRun) -> Status:
+        is_asked.set()
+        return status(run)
+
+    def pause_at_the_second_wait() -> None:
+        if run_folder.read_receipt(folder).status is not Status.queued:
+            still_queued(folder)
+        write_receipt(folder, Status.paused)
+
+    monkeypatch.setattr(EndedRun, "status", ask)
+    words = ("search.trials=2", "search.reduction=1")
+    folder = prepare([*SEARCH, *words]).folder / "000"
+    ends |= {"000": pause_at_the_second_wait, "001": lambda: is_asked.wait(20)}
+    entries = searched(*words)
+    assert [entry.error for entry in entries] == [None, None]
+    assert [entry.trial.epochs for entry in entries] == [4, 4]
+
+
+def test_runs_that_no_node_takes_end_the_command_but_not_the_trials(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalBackend, "parallel_runs", None)
+    monkeypatch.setattr(LocalBackend, "ends_with_its_command", False)
+    what = prepare([*SEARCH, "search.trials=2"])
+    folders = [what.folder / name for name in ("000", "001")]
+    ends |= {folder.name: functools.partial(still_queued, folder) for folder in folders}
+    with searcher.opened(what, print) as searching:
+        with pytest.raises(BackendError, match="no node is free"):
+            searching.run()
+        assert searching.left_running() == folders
+        assert not any(entry.error for entry in searching.entries.values())
 
 
 def test_a_failure_that_would_come_again_is_kept_and_another_is_tried_again(ends: Ends) -> None:
