@@ -165,7 +165,7 @@ class ModelConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= len(self.filters) <= 16:  # noqa: PLR2004 - the message says it
-            message = f"model.filters={list(self.filters)}: 1 to 16 convolutions are allowed"
+            message = f"model.filters={list(self.filters)}: must be 1 to 16 convolutions"
             raise ConfigurationError(message, "for example model.filters=[32,64]")
 
     @property
@@ -278,7 +278,7 @@ class RegisterConfig(Section):
         super().__post_init__()
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", self.name):
             message = (
-                f"register.name={written(self.name)}: allowed are 1 to 255 letters, digits, '-', '_' and '.'"
+                f"register.name={written(self.name)}: must be 1 to 255 letters, digits, '-', '_' and '.'"
             )
             raise ConfigurationError(message, "for example register.name=mnist-cnn")
 

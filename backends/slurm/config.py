@@ -80,7 +80,7 @@ class SlurmConfig(BackendConfig):
         for name in ("partition", "account", "qos"):
             value = getattr(self, name)
             if value is not None and not NAME.fullmatch(value):
-                message = f"backend.{name}={written(value)}: allowed are {NAME_RULE}"
+                message = f"backend.{name}={written(value)}: must be {NAME_RULE}"
                 raise ConfigurationError(message, "sinfo and sacctmgr list the cluster's names")
         for name, values in (("python", (self.python or "python",)), ("setup", self.setup)):
             for value in values:

@@ -162,7 +162,7 @@ WRONG: dict[tuple[type[Section], str], list[Any]] = {
     ("section", "name", "value"), [(*key, value) for key, values in WRONG.items() for value in values]
 )
 def test_a_wrong_value_is_refused(section: type[Section], name: str, value: object) -> None:
-    assert "allowed" in refusal(section, name, value)
+    assert "must be" in refusal(section, name, value)
 
 
 def test_a_configuration_is_immutable() -> None:

@@ -69,8 +69,8 @@ def test_a_suggested_command_can_be_pasted_into_a_shell(
 def test_no_hint_names_a_command_by_hand() -> None:
     sources = [file for part in ("mnist_cnn", "backends") for file in (ROOT / part).rglob("*.py")]
     assert sources
-    names = "(?:resume|follow|status|cancel|delete|predict|register|list)"
-    by_hand = rf"(?<!cannot ){names} \{{[^}}]*(?:folder|run)\b|`{names}` shows|python -m mnist_cnn {names}\b"
+    names = "(?:resume|follow|status|cancel|predict|register)"
+    by_hand = rf"(?<!cannot ){names} \{{[^}}]*(?:folder|run)\b|`\w+` shows the|python -m mnist_cnn {names}\b"
     assert not [line for file in sources for line in re.findall(f".*{by_hand}.*", file.read_text("utf-8"))]
 
 
