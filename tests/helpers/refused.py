@@ -18,7 +18,7 @@ REFUSED = [
     ("data.train_limit=60001", "data.train_limit=60001: must be a whole number from 1 to 60000", "null"),
     ("data.validation=60000", "data.validation=60000: must be a whole number from 0 to 59999", "train"),
     ("backend=nowhere.py:Own", "nowhere.py:Own cannot be imported", "backend=FILE.py:Class"),
-    ("backend.device=tpu", "backend.device=tpu: must be one of auto, cpu, gpu", "gpu insists on it"),
+    ("backend.device=tpu", "backend.device=tpu: must be one of auto, cpu, gpu", "gpu requires it"),
     ("register.name=../up", "register.name=../up: must be 1 to 255 letters", "register.name=mnist-cnn"),
     ("data.dir=[a", "cannot read the override data.dir=[a", "quote"),
     ("plna", "train takes no argument plna", "did you mean plan?"),
