@@ -43,10 +43,15 @@ def test_a_damaged_model_exits_3(ask: Ask, home: Path, completed_run: Path, comm
     assert not (home / "page").exists()
 
 
-@pytest.mark.parametrize("port", ["65536", "-1", "web", ""])
+@pytest.mark.parametrize("port", ["65536", "-1", "web"])
 def test_a_port_that_is_not_one_exits_2(ask: Ask, completed_run: Path, port: str) -> None:
-    message, _ = refusal(ask("serve", str(completed_run), f"--port={port}" if port else "--port"))
+    message, _ = refusal(ask("serve", str(completed_run), f"--port={port}"))
     assert message == f"--port {port} isn't valid"
+
+
+def test_a_port_without_a_value_exits_2(ask: Ask, completed_run: Path) -> None:
+    message, hint = refusal(ask("serve", str(completed_run), "--port"))
+    assert (message, hint) == ("--port needs a value", "write --port=PORT, or leave it out")
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
