@@ -16,6 +16,7 @@ from helpers import searches
 from helpers.processes import SMALL, Ended, run_successfully, start
 
 from mnist_cnn import cpu
+from mnist_cnn.training.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
     from loopback import AzureService
@@ -135,8 +136,8 @@ def keras() -> ModuleType:
     """Keras in this process, with deterministic operations as in a training."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        tf = import_tensorflow()
         import keras
-        import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
         module: ModuleType = keras

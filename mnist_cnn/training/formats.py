@@ -17,6 +17,7 @@ from mnist_cnn.config import DataConfig
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import BackendError, ConfigurationError, DataError
 from mnist_cnn.files import atomic
+from mnist_cnn.training.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -44,8 +45,8 @@ def load(path: Path) -> keras.Model:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     cpu.enable_onednn()
+    tf = import_tensorflow()
     import keras
-    import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
     try:

@@ -27,6 +27,7 @@ from mnist_cnn.training.epoch import Trainer
 from mnist_cnn.training.runtime import Runtime
 from mnist_cnn.training.saving import save_result
 from mnist_cnn.training.session import Session
+from mnist_cnn.training.tensorflow_import import import_tensorflow
 from mnist_cnn.version import installation_hint
 
 if TYPE_CHECKING:
@@ -219,8 +220,7 @@ def _prepare_tensorflow(job: Job, device: str) -> str:
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer needs it, whatever the user's Keras uses
     cpu.enable_onednn()
     gc.disable()  # nearly all that the import makes stays; to look for garbage in it takes a second
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     gc.freeze()
     gc.enable()
     gpus = tf.config.list_physical_devices("GPU")

@@ -21,8 +21,8 @@ from mnist_cnn import backends, config
 
 HEAVY = {
     *("azureml", "h5py", "hydra", "keras", "matplotlib", "numpy", "omegaconf", "onnx", "onnxruntime", "PIL"),
-    *("pooch", "prometheus_client", "psutil", "requests", "rich", "starlette", "tensorflow", "tqdm"),
-    "uvicorn",
+    *("pandas", "pooch", "prometheus_client", "psutil", "requests", "rich", "scipy", "sklearn", "starlette"),
+    *("tensorflow", "tqdm", "uvicorn"),
 }
 """Packages that are slow to import, so that only the code that uses them may import them."""
 
@@ -73,6 +73,14 @@ def test_a_command_imports_only_hydra(words: str) -> None:
 def test_status_and_list_import_only_hydra(small_run: Path) -> None:
     assert loaded_by(command("status", str(small_run))) == {"hydra", "omegaconf"}
     assert loaded_by(command("list", "--json", f"runs_dir={small_run.parent}")) == {"hydra", "omegaconf"}
+
+
+def test_a_training_imports_tensorflow_without_what_it_does_not_need() -> None:
+    """All of it is installed here."""
+    code = "from mnist_cnn import launch; from mnist_cnn.training import train"
+    loaded = loaded_by(f"{code}; train._prepare_tensorflow(launch.make_job(), 'cpu')")
+    assert loaded >= {"keras", "tensorflow"}
+    assert not loaded & {"pandas", "scipy", "sklearn"}
 
 
 def test_report_imports_only_hydra(small_run: Path, tmp_path: Path) -> None:

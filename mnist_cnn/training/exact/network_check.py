@@ -18,6 +18,7 @@ from mnist_cnn.config import Format, Numerics
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import ConfigurationError, MnistCnnError
 from mnist_cnn.job import Job
+from mnist_cnn.training.tensorflow_import import import_tensorflow
 
 SECONDS = 300.0
 """Time limit for building a network.
@@ -62,6 +63,7 @@ def main() -> int:
 
     The job is on standard input.
     """
+    import_tensorflow()
     from mnist_cnn.training.exact.layers import with_exact_layers
     from mnist_cnn.training.exact.products import Arithmetic
     from mnist_cnn.training.model import build_model
