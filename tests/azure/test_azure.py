@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.azure_commands import SDK_TESTS, calls, chosen, run_here, submissions, submit, succeeded, train
 from helpers.notebooks import Notebook
-from helpers.processes import SMALL, Ended
+from helpers.processes import SMALL, TINY, Ended
 from loopback import Fault
 
 from mnist_cnn import run_folder
@@ -32,7 +32,7 @@ class TestAzureBackend(BackendContract):
     @pytest.fixture(scope="class")
     @classmethod
     def small_job(cls) -> tuple[str, ...]:
-        return SMALL
+        return (*TINY, "train.epochs=2")
 
 
 @pytest.fixture(scope="module")

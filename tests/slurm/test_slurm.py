@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from helpers.slurm_cluster import SlurmCluster
 
+    from mnist_cnn.backend import Run
     from mnist_cnn.result import Result
 
 CHOSEN = ("backend=slurm", "backend.cpus=2", "register.name=null")
@@ -45,13 +45,10 @@ class TestSlurmBackend(BackendContract):
     def small_job(cls) -> tuple[str, ...]:
         return SMALL
 
-
-@pytest.mark.usefixtures("slurm")
-def test_slurm_and_local_train_to_the_same_weights(small_run: Path, tmp_path: Path) -> None:
-    ended = run_successfully(*SMALL, *CHOSEN, "run_dir=run", "--json", cwd=tmp_path)
-    local, remote = json.loads((small_run / "result.json").read_text()), ended.json()["result"]
-    for name in ("job_digest", "weights_sha256", "accuracy"):
-        assert remote[name] == local[name]
+    def test_slurm_and_local_train_to_the_same_weights(self, completed: Run, small_run: Path) -> None:
+        local, remote = run_folder.result_of(small_run), completed.wait()
+        for name in ("job_digest", "weights_sha256", "accuracy"):
+            assert getattr(remote, name) == getattr(local, name)
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.azure_commands import V2_TESTS, chosen_v2, forget
 from helpers.azure_faults import LoopbackFaults
-from helpers.processes import SMALL
+from helpers.processes import SMALL, TINY
 
 from mnist_cnn.backends.azure.config import Sdk
 from mnist_cnn.testing import BackendContract, RemoteContract
@@ -27,7 +27,7 @@ class TestAzureBackend(BackendContract):
     @pytest.fixture(scope="class")
     @classmethod
     def small_job(cls) -> tuple[str, ...]:
-        return SMALL
+        return (*TINY, "train.epochs=2")
 
 
 class TestAzureService(RemoteContract):

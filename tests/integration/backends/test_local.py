@@ -14,7 +14,6 @@ import pytest
 from helpers.copies import change_receipt, copy_run, interrupted_copy
 from helpers.fault_points import Gate, fault
 from helpers.processes import (
-    SMALL,
     TINY,
     Ended,
     command,
@@ -48,7 +47,7 @@ class TestLocalBackend(BackendContract):
     @pytest.fixture(scope="class")
     @classmethod
     def small_job(cls) -> tuple[str, ...]:
-        return SMALL
+        return (*TINY, "train.epochs=2")
 
 
 def test_sigterm_ends_a_command_and_its_run(tmp_path: Path, started: Start) -> None:
