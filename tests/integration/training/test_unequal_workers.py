@@ -25,6 +25,7 @@ JOB = (
     "train.batch_size=300",
     "train.epochs=1",
     "train.shards=3",
+    "model.filters=[16,16]",
 )
 
 
