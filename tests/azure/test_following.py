@@ -56,8 +56,11 @@ def test_a_command_killed_as_it_submits_loses_nothing(azure: AzureService, tmp_p
 
 @pytest.mark.parametrize(
     ("path", "verb"),
-    [(r"user_logs/std_log\.txt$", "follow"), (r"outputs/result\.json$", "follow"), ("/models$", "register")],
-    ids=["as it reads the log", "as it downloads the result", "as it registers the model"],
+    [
+        pytest.param(r"user_logs/std_log\.txt$", "follow", id="as it reads the log", marks=pytest.mark.long),
+        pytest.param(r"outputs/result\.json$", "follow", id="as it downloads the result"),
+        pytest.param("/models$", "register", id="as it registers the model", marks=pytest.mark.long),
+    ],
 )
 def test_a_command_killed_later_loses_nothing(
     azure: AzureService, small_run: Path, tmp_path: Path, path: str, verb: str

@@ -14,7 +14,7 @@ from mnist_cnn.testing import RemoteContract
 if TYPE_CHECKING:
     from loopback import AzureService
 
-pytestmark = SDK_TESTS
+pytestmark = [*SDK_TESTS, pytest.mark.long]
 
 
 class TestAzureService(RemoteContract):

@@ -66,6 +66,7 @@ def test_azure_and_local_train_to_the_same_weights(
 
 
 @SDK_TESTS[0]
+@pytest.mark.long
 def test_both_sdks_train_to_the_same_weights(
     cluster_run: tuple[Path, Ended], azure: AzureService, tmp_path: Path
 ) -> None:
