@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CHOSEN = ("backend=slurm", "backend.cpus=2", "register.name=null")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("slurm")
 def test_a_tracked_run_from_weights_gets_more_epochs(small_run: Path, tmp_path: Path) -> None:
     job, folder = (*SMALL, "seed=1", f"train.init={small_run}"), tmp_path / "run"

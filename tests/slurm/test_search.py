@@ -30,8 +30,9 @@ def check_each_start_is_one_job(slurm: SlurmCluster, found: Path, answer: dict[s
         assert [len(slurm.jobs(start)) for start in starts] == [1] * len(starts)
 
 
-def await_jobs(slurm: SlurmCluster, count: int, state: str = "RUNNING") -> None:
-    wait_until(lambda: len(slurm.run("squeue", "-h", "-t", state, "-o", "%A").split()) == count)
+def await_jobs(slurm: SlurmCluster, count: int) -> None:
+    """Wait until this many jobs are queued or running."""
+    wait_until(lambda: len(slurm.run("squeue", "-h", "-o", "%A").split()) == count)
 
 
 def test_trials_that_pause_after_a_kill_are_not_submitted_again(slurm: SlurmCluster, tmp_path: Path) -> None:
