@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 from helpers.records import ROW, write_receipt, write_result
 from helpers.scripted_run import ScriptedRun
 from PIL import Image
@@ -40,11 +41,16 @@ def in_mlflow(server: str, folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 def in_tensorboard(folder: Path, name: str) -> list[tuple[int, float]]:
-    """Return the same of a run's event files; their values are float32."""
+    """Return the same of a run's event files, whose values are those of `as_float32`."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     scalars = EventAccumulator(str(folder / "tensorboard")).Reload().Scalars(name)
     return [(scalar.step, scalar.value) for scalar in scalars]
+
+
+def as_float32(value: float) -> float:
+    """Return a value as an event file keeps it."""
+    return float(np.float32(value))
 
 
 def complete(folder: Path) -> None:
