@@ -67,7 +67,8 @@ def _versions(home: Path) -> Iterator[tuple[int, str]]:
 def _fill(folder: Path, model: ModelRef, run: Path, result: Result) -> None:
     files = [file for file in (run_folder.MODEL, run_folder.ONNX) if file in result.files]
     for file in files:
-        shutil.copyfile(run / file, folder / file)
+        with atomic.replacing(folder / file) as temporary:
+            shutil.copyfile(run / file, temporary)
     about = {
         "name": model.name,
         "version": model.version,
@@ -80,4 +81,4 @@ def _fill(folder: Path, model: ModelRef, run: Path, result: Result) -> None:
         "changes": result.changes,
         "files": {file: dataclasses.asdict(result.files[file]) for file in files},
     }
-    (folder / MODEL_RECORD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    atomic.write_text(folder / MODEL_RECORD, json.dumps(about, indent=2) + "\n")
