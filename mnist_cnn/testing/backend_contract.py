@@ -63,18 +63,6 @@ class Waiter:
     result: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Resumed:
-    """A paused run that was resumed: how it paused, its folder's state then, and what following it showed."""
-
-    run: Run
-    error: RunPaused
-    status: Status
-    epochs: list[int]
-    has_result: bool
-    followed: list[str]
-
-
 class BackendContract(Contract):
     """The promises of `mnist_cnn.backend`, tested with one backend."""
 
@@ -99,20 +87,6 @@ class BackendContract(Contract):
     def completed(cls, waiter: Waiter) -> Run:
         waiter.run.wait()
         return waiter.run
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def resumed(cls, submit: Submit, overrides: tuple[str, ...]) -> Resumed:
-        """Submit a run that pauses after its first epoch, then resume it and follow it to its end."""
-        paused = submit("paused", "pause_after=1")
-        with pytest.raises(RunPaused) as raised:
-            paused.wait()
-        status, folder = paused.status(), paused.folder
-        epochs = [row.epoch for row in run_folder.read_history(folder)]
-        has_result = run_folder.read_result(folder) is not None
-        run = launch.resume(str(folder), *overrides)
-        followed = list(run.logs(follow=True))
-        return Resumed(run, raised.value, status, epochs, has_result, followed)
 
     def test_the_receipt_survives_a_json_round_trip(self, completed: Run) -> None:
         receipt = run_folder.read_receipt(completed.folder)
@@ -178,15 +152,14 @@ class BackendContract(Contract):
         assert (first.version, first.is_new) == (1, True)
         assert second == dataclasses.replace(first, is_new=False)
 
-    def test_following_ends_with_the_run(self, resumed: Resumed) -> None:
-        assert resumed.run.status() is Status.completed
-        resumed.run.wait()
-        assert resumed.followed == list(resumed.run.logs())
-
-    def test_registering_a_second_run_gives_the_next_version(self, completed: Run, resumed: Resumed) -> None:
-        resumed.run.wait()
+    def test_registering_a_second_run_gives_the_next_version(self, completed: Run, submit: Submit) -> None:
+        other = submit("second", "train.epochs=1")
+        followed = list(other.logs(follow=True))  # to the end
+        assert other.status() is Status.completed
+        other.wait()
+        assert followed == list(other.logs())
         name = new_name("next")
-        models = [run.register(name, min_accuracy=0) for run in (completed, resumed.run, completed)]
+        models = [run.register(name, min_accuracy=0) for run in (completed, other, completed)]
         assert [model.version for model in models] == [1, 2, 1]
 
     def test_a_model_below_min_accuracy_is_not_registered(self, completed: Run) -> None:
@@ -229,14 +202,19 @@ class BackendContract(Contract):
         assert found.job.digest == run_folder.read_job(run.folder).digest
         assert found.history[0].epoch == 1
 
-    def test_a_paused_run_says_so_and_has_no_result(self, resumed: Resumed) -> None:
-        assert "paused after epoch 1 of" in str(resumed.error)
-        assert str(resumed.run.folder) in resumed.error.hint
-        assert (resumed.status, resumed.epochs, resumed.has_result) == (Status.paused, [1], False)
-
-    def test_a_paused_run_continues_to_the_same_weights(self, completed: Run, resumed: Resumed) -> None:
-        assert resumed.run.wait().weights_sha256 == completed.wait().weights_sha256
-        assert "resuming after epoch 1" in (resumed.run.folder / run_folder.LOG).read_text()
+    def test_a_paused_run_continues_to_the_same_weights(
+        self, completed: Run, submit: Submit, overrides: tuple[str, ...]
+    ) -> None:
+        run = submit("paused", "pause_after=1")
+        with pytest.raises(RunPaused, match="paused after epoch 1 of") as raised:
+            run.wait()
+        assert str(run.folder) in raised.value.hint
+        assert run.status() is Status.paused
+        assert run_folder.read_result(run.folder) is None
+        assert [row.epoch for row in run_folder.read_history(run.folder)] == [1]
+        result = launch.resume(str(run.folder), *overrides).wait()
+        assert result.weights_sha256 == completed.wait().weights_sha256
+        assert "resuming after epoch 1" in (run.folder / run_folder.LOG).read_text()
 
     def test_attaching_to_an_unknown_run_is_an_error(self, home: Path, overrides: tuple[str, ...]) -> None:
         with pytest.raises(MnistCnnError, match="nowhere"):
