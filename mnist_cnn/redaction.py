@@ -21,6 +21,11 @@ _PATTERNS = (
     re.compile(rf"(?i)\b(sig(?:=|%3D)|bearer\s+|sharedkey(?:lite)?\s+[^:\s]+:){_VALUE}"),
     re.compile(rf"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:\w+\s+)?{_VALUE}"),
     re.compile(rf"(?i)({_NAMES}[\"']?\s*[:=]\s*)(?:{_QUOTED}|{_VALUE})"),
+    # A password with a slash, which some libraries allow, ends at the last @ of its word.
+    re.compile(
+        r"(?i)((?::|%3A)(?:/|%2F){2})(?:(?!%2F|%3A|%40)[^\s/:@\"'])*(?::|%3A)"
+        r"(?:(?!(?::|%3A)(?:/|%2F){2})[^\s\"'])+(?=@|%40)"
+    ),
     # The user and password of a URL, also if the URL is encoded, or a path that has lost a slash.
     re.compile(r"(?i)((?::|%3A)(?:/|%2F){1,2})(?:(?!%2F)[^\s/\"'])+(?=@|%40)"),
     # An access token (RFC 7519), whatever precedes it in its word.
@@ -38,6 +43,7 @@ _LOGINS = (re.compile(r"://([^\s/]+)@"), re.compile(r"://([^\s/:@]*:\S+)@"))
 
 Some libraries allow a slash in the password.
 """
+_LOGIN = re.compile(r"(?<=://)(?:[^\s/:@]*:\S+|[^\s/]+)@")
 
 
 class Redacted(Exception):  # noqa: N818 - it stands for any exception
@@ -55,6 +61,11 @@ def redact(text: str) -> str:
     for pattern in _PATTERNS:
         text = pattern.sub(r"\1***", text)
     return text
+
+
+def without_login(url: str) -> str:
+    """Return a URL without its user and password."""
+    return _LOGIN.sub("", url, count=1)
 
 
 class RedactedStream:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from mnist_cnn import records, run_folder
 from mnist_cnn.config import MlflowConfig
 from mnist_cnn.errors import BackendError
 from mnist_cnn.files import atomic, locks, safe_read
-from mnist_cnn.redaction import redact
+from mnist_cnn.redaction import redact, without_login
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -33,11 +32,10 @@ VIEW = "view"
 SQLITE = "sqlite:///"
 DEFAULT_URI = f"{SQLITE}mlflow.db"
 """What MLflow's own commands use without a URI."""
-_LOGIN = re.compile(r"(?<=://)[^/]*@")
 _with_login: dict[str, str] = {}
-"""Complete addresses, by those without secrets.
+"""Addresses with a login, by those without secrets.
 
-As this process was given them.
+As settings have named them.
 """
 
 
@@ -159,23 +157,30 @@ def store(uri: str | None) -> str:
     It is valid in any process. `None` stands for MLFLOW_TRACKING_URI, or for a database in the current
     folder.
     """
-    whole = uri or os.environ.get(URI_VARIABLE) or DEFAULT_URI
-    if ":" not in whole and whole != "databricks":
-        return str(Path(whole).absolute())
-    if whole.startswith(SQLITE):
-        return f"{SQLITE}{Path(whole.removeprefix(SQLITE)).absolute()}"
-    bare = redact(_LOGIN.sub("", whole))
-    _with_login[bare] = whole
+    bare, whole = _addresses(uri or os.environ.get(URI_VARIABLE) or DEFAULT_URI)
+    if uri and whole != bare:
+        _with_login[bare] = whole
     return bare
 
 
 def with_login(bare: str) -> str:
     """Return an address with its login.
 
-    This process, or its environment, has the login.
+    The login is the one that settings have given this process, or else the environment's.
     """
-    store(None)  # which remembers the environment's
-    return _with_login.get(bare, bare)
+    named, whole = _addresses(os.environ.get(URI_VARIABLE) or DEFAULT_URI)
+    return _with_login.get(bare, whole if named == bare else bare)
+
+
+def _addresses(whole: str) -> tuple[str, str]:
+    """Return an address without secrets, and the complete one."""
+    if ":" not in whole and whole != "databricks":
+        path = str(Path(whole).absolute())
+        return path, path
+    if whole.startswith(SQLITE):
+        database = f"{SQLITE}{Path(whole.removeprefix(SQLITE)).absolute()}"
+        return database, database
+    return redact(without_login(whole)), whole
 
 
 def _path(folder: Path, name: str) -> Path:

@@ -35,6 +35,8 @@ QUOTED = {
     "proxy": f"HTTP_PROXY=http://alice:{PROXY_PASSWORD}@127.0.0.1:9 is refused",
     "login of a URL": f"https://{TOKEN}@github.com/x.git",
     "password with an @": f"https://alice:p@{TOKEN}@github.com/x.git",
+    "password with a slash": f"track.mlflow.uri=postgresql://alice:p/{TOKEN}@db.example/x",
+    "encoded password with a slash": quote(f"postgresql://alice:p@/{TOKEN}@db.example/x", safe=""),
     "URL as a path": str(Path(f"https://alice:{TOKEN}@github.com/x.git")),
     "URL in a URL": quote(f"https://alice:{TOKEN}@github.com/x.git", safe=""),
     "quoted value": f"{{'client_secret': 'something {TOKEN}'}}",
@@ -109,6 +111,7 @@ def test_a_redacted_stream_hides_the_secrets_of_a_thread(monkeypatch: pytest.Mon
         "https://ml.azure.com/runs/mnist-cnn_1795568267_24b5db73?wsid=/subscriptions/1234&tid=5678",
         "weights f7c941ece751271bdb0e5990d6c5a56851621a2e1c42ad4f5b86a07e0cf96201",
         "register.name=mnist-cnn; alice@example.org; password",
+        "http://127.0.0.1:8000/runs/a is not reachable; ask alice@example.org",
     ],
 )
 def test_text_without_secrets_is_unchanged(text: str) -> None:

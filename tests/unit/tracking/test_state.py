@@ -69,15 +69,25 @@ def test_a_login_stays_in_the_memory_of_its_process(
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"letmein123" in path.read_bytes()]
 
 
-def test_no_command_shows_a_login(ask: Ask) -> None:
-    tracked = ("track=mlflow", "track.mlflow.uri=http://someone:letmein123@tracking.example")
+def test_a_login_in_the_settings_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = "http://someone:letmein123@own.example"
+    assert state.store(whole) == "http://own.example"
+    for other in ("http://own.example", "http://other:forgotten@own.example"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+        assert state.store(None) == "http://own.example"
+        assert state.with_login("http://own.example") == whole
+
+
+@pytest.mark.parametrize("password", ["letmein123", "let/mein123", "l@t/mein123"])
+def test_no_command_shows_a_login(ask: Ask, password: str) -> None:
+    tracked = ("track=mlflow", f"track.mlflow.uri='http://someone:{password}@tracking.example/runs'")
     for shown in (ask("plan", *tracked), ask("--cfg", "job", *tracked), ask("--info", *tracked)):
         assert shown.code == 0
         assert "tracking.example" in shown.out
-        assert "letmein123" not in shown.out + shown.err
+        assert "mein123" not in shown.out + shown.err
 
 
-@pytest.mark.parametrize("login", ["me:letmein123@", "me:l@tmein123@", "letmein123@"])
+@pytest.mark.parametrize("login", ["me:letmein123@", "me:l@tmein123@", "letmein123@", "me:let/mein123@"])
 def test_no_part_of_a_login_is_kept(login: str) -> None:
     assert state.store(f"postgresql://{login}db.example/runs") == "postgresql://db.example/runs"
     assert (
