@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import launch, run_deletion, run_folder
@@ -20,8 +22,6 @@ from mnist_cnn.hints import command_line, see_the_runs
 from mnist_cnn.terminal import signals
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mnist_cnn.backend import Run, Status
     from mnist_cnn.cli.command import Command
     from mnist_cnn.receipt import Receipt
@@ -95,10 +95,10 @@ def _checked(folder: Path, command: Command) -> Chosen:
         target = folder.resolve()
         hint = f"delete the run itself: {command_line('delete', target)}"
         raise ConfigurationError(f"{folder} is a link to {target}", hint)
-    inner = [path.parent for path in folder.glob(f"*/{run_folder.RECEIPT}") if not path.parent.is_symlink()]
-    if inner:
-        hint = f"delete it first, or move it away: {command_line('delete', inner[0])}"
-        raise ConfigurationError(f"{folder} holds another run, {inner[0]}", hint)
+    inner = _run_inside(folder)
+    if inner is not None:
+        hint = f"delete it first, or move it away: {command_line('delete', inner)}"
+        raise ConfigurationError(f"{folder} holds another run, {inner}", hint)
     try:
         run = launch.attach_to(folder, command.overrides, command.config_dirs)
         status = run.status()
@@ -121,6 +121,15 @@ def _checked(folder: Path, command: Command) -> Chosen:
                 error.message, f"{error.hint}; to leave its checkpoints there: {again}"
             ) from error
     return Chosen(run, status, receipt, stored)
+
+
+def _run_inside(folder: Path) -> Path | None:
+    """Return a run anywhere below a folder, if any.
+
+    Links are not followed, because they are not followed when the folder is removed.
+    """
+    holders = (Path(parent) for parent, _, names in os.walk(folder) if run_folder.RECEIPT in names)
+    return next((holder for holder in holders if holder != folder), None)
 
 
 def _confirmed(chosen: list[Chosen], command: Command) -> bool:

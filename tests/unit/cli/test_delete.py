@@ -168,6 +168,16 @@ def test_a_run_that_is_a_link_or_holds_another_run_is_refused(ask: Ask, runs: Pa
     assert left(runs) == ["a", "b", "link", "run.json"]
 
 
+def test_a_run_that_holds_another_one_further_down_is_refused(ask: Ask, runs: Path) -> None:
+    shutil.move(runs / "b", runs / "a" / "runs" / "more" / "b")
+    message, hint = refusal(ask("delete", "a", "--yes"))
+    assert message == "runs/a holds another run, runs/a/runs/more/b"
+    assert hint == "delete it first, or move it away: python -m mnist_cnn delete runs/a/runs/more/b"
+    assert ask("delete", "a/runs/more/b", "a", "--yes").code == 2
+    assert ask("delete", "a/runs/more/b", "--yes").code == 0
+    assert ask("delete", "a", "--yes").code == 0
+
+
 def test_a_run_whose_receipt_is_damaged_is_left_to_the_user(ask: Ask, runs: Path) -> None:
     (runs / "a" / "run.json").write_text("{")
     message, hint = refusal(ask("delete", "a", "--yes"), 4)
