@@ -76,7 +76,7 @@ def compare(command: Command) -> int:
         hint = f"for example {command_line('compare', 'latest', 'RUN')}; {see_the_runs()}"
         raise ConfigurationError("compare needs at least two different RUNs", hint)
     runs = _read(list(folders.values()))
-    labels = _labels([run.folder.name for run in runs])
+    labels = _labels([run.folder for run in runs])
     differing = {
         "settings": _differing([run.settings for run in runs]),
         "environment": _differing([run.environment for run in runs]),
@@ -215,7 +215,7 @@ def _why(before: Result, now: Result) -> str:
 
 def _draw(runs: Sequence[Compared], labels: Sequence[str], path: Path) -> str | None:
     """Draw the curves; return their path, or None."""
-    curves = {label: run.history for label, run in zip(labels, runs, strict=True) if run.history}
+    curves = [(label, run.history) for label, run in zip(labels, runs, strict=True) if run.history]
     if not curves:
         return None
     from mnist_cnn.training import plots
@@ -227,13 +227,16 @@ def _draw(runs: Sequence[Compared], labels: Sequence[str], path: Path) -> str | 
 # The table
 
 
-def _labels(names: Sequence[str]) -> list[str]:
+def _labels(folders: Sequence[Path]) -> list[str]:
     """Return short names that identify the runs.
 
-    These are the ends of generated names, if they differ.
+    These are the ends of generated names if they differ, or else the shortest ends of the paths that do.
     """
-    ends = [match[1] if (match := GENERATED.fullmatch(name)) else name for name in names]
-    return ends if len(set(ends)) == len(names) else list(names)
+    paths = [folder.resolve() for folder in folders]
+    ends = [match[1] if (match := GENERATED.fullmatch(path.name)) else path.name for path in paths]
+    deepest = max(len(path.parts) for path in paths)
+    longer = ([str(Path(*path.parts[-count:])) for path in paths] for count in range(1, deepest + 1))
+    return next(labels for labels in (ends, *longer) if len(set(labels)) == len(paths))
 
 
 def _print(labels: Sequence[str], differing: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,26 +79,27 @@ def history(rows: Sequence[EpochRow], path: Path, *, held_out: str, saved_epoch:
         figure.supxlabel(f"{when} · circled: {circled}, whose model is saved", fontsize=8, color=FAINT)
 
 
-def comparison(runs: Mapping[str, Sequence[EpochRow]], path: Path) -> None:
+def comparison(runs: Sequence[tuple[str, Sequence[EpochRow]]], path: Path) -> None:
     """Draw loss and accuracy of several runs.
 
-    Curves are of held-out images and, dotted, of training. `runs` are histories by the name that the legend
-    shows. A curve has a gap at a value that is not finite.
+    Curves are of held-out images and, dotted, of training. `runs` are the names that the legend shows, and
+    histories. A curve has a gap at a value that is not finite.
     """
+    longest = max(len(rows) for _, rows in runs)
     with drawing(path, 10, 4.6) as figure:
         left, right = figure.subplots(1, 2)
         for axes, name in ((left, "loss"), (right, "accuracy")):
             axes.set_title(name.capitalize(), loc="left")
             points = [
                 point
-                for number, (label, rows) in enumerate(runs.items())
+                for number, (label, rows) in enumerate(runs)
                 for point in _pair(axes, rows, name, label, f"C{number}")
             ]
-            _label_epochs(axes, max(map(len, runs.values())))
+            _label_epochs(axes, longest)
             if name == "loss":
                 _scale_losses(axes, [value for _, value in points])
             else:
-                start = 0.5 if max(map(len, runs.values())) > 1 else 0
+                start = 0.5 if longest > 1 else 0
                 _scale_accuracies(axes, [value for time, value in points if time >= start])
         left.legend(frameon=False, loc="best")
         note = "lines: held-out images, after each epoch · dotted: training images, while the weights change"

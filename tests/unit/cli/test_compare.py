@@ -151,7 +151,18 @@ def test_only_features_of_processors_that_differ_are_shown(ask: Ask, home: Path)
     ],
 )
 def test_runs_are_called_by_the_end_of_their_name(names: list[str], labels: list[str] | None) -> None:
-    assert comparison._labels(names) == (labels or names)  # noqa: SLF001
+    assert comparison._labels([Path("runs", name) for name in names]) == (labels or names)  # noqa: SLF001
+
+
+def test_runs_with_equal_names_are_called_by_the_end_of_their_path(
+    ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(plots, "comparison", lambda runs, path: drawn.extend(label for label, _ in runs))
+    for seed, name in enumerate(("a/first", "b/first", "b/second")):
+        write_run(home / name, f"seed={seed}", accuracy=0.9)
+    assert rows(ask("compare", "a/first", "b/first", "b/second").out)["a/first"] == ["b/first", "b/second"]
+    assert drawn == ["a/first", "b/first", "b/second"]
 
 
 def test_the_table_fits_80_columns(ask: Ask, home: Path) -> None:
@@ -190,7 +201,7 @@ def test_a_picture_that_cannot_be_written_exits_4(ask: Ask, home: Path) -> None:
 def test_equal_curves_make_equal_pictures(tmp_path: Path) -> None:
     lost = dataclasses.replace(ROW, epoch=2, loss=float("nan"), val_loss=float("nan"))
     for name in ("one.png", "two.png"):
-        plots.comparison({"a": [ROW, lost], "b": [ROW]}, tmp_path / name)
+        plots.comparison([("a", [ROW, lost]), ("b", [ROW])], tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    plots.comparison({"a": [ROW], "b": [ROW]}, tmp_path / "two.png")
+    plots.comparison([("a", [ROW]), ("b", [ROW])], tmp_path / "two.png")
     assert (tmp_path / "one.png").read_bytes() != (tmp_path / "two.png").read_bytes()
