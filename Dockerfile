@@ -14,8 +14,9 @@ COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip pip install '.[serve]'
 
 FROM python:3.12-slim-bookworm AS base
-# /work is where the runs are. Any user may write there and in HOME, so that `docker run --user` works.
-RUN useradd --no-create-home --uid 1000 mnist && install --directory --mode 1777 /work
+# /work is where the runs are, /tmp/.cache where downloads are: a new volume there gets the folder's mode.
+# Any user may write in both and in HOME, so that `docker run --user` works.
+RUN useradd --no-create-home --uid 1000 mnist && install --directory --mode 1777 /work /tmp/.cache
 COPY --from=build /opt/mnist-cnn /opt/mnist-cnn
 ENV PATH="/opt/mnist-cnn/bin:$PATH" HOME=/tmp PYTHONUNBUFFERED=1
 WORKDIR /work

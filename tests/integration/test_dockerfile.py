@@ -157,3 +157,12 @@ def test_the_image_serves_and_knows_its_health(image: Image) -> None:
         out, err = server.communicate(timeout=60)
     assert server.returncode == 0, out + err
     assert image.end(*health.words()).code != 0
+
+
+def test_the_folder_of_the_volume_for_downloads_is_in_the_image() -> None:
+    """Docker would make a missing one for root, and its user could not write there."""
+    volumes = re.findall(r"--volume [\w-]+:(/[\w./]+)", (ROOT / "docs" / "docker.md").read_text())
+    (made,) = [each.value for each in of("base", "RUN")]
+    folders = made.partition("install --directory --mode 1777 ")[2].split()
+    assert volumes
+    assert set(volumes) <= set(folders)
