@@ -139,8 +139,8 @@ drawing.addEventListener("pointermove", (event) => {
   }
 });
 for (const name of ["pointerup", "pointercancel"]) {
-  drawing.addEventListener(name, () => {
-    last = null;
+  drawing.addEventListener(name, (event) => {
+    if (event.isPrimary) last = null; // a second finger does not end the stroke
   });
 }
 element("clear").addEventListener("click", clear);

@@ -98,6 +98,20 @@ def test_the_bars_move_while_one_draws(page: Chrome) -> None:
     ActionChains(page).release().perform()
 
 
+def test_a_second_finger_does_not_end_the_stroke(page: Chrome) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    board = page.find_element(By.ID, "drawing")
+    ActionChains(page).move_to_element(board).click_and_hold().perform()
+    before = np.asarray(drawn(page).convert("L")).sum()
+    for name in ("pointerup", "pointercancel"):
+        lifted = f"new PointerEvent('{name}', {{pointerId: 7, isPrimary: false}})"
+        page.execute_script(f"document.getElementById('drawing').dispatchEvent({lifted})")
+    ActionChains(page).move_by_offset(0, 60).release().perform()
+    assert np.asarray(drawn(page).convert("L")).sum() > 2 * before
+
+
 @pytest.mark.parametrize("way", ["the button", "the Escape key"])
 def test_clear_removes_drawing_and_answer(page: Chrome, way: str) -> None:
     from selenium.webdriver import ActionChains, Keys
