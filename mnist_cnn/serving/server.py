@@ -75,9 +75,10 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that no DNS could hold is a UnicodeError
+        reason = getattr(error, "strerror", None) or "not a valid name"
         hint = "give an address of this machine, for example --host 127.0.0.1"
-        raise ConfigurationError(f"--host {host}: {error.strerror or error}", hint) from error
+        raise ConfigurationError(f"--host {host}: {reason}", hint) from error
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -54,7 +54,7 @@ def test_a_port_without_a_value_exits_2(ask: Ask, completed_run: Path) -> None:
     assert (message, hint) == ("--port needs a value", "write --port=PORT, or leave it out")
 
 
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", ".example", "a" * 64])
 def test_a_host_that_is_not_this_machine_exits_2(ask: Ask, completed_run: Path, host: str) -> None:
     message, hint = refusal(ask("serve", str(completed_run), "--host", host, "--port", "0"))
     assert message.startswith(f"--host {host}: ")
