@@ -33,6 +33,8 @@ TOLERANCE = 1e-5
 
 float32 sums in another order differ by about 1e-6; a wrong weight or layer, by much more.
 """
+NO_CLASS = "Could not locate class"
+"""How Keras' error about a class that it doesn't know begins."""
 SIGNATURE = "serving_default"
 IMAGE, PROBABILITIES = "image", "probabilities"
 
@@ -52,6 +54,9 @@ def load(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever the file's content leads to
+        if NO_CLASS in str(error):
+            message = f"{path} has layers of custom classes, which export does not support"
+            raise DataError(message, "use the run's model.onnx, which needs no classes") from error
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be loaded: {reason}", "name a completed run") from error
 

@@ -10,6 +10,8 @@ from helpers.cli import Ask, refusal
 from helpers.records import write_receipt, write_result
 
 from mnist_cnn.backend import Status
+from mnist_cnn.errors import DataError
+from mnist_cnn.training import formats
 
 SAVED_MODEL = ("--saved-model", "digits")
 
@@ -61,3 +63,15 @@ def test_a_file_that_is_no_network_exits_3(ask: Ask, home: Path, run: str) -> No
     assert message.startswith(f"{Path('runs', run)}/model.keras cannot be loaded: ")
     assert sorted(path.name for path in home.iterdir()) == ["runs"]
     assert "tensorflow" in sys.modules
+
+
+def test_a_network_with_a_custom_layer_names_the_file_that_works(tmp_path: Path) -> None:
+    import keras
+
+    layer = type("Halve", (keras.layers.Layer,), {"call": lambda _self, images: images / 2})
+    keras.Sequential([keras.Input((2,)), layer()]).save(tmp_path / "model.keras")
+    with pytest.raises(
+        DataError, match="has layers of custom classes, which export does not support"
+    ) as error:
+        formats.load(tmp_path / "model.keras")
+    assert "model.onnx" in error.value.hint
