@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,8 +86,10 @@ def _end(folder: Path, status: Status | None) -> tuple[str, ...]:
 
 
 def _repetition(job: Job) -> page.Repetition:
+    init = Path(job.train.init).name if job.train.init is not None else None
+    train = dataclasses.replace(job.train, init=init)
     try:
-        made_by = overrides.overrides_of(job)
+        made_by = overrides.overrides_of(dataclasses.replace(job, train=train))
     except ConfigurationError:
         made_by = None
     return page.Repetition(job, overrides.settings_of(job).values, overrides.defaults(), made_by)

@@ -46,7 +46,8 @@ PICTURES = (
 class Repetition:
     """How to train the run's job again.
 
-    `defaults` are the settings of a job without overrides. `overrides` make this job, or are None if none do.
+    `defaults` are the settings of a job without overrides. `overrides` make this job, or are None if none do;
+    they expect any initial weights in the current folder.
     """
 
     job: Job
@@ -223,6 +224,10 @@ def _steps(run: Facts, repetition: Repetition) -> Iterator[tuple[str, str]]:
         yield f"Save {job.model.file}, whose text is among the settings, in the current folder.", ""
     if job.data.dir is not None:
         yield f"Provide the same data in {job.data.dir}, or change data.dir; other data are refused.", ""
+    if job.train.init is not None:
+        name = Path(job.train.init).name
+        about = f"the SHA-256 of their weights is {job.train.init_sha256}; others are refused"
+        yield f"Save the initial weights as {name} in the current folder; {about}.", ""
     made_by = repetition.overrides
     if made_by is None:
         yield "No command line makes this job; submit its job.json from Python.", ""

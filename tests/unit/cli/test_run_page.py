@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -49,6 +50,22 @@ def test_the_command_on_the_page_makes_the_same_job(ask: Ask, home: Path, name: 
     digest = ask(*plan[3:], "--json").json()["job"]
     assert run_folder.read_job(folder).digest == digest
     assert f"its digest is {digest}:" in words(tree)
+
+
+def test_the_page_asks_for_the_initial_weights_and_names_no_path_of_its_author(ask: Ask, home: Path) -> None:
+    folder = Path(shutil.copytree(OLD_RUNS / "completed", home / "runs" / "a"))
+    job = run_folder.read_job(folder)
+    train = dataclasses.replace(job.train, init="/home/author/first/model.keras", init_sha256="1" * 64)
+    run_folder.write_job(folder, dataclasses.replace(job, train=train))
+    assert ask("report", "a").code == 0
+    tree = parse((folder / "report.html").read_text())
+    assert (
+        f"weights as model.keras in the current folder; the SHA-256 of their weights is {'1' * 64};"
+        in words(tree)
+    )
+    for block in list(tree.iter("pre"))[-2:]:
+        assert "train.init=model.keras" in words(block)
+        assert "/home/author" not in words(block)
 
 
 def test_a_damaged_run_gets_a_page_and_warnings(ask: Ask, run: Path) -> None:
