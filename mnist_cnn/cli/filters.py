@@ -5,6 +5,8 @@ KEY is a setting, a group, a setting of the backend, or a fact about the run. `K
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,10 +15,12 @@ from mnist_cnn import compose
 from mnist_cnn.backend import Status
 from mnist_cnn.backends import absolute_name
 from mnist_cnn.config import RunConfig
-from mnist_cnn.errors import ConfigurationError
+from mnist_cnn.errors import ConfigurationError, MnistCnnError
 from mnist_cnn.hints import did_you_mean
 from mnist_cnn.overrides import GROUPS, OWN
+from mnist_cnn.run_folder import MODEL
 from mnist_cnn.settings import Section, full_key, keys_of, read_section, unknown_key, written
+from mnist_cnn.training import initial_weights
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -42,17 +46,40 @@ SETTINGS: dict[str, tuple[type[Section], str]] = {
 }
 
 
-def parse(overrides: Sequence[str]) -> Wanted:
+def parse(overrides: Sequence[str], runs_dir: str = RunConfig.runs_dir) -> Wanted:
     """Return the allowed values of each key. Raises ConfigurationError."""
-    wanted = {}
+    wanted: dict[str, list[Any]] = {}
+    given: dict[str, str] = {}
     for override in overrides:
         key, values = compose.alternatives(override)
+        if key in given:
+            message = f"{key} is given twice: {given[key]} and {override}"
+            raise ConfigurationError(message, "write all of its values once, with commas between them")
+        given[key] = override
         if not key.startswith("backend."):
             check_key(key, (*FACTS, *GROUPS), key)
         if key == DIGEST:  # Hydra would take 3e10 for a number
             values = override.partition("=")[2].split(",")
-        wanted[key] = [_allowed(key, value) for value in values]
+        allowed = [_allowed(key, value) for value in values]
+        wanted[key] = [one for value in allowed for one in _stored(key, value, runs_dir)]
     return wanted
+
+
+def _stored(key: str, value: Any, runs_dir: str) -> Sequence[Any]:
+    """Return what a job may hold if the setting was this value.
+
+    Jobs hold absolute paths of data and initial weights. The run that `train.init` names may be gone.
+    """
+    if value is not None and key == "data.dir":
+        return [str(Path(value).resolve())]
+    if value is not None and key == "train.init":
+        with suppress(MnistCnnError):
+            return [str(initial_weights.locate(value, runs_dir))]
+        folders = (Path(runs_dir) / value, Path(value))
+        return [str(path.resolve()) for folder in folders for path in (folder, folder / MODEL)]
+    if value is not None and key == "model.file":
+        return [Path(value).name]
+    return [value]
 
 
 def check_key(key: str, others: Collection[str], what: str) -> None:

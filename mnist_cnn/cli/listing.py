@@ -105,11 +105,12 @@ def list_runs(command: Command) -> int:
     """Print the runs that match KEY=VALUE filters."""
     command.refuse_arguments()
     own = [text for text in command.overrides if text.partition("=")[0].strip("+") == "runs_dir"]
-    wanted = filters.parse([text for text in command.overrides if text not in own])
+    runs_dir = compose.runs_dir(own, command.config_dirs)
+    given = [text for text in command.overrides if text not in own]
+    wanted = filters.parse(given, runs_dir)
     order = command.flags.get(SORT, "created")
     filters.check_key(order, SORTED_BY, f"{SORT}={order}")
     limit = _limit(command.flags)
-    runs_dir = compose.runs_dir(own, command.config_dirs)
     gc.disable()  # nearly all that is read stays; to look for garbage in it takes a tenth of the time
     try:
         found = list(_everything(runs_dir, wanted))
@@ -122,7 +123,7 @@ def list_runs(command: Command) -> int:
         _print(runs)
         _print_notes(runs, runs_dir)
     elif wanted:
-        print(f"no run under {runs_dir} matches {' '.join(command.overrides)}")
+        print(f"no run under {runs_dir} matches {' '.join(given)}")
     else:
         print(f"no runs under {runs_dir}\nstart one: {command_line('backend=local')}")
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,35 @@ def names(ask: Ask, *arguments: str) -> str:
     ended = ask("list", "--json", *arguments)
     assert ended.code == 0, ended.err
     return "".join(row["run"] for row in ended.json())
+
+
+def test_a_path_is_found_as_it_was_given(ask: Ask, home: Path) -> None:
+    folder = home / "runs" / "a"
+    write_run(folder, accuracy=0.9)
+    job = run_folder.read_job(folder)
+    data = dataclasses.replace(job.data, dir=str(home / "mydata"))
+    train = dataclasses.replace(job.train, init=str(folder / "model.keras"), init_sha256="1" * 64)
+    write_run(home / "runs" / "b", accuracy=0.9)
+    run_folder.write_job(home / "runs" / "b", dataclasses.replace(job, data=data, train=train))
+    inits = ("a", "runs/a", "runs/a/model.keras", f"{folder}/model.keras")
+    given = [f"data.dir={path}" for path in ("mydata", home / "mydata")] + [f"train.init={i}" for i in inits]
+    for override in given:
+        assert names(ask, override) == "b", override
+    assert names(ask, "train.init=null") == "a"
+    assert names(ask, "data.dir=other") == names(ask, "train.init=b") == ""
+    shutil.rmtree(folder)
+    for override in given:
+        assert names(ask, override) == "b", override
+
+
+def test_a_filter_that_is_given_twice_is_refused(ask: Ask) -> None:
+    message, hint = refusal(ask("list", "seed=2", "seed=1"))
+    assert message == "seed is given twice: seed=2 and seed=1"
+    assert hint == "write all of its values once, with commas between them"
+
+
+def test_only_filters_are_named_if_no_run_matches(ask: Ask) -> None:
+    assert ask("list", "runs_dir=here", "seed=2").out == "no run under here matches seed=2\n"
 
 
 @pytest.mark.parametrize(
