@@ -11,7 +11,7 @@ from mnist_cnn import run_folder
 from mnist_cnn.backend import ModelRef
 from mnist_cnn.errors import BackendError, storage_error
 from mnist_cnn.files import atomic, locks, safe_read
-from mnist_cnn.prediction.predictor import MODEL_RECORD
+from mnist_cnn.registered import RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,13 +55,13 @@ def add(registry: Path, name: str, run: Path, result: Result) -> ModelRef:
 def _versions(home: Path) -> Iterator[tuple[int, str]]:
     """Yield each finished version and its run's id."""
     for folder in home.iterdir():
-        if folder.name.isdecimal() and (folder / MODEL_RECORD).is_file():
+        if folder.name.isdecimal() and (folder / RECORD).is_file():
             try:
-                about = json.loads(safe_read.read_text(folder / MODEL_RECORD, safe_read.SETTINGS_BYTES))
+                about = json.loads(safe_read.read_text(folder / RECORD, safe_read.SETTINGS_BYTES))
                 yield int(folder.name), str(about["run"])
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 hint = "repair or remove that version, or register under another name"
-                raise BackendError(f"{folder / MODEL_RECORD} is damaged: {error!r}", hint) from error
+                raise BackendError(f"{folder / RECORD} is damaged: {error!r}", hint) from error
 
 
 def _fill(folder: Path, model: ModelRef, run: Path, result: Result) -> None:
@@ -81,4 +81,4 @@ def _fill(folder: Path, model: ModelRef, run: Path, result: Result) -> None:
         "changes": result.changes,
         "files": {file: dataclasses.asdict(result.files[file]) for file in files},
     }
-    atomic.write_text(folder / MODEL_RECORD, json.dumps(about, indent=2) + "\n")
+    atomic.write_text(folder / RECORD, json.dumps(about, indent=2) + "\n")

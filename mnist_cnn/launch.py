@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cnn import compose, job_maker, plan_text, run_creation, run_folder
+from mnist_cnn import compose, job_maker, plan_text, registered, run_creation, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
 from mnist_cnn.config import Registry
@@ -271,7 +271,7 @@ def config_to_resume(folder: Path, overrides: Sequence[str], config_dirs: Sequen
     named = compose.named_backend(overrides)
     if named in (None, run_folder.read_receipt(folder).backend):
         return config_of_run(folder, overrides, config_dirs)
-    return compose.load(overrides, config_dirs)
+    return compose.load([*tracking_state.implied(folder, overrides), *overrides], config_dirs)
 
 
 def find(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Path:
@@ -288,14 +288,10 @@ def find_model(run: str, overrides: Sequence[str] = (), config_dirs: Sequence[st
 
     The folder is of a registered model, of its newest version, or of a run. Raises as `find` does.
     """
-    from mnist_cnn.prediction.predictor import MODEL_RECORD
-
     path = Path(run)
-    if path.suffix == ".onnx" or (path / run_folder.ONNX).is_file() or (path / MODEL_RECORD).is_file():
+    if path.suffix == ".onnx" or (path / run_folder.ONNX).is_file():
         return path
-    versions = [model.parent for model in path.glob(f"*/{MODEL_RECORD}") if model.parent.name.isdecimal()]
-    newest = max(versions, key=lambda version: int(version.name), default=None)
-    return newest or find(run, overrides, config_dirs)
+    return registered.version_in(path) or find(run, overrides, config_dirs)
 
 
 def attach_to(folder: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Run:
@@ -312,6 +308,7 @@ def config_of_run(folder: Path, overrides: Sequence[str], config_dirs: Sequence[
     The run's receipt names the backend.
     """
     receipt = run_folder.read_receipt(folder)
+    overrides = [*tracking_state.implied(folder, overrides), *overrides]
     return compose.load(overrides, config_dirs, backend=(receipt.backend, receipt.backend_settings))
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cnn import launch
+from mnist_cnn import launch, registered
 from mnist_cnn.cli import report
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.hints import command_line
@@ -34,7 +34,7 @@ def export_web(command: Command, word: str) -> int:
     model = launch.find_model(word, command.overrides, command.config_dirs)
     target = Path(command.flags["--web"])
     runtime = Path(command.flags["--runtime"]) if command.flags.get("--runtime") else None
-    files = export_page(load_predictor(model), model.name, target, runtime)
+    files = export_page(load_predictor(model), registered.name_of(model), target, runtime)
     size = sum(file.stat().st_size for file in files)
     if command.as_json:
         names = [str(file.relative_to(target)) for file in files]

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mnist_cnn import launch
+from mnist_cnn import launch, registered
 from mnist_cnn.cli import report
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.version import installation_hint
@@ -40,7 +40,7 @@ def serve(command: Command) -> int:
 
     folder = launch.find_model(word, command.overrides, command.config_dirs)
     predictor = load_predictor(folder, threads=1)  # requests share the processors, not the layers of one
-    web = app.application(app.Service(predictor, folder.name))
+    web = app.application(app.Service(predictor, registered.name_of(folder)))
     with server.bind(host, port) as listener, suppress(KeyboardInterrupt):
         _announce(listener, server.url_of(listener), str(folder), as_json=command.as_json)
         server.serve(web, listener)

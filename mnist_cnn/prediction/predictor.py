@@ -15,7 +15,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import cpu, records
+from mnist_cnn import cpu, records, registered
 from mnist_cnn.errors import BackendError, DataError
 from mnist_cnn.files import safe_read
 from mnist_cnn.hints import command_line
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     Arrays are in MNIST's form.
     """
 
-MODEL_RECORD = "model.json"
-"""What the folder of a registered model must hold."""
 MAX_MODEL_BYTES = 2**31 - 1  # the limit of Protobuf, on which ONNX is built
 MAX_IMAGE_PIXELS = 1_000_000
 BATCH = 32  # images per call of ONNX Runtime: their activations stay in the CPU's cache
@@ -279,7 +277,7 @@ def _find_record(folder: Path) -> Path | None:
         follow, resume = command_line("follow", folder), command_line("resume", folder)
         hint = f"follow it to its end: {follow}; if it has stopped, resume it: {resume}"
         raise DataError(f"{folder} has no {RESULT}: its training is not completed", hint)
-    return folder / MODEL_RECORD if (folder / MODEL_RECORD).exists() else None
+    return folder / registered.RECORD if (folder / registered.RECORD).exists() else None
 
 
 def _check_recorded(path: Path, model: bytes, record: Path) -> None:

@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn import run_folder
+from mnist_cnn import registered, run_folder
 from mnist_cnn.errors import ConfigurationError, DataError, MnistCnnError, storage_error
 from mnist_cnn.files import atomic, safe_read
 from mnist_cnn.training.model import arrays_sha256, layers_with_weights, weight_shapes
@@ -45,16 +45,18 @@ Weights hardly compress. A file that claims more would only fill the memory.
 def locate(init: str, runs_dir: str) -> Path:
     """Return the file that `train.init` names.
 
-    It is the named file, or the model of a folder or a run. Raises ConfigurationError if it does not exist,
-    DataError if it isn't the model that the run has saved.
+    It is the named file, or the model of a run or a folder, or a registered model's newest version. Raises
+    ConfigurationError if it does not exist, DataError if it isn't the model that the run has saved.
     """
     path = Path(init)
     if path.suffix in SUFFIXES:
         if path.is_file():
             return path.resolve()
         raise ConfigurationError(f"train.init={init}: file not found", HINT)
-    if (path / run_folder.MODEL).is_file() and not (path / run_folder.RECEIPT).exists():  # a registered model
-        return (path / run_folder.MODEL).resolve()
+    if not (path / run_folder.RECEIPT).exists():
+        for folder in (path, registered.version_in(path) or path):
+            if (folder / run_folder.MODEL).is_file():
+                return (folder / run_folder.MODEL).resolve()
     try:
         folder = run_folder.find(init, runs_dir)
     except ConfigurationError as error:

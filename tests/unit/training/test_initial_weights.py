@@ -56,6 +56,16 @@ def saved(tmp_path_factory: pytest.TempPathFactory, keras: ModuleType) -> Path:
     return folder
 
 
+def test_the_newest_version_of_a_registered_model_is_found(tmp_path: Path) -> None:
+    for version in ("2", "10"):
+        (tmp_path / "m" / version).mkdir(parents=True)
+        for name in ("model.json", "model.keras"):
+            (tmp_path / "m" / version / name).touch()
+    newest = tmp_path / "m" / "10" / "model.keras"
+    for named in (tmp_path / "m", tmp_path / "m" / "10"):
+        assert initial_weights.locate(str(named), "runs") == newest
+
+
 @pytest.mark.usefixtures("keras")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_shapes_and_names_are_those_that_keras_gives_them(tmp_path: Path, name: str) -> None:
