@@ -26,6 +26,7 @@ from mnist_cnn.config import (
     DataConfig,
     ModelConfig,
     RegisterConfig,
+    Registry,
     RunConfig,
     SearchConfig,
     TrackConfig,
@@ -102,17 +103,35 @@ def load(
             known = [full_key(section, key) for section in sections for key, _ in keys_of(section)]
             known += GROUPS if isinstance(value, str) else ()
             raise unknown_key(_first_leaf(str(name), value), known)
-    track = read_section(TrackConfig, values["track"])
-    check_installed(track.enabled)
-    return Config(
+    config = Config(
         run=read_section(RunConfig, {name: values[name] for name in run_names if name in values}),
         data=read_section(DataConfig, values["data"]),
         model=read_section(ModelConfig, values["model"]),
         train=read_section(TrainConfig, values["train"]),
         register=read_section(RegisterConfig, values["register"]),
         backend=read_section(backend_section, values["backend"]),
-        track=track,
+        track=read_section(TrackConfig, values["track"]),
     )
+    _check_mlflow(config, overrides)
+    check_installed(config.track.enabled)
+    return config
+
+
+def _check_mlflow(config: Config, overrides: Sequence[str]) -> None:
+    """Refuse settings of MLflow without effect, and a missing extra.
+
+    A configuration file may have settings without effect. Raises ConfigurationError.
+    """
+    given = [override.key_or_group for override in _parse(overrides)]
+    register, mlflow = config.register, config.track.mlflow
+    if "register.to" in given and register.name is None:
+        raise ConfigurationError("register.to has no effect without register.name", "add register.name=NAME")
+    registers = register.name is not None and register.to is Registry.mlflow
+    if registers:
+        check_installed([Registry.mlflow.value], f"register.to={Registry.mlflow.value}")
+    ignored = next((key for key in given if key in ("track.mlflow.uri", "track.mlflow.experiment")), None)
+    if ignored is not None and not (mlflow.enabled or registers):
+        raise ConfigurationError(f"{ignored} has no effect without track=mlflow", "add track=mlflow")
 
 
 def load_search(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> SearchConfig:

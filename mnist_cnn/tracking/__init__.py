@@ -40,14 +40,14 @@ def tracker_class(name: str) -> type[Tracker]:
     return found
 
 
-def check_installed(names: Iterable[str]) -> None:
+def check_installed(names: Iterable[str], setting: str | None = None) -> None:
     """Check that these trackers' packages are installed.
 
-    Does not import them. Raises ConfigurationError.
+    Does not import them. Raises ConfigurationError, which names the setting, by default `track`.
     """
     for name in names:
         try:
             metadata.distribution(PACKAGES[name])
         except metadata.PackageNotFoundError as error:
-            message = f"{PACKAGES[name]}, which track={name} needs, isn't installed"
+            message = f"{PACKAGES[name]}, which {setting or f'track={name}'} needs, isn't installed"
             raise ConfigurationError(message, installation_hint(name)) from error

@@ -34,7 +34,7 @@ def register(run: Run, config: RegisterConfig, track: TrackConfig) -> ModelRef:
         BackendError: the run isn't completed, its model isn't accurate enough or is damaged, or the server
             refuses it or doesn't answer.
     """
-    check_installed([MLFLOW])
+    check_installed([MLFLOW], "register.to=mlflow")
     name, folder = config.name or "", run.folder
     if run.status() is Status.finalizing:  # a cluster keeps the result
         run.wait()

@@ -21,6 +21,7 @@ from mnist_cnn.files import atomic, locks, safe_read
 from mnist_cnn.redaction import redact, without_login
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from mnist_cnn.backend import Status
@@ -67,6 +68,17 @@ def choose(folder: Path, config: TrackConfig) -> None:
         _path(folder, name).parent.mkdir(exist_ok=True)
         with lock(folder, name):
             save(folder, name, State(_settings(section), secrets.token_hex(8)))
+
+
+def implied(folder: Path, overrides: Sequence[str]) -> list[str]:
+    """Return the override that chooses trackers again.
+
+    These are the trackers of a run whose settings are given without `track=NAME`.
+    """
+    keys = [text.lstrip("+").partition("=")[0].strip() for text in overrides]
+    given = {key.split(".")[1] for key in keys if key.startswith("track.")} if "track" not in keys else set()
+    names = [name for name in chosen(folder) if name in given] if given else []
+    return [f"track=[{','.join(names)}]"] if names else []
 
 
 def describe(config: TrackConfig) -> tuple[tuple[str, str], ...]:

@@ -151,6 +151,6 @@ def test_printed_commands_hold_no_password(ask: Ask, monkeypatch: pytest.MonkeyP
         raise BackendError("the service does not answer")
 
     monkeypatch.setattr(Searcher, "run", fail)
-    track = "track.mlflow.uri=http://user:pa55word@host/"
-    printed = [ask("search", *JOB, RANGE, track).err, train_command(prepare([*JOB, RANGE, track]), ())]
+    words = [*JOB, RANGE, "track=mlflow", "track.mlflow.uri=http://user:pa55word@host/"]
+    printed = [ask("search", *words).err, train_command(prepare(words), ())]
     assert all("http://***@host/" in text and "pa55word" not in text for text in printed)

@@ -54,6 +54,53 @@ def test_a_missing_extra_is_named_before_anything_starts(
         tracker_class(name)
 
 
+def test_the_extra_for_a_registry_is_named_before_anything_starts(
+    ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(package: str) -> None:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+    for command in ((), ("plan",)):
+        message, hint = refusal(ask(*command, "register.name=x", "register.to=mlflow"))
+        assert "which register.to=mlflow needs, isn't installed" in message
+        assert hint.endswith("[mlflow]'")
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        (f"track.mlflow.uri={SERVER}", "track=mlflow"),
+        ("track.mlflow.experiment=digits", "track=mlflow"),
+        ("register.to=mlflow", "register.name"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(ask: Ask, home: Path, given: str, needed: str) -> None:
+    message, hint = refusal(ask(given))
+    assert message == f"{given.partition('=')[0]} has no effect without {needed}"
+    assert hint.startswith(f"add {needed}")
+    assert list(home.iterdir()) == []
+
+
+def test_a_file_may_have_settings_without_effect(tmp_path: Path) -> None:
+    (tmp_path / "track").mkdir()
+    (tmp_path / "track" / "ours.yaml").write_text(f"mlflow: {{uri: '{SERVER}'}}")
+    assert not compose.load(["track=ours"], [str(tmp_path)]).track.enabled
+    registered = compose.load(["register.name=m", "register.to=mlflow", f"track.mlflow.uri={SERVER}"])
+    assert registered.track.mlflow.uri == SERVER
+
+
+def test_a_tracked_run_takes_its_login_again(tmp_path: Path) -> None:
+    running(tmp_path, "track=mlflow", f"track.mlflow.uri={SERVER}")
+    login = "http://someone:letmein124@tracking.example:5000"
+    config = launch.config_of_run(tmp_path, [f"track.mlflow.uri={login}"], ())
+    before = state.read(tmp_path, "mlflow")
+    state.choose(tmp_path, config.track)
+    assert state.read(tmp_path, "mlflow") == before
+    assert state.with_login(SERVER) == login
+
+
 @pytest.mark.parametrize("variable", [False, True])
 def test_a_login_stays_in_the_memory_of_its_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, variable: bool
