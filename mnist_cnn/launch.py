@@ -17,7 +17,7 @@ from mnist_cnn import compose, job_maker, plan_text, run_creation, run_folder
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
 from mnist_cnn.config import Registry
-from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError
+from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, NeedsForceError
 from mnist_cnn.hints import command_line
 from mnist_cnn.job import Job
 from mnist_cnn.result import describe_epochs
@@ -372,7 +372,7 @@ def _check_unchanged(folder: Path, job: Job, receipt: Receipt, *, force: bool) -
         changes += changed_versions(receipt.versions, versions())
     if changes and not force:
         message = f"{folder} cannot be resumed, because this has changed: {', '.join(changes)}"
-        raise ConfigurationError(message, changed_hint(folder))
+        raise NeedsForceError(message, changed_hint(folder))
     with run_folder.lock(folder):  # a process that starts the run meanwhile removes half-written files
         run_folder.write_job(folder, job)  # with the digest that fits a job that was changed by hand
 

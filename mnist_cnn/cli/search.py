@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn.cli import report
 from mnist_cnn.cli.command import config_dir_words
-from mnist_cnn.errors import Interrupted, MnistCnnError, TrainingError
+from mnist_cnn.errors import Interrupted, MnistCnnError, NeedsForceError, TrainingError
 from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import percent
 from mnist_cnn.search import halving, plot, searcher
-from mnist_cnn.search.request import prepare
+from mnist_cnn.search.request import FORCE, group, prepare
 from mnist_cnn.training import stopping
 
 if TYPE_CHECKING:
@@ -36,10 +36,15 @@ def search(command: Command) -> int:
             searching.run()
         except KeyboardInterrupt:
             _report_what_runs(searching)
-            raise Interrupted(f"interrupted; {what.folder} is kept", _again(command)) from None
+            again = f"continue it: {_again(command)}"
+            raise Interrupted(f"interrupted; {what.folder} is kept", again) from None
+        except NeedsForceError as error:
+            _report_what_runs(searching)
+            error.hint = f"{error.hint}: {_again(command, f'{FORCE}=true')}"
+            raise
         except MnistCnnError as error:
             _report_what_runs(searching)
-            error.then(_again(command))
+            error.then(f"continue it: {_again(command)}")
             raise
         best = halving.best(searching.trials())
         if best is None:
@@ -81,9 +86,13 @@ def _begin(what: Search) -> str:
     return f"search {what.folder}: {what.plan.trials} trials of up to {rungs[-1]} epochs{compared}"
 
 
-def _again(command: Command) -> str:
-    again = command_line("search", *config_dir_words(command.config_dirs), *command.overrides)
-    return f"continue it: {again}"
+def _again(command: Command, *more: str) -> str:
+    """Return the command that continues the search.
+
+    It resumes no trial by force unless `more` says so.
+    """
+    overrides = [text for text in command.overrides if group(text) != FORCE]
+    return command_line("search", *config_dir_words(command.config_dirs), *overrides, *more)
 
 
 def _all_failed(searching: Searcher) -> MnistCnnError:

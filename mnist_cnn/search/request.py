@@ -19,19 +19,22 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
     from mnist_cnn.search.ranges import Range
 
-NOT_TAKEN = ("run_dir", "pause_after", "force", "save_h5", "register")
+NOT_TAKEN = ("run_dir", "pause_after", "save_h5", "register")
 """Keys and groups that have no meaning for trials."""
+FORCE = "force"
+"""A key that only applies to trials that are resumed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
     """A checked search.
 
-    `fixed` are the overrides of all trials.
+    `fixed` are the overrides of all trials; `resumed` are those of a trial that is resumed or followed.
     """
 
     config: SearchConfig
     fixed: tuple[str, ...]
+    resumed: tuple[str, ...]
     ranges: tuple[Range, ...]
     config_dirs: tuple[str, ...]
     plan: Plan
@@ -70,7 +73,9 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search
     for text in fixed:
         if group(text) in NOT_TAKEN:
             raise ConfigurationError(f"search does not take {text}", "leave it out; trials are only compared")
+    resumed = tuple(text for text in fixed if group(text) in ("backend", FORCE))
     base = compose.load(fixed, config_dirs)
+    fixed = tuple(text for text in fixed if group(text) != FORCE)
     job = job_maker.job_of(base)
     launch.backend_of(base).check(job)
     if not job.data.validation:
@@ -93,7 +98,7 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search
     network = None
     if base.model.file is not None and not {"model", "model.file"} & {each.key for each in found}:
         network = (Path(base.model.file), job.model.source or "")
-    search = Search(config, fixed, found, tuple(config_dirs), plan, folder, searched, network)
+    search = Search(config, fixed, resumed, found, tuple(config_dirs), plan, folder, searched, network)
     _check_ranges(search, job)
     return search
 

@@ -19,6 +19,7 @@ from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
     MnistCnnError,
+    NeedsForceError,
     RunPaused,
     TrainingError,
     unexpected_error,
@@ -26,7 +27,6 @@ from mnist_cnn.errors import (
 from mnist_cnn.result import percent
 from mnist_cnn.search import halving, study
 from mnist_cnn.search.halving import Promote, Trial
-from mnist_cnn.search.request import group
 from mnist_cnn.terminal import signals
 from mnist_cnn.tracking.recording import END_SECONDS, recorded
 from mnist_cnn.training import stopping
@@ -79,7 +79,6 @@ class Searcher:
         limits = (launch.backend_of(base).parallel_runs, search.config.parallel)
         self._places = min((limit for limit in limits if limit is not None), default=search.plan.trials)
         self._ends_with_us = launch.ends_with_its_command(base)
-        self._backend = [text for text in search.fixed if group(text) == "backend"]
         self.entries: dict[int, Entry] = {}
 
     def run(self) -> None:
@@ -90,6 +89,7 @@ class Searcher:
             BackendError, DataError: a trial cannot be started, or no run can be waited for any longer;
                 the same search continues later.
             ConfigurationError: a trial cannot be resumed, because what it needs has changed.
+            NeedsForceError: the same, or its machine may be gone; it can be resumed with `force=true`.
         """
         with signals.first_signal_only() if self._ends_with_us else contextlib.nullcontext():
             try:
@@ -176,12 +176,21 @@ class Searcher:
             return None
         if run_folder.read_receipt(entry.folder).status is Status.paused:
             return None
-        run = self._attach(entry)
-        status = run.status()
+        run, status = self._attach(entry)
         return run if status is Status.paused or not status.is_final or _has_diverged(entry) else None
 
-    def _attach(self, entry: Entry) -> Run:
-        return launch.attach_to(entry.folder, self._backend, self.search.config_dirs)
+    def _attach(self, entry: Entry) -> tuple[Run, Status]:
+        """Return an earlier command's run, and its status.
+
+        Raises NeedsForceError if only another machine can say whether it still trains.
+        """
+        run = launch.attach_to(entry.folder, self.search.resumed, self.search.config_dirs)
+        status = run.status()
+        host = run_folder.other_host(run_folder.read_receipt(entry.folder))
+        if host is not None and not status.is_final:
+            message = f"{entry.folder} is {status.value} on {host}, not on this machine"
+            raise NeedsForceError(message, "if that machine is gone")
+        return run, status
 
     def _next(self, waiting: list[Entry]) -> Entry | None:
         """Return the trial that trains next, or None."""
@@ -229,11 +238,15 @@ class Searcher:
                 config, run=dataclasses.replace(config.run, run_dir=str(entry.folder))
             )
             return launch.start(config, job_maker.job_of(config))
-        run = self._attach(entry)
-        if not run.status().is_final:
+        run, status = self._attach(entry)
+        if not status.is_final:
             return run
-        overrides = [*self._backend, pause]
-        return launch.prepare_resume(str(entry.folder), overrides, self.search.config_dirs)()
+        overrides = [*self.search.resumed, pause]
+        try:
+            return launch.prepare_resume(str(entry.folder), overrides, self.search.config_dirs)()
+        except NeedsForceError as error:
+            error.hint = "undo that, or resume anyway"
+            raise
 
     def _follow(self, entry: Entry) -> None:
         """Wait for the end of a trial's run in a thread."""

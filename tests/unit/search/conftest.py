@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers.cli import ask, home
 from helpers.ended_runs import EndedRun, Ends
 from helpers.records import ROW, write_receipt
 
@@ -17,6 +18,8 @@ from mnist_cnn.backend import Status
 if TYPE_CHECKING:
     from mnist_cnn.config import Config
     from mnist_cnn.job import Job
+
+__all__ = ["ask", "home"]
 
 
 @pytest.fixture

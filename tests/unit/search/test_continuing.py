@@ -1,0 +1,78 @@
+"""A search that continues an earlier one, of which something has changed; the runs train nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers.ended_runs import SEARCH, searched
+from helpers.records import write_receipt
+
+from mnist_cnn import launch, run_folder
+from mnist_cnn.backend import Status
+from mnist_cnn.errors import NeedsForceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from helpers.cli import Ask
+
+ONE = (*SEARCH, "search.trials=1", "search.dir=found")
+TRIAL = Path("found/000")
+
+
+def cut_to(epochs: int, status: Status, **values: str) -> None:
+    """Let the trial look as if it had trained this many epochs only."""
+    run_folder.write_history(TRIAL, run_folder.read_history(TRIAL)[:epochs])
+    write_receipt(TRIAL, status, **values)
+
+
+@pytest.fixture
+def resumed(home: Path, ends: object, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The overrides of each resume, of a search that ended."""
+    assert home
+    assert ends
+    searched(*ONE[len(SEARCH) :])
+    given: list[list[str]] = []
+    resume = launch.prepare_resume
+
+    def prepare_resume(run: str, overrides: list[str], dirs: tuple[str, ...]) -> Callable[[], object]:
+        given.append(list(overrides))
+        return resume(run, overrides, dirs)
+
+    monkeypatch.setattr(launch, "prepare_resume", prepare_resume)
+    return given
+
+
+@pytest.mark.usefixtures("resumed")
+def test_a_trial_on_another_machine_ends_the_search_at_once(ask: Ask) -> None:
+    cut_to(1, Status.running, host="elsewhere")
+    ended = ask("search", *ONE)
+    assert ended.code == 2
+    message, hint = ended.err.splitlines()
+    assert message.endswith(f"{TRIAL} is running on elsewhere, not on this machine")
+    assert "if that machine is gone: python -m mnist_cnn search" in hint
+    assert hint.endswith("search.dir=found force=true")
+
+
+def test_with_force_a_trial_of_a_lost_machine_is_resumed_up_to_its_pause(resumed: list[list[str]]) -> None:
+    cut_to(1, Status.running, host="elsewhere")
+    (entry,) = searched(*ONE[len(SEARCH) :], "force=true")
+    assert entry.trial.epochs == 4
+    assert all("force=true" in overrides and "pause_after=" in overrides[-1] for overrides in resumed)
+    assert resumed
+
+
+@pytest.mark.usefixtures("resumed")
+def test_a_trial_whose_packages_changed_is_resumed_by_the_search(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise NeedsForceError("numpy has changed", "resume found/000 force=true")
+
+    cut_to(1, Status.lost)
+    monkeypatch.setattr(launch, "prepare_resume", refuse)
+    hint = ask("search", *ONE).err.splitlines()[-1]
+    assert "undo that, or resume anyway: python -m mnist_cnn search" in hint
+    assert hint.endswith("search.dir=found force=true")
