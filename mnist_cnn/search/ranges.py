@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from decimal import Decimal
 from typing import TYPE_CHECKING, get_args, get_type_hints
 
 from mnist_cnn import compose
@@ -17,7 +16,7 @@ from mnist_cnn.settings import full_key, keys_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydra.core.override_parser.types import Override, RangeSweep
+    from hydra.core.override_parser.types import Override
 
 MANY = "a range needs two values or more"
 
@@ -68,11 +67,12 @@ def _range(override: Override, config_dirs: Sequence[str]) -> Range:
     found = Range(override.key_or_group, text, is_log="log" in tags)
     if isinstance(sweep, IntervalSweep):
         low, high = (0.0 if number is None else number for number in (sweep.start, sweep.end))
+        compose.check_finite(override, (low, high))
         if _is_whole(found.key):
             low, high = math.ceil(low), math.floor(high)
         found = dataclasses.replace(found, low=low, high=high)
     elif isinstance(sweep, RangeSweep):
-        low, high, step = _bounds_of(sweep, text)
+        low, high, step = _bounds_of(override)
         found = dataclasses.replace(found, low=low, high=high, step=None if found.is_log else step)
     else:
         found = dataclasses.replace(
@@ -86,18 +86,14 @@ def _range(override: Override, config_dirs: Sequence[str]) -> Range:
     return found
 
 
-def _bounds_of(sweep: RangeSweep, text: str) -> tuple[float, float, float]:
+def _bounds_of(override: Override) -> tuple[float, float, float]:
     """Return a range's least and largest number, and step.
 
-    `sweep` is Hydra's `range(start, stop, step)`. Raises ConfigurationError if it holds none, or the step is
-    0.
+    Raises ConfigurationError if it holds none, or is not valid.
     """
-    start, stop, step = (Decimal(str(value)) for value in (sweep.start, sweep.stop, sweep.step))
-    if not step:
-        raise ConfigurationError(f"{text}: the step is 0", "leave it out, or set another")
-    count = math.ceil((stop - start) / step)
+    sweep, (start, step, count) = override.value(), compose.range_of(override)
     if count < 1:
-        raise ConfigurationError(f"{text}: this range holds no values", MANY)
+        raise ConfigurationError(f"{override.input_line}: this range holds no values", MANY)
     is_whole = all(isinstance(value, int) for value in (sweep.start, sweep.stop, sweep.step))
     number = int if is_whole else float
     low, high = sorted((start, start + (count - 1) * step))
