@@ -29,7 +29,8 @@ FORCE = "force"
 class Search:
     """A checked search.
 
-    `fixed` are the overrides of all trials; `resumed` are those of a trial that is resumed or followed.
+    `fixed` are the overrides of all trials; `resumed`, those of trials that are resumed. `resumed` names the
+    backend.
     """
 
     config: SearchConfig
@@ -73,8 +74,10 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search
     for text in fixed:
         if group(text) in NOT_TAKEN:
             raise ConfigurationError(f"search does not take {text}", "leave it out; trials are only compared")
-    resumed = tuple(text for text in fixed if group(text) in ("backend", FORCE))
     base = compose.load(fixed, config_dirs)
+    resumed = tuple(text for text in fixed if group(text) in ("backend", "track", FORCE))
+    if compose.named_backend(resumed) is None:
+        resumed = (f"backend={base.backend.name}", *resumed)
     fixed = tuple(text for text in fixed if group(text) != FORCE)
     job = job_maker.job_of(base)
     launch.backend_of(base).check(job)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import job_maker, launch, run_folder
 from mnist_cnn.backend import Status
+from mnist_cnn.backends import backend_class
 from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
@@ -27,7 +28,9 @@ from mnist_cnn.errors import (
 from mnist_cnn.result import percent
 from mnist_cnn.search import halving, study
 from mnist_cnn.search.halving import Promote, Trial
+from mnist_cnn.search.request import group
 from mnist_cnn.terminal import signals
+from mnist_cnn.tracking import state as tracking_state
 from mnist_cnn.tracking.recording import END_SECONDS, recorded
 from mnist_cnn.training import stopping
 
@@ -78,6 +81,7 @@ class Searcher:
         base = search.load()
         limits = (launch.backend_of(base).parallel_runs, search.config.parallel)
         self._places = min((limit for limit in limits if limit is not None), default=search.plan.trials)
+        self._backend, self._track = base.backend.name, base.track
         self._ends_with_us = launch.ends_with_its_command(base)
         self.entries: dict[int, Entry] = {}
 
@@ -101,14 +105,14 @@ class Searcher:
                         return
                     self._take_end(*self._ended.get())
             except BaseException:
-                if self._ends_with_us:
-                    with signals.ignore_signals():
-                        self._cancel()
+                with signals.ignore_signals():
+                    self._cancel()
                 raise
 
     def _cancel(self) -> None:
+        """Cancel the runs that must not outlive this command."""
         for entry in self._running():
-            if entry.run is not None:
+            if entry.run is not None and _ends_with_command(entry):
                 entry.run.cancel()
                 if entry.waiter is not None:
                     entry.waiter.join(END_SECONDS)  # it records the end in the run's trackers
@@ -129,9 +133,13 @@ class Searcher:
 
         These runs outlive the search's command.
         """
-        if self._ends_with_us:
-            return []
-        return [entry.folder for entry in self.entries.values() if _may_be_running(entry)]
+        return [entry.folder for entry in self.entries.values() if self._may_outlive_us(entry)]
+
+    def _may_outlive_us(self, entry: Entry) -> bool:
+        with contextlib.suppress(BackendError):  # a damaged receipt
+            is_running = _has_run(entry) and not run_folder.read_receipt(entry.folder).status.is_final
+            return is_running and not _ends_with_command(entry)
+        return not self._ends_with_us
 
     def _running(self) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.run is not None and entry.trial.is_running]
@@ -184,9 +192,13 @@ class Searcher:
 
         Raises NeedsForceError if only another machine can say whether it still trains.
         """
-        run = launch.attach_to(entry.folder, self.search.resumed, self.search.config_dirs)
-        status = run.status()
-        host = run_folder.other_host(run_folder.read_receipt(entry.folder))
+        receipt = run_folder.read_receipt(entry.folder)
+        overrides = self.search.resumed
+        if receipt.backend != self._backend:  # these settings are another backend's
+            overrides = tuple(text for text in overrides if group(text) != "backend")
+        tracking_state.choose(entry.folder, self._track)  # it also remembers a login
+        run = launch.attach_to(entry.folder, overrides, self.search.config_dirs)
+        status, host = run.status(), run_folder.other_host(receipt)
         if host is not None and not status.is_final:
             message = f"{entry.folder} is {status.value} on {host}, not on this machine"
             raise NeedsForceError(message, "if that machine is gone")
@@ -355,7 +367,6 @@ def _is_under_way(entry: Entry) -> bool:
     return True
 
 
-def _may_be_running(entry: Entry) -> bool:
-    with contextlib.suppress(BackendError):  # a damaged receipt
-        return _has_run(entry) and not run_folder.read_receipt(entry.folder).status.is_final
-    return True
+def _ends_with_command(entry: Entry) -> bool:
+    """Return whether a trial's run ends with the command that follows it."""
+    return backend_class(run_folder.read_receipt(entry.folder).backend).ends_with_its_command

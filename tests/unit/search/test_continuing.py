@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.ended_runs import SEARCH, searched
+from helpers.ended_runs import SEARCH, EndedRun, searched
 from helpers.records import write_receipt
 
 from mnist_cnn import launch, run_folder
 from mnist_cnn.backend import Status
+from mnist_cnn.backends.slurm import SlurmBackend
 from mnist_cnn.errors import NeedsForceError
+from mnist_cnn.tracking import state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,3 +78,40 @@ def test_a_trial_whose_packages_changed_is_resumed_by_the_search(
     hint = ask("search", *ONE).err.splitlines()[-1]
     assert "undo that, or resume anyway: python -m mnist_cnn search" in hint
     assert hint.endswith("search.dir=found force=true")
+
+
+def test_a_resumed_trial_gets_the_trackers_and_their_login(
+    resumed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "_with_login", {})
+    track = ("track=mlflow", "track.mlflow.uri=http://me:pa55word@host")
+    cut_to(1, Status.lost)
+    searched(*ONE[len(SEARCH) :], *track)
+    assert set(track) <= set(resumed[0])
+    assert state.with_login("http://host") == "http://me:pa55word@host"
+
+
+def test_a_followed_trial_keeps_its_backend_and_a_resumed_one_moves_to_the_given_one(
+    resumed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attached: list[tuple[str, ...]] = []
+    given = ("backend=slurm", "backend.partition=x")
+
+    def attach(folder: Path, overrides: tuple[str, ...], _: object) -> EndedRun:
+        attached.append(overrides)
+        return EndedRun(folder, lambda: write_receipt(folder, Status.paused))
+
+    monkeypatch.setattr(launch, "attach_to", attach)
+    monkeypatch.setattr(SlurmBackend, "check", lambda *_: None)
+    cut_to(1, Status.running)
+    (entry,) = searched(*ONE[len(SEARCH) :], *given)
+    assert entry.trial.epochs == 4
+    assert attached[0] == ()
+    assert all(set(given) <= set(overrides) for overrides in resumed)
+    assert resumed
+
+
+def test_a_search_without_a_backend_continues_here(resumed: list[list[str]]) -> None:
+    cut_to(1, Status.lost)
+    searched(*ONE[len(SEARCH) :])
+    assert "backend=local" in resumed[0]
