@@ -177,8 +177,7 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     run_folder.check_resumable(folder, status)
     job = _job_to_resume(before, status)
     if config.run.pause_after is not None:
-        trained = len(run_folder.read_history(folder))
-        _check_pause(config.run.pause_after, job.train.epochs, trained)
+        _check_pause(config.run.pause_after, job.train.epochs, _epochs_kept(before, config.run.pause_after))
     backend.check(job)
     if moves:
         before.download_checkpoints()
@@ -261,6 +260,20 @@ def _job_to_resume(run: Run, status: Status) -> Job:
             hint = "no checkpoint holds the job either; start a new run"
             raise type(error)(error.message, hint) from error
         return checkpoint.job
+
+
+def _epochs_kept(run: Run, pause_after: int) -> int:
+    """Return after which epoch a resumed run begins.
+
+    Reads the newest checkpoint only if the run has trained as far as the pause; otherwise returns the epochs
+    that it has trained.
+    """
+    trained = len(run_folder.read_history(run.folder))
+    if trained < pause_after:
+        return trained
+    run.download_checkpoints()
+    checkpoint = Checkpoints(run.folder / run_folder.CHECKPOINTS).newest()
+    return len(checkpoint.history) if checkpoint is not None else 0
 
 
 def config_to_resume(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
