@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from mnist_cnn import compose
 from mnist_cnn.errors import ConfigurationError
@@ -43,6 +43,27 @@ class Range:
         values = self.choices or (self.low, self.high)
         return tuple(f"{self.key}={value}" for value in values)
 
+    @property
+    def count(self) -> int | None:
+        """How many values there are, or None if endless."""
+        if self.choices:
+            return len(self.choices)
+        if self.step is None and not isinstance(self.low, int):
+            return None
+        return round((self.high - self.low) / (self.step or 1)) + 1
+
+    def after(self, value: Any) -> Any:
+        """Return the value after this one, or None after the last."""
+        if self.choices:
+            return next(iter(self.choices[self.choices.index(value) + 1 :]), None)
+        step = self.step or 1
+        following = self.low + (round((value - self.low) / step) + 1) * step
+        return following if following < self.high + step / 2 else None
+
+    @property
+    def first(self) -> Any:
+        return self.choices[0] if self.choices else self.low
+
 
 def split(
     overrides: Sequence[str], config_dirs: Sequence[str] = ()
@@ -55,6 +76,12 @@ def split(
     parsed = compose.parse_sweeps(overrides)
     fixed = tuple(str(override.input_line) for override in parsed if not override.is_sweep_override())
     return fixed, tuple(_range(override, config_dirs) for override in parsed if override.is_sweep_override())
+
+
+def combinations(ranges: Sequence[Range]) -> int | None:
+    """Return how many combinations there are, or None if endless."""
+    counts = [each.count for each in ranges]
+    return None if None in counts else math.prod(count for count in counts if count is not None)
 
 
 def _range(override: Override, config_dirs: Sequence[str]) -> Range:

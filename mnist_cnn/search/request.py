@@ -88,7 +88,9 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search
         message = f"search.min_epochs={config.min_epochs}: the job has train.epochs={job.train.epochs}"
         raise ConfigurationError(message, "lower search.min_epochs, or raise train.epochs")
     rungs = halving.rungs(job.train.epochs, config.min_epochs, config.reduction)
-    plan = Plan(config.trials, rungs, config.reduction)
+    combinations = ranges.combinations(found)
+    trials = config.trials if combinations is None else min(config.trials, combinations)
+    plan = Plan(trials, rungs, config.reduction)
     fixed = _with_fixed_weights(fixed, job, found)
     searched = {
         "job": job.digest,

@@ -276,6 +276,24 @@ def test_tpe_draws_near_the_best() -> None:
     assert [entry.settings for entry in again] == [entry.settings for entry in entries]
 
 
+@pytest.mark.usefixtures("ends")
+@pytest.mark.parametrize("kind", ["asha", "tpe"])
+def test_each_combination_is_tried_once_and_then_the_search_ends(kind: str) -> None:
+    few = (
+        "model.dense_units=range(8,15,3)",
+        "train.optimizer=adam,sgd",
+        "train.learning_rate=range(0.1,0.4,0.1)",
+    )
+    words = (*SEARCH[:2], "search.reduction=2", f"search={kind}", "search.trials=30", *few)
+    tried = []
+    for folder in ("first", "second"):
+        with searcher.opened(prepare([*words, f"search.dir={folder}"]), lambda _: None) as searching:
+            searching.run()
+            tried.append([entry.settings for entry in searching.entries.values()])
+    assert len(set(tried[0])) == len(tried[0]) == 18
+    assert tried[0] == tried[1]
+
+
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigurationError, match="isn't installed") as raised:
