@@ -48,7 +48,7 @@ def search(command: Command) -> int:
             raise
         best = halving.best(searching.trials())
         if best is None:
-            _print_costs(searching)
+            _report_what_runs(searching)
             raise _all_failed(searching)
         path = what.folder / PLOT
         trained = {number: searching.trained(number) for number in searching.entries}
@@ -57,25 +57,20 @@ def search(command: Command) -> int:
             report.print_json(_as_json(what, searching, best))
         else:
             _print_end(what, searching, best, stream)
-        _print_costs(searching)
+        _report_what_runs(searching)
     return 0
 
 
 def _report_what_runs(searching: Searcher) -> None:
     """Print which runs an ended command leaves running.
 
-    Prints on stderr, with what their backend costs.
+    Prints on stderr, with what the trials' backend costs now.
     """
     if folders := searching.left_running():
         runs = ", ".join(map(str, folders))
         found = f"these runs may still be running; the next command follows them: {runs}"
         report.print_lossy(found, sys.stderr)
         report.print_lossy(f"stop one of them: {command_line('cancel', 'RUN')}", sys.stderr)
-    _print_costs(searching)
-
-
-def _print_costs(searching: Searcher) -> None:
-    """Print on stderr what the trials' backend costs now."""
     runs = [entry.run for entry in searching.entries.values() if entry.run is not None]
     report.print_costs(runs[-1:])
 
@@ -83,7 +78,8 @@ def _print_costs(searching: Searcher) -> None:
 def _begin(what: Search) -> str:
     rungs = [str(rung) for rung in what.plan.rungs]
     compared = f", compared after {', '.join(rungs[:-1])}" if rungs[:-1] else ""
-    return f"search {what.folder}: {what.plan.trials} trials of up to {rungs[-1]} epochs{compared}"
+    trials = f"{'all ' if what.plan.trials < what.config.trials else ''}{what.plan.trials} trials"
+    return f"search {what.folder}: {trials} of up to {rungs[-1]} epochs{compared}"
 
 
 def _again(command: Command, *more: str) -> str:
