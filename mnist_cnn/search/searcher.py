@@ -148,10 +148,14 @@ class Searcher:
         """Return earlier trials that haven't reached their rung.
 
         Reads all trials that earlier commands have begun, and follows the runs whose ends those did not see.
+        A trial with a damaged file has failed.
         """
         waiting = []
         for drawn in self._study.trials():
             entry = self._add(drawn)
+            if (damage := _damage(entry)) is not None:
+                self._fail(entry, damage)
+                continue
             run = self._run_to_follow(entry)  # this also reads the newest epochs of a run on a cluster
             entry.history = run_folder.read_history(entry.folder)
             reached = self._reached(entry)
@@ -352,6 +356,17 @@ def opened(search: Search, report: Callable[[str], None]) -> Iterator[Searcher]:
 
 def _has_run(entry: Entry) -> bool:
     return (entry.folder / run_folder.RECEIPT).exists()
+
+
+def _damage(entry: Entry) -> MnistCnnError | None:
+    """Return why a trial's files cannot be read, or None."""
+    try:
+        run_folder.read_history(entry.folder)
+        if _has_run(entry):
+            run_folder.read_receipt(entry.folder)
+    except MnistCnnError as error:
+        return BackendError(f"{error.message}; delete {entry.folder} to train this trial again")
+    return None
 
 
 def _has_diverged(entry: Entry) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers.ended_runs import SEARCH, EndedRun, searched
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
 ONE = (*SEARCH, "search.trials=1", "search.dir=found")
 TRIAL = Path("found/000")
+NO_PID = 2**22 + 1
+"""Larger than any process has."""
 
 
-def cut_to(epochs: int, status: Status, **values: str) -> None:
+def cut_to(epochs: int, status: Status, **values: Any) -> None:
     """Let the trial look as if it had trained this many epochs only."""
     run_folder.write_history(TRIAL, run_folder.read_history(TRIAL)[:epochs])
     write_receipt(TRIAL, status, **values)
@@ -49,7 +52,7 @@ def resumed(home: Path, ends: object, monkeypatch: pytest.MonkeyPatch) -> list[l
 
 @pytest.mark.usefixtures("resumed")
 def test_a_trial_on_another_machine_ends_the_search_at_once(ask: Ask) -> None:
-    cut_to(1, Status.running, host="elsewhere")
+    cut_to(1, Status.running, host="elsewhere", pid=NO_PID)
     ended = ask("search", *ONE)
     assert ended.code == 2
     message, hint = ended.err.splitlines()
@@ -59,7 +62,7 @@ def test_a_trial_on_another_machine_ends_the_search_at_once(ask: Ask) -> None:
 
 
 def test_with_force_a_trial_of_a_lost_machine_is_resumed_up_to_its_pause(resumed: list[list[str]]) -> None:
-    cut_to(1, Status.running, host="elsewhere")
+    cut_to(1, Status.running, host="elsewhere", pid=NO_PID)
     (entry,) = searched(*ONE[len(SEARCH) :], "force=true")
     assert entry.trial.epochs == 4
     assert all("force=true" in overrides and "pause_after=" in overrides[-1] for overrides in resumed)
@@ -115,3 +118,17 @@ def test_a_search_without_a_backend_continues_here(resumed: list[list[str]]) -> 
     cut_to(1, Status.lost)
     searched(*ONE[len(SEARCH) :])
     assert "backend=local" in resumed[0]
+
+
+@pytest.mark.usefixtures("ends")
+@pytest.mark.parametrize("name", [run_folder.METRICS, run_folder.RECEIPT])
+def test_a_trial_with_a_damaged_file_fails_and_the_others_continue(name: str) -> None:
+    searched("search.trials=2", "search.dir=found")
+    (TRIAL / name).write_text("{")
+    damaged, sound = searched("search.trials=2", "search.dir=found")
+    assert damaged.error
+    assert str(TRIAL / name) in damaged.error.message
+    assert f"delete {TRIAL} to train this trial again" in damaged.error.message
+    assert sound.error is None
+    shutil.rmtree(TRIAL)
+    assert not any(entry.error for entry in searched("search.trials=2", "search.dir=found"))
