@@ -18,9 +18,10 @@ from mnist_cnn.training import stopping
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
+    from mnist_cnn.search.entry import Entry
     from mnist_cnn.search.halving import Trial
     from mnist_cnn.search.request import Search
-    from mnist_cnn.search.searcher import Entry, Searcher
+    from mnist_cnn.search.searcher import Searcher
 
 PLOT = "search.png"
 VALIDATION = "data.validation"

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import job_maker, launch, run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.backends import backend_class
 from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
@@ -27,6 +26,7 @@ from mnist_cnn.errors import (
 )
 from mnist_cnn.result import percent
 from mnist_cnn.search import halving, study
+from mnist_cnn.search.entry import Entry
 from mnist_cnn.search.halving import Promote, Trial
 from mnist_cnn.search.request import group
 from mnist_cnn.terminal import signals
@@ -39,35 +39,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mnist_cnn.backend import Run
-    from mnist_cnn.result import EpochRow
     from mnist_cnn.search.request import Search
     from mnist_cnn.search.study import Drawn, Study
-
-
-@dataclasses.dataclass
-class Entry:
-    """A trial: its settings, its run and its outcome.
-
-    `unfollowed` is why the wait for its run has ended although the run has not.
-    """
-
-    drawn: Drawn
-    folder: Path
-    trial: Trial
-    run: Run | None = None
-    waiter: threading.Thread | None = None
-    error: MnistCnnError | None = None
-    unfollowed: MnistCnnError | None = None
-    history: tuple[EpochRow, ...] = ()
-
-    @property
-    def accuracies(self) -> tuple[float, ...]:
-        """Return the validation accuracy after each epoch so far."""
-        return tuple(row.val_accuracy for row in self.history)
-
-    @property
-    def settings(self) -> str:
-        return " ".join(self.drawn.overrides)
 
 
 class Searcher:
@@ -112,7 +85,7 @@ class Searcher:
     def _cancel(self) -> None:
         """Cancel the runs that must not outlive this command."""
         for entry in self._running():
-            if entry.run is not None and _ends_with_command(entry):
+            if entry.run is not None and entry.ends_with_command():
                 entry.run.cancel()
                 if entry.waiter is not None:
                     entry.waiter.join(END_SECONDS)  # it records the end in the run's trackers
@@ -137,8 +110,8 @@ class Searcher:
 
     def _may_outlive_us(self, entry: Entry) -> bool:
         with contextlib.suppress(BackendError):  # a damaged receipt
-            is_running = _has_run(entry) and not run_folder.read_receipt(entry.folder).status.is_final
-            return is_running and not _ends_with_command(entry)
+            is_running = entry.has_run() and not run_folder.read_receipt(entry.folder).status.is_final
+            return is_running and not entry.ends_with_command()
         return not self._ends_with_us
 
     def _running(self) -> list[Entry]:
@@ -153,7 +126,7 @@ class Searcher:
         waiting = []
         for drawn in self._study.trials():
             entry = self._add(drawn)
-            if (damage := _damage(entry)) is not None:
+            if (damage := entry.damage()) is not None:
                 self._fail(entry, damage)
                 continue
             run = self._run_to_follow(entry)  # this also reads the newest epochs of a run on a cluster
@@ -184,12 +157,12 @@ class Searcher:
 
     def _run_to_follow(self, entry: Entry) -> Run | None:
         """Return the run of an earlier command that did not see its end, unless it must be resumed."""
-        if entry.drawn.error is not None or not _has_run(entry):
+        if entry.drawn.error is not None or not entry.has_run():
             return None
         if run_folder.read_receipt(entry.folder).status is Status.paused:
             return None
         run, status = self._attach(entry)
-        return run if status is Status.paused or not status.is_final or _has_diverged(entry) else None
+        return run if status is Status.paused or not status.is_final or entry.has_diverged() else None
 
     def _attach(self, entry: Entry) -> tuple[Run, Status]:
         """Return an earlier command's run, and its status.
@@ -230,13 +203,13 @@ class Searcher:
         if self._has_stopped(entry):
             self._settle(entry.drawn.number, None)
             return
-        if not _has_run(entry):
+        if not entry.has_run():
             self.search.check_network()
         with signals.defer_signals() if self._ends_with_us else contextlib.nullcontext():
             try:
                 entry.run = self._start(entry)
             except ConfigurationError as error:
-                if _has_run(entry):  # it was valid, but what it needs has changed since
+                if entry.has_run():  # it was valid, but what it needs has changed since
                     raise
                 self._fail(entry, error)
                 return
@@ -248,7 +221,7 @@ class Searcher:
         Attaches to it if it is still running.
         """
         pause = f"pause_after={entry.trial.target}"
-        if not _has_run(entry):
+        if not entry.has_run():
             config = self.search.load(*entry.drawn.overrides, pause)
             config = dataclasses.replace(
                 config, run=dataclasses.replace(config.run, run_dir=str(entry.folder))
@@ -287,7 +260,7 @@ class Searcher:
         another run has ended. Raises the error if there is none.
         """
         entry = self.entries[number]
-        if error is not None and _is_under_way(entry):
+        if error is not None and entry.is_under_way():
             entry.unfollowed = error
             if all(other.unfollowed for other in self._running()):
                 raise error
@@ -340,7 +313,7 @@ class Searcher:
         """
         entry.error = error
         entry.trial = dataclasses.replace(entry.trial, has_failed=True, is_running=False)
-        is_unbuildable = isinstance(error, ConfigurationError) and not _has_run(entry)
+        is_unbuildable = isinstance(error, ConfigurationError) and not entry.has_run()
         if isinstance(error, TrainingError) or is_unbuildable:
             self._study.fail(entry.drawn.number, error.message)
         self._report(f"trial {entry.drawn.number}: failed: {error.message}  {entry.settings}")
@@ -352,36 +325,3 @@ def opened(search: Search, report: Callable[[str], None]) -> Iterator[Searcher]:
     config = search.config
     with study.opened(search.folder, search.searched, search.ranges, config.sampler, config.seed) as known:
         yield Searcher(search, known, report)
-
-
-def _has_run(entry: Entry) -> bool:
-    return (entry.folder / run_folder.RECEIPT).exists()
-
-
-def _damage(entry: Entry) -> MnistCnnError | None:
-    """Return why a trial's files cannot be read, or None."""
-    try:
-        run_folder.read_history(entry.folder)
-        if _has_run(entry):
-            run_folder.read_receipt(entry.folder)
-    except MnistCnnError as error:
-        return BackendError(f"{error.message}; delete {entry.folder} to train this trial again")
-    return None
-
-
-def _has_diverged(entry: Entry) -> bool:
-    """Return whether a run has failed in a way that training again would not change."""
-    receipt = run_folder.read_receipt(entry.folder)
-    return receipt.status is Status.failed and receipt.exit_code == TrainingError.exit_code
-
-
-def _is_under_way(entry: Entry) -> bool:
-    """Return whether a trial's run has not ended, as far as its backend can say."""
-    with contextlib.suppress(MnistCnnError):  # of a service that does not answer
-        return entry.run is not None and not entry.run.status().is_final
-    return True
-
-
-def _ends_with_command(entry: Entry) -> bool:
-    """Return whether a trial's run ends with the command that follows it."""
-    return backend_class(run_folder.read_receipt(entry.folder).backend).ends_with_its_command

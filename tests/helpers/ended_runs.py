@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from helpers.records import write_receipt
 
@@ -13,6 +14,9 @@ from mnist_cnn.backend import Status
 from mnist_cnn.errors import MnistCnnError, RunPaused
 from mnist_cnn.search import searcher
 from mnist_cnn.search.request import prepare
+
+if TYPE_CHECKING:
+    from mnist_cnn.search.entry import Entry
 
 SEARCH = ("data.validation=100", "train.epochs=4", "model.dense_units=range(8,100)", "search.reduction=2")
 
@@ -38,7 +42,7 @@ class EndedRun:
 Ends = dict[str, Callable[[], object]]
 
 
-def searched(*overrides: str) -> list[searcher.Entry]:
+def searched(*overrides: str) -> list[Entry]:
     """Search; return the trials."""
     with searcher.opened(prepare([*SEARCH, *overrides]), lambda line: None) as searching:
         searching.run()

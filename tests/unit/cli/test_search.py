@@ -18,9 +18,10 @@ from mnist_cnn.cli.main import parse
 from mnist_cnn.cli.search import train_command
 from mnist_cnn.errors import BackendError
 from mnist_cnn.search import searcher
+from mnist_cnn.search.entry import Entry
 from mnist_cnn.search.halving import Trial
 from mnist_cnn.search.request import prepare
-from mnist_cnn.search.searcher import Entry, Searcher
+from mnist_cnn.search.searcher import Searcher
 from mnist_cnn.search.study import Drawn
 
 if TYPE_CHECKING:
