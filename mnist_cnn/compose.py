@@ -325,7 +325,7 @@ def check_finite(override: Override, numbers: Sequence[Decimal | float]) -> None
     """Raise ConfigurationError if a number is inf or nan."""
     for number in numbers:
         if not math.isfinite(number):
-            message = f"{override.input_line}: {str(number).lower()} isn't a finite number"
+            message = f"{override.input_line}: {float(number):g} isn't a finite number"
             raise ConfigurationError(message, "name the first and the last number")
 
 

@@ -58,7 +58,7 @@ class Range:
             return next(iter(self.choices[self.choices.index(value) + 1 :]), None)
         step = self.step or 1
         following = self.low + (round((value - self.low) / step) + 1) * step
-        return following if following < self.high + step / 2 else None
+        return min(following, self.high) if following < self.high + step / 2 else None
 
     @property
     def first(self) -> Any:

@@ -18,7 +18,7 @@ from mnist_cnn.search import ranges
 from mnist_cnn.version import installation_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import optuna
@@ -36,6 +36,11 @@ DIGITS = 6
 """Significant digits of a drawn number.
 
 They are few, so that people can read and repeat it.
+"""
+DRAWS = 20
+"""How often settings are drawn until they are new.
+
+After that, the next new ones are taken.
 """
 ELSEWHERE = "search.dir=FOLDER"
 
@@ -123,7 +128,12 @@ class Study:
         kind = TPESampler if self._sampler is Sampler.tpe else RandomSampler
         drawing = optuna.create_study(sampler=kind(seed=int(state[0])), direction="maximize")
         drawing.add_trials(self._study.get_trials(deepcopy=False))
-        params = self._untried(drawing.ask(self._distributions).params)
+        tried = {drawn.overrides for drawn in self.trials()}
+        for _ in range(DRAWS):
+            params = drawing.ask(self._distributions).params
+            if _overrides(params) not in tried:
+                break
+        params = self._untried(params, tried)
         is_running = optuna.trial.TrialState.RUNNING
         with _translated():
             self._study.add_trial(
@@ -131,12 +141,11 @@ class Study:
             )
         return self.trials()[-1]
 
-    def _untried(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _untried(self, params: dict[str, Any], tried: Collection[tuple[str, ...]]) -> dict[str, Any]:
         """Return the first untried settings, from these on.
 
         Returns the given ones if all were tried.
         """
-        tried = {drawn.overrides for drawn in self.trials()}
         combinations = ranges.combinations(self._ranges)
         if combinations is None or len(tried) >= combinations:
             return params
