@@ -12,9 +12,11 @@ import functools
 import io
 import itertools
 import json
+import math
 import re
 import sys
 from contextlib import redirect_stdout
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +65,9 @@ MOST_SETTINGS_BYTES = 64 * 1024
 
 Those of conf/ have a few lines.
 """
+MOST_COMBINATIONS = 10_000
+"""The most values that a sweep or a filter may have."""
+FEWER = "choose fewer values"
 SETTINGS_HINT = "a configuration file should have a few lines"
 
 
@@ -263,8 +268,8 @@ def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[li
     """Expand sweeps to one list of overrides per job.
 
     Sweeps are `a=1,2`, `range`, `choice` and `glob`. Raises ConfigurationError if an override cannot be
-    parsed, if a swept key is given twice, if a sweep is an `interval`, or if a `glob` matches no name of its
-    group.
+    parsed, if a swept key is given twice, if a sweep is an `interval` or too long, or if a `glob` matches no
+    name of its group.
     """
     alternatives: list[list[str]] = []
     for override in parse_sweeps(overrides):
@@ -273,6 +278,9 @@ def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[li
             alternatives.append([f"{key}={value}" for value in swept_values(override, config_dirs)])
         else:
             alternatives.append([str(override.input_line)])
+    if math.prod(map(len, alternatives)) > MOST_COMBINATIONS:
+        message = f"{' '.join(overrides)}: more than {MOST_COMBINATIONS} combinations"
+        raise ConfigurationError(message, FEWER)
     return [list(job) for job in itertools.product(*alternatives)]
 
 
@@ -295,14 +303,17 @@ def parse_sweeps(overrides: Sequence[str]) -> list[Override]:
 def swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
     """Return a sweep's values as texts.
 
-    Raises ConfigurationError for an `interval`, or a `glob` without a match.
+    Raises ConfigurationError for an `interval`, too long a `range`, or a `glob` without a match.
     """
-    from hydra.core.override_parser.types import Glob, IntervalSweep
+    from hydra.core.override_parser.types import Glob, IntervalSweep, RangeSweep
 
     value, name = override.value(), override.key_or_group
     if isinstance(value, IntervalSweep):
         hint = "write the values, with commas between them"
         raise ConfigurationError(f"{override.input_line}: an interval has endless values", hint)
+    if isinstance(value, RangeSweep) and range_of(override)[2] > MOST_COMBINATIONS:
+        message = f"{override.input_line}: more than {MOST_COMBINATIONS} values"
+        raise ConfigurationError(message, FEWER)
     if not isinstance(value, Glob):
         return list(override.sweep_string_iterator())
     if name not in GROUPS:
@@ -314,6 +325,27 @@ def swept_values(override: Override, config_dirs: Sequence[str]) -> list[str]:
             f"{override.input_line} matches nothing", f"the names are {', '.join(known)}"
         )
     return list(chosen)
+
+
+def range_of(override: Override) -> tuple[Decimal, Decimal, int]:
+    """Return the first number, step and length of a `range`.
+
+    Raises ConfigurationError if the step is 0, or a number isn't finite.
+    """
+    sweep = override.value()
+    start, stop, step = (Decimal(str(value)) for value in (sweep.start, sweep.stop, sweep.step))
+    check_finite(override, (start, stop, step))
+    if not step:
+        raise ConfigurationError(f"{override.input_line}: the step is 0", "leave it out, or set another")
+    return start, step, max(0, math.ceil((stop - start) / step))
+
+
+def check_finite(override: Override, numbers: Sequence[Decimal | float]) -> None:
+    """Raise ConfigurationError if a number is inf or nan."""
+    for number in numbers:
+        if not math.isfinite(number):
+            message = f"{override.input_line}: {float(number):g} isn't a finite number"
+            raise ConfigurationError(message, "name the first and the last number")
 
 
 def alternatives(override: str) -> tuple[str, list[Any]]:

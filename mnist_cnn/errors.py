@@ -73,6 +73,10 @@ class ConfigurationError(MnistCnnError):
     exit_code = 2
 
 
+class NeedsForceError(ConfigurationError):
+    """A run that is only resumed with `force=true`."""
+
+
 class DataError(MnistCnnError):
     exit_code = 3
 

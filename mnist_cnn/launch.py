@@ -17,7 +17,7 @@ from mnist_cnn import compose, job_maker, plan_text, registered, run_creation, r
 from mnist_cnn.backend import Plan, Status
 from mnist_cnn.backends import backend_class
 from mnist_cnn.config import Registry
-from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError
+from mnist_cnn.errors import BackendError, ConfigurationError, DataError, MnistCnnError, NeedsForceError
 from mnist_cnn.hints import command_line
 from mnist_cnn.job import Job
 from mnist_cnn.result import describe_epochs
@@ -177,8 +177,7 @@ def prepare_resume(run: str, overrides: Sequence[str], config_dirs: Sequence[str
     run_folder.check_resumable(folder, status)
     job = _job_to_resume(before, status)
     if config.run.pause_after is not None:
-        trained = len(run_folder.read_history(folder))
-        _check_pause(config.run.pause_after, job.train.epochs, trained)
+        _check_pause(config.run.pause_after, job.train.epochs, _epochs_kept(before, config.run.pause_after))
     backend.check(job)
     if moves:
         before.download_checkpoints()
@@ -261,6 +260,20 @@ def _job_to_resume(run: Run, status: Status) -> Job:
             hint = "no checkpoint holds the job either; start a new run"
             raise type(error)(error.message, hint) from error
         return checkpoint.job
+
+
+def _epochs_kept(run: Run, pause_after: int) -> int:
+    """Return after which epoch a resumed run begins.
+
+    Reads the newest checkpoint only if the run has trained as far as the pause; otherwise returns the epochs
+    that it has trained.
+    """
+    trained = len(run_folder.read_history(run.folder))
+    if trained < pause_after:
+        return trained
+    run.download_checkpoints()
+    checkpoint = Checkpoints(run.folder / run_folder.CHECKPOINTS).newest()
+    return len(checkpoint.history) if checkpoint is not None else 0
 
 
 def config_to_resume(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]) -> Config:
@@ -369,7 +382,7 @@ def _check_unchanged(folder: Path, job: Job, receipt: Receipt, *, force: bool) -
         changes += changed_versions(receipt.versions, versions())
     if changes and not force:
         message = f"{folder} cannot be resumed, because this has changed: {', '.join(changes)}"
-        raise ConfigurationError(message, changed_hint(folder))
+        raise NeedsForceError(message, changed_hint(folder))
     with run_folder.lock(folder):  # a process that starts the run meanwhile removes half-written files
         run_folder.write_job(folder, job)  # with the digest that fits a job that was changed by hand
 

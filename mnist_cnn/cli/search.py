@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn.cli import report
 from mnist_cnn.cli.command import config_dir_words
-from mnist_cnn.errors import Interrupted, MnistCnnError, TrainingError
+from mnist_cnn.errors import Interrupted, MnistCnnError, NeedsForceError, TrainingError
 from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import percent
 from mnist_cnn.search import halving, plot, searcher
-from mnist_cnn.search.request import prepare
+from mnist_cnn.search.request import FORCE, group, prepare
 from mnist_cnn.training import stopping
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.command import Command
+    from mnist_cnn.search.entry import Entry
     from mnist_cnn.search.halving import Trial
     from mnist_cnn.search.request import Search
-    from mnist_cnn.search.searcher import Entry, Searcher
+    from mnist_cnn.search.searcher import Searcher
 
 PLOT = "search.png"
 VALIDATION = "data.validation"
@@ -36,14 +37,19 @@ def search(command: Command) -> int:
             searching.run()
         except KeyboardInterrupt:
             _report_what_runs(searching)
-            raise Interrupted(f"interrupted; {what.folder} is kept", _again(command)) from None
+            again = f"continue it: {_again(command)}"
+            raise Interrupted(f"interrupted; {what.folder} is kept", again) from None
+        except NeedsForceError as error:
+            _report_what_runs(searching)
+            error.hint = f"{error.hint}: {_again(command, f'{FORCE}=true')}"
+            raise
         except MnistCnnError as error:
             _report_what_runs(searching)
-            error.then(_again(command))
+            error.then(f"continue it: {_again(command)}")
             raise
         best = halving.best(searching.trials())
         if best is None:
-            _print_costs(searching)
+            _report_what_runs(searching)
             raise _all_failed(searching)
         path = what.folder / PLOT
         trained = {number: searching.trained(number) for number in searching.entries}
@@ -52,25 +58,20 @@ def search(command: Command) -> int:
             report.print_json(_as_json(what, searching, best))
         else:
             _print_end(what, searching, best, stream)
-        _print_costs(searching)
+        _report_what_runs(searching)
     return 0
 
 
 def _report_what_runs(searching: Searcher) -> None:
     """Print which runs an ended command leaves running.
 
-    Prints on stderr, with what their backend costs.
+    Prints on stderr, with what the trials' backend costs now.
     """
     if folders := searching.left_running():
         runs = ", ".join(map(str, folders))
         found = f"these runs may still be running; the next command follows them: {runs}"
         report.print_lossy(found, sys.stderr)
         report.print_lossy(f"stop one of them: {command_line('cancel', 'RUN')}", sys.stderr)
-    _print_costs(searching)
-
-
-def _print_costs(searching: Searcher) -> None:
-    """Print on stderr what the trials' backend costs now."""
     runs = [entry.run for entry in searching.entries.values() if entry.run is not None]
     report.print_costs(runs[-1:])
 
@@ -78,12 +79,17 @@ def _print_costs(searching: Searcher) -> None:
 def _begin(what: Search) -> str:
     rungs = [str(rung) for rung in what.plan.rungs]
     compared = f", compared after {', '.join(rungs[:-1])}" if rungs[:-1] else ""
-    return f"search {what.folder}: {what.plan.trials} trials of up to {rungs[-1]} epochs{compared}"
+    trials = f"{'all ' if what.plan.trials < what.config.trials else ''}{what.plan.trials} trials"
+    return f"search {what.folder}: {trials} of up to {rungs[-1]} epochs{compared}"
 
 
-def _again(command: Command) -> str:
-    again = command_line("search", *config_dir_words(command.config_dirs), *command.overrides)
-    return f"continue it: {again}"
+def _again(command: Command, *more: str) -> str:
+    """Return the command that continues the search.
+
+    It resumes no trial by force unless `more` says so.
+    """
+    overrides = [text for text in command.overrides if group(text) != FORCE]
+    return command_line("search", *config_dir_words(command.config_dirs), *overrides, *more)
 
 
 def _all_failed(searching: Searcher) -> MnistCnnError:

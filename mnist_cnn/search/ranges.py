@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from decimal import Decimal
-from typing import TYPE_CHECKING, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from mnist_cnn import compose
 from mnist_cnn.errors import ConfigurationError
@@ -17,7 +16,7 @@ from mnist_cnn.settings import full_key, keys_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydra.core.override_parser.types import Override, RangeSweep
+    from hydra.core.override_parser.types import Override
 
 MANY = "a range needs two values or more"
 
@@ -44,6 +43,27 @@ class Range:
         values = self.choices or (self.low, self.high)
         return tuple(f"{self.key}={value}" for value in values)
 
+    @property
+    def count(self) -> int | None:
+        """How many values there are, or None if endless."""
+        if self.choices:
+            return len(self.choices)
+        if self.step is None and not isinstance(self.low, int):
+            return None
+        return round((self.high - self.low) / (self.step or 1)) + 1
+
+    def after(self, value: Any) -> Any:
+        """Return the value after this one, or None after the last."""
+        if self.choices:
+            return next(iter(self.choices[self.choices.index(value) + 1 :]), None)
+        step = self.step or 1
+        following = self.low + (round((value - self.low) / step) + 1) * step
+        return min(following, self.high) if following < self.high + step / 2 else None
+
+    @property
+    def first(self) -> Any:
+        return self.choices[0] if self.choices else self.low
+
 
 def split(
     overrides: Sequence[str], config_dirs: Sequence[str] = ()
@@ -58,6 +78,12 @@ def split(
     return fixed, tuple(_range(override, config_dirs) for override in parsed if override.is_sweep_override())
 
 
+def combinations(ranges: Sequence[Range]) -> int | None:
+    """Return how many combinations there are, or None if endless."""
+    counts = [each.count for each in ranges]
+    return None if None in counts else math.prod(count for count in counts if count is not None)
+
+
 def _range(override: Override, config_dirs: Sequence[str]) -> Range:
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 
@@ -68,11 +94,12 @@ def _range(override: Override, config_dirs: Sequence[str]) -> Range:
     found = Range(override.key_or_group, text, is_log="log" in tags)
     if isinstance(sweep, IntervalSweep):
         low, high = (0.0 if number is None else number for number in (sweep.start, sweep.end))
+        compose.check_finite(override, (low, high))
         if _is_whole(found.key):
             low, high = math.ceil(low), math.floor(high)
         found = dataclasses.replace(found, low=low, high=high)
     elif isinstance(sweep, RangeSweep):
-        low, high, step = _bounds_of(sweep, text)
+        low, high, step = _bounds_of(override)
         found = dataclasses.replace(found, low=low, high=high, step=None if found.is_log else step)
     else:
         found = dataclasses.replace(
@@ -86,18 +113,14 @@ def _range(override: Override, config_dirs: Sequence[str]) -> Range:
     return found
 
 
-def _bounds_of(sweep: RangeSweep, text: str) -> tuple[float, float, float]:
+def _bounds_of(override: Override) -> tuple[float, float, float]:
     """Return a range's least and largest number, and step.
 
-    `sweep` is Hydra's `range(start, stop, step)`. Raises ConfigurationError if it holds none, or the step is
-    0.
+    Raises ConfigurationError if it holds none, or is not valid.
     """
-    start, stop, step = (Decimal(str(value)) for value in (sweep.start, sweep.stop, sweep.step))
-    if not step:
-        raise ConfigurationError(f"{text}: the step is 0", "leave it out, or set another")
-    count = math.ceil((stop - start) / step)
+    sweep, (start, step, count) = override.value(), compose.range_of(override)
     if count < 1:
-        raise ConfigurationError(f"{text}: this range holds no values", MANY)
+        raise ConfigurationError(f"{override.input_line}: this range holds no values", MANY)
     is_whole = all(isinstance(value, int) for value in (sweep.start, sweep.stop, sweep.step))
     number = int if is_whole else float
     low, high = sorted((start, start + (count - 1) * step))

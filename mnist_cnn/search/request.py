@@ -19,19 +19,23 @@ if TYPE_CHECKING:
     from mnist_cnn.job import Job
     from mnist_cnn.search.ranges import Range
 
-NOT_TAKEN = ("run_dir", "pause_after", "force", "save_h5", "register")
+NOT_TAKEN = ("run_dir", "pause_after", "save_h5", "register")
 """Keys and groups that have no meaning for trials."""
+FORCE = "force"
+"""A key that only applies to trials that are resumed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
     """A checked search.
 
-    `fixed` are the overrides of all trials.
+    `fixed` are the overrides of all trials; `resumed`, those of trials that are resumed. `resumed` names the
+    backend.
     """
 
     config: SearchConfig
     fixed: tuple[str, ...]
+    resumed: tuple[str, ...]
     ranges: tuple[Range, ...]
     config_dirs: tuple[str, ...]
     plan: Plan
@@ -71,6 +75,10 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search
         if group(text) in NOT_TAKEN:
             raise ConfigurationError(f"search does not take {text}", "leave it out; trials are only compared")
     base = compose.load(fixed, config_dirs)
+    resumed = tuple(text for text in fixed if group(text) in ("backend", "track", FORCE))
+    if compose.named_backend(resumed) is None:
+        resumed = (f"backend={base.backend.name}", *resumed)
+    fixed = tuple(text for text in fixed if group(text) != FORCE)
     job = job_maker.job_of(base)
     launch.backend_of(base).check(job)
     if not job.data.validation:
@@ -80,7 +88,9 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search
         message = f"search.min_epochs={config.min_epochs}: the job has train.epochs={job.train.epochs}"
         raise ConfigurationError(message, "lower search.min_epochs, or raise train.epochs")
     rungs = halving.rungs(job.train.epochs, config.min_epochs, config.reduction)
-    plan = Plan(config.trials, rungs, config.reduction)
+    combinations = ranges.combinations(found)
+    trials = config.trials if combinations is None else min(config.trials, combinations)
+    plan = Plan(trials, rungs, config.reduction)
     fixed = _with_fixed_weights(fixed, job, found)
     searched = {
         "job": job.digest,
@@ -93,7 +103,7 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Search
     network = None
     if base.model.file is not None and not {"model", "model.file"} & {each.key for each in found}:
         network = (Path(base.model.file), job.model.source or "")
-    search = Search(config, fixed, found, tuple(config_dirs), plan, folder, searched, network)
+    search = Search(config, fixed, resumed, found, tuple(config_dirs), plan, folder, searched, network)
     _check_ranges(search, job)
     return search
 

@@ -19,15 +19,18 @@ from mnist_cnn.errors import (
     BackendError,
     ConfigurationError,
     MnistCnnError,
+    NeedsForceError,
     RunPaused,
     TrainingError,
     unexpected_error,
 )
 from mnist_cnn.result import percent
 from mnist_cnn.search import halving, study
+from mnist_cnn.search.entry import Entry
 from mnist_cnn.search.halving import Promote, Trial
 from mnist_cnn.search.request import group
 from mnist_cnn.terminal import signals
+from mnist_cnn.tracking import state as tracking_state
 from mnist_cnn.tracking.recording import END_SECONDS, recorded
 from mnist_cnn.training import stopping
 
@@ -36,35 +39,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mnist_cnn.backend import Run
-    from mnist_cnn.result import EpochRow
     from mnist_cnn.search.request import Search
     from mnist_cnn.search.study import Drawn, Study
-
-
-@dataclasses.dataclass
-class Entry:
-    """A trial: its settings, its run and its outcome.
-
-    `unfollowed` is why the wait for its run has ended although the run has not.
-    """
-
-    drawn: Drawn
-    folder: Path
-    trial: Trial
-    run: Run | None = None
-    waiter: threading.Thread | None = None
-    error: MnistCnnError | None = None
-    unfollowed: MnistCnnError | None = None
-    history: tuple[EpochRow, ...] = ()
-
-    @property
-    def accuracies(self) -> tuple[float, ...]:
-        """Return the validation accuracy after each epoch so far."""
-        return tuple(row.val_accuracy for row in self.history)
-
-    @property
-    def settings(self) -> str:
-        return " ".join(self.drawn.overrides)
 
 
 class Searcher:
@@ -78,8 +54,8 @@ class Searcher:
         base = search.load()
         limits = (launch.backend_of(base).parallel_runs, search.config.parallel)
         self._places = min((limit for limit in limits if limit is not None), default=search.plan.trials)
+        self._backend, self._track = base.backend.name, base.track
         self._ends_with_us = launch.ends_with_its_command(base)
-        self._backend = [text for text in search.fixed if group(text) == "backend"]
         self.entries: dict[int, Entry] = {}
 
     def run(self) -> None:
@@ -90,6 +66,7 @@ class Searcher:
             BackendError, DataError: a trial cannot be started, or no run can be waited for any longer;
                 the same search continues later.
             ConfigurationError: a trial cannot be resumed, because what it needs has changed.
+            NeedsForceError: the same, or its machine may be gone; it can be resumed with `force=true`.
         """
         with signals.first_signal_only() if self._ends_with_us else contextlib.nullcontext():
             try:
@@ -101,14 +78,14 @@ class Searcher:
                         return
                     self._take_end(*self._ended.get())
             except BaseException:
-                if self._ends_with_us:
-                    with signals.ignore_signals():
-                        self._cancel()
+                with signals.ignore_signals():
+                    self._cancel()
                 raise
 
     def _cancel(self) -> None:
+        """Cancel the runs that must not outlive this command."""
         for entry in self._running():
-            if entry.run is not None:
+            if entry.run is not None and entry.ends_with_command():
                 entry.run.cancel()
                 if entry.waiter is not None:
                     entry.waiter.join(END_SECONDS)  # it records the end in the run's trackers
@@ -129,9 +106,13 @@ class Searcher:
 
         These runs outlive the search's command.
         """
-        if self._ends_with_us:
-            return []
-        return [entry.folder for entry in self.entries.values() if _may_be_running(entry)]
+        return [entry.folder for entry in self.entries.values() if self._may_outlive_us(entry)]
+
+    def _may_outlive_us(self, entry: Entry) -> bool:
+        with contextlib.suppress(BackendError):  # a damaged receipt
+            is_running = entry.has_run() and not run_folder.read_receipt(entry.folder).status.is_final
+            return is_running and not entry.ends_with_command()
+        return not self._ends_with_us
 
     def _running(self) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.run is not None and entry.trial.is_running]
@@ -140,10 +121,14 @@ class Searcher:
         """Return earlier trials that haven't reached their rung.
 
         Reads all trials that earlier commands have begun, and follows the runs whose ends those did not see.
+        A trial with a damaged file has failed.
         """
         waiting = []
         for drawn in self._study.trials():
             entry = self._add(drawn)
+            if (damage := entry.damage()) is not None:
+                self._fail(entry, damage)
+                continue
             run = self._run_to_follow(entry)  # this also reads the newest epochs of a run on a cluster
             entry.history = run_folder.read_history(entry.folder)
             reached = self._reached(entry)
@@ -172,16 +157,29 @@ class Searcher:
 
     def _run_to_follow(self, entry: Entry) -> Run | None:
         """Return the run of an earlier command that did not see its end, unless it must be resumed."""
-        if entry.drawn.error is not None or not _has_run(entry):
+        if entry.drawn.error is not None or not entry.has_run():
             return None
         if run_folder.read_receipt(entry.folder).status is Status.paused:
             return None
-        run = self._attach(entry)
-        status = run.status()
-        return run if status is Status.paused or not status.is_final or _has_diverged(entry) else None
+        run, status = self._attach(entry)
+        return run if status is Status.paused or not status.is_final or entry.has_diverged() else None
 
-    def _attach(self, entry: Entry) -> Run:
-        return launch.attach_to(entry.folder, self._backend, self.search.config_dirs)
+    def _attach(self, entry: Entry) -> tuple[Run, Status]:
+        """Return an earlier command's run, and its status.
+
+        Raises NeedsForceError if only another machine can say whether it still trains.
+        """
+        receipt = run_folder.read_receipt(entry.folder)
+        overrides = self.search.resumed
+        if receipt.backend != self._backend:  # these settings are another backend's
+            overrides = tuple(text for text in overrides if group(text) != "backend")
+        tracking_state.choose(entry.folder, self._track)  # it also remembers a login
+        run = launch.attach_to(entry.folder, overrides, self.search.config_dirs)
+        status, host = run.status(), run_folder.other_host(receipt)
+        if host is not None and not status.is_final:
+            message = f"{entry.folder} is {status.value} on {host}, not on this machine"
+            raise NeedsForceError(message, "if that machine is gone")
+        return run, status
 
     def _next(self, waiting: list[Entry]) -> Entry | None:
         """Return the trial that trains next, or None."""
@@ -205,13 +203,13 @@ class Searcher:
         if self._has_stopped(entry):
             self._settle(entry.drawn.number, None)
             return
-        if not _has_run(entry):
+        if not entry.has_run():
             self.search.check_network()
         with signals.defer_signals() if self._ends_with_us else contextlib.nullcontext():
             try:
                 entry.run = self._start(entry)
             except ConfigurationError as error:
-                if _has_run(entry):  # it was valid, but what it needs has changed since
+                if entry.has_run():  # it was valid, but what it needs has changed since
                     raise
                 self._fail(entry, error)
                 return
@@ -223,17 +221,21 @@ class Searcher:
         Attaches to it if it is still running.
         """
         pause = f"pause_after={entry.trial.target}"
-        if not _has_run(entry):
+        if not entry.has_run():
             config = self.search.load(*entry.drawn.overrides, pause)
             config = dataclasses.replace(
                 config, run=dataclasses.replace(config.run, run_dir=str(entry.folder))
             )
             return launch.start(config, job_maker.job_of(config))
-        run = self._attach(entry)
-        if not run.status().is_final:
+        run, status = self._attach(entry)
+        if not status.is_final:
             return run
-        overrides = [*self._backend, pause]
-        return launch.prepare_resume(str(entry.folder), overrides, self.search.config_dirs)()
+        overrides = [*self.search.resumed, pause]
+        try:
+            return launch.prepare_resume(str(entry.folder), overrides, self.search.config_dirs)()
+        except NeedsForceError as error:
+            error.hint = "undo that, or resume anyway"
+            raise
 
     def _follow(self, entry: Entry) -> None:
         """Wait for the end of a trial's run in a thread."""
@@ -258,7 +260,7 @@ class Searcher:
         another run has ended. Raises the error if there is none.
         """
         entry = self.entries[number]
-        if error is not None and _is_under_way(entry):
+        if error is not None and entry.is_under_way():
             entry.unfollowed = error
             if all(other.unfollowed for other in self._running()):
                 raise error
@@ -311,7 +313,7 @@ class Searcher:
         """
         entry.error = error
         entry.trial = dataclasses.replace(entry.trial, has_failed=True, is_running=False)
-        is_unbuildable = isinstance(error, ConfigurationError) and not _has_run(entry)
+        is_unbuildable = isinstance(error, ConfigurationError) and not entry.has_run()
         if isinstance(error, TrainingError) or is_unbuildable:
             self._study.fail(entry.drawn.number, error.message)
         self._report(f"trial {entry.drawn.number}: failed: {error.message}  {entry.settings}")
@@ -323,26 +325,3 @@ def opened(search: Search, report: Callable[[str], None]) -> Iterator[Searcher]:
     config = search.config
     with study.opened(search.folder, search.searched, search.ranges, config.sampler, config.seed) as known:
         yield Searcher(search, known, report)
-
-
-def _has_run(entry: Entry) -> bool:
-    return (entry.folder / run_folder.RECEIPT).exists()
-
-
-def _has_diverged(entry: Entry) -> bool:
-    """Return whether a run has failed in a way that training again would not change."""
-    receipt = run_folder.read_receipt(entry.folder)
-    return receipt.status is Status.failed and receipt.exit_code == TrainingError.exit_code
-
-
-def _is_under_way(entry: Entry) -> bool:
-    """Return whether a trial's run has not ended, as far as its backend can say."""
-    with contextlib.suppress(MnistCnnError):  # of a service that does not answer
-        return entry.run is not None and not entry.run.status().is_final
-    return True
-
-
-def _may_be_running(entry: Entry) -> bool:
-    with contextlib.suppress(BackendError):  # a damaged receipt
-        return _has_run(entry) and not run_folder.read_receipt(entry.folder).status.is_final
-    return True

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.config import Sampler
 from mnist_cnn.errors import BackendError, ConfigurationError, storage_error
 from mnist_cnn.files import atomic, locks
+from mnist_cnn.search import ranges
 from mnist_cnn.version import installation_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import optuna
@@ -35,6 +36,11 @@ DIGITS = 6
 """Significant digits of a drawn number.
 
 They are few, so that people can read and repeat it.
+"""
+DRAWS = 20
+"""How often settings are drawn until they are new.
+
+After that, the next new ones are taken.
 """
 ELSEWHERE = "search.dir=FOLDER"
 
@@ -63,7 +69,7 @@ def check_installed() -> None:
 
 @contextmanager
 def opened(
-    folder: Path, searched: Mapping[str, Any], ranges: Sequence[Range], sampler: Sampler, seed: int
+    folder: Path, searched: Mapping[str, Any], found: Sequence[Range], sampler: Sampler, seed: int
 ) -> Iterator[Study]:
     """Create or continue the study in a folder.
 
@@ -82,15 +88,16 @@ def opened(
     except OSError as error:
         raise storage_error(error, f"the search's folder {folder}", ELSEWHERE) from error
     with _locked(folder):
-        yield Study(_open(path, searched), ranges, sampler, seed)
+        yield Study(_open(path, searched), found, sampler, seed)
 
 
 class Study:
     """The trials of one search."""
 
-    def __init__(self, study: optuna.Study, ranges: Sequence[Range], sampler: Sampler, seed: int) -> None:
+    def __init__(self, study: optuna.Study, searched: Sequence[Range], sampler: Sampler, seed: int) -> None:
         self._study = study
-        self._distributions = {each.key: _distribution(each) for each in ranges}
+        self._ranges = searched
+        self._distributions = {each.key: _distribution(each) for each in searched}
         self._sampler = sampler
         self._seed = seed
 
@@ -109,19 +116,46 @@ class Study:
         ]
 
     def draw(self) -> Drawn:
-        """Draw a new trial.
+        """Draw a new trial, of settings that were not tried.
 
         Draws the same one if the search was interrupted here and continues.
         """
         import numpy as np
+        import optuna
         from optuna.samplers import RandomSampler, TPESampler
 
         state = np.random.SeedSequence((self._seed, len(self.trials()))).generate_state(1)
         kind = TPESampler if self._sampler is Sampler.tpe else RandomSampler
-        self._study.sampler = kind(seed=int(state[0]))
+        drawing = optuna.create_study(sampler=kind(seed=int(state[0])), direction="maximize")
+        drawing.add_trials(self._study.get_trials(deepcopy=False))
+        tried = {drawn.overrides for drawn in self.trials()}
+        for _ in range(DRAWS):
+            params = drawing.ask(self._distributions).params
+            if _overrides(params) not in tried:
+                break
+        params = self._untried(params, tried)
+        is_running = optuna.trial.TrialState.RUNNING
         with _translated():
-            trial = self._study.ask(self._distributions)
-        return Drawn(trial.number, _overrides(trial.params))
+            self._study.add_trial(
+                optuna.create_trial(state=is_running, params=params, distributions=self._distributions)
+            )
+        return self.trials()[-1]
+
+    def _untried(self, params: dict[str, Any], tried: Collection[tuple[str, ...]]) -> dict[str, Any]:
+        """Return the first untried settings, from these on.
+
+        Returns the given ones if all were tried.
+        """
+        combinations = ranges.combinations(self._ranges)
+        if combinations is None or len(tried) >= combinations:
+            return params
+        while _overrides(params) in tried:
+            for each in self._ranges:  # like a counter: the first one that has a next value takes it
+                following = each.after(params[each.key])
+                params = params | {each.key: each.first if following is None else following}
+                if following is not None:
+                    break
+        return params
 
     def tell(self, number: int, accuracy: float) -> None:
         """Record a trial's accuracy at the first rung.

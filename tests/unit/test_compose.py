@@ -265,6 +265,22 @@ def test_a_glob_finds_the_options_of_a_config_dir(tmp_path: Path) -> None:
     assert compose.expand(["model=glob(t*)"], [more_options]) == [["model=tiny"]]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["seed=range(1,inf)"], "inf isn't a finite number"),
+        (["seed=range(1,3,0)"], "the step is 0"),
+        (["seed=shuffle(range(0,10001))"], "more than 10000 values"),
+        (["seed=range(0,101)", "train.epochs=range(0,100)"], "more than 10000 combinations"),
+    ],
+)
+def test_an_endless_or_very_long_sweep_is_refused(overrides: list[str], reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        compose.expand(overrides)
+    assert overrides[0] in caught.value.message
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize("override", ["seed=glob(*)", "data=glob(x*)", "seed=1,2,["])
 def test_a_sweep_that_cannot_be_expanded_is_refused(override: str) -> None:
     with pytest.raises(ConfigurationError) as caught:

@@ -118,3 +118,25 @@ def test_other_packages_need_force(completed: Path, submitted: Submitted, tmp_pa
         mnist_cnn.resume(str(completed), *longer)
     mnist_cnn.resume(str(completed), *longer, "force=true")
     assert len(submitted) == 1
+
+
+@pytest.mark.parametrize(
+    ("pause_after", "reason"), [(2, "the run has trained 2 epochs of 5"), (3, None), (4, None)]
+)
+def test_a_resumed_run_can_pause_after_an_epoch_that_it_trains_again(
+    completed: Path, submitted: Submitted, pause_after: int, reason: str | None
+) -> None:
+    """The run had trained four epochs; its newest checkpoint is of the second."""
+    epochs = 5
+    job = mnist_cnn.make_job(*SMALL, f"train.epochs={epochs}")
+    run_folder.write_job(completed, job)
+    run_folder.write_history(completed, [dataclasses.replace(ROW, epoch=epoch) for epoch in range(1, epochs)])
+    (completed / run_folder.RESULT).unlink()
+    change_receipt(completed, status=Status.lost)
+    resume = (str(completed), f"pause_after={pause_after}", "force=true")
+    if reason is not None:
+        with pytest.raises(ConfigurationError, match=reason):
+            mnist_cnn.resume(*resume)
+    else:
+        mnist_cnn.resume(*resume)
+    assert len(submitted) == (0 if reason else 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from helpers.cli import refusal
-from helpers.records import write_receipt
+from helpers.records import ROW, write_receipt
 
 from mnist_cnn import compose, launch
 from mnist_cnn.backend import Status
@@ -18,9 +18,10 @@ from mnist_cnn.cli.main import parse
 from mnist_cnn.cli.search import train_command
 from mnist_cnn.errors import BackendError
 from mnist_cnn.search import searcher
+from mnist_cnn.search.entry import Entry
 from mnist_cnn.search.halving import Trial
 from mnist_cnn.search.request import prepare
-from mnist_cnn.search.searcher import Entry, Searcher
+from mnist_cnn.search.searcher import Searcher
 from mnist_cnn.search.study import Drawn
 
 if TYPE_CHECKING:
@@ -126,9 +127,9 @@ def test_a_winner_that_needs_validation_images_keeps_them(home: Path, setting: s
     assert launch.make_job(*parse(shlex.split(line)[3:]).overrides).data.validation == 9
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), BackendError("the service does not answer")])
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt(), BackendError("the service does not answer")])
 def test_runs_that_a_search_leaves_on_a_cluster_are_named(
-    ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | None
 ) -> None:
     def fail(searching: Searcher) -> None:
         for number, status in enumerate((Status.paused, Status.running)):
@@ -136,8 +137,11 @@ def test_runs_that_a_search_leaves_on_a_cluster_are_named(
             write_receipt(folder, status)
             run = SimpleNamespace(cost_report=lambda: ["a node costs 1 USD per hour"])
             drawn = Drawn(number, ())
-            searching.entries[number] = Entry(drawn, folder, Trial(number), run=cast("Any", run))
-        raise error
+            searching.entries[number] = Entry(
+                drawn, folder, Trial(number, (0.9,)), run=cast("Any", run), history=(ROW,)
+            )
+        if error is not None:
+            raise error
 
     monkeypatch.setattr(LocalBackend, "ends_with_its_command", False)
     monkeypatch.setattr(Searcher, "run", fail)

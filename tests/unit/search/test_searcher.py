@@ -3,104 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from helpers.records import ROW, write_receipt
+from helpers.ended_runs import SEARCH, EndedRun, Ends, raising, searched
+from helpers.records import write_receipt
 
 from mnist_cnn import job_maker, launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.local import LocalBackend
-from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError, RunPaused, TrainingError
+from mnist_cnn.errors import BackendError, ConfigurationError, RunPaused, TrainingError
 from mnist_cnn.search import searcher
 from mnist_cnn.search.request import prepare
 from mnist_cnn.training import initial_weights
-
-if TYPE_CHECKING:
-    from mnist_cnn.config import Config
-    from mnist_cnn.job import Job
-
-SEARCH = ("data.validation=100", "train.epochs=4", "model.dense_units=range(8,100)", "search.reduction=2")
-
-
-@dataclasses.dataclass
-class EndedRun:
-    """A run that has trained up to its pause; `end` raises how it ended."""
-
-    folder: Path
-    end: Callable[[], object]
-
-    def wait(self) -> None:
-        self.end()
-        raise RunPaused("paused")
-
-    def cancel(self) -> None:
-        write_receipt(self.folder, Status.cancelled)
-
-    def status(self) -> Status:
-        return run_folder.read_receipt(self.folder).status
-
-
-Ends = dict[str, Callable[[], object]]
-
-
-@pytest.fixture
-def ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ends:
-    """How the run of each trial ends, by the name of its folder; "" is the one of all others."""
-    monkeypatch.chdir(tmp_path)
-    ends: Ends = {"": lambda: None}
-
-    def train(folder: Path, pause_after: int | None) -> EndedRun:
-        assert pause_after is not None
-        job = run_folder.read_job(folder)
-        units, patience = job.model.dense_units, job.train.stop_patience
-        if patience is not None:  # the loss is lowest after the first epoch
-            pause_after = min(pause_after, 1 + patience)
-        rows = [
-            dataclasses.replace(ROW, epoch=epoch + 1, val_accuracy=units / 100)
-            for epoch in range(pause_after)
-        ]
-        run_folder.write_history(folder, rows)
-        write_receipt(folder, Status.paused)
-        return EndedRun(folder, ends.get(folder.name, ends[""]))
-
-    def start(config: Config, job: Job) -> EndedRun:
-        folder = Path(str(config.run.run_dir))
-        folder.mkdir()
-        run_folder.write_job(folder, job)
-        return train(folder, config.run.pause_after)
-
-    def prepare_resume(run: str, overrides: list[str], _dirs: object) -> Callable[[], EndedRun]:
-        pause_after = next(
-            int(text.partition("=")[2]) for text in overrides if text.startswith("pause_after")
-        )
-        assert len(run_folder.read_history(Path(run))) < pause_after  # or it would be refused
-        return lambda: train(Path(run), pause_after)
-
-    monkeypatch.setattr(launch, "start", start)
-    monkeypatch.setattr(launch, "prepare_resume", prepare_resume)
-    return ends
-
-
-def searched(*overrides: str) -> list[searcher.Entry]:
-    """Search; return the trials."""
-    with searcher.opened(prepare([*SEARCH, *overrides]), lambda line: None) as searching:
-        searching.run()
-        return list(searching.entries.values())
-
-
-def raising(error: MnistCnnError) -> Callable[[], None]:
-    def end() -> None:
-        raise error
-
-    return end
 
 
 def test_as_many_trials_run_at_once_as_the_backend_takes(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,6 +274,24 @@ def test_tpe_draws_near_the_best() -> None:
     assert sum(units[10:]) / 10 > sum(units[:10]) / 10 + 0.1
     again = searched(*words, "search.dir=again")
     assert [entry.settings for entry in again] == [entry.settings for entry in entries]
+
+
+@pytest.mark.usefixtures("ends")
+@pytest.mark.parametrize("kind", ["asha", "tpe"])
+def test_each_combination_is_tried_once_and_then_the_search_ends(kind: str) -> None:
+    few = (
+        "model.dense_units=range(8,15,3)",
+        "train.optimizer=adam,sgd",
+        "train.learning_rate=range(0.1,0.4,0.1)",
+    )
+    words = (*SEARCH[:2], "search.reduction=2", f"search={kind}", "search.trials=30", *few)
+    tried = []
+    for folder in ("first", "second"):
+        with searcher.opened(prepare([*words, f"search.dir={folder}"]), lambda _: None) as searching:
+            searching.run()
+            tried.append([entry.settings for entry in searching.entries.values()])
+    assert len(set(tried[0])) == len(tried[0]) == 18
+    assert tried[0] == tried[1]
 
 
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
