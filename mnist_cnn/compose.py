@@ -332,7 +332,7 @@ def range_of(override: Override) -> tuple[Decimal, Decimal, int]:
 
     Raises ConfigurationError if the step is 0, or a number isn't finite.
     """
-    sweep = override.value()
+    sweep: Any = override.value()
     start, stop, step = (Decimal(str(value)) for value in (sweep.start, sweep.stop, sweep.step))
     check_finite(override, (start, stop, step))
     if not step:

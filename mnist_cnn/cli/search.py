@@ -68,8 +68,8 @@ def _report_what_runs(searching: Searcher) -> None:
     Prints on stderr, with what the trials' backend costs now.
     """
     if folders := searching.left_running():
-        runs = ", ".join(map(str, folders))
-        found = f"these runs may still be running; the next command follows them: {runs}"
+        names = ", ".join(map(str, folders))
+        found = f"these runs may still be running; the next command follows them: {names}"
         report.print_lossy(found, sys.stderr)
         report.print_lossy(f"stop one of them: {command_line('cancel', 'RUN')}", sys.stderr)
     runs = [entry.run for entry in searching.entries.values() if entry.run is not None]

@@ -118,7 +118,8 @@ def _bounds_of(override: Override) -> tuple[float, float, float]:
 
     Raises ConfigurationError if it holds none, or is not valid.
     """
-    sweep, (start, step, count) = override.value(), compose.range_of(override)
+    sweep: Any = override.value()
+    start, step, count = compose.range_of(override)
     if count < 1:
         raise ConfigurationError(f"{override.input_line}: this range holds no values", MANY)
     is_whole = all(isinstance(value, int) for value in (sweep.start, sweep.stop, sweep.step))

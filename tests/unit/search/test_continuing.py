@@ -36,7 +36,7 @@ def cut_to(epochs: int, status: Status, **values: Any) -> None:
 @pytest.fixture
 def resumed(home: Path, ends: object, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The overrides of each resume, of a search that ended."""
-    assert home
+    assert home.is_dir()
     assert ends
     searched(*ONE[len(SEARCH) :])
     given: list[list[str]] = []
