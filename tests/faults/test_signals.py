@@ -164,14 +164,16 @@ def test_a_run_whose_command_is_stopped_can_be_cancelled(tmp_path: Path, started
 def test_a_worker_that_survives_sigkill_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a disk that does not respond, which cannot be had here: no signal is sent."""
     run = launch.submit(*TINY, LONG, f"run_dir={tmp_path / 'run'}")
-    with monkeypatch.context() as patch:
-        patch.setattr(local, "GRACE_SECONDS", 0.2)
-        patch.setattr(psutil.Process, "terminate", lambda self: None)
-        patch.setattr(os, "killpg", lambda pid, number: None)
-        with pytest.raises(BackendError, match="was killed but is still there") as raised:
-            run.cancel()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(local, "GRACE_SECONDS", 0.2)
+            patch.setattr(psutil.Process, "terminate", lambda self: None)
+            patch.setattr(os, "killpg", lambda pid, number: None)
+            with pytest.raises(BackendError, match="is still alive after SIGKILL") as raised:
+                run.cancel()
+    finally:
+        run.cancel()
     assert f"cancel {run.folder}" in raised.value.hint
-    run.cancel()
     assert run.status() is Status.cancelled
 
 

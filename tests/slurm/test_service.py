@@ -246,7 +246,7 @@ def test_a_node_that_cannot_train_says_so_in_the_log(
     from mnist_cnn.run_folder import LOG
 
     run = submitter.start(**settings)
-    assert "the log says why" in run.await_status(Status.failed).error
+    assert "could not start the training; read the log" in run.await_status(Status.failed).error
     (run.handle.folder / LOG).write_text(run.log())
     failure = log.failure(run.handle.folder)
     assert failure is not None

@@ -98,7 +98,7 @@ def test_a_node_without_srun_is_named(submitter: Submitter, tmp_path: Path) -> N
     for name in ("cat", "mv"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
     run = submitter.start(workers=2, setup=(f"PATH={tmp_path}",))
-    assert "the log says why" in run.await_status(Status.failed).error
+    assert "could not start the training; read the log" in run.await_status(Status.failed).error
     assert "has no srun" in run.log()
 
 
