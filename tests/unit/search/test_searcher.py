@@ -282,14 +282,14 @@ def test_each_combination_is_tried_once_and_then_the_search_ends(
     kind: str, draws: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study, "DRAWS", draws)
-    few = ("train.optimizer=adam,sgd", "train.learning_rate=range(0.1,0.4,0.1)")
+    few = ("train.optimizer=adam,sgd", "train.learning_rate=0.1,0.2")
     words = (*SEARCH[:2], "search.reduction=1", f"search={kind}", "search.trials=9", *few)
     tried = []
     for folder in ("first", "second"):
         with searcher.opened(prepare([*words, f"search.dir={folder}"]), lambda _: None) as searching:
             searching.run()
             tried.append([entry.settings for entry in searching.entries.values()])
-    assert len(set(tried[0])) == len(tried[0]) == 6
+    assert len(set(tried[0])) == len(tried[0]) == 4
     assert tried[0] == tried[1]
 
 
