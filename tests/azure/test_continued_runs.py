@@ -55,7 +55,7 @@ def test_a_tracked_run_from_weights_gets_more_epochs(  # noqa: PLR0913, PLR0917 
     folder, cluster = tmp_path / "run", (*chosen(azure), sdk)
     track = ("track=[mlflow,tensorboard]", f"track.mlflow.uri={server}")
     command = start_command(*job, *cluster, *track, "run_dir=run", cwd=tmp_path)
-    wait_until(lambda: state.chosen(folder) and state.read(folder, "mlflow").epochs, command)
+    wait_until(lambda: "mlflow" in state.chosen(folder) and state.read(folder, "mlflow").epochs, command)
     command.kill()
     command.communicate()
     succeeded(run_here("follow", "run", cwd=tmp_path))

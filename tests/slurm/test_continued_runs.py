@@ -25,7 +25,7 @@ def test_a_tracked_run_from_weights_gets_more_epochs(small_run: Path, tmp_path: 
     with mlflow_server(tmp_path) as server:
         track = ("track=[mlflow,tensorboard]", f"track.mlflow.uri={server}")
         command = start_command(*job, *CHOSEN, *track, "run_dir=run", cwd=tmp_path)
-        wait_until(lambda: state.chosen(folder) and state.read(folder, "mlflow").epochs, command)
+        wait_until(lambda: "mlflow" in state.chosen(folder) and state.read(folder, "mlflow").epochs, command)
         command.kill()
         command.communicate()
         run_successfully("follow", "run", cwd=tmp_path)
