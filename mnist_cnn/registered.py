@@ -1,6 +1,6 @@
 """The folders of registered models: NAME/VERSION.
 
-Each version has a model's files and a record of where they are from.
+Each version has a model's files and a record that names their run.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def logs(command: Command) -> int:
 def open_run(command: Command) -> int:
     """Open a run's page, its report or its plots.
 
-    Prints where they are if there is no browser.
+    Prints their addresses if there is no browser.
     """
     command.allow_only("runs_dir")
     folder = command.folder()

@@ -1,7 +1,7 @@
 """The trials of a search, in an Optuna study.
 
-The study is a journal file. Optuna draws the settings and keeps them. It is told a trial's accuracy at the
-first rung, which all trials have in common; what a trial trained later is in its run folder.
+The study is a journal file. Optuna draws the settings and keeps them, with each trial's accuracy at the first
+rung, which all trials reach. Later accuracies are in the trial's run folder.
 """
 
 from __future__ import annotations
