@@ -29,6 +29,16 @@ class Format(StrEnum):
     channels_first = "channels_first"
 
 
+class Pictures(StrEnum):
+    """How `predict` and `serve` turn a picture into the network's input.
+
+    `ink` finds the drawn ink, scales and centres it as in MNIST; `whole` resizes the picture as it is.
+    """
+
+    ink = "ink"
+    whole = "whole"
+
+
 class Optimizer(StrEnum):
     """Keras' optimizers, with its defaults except the learning rate."""
 
@@ -125,6 +135,10 @@ class DataConfig(Section):
     )
     format: Format = setting(Format.channels_last, "position of the channel axis in the image arrays")
     num_classes: int = setting(10, "number of classes; labels start at 0", unit="classes", ge=2, le=256)
+    class_names: tuple[str, ...] = setting((), "names of the classes, in the order of their labels")
+    pictures: Pictures = setting(
+        Pictures.ink, "what predict looks at: the drawn ink, scaled and centred, or the whole picture"
+    )
 
     @property
     def held_out(self) -> str:

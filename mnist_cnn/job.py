@@ -41,8 +41,8 @@ class Job:
         """SHA-256, in hex, of what decides the trained weights.
 
         Hashed as canonical JSON. Not in it: where data and initial weights lie, the name of the model file,
-        which files are written when, and what is measured. The number of threads is only in it if sums may
-        round.
+        which files are written when, what is measured, and what classes are called. The number of threads is
+        only in it if sums may round.
         """
         return records.digest(self._decisive())
 
@@ -74,7 +74,9 @@ class Job:
 
     def _decisive(self) -> dict[str, Any]:
         decisive = self.as_mapping()
-        del decisive["save_h5"], decisive["data"]["dir"], decisive["data"]["name"], decisive["model"]["file"]
+        del decisive["save_h5"], decisive["model"]["file"]
+        for name in ("dir", "name", "class_names", "pictures"):
+            del decisive["data"][name]
         train = decisive["train"]
         del train["checkpoint_every"], train["metrics"], train["init"]
         for name, absent in _ABSENT.items():  # as in jobs of versions without these settings

@@ -241,6 +241,8 @@ OTHER: dict[str, Any] = {
 WITHOUT_WEIGHT = {
     "data.dir": "/elsewhere",
     "data.name": "fashion_mnist",
+    "data.class_names": ["no", "yes"],
+    "data.pictures": "whole",
     "model.file": "other.py",
     "train.checkpoint_every": 5,
     "train.init": "elsewhere.keras",
