@@ -48,6 +48,25 @@ class Optimizer(StrEnum):
     rmsprop = "rmsprop"
     sgd = "sgd"
 
+    @property
+    def rate(self) -> float:
+        """The learning rate with which it trains networks of this kind well."""
+        return RATES[self]
+
+
+RATES = {
+    Optimizer.adadelta: 1.0,
+    Optimizer.adam: 0.001,
+    Optimizer.adamw: 0.001,
+    Optimizer.rmsprop: 0.001,
+    Optimizer.sgd: 0.1,
+}
+"""Keras 3's defaults, except two.
+
+Adadelta has that of Keras 2 and of its paper (https://arxiv.org/abs/1212.5701); with 0.001 it does not learn.
+SGD without momentum learns slowly with 0.01.
+"""
+
 
 class Schedule(StrEnum):
     """How the learning rate changes during a training."""
@@ -134,11 +153,20 @@ class DataConfig(Section):
         0, "validate on the last N training images, not on the test set", unit="images", ge=0
     )
     format: Format = setting(Format.channels_last, "position of the channel axis in the image arrays")
-    num_classes: int = setting(10, "number of classes; labels start at 0", unit="classes", ge=2, le=256)
+    num_classes: int | None = setting(
+        None, "number of classes; null is that of the labels, which start at 0", unit="classes", ge=2, le=256
+    )
     class_names: tuple[str, ...] = setting((), "names of the classes, in the order of their labels")
     pictures: Pictures = setting(
         Pictures.ink, "what predict looks at: the drawn ink, scaled and centred, or the whole picture"
     )
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, which every job has."""
+        if self.num_classes is None:
+            raise ConfigurationError("data.num_classes=null: a job needs a number", "make the job again")
+        return self.num_classes
 
     @property
     def held_out(self) -> str:
@@ -196,7 +224,9 @@ class TrainConfig(Section):
     epochs: int = setting(12, "passes over the training set", unit="epochs", ge=1, le=100_000)
     batch_size: int = setting(128, "images per step", unit="images", ge=1, le=65_536)
     optimizer: Optimizer = setting(Optimizer.adadelta, "the optimizer")
-    learning_rate: float = setting(1.0, "the optimizer's learning rate", gt=0, le=1000)
+    learning_rate: float | None = setting(
+        None, "the learning rate; null is one that suits the optimizer", gt=0, le=1000
+    )
     schedule: Schedule = setting(
         Schedule.constant, "one_cycle raises the learning rate to learning_rate, then lowers it to almost 0"
     )
@@ -264,6 +294,11 @@ class TrainConfig(Section):
     metrics: tuple[str, ...] = setting(
         (), "more of Keras' metrics on the held-out images, for example [f1_score,auc]"
     )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate as a number."""
+        return self.optimizer.rate if self.learning_rate is None else self.learning_rate
 
 
 class Registry(StrEnum):

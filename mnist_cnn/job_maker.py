@@ -46,6 +46,7 @@ def make(config: Config, info: DataSetInfo) -> Job:
 
     Raises as `job_of` does.
     """
+    config = with_numbers(config, info.classes)
     model = config.model
     if model.file is not None:
         path = Path(model.file)
@@ -53,7 +54,7 @@ def make(config: Config, info: DataSetInfo) -> Job:
     check_network(model, info.height, info.width)
     stopping.check(config.train, config.data.validation)
     metrics.check(config.train.metrics)
-    class_weights.check(config.train.class_weights, config.data.num_classes)
+    class_weights.check(config.train.class_weights, config.data.classes)
     _check_shards(config, info)
     train = _with_initial_weights(config, model, info)
     folder = str(Path(config.data.dir).resolve()) if config.data.dir is not None else None
@@ -64,6 +65,13 @@ def make(config: Config, info: DataSetInfo) -> Job:
         seed=config.run.seed,
         save_h5=config.run.save_h5,
     )
+
+
+def with_numbers(config: Config, classes: int) -> Config:
+    """Replace a null learning rate and number of classes by numbers, which every job has."""
+    data, train = config.data, config.train
+    data = dataclasses.replace(data, num_classes=data.num_classes or classes)
+    return dataclasses.replace(config, data=data, train=dataclasses.replace(train, learning_rate=train.rate))
 
 
 def read_network(path: Path) -> str:
@@ -91,7 +99,7 @@ def _with_initial_weights(config: Config, model: ModelConfig, info: DataSetInfo)
         return train
     path = initial_weights.locate(train.init, config.run.runs_dir)
     arrays = initial_weights.read(path, model)
-    initial_weights.check_network(arrays, model, info, config.data.num_classes)
+    initial_weights.check_network(arrays, model, info, config.data.classes)
     sha256 = arrays_sha256(arrays)
     initial_weights.check_sha256(sha256, train.init_sha256 or sha256, f"train.init={train.init}")
     return dataclasses.replace(train, init=str(path), init_sha256=sha256)

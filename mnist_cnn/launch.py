@@ -413,6 +413,7 @@ def plan_of(config: Config) -> Plan:
     Raises as `plan` does.
     """
     from mnist_cnn.data import datasets
+    from mnist_cnn.data.download import find_source
 
     _refuse_force(config)
     pause_after = config.run.pause_after
@@ -423,13 +424,14 @@ def plan_of(config: Config) -> Plan:
     info = datasets.inspect(config.data, download=False)
     backend_lines: tuple[tuple[str, str], ...] = ()
     if info is None:
+        classes = config.data.num_classes or find_source(config.data.name).classes
         digest = "its digest is known once the data set is downloaded"
         data = f"{config.data.name}, not downloaded yet: downloaded when a run starts"
     else:
         job = job_maker.make(config, info)
         if run_dir is not None:
             run_creation.check_free(run_dir, job)
-        digest, data = job.digest, plan_text.describe_data(config, info)
+        classes, digest, data = job.data.classes, job.digest, plan_text.describe_data(config, info)
         backend_lines = backend_of(config).plan(job).lines
     registered = "no"
     if (name := config.register.name) is not None:
@@ -439,7 +441,7 @@ def plan_of(config: Config) -> Plan:
         (
             ("job", digest),
             ("data", data),
-            ("model", plan_text.describe_model(config)),
+            ("model", plan_text.describe_model(config.model, classes)),
             ("train", plan_text.describe_training(config.train)),
             ("seed", str(config.run.seed)),
             ("folder", config.run.run_dir or f"a new one under {config.run.runs_dir}"),

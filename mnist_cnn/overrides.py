@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mnist_cnn import compose, migrations, records, run_folder
-from mnist_cnn.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from mnist_cnn import compose, job_maker, migrations, records, run_folder
+from mnist_cnn.config import DataConfig, ModelConfig, Optimizer, RunConfig, TrainConfig
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 GROUPS: dict[str, type[Section]] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
 OWN = {"seed": RunConfig.seed, "save_h5": RunConfig.save_h5}
 """A job's keys without a group, with defaults."""
-SOURCE = "model.source"
+SOURCE, RATE, NUM_CLASSES = "model.source", "train.learning_rate", "data.num_classes"
+CLASSES = 10
+"""The classes of each named data set."""
 COMPUTED = ("data.digest", SOURCE, "train.init_sha256")
 """Keys whose values are computed from files.
 
@@ -106,11 +108,11 @@ def settings_of(job: Job) -> Settings:
     return _settings(msgspec.json.decode(job.to_json(), type=_JobFile))
 
 
-def defaults() -> dict[str, Any]:
-    """Return the defaults of a job's keys."""
+def defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a job's keys, for a job with these values."""
     chosen = _defaults("config.yaml")
-    sections = (_options(group)[chosen[group]] for group in GROUPS)
-    return {key: value for values in (OWN, *sections) for key, value in values.items()}
+    sections = (_with_numbers(_options(group)[chosen[group]], values) for group in GROUPS)
+    return {key: value for section in (OWN, *sections) for key, value in section.items()}
 
 
 def overrides_of(job: Job) -> tuple[str, ...]:
@@ -126,7 +128,7 @@ def overrides_of(job: Job) -> tuple[str, ...]:
     changed = {key: value for key, value in settings.changed.items() if key not in left_out}
     overrides = tuple(f"{key}={quoted(value)}" for key, value in changed.items())
     with suppress(ConfigurationError):
-        config = compose.load(overrides)
+        config = job_maker.with_numbers(compose.load(overrides), CLASSES)
         made = Job(config.data, config.model, config.train, config.run.seed, config.run.save_h5)
         values = settings_of(made).values
         if all(values[key] == value for key, value in settings.values.items() if key not in left_out):
@@ -153,15 +155,30 @@ def _section(group: str, text: bytes, default: str) -> Settings:
     `default` is the option that the command would choose, or "" for that of config.yaml. Raises as
     `msgspec.json.decode` does.
     """
-    default, options = default or _defaults("config.yaml")[group], _options(group)
+    default = default or _defaults("config.yaml")[group]
     given = msgspec.json.decode(text, type=dict[str, Any])
-    values = {key: given.get(key.partition(".")[2], value) for key, value in options[default].items()}
+    values = {key: given.get(key.partition(".")[2], value) for key, value in _options(group)[default].items()}
+    options = {name: _with_numbers(option, values) for name, option in _options(group).items()}
     nearest = min(options, key=lambda option: (_distance(values, options[option]), option != default))
     if group == "data":  # the other keys of a data set don't tell which one it is
         nearest = values["data.name"] if values["data.name"] in options else default
     changed = {} if nearest == default else {group: nearest}
     changed |= {key: values[key] for key in values if values[key] != options[nearest][key]}
     return Settings(values, {group: "" if values.get("data.dir") else nearest}, changed)
+
+
+def _with_numbers(option: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an option's values with the numbers that a job with the given values has for some of its nulls.
+
+    A null learning rate is that of the job's optimizer. A null number of classes is that of a named data set;
+    how many the labels in a folder have is not known here.
+    """
+    numbers = dict(option)
+    if RATE in numbers and numbers[RATE] is None:
+        numbers[RATE] = Optimizer(values["train.optimizer"]).rate
+    if NUM_CLASSES in numbers and numbers[NUM_CLASSES] is None and values["data.dir"] is None:
+        numbers[NUM_CLASSES] = CLASSES
+    return numbers
 
 
 def _distance(values: Mapping[str, Any], others: Mapping[str, Any]) -> int:

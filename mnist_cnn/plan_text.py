@@ -10,7 +10,7 @@ from mnist_cnn.settings import written
 from mnist_cnn.training.model import convolutions, is_normalised
 
 if TYPE_CHECKING:
-    from mnist_cnn.config import Config, TrainConfig
+    from mnist_cnn.config import Config, ModelConfig, TrainConfig
     from mnist_cnn.data.datasets import DataSetInfo
 
 
@@ -23,8 +23,7 @@ def describe_data(config: Config, info: DataSetInfo) -> str:
     )
 
 
-def describe_model(config: Config) -> str:
-    model = config.model
+def describe_model(model: ModelConfig, classes: int) -> str:
     if model.file is not None:
         return f"built by {model.file}"
     layers = []
@@ -41,7 +40,7 @@ def describe_model(config: Config) -> str:
         layers.append(f"dense {model.dense_units}")
         if model.dense_dropout:
             layers.append(f"dropout {model.dense_dropout:g}")
-    return " - ".join([*layers, f"dense {config.data.num_classes}"])
+    return " - ".join([*layers, f"dense {classes}"])
 
 
 def describe_training(train: TrainConfig) -> str:
@@ -49,7 +48,7 @@ def describe_training(train: TrainConfig) -> str:
     shards = f" in {train.shards} shards" if train.shards > 1 else ""
     parts = [
         f"{describe_epochs(train.epochs)} in batches of {train.batch_size}{shards}",
-        f"{train.optimizer.value}, learning rate {train.learning_rate:g}{in_one_cycle}",
+        f"{train.optimizer.value}, learning rate {train.rate:g}{in_one_cycle}",
         train.loss.value,
     ]
     if train.label_smoothing:

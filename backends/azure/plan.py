@@ -148,7 +148,7 @@ def tags(job: Job) -> dict[str, str]:
         "epochs": job.train.epochs,
         "batch_size": job.train.batch_size,
         "optimizer": job.train.optimizer.value,
-        "learning_rate": f"{job.train.learning_rate:g}",
+        "learning_rate": f"{job.train.rate:g}",
         "precision": job.train.precision.value,
         "numerics": job.train.numerics.value,
         "seed": job.seed,

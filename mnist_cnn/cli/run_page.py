@@ -92,4 +92,5 @@ def _repetition(job: Job) -> page.Repetition:
         made_by = overrides.overrides_of(dataclasses.replace(job, train=train))
     except ConfigurationError:
         made_by = None
-    return page.Repetition(job, overrides.settings_of(job).values, overrides.defaults(), made_by)
+    settings = overrides.settings_of(job).values
+    return page.Repetition(job, settings, overrides.defaults(settings), made_by)

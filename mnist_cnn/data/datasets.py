@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn.config import DataConfig, Format
 from mnist_cnn.data import download as downloads
 from mnist_cnn.data.idx import read_idx
+from mnist_cnn.data.labels import number_of_classes
 from mnist_cnn.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class DataSetInfo:
     test_images: int
     height: int
     width: int
+    classes: int
     location: str
 
 
@@ -91,10 +93,11 @@ def inspect(config: DataConfig, *, download: bool = True) -> DataSetInfo | None:
         return None
     else:
         found = _locate(config)
-        x_train, y_train, x_test, y_test = _read_four(found, config.num_classes)
-        found_digest = digest(x_train, y_train, x_test, y_test)
-        count, height, width = x_train.shape
-        info = DataSetInfo(found_digest, count, len(x_test), height, width, found.location)
+        arrays, classes = _read_four(found, config.num_classes)
+        x_train, _, x_test, _ = arrays
+        height, width = x_train.shape[1:]
+        sizes = (len(x_train), len(x_test), height, width, classes)
+        info = DataSetInfo(digest(*arrays), *sizes, found.location)
     _check_digest(config, info.digest, info.location)
     _check_limits(config, info.train_images, info.test_images)
     return info
@@ -109,7 +112,7 @@ def load(config: DataConfig) -> DataSet:
     import numpy as np
 
     found = _locate(config)
-    x_train, y_train, x_test, y_test = _read_four(found, config.num_classes)
+    (x_train, y_train, x_test, y_test), _ = _read_four(found, config.num_classes)
     if config.digest is not None:
         _check_digest(config, digest(x_train, y_train, x_test, y_test), found.location)
     _check_limits(config, len(x_train), len(x_test))
@@ -204,24 +207,24 @@ def _find(folder: Path, stems: tuple[str, ...]) -> Path:
     raise DataError(message, FOLDER_HINT)
 
 
-def _packaged_info(source: downloads.Source, num_classes: int) -> DataSetInfo:
+def _packaged_info(source: downloads.Source, num_classes: int | None) -> DataSetInfo:
     """Describe a packaged set after checking it.
 
     Checks its files, and its labels against `num_classes`.
     """
     downloads.packaged(source)
-    if num_classes < source.classes:
+    if num_classes is not None and num_classes < source.classes:
         raise DataError(
             f"{source.name}: it has labels 0 to {source.classes - 1}, "
             f"but data.num_classes={num_classes} allows 0 to {num_classes - 1}",
             f"set data.num_classes={source.classes}",
         )
-    counts = (source.train_images, source.test_images)
-    return DataSetInfo(source.digest, *counts, source.height, source.width, "packaged")
+    sizes = (source.train_images, source.test_images, source.height, source.width)
+    return DataSetInfo(source.digest, *sizes, num_classes or source.classes, "packaged")
 
 
-def _read_four(found: _Located, num_classes: int) -> Arrays:
-    """Read and check the four arrays.
+def _read_four(found: _Located, num_classes: int | None) -> tuple[Arrays, int]:
+    """Read and check the four arrays; return them and their number of classes.
 
     Images are (N, H, W), labels (N,). Two threads read, because zlib releases the GIL; the training images
     are most of the work.
@@ -230,8 +233,9 @@ def _read_four(found: _Located, num_classes: int) -> Arrays:
     try:
         with ThreadPoolExecutor(max_workers=2) as threads:
             x_train, y_train, x_test, y_test = threads.map(read_idx, found.paths, RANKS)
-        _check_pair(train_images, x_train, train_labels, y_train, num_classes)
-        _check_pair(test_images, x_test, test_labels, y_test, num_classes)
+        _check_pair(train_images, x_train, train_labels, y_train)
+        _check_pair(test_images, x_test, test_labels, y_test)
+        classes = number_of_classes((train_labels, test_labels), y_train, y_test, num_classes)
     except DataError as error:
         error.hint = error.hint or found.hint
         raise
@@ -239,20 +243,12 @@ def _read_four(found: _Located, num_classes: int) -> Arrays:
     if train_size != test_size:
         others = f"but those of {train_images} have {train_size}"
         raise DataError(f"{test_images}: its images have {test_size} pixels, {others}", found.hint)
-    return x_train, y_train, x_test, y_test
+    return (x_train, y_train, x_test, y_test), classes
 
 
-def _check_pair(images: Path, x: Array, labels: Path, y: Array, num_classes: int) -> None:
+def _check_pair(images: Path, x: Array, labels: Path, y: Array) -> None:
     if len(x) != len(y):
         raise DataError(f"{labels}: it has {len(y)} labels for the {len(x)} images of {images}")
-    largest = int(y.max())
-    if largest >= num_classes:
-        position = int((y >= num_classes).argmax())
-        raise DataError(
-            f"{labels}: label {position + 1} of {len(y)} is {int(y[position])}, "
-            f"but data.num_classes={num_classes} allows 0 to {num_classes - 1}",
-            f"if the labels are right, set data.num_classes={largest + 1}; if not, get the four files again",
-        )
 
 
 def _check_digest(config: DataConfig, found: str, location: str) -> None:

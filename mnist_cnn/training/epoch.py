@@ -229,7 +229,7 @@ class Trainer(Learner):
             raise self._diverged(f"the loss became {loss} {when}")
 
     def _diverged(self, message: str) -> TrainingError:
-        hint = f"lower train.learning_rate, which is {self.job.train.learning_rate:g}"
+        hint = f"lower train.learning_rate, which is {self.job.train.rate:g}"
         return TrainingError(message, hint)
 
 

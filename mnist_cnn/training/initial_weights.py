@@ -91,7 +91,7 @@ def read(path: Path, config: ModelConfig) -> Weights:
     return arrays
 
 
-def check_network(arrays: Weights, config: ModelConfig, info: DataSetInfo, num_classes: int) -> None:
+def check_network(arrays: Weights, config: ModelConfig, info: DataSetInfo, classes: int) -> None:
     """Check that weights are finite and fit the network.
 
     The trainer compares the shapes if a file makes the network. Raises ConfigurationError, or DataError if a
@@ -100,7 +100,7 @@ def check_network(arrays: Weights, config: ModelConfig, info: DataSetInfo, num_c
     import numpy as np
 
     if config.source is None:
-        check_shapes(arrays, weight_shapes(config, info.height, info.width, num_classes))
+        check_shapes(arrays, weight_shapes(config, info.height, info.width, classes))
     if not all(np.isfinite(array).all() for array in arrays):
         raise DataError("train.init: some of its weights are not finite", "name another file")
 

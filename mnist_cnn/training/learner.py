@@ -41,7 +41,7 @@ class Learner:
         count, *shape = arrays.x_train.shape
         images, labels = tf.constant(arrays.x_train), tf.constant(arrays.y_train)
         batch = min(job.train.batch_size, count)
-        weights = weights_of(job.train.class_weights, arrays.y_train, job.data.num_classes)
+        weights = weights_of(job.train.class_weights, arrays.y_train, job.data.classes)
         self.data = _TrainingData(images, labels, tuple(shape), count, batch, arrays.held_out[1], weights)
         self.model = self._training_model()
         self.optimizer = optimizer(job.train, self.data.steps * job.train.epochs)
@@ -83,7 +83,7 @@ class Learner:
         """Return the mean loss () and probabilities (B, classes)."""
         import tensorflow as tf
 
-        config, classes = self.job.train, self.job.data.num_classes
+        config, classes = self.job.train, self.job.data.classes
         weights = self.data.class_weights
         of_image = tf.gather(weights, labels) if weights is not None else None  # (B,)
         if self.is_exact:
@@ -155,7 +155,7 @@ class Learner:
 
         keras.utils.set_random_seed(self.job.seed)
         data = self.job.data
-        return build_model(self.job.model, self.data.image_shape, data.num_classes, data.format, policy)
+        return build_model(self.job.model, self.data.image_shape, data.classes, data.format, policy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +190,9 @@ def optimizer(config: TrainConfig, steps: int) -> Any:
     from mnist_cnn.training.fused_optimizers import FUSED
     from mnist_cnn.training.schedule import OneCycle
 
-    rate: Any = config.learning_rate
+    rate: Any = config.rate
     if config.schedule is Schedule.one_cycle:
-        rate = OneCycle(config.learning_rate, steps, config.warmup)
+        rate = OneCycle(config.rate, steps, config.warmup)
     if config.numerics is Numerics.exact:
         from mnist_cnn.training.exact.optimizers import EXACT
 

@@ -50,7 +50,7 @@ def save_result(session: Session, arrays: DataSet, folder: Path, run_name: str, 
     _save_model(job, model, folder, metadata)
     history_plot = folder / run_folder.HISTORY_PLOT
     plots.history(history, history_plot, held_out=job.data.held_out, saved_epoch=session.saved_epoch)
-    counts = confusion_counts(arrays.y_test, probabilities.argmax(axis=1), job.data.num_classes)
+    counts = confusion_counts(arrays.y_test, probabilities.argmax(axis=1), job.data.classes)
     plots.confusion(counts, folder / run_folder.CONFUSION_PLOT)
     images = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)  # (N, 28, 28)
     plots.mistakes(images, arrays.y_test, probabilities, folder / run_folder.MISTAKES_PLOT)

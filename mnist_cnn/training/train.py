@@ -203,7 +203,7 @@ def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
         images, labels = getattr(arrays, f"x_{name}"), getattr(arrays, f"y_{name}")
         if len(images):
             is_one_hot = job.train.loss is Loss.categorical_crossentropy
-            targets = (*labels.shape, job.data.num_classes) if is_one_hot else labels.shape
+            targets = (*labels.shape, job.data.classes) if is_one_hot else labels.shape
             log.info("x_%s %s, y_%s %s", name, images.shape, name, targets)
     return device_kind, arrays
 

@@ -34,7 +34,7 @@ def main(gate: Path, words: list[str]) -> None:
     say(node.PROGRESS, {})
     while not gate.exists():
         time.sleep(0.02)
-    rate, last = job.train.learning_rate, int(options["--pause-after"])
+    rate, last = job.train.rate, int(options["--pause-after"])
     for epoch in range(1 + len(list(checkpoints.iterdir())), last + 1):
         found = accuracy(rate, epoch)
         say(node.EPOCH, dataclasses.asdict(result.EpochRow(epoch, 0.5, found, 0.5, found, rate, 1.0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,30 @@ def test_native_digests_are_those_of_earlier_versions() -> None:
     assert OLD_JOBS
     for path in OLD_JOBS:
         assert Job.from_json(path.read_text()).has_digest(json.loads(path.read_text())["digest"])
+
+
+RATES = {"adadelta": 1.0, "adam": 0.001, "adamw": 0.001, "rmsprop": 0.001, "sgd": 0.1}
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), RATES.items())
+def test_a_job_has_the_rate_of_its_optimizer_unless_it_is_set(optimizer: str, rate: float) -> None:
+    chosen = f"train.optimizer={optimizer}"
+    assert json.loads(job(chosen).to_json())["train"]["learning_rate"] == rate
+    assert digest(chosen) == digest(chosen, f"train.learning_rate={rate}")
+    assert digest(chosen) != digest(chosen, "train.learning_rate=0.02")
+    assert f"{optimizer}, learning rate {rate:g}," in str(launch.plan(chosen))
+
+
+def test_a_job_has_the_number_of_classes_of_its_labels_unless_it_is_set(tmp_path: Path) -> None:
+    for part, count in (("train", 6), ("test", 3)):
+        header = struct.pack(">4B3I", 0, 0, 8, 3, count, 8, 8)
+        (tmp_path / f"{part}-images").write_bytes(header + bytes(count * 64))
+        labels = bytes(index % 3 for index in range(count))
+        (tmp_path / f"{part}-labels").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, count) + labels)
+    folder = f"data.dir={tmp_path}"
+    assert job(folder).data.num_classes == 3
+    assert digest(folder) == digest(folder, "data.num_classes=3") != digest(folder, "data.num_classes=10")
+    assert "dense 3" in str(launch.plan(folder))
 
 
 def test_exact_bits_do_not_matter_to_a_native_job() -> None:

@@ -75,7 +75,7 @@ def main() -> int:
         assert info is not None  # noqa: S101 - it is None only without a download
         size = (info.height, info.width)
         shape = (*size, 1) if data.format is Format.channels_last else (1, *size)
-        model = build_model(job.model, shape, data.num_classes, data.format, "float32")
+        model = build_model(job.model, shape, data.classes, data.format, "float32")
         with_exact_layers(
             model, Arithmetic.choose(train.exact_bits, train.precision.for_exact, train.batch_size)
         )

@@ -43,8 +43,8 @@ def idx(array: Array) -> bytes:
 
 def small_arrays() -> list[Array]:
     numbers = np.random.default_rng(0)
-    shapes = ((7, 5, 4), (7,), (3, 5, 4), (3,))
-    return [numbers.integers(0, 10, shape, np.uint8) for shape in shapes]
+    images = [numbers.integers(0, 256, (count, 5, 4), np.uint8) for count in (7, 3)]
+    return [images[0], np.array([2, 0, 1, 3, 0, 3, 2], np.uint8), images[1], np.array([3, 0, 1], np.uint8)]
 
 
 @pytest.fixture
@@ -96,7 +96,9 @@ def test_the_packaged_set_is_mnist() -> None:
 
     arrays = (mnist.x_train[..., 0], mnist.y_train, mnist.x_test[..., 0], mnist.y_test)
     assert datasets.digest(*arrays) == download.sources()["mnist"].digest == DIGEST
-    assert datasets.inspect(DataConfig()) == datasets.DataSetInfo(DIGEST, 60_000, 10_000, 28, 28, "packaged")
+    assert datasets.inspect(DataConfig()) == datasets.DataSetInfo(
+        DIGEST, 60_000, 10_000, 28, 28, 10, "packaged"
+    )
 
 
 @by_inspect_and_load
@@ -137,7 +139,7 @@ def test_files_are_found_by_any_name_gzipped_or_raw(
     contents = [pack(idx(array)) for array in small_arrays()]
     write_set(tmp_path, [stem + suffix for stem in stems], contents)
     digest = datasets.digest(*small_arrays())
-    assert datasets.inspect(at(tmp_path)) == datasets.DataSetInfo(digest, 7, 3, 5, 4, str(tmp_path))
+    assert datasets.inspect(at(tmp_path)) == datasets.DataSetInfo(digest, 7, 3, 5, 4, 4, str(tmp_path))
 
 
 def test_the_official_name_is_preferred(tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_the_official_name_is_preferred(tmp_path: Path) -> None:
     order = ["train-labels", "train-labels.gz", "train-labels-idx1-ubyte", "train-labels-idx1-ubyte.gz"]
     for label, name in enumerate(order):
         (tmp_path / name).write_bytes(idx(np.full(7, label, np.uint8)))
-        assert datasets.load(at(tmp_path)).y_train[0] == label
+        assert datasets.load(at(tmp_path, num_classes=4)).y_train[0] == label
 
 
 def test_a_missing_file_is_reported_with_the_accepted_names(folder: Path) -> None:
@@ -210,11 +212,36 @@ def test_every_one_of_the_four_files_is_checked(folder: Path, part: int, content
 
 
 def test_a_label_beyond_the_classes_is_reported(folder: Path) -> None:
-    labels = np.array([1, 2, 3, 10, 5, 10, 7], np.uint8)
-    error = refused(folder, TRAIN_LABELS, gzip.compress(idx(labels)))
-    assert "label 4 of 7 is 10, but data.num_classes=10 allows 0 to 9" in error.message
-    assert "data.num_classes=11" in error.hint
-    assert datasets.load(at(folder, num_classes=11)).y_train.max() == 10
+    with pytest.raises(DataError) as caught:
+        datasets.inspect(at(folder, num_classes=3))
+    assert "label 4 of 7 is 3, but data.num_classes=3 allows 0 to 2" in caught.value.message
+    assert "data.num_classes=4" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("part", "labels", "message", "classes"),
+    [
+        (TRAIN_LABELS, [0, 1, 5, 2, 8, 9, 9], "0 to 2, 5, 8 to 9; no image has label 3 to 4, 6 to 7", 10),
+        (TRAIN_LABELS, [1, 2, 3, 4, 4, 3, 2], "its labels are 1 to 4; no image has label 0", 5),
+        (TEST_LABELS, [1, 4, 3], "label 2 of 3 is 4, but the training labels are 0 to 3", 5),
+    ],
+)
+def test_labels_with_holes_are_refused_unless_the_number_of_classes_is_set(
+    folder: Path, part: int, labels: list[int], message: str, classes: int
+) -> None:
+    (folder / f"{OFFICIAL[part]}.gz").write_bytes(idx(np.array(labels, np.uint8)))
+    for read in (datasets.inspect, datasets.load):
+        with pytest.raises(DataError, match=f"{message}\n.*set data.num_classes={classes}"):
+            read(at(folder))
+    info = datasets.inspect(at(folder, num_classes=classes))
+    assert info is not None
+    assert info.classes == classes
+
+
+def test_images_of_a_single_class_are_refused(folder: Path) -> None:
+    (folder / f"{OFFICIAL[TRAIN_LABELS]}.gz").write_bytes(idx(np.full(7, 3, np.uint8)))
+    with pytest.raises(DataError, match="every label is 3"):
+        datasets.inspect(at(folder))
 
 
 @pytest.mark.parametrize(

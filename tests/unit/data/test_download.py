@@ -235,7 +235,7 @@ def small(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def test_inspect_downloads_and_describes_the_set(small: Path, server: Server) -> None:
     info = datasets.inspect(DataConfig(name="small"))
     assert info is not None
-    assert info == datasets.DataSetInfo(info.digest, 40, 20, 6, 6, str(small))
+    assert info == datasets.DataSetInfo(info.digest, 40, 20, 6, 6, 10, str(small))
     assert datasets.inspect(DataConfig(name="small", digest=info.digest), download=False) == info
     assert datasets.load(DataConfig(name="small", digest=info.digest)).x_train.shape == (40, 6, 6, 1)
     assert server.requests == list(FILES)
