@@ -47,3 +47,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_MODULES.get(name, "mnist_cnn.launch")), name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -65,6 +65,10 @@ def test_an_import_loads_no_heavy_package(code: str) -> None:
     assert loaded_by(code) == set()
 
 
+def test_dir_lists_the_api_and_imports_nothing() -> None:
+    assert loaded_by("import mnist_cnn; assert dir(mnist_cnn) == sorted(mnist_cnn.__all__)") == set()
+
+
 @pytest.mark.parametrize("words", ["--help", "plan", "status latest", "train.epochs=0", "train.epoch=1"])
 def test_a_command_imports_only_hydra(words: str) -> None:
     assert loaded_by(command(*words.split())) <= {"hydra", "omegaconf"}
