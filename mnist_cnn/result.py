@@ -105,7 +105,8 @@ class Result:
 
     `weights_sha256` is over the weights of the saved model, see `model.weights_sha256`. It is equal for equal
     jobs if precision, device, versions and fingerprint are equal (see `Runtime`) and there are no `changes`.
-    These are what had changed when the run was resumed with `force=true`. If `numerics` is "exact",
+    These are what had changed when the run was resumed with `force=true`. `warnings` say what makes the model
+    useless, for example an accuracy that guessing has too. If `numerics` is "exact",
     fingerprints are equal on all machines.
     """
 
@@ -128,6 +129,7 @@ class Result:
     numerics: str = "native"
     saved_epoch: records.Count | None = None
     classes: tuple[ClassScores, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return result.json's text, with a checksum of its values."""

@@ -17,7 +17,7 @@ from mnist_cnn.backends.remote.calls import report
 from mnist_cnn.backends.remote.service import BaseService, Limits, Observation, ServiceError
 from mnist_cnn.backends.remote.state import CANCELLED
 from mnist_cnn.errors import BackendError, MnistCnnError
-from mnist_cnn.training.exact import network_check
+from mnist_cnn.training import network_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mnist_cnn import run_folder
 from mnist_cnn.errors import BackendError
-from mnist_cnn.training.exact import network_check
+from mnist_cnn.training import network_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -24,7 +24,7 @@ from mnist_cnn.backends.slurm.queue import USER, queue_at
 from mnist_cnn.backends.slurm.store import FolderStore, failure
 from mnist_cnn.errors import ConfigurationError, storage_error
 from mnist_cnn.files import atomic, safe_read
-from mnist_cnn.training.exact import network_check
+from mnist_cnn.training import network_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -114,6 +114,7 @@ def print_completed(
     completed = coloured("completed", stream)
     which = saved(result.saved_epoch, len(result.history))
     lines = [f"{completed}: test accuracy {accuracy} after {epochs_and_time(result)}{which}"]
+    lines += [f"{output.styled('warning', 'yellow', stream)}: {warning}" for warning in result.warnings]
     lines += [f"the weights are not comparable with another run's: {change}" for change in result.changes]
     lines.append(f"model and plots are in {run.folder}: {', '.join(result.files)}")
     if model is not None:

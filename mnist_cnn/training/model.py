@@ -171,8 +171,10 @@ def _check_source(config: ModelConfig) -> None:
     hint = f"define a function {BUILD}(config, input_shape, num_classes) that returns a keras.Model"
     try:
         tree = ast.parse(config.source or "", filename=str(config.file))
-    # Deep nesting raises the last two.
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except SyntaxError as error:
+        message = f"model.file={config.file}, line {error.lineno}: {error.msg}"
+        raise ConfigurationError(message, "correct it; it must be valid Python") from error
+    except (ValueError, RecursionError, MemoryError) as error:  # of null bytes, and of deep nesting
         raise ConfigurationError(f"model.file={config.file} is not valid Python: {error}", hint) from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == BUILD for node in tree.body):
         raise ConfigurationError(f"model.file={config.file} defines no function {BUILD}", hint)
@@ -187,7 +189,8 @@ def _build_from_source(config: ModelConfig, input_shape: tuple[int, ...], num_cl
         exec(compile(config.source or "", str(config.file), "exec"), namespace)  # noqa: S102 - the job's own code
         model = namespace[BUILD](config, input_shape, num_classes)
     except Exception as error:
-        message = f"model.file={config.file}: {BUILD}() failed: {type(error).__name__}: {error}"
+        cause = str(error).removeprefix(f"model.file={config.file}: ")
+        message = f"model.file={config.file}: {BUILD}() failed: {type(error).__name__}: {cause}"
         raise ConfigurationError(" ".join(message.split()), hint) from error
     if not isinstance(model, keras.Model):
         raise ConfigurationError(f"model.file={config.file}: {BUILD}() did not return a keras.Model", hint)
@@ -198,4 +201,29 @@ def _build_from_source(config: ModelConfig, input_shape: tuple[int, ...], num_cl
             f"but must map {(None, *input_shape)} to {(None, num_classes)}"
         )
         raise ConfigurationError(message, hint)
+    _check_probabilities(model, config)
     return model
+
+
+def _check_probabilities(model: keras.Model, config: ModelConfig) -> None:
+    """Raise ConfigurationError if a custom network fails, or returns logits or the like, for random images.
+
+    NaN is left to the training, which reports it.
+    """
+    import numpy as np
+
+    images = np.random.default_rng(0).random((4, *model.input_shape[1:]), np.float32)
+    try:
+        outputs = np.asarray(model(images, training=False), np.float32)  # (4, classes)
+    except Exception as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        message = f"model.file={config.file}: its network fails: {cause}"
+        raise ConfigurationError(message, "correct its layers") from error
+    sums = outputs.sum(axis=1)
+    # Sums in bfloat16, whose values have 8 significant bits, are this far from 1.
+    if np.isfinite(outputs).all() and not (outputs.min() >= 0 and np.allclose(sums, 1, atol=0.05)):
+        raise ConfigurationError(
+            f"model.file={config.file}: its network returns no probabilities, but values from "
+            f"{outputs.min():.3g} to {outputs.max():.3g} that add up to {sums[0]:.3g}",
+            f'give the last layer of {BUILD}() activation="softmax", or add layers.Softmax() after it',
+        )

@@ -15,7 +15,7 @@ from mnist_cnn.result import Result, describe_content, percent
 from mnist_cnn.training import plots
 from mnist_cnn.training.epoch import evaluate, predict_function
 from mnist_cnn.training.model import weights_sha256
-from mnist_cnn.training.scores import class_scores, confusion_counts
+from mnist_cnn.training.scores import chance_warning, class_scores, confusion_counts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +51,10 @@ def save_result(session: Session, arrays: DataSet, folder: Path, run_name: str, 
     history_plot = folder / run_folder.HISTORY_PLOT
     plots.history(history, history_plot, held_out=job.data.held_out, saved_epoch=session.saved_epoch)
     counts = confusion_counts(arrays.y_test, probabilities.argmax(axis=1), job.data.classes)
+    steps = trainer.data.steps * len(history)
+    warning = chance_warning(counts, history[-1].accuracy, steps, job.train)
+    if warning is not None:
+        log.warning("%s", warning)
     plots.confusion(counts, folder / run_folder.CONFUSION_PLOT)
     images = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)  # (N, 28, 28)
     plots.mistakes(images, arrays.y_test, probabilities, folder / run_folder.MISTAKES_PLOT)
@@ -67,6 +71,7 @@ def save_result(session: Session, arrays: DataSet, folder: Path, run_name: str, 
         numerics=job.train.numerics.value,
         saved_epoch=session.saved_epoch,
         classes=class_scores(counts),
+        warnings=(warning,) if warning is not None else (),
         files={path.name: describe_content(path.read_bytes()) for path in saved if path.exists()},
         **dataclasses.asdict(session.runtime),
     )

@@ -6,7 +6,17 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.azure_commands import SDK_TESTS, calls, chosen, run_here, submissions, submit, succeeded, train
+from helpers.azure_commands import (
+    FAILS_ON_A_NODE,
+    SDK_TESTS,
+    calls,
+    chosen,
+    run_here,
+    submissions,
+    submit,
+    succeeded,
+    train,
+)
 from helpers.notebooks import Notebook
 from helpers.processes import SMALL, TINY, Ended
 from loopback import Fault
@@ -75,9 +85,7 @@ def test_a_second_run_sends_neither_data_nor_code_again(azure: AzureService, tmp
 
 
 def test_a_failure_on_the_node_is_the_runs_error_in_the_service(azure: AzureService, tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text(
-        "def build(config, input_shape, num_classes):\n    raise ValueError('no network today')\n"
-    )
+    (tmp_path / "net.py").write_text(FAILS_ON_A_NODE.format(error="ValueError('no network today')"))
     ended = train(azure, tmp_path, "model.file=net.py", "run_dir=run")
     assert ended.code not in (0, 1), ended.err
     assert "no network today" in ended.err

@@ -6,7 +6,15 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.azure_commands import BOTH_SDKS, LOOPBACK_TESTS, refused, submissions, succeeded, train
+from helpers.azure_commands import (
+    BOTH_SDKS,
+    FAILS_ON_A_NODE,
+    LOOPBACK_TESTS,
+    refused,
+    submissions,
+    succeeded,
+    train,
+)
 from helpers.azure_runs import ORIGIN, ServiceRun
 from helpers.processes import result_of
 from loopback import node_logs, run_errors
@@ -28,7 +36,7 @@ ONE_NODE = {"minNodeCount": 0, "maxNodeCount": 1, "nodeIdleTimeBeforeScaleDown":
 
 def test_a_trainer_that_ends_silently_has_failed(azure: AzureService, tmp_path: Path, sdk: str) -> None:
     """The log has no error. With SDK v1, only a warning has the service's reason."""
-    (tmp_path / "net.py").write_text("def build(*_):\n    raise SystemExit(3)\n")
+    (tmp_path / "net.py").write_text(FAILS_ON_A_NODE.format(error="SystemExit(3)"))
     ended = train(azure, tmp_path, sdk, "model.file=net.py", "run_dir=run")
     said = {"v1": "User program failed with SystemExit: 3", "v2": "exited with status code 3"}[sdk[-2:]]
     refused(ended, TrainingError.exit_code, said, "resume run")

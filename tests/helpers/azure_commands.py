@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 
     from loopback import AzureService
 
+FAILS_ON_A_NODE = """
+import os
+import keras
+def build(config, input_shape, num_classes):
+    if "AZUREML_RUN_ID" in os.environ:
+        raise {error}
+    dense = keras.layers.Dense(num_classes, activation="softmax")
+    return keras.Sequential([keras.Input(input_shape), keras.layers.Flatten(), dense])
+"""
+"""The file of a network that this machine can build."""
+
 
 def has_sdk(sdk: Sdk) -> bool:
     try:

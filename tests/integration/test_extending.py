@@ -36,7 +36,7 @@ def test_a_custom_network_is_one_file_and_travels_in_the_job(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("def build(config, input_shape, num_classes:\n", "is not valid Python"),
+        ("def build(config, input_shape, num_classes:\n", "model.file=net.py, line 1: '(' was never closed"),
         ("def construct():\n    pass\n", "defines no function build"),
     ],
 )
@@ -58,6 +58,22 @@ def test_a_network_of_another_shape_is_refused(tmp_path: Path) -> None:
     assert ended.code == 2
     assert "net.py: its network maps (None, 28, 28, 1) to (None, 3)" in ended.err
     assert "Traceback" not in ended.out + ended.err
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid", "relu"])
+def test_a_network_that_returns_no_probabilities_is_refused_before_the_first_step(
+    tmp_path: Path, activation: str | None
+) -> None:
+    (tmp_path / "net.py").write_text(
+        "import keras\n\n\ndef build(config, input_shape, num_classes):\n"
+        f"    dense = keras.layers.Dense(num_classes, activation={activation!r})\n"
+        "    return keras.Sequential([keras.Input(input_shape), keras.layers.Flatten(), dense])\n"
+    )
+    ended = run_command(*SMALL, "model.file=net.py", cwd=tmp_path)
+    assert ended.code == 2
+    assert "net.py: its network returns no probabilities" in ended.err
+    assert 'activation="softmax"' in ended.err
+    assert "epoch 1/" not in ended.out
 
 
 def test_an_option_of_a_group_is_one_file_in_a_config_dir(tmp_path: Path) -> None:

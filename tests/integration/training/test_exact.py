@@ -12,7 +12,7 @@ from helpers.processes import TINY, result_of, run_command, run_successfully
 from mnist_cnn import launch
 from mnist_cnn.config import ModelConfig
 from mnist_cnn.errors import ConfigurationError
-from mnist_cnn.training.exact import network_check
+from mnist_cnn.training import network_check
 
 EXACT = (*TINY, "train.epochs=2", "train.numerics=exact", "train.precision=auto", "model.batch_norm=true")
 NETWORK = """

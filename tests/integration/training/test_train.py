@@ -33,6 +33,14 @@ def test_equal_jobs_in_two_processes_end_in_equal_weights(tmp_path: Path, small_
         assert getattr(again, name) == getattr(before, name)
 
 
+def test_a_training_that_learned_nothing_says_so_and_names_the_likely_cause(tmp_path: Path) -> None:
+    far = ("train.optimizer=adam", "train.learning_rate=10")
+    ended = run_successfully(*SMALL, *far, "run_dir=run", cwd=tmp_path)
+    (warning,) = result_of(tmp_path / "run").warnings
+    assert "train.learning_rate=10 is far from 0.001, which suits adam" in warning
+    assert f"warning: {warning}" in ended.out
+
+
 def test_channels_first_sparse_labels_and_validation_train(tmp_path: Path) -> None:
     data = ("data.format=channels_first", "data.validation=200")
     loss = "train.loss=sparse_categorical_crossentropy"
@@ -105,7 +113,7 @@ def test_the_run_folder_holds_the_documented_files(small_run: Path) -> None:
         "schema", "job_digest", "accuracy", "loss", "history", "seconds_per_epoch", "training_seconds",
         "weights_sha256", "numerics", "precision", "device", "processor", "threads", "versions", "files",
         "changes", "environment", "fingerprint", "saved_epoch",
-        "classes", "sha256",
+        "classes", "warnings", "sha256",
     }  # fmt: skip
     assert result["job_digest"] == run_folder.read_job(small_run).digest
     assert set(result["versions"]) == {"keras", "mnist_cnn", "numpy", "tensorflow"}

@@ -17,7 +17,7 @@ from mnist_cnn.backends.azure import checks, plan
 from mnist_cnn.backends.azure.config import AzureConfig, Sdk
 from mnist_cnn.backends.remote import node, snapshot
 from mnist_cnn.errors import ConfigurationError
-from mnist_cnn.training.exact import network_check
+from mnist_cnn.training import network_check
 
 SDK = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the SDK is for Python 3.11")
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import subprocess
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from mnist_cnn import launch
-from mnist_cnn.config import ModelConfig
 from mnist_cnn.errors import ConfigurationError
-from mnist_cnn.training.exact import network_check
 
 pytestmark = [
     pytest.mark.usefixtures("keras"),
@@ -165,52 +158,3 @@ def test_the_copy_has_the_layers_weights_and_settings(keras: ModuleType) -> None
     assert (exact.layers[0].trainable, exact.layers[1].momentum) == (False, 0.7)
     assert [w.shape for w in exact.trainable_weights] == [w.shape for w in model.trainable_weights]
     assert all(map(np.array_equal, exact.get_weights(), model.get_weights()))
-
-
-NETWORK = """
-import keras
-print("building")
-def build(config, input_shape, num_classes):
-    return keras.Sequential([
-        keras.Input(input_shape), keras.layers.Flatten(), keras.layers.{layer},
-        keras.layers.Dense(num_classes, activation="softmax"),
-    ])
-"""
-
-
-@pytest.mark.parametrize(
-    ("layer", "code", "said"),
-    [
-        ("ReLU()", 0, "building"),
-        ("LayerNormalization(name='n')", 2, "cannot train n (LayerN"),
-        ("No()", 2, "build()"),
-    ],
-)
-def test_a_network_file_is_checked_without_training(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], layer: str, code: int, said: str
-) -> None:
-    job = launch.make_job("train.numerics=exact")
-    job = dataclasses.replace(job, model=ModelConfig(file="own.py", source=NETWORK.format(layer=layer)))
-    monkeypatch.setattr("sys.stdin", io.StringIO(job.to_json()))
-    assert network_check.main() == code
-    assert said in capsys.readouterr().out.splitlines()[-1]
-
-
-def test_only_an_exact_job_with_a_file_needs_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subprocess.run", Mock(side_effect=AssertionError))
-    exact, native = launch.make_job("train.numerics=exact"), launch.make_job()
-    network_check.check(exact)
-    network_check.check(dataclasses.replace(native, model=ModelConfig(file="own.py", source="x")))
-    crashed = subprocess.CompletedProcess([], -9, stdout="", stderr="Killed")
-    monkeypatch.setattr("subprocess.run", Mock(return_value=crashed))
-    with pytest.raises(ConfigurationError, match=r"model.file=own.py: building its network failed: Killed"):
-        network_check.check(dataclasses.replace(exact, model=ModelConfig(file="own.py", source="x")))
-
-
-def test_a_network_that_is_never_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = launch.make_job("train.numerics=exact")
-    monkeypatch.setattr(network_check, "SECONDS", 0.1)
-    with pytest.raises(ConfigurationError, match=r"own\.py: its network was not built in 0 seconds"):
-        network_check.check(
-            dataclasses.replace(job, model=ModelConfig(file="own.py", source="while 1: pass"))
-        )

@@ -1,6 +1,6 @@
-"""Checks that a network can be exact.
+"""Checks a custom network before a cluster is paid for.
 
-Run as `python -m mnist_cnn.training.exact.network_check < job.json`. Another process builds the network,
+Run as `python -m mnist_cnn.training.network_check < job.json`. Another process builds the network,
 because its file may contain any code, and TensorFlow starts slowly. The last line that it prints is the error
 as JSON.
 """
@@ -28,18 +28,18 @@ Most take as long as TensorFlow's import.
 
 
 def check(job: Job) -> None:
-    """Check that an exact job's custom network is exact.
+    """Check a job's custom network, if it has one, by building it in another process.
 
-    Builds it in another process. Raises ConfigurationError if a layer isn't known, or if the network cannot
-    be built.
+    Raises ConfigurationError if it cannot be built, returns no probabilities, or cannot be exact for an exact
+    job.
     """
-    if job.train.numerics is Numerics.native or job.model.source is None:
+    if job.model.source is None:
         return
     root = str(Path(mnist_cnn.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     try:
         ended = subprocess.run(
-            [sys.executable, "-P", "-m", "mnist_cnn.training.exact.network_check"],
+            [sys.executable, "-P", "-m", "mnist_cnn.training.network_check"],
             env={**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": path},
             input=job.to_json(),
             capture_output=True,
@@ -59,10 +59,7 @@ def check(job: Job) -> None:
 
 
 def main() -> int:
-    """Build the exact network; return the exit code.
-
-    The job is on standard input.
-    """
+    """Build the network of the job on standard input; return the exit code."""
     import_tensorflow()
     from mnist_cnn.training.exact.layers import with_exact_layers
     from mnist_cnn.training.exact.products import Arithmetic
@@ -76,9 +73,9 @@ def main() -> int:
         size = (info.height, info.width)
         shape = (*size, 1) if data.format is Format.channels_last else (1, *size)
         model = build_model(job.model, shape, data.classes, data.format, "float32")
-        with_exact_layers(
-            model, Arithmetic.choose(train.exact_bits, train.precision.for_exact, train.batch_size)
-        )
+        if train.numerics is Numerics.exact:
+            arithmetic = Arithmetic.choose(train.exact_bits, train.precision.for_exact, train.batch_size)
+            with_exact_layers(model, arithmetic)
     except MnistCnnError as error:
         print(json.dumps([error.message, error.hint]))  # noqa: T201 - the process that started this one reads it
         return ConfigurationError.exit_code
