@@ -143,7 +143,9 @@ class DataConfig(Section):
 
     GROUP: ClassVar[str] = "data"
     name: str = setting("mnist", "the data set: packaged (mnist) or downloaded on first use", group=True)
-    dir: str | None = setting(None, "folder with four IDX files, gzipped or raw, instead of the named set")
+    dir: str | None = setting(
+        None, "your own data, instead of the named set: an .npz file, or a folder with four IDX files"
+    )
     digest: str | None = setting(None, "expected SHA-256 of the arrays; other data are refused")
     train_limit: int | None = setting(
         None, "use only the first N training images; null: all", unit="images", ge=1

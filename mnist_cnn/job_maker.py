@@ -29,11 +29,12 @@ job.json, which contains it, may be somewhat larger.
 def job_of(config: Config) -> Job:
     """Return a configuration's job.
 
-    A missing data set is downloaded. Raises ConfigurationError or DataError if the configuration or the data
-    are not valid.
+    A missing data set is downloaded, and data of one's own are converted. Raises ConfigurationError or
+    DataError if the configuration or the data are not valid.
     """
     from mnist_cnn.data import datasets
 
+    config = with_own_data(config)
     info = datasets.inspect(config.data)
     if info is None:
         message = f"data set {config.data.name}: not found"
@@ -65,6 +66,16 @@ def make(config: Config, info: DataSetInfo) -> Job:
         seed=config.run.seed,
         save_h5=config.run.save_h5,
     )
+
+
+def with_own_data(config: Config) -> Config:
+    """Convert a configuration's own data, if any, to IDX files, which `data.dir` then names.
+
+    Raises DataError, or BackendError if the cache cannot be written.
+    """
+    from mnist_cnn.own_data import conversion
+
+    return dataclasses.replace(config, data=conversion.converted(config.data))
 
 
 def with_numbers(config: Config, classes: int) -> Config:

@@ -53,7 +53,8 @@ def make_job(*overrides: str) -> Job:
 def plan(*overrides: str) -> Plan:
     """Return what `submit` would do with overrides.
 
-    Writes, sends and downloads nothing. Raises ConfigurationError or DataError if `submit` would refuse them.
+    Sends and downloads nothing, and writes nothing but converted data, into the cache. Raises
+    ConfigurationError or DataError if `submit` would refuse them.
     """
     return plan_of(compose.load(overrides))
 
@@ -421,6 +422,7 @@ def plan_of(config: Config) -> Plan:
     run_dir = Path(config.run.run_dir) if config.run.run_dir is not None else None
     if run_dir is not None:
         run_creation.check_free(run_dir)
+    original, config = config, job_maker.with_own_data(config)
     info = datasets.inspect(config.data, download=False)
     backend_lines: tuple[tuple[str, str], ...] = ()
     if info is None:
@@ -431,7 +433,7 @@ def plan_of(config: Config) -> Plan:
         job = job_maker.make(config, info)
         if run_dir is not None:
             run_creation.check_free(run_dir, job)
-        classes, digest, data = job.data.classes, job.digest, plan_text.describe_data(config, info)
+        classes, digest, data = job.data.classes, job.digest, plan_text.describe_data(original, info)
         backend_lines = backend_of(config).plan(job).lines
     registered = "no"
     if (name := config.register.name) is not None:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def describe_data(config: Config, info: DataSetInfo) -> str:
     data = config.data
     held_out = f", {data.validation} of them for validation" if data.validation else ""
+    name = data.dir or f"{data.name} ({info.location})"
     return (
-        f"{data.name} ({info.location}), {data.train_limit or info.train_images} training images{held_out}, "
+        f"{name}, {data.train_limit or info.train_images} training images{held_out}, "
         f"{data.test_limit or info.test_images} test images, {data.format.value}"
     )
 

@@ -44,7 +44,7 @@ class Entry:
 
 COMMANDS: dict[str, Entry] = {
     "train": Entry("train here or on backend=NAME; the default", "commands:train"),
-    "plan": Entry("print what would be trained and where; writes nothing", "commands:plan", only_reads=True),
+    "plan": Entry("print what would be trained and where; starts nothing", "commands:plan", only_reads=True),
     "list": Entry(
         "list the runs; KEY=VALUE shows only those that match",
         "listing:list_runs",

@@ -83,7 +83,7 @@ def run_sweep(overrides: Sequence[str], config_dirs: Sequence[str], *, as_json: 
 def plan_sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[dict[str, str]]:
     """Return each job's swept settings and plan.
 
-    Raises as `run_sweep` does; downloads and writes nothing.
+    Raises as `run_sweep` does; downloads and starts nothing.
     """
     return [
         {"settings": settings, **dict(launch.plan_of(config).lines)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from mnist_cnn.data import download as downloads
 from mnist_cnn.data.idx import read_idx
 from mnist_cnn.data.labels import number_of_classes
 from mnist_cnn.errors import ConfigurationError, DataError
+from mnist_cnn.hints import command_line
 
 if TYPE_CHECKING:
     from mnist_cnn.data.idx import Array
@@ -30,6 +32,9 @@ RANKS = (3, 1, 3, 1)  # of the four files, always in this order: training images
 TUTORIAL_NAMES = ("train-images", "train-labels", "test-images", "test-labels")
 STEMS = tuple(zip(downloads.NAMES, TUTORIAL_NAMES, strict=True))
 """Official name and tutorial's name of each file."""
+ACCEPTED_NAMES = {f"{stem}{suffix}" for stems in STEMS for stem in stems for suffix in (".gz", "")}
+CONVERTED = "converted"
+"""The folder of the cache for data of one's own, see own_data/conversion.py."""
 
 FOLDER_HINT = "get the four files again, or leave out data.dir to use the packaged MNIST"
 
@@ -168,7 +173,10 @@ class _Located:
 def _locate(config: DataConfig) -> _Located:
     """Find the four files; download missing ones."""
     if config.dir is not None:
-        return _Located(_find_in_folder(Path(config.dir)), config.dir, FOLDER_HINT)
+        folder = Path(config.dir)
+        if folder.parent.name == CONVERTED and re.fullmatch(r"[0-9a-f]{64}", folder.name):
+            return _locate_converted(folder)
+        return _Located(_find_in_folder(folder, FOLDER_HINT), config.dir, FOLDER_HINT)
     source = downloads.find_source(config.name)
     if not source.url:
         return _Located(downloads.packaged(source), "packaged", downloads.PACKAGED_HINT)
@@ -177,7 +185,18 @@ def _locate(config: DataConfig) -> _Located:
     return _Located(downloads.fetch(source, folder), str(folder), hint)
 
 
-def _find_in_folder(folder: Path) -> tuple[Path, ...]:
+def _locate_converted(folder: Path) -> _Located:
+    """Find data that were converted, here or on the machine that made the job."""
+    here = folder if folder.is_dir() else downloads.cache_folder(CONVERTED) / folder.name
+    if not here.is_dir():
+        again = command_line("plan", "data.dir=FOLDER")
+        hint = f"convert the original data on this machine, with the run's other settings and seed: {again}"
+        raise DataError(f"data.dir={folder}: the folder with the converted data does not exist", hint)
+    hint = f"delete {here} and name the original data again with data.dir"
+    return _Located(_find_in_folder(here, hint), str(here), hint)
+
+
+def _find_in_folder(folder: Path, hint: str) -> tuple[Path, ...]:
     """Find the four files in a folder.
 
     Any accepted name is found.
@@ -185,16 +204,16 @@ def _find_in_folder(folder: Path) -> tuple[Path, ...]:
     try:
         if not folder.is_dir():
             problem = "it is not a folder" if folder.exists() else "the folder does not exist"
-            raise DataError(f"data.dir={folder}: {problem}", FOLDER_HINT)
+            raise DataError(f"data.dir={folder}: {problem}", hint)
         with os.scandir(folder):  # report a folder without permission as such, not as missing files
             pass
-        return tuple(_find(folder, stems) for stems in STEMS)
+        return tuple(_find(folder, stems, hint) for stems in STEMS)
     except OSError as error:
         message = f"data.dir={folder}: cannot be read: {error.strerror or error}"
-        raise DataError(message, FOLDER_HINT) from error
+        raise DataError(message, hint) from error
 
 
-def _find(folder: Path, stems: tuple[str, ...]) -> Path:
+def _find(folder: Path, stems: tuple[str, ...], hint: str) -> Path:
     """Find one of the four files.
 
     The official name comes before the tutorial's, each gzipped before raw.
@@ -204,7 +223,7 @@ def _find(folder: Path, stems: tuple[str, ...]) -> Path:
         if (folder / name).is_file():
             return folder / name
     message = f"{folder / names[0]} is missing; accepted names are {', '.join(names)}"
-    raise DataError(message, FOLDER_HINT)
+    raise DataError(message, hint)
 
 
 def _packaged_info(source: downloads.Source, num_classes: int | None) -> DataSetInfo:
@@ -229,26 +248,36 @@ def _read_four(found: _Located, num_classes: int | None) -> tuple[Arrays, int]:
     Images are (N, H, W), labels (N,). Two threads read, because zlib releases the GIL; the training images
     are most of the work.
     """
-    train_images, train_labels, test_images, test_labels = found.paths
     try:
         with ThreadPoolExecutor(max_workers=2) as threads:
             x_train, y_train, x_test, y_test = threads.map(read_idx, found.paths, RANKS)
-        _check_pair(train_images, x_train, train_labels, y_train)
-        _check_pair(test_images, x_test, test_labels, y_test)
-        classes = number_of_classes((train_labels, test_labels), y_train, y_test, num_classes)
+        arrays = x_train, y_train, x_test, y_test
+        return arrays, check(found.paths, arrays, num_classes, found.hint)
     except DataError as error:
         error.hint = error.hint or found.hint
         raise
+
+
+def check(paths: tuple[Path, ...], arrays: Arrays, num_classes: int | None, hint: str) -> int:
+    """Check four arrays against each other; return their number of classes.
+
+    Errors call the arrays by their `paths`. Raises DataError, with `hint` if the arrays do not fit together.
+    """
+    train_images, train_labels, test_images, test_labels = paths
+    x_train, y_train, x_test, y_test = arrays
+    _check_pair(train_images, x_train, train_labels, y_train, hint)
+    _check_pair(test_images, x_test, test_labels, y_test, hint)
+    classes = number_of_classes((train_labels, test_labels), y_train, y_test, num_classes)
     train_size, test_size = (" x ".join(map(str, images.shape[1:])) for images in (x_train, x_test))
     if train_size != test_size:
         others = f"but those of {train_images} have {train_size}"
-        raise DataError(f"{test_images}: its images have {test_size} pixels, {others}", found.hint)
-    return (x_train, y_train, x_test, y_test), classes
+        raise DataError(f"{test_images}: its images have {test_size} pixels, {others}", hint)
+    return classes
 
 
-def _check_pair(images: Path, x: Array, labels: Path, y: Array) -> None:
+def _check_pair(images: Path, x: Array, labels: Path, y: Array, hint: str) -> None:
     if len(x) != len(y):
-        raise DataError(f"{labels}: it has {len(y)} labels for the {len(x)} images of {images}")
+        raise DataError(f"{labels}: it has {len(y)} labels for the {len(x)} images of {images}", hint)
 
 
 def _check_digest(config: DataConfig, found: str, location: str) -> None:

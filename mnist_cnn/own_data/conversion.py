@@ -1,0 +1,114 @@
+"""Converts data of one's own to what everything else reads: four IDX files.
+
+They are in the cache, in a folder that is named after the digest of their arrays. Equal arrays have one
+folder, whatever they were read from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import struct
+from collections.abc import Hashable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mnist_cnn.data import datasets
+from mnist_cnn.data.download import NAMES, cache_folder
+from mnist_cnn.data.idx import UBYTE
+from mnist_cnn.errors import BackendError, DataError, storage_error
+from mnist_cnn.files import atomic
+from mnist_cnn.own_data.npz import Npz
+
+if TYPE_CHECKING:
+    from mnist_cnn.config import DataConfig
+    from mnist_cnn.data.datasets import Arrays
+    from mnist_cnn.data.idx import Array
+
+HINT = "data.dir takes a folder with four IDX files, or an .npz file with x_train, y_train, x_test and y_test"
+
+
+class Source(Hashable, Protocol):
+    """Data that can be converted; equal ones have the same files, unchanged."""
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """What messages call training images and labels, and test images and labels."""
+
+    def read(self) -> Arrays:
+        """Read images, uint8 (N, H, W), and labels, uint8 (N,). Raises DataError."""
+
+
+def converted(config: DataConfig) -> DataConfig:
+    """Return settings whose `dir`, if any, has four IDX files.
+
+    Raises DataError if `dir` holds nothing that can be read, BackendError if the cache cannot be written.
+    """
+    source = None if config.dir is None else _find(Path(config.dir))
+    if source is None:
+        return config
+    cache = cache_folder(datasets.CONVERTED)
+    folder = _converted(source, config.num_classes, cache)
+    if not folder.is_dir():  # deleted since then
+        _converted.cache_clear()
+        folder = _converted(source, config.num_classes, cache)
+    return dataclasses.replace(config, dir=str(folder))
+
+
+def _find(path: Path) -> Source | None:
+    """Return what has to be converted, or None for a folder of IDX files and one that does not exist."""
+    try:
+        if path.is_file():
+            if path.suffix.lower() == Npz.SUFFIX:
+                return Npz.at(path)
+            raise DataError(f"data.dir={path}: it is neither a folder nor an .npz file", HINT)
+        return _find_in_folder(path) if path.is_dir() else None
+    except OSError as error:
+        raise DataError(f"data.dir={path}: cannot be read: {error.strerror or error}", HINT) from error
+
+
+def _find_in_folder(folder: Path) -> Source | None:
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    if datasets.ACCEPTED_NAMES & {*names}:
+        return None
+    archives = [name for name in names if name.lower().endswith(Npz.SUFFIX)]
+    if len(archives) > 1:
+        message = f"data.dir={folder}: it has {len(archives)} .npz files"
+        raise DataError(message, f"name one of them: data.dir={folder / archives[0]}")
+    if archives:
+        return Npz.at(folder / archives[0])
+    raise DataError(f"data.dir={folder}: it has no data in a known layout", HINT)
+
+
+@functools.lru_cache(maxsize=4)  # the trials of a search have the same data
+def _converted(source: Source, num_classes: int | None, cache: Path) -> Path:
+    """Return the folder of the converted data; write it if the cache does not have it."""
+    arrays = source.read()
+    datasets.check(source.parts, arrays, num_classes, HINT)
+    folder = cache / datasets.digest(*arrays)
+    if not folder.is_dir():
+        _write(folder, arrays)
+    return folder
+
+
+def _write(folder: Path, arrays: Arrays) -> None:
+    hint = "MNIST_CNN_CACHE=FOLDER in front of the command"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, str(folder.parent), hint) from error
+    try:
+        with atomic.new_folder(folder, hint) as temporary:
+            for name, array in zip(NAMES, arrays, strict=True):
+                _write_idx(temporary / name, array)
+    except BackendError:
+        if not folder.is_dir():  # otherwise another process has just written the same data
+            raise
+
+
+def _write_idx(path: Path, array: Array) -> None:
+    with path.open("wb") as file:
+        file.write(struct.pack(f">4B{array.ndim}I", 0, 0, UBYTE, array.ndim, *array.shape))
+        file.write(array.data)
