@@ -9,13 +9,10 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
-import io
 import itertools
 import json
 import math
 import re
-import sys
-from contextlib import redirect_stdout
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +33,7 @@ from mnist_cnn.config import (
 )
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.files import safe_read
-from mnist_cnn.hints import did_you_mean
+from mnist_cnn.hints import command_line, did_you_mean
 from mnist_cnn.settings import Section, full_key, keys_of, read_section, unknown_key, with_inner, written
 from mnist_cnn.tracking import check_installed
 
@@ -179,6 +176,24 @@ def conf_file(name: str) -> dict[str, Any]:
     return values
 
 
+def default_values(group: str) -> dict[str, Any]:
+    """Return what conf/ sets by default in a group such as `train`, or of the keys without one (`run`)."""
+    main = conf_file("config.yaml")
+    name, _, option = group.partition("=")
+    chosen = {
+        key: value for entry in main["defaults"] if isinstance(entry, dict) for key, value in entry.items()
+    }
+    option = option or chosen.get(name, SearchConfig.name if name == SEARCH else "")
+    if not option:
+        values = main if name == "run" else main[name]
+    elif option in options(name):
+        values = conf_file(f"{name}/{option}.yaml")
+    else:  # a backend from outside
+        values = {}
+    inner: dict[str, Any] = values.get(name, values)
+    return inner
+
+
 def named_backend(overrides: Sequence[str]) -> str | None:
     """Return the overrides' backend, as a receipt names it.
 
@@ -215,7 +230,8 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         message = f"{key}: {message}" if key and key not in message else message
         mark = getattr(error, "problem_mark", None)  # where a YAML file is broken
         message = f"{mark.name}, line {mark.line + 1}: {message}" if mark else message
-        raise ConfigurationError(message, "--help lists every key and group") from error
+        hint = f"see every key: {command_line('help', 'settings')}"
+        raise ConfigurationError(message, hint) from error
     except RecursionError as error:
         message = "the settings are nested too deep, or their defaults name themselves"
         raise ConfigurationError(message, "check the files in --config-dir") from error
@@ -247,21 +263,6 @@ def as_yaml(config: Config) -> str:
     sections = dataclasses.asdict(config)
     plain = json.loads(json.dumps({**sections.pop("run"), **sections}))
     return str(yaml.safe_dump(plain, sort_keys=False))
-
-
-def info(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
-    """Return Hydra's plugins, files and values for valid overrides."""
-    import hydra
-
-    lines, _ = _lines_for_hydra(overrides, config_dirs)
-    answer = hydra.main(version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name="config")
-    before, sys.argv = sys.argv, [sys.argv[0], "--info=all", *lines]
-    try:
-        with redirect_stdout(io.StringIO()) as printed:  # Hydra's log would report a broken pipe itself
-            answer(lambda _: None)()
-    finally:
-        sys.argv = before
-    return printed.getvalue()
 
 
 def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:

@@ -10,6 +10,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+ALIASES = {
+    "acc": "accuracy",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "classes": "num_classes",
+    "lr": "learning_rate",
+    "opt": "optimizer",
+}
+"""Names that other tools use."""
+SIMILAR = 0.65
+"""The least ratio of `difflib` at which a word is suggested."""
+
 
 def program() -> str:
     """Return how the user called this program."""
@@ -33,13 +45,31 @@ def see_the_runs(*settings: str) -> str:
     return f"see the runs: {command_line('list', *settings)}"
 
 
-def did_you_mean(name: str, known: Collection[str], otherwise: str, group: str = "") -> str:
-    """Return a hint with the nearest `known` word.
+def did_you_mean(name: str, known: Collection[str], otherwise: str) -> str:
+    """Return a hint with the `known` word that was meant, or `otherwise`."""
+    meant = nearest(name, known)
+    return f"did you mean {meant}?" if meant else otherwise
 
-    Returns `otherwise` if none is near. Words of a `group` are compared without its name, and shown with it.
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """Return the `known` word that was meant, or None.
+
+    It has the same last part after a dot, as `train.epochs` has for `epochs`, or is spelled similarly.
     """
-    from difflib import get_close_matches
+    from difflib import SequenceMatcher
 
-    near = get_close_matches(name, known, n=1, cutoff=0.6)
-    prefix = f"{group}." if group else ""
-    return f"did you mean {prefix}{near[0]}?" if near else otherwise
+    group, _, last = name.rpartition(".")
+    last = ALIASES.get(last, last)
+
+    def similarity(word: str) -> float:
+        its_group, _, its_last = word.rpartition(".")
+        if its_last == last:
+            return 1 + (its_group == group)
+        whole = SequenceMatcher(None, name, word).ratio()
+        of_last = SequenceMatcher(None, last, its_last).ratio()
+        if its_group == group:
+            return of_last
+        return whole if group else max(whole, of_last)
+
+    best = max(known, key=similarity, default=None)
+    return best if best is not None and similarity(best) >= SIMILAR else None

@@ -25,7 +25,7 @@ from msgspec import Meta
 
 from mnist_cnn import records
 from mnist_cnn.errors import ConfigurationError
-from mnist_cnn.hints import did_you_mean
+from mnist_cnn.hints import command_line, did_you_mean
 from mnist_cnn.migrations import RENAMED
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S", bound="Section")
 
-KEYS_HINT = "--help lists every key"
 TRUTH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 """YAML 1.1's truth values that Hydra reads as text."""
 
@@ -199,10 +198,10 @@ def _not_a_key(section: type[Section], name: str) -> ConfigurationError:
         return ConfigurationError(f"{key} was removed", "leave it out")
     if new_key in (full_key(section, other) for other, _ in keys_of(section)):
         return ConfigurationError(f"{key} was renamed", f"use {new_key}")
-    not_by_group = [other for other, spec in keys_of(section) if not spec.group]
-    return ConfigurationError(
-        f"unknown key {key}", did_you_mean(name, not_by_group, KEYS_HINT, section.GROUP)
-    )
+    known = [full_key(section, other) for other, spec in keys_of(section) if not spec.group]
+    topic = section.GROUP.partition(".")[0] or "run"
+    hint = did_you_mean(key, known, f"see its keys: {command_line('help', topic)}")
+    return ConfigurationError(f"unknown key {key}", hint)
 
 
 def _converted(value: object, kind: Any, spec: Setting) -> object:
@@ -255,4 +254,5 @@ def _is_section(kind: Any) -> bool:
 
 def unknown_key(name: str, known: Collection[str]) -> ConfigurationError:
     """Return the error for an unknown key."""
-    return ConfigurationError(f"unknown key {name}", did_you_mean(name, known, KEYS_HINT))
+    hint = did_you_mean(name, known, f"see every key: {command_line('help', 'settings')}")
+    return ConfigurationError(f"unknown key {name}", hint)

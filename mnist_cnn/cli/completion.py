@@ -80,7 +80,8 @@ def _is_setting(text: str) -> bool:
 
 def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator[str]:
     from mnist_cnn.cli import filters
-    from mnist_cnn.cli.command import COMMANDS, FLAGS, TAKE_RUN
+    from mnist_cnn.cli.catalog import COMMANDS, FLAGS, TAKE_RUN
+    from mnist_cnn.cli.help import TOPICS
 
     settings = dict(text.split("=", 1) for text in given if "=" in text)
     key, is_value, _ = word.partition("=")
@@ -88,10 +89,12 @@ def _possible(words: Sequence[str], given: Sequence[str], word: str) -> Iterator
         yield from (f"{key}={value}" for value in _values(key, settings))
     elif word.startswith("-"):
         own = COMMANDS[words[0]].flags if words and words[0] in COMMANDS else ()
-        yield from (*FLAGS, *own)
+        yield from (*(flag.partition(" ")[0] for flag in FLAGS), *own)
     elif words and words[0] in TAKE_RUN and (len(words) == 1 or COMMANDS[words[0]].words.endswith("RUN...")):
         runs_dir = Path(settings.get("runs_dir", RunConfig.runs_dir))
         yield from (LATEST, *sorted(receipt.parent.name for receipt in runs_dir.glob(f"*/{RECEIPT}")))
+    elif words == ["help"]:
+        yield from dict.fromkeys((*TOPICS, *COMMANDS))
     elif words == ["cluster"]:
         yield from COMMANDS["cluster"].words.split("|")
     elif not (words and words[0] == "predict"):  # which takes the names of pictures

@@ -21,7 +21,7 @@ from mnist_cnn.errors import (
     MnistCnnError,
     unexpected_error,
 )
-from mnist_cnn.hints import command_line, program
+from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
 from mnist_cnn.terminal.output import redirect_to_devnull
 from mnist_cnn.terminal.signals import Terminated, ignore_signals
@@ -73,20 +73,22 @@ def _run(arguments: Sequence[str]) -> int:
 
         print("\n".join(answer([argument for argument in arguments if argument not in COMPLETION])))
         return 0
-    if any(argument in ("--help", "-h", "--hydra-help") for argument in arguments):
-        from mnist_cnn.cli.help import print_help
+    if any(argument in ("--help", "-h") for argument in arguments):
+        from mnist_cnn.cli import help as help_page
+        from mnist_cnn.cli.catalog import COMMANDS
 
-        print_help(program(), sys.stdout)
+        name = next((argument for argument in arguments if argument in COMMANDS), "help")
+        help_page.print_help(help_page.overview() if name == "help" else help_page.of_command(name))
         return 0
     if "--version" in arguments:
         from mnist_cnn import __version__
 
         print(f"mnist_cnn {__version__}")
         return 0
-    from mnist_cnn.cli.command import COMMANDS
+    from mnist_cnn.cli.catalog import COMMANDS
 
     command = parse(arguments)
-    if command.name in ("config", "info"):
+    if command.name == "config":
         return _show_configuration(command)
     if command.is_multirun and command.name not in ("train", "plan"):
         raise ConfigurationError(f"{command.name} does not take --multirun", "only train and plan do")
@@ -100,18 +102,15 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _show_configuration(command: Command) -> int:
-    """Do --cfg job or --info for a valid configuration."""
+    """Do --cfg job for a valid configuration."""
     from mnist_cnn import compose
 
     command.refuse_arguments()
-    is_info = command.name == "info"
     for override in command.overrides:
         if override.lstrip("+~").partition("=")[0].partition(".")[0] == compose.SEARCH:
-            message = f"{'--info' if is_info else '--cfg job'} does not take {override}"
-            raise ConfigurationError(message, "leave it out; the settings of one training are shown")
-    config = command.config()
-    text = compose.info(command.overrides, command.config_dirs) if is_info else compose.as_yaml(config)
-    print(redact(text), end="")  # the address of a tracker may have a password
+            hint = "leave it out; the settings of one training are shown"
+            raise ConfigurationError(f"--cfg job does not take {override}", hint)
+    print(redact(compose.as_yaml(command.config())), end="")  # a tracker's address may have a password
     return 0
 
 
@@ -134,7 +133,8 @@ def parse(arguments: Sequence[str]) -> Command:
 
     Raises ConfigurationError for an unknown flag, or a wrong value of one.
     """
-    from mnist_cnn.cli.command import COMMANDS, FLAGS, Command
+    from mnist_cnn.cli.catalog import COMMANDS
+    from mnist_cnn.cli.command import Command
 
     rest = list(arguments)
     words: list[str] = []
@@ -154,19 +154,22 @@ def parse(arguments: Sequence[str]) -> Command:
             if what != "job":
                 raise ConfigurationError(f"--cfg {what}: must be job", "--cfg job prints the configuration")
             shown = "config"
-        elif argument in ("--info", "-i"):
-            shown = "info"
         elif flag in ("--config-dir", "-cd"):
             config_dirs.append(_value(argument, rest))
         elif flag in own_flags:
             flags[flag] = _own_value(argument, rest, own_flags[flag])
         elif argument.startswith("-") and argument != "-":  # which is standard input
-            _check_flag(argument, [*FLAGS, *COMPLETION, *own_flags])
+            _check_flag(argument, rest)
         elif _is_override(argument):
             overrides.append(argument)
         else:
             words.append(argument)
-    name = words.pop(0) if words and words[0] in COMMANDS else "train"
+    if words and words[0] not in COMMANDS:
+        from mnist_cnn.cli import corrections
+
+        hint = corrections.hint(words[0], words[1:])
+        raise ConfigurationError(f"{words[0]} is neither a command nor KEY=VALUE", hint)
+    name = words.pop(0) if words else "train"
     _check_taken(name, flags)
     return Command(
         name=shown or name,
@@ -181,7 +184,7 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def _check_taken(name: str, flags: Iterable[str]) -> None:
     """Check that a command takes these flags. Raises ConfigurationError."""
-    from mnist_cnn.cli.command import COMMANDS
+    from mnist_cnn.cli.catalog import COMMANDS
 
     for flag in flags:
         if flag not in COMMANDS[name].flags:
@@ -217,13 +220,13 @@ def _own_value(argument: str, rest: list[str], wanted: str) -> str:
     return value
 
 
-def _check_flag(argument: str, known: Sequence[str]) -> None:
-    from mnist_cnn.hints import did_you_mean
+def _check_flag(argument: str, rest: Sequence[str]) -> None:
+    """Refuse a flag that isn't known; `rest` follows it. Raises ConfigurationError."""
+    if argument == "--json":  # main looks for it itself, because an error is printed as JSON too
+        return
+    from mnist_cnn.cli import corrections
 
-    if argument != "--json":  # main looks for it itself, because an error is printed as JSON too
-        raise ConfigurationError(
-            f"unknown flag {argument}", did_you_mean(argument, known, "--help lists the flags")
-        )
+    raise ConfigurationError(f"unknown flag {argument}", corrections.hint(argument, rest))
 
 
 def _is_override(argument: str) -> bool:

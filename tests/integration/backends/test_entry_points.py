@@ -69,7 +69,11 @@ def test_an_installed_backend_works_like_a_built_in_one(tmp_path: Path, site: Pa
 
 
 def test_help_and_errors_name_the_installed_backend_and_its_keys(tmp_path: Path, site: Path) -> None:
-    assert "backend=NAME, one of: azure, local, slurm, cloud" in run_with(site, "--help", cwd=tmp_path).out
+    assert (
+        "backend=NAME, one of: azure, local, slurm, cloud"
+        in run_with(site, "help", "backend", cwd=tmp_path).out
+    )
+    assert "\n  backend.region=" in run_with(site, "help", "backend=cloud", cwd=tmp_path).out
     refused = run_with(site, "plan", "backend=clod", cwd=tmp_path)
     assert refused.code == 2
     assert "backend=clod: must be one of azure, local, slurm, cloud\ndid you mean cloud?" in refused.err

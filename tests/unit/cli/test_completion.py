@@ -14,7 +14,7 @@ from helpers.records import write_receipt
 
 from mnist_cnn.backend import Status
 from mnist_cnn.cli import completion
-from mnist_cnn.cli.command import COMMANDS
+from mnist_cnn.cli.catalog import COMMANDS
 
 if TYPE_CHECKING:
     from helpers.cli import Ask
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         ("mnist-cnn sta", ["status"]),
         ("mnist-cnn status runs_dir=elsewhere ", ["latest", "cc"]),
         ("mnist-cnn cluster ", ["show", "delete"]),
+        ("mnist-cnn help sea", ["search"]),
         ("mnist-cnn --mul", ["--multirun"]),
         ("mnist-cnn train.opt", ["train.optimizer="]),
         ("mnist-cnn plan train.optimizer=ada", ["train.optimizer=adadelta", "train.optimizer=adam"]),

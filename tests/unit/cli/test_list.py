@@ -140,7 +140,7 @@ def test_sort_orders_and_limit_cuts(ask: Ask, order: str, expected: str) -> None
         ("train.epoch=3", "unknown key train.epoch", "did you mean train.epochs?"),
         ("train.epochs=many", "train.epochs=many: must be a whole number", "passes over"),
         ("train=quik", "train=quik: must be one of accurate, balanced", "did you mean quick?"),
-        ("register.name=m", "unknown key register.name", "--help"),
+        ("register.name=m", "unknown key register.name", "did you mean data.name?"),
         ("seed=interval(0,1)", "seed=interval(0,1): an interval has endless values", "commas"),
         ("--sort acuracy", "--sort=acuracy: unknown key acuracy", "did you mean accuracy?"),
         ("--sort", "--sort needs a value", "--sort=KEY"),
