@@ -23,6 +23,7 @@ import os
 import re
 import socket
 import time
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +39,7 @@ from mnist_cnn.receipt import Receipt
 from mnist_cnn.result import EpochRow, FileEntry, Progress, Result, describe_content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from contextlib import AbstractContextManager
 
 JOB, RECEIPT, LOG, METRICS = "job.json", "run.json", "log.txt", "metrics.jsonl"
@@ -62,6 +63,11 @@ ENTRY_SECONDS = 10.0
 
 Usually that takes milliseconds.
 """
+
+GENERATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ-[0-9a-f]{4}")
+"""What a run is called, unless the user has named its folder."""
+SHORT_GENERATED, SHORT = 4, 20
+"""Letters of a short name."""
 
 LOG_FORMAT, LOG_TIME = "%(asctime)s mnist_cnn %(message)s", "%H:%M:%S"
 """The form of the trainer's own lines in log.txt."""
@@ -115,6 +121,24 @@ def find(run: str, runs_dir: str) -> Path:
         raise ConfigurationError(f"{run} is not a run: it has no {RECEIPT}", hint)
     where = f" under {runs_dir}" if Path(run).name == run else ""
     raise ConfigurationError(f"run {run}: not found{where}", hint)
+
+
+def short_names(names: Collection[str]) -> dict[str, str]:
+    """Return an end of each name by which `find` finds it among these, or the whole name.
+
+    It has four letters if the name was generated, else 20, and more if other names begin or end so too.
+    """
+    short: dict[str, str] = {}
+    length = SHORT_GENERATED
+    while len(short) < len(names):
+        parts = Counter(part for name in names for part in {name[:length], name[-length:]})
+        for name in names:
+            end = name[-length:]
+            is_long = length >= SHORT or GENERATED.fullmatch(name) is not None
+            if end == name or (is_long and parts[end] == 1 and end[0].isalnum()):
+                short.setdefault(name, end)
+        length += 1
+    return short
 
 
 def all_runs(runs_dir: str) -> list[Path]:

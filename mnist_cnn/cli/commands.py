@@ -16,6 +16,7 @@ from mnist_cnn.backend import HasCluster, Status
 from mnist_cnn.cli import report
 from mnist_cnn.cli.run_to_end import run_to_end
 from mnist_cnn.cli.sweep import plan_sweep, run_sweep
+from mnist_cnn.cli.table import coloured
 from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, MnistCnnError
 from mnist_cnn.hints import command_line
 from mnist_cnn.result import percent
@@ -92,7 +93,7 @@ def status(command: Command) -> int:
         now = dataclasses.asdict(progress) if progress else None
         report.print_json({**row, "folder": str(run.folder), "progress": now, **training})
         return 0
-    shown = report.coloured(status.value, sys.stdout)
+    shown = coloured(status.value, sys.stdout)
     print(f"{row['run']} is {shown} ({row['backend']}, {report.age(row['created'])} old)")
     host = run_folder.other_host(run_folder.read_receipt(run.folder))
     if host is not None and not status.is_final:

@@ -9,21 +9,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
-import re
-import shutil
-import sys
 from itertools import chain, filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import launch, overrides, run_folder
-from mnist_cnn.cli import filters, report
+from mnist_cnn.cli import filters, report, table
+from mnist_cnn.cli.table import Column, terminal_width
 from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
 from mnist_cnn.hints import command_line, see_the_runs
 from mnist_cnn.result import Result, percent
 from mnist_cnn.settings import written
-from mnist_cnn.terminal import output
 from mnist_cnn.training.runtime import VARIABLES, Runtime
 
 if TYPE_CHECKING:
@@ -37,12 +33,8 @@ PICTURE, DEFAULT_PICTURE = "--picture", "comparison.png"
 UNKNOWN, NONE = "unknown", "-"
 SHORT = 12
 """Characters of a hash that are shown."""
-NAME_WIDTH, LEAST_WIDTH = 28, 10
-"""Terminal columns of the rows' names.
-
-The second number is the least for each run.
-"""
-GENERATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ-([0-9a-f]{4})")
+RUN_WIDTH = 12
+"""Least columns of a terminal for each run."""
 HASHES = ("data.digest", "model.source", "train.init_sha256", "job", "fingerprint", "weights_sha256")
 SHARES = ("accuracy", "val_accuracy")
 
@@ -228,37 +220,32 @@ def _draw(runs: Sequence[Compared], labels: Sequence[str], path: Path) -> str | 
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """Return short names that identify the runs.
-
-    These are the ends of generated names if they differ, or else the shortest ends of the paths that do.
-    """
+    """Return short names that identify the runs, or the shortest different ends of their paths."""
     paths = [folder.resolve() for folder in folders]
-    ends = [match[1] if (match := GENERATED.fullmatch(path.name)) else path.name for path in paths]
+    names = run_folder.short_names({path.name for path in paths})
     deepest = max(len(path.parts) for path in paths)
     longer = ([str(Path(*path.parts[-count:])) for path in paths] for count in range(1, deepest + 1))
+    ends = [names[path.name] for path in paths]
     return next(labels for labels in (ends, *longer) if len(set(labels)) == len(paths))
 
 
 def _print(labels: Sequence[str], differing: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """Print the rows of each part, with a column for each run.
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for label in labels:
-        table.add_column(label, overflow="fold", min_width=min(LEAST_WIDTH, len(label)))
-    for rows in differing.values():
-        table.add_section()
-        for key, values in rows.items():
-            cells = [Text(cell, report.STYLES.get(cell, "")) for cell in _cells(key, values)]
-            table.add_row(key, *cells)
-    width = max(shutil.get_terminal_size().columns, NAME_WIDTH + LEAST_WIDTH * len(labels))
-    drawn = io.StringIO()  # rich would exit the program on a broken pipe
-    is_coloured = output.is_coloured(sys.stdout)
-    Console(file=drawn, width=width, highlight=False, force_terminal=is_coloured).print(table)
-    print("\n".join(line.rstrip() for line in drawn.getvalue().strip("\n").splitlines()))
+    On a terminal too narrow for all runs, prints several tables.
+    """
+    keys = [key for part in differing.values() for key in part]
+    rows = [_cells(key, values) for part in differing.values() for key, values in part.items()]
+    width = terminal_width()
+    room = len(labels) if width is None else (width - max(map(len, keys), default=0)) // RUN_WIDTH
+    for first in range(0, len(labels), max(room, 1)):
+        runs = range(first, min(first + max(room, 1), len(labels)))
+        columns = [Column(labels[run], [cells[run] for cells in rows], may_be_cut=True) for run in runs]
+        heads, rule, *lines = table.lines([Column("", keys), *columns], width)
+        print(heads, rule, sep="\n")
+        for part in filter(None, differing.values()):
+            print(*lines[: len(part)], "", sep="\n")
+            del lines[: len(part)]
 
 
 def _cells(key: str, values: Sequence[Any]) -> list[str]:

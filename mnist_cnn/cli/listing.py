@@ -11,7 +11,6 @@ import dataclasses
 import gc
 import os
 import shlex
-import shutil
 import sys
 import textwrap
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from mnist_cnn import compose, launch, overrides, records, run_creation, run_fol
 from mnist_cnn.backend import Status
 from mnist_cnn.cli import filters, report
 from mnist_cnn.cli.filters import DAMAGED, NOT_STARTED
+from mnist_cnn.cli.table import Column, print_table, terminal_width
 from mnist_cnn.errors import BackendError, ConfigurationError
 from mnist_cnn.files import safe_read
 from mnist_cnn.hints import command_line
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 SORT, REVERSE, LIMIT = "--sort", "--reverse", "--limit"
 MOST_DIGITS = 10
 SHORT_DIGEST = 4
-LEAST_ROOM = 20
-"""Settings with fewer columns get their own line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +118,7 @@ def list_runs(command: Command) -> int:
     if command.as_json:
         report.print_json([run.as_mapping() for run in runs])
     elif runs:
-        _print(runs)
+        _print(runs, runs_dir)
         _print_notes(runs, runs_dir)
     elif wanted:
         print(f"no run under {runs_dir} matches {' '.join(given)}")
@@ -223,39 +221,27 @@ def _sorted(runs: Sequence[Listed], key: str, *, reverse: bool) -> list[Listed]:
 # The table
 
 
-def _print(runs: Sequence[Listed]) -> None:
-    """Print a line for each run.
-
-    On a terminal, settings are cut, or on a line of their own.
-    """
-    heads = ["run", "status", "accuracy", "age", "job", "backend"]
+def _print(runs: Sequence[Listed], runs_dir: str) -> None:
+    names = run_folder.short_names(os.listdir(runs_dir))  # noqa: PTH208 - faster than paths
     digests = _short_digests(runs)
-    rows = [_cells(run, digests) for run in runs]
-    if all(row[-1] in ("local", "") for row in rows):
-        heads, rows = heads[:-1], [row[:-1] for row in rows]
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
-    texts = ["" if run.settings is None else str(run.settings) for run in runs]
-    used = max(map(len, report.table(heads, rows))) + len(report.GAP)
-    if width is None or width - used >= LEAST_ROOM:
-        room = None if width is None else width - used
-        rows = [[*row, _cut(text, room)] for row, text in zip(rows, texts, strict=True)]
-        report.print_table([*heads, "settings"], rows)
-        return
-    first, rule, *lines = report.table(heads, rows)
-    print(first, rule, sep="\n")
-    for line, text in zip(lines, texts, strict=True):
-        print(line)
-        if text:
-            print(f"  {_cut(text, width - 2)}")
+    backends = [run.receipt.backend.rpartition(":")[2] if run.receipt else "" for run in runs]
+    columns = [
+        Column("run", [run.name for run in runs], short=[names.get(run.name, run.name) for run in runs]),
+        Column("status", [run.status for run in runs]),
+        Column("accuracy", [_accuracy(run) for run in runs]),
+        Column("age", [report.short_age(run.created) for run in runs], extra=True),
+        Column("job", [digests[run.receipt.job_digest] if run.receipt else "" for run in runs], extra=True),
+        Column("backend", backends, extra=True),
+        Column("settings", [str(run.settings or "") for run in runs], may_be_cut=True),
+    ]
+    only_here = {*backends} <= {"local", ""}
+    print_table([column for column in columns if not (only_here and column.head == "backend")])
 
 
-def _cells(run: Listed, digests: Mapping[str, str]) -> list[str]:
-    accuracy = "" if run.summary is None else percent(run.summary.accuracy)
-    if run.summary is None and run.status == Status.completed:
-        accuracy = DAMAGED
-    digest = digests[run.receipt.job_digest] if run.receipt else ""
-    backend = run.receipt.backend.rpartition(":")[2] if run.receipt else ""  # the class, of FILE.py:Class
-    return [run.name, run.status, accuracy, report.short_age(run.created), digest, backend]
+def _accuracy(run: Listed) -> str:
+    if run.summary is not None:
+        return percent(run.summary.accuracy)
+    return DAMAGED if run.status == Status.completed else ""
 
 
 def _short_digests(runs: Sequence[Listed]) -> dict[str, str]:
@@ -268,10 +254,6 @@ def _short_digests(runs: Sequence[Listed]) -> dict[str, str]:
     while len({digest[:length] for digest in digests}) < len(digests):
         length += 1
     return {digest: digest[:length] for digest in digests}
-
-
-def _cut(text: str, room: int | None) -> str:
-    return text if room is None or len(text) <= room else f"{text[: max(room - 1, 0)]}…"
 
 
 def _print_notes(runs: Sequence[Listed], runs_dir: str) -> None:
@@ -287,7 +269,7 @@ def _print_notes(runs: Sequence[Listed], runs_dir: str) -> None:
     if reasons:
         print()
     for name, reason in reasons.items():
-        print(textwrap.shorten(f"{name}: {reason}", shutil.get_terminal_size().columns, placeholder=" ..."))
+        print(textwrap.shorten(f"{name}: {reason}", terminal_width() or sys.maxsize, placeholder=" ..."))
     if reasons:
         print(f"what to do: {command_line('status', 'RUN')}")
     unstarted = next((run.name for run in runs if run.status == NOT_STARTED), None)

@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mnist_cnn.cli.table import coloured
 from mnist_cnn.errors import Interrupted, MnistCnnError, RunCancelled, RunPaused
 from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
     from mnist_cnn.backend import ModelRef, Run, Status
     from mnist_cnn.config import Config, RegisterConfig
     from mnist_cnn.result import EpochRow, Result
-
-
-STYLES = {"completed": "green", "failed": "red", "lost": "red", "damaged": "red"}
-"""The colours of words in tables and messages."""
-GAP = "  "
-"""What stands between the columns of a table."""
 
 
 def print_json(value: object) -> None:
@@ -53,37 +48,6 @@ def print_lossy(line: str, stream: TextIO) -> None:
     print(line, file=output.lossy(stream), flush=True)
 
 
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    print("\n".join(table(heads, rows)))
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table.
-
-    These are heads, a rule and a line for each row. Nothing is broken or cut, so that it can be copied.
-    """
-    widths = [max(map(_width, column)) for column in zip(heads, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            (coloured(cell, sys.stdout) if cell in STYLES else cell) + " " * (width - _width(cell))
-            for cell, width in zip(cells, widths, strict=True)
-        ]
-        return GAP.join(padded).rstrip()
-
-    rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
-    return [line(heads), rule, *map(line, rows)]
-
-
-def _width(text: str) -> int:
-    """Return a text's width in terminal columns."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
-
-
 def print_costs(runs: Iterable[Run]) -> None:
     """Print on stderr what these runs' backends cost now.
 
@@ -93,14 +57,6 @@ def print_costs(runs: Iterable[Run]) -> None:
         for run in runs:
             for line in run.cost_report():
                 print_lossy(line, sys.stderr)
-
-
-def coloured(word: str, stream: TextIO) -> str:
-    """Return a word in its colour.
-
-    Leaves it plain if the stream has no colours.
-    """
-    return output.styled(word, STYLES.get(word, ""), stream)
 
 
 def print_completed(

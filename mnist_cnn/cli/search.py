@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn.cli import report
 from mnist_cnn.cli.command import config_dir_words
+from mnist_cnn.cli.table import Column, print_table
 from mnist_cnn.errors import Interrupted, MnistCnnError, NeedsForceError, TrainingError
 from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
@@ -146,12 +147,18 @@ def _epochs(what: Search, searching: Searcher) -> tuple[int, int]:
 
 
 def _print_end(what: Search, searching: Searcher, best: Trial, stream: TextIO) -> None:
-    cells = []
-    for row, entry in [(_row(entry), entry) for entry in _ranked(searching)]:
-        accuracy = percent(entry.accuracies[-1]) if entry.accuracies else ""
-        outcome = row["error"] or ("best" if entry.trial.number == best.number else "")
-        cells.append([str(row["trial"]), accuracy, str(row["epochs"]), " ".join(row["settings"]), outcome])
-    report.print_table(["trial", "accuracy", "epochs", "settings", ""], cells)
+    rows = [_row(entry) for entry in _ranked(searching)]
+    outcomes = [row["error"] or ("best" if row["trial"] == best.number else "") for row in rows]
+    accuracies = [percent(row["accuracies"][-1]) if row["accuracies"] else "" for row in rows]
+    print_table(
+        [
+            Column("trial", [str(row["trial"]) for row in rows]),
+            Column("accuracy", accuracies),
+            Column("epochs", [str(row["epochs"]) for row in rows]),
+            Column("settings", [" ".join(row["settings"]) for row in rows], may_be_cut=True),
+            Column("", outcomes, may_be_cut=True),
+        ]
+    )
     trained, whole = _epochs(what, searching)
     saved = f", {whole - trained} fewer than without halving" if whole > trained else ""
     chosen = searching.entries[best.number].drawn.overrides

@@ -13,9 +13,10 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mnist_cnn import compose, job_maker, launch
+from mnist_cnn import compose, job_maker, launch, run_folder
 from mnist_cnn.cli import report
 from mnist_cnn.cli.display import show
+from mnist_cnn.cli.table import Column, print_table
 from mnist_cnn.errors import ConfigurationError, Interrupted, MnistCnnError, unexpected_error
 from mnist_cnn.hints import command_line
 from mnist_cnn.redaction import redact
@@ -23,7 +24,7 @@ from mnist_cnn.terminal import output, signals
 from mnist_cnn.tracking.recording import recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mnist_cnn.backend import Run
     from mnist_cnn.config import Config
@@ -216,8 +217,28 @@ def _print_table(trials: Sequence[Trial], *, as_json: bool) -> None:
     if as_json:
         report.print_json(rows)
         return
-    cells = [
-        ["" if value is None else format(value, FORMATS.get(name, "")) for name, value in row.items()]
-        for row in rows
+    print_table(
+        [
+            Column("settings", [row["settings"] for row in rows], may_be_cut=True),
+            Column("accuracy", _formatted(rows, "accuracy")),
+            Column("loss", _formatted(rows, "loss"), extra=True),
+            Column("s per epoch", _formatted(rows, "seconds_per_epoch"), extra=True),
+            Column("outcome", [row["outcome"] for row in rows], may_be_cut=True),
+            Column("run", [row["run"] or "" for row in rows], short=_short_names(ranked)),
+        ]
+    )
+
+
+def _formatted(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    return ["" if row[name] is None else format(row[name], FORMATS[name]) for row in rows]
+
+
+def _short_names(trials: Sequence[Trial]) -> list[str]:
+    """Return what `status` finds the trials' runs by."""
+    folders = [trial.run.folder if trial.run else None for trial in trials]
+    runs_dirs = {folder.parent for folder in folders if folder is not None}
+    names = run_folder.short_names({path.name for runs_dir in runs_dirs for path in runs_dir.iterdir()})
+    return [
+        "" if folder is None else trial.config.run.run_dir or names[folder.name]
+        for trial, folder in zip(trials, folders, strict=True)
     ]
-    report.print_table(["settings", "accuracy", "loss", "s per epoch", "outcome", "run"], cells)

@@ -16,6 +16,7 @@ from helpers.processes import SMALL, command, run_command
 from helpers.records import write_receipt
 from helpers.refused import REFUSED
 
+from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
 
 
@@ -126,7 +127,8 @@ def test_a_sweep_ranks_its_trials_and_exits_with_a_failure(tmp_path: Path) -> No
     assert units == ["model.dense_units=64", "model.dense_units=1", "model.dense_units=9"]
     accuracies = [float(row.split()[1].rstrip("%")) for row in rows[:2]]
     assert accuracies == sorted(accuracies, reverse=True)
-    folders = [tmp_path / row.split()[-1] for row in rows]
+    assert max(map(len, rows)) <= 80
+    folders = [run_folder.find(row.split()[-1], str(tmp_path / "runs")) for row in rows]
     statuses = [json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] for folder in folders]
     assert statuses == ["completed", "completed", "failed"]
     assert [(folder / "result.json").exists() for folder in folders] == [True, True, False]

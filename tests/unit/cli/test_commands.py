@@ -50,7 +50,8 @@ def test_an_empty_list_says_how_to_start_a_run(ask: Ask) -> None:
     assert ask("list", "--json").json() == []
 
 
-def test_list_shows_whole_names_newest_first(ask: Ask, home: Path) -> None:
+def test_list_shows_whole_names_newest_first(ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     names = ["a" * 60, "b" * 60]
     for number, name in enumerate(names, 1):
         write_receipt(home / "runs" / name, Status.completed, created=f"2026-01-0{number}T00:00:00+00:00")

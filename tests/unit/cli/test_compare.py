@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,14 @@ def test_only_features_of_processors_that_differ_are_shown(ask: Ask, home: Path)
     [
         (["2026-01-01T00-00-00Z-3f9c", "2026-01-02T00-00-00Z-4e9c"], ["3f9c", "4e9c"]),
         (["2026-01-01T00-00-00Z-3f9c", "first"], ["3f9c", "first"]),
-        (["2026-01-01T00-00-00Z-3f9c", "2026-01-02T00-00-00Z-3f9c"], None),
+        (
+            ["2026-01-01T00-00-00Z-3f9c", "2026-01-02T00-00-00Z-3f9c"],
+            ["1T00-00-00Z-3f9c", "2T00-00-00Z-3f9c"],
+        ),
     ],
 )
-def test_runs_are_called_by_the_end_of_their_name(names: list[str], labels: list[str] | None) -> None:
-    assert comparison._labels([Path("runs", name) for name in names]) == (labels or names)  # noqa: SLF001
+def test_runs_are_called_by_the_end_of_their_name(names: list[str], labels: list[str]) -> None:
+    assert comparison._labels([Path("runs", name) for name in names]) == labels  # noqa: SLF001
 
 
 def test_runs_with_equal_names_are_called_by_the_end_of_their_path(
@@ -165,13 +169,24 @@ def test_runs_with_equal_names_are_called_by_the_end_of_their_path(
     assert drawn == ["a/first", "b/first", "b/second"]
 
 
-def test_the_table_fits_80_columns(ask: Ask, home: Path) -> None:
-    names = [f"2026-01-0{number}T00-00-00Z-3f9{number}" for number in range(1, 5)]
+@pytest.mark.parametrize(("columns", "tables"), [(50, 2), (80, 1), (200, 1)])
+def test_the_table_fits_the_terminal(
+    ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch, columns: int, tables: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = [f"2026-01-0{number}T00-00-00Z-3f9{number}" for number in range(1, 4)]
+    names.append("a-long-name-of-a-run-with-the-second-network")
     for number, name in enumerate(names):
         values: dict[str, Any] = {"status": Status.failed, "error": "a long reason " * 9} if number else {}
-        write_run(home / "runs" / name, f"seed={number}", accuracy=None if number else 0.9, **values)
+        settings = (f"seed={number}", f"train.learning_rate=0.00{number + 1}")
+        write_run(home / "runs" / name, *settings, accuracy=None if number else 0.9, **values)
     lines = ask("compare", *names).out.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= columns
+    shown = [line.split() for line in lines]
+    rates = [cells[1:] for cells in shown if cells[:1] == ["train.learning_rate"]]
+    assert len(rates) == tables
+    assert " ".join(chain(*rates)) == "0.001 0.002 0.003 0.004"
+    assert sum(cells[:1] == ["error"] for cells in shown) == tables
 
 
 @pytest.mark.parametrize(

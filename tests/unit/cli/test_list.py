@@ -176,20 +176,35 @@ def test_the_table_marks_equal_jobs_and_shows_what_was_set(ask: Ask) -> None:
     assert lines[5:] == ["", "d: the loss became nan", "what to do: python -m mnist_cnn status RUN"]
 
 
-@pytest.mark.parametrize("backend", ["local", "azure"])
-def test_every_line_fits_80_columns(ask: Ask, home: Path, backend: str) -> None:
-    overrides = ("train=balanced", "train.learning_rate=0.0123", "data.train_limit=1000", "seed=4")
-    for number in (1, 2):
-        folder = home / "runs" / GENERATED.format(number)
-        write_run(folder, *overrides, accuracy=0.99, backend=backend, created=_day(number))
+LONG = ("train=balanced", "train.learning_rate=0.0123", "train.rotation=12.5", "seed=4")
+
+
+@pytest.fixture
+def realistic(home: Path) -> list[str]:
+    """The names of four runs: two with generated names, one with a long name, and one that has failed."""
+    names = [GENERATED.format(number) for number in (1, 2, 3)]
+    names.insert(2, "a-long-name-of-a-run-with-the-second-network")
+    for number, name in enumerate(names[:3], 1):
+        backend = "azure" if number == 2 else "local"
+        write_run(home / "runs" / name, *LONG, accuracy=0.99, backend=backend, created=_day(number))
+    write_run(home / "runs" / names[3], *LONG, status=Status.failed, error="why " * 50, created=_day(4))
+    return names
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_line_for_each_run_fits_the_terminal(
+    ask: Ask, realistic: list[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     lines = ask("list").out.splitlines()
-    assert max(map(len, lines)) <= 80
-    shown = [line for line in lines if "train=balanced" in line]
-    assert len(shown) == 2
-    if backend == "local":
-        assert all(line.startswith("2026-01-0") and line.endswith("…") for line in shown)
-    else:  # the table has no room for settings, which have a line of their own
-        assert all(line.startswith("  train=balanced train.learning_rate=0.0123 seed=4 ") for line in shown)
+    assert max(map(len, lines)) <= columns
+    rows = [line.split() for line in lines[2:6]]
+    assert [row[1] for row in rows] == ["failed", "completed", "completed", "completed"]
+    assert all("  train=balan" in line for line in lines[2:6])
+    assert all(("seed=4" in line) is (columns == 200) for line in lines[2:6])
+    named = [row[0] for row in reversed(rows)]
+    assert (named == realistic) is (columns == 200)
+    assert [run_folder.find(name, "runs").name for name in named] == realistic
 
 
 def test_nothing_is_cut_without_a_terminal(ask: Ask, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
