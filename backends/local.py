@@ -39,6 +39,7 @@ from mnist_cnn.result import Progress
 from mnist_cnn.settings import setting
 from mnist_cnn.training.distributed.local_group import WORKER
 from mnist_cnn.training.runtime import versions
+from mnist_cnn.training.tensorflow_import import check_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,13 +116,15 @@ class LocalBackend:
         return Plan((("where", where), ("command", shlex.join(self.command(Path("FOLDER"))))))
 
     def check(self, job: Job) -> None:
-        """Check workers, and whether exact jobs can train here.
+        """Check workers, the GPU, and whether exact jobs can train here.
 
         Only the worker can tell what else is missing.
         """
         common.check_workers(job, self.config.workers)
         if job.train.numerics is Numerics.exact:
             cpu.check_exact(self.config.device.value)
+        if self.config.device is Device.gpu:
+            check_gpu()
 
     def submit(self, job: Job, folder: Path) -> LocalRun:
         """Start the worker. It resumes from the newest checkpoint."""

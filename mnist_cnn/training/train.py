@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import cpu, run_folder
 from mnist_cnn.config import Loss, Numerics
 from mnist_cnn.data import datasets
-from mnist_cnn.errors import BackendError, ConfigurationError, RunCancelled
+from mnist_cnn.errors import ConfigurationError, RunCancelled
 from mnist_cnn.result import EpochRow, Progress, Result, percent
 from mnist_cnn.training.checkpoint import Checkpoints
 from mnist_cnn.training.distributed.group import ONE_WORKER, Group
@@ -27,8 +27,7 @@ from mnist_cnn.training.epoch import Trainer
 from mnist_cnn.training.runtime import Runtime
 from mnist_cnn.training.saving import save_result
 from mnist_cnn.training.session import Session
-from mnist_cnn.training.tensorflow_import import import_tensorflow
-from mnist_cnn.version import installation_hint
+from mnist_cnn.training.tensorflow_import import import_tensorflow, no_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,6 +80,8 @@ def train(  # noqa: PLR0913 - only the first two are required
     checkpoints = checkpoints or Checkpoints(folder / run_folder.CHECKPOINTS)
     session = Session(trainer, runtime, checkpoints, pause_after or job.train.epochs)
     session.resume(run, force=force)
+    if not session.history:  # a resumed run has already said it
+        _log_shapes(job, arrays)
     _broadcast_state(trainer, group, job.train.epochs if session.is_done() else len(session.history))
     run_folder.write_history(folder, session.history)
     for row in _train_epochs(session, group, on_progress, is_stopping):
@@ -199,13 +200,16 @@ def _prepare(job: Job, device: str) -> tuple[str, DataSet]:
         reading = pool.submit(datasets.load, job.data)
         device_kind = _prepare_tensorflow(job, device)
         arrays = reading.result()
+    return device_kind, arrays
+
+
+def _log_shapes(job: Job, arrays: DataSet) -> None:
     for name in ("train", "validation", "test"):
         images, labels = getattr(arrays, f"x_{name}"), getattr(arrays, f"y_{name}")
         if len(images):
             is_one_hot = job.train.loss is Loss.categorical_crossentropy
             targets = (*labels.shape, job.data.classes) if is_one_hot else labels.shape
             log.info("x_%s %s, y_%s %s", name, images.shape, name, targets)
-    return device_kind, arrays
 
 
 def _prepare_tensorflow(job: Job, device: str) -> str:
@@ -225,8 +229,7 @@ def _prepare_tensorflow(job: Job, device: str) -> str:
     gc.enable()
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
-        hint = f"{installation_hint('gpu')}, or set backend.device=cpu"
-        raise BackendError("backend.device=gpu: TensorFlow finds no GPU on this machine", hint)
+        raise no_gpu()
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
     if job.train.threads is not None:

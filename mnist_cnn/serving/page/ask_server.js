@@ -14,10 +14,11 @@ async function ask(path, options) {
   return answer;
 }
 
-// Returns the name of the model, the size of its images and the number of its classes.
+// Returns the name of the model, the size of its images, the number of its classes, and a command that asks, too.
 export async function load() {
   const { model, height, width, classes } = await ask("health");
-  return { name: model, height, width, classes };
+  const command = `curl --data-binary @digit.png ${new URL("predict", document.baseURI)}`;
+  return { name: model, height, width, classes, command };
 }
 
 // Returns the digit on a canvas, all probabilities, warnings, and the image that the model saw.

@@ -151,8 +151,10 @@ document.addEventListener("keydown", (event) => {
 addBars(10);
 clear();
 try {
-  const { name, height, width, classes } = await model;
+  const { name, height, width, classes, command } = await model;
   element("model").textContent = name;
+  element("command").textContent = command;
+  element("upload").hidden = !command; // without a server, nothing can be sent
   element("size").textContent = `${height} × ${width}`;
   Object.assign(seen.canvas, { width, height });
   if (classes !== 10) addBars(classes);

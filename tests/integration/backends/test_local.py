@@ -113,6 +113,7 @@ def test_a_missing_gpu_is_an_error(tmp_path: Path) -> None:
     assert "error: backend.device=gpu" in ended.err
     assert (ended.out + ended.err).count("finds no GPU") == 1
     assert "mnist-cnn[gpu]" in ended.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_user_does_not_see_tensorflows_messages(small_command: tuple[Path, Ended]) -> None:

@@ -85,6 +85,13 @@ def test_a_stroke_is_read_and_ten_bars_show_what_predict_says(
     assert np.array_equal(seen[:, :, 0], prepare(drawn(page), 28, 28).image)
 
 
+def test_only_a_page_with_a_server_says_how_to_send_it_a_picture(page: Chrome, url: str) -> None:
+    shown = page.execute_script("return document.body.innerText")
+    is_served = "sites" not in url
+    assert (f"Send a picture: curl --data-binary @digit.png {url}predict" in shown) is is_served
+    assert ("Send a picture" in shown) is is_served
+
+
 def test_the_bars_move_while_one_draws(page: Chrome) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By

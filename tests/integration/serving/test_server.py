@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,6 +53,17 @@ def drawing() -> Image.Image:
     image = Image.new("L", (200, 300), 255)
     ImageDraw.Draw(image).line([(60, 60), (140, 60), (90, 250)], fill=30, width=20)
     return image
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_documented_command_sends_a_picture(one: Server, small_run: Path, tmp_path: Path) -> None:
+    (expected,) = mnist_cnn.load_predictor(small_run).predict(drawing())
+    (tmp_path / "digit.png").write_bytes(png(drawing()))
+    text = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith("curl "))
+    words = shlex.split(line.replace("http://127.0.0.1:8000/", one.url))
+    answered = subprocess.run([*words, "--silent"], cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    assert json.loads(answered.stdout)["digit"] == expected.label
 
 
 def test_a_picture_gets_the_answer_of_predict(one: Server, small_run: Path) -> None:

@@ -56,6 +56,7 @@ def test_pauses_change_no_weight(paused: tuple[Path, Ended], tmp_path: Path) -> 
     assert run_command("resume", "run", "pause_after=3", cwd=home).code == RunPaused.exit_code
     run_successfully("resume", "run", cwd=home)
     (tmp_path / "whole").mkdir()
+    assert (folder / run_folder.LOG).read_text().count("x_train (") == 1
     result, whole = result_of(folder), train.train(launch.make_job(*JOB), tmp_path / "whole")
     assert result.weights_sha256 == whole.weights_sha256
     assert [row.learning_rate for row in result.history] == [row.learning_rate for row in whole.history]

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 from helpers.cli import Ask, refusal
+from helpers.records import write_run
 from helpers.refused import REFUSED
+
+from mnist_cnn.backend import Status
+from mnist_cnn.backends import local
+from mnist_cnn.training import tensorflow_import
 
 
 @pytest.mark.parametrize(("arguments", "message", "hint"), REFUSED, ids=[case[0] for case in REFUSED])
@@ -47,6 +52,43 @@ def test_a_run_dir_with_other_files_is_refused_and_kept(ask: Ask, home: Path) ->
     assert refusal(ask("run_dir=full"))[0] == "run_dir=full is not empty and is not a run"
     assert refusal(ask("run_dir=full/notes.txt"))[0] == "run_dir=full/notes.txt is a file"
     assert [path.name for path in home.rglob("*")] == ["full", "notes.txt"]
+
+
+SEARCH = ("search", "data.validation=100", "model.dense_units=8,16")
+COMMANDS = ((), ("plan",), ("--multirun", "seed=1,2"), ("plan", "--multirun", "seed=1,2"), SEARCH)
+NOT_HERE = {"backend.device=gpu": 4, "backend=slurm": 2}
+
+
+@pytest.fixture
+def without_gpu_or_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine has neither, whatever it has."""
+    monkeypatch.setenv("PATH", "")
+
+    def refuse() -> None:
+        raise tensorflow_import.no_gpu()
+
+    monkeypatch.setattr(local, "check_gpu", refuse)
+
+
+@pytest.mark.usefixtures("without_gpu_or_slurm")
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("where", NOT_HERE)
+def test_a_backend_that_is_missing_here_leaves_no_run(
+    ask: Ask, home: Path, words: tuple[str, ...], where: str
+) -> None:
+    ended = ask(*words, where)
+    if (words[:1], where) != (("plan",), "backend=slurm"):  # that plan can be made anywhere
+        assert refusal(ended, NOT_HERE[where])
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_gpu_or_slurm")
+@pytest.mark.parametrize("where", NOT_HERE)
+def test_a_run_that_cannot_be_resumed_here_stays_as_it_is(ask: Ask, home: Path, where: str) -> None:
+    write_run(home / "runs" / "a", status=Status.paused)
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    assert refusal(ask("resume", "a", where), NOT_HERE[where])
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
 
 
 def test_debugging_shows_the_traceback_of_a_refusal(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
