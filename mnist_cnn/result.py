@@ -8,10 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from mnist_cnn import migrations, records
 from mnist_cnn.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def percent(share: float) -> str:
@@ -22,6 +25,11 @@ def percent(share: float) -> str:
 def describe_epochs(count: int) -> str:
     """Return for example "1 epoch" or "12 epochs"."""
     return f"{count} epoch" if count == 1 else f"{count} epochs"
+
+
+def describe_metrics(values: Mapping[str, float]) -> str:
+    """Return for example "f1_score 0.9812, auc 0.9990"."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
 @dataclasses.dataclass(frozen=True)

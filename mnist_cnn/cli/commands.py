@@ -105,8 +105,7 @@ def status(command: Command) -> int:
     if row["accuracy"] is not None:
         which = report.saved(training["saved_epoch"], len(training["history"]))
         print(f"test accuracy {output.styled(percent(row['accuracy']), 'bold', sys.stdout)}{which}")
-        if (line := report.weakest_class(training["classes"])) is not None:
-            print(line)
+    print("".join(f"{line}\n" for line in report.describe_scores(run.folder, training)), end="")
     if row["error"] is not None:
         print(row["error"], row["hint"], sep="\n")
     if damage is not None:

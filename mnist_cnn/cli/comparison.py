@@ -20,6 +20,7 @@ from mnist_cnn.errors import BackendError, ConfigurationError, MnistCnnError
 from mnist_cnn.hints import command_line, see_the_runs
 from mnist_cnn.result import Result, percent
 from mnist_cnn.settings import written
+from mnist_cnn.training.metrics import METRICS
 from mnist_cnn.training.runtime import VARIABLES, Runtime
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ def _known(folder: Path, receipt: Receipt | None, status: str | None) -> Compare
         "epochs": len(history),
         "val_accuracy": last.val_accuracy if last else None,
         "val_loss": last.val_loss if last else None,
+        **dict.fromkeys(METRICS),
+        **(history[saved - 1].metrics if history else {}),
         **_outcome(result),
         "error": damage or (receipt.error if receipt else "its receipt is damaged"),
     }

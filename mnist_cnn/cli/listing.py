@@ -14,6 +14,7 @@ import shlex
 import sys
 import textwrap
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,9 +38,17 @@ if TYPE_CHECKING:
     from mnist_cnn.overrides import Settings
     from mnist_cnn.receipt import Receipt
 
+SUMMARIZED = ("accuracy", "loss", "training_seconds", "weights_sha256", "metrics")
 SORT, REVERSE, LIMIT = "--sort", "--reverse", "--limit"
 MOST_DIGITS = 10
 SHORT_DIGEST = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What `list` shows of an epoch."""
+
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +59,14 @@ class Summary:
     loss: float
     training_seconds: float
     weights_sha256: str
+    history: tuple[Measured, ...] = ()
+    saved_epoch: int | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the saved epoch by name."""
+        rows = self.history[: self.saved_epoch or len(self.history)]
+        return rows[-1].metrics if rows else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +94,7 @@ class Listed:
             "created": receipt.created if receipt else self.created.isoformat(timespec="microseconds"),
             "digest": receipt.job_digest if receipt else None,
             "settings": self.settings.shown if self.settings else None,
-            **dict.fromkeys(("accuracy", "loss", "training_seconds", "weights_sha256")),
-            **(dataclasses.asdict(summary) if summary else {}),
+            **{name: getattr(summary, name, None) for name in SUMMARIZED},
             "error": self.error,
             "hint": receipt.hint if receipt else None,
         }
@@ -229,6 +245,7 @@ def _print(runs: Sequence[Listed], runs_dir: str) -> None:
         Column("run", [run.name for run in runs], short=[names.get(run.name, run.name) for run in runs]),
         Column("status", [run.status for run in runs]),
         Column("accuracy", [_accuracy(run) for run in runs]),
+        *_metrics(runs),
         Column("age", [report.short_age(run.created) for run in runs], extra=True),
         Column("job", [digests[run.receipt.job_digest] if run.receipt else "" for run in runs], extra=True),
         Column("backend", backends, extra=True),
@@ -236,6 +253,15 @@ def _print(runs: Sequence[Listed], runs_dir: str) -> None:
     ]
     only_here = {*backends} <= {"local", ""}
     print_table([column for column in columns if not (only_here and column.head == "backend")])
+
+
+def _metrics(runs: Sequence[Listed]) -> list[Column]:
+    """Return a column for each metric that a run has measured."""
+    measured = [run.summary.metrics if run.summary else {} for run in runs]
+    return [
+        Column(name, [f"{values[name]:.4f}" if name in values else "" for values in measured], extra=True)
+        for name in dict.fromkeys(chain(*measured))
+    ]
 
 
 def _accuracy(run: Listed) -> str:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import deque
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,7 +220,9 @@ def describe_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, str]:
 
     `held_out` names the images of `val_*`: "test" or "validation".
     """
-    names = ("epoch", "loss", "accuracy", f"{held_out} loss", f"{held_out} accuracy", "seconds")
+    metrics = tuple(dict.fromkeys(chain(*(row.metrics for row in rows))))
+    measured = (f"{held_out} {name}" for name in ("loss", "accuracy", *metrics))
+    names = ("epoch", "loss", "accuracy", *measured, "seconds")
     cells = [
         (
             str(row.epoch),
@@ -227,6 +230,7 @@ def describe_history(rows: Sequence[EpochRow], held_out: str) -> dict[str, str]:
             percent(row.accuracy),
             f"{row.val_loss:.4f}",
             percent(row.val_accuracy),
+            *(f"{row.metrics[name]:.4f}" if name in row.metrics else "" for name in metrics),
             f"{row.seconds:.1f}",
         )
         for row in rows

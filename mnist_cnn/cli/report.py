@@ -17,7 +17,7 @@ from mnist_cnn.redaction import redact
 from mnist_cnn.terminal import output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from mnist_cnn.backend import ModelRef, Run, Status
@@ -144,6 +144,21 @@ def describe_training(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(MnistCnnError):
         rows = run_folder.read_history(folder)
     return {"history": [dataclasses.asdict(row) for row in rows], "saved_epoch": None, "classes": []}
+
+
+def describe_scores(folder: Path, training: Mapping[str, Any]) -> Iterator[str]:
+    """Yield lines about the weakest class, and about the saved or newest epoch's `train.metrics`."""
+    from mnist_cnn import run_folder
+    from mnist_cnn.result import describe_metrics
+
+    if (weakest := weakest_class(training["classes"])) is not None:
+        yield weakest
+    for row in training["history"][: training["saved_epoch"] or None][-1:]:
+        held_out = "held-out"
+        with contextlib.suppress(MnistCnnError):
+            held_out = run_folder.read_job(folder).data.held_out
+        if row["metrics"]:
+            yield f"{describe_metrics(row['metrics'])} ({held_out} images, epoch {row['epoch']})"
 
 
 def weakest_class(classes: Sequence[Mapping[str, Any]]) -> str | None:

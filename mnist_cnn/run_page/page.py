@@ -132,6 +132,8 @@ def _summary(run: Facts) -> Iterator[str]:
         yield f"test accuracy {percent(run.result.accuracy)}"
         yield f"test loss {run.result.loss:.4f}"
     if run.history:
+        for name, value in run.history[run.saved_epoch - 1].metrics.items():
+            yield f"{run.held_out} {name} {value:.4f}"
         count = len(run.history)
         seconds = describe_seconds(sum(row.seconds for row in run.history))
         yield f"{describe_epochs(count)} in {seconds}"

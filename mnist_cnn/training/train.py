@@ -20,7 +20,7 @@ from mnist_cnn import cpu, run_folder
 from mnist_cnn.config import Loss, Numerics
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import ConfigurationError, RunCancelled
-from mnist_cnn.result import EpochRow, Progress, Result, percent
+from mnist_cnn.result import EpochRow, Progress, Result, describe_metrics, percent
 from mnist_cnn.training.checkpoint import Checkpoints
 from mnist_cnn.training.distributed.group import ONE_WORKER, Group
 from mnist_cnn.training.epoch import Trainer
@@ -182,12 +182,13 @@ def _end_epoch(trainer: Trainer, group: Group, is_stopping: bool) -> bool:  # no
 
 
 def describe_epoch(row: EpochRow, job: Job) -> str:
-    """Return an epoch's log line, at most 80 columns."""
+    """Return an epoch's log line, at most 80 columns without `train.metrics`."""
     held_out = "val" if job.data.validation else "test"
     accuracy, val_accuracy = percent(row.accuracy), percent(row.val_accuracy)
+    more = f"{held_out} {describe_metrics(row.metrics)}  " if row.metrics else ""
     return (
         f"epoch {row.epoch}/{job.train.epochs}  loss {row.loss:.4f} ({held_out} {row.val_loss:.4f})  "
-        f"accuracy {accuracy} ({held_out} {val_accuracy})  {row.seconds:.1f} s"
+        f"accuracy {accuracy} ({held_out} {val_accuracy})  {more}{row.seconds:.1f} s"
     )
 
 
