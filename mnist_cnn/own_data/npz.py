@@ -78,7 +78,7 @@ class Npz:
         if info.file_size > MAX_BYTES:  # zipfile unpacks no more than this
             raise DataError(f"{where}: it has {info.file_size:,} bytes; the limit is {MAX_BYTES:,}", HINT)
         with archive.open(info) as file:
-            array: Any = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call]
+            array: Any = np.lib.format.read_array(file, allow_pickle=False)
         if array.ndim > 1 and array.shape[-1] == 1:
             array = array[..., 0]
         are_images = name.startswith("x")

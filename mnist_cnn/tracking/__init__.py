@@ -27,7 +27,6 @@ TRACKERS: dict[str, str] = {
 
 The extra that it needs has its name.
 """
-PACKAGES = {"mlflow": "mlflow-skinny", "tensorboard": "tensorboard"}
 
 
 def tracker_class(name: str) -> type[Tracker]:
@@ -47,7 +46,7 @@ def check_installed(names: Iterable[str], setting: str | None = None) -> None:
     """
     for name in names:
         try:
-            metadata.distribution(PACKAGES[name])
+            metadata.distribution(name)
         except metadata.PackageNotFoundError as error:
-            message = f"{PACKAGES[name]}, which {setting or f'track={name}'} needs, isn't installed"
+            message = f"{name}, which {setting or f'track={name}'} needs, isn't installed"
             raise ConfigurationError(message, installation_hint(name)) from error

@@ -1,4 +1,4 @@
-"""MLflow: runs, and models in its registry, through `mlflow-skinny`."""
+"""MLflow: runs, and models in its registry."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 import tempfile
+import textwrap
 import time
 from contextlib import contextmanager
 from importlib import metadata
@@ -151,7 +152,7 @@ class MlflowTracker:
     def _describe_model(self) -> None:
         """Upload what lets `mlflow.pyfunc.load_model` load the model.
 
-        `mlflow.onnx` would write the same, but needs pandas, which mlflow-skinny does without.
+        `mlflow.onnx` would write the same, but imports pandas first.
         """
         packages = [f"{name}=={metadata.version(name)}" for name in ("onnx", "onnxruntime")]
         onnx = {"data": ONNX, "onnx_version": metadata.version("onnx"), "providers": ["CPUExecutionProvider"]}
@@ -219,7 +220,8 @@ def _reason(error: BaseException) -> str:
     if any("Timeout" in type(found).__name__ for found in errors):  # of requests or urllib3
         return f"no answer within {os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT']} s"
     causes = [found.strerror for found in errors if isinstance(found, OSError) and found.strerror]
-    return causes[-1] if causes else " ".join(str(error).split())[:LONGEST_REASON]
+    first = str(errors[-1]) or str(error)
+    return causes[-1] if causes else textwrap.shorten(first, LONGEST_REASON, placeholder=" ...")
 
 
 def client(uri: str) -> MlflowClient:
@@ -256,7 +258,7 @@ def _view(uri: str, experiment_id: str, run_id: str) -> str:
     """
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-    return shlex.join(("mlflow", "server", "--backend-store-uri", uri))
+    return f"python -m mlflow server {shlex.join(('--backend-store-uri', uri))}"
 
 
 def _batched(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import math
 import sys
+import textwrap
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -205,7 +206,7 @@ def _reason(error: Exception) -> str:
     """Return why a tracker failed, on one line."""
     if isinstance(error, MnistCnnError):
         return f"{error.message}; {error.hint}"
-    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+    return textwrap.shorten(f"{type(error).__name__}: {error}", LONGEST_REASON, placeholder=" ...")
 
 
 def _recorded_end(folder: Path) -> Status | None:

@@ -61,7 +61,7 @@ class TensorBoardTracker:
         self._add(self._run.created, summary=hparams_pb(settings, start_time_secs=self._run.created))
         self._add_tags(self._run.tags, self._run.created)
         self._records.flush()
-        view = shlex.join(("tensorboard", "--logdir", str(self._run.folder.parent)))
+        view = f"python -m tensorboard.main --logdir {shlex.quote(str(self._run.folder.parent))}"
         return dataclasses.replace(self._state, place={VIEW: view}, epochs=0)
 
     def write(self, points: Sequence[Point]) -> None:

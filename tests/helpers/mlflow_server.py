@@ -30,8 +30,16 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
+    with serving(command, folder, f"{url}/health"):
+        yield url
+
+
+@contextmanager
+def serving(command: list[str], folder: Path, url: str) -> Iterator[None]:
+    """Run a server's command in a folder until the block ends; begin when it answers at an address."""
     environment = {
         **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
@@ -39,12 +47,12 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 120
-        while not _answers(f"{url}/health"):
+        while not _answers(url):
             text = (folder / "server.log").read_text("utf-8", "replace")
             assert server.poll() is None, text
             assert time.monotonic() < deadline, text
             time.sleep(0.1)
-        yield url
+        yield
     finally:
         server.terminate()
         server.wait()

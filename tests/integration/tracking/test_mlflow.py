@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
 import sqlite3
 import warnings
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from helpers.cli import refusal
-from helpers.mlflow_server import free_port, mlflow_server
+from helpers.mlflow_server import free_port, mlflow_server, serving
 from helpers.processes import TINY, end_of, run_command, run_successfully, start_command, wait_until
 from helpers.scripted_run import ScriptedRun
 from helpers.tracked_runs import EPOCHS, JOB, complete, copy_files, in_mlflow, running
@@ -172,7 +174,10 @@ def test_without_a_server_a_completed_run_goes_into_a_database_here(trained: Pat
     folder = copy_files(trained, tmp_path / "copy")
     ended = run_command("follow", str(folder), "track=mlflow", cwd=tmp_path)
     assert (ended.code, ended.err) == (0, "")
-    assert f"see it:      mlflow server --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in ended.out
+    (shown,) = re.findall(r"see it: +(python -m mlflow .*)", ended.out)
+    port = str(free_port())
+    with serving([*shlex.split(shown), "--port", port], tmp_path, f"http://127.0.0.1:{port}/health"):
+        assert tracked(f"http://127.0.0.1:{port}", folder).info.status == "FINISHED"
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         found = database.execute("select status, name from runs").fetchall()
     assert found == [("FINISHED", "copy")]
