@@ -144,7 +144,7 @@ class DataConfig(Section):
     GROUP: ClassVar[str] = "data"
     name: str = setting("mnist", "the data set: packaged (mnist) or downloaded on first use", group=True)
     dir: str | None = setting(
-        None, "your own data, instead of the named set: an .npz file, or a folder with four IDX files"
+        None, "your own data: a folder per class, an .npz file, or four IDX files (docs/configuration.md)"
     )
     digest: str | None = setting(None, "expected SHA-256 of the arrays; other data are refused")
     train_limit: int | None = setting(
@@ -159,8 +159,14 @@ class DataConfig(Section):
         None, "number of classes; null is that of the labels, which start at 0", unit="classes", ge=2, le=256
     )
     class_names: tuple[str, ...] = setting((), "names of the classes, in the order of their labels")
-    pictures: Pictures = setting(
-        Pictures.ink, "what predict looks at: the drawn ink, scaled and centred, or the whole picture"
+    pictures: Pictures | None = setting(
+        None, "predict finds the ink, or takes the whole picture; null is whole if the data are pictures"
+    )
+    size: int | None = setting(
+        None, "side to which pictures are resized; null: all have one size", unit="pixels", ge=1, le=1000
+    )
+    test_fraction: float = setting(
+        0.2, "fraction of each class that is tested on, if there is no folder test/", gt=0, lt=1
     )
 
     @property

@@ -41,8 +41,8 @@ class Job:
         """SHA-256, in hex, of what decides the trained weights.
 
         Hashed as canonical JSON. Not in it: where data and initial weights lie, the name of the model file,
-        which files are written when, what is measured, and what classes are called. The number of threads is
-        only in it if sums may round.
+        which files are written when, what is measured, what classes are called, and how pictures became
+        arrays. The number of threads is only in it if sums may round.
         """
         return records.digest(self._decisive())
 
@@ -75,7 +75,7 @@ class Job:
     def _decisive(self) -> dict[str, Any]:
         decisive = self.as_mapping()
         del decisive["save_h5"], decisive["model"]["file"]
-        for name in ("dir", "name", "class_names", "pictures"):
+        for name in ("dir", "name", "class_names", "pictures", "size", "test_fraction"):
             del decisive["data"][name]
         train = decisive["train"]
         del train["checkpoint_every"], train["metrics"], train["init"]

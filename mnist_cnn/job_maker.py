@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from mnist_cnn.errors import ConfigurationError
 from mnist_cnn.files import safe_read
 from mnist_cnn.job import Job
+from mnist_cnn.settings import written
 from mnist_cnn.training import class_weights, initial_weights, metrics, stopping
 from mnist_cnn.training.model import arrays_sha256, check_network
 
 if TYPE_CHECKING:
-    from mnist_cnn.config import Config, ModelConfig, TrainConfig
+    from mnist_cnn.config import Config, DataConfig, ModelConfig, TrainConfig
     from mnist_cnn.data.datasets import DataSetInfo
 
 SOURCE_BYTES = 512 * 1024
@@ -53,6 +54,7 @@ def make(config: Config, info: DataSetInfo) -> Job:
         path = Path(model.file)
         model = dataclasses.replace(model, file=path.name, source=read_network(path))
     check_network(model, info.height, info.width)
+    _check_class_names(config.data)
     stopping.check(config.train, config.data.validation)
     metrics.check(config.train.metrics)
     class_weights.check(config.train.class_weights, config.data.classes)
@@ -75,7 +77,7 @@ def with_own_data(config: Config) -> Config:
     """
     from mnist_cnn.own_data import conversion
 
-    return dataclasses.replace(config, data=conversion.converted(config.data))
+    return dataclasses.replace(config, data=conversion.converted(config.data, config.run.seed))
 
 
 def with_numbers(config: Config, classes: int) -> Config:
@@ -128,6 +130,12 @@ def initial_weights_of(job: Job) -> initial_weights.Weights:
     arrays = initial_weights.read(path, job.model)
     initial_weights.check_sha256(arrays_sha256(arrays), str(job.train.init_sha256), str(path))
     return arrays
+
+
+def _check_class_names(data: DataConfig) -> None:
+    if data.class_names and len(data.class_names) != data.classes:
+        message = f"data.class_names={written(data.class_names)}: {len(data.class_names)} names"
+        raise ConfigurationError(f"{message} for {data.classes} classes", "name each class, or leave it out")
 
 
 def _check_shards(config: Config, info: DataSetInfo) -> None:

@@ -14,11 +14,13 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from mnist_cnn.config import Pictures
 from mnist_cnn.data import datasets
 from mnist_cnn.data.download import NAMES, cache_folder
 from mnist_cnn.data.idx import UBYTE
 from mnist_cnn.errors import BackendError, DataError, storage_error
 from mnist_cnn.files import atomic
+from mnist_cnn.own_data.folders import ClassFolders
 from mnist_cnn.own_data.npz import Npz
 
 if TYPE_CHECKING:
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from mnist_cnn.data.datasets import Arrays
     from mnist_cnn.data.idx import Array
 
-HINT = "data.dir takes a folder with four IDX files, or an .npz file with x_train, y_train, x_test and y_test"
+HINT = (
+    "data.dir takes a folder per class with PNG or JPEG files (perhaps in train/ and test/), an .npz file "
+    "with x_train, y_train, x_test and y_test, or a folder with four IDX files"
+)
 
 
 class Source(Hashable, Protocol):
@@ -40,12 +45,17 @@ class Source(Hashable, Protocol):
         """Read images, uint8 (N, H, W), and labels, uint8 (N,). Raises DataError."""
 
 
-def converted(config: DataConfig) -> DataConfig:
+def converted(config: DataConfig, seed: int) -> DataConfig:
     """Return settings whose `dir`, if any, has four IDX files.
 
-    Raises DataError if `dir` holds nothing that can be read, BackendError if the cache cannot be written.
+    Folders of pictures also name the classes, and have `predict` take whole pictures. The `seed` decides
+    which of them are tested on.
+
+    Raises:
+        DataError: `dir` holds nothing that can be read.
+        BackendError: the cache cannot be written.
     """
-    source = None if config.dir is None else _find(Path(config.dir))
+    source = None if config.dir is None else _find(Path(config.dir), config, seed)
     if source is None:
         return config
     cache = cache_folder(datasets.CONVERTED)
@@ -53,22 +63,25 @@ def converted(config: DataConfig) -> DataConfig:
     if not folder.is_dir():  # deleted since then
         _converted.cache_clear()
         folder = _converted(source, config.num_classes, cache)
+    if isinstance(source, ClassFolders):
+        names, pictures = config.class_names or source.class_names, config.pictures or Pictures.whole
+        config = dataclasses.replace(config, class_names=names, pictures=pictures)
     return dataclasses.replace(config, dir=str(folder))
 
 
-def _find(path: Path) -> Source | None:
+def _find(path: Path, config: DataConfig, seed: int) -> Source | None:
     """Return what has to be converted, or None for a folder of IDX files and one that does not exist."""
     try:
         if path.is_file():
             if path.suffix.lower() == Npz.SUFFIX:
                 return Npz.at(path)
             raise DataError(f"data.dir={path}: it is neither a folder nor an .npz file", HINT)
-        return _find_in_folder(path) if path.is_dir() else None
+        return _find_in_folder(path, config, seed) if path.is_dir() else None
     except OSError as error:
         raise DataError(f"data.dir={path}: cannot be read: {error.strerror or error}", HINT) from error
 
 
-def _find_in_folder(folder: Path) -> Source | None:
+def _find_in_folder(folder: Path, config: DataConfig, seed: int) -> Source | None:
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     if datasets.ACCEPTED_NAMES & {*names}:
@@ -79,6 +92,8 @@ def _find_in_folder(folder: Path) -> Source | None:
         raise DataError(message, f"name one of them: data.dir={folder / archives[0]}")
     if archives:
         return Npz.at(folder / archives[0])
+    if any((folder / name).is_dir() for name in names):
+        return ClassFolders.at(folder, config, seed)
     raise DataError(f"data.dir={folder}: it has no data in a known layout", HINT)
 
 

@@ -74,10 +74,7 @@ def prepare(picture: PictureFile, height: int, width: int, *, max_pixels: int | 
     Raises:
         DataError: the picture is missing, damaged, too large or blank.
     """
-    if isinstance(picture, str | Path):
-        name = str(Path(picture))
-    else:
-        name = str(getattr(picture, "name", "the picture"))
+    name = _name_of(picture)
     grey = _read_grey(picture, name, max_pixels)  # (rows, columns) of the picture
     found = _find_ink(grey)
     if found is None:
@@ -86,6 +83,25 @@ def prepare(picture: PictureFile, height: int, width: int, *, max_pixels: int | 
     ink, found_warnings = found
     fitted = _fit(ink, max(1, round(INK_BOX * height)), max(1, round(INK_BOX * width)))
     return Prepared(_centre(fitted, height, width), found_warnings)
+
+
+def read_whole(
+    picture: PictureFile, size: tuple[int, int] | None = None, *, max_pixels: int | None = None
+) -> NDArray[np.uint8]:
+    """Read a picture's grey levels as they are, upright, uint8 (height, width).
+
+    It is resized to the `size`, height and width, if any. Takes the files that `prepare` takes, and raises as
+    it does, but a picture may be blank.
+    """
+    grey = _read_grey(picture, _name_of(picture), max_pixels)
+    image = Image.fromarray(grey.round().astype(np.uint8))
+    if size is not None and size != grey.shape:
+        image = image.resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _name_of(picture: PictureFile) -> str:
+    return str(picture) if isinstance(picture, str | Path) else str(getattr(picture, "name", "the picture"))
 
 
 @contextmanager

@@ -243,6 +243,8 @@ WITHOUT_WEIGHT = {
     "data.name": "fashion_mnist",
     "data.class_names": ["no", "yes"],
     "data.pictures": "whole",
+    "data.size": 5,
+    "data.test_fraction": 0.5,
     "model.file": "other.py",
     "train.checkpoint_every": 5,
     "train.init": "elsewhere.keras",
