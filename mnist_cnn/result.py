@@ -91,13 +91,14 @@ class ClassScores:
 
     A score is None if the images do not define it. `precision` is the share of the images predicted as this
     class that are of it. `recall` is the share of its images that are predicted as it. `f1` is their harmonic
-    mean. `support` is the number of its images.
+    mean. `support` is the number of its images. `name` is the class's name, if the data give it one.
     """
 
     precision: records.Number | None
     recall: records.Number | None
     f1: records.Number | None
     support: records.Count
+    name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

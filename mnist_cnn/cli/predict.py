@@ -18,7 +18,7 @@ from mnist_cnn.errors import ConfigurationError, DataError
 from mnist_cnn.hints import command_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from mnist_cnn.cli.command import Command
     from mnist_cnn.prediction.pictures import PictureFile
@@ -44,7 +44,7 @@ def predict(command: Command) -> int:
     pictures = list(_pictures(words))
     predictor = load_predictor(model)
     rows: list[dict[str, object]] = []
-    show = _csv_printer(predictor.classes) if CSV in command.flags else _print_line
+    show = _csv_printer(predictor.class_names) if CSV in command.flags else _print_line
     code = 0
     answers = predictor.predict_each(picture for _, picture in pictures)
     for (name, _), answer in zip(pictures, answers, strict=True):
@@ -106,20 +106,21 @@ def _read_stdin() -> io.BytesIO:
 
 
 def _print_line(name: str, prediction: Prediction) -> None:
-    print(f"{name}: {prediction.label}  ({prediction.probability:.1%})", flush=True)
+    print(f"{name}: {prediction.name}  ({prediction.probability:.1%})", flush=True)
 
 
-def _csv_printer(classes: int) -> Callable[[str, Prediction], None]:
+def _csv_printer(class_names: Sequence[str]) -> Callable[[str, Prediction], None]:
     """Print a CSV header; return a row printer.
 
     The format is RFC 4180.
     """
     table = csv.writer(sys.stdout)
-    table.writerow(["image", "label", "probability", *(f"p{label}" for label in range(classes)), "warnings"])
+    probabilities = (f"p{name}" for name in class_names)
+    table.writerow(["image", "label", "probability", *probabilities, "warnings"])
 
     def print_row(name: str, prediction: Prediction) -> None:
         warnings = "; ".join(prediction.warnings)
-        table.writerow([name, prediction.label, prediction.probability, *prediction.probabilities, warnings])
+        table.writerow([name, prediction.name, prediction.probability, *prediction.probabilities, warnings])
         sys.stdout.flush()
 
     return print_row

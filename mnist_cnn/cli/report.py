@@ -174,7 +174,7 @@ def weakest_class(classes: Sequence[Mapping[str, Any]]) -> str | None:
     f1, number = min(scored)
     shares = {name: classes[number][name] for name in ("precision", "recall")}
     parts = [f"{name} {'none' if share is None else percent(share)}" for name, share in shares.items()]
-    return f"weakest class: {number}, F1 {percent(f1)} ({', '.join(parts)})"
+    return f"weakest class: {classes[number].get('name') or number}, F1 {percent(f1)} ({', '.join(parts)})"
 
 
 def epochs_and_time(result: Result) -> str:

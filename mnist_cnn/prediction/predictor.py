@@ -15,13 +15,18 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mnist_cnn import cpu, records, registered
+from mnist_cnn.config import Pictures as PicturesSetting
 from mnist_cnn.errors import BackendError, DataError
 from mnist_cnn.files import safe_read
 from mnist_cnn.hints import command_line
 from mnist_cnn.run_folder import MODEL, ONNX, RECEIPT, RESULT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -45,6 +50,8 @@ With this package's recipes, 2 to 6% of MNIST's test images get one. They includ
 answers, and at least one in ten of them is wrong.
 """
 
+CLASS_NAMES, PICTURES = "class_names", "pictures"
+"""Names in an ONNX model's metadata: of the classes' names as JSON, and of `data.pictures`."""
 RECORD_HINT = "the folder's files were changed; copy it again from an intact one, or register the run again"
 MODEL_HINT = "name a finished run's folder, a registered model's folder, or an .onnx file that training wrote"
 
@@ -53,10 +60,12 @@ MODEL_HINT = "name a finished run's folder, a registered model's folder, or an .
 class Prediction:
     """A picture's most probable class, and all probabilities.
 
-    `warnings` say why the label may be wrong: the model is unsure, or the picture is not one digit.
+    `name` is the class's name; without one, it is the label. `warnings` say why the label may be wrong: the
+    model is unsure, or the picture is not one digit.
     """
 
     label: int
+    name: str
     probability: float
     probabilities: tuple[float, ...]
     warnings: tuple[str, ...] = ()
@@ -69,15 +78,30 @@ class Predictor:
     Images have `height` x `width` pixels. If `channels_first`, the model's own input is (batch, 1, height,
     width), not (batch, height, width, 1); callers pass (N, height, width) either way. `session` runs a few
     images with several threads, for low latency. `model` is the file's content, from which the
-    single-threaded session for many images is made.
+    single-threaded session for many images is made. `class_names` are in the order of the labels. A model
+    that was trained on pictures `takes_whole_pictures`; others take the ink that is found in them.
     """
 
     height: int
     width: int
-    classes: int
+    class_names: tuple[str, ...]
+    takes_whole_pictures: bool
     channels_first: bool
     session: Any
     model: bytes = field(repr=False)
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    def prepare(self, picture: PictureFile, *, max_pixels: int | None = None) -> Prepared:
+        """Convert a picture to the model's input. Raises as `pictures.prepare` does."""
+        from mnist_cnn.prediction.pictures import Prepared, prepare, read_whole
+
+        size = (self.height, self.width)
+        if self.takes_whole_pictures:
+            return Prepared(read_whole(picture, size, max_pixels=max_pixels), ())
+        return prepare(picture, *size, max_pixels=max_pixels)
 
     def __call__(self, pictures: Pictures) -> NDArray[np.float32]:
         """Return the class probabilities, float32 (N, classes).
@@ -117,10 +141,8 @@ class Predictor:
                 yield each if isinstance(each, DataError) else next(predictions)
 
     def _try_to_prepare(self, picture: PictureFile) -> Prepared | DataError:
-        from mnist_cnn.prediction.pictures import prepare
-
         try:
-            return prepare(picture, self.height, self.width)
+            return self.prepare(picture)
         except DataError as error:
             return error
 
@@ -131,21 +153,33 @@ class Predictor:
         rows = self._probabilities(images.reshape(-1, self.height, self.width))
         return [
             Prediction(
-                int(row.argmax()), float(row.max()), tuple(row.tolist()), (*_doubts(row), *each.warnings)
+                label := int(row.argmax()),
+                self.class_names[label],
+                float(row.max()),
+                tuple(row.tolist()),
+                (*self._doubts(row), *each.warnings),
             )
             for row, each in zip(rows, prepared, strict=True)
         ]
+
+    def _doubts(self, probabilities: NDArray[np.float32]) -> tuple[str, ...]:
+        """Return a warning if the model is unsure."""
+        *_, second, first = probabilities.argsort()
+        if probabilities[first] >= UNSURE:
+            return ()
+        share = f"{probabilities[second]:.1%}"
+        return (f"the model is unsure; {self.class_names[second]} has a probability of {share}",)
 
     def _prepare(self, pictures: Pictures) -> list[Prepared]:
         """Convert pictures to MNIST's form, which arrays already have."""
         from PIL.Image import Image
 
-        from mnist_cnn.prediction.pictures import PICTURE_HINT, Prepared, prepare
+        from mnist_cnn.prediction.pictures import PICTURE_HINT, Prepared
 
         if hasattr(pictures, "__array__"):
             return [Prepared(image, ()) for image in self._batch(pictures)]
         if isinstance(pictures, str | Path | BufferedIOBase | Image):
-            return [prepare(pictures, self.height, self.width)]
+            return [self.prepare(pictures)]
         if not isinstance(pictures, Iterable):
             raise DataError(f"not a picture: {pictures!r}", PICTURE_HINT)
         return [prepared for picture in pictures for prepared in self._prepare(picture)]
@@ -210,14 +244,6 @@ class Predictor:
         return probabilities
 
 
-def _doubts(probabilities: NDArray[np.float32]) -> tuple[str, ...]:
-    """Return a warning if the model is unsure."""
-    *_, second, first = probabilities.argsort()
-    if probabilities[first] >= UNSURE:
-        return ()
-    return (f"the model is unsure; {second} has a probability of {probabilities[second]:.1%}",)
-
-
 def load_predictor(folder_or_model: str | Path, threads: int | None = None) -> Predictor:
     """Open a model, given its folder or .onnx file.
 
@@ -243,7 +269,10 @@ def load_predictor(folder_or_model: str | Path, threads: int | None = None) -> P
     except Exception as error:  # see _open_session
         raise DataError(f"{path} is not a valid ONNX model: {_reason(error)}", MODEL_HINT) from error
     height, width, channels_first = _input_shape(path, session)
-    predictor = Predictor(height, width, _number_of_classes(path, session), channels_first, session, model)
+    about = session.get_modelmeta().custom_metadata_map
+    names = _class_names(path, about, _number_of_classes(path, session))
+    is_whole = about.get(PICTURES) == PicturesSetting.whole
+    predictor = Predictor(height, width, names, is_whole, channels_first, session, model)
     _check_probabilities(path, predictor(np.zeros((1, height, width), np.uint8)), predictor.classes)
     return predictor
 
@@ -360,6 +389,19 @@ def _number_of_classes(path: Path, session: Any) -> int:
 
 def _describe(values: Sequence[Any]) -> str:
     return ", ".join(f"{value.type} {value.shape}" for value in values)
+
+
+def _class_names(path: Path, about: Mapping[str, str], classes: int) -> tuple[str, ...]:
+    """Return the names that training has stored in a model, or else the labels."""
+    if CLASS_NAMES not in about:
+        return tuple(map(str, range(classes)))
+    try:
+        names = msgspec.json.decode(about[CLASS_NAMES], type=tuple[str, ...])
+    except msgspec.DecodeError:
+        names = ()
+    if len(names) != classes:
+        raise DataError(f"{path}: its class names are not those of {classes} classes", MODEL_HINT)
+    return names
 
 
 def _check_probabilities(path: Path, values: NDArray[np.float32], classes: int) -> None:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from mnist_cnn.errors import DataError
-from mnist_cnn.prediction.pictures import Prepared, prepare
+from mnist_cnn.prediction.pictures import Prepared
 
 if TYPE_CHECKING:
     from mnist_cnn.prediction.predictor import Predictor
@@ -33,10 +33,11 @@ def answer(predictor: Predictor, body: bytes, *, with_image: bool = False) -> di
     is used as it is, light ink on black. Raises DataError if the body is neither, or its picture or array
     cannot be used.
     """
-    prepared = _prepare(body, predictor.height, predictor.width)
+    prepared = _prepare(body, predictor)
     (prediction,) = predictor.predict(prepared.image)
     found = {
         "digit": prediction.label,
+        "name": prediction.name,
         "probability": prediction.probability,
         "probabilities": prediction.probabilities,
         "warnings": (*prediction.warnings, *prepared.warnings),
@@ -44,11 +45,12 @@ def answer(predictor: Predictor, body: bytes, *, with_image: bool = False) -> di
     return {**found, "image": prepared.image.tolist()} if with_image else found
 
 
-def _prepare(body: bytes, height: int, width: int) -> Prepared:
+def _prepare(body: bytes, predictor: Predictor) -> Prepared:
+    height, width = predictor.height, predictor.width
     if not body:
         raise DataError("the body is empty", HINT)
     if body.lstrip()[:1] not in (b"[", b"{"):
-        return prepare(BytesIO(body), height, width, max_pixels=MAX_PIXELS)
+        return predictor.prepare(BytesIO(body), max_pixels=MAX_PIXELS)
     try:
         rows = msgspec.json.decode(body, type=Rows)
     except msgspec.DecodeError as error:

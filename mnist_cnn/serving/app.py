@@ -73,7 +73,7 @@ class Service:
         """Answer that the service runs, and with which model."""
         model = self.predictor
         sizes = {"height": model.height, "width": model.width, "classes": model.classes}
-        return JSONResponse({"status": "ok", "model": self.name, **sizes})
+        return JSONResponse({"status": "ok", "model": self.name, **sizes, "class_names": model.class_names})
 
     async def show_metrics(self, _request: Request) -> Response:
         """Answer with the metrics in Prometheus' text format."""

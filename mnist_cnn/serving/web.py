@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn.errors import BackendError, ConfigurationError, storage_error
 from mnist_cnn.files import atomic
+from mnist_cnn.hints import command_line
 
 if TYPE_CHECKING:
     from mnist_cnn.prediction.predictor import Predictor
@@ -44,9 +45,13 @@ def export_page(predictor: Predictor, name: str, target: Path, runtime: Path | N
     without it, npm downloads that.
 
     Raises:
-        ConfigurationError: the folder is not empty, or `runtime` lacks a file.
+        ConfigurationError: the folder is not empty, `runtime` lacks a file, or the model takes whole
+            pictures, which the page cannot prepare.
         BackendError: npm is missing or fails, or the folder cannot be written.
     """
+    if predictor.takes_whole_pictures:
+        hint = f"serve it instead: {command_line('serve', 'RUN')}; or train with data.pictures=ink"
+        raise ConfigurationError(f"{name} was trained on whole pictures, not on drawn ink", hint)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigurationError(f"{target} is not an empty folder", "name a new one, or remove it first")
     try:
@@ -68,7 +73,7 @@ def _write_page(page: Path, predictor: Predictor, name: str) -> None:
         "name": name,
         "height": predictor.height,
         "width": predictor.width,
-        "classes": predictor.classes,
+        "class_names": predictor.class_names,
         "channels_first": predictor.channels_first,
     }
     (page / "model.json").write_text(json.dumps(model, indent=2) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ MANY_WRONG = 0.1  # the share of a class from which on mistakes have the darkest
 INK, FAINT, LINES = "#22272e", "#6b7480", "#e7eaee"
 MAX_MARKED_EPOCHS = 40  # more markers overlap
 MAX_DIVIDED_EPOCHS = 2  # the axis has fractions of these
+MAX_NAME = 14
+"""The most characters of a class's name in a picture."""
 MAX_NUMBERED_CLASSES = 20  # more numbers do not fit into the cells
 LOG_SCALE_FROM = 10.0  # times the smallest loss is the largest one
 LEAST_RANGE = 0.01  # of accuracies
@@ -117,7 +120,7 @@ def _pair(
     return [(time, value) for time, value in (*training, *after) if math.isfinite(value)]
 
 
-def confusion(counts: NDArray[np.int64], path: Path) -> None:
+def confusion(counts: NDArray[np.int64], path: Path, names: Sequence[str] = ()) -> None:
     """Draw a confusion matrix.
 
     Rows are true classes, columns predicted ones.
@@ -144,6 +147,10 @@ def confusion(counts: NDArray[np.int64], path: Path) -> None:
         _colour_cells(figure, axes, counts)
         if numbered:
             _number_cells(axes, counts)
+            if names:
+                axes.set_xticks(range(num_classes), [_short(name) for name in names], rotation=90)
+                axes.set_yticks(range(num_classes), [_short(name) for name in names])
+                axes.tick_params(axis="x", pad=36)  # below the row of precisions
             note = "recall: how much of a true class was found · precision: how much of a prediction is right"
             figure.supxlabel(note, fontsize=8, color=FAINT)
         else:
@@ -152,7 +159,11 @@ def confusion(counts: NDArray[np.int64], path: Path) -> None:
 
 
 def mistakes(
-    images: NDArray[np.uint8], labels: NDArray[Any], probabilities: NDArray[np.floating[Any]], path: Path
+    images: NDArray[np.uint8],
+    labels: NDArray[Any],
+    probabilities: NDArray[np.floating[Any]],
+    path: Path,
+    names: Sequence[str] = (),
 ) -> None:
     """Draw the 25 most confident mistakes.
 
@@ -173,6 +184,12 @@ def mistakes(
     title = f"{wrong.size:,} mistake{'s' if wrong.size > 1 else ''} in {_images(len(labels))}"
     if wrong.size > MAX_MISTAKES:
         title += f", the {MAX_MISTAKES} most confident"
+
+    small = 7 if names else 9
+
+    def named(label: int) -> str:
+        return _short(names[label]) if names else str(label)
+
     rows = math.ceil(shown.size / COLUMNS)
     with drawing(path, 8.2, 1.0 + 2.05 * rows) as figure:
         figure.suptitle(title, fontsize=11, fontweight="bold")
@@ -183,10 +200,11 @@ def mistakes(
             box = (left, left + 1, top + 1, top)
             axes.imshow(images[index], "gray", vmin=0, vmax=255, interpolation="nearest", extent=box)
             guess, truth = predicted[index], labels[index]
+            predicted_as, true_as = (_probability(probabilities[index, label]) for label in (guess, truth))
             lines = (
                 (0, 4, f"test image {index}", FAINT, 8),
-                (1, -11, f"predicted {guess} ({_probability(probabilities[index, guess])})", WRONG, 9),
-                (1, -23, f"true {truth} ({_probability(probabilities[index, truth])})", CORRECT, 9),
+                (1, -11, f"predicted {named(guess)} ({predicted_as})", WRONG, small),
+                (1, -23, f"true {named(truth)} ({true_as})", CORRECT, small),
             )
             for edge, points, text, colour, size in lines:
                 looks: dict[str, Any] = {"ha": "center", "color": colour, "fontsize": size}
@@ -341,6 +359,10 @@ def _colour_cells(figure: Figure, axes: Axes, counts: NDArray[np.int64]) -> None
     bar.ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     bar.set_label("mistakes: fraction of the true class")
     bar.outline.set_visible(False)
+
+
+def _short(name: str) -> str:
+    return textwrap.shorten(name, MAX_NAME, placeholder="…") if " " in name else name[:MAX_NAME]
 
 
 def _number_cells(axes: Axes, counts: NDArray[np.int64]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from mnist_cnn import run_folder
 from mnist_cnn.config import Format, Precision
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.files import atomic
+from mnist_cnn.prediction.predictor import CLASS_NAMES, PICTURES
 from mnist_cnn.redaction import redact
 from mnist_cnn.result import Result, describe_content, percent
 from mnist_cnn.training import plots
@@ -47,6 +49,10 @@ def save_result(session: Session, arrays: DataSet, folder: Path, run_name: str, 
         note = f" of the saved float32 model; the epochs were evaluated {how}"
     log.info("test loss %.4f, test accuracy %s%s", loss, percent(accuracy), note)
     metadata = {"run": run_name, "job_digest": job.digest, "accuracy": f"{accuracy:.4f}"}
+    if job.data.class_names:
+        metadata[CLASS_NAMES] = json.dumps(job.data.class_names)
+    if job.data.pictures is not None:
+        metadata[PICTURES] = job.data.pictures.value
     _save_model(job, model, folder, metadata)
     history_plot = folder / run_folder.HISTORY_PLOT
     plots.history(history, history_plot, held_out=job.data.held_out, saved_epoch=session.saved_epoch)
@@ -55,9 +61,10 @@ def save_result(session: Session, arrays: DataSet, folder: Path, run_name: str, 
     warning = chance_warning(counts, history[-1].accuracy, steps, job.train)
     if warning is not None:
         log.warning("%s", warning)
-    plots.confusion(counts, folder / run_folder.CONFUSION_PLOT)
+    names = job.data.class_names
+    plots.confusion(counts, folder / run_folder.CONFUSION_PLOT, names)
     images = arrays.x_test.squeeze(axis=3 if job.data.format is Format.channels_last else 1)  # (N, 28, 28)
-    plots.mistakes(images, arrays.y_test, probabilities, folder / run_folder.MISTAKES_PLOT)
+    plots.mistakes(images, arrays.y_test, probabilities, folder / run_folder.MISTAKES_PLOT, names)
     saved = (folder / name for name in SAVED_FILES)
     result = Result(
         job_digest=job.digest,
@@ -70,7 +77,7 @@ def save_result(session: Session, arrays: DataSet, folder: Path, run_name: str, 
         changes=session.changes,
         numerics=job.train.numerics.value,
         saved_epoch=session.saved_epoch,
-        classes=class_scores(counts),
+        classes=class_scores(counts, names),
         warnings=(warning,) if warning is not None else (),
         files={path.name: describe_content(path.read_bytes()) for path in saved if path.exists()},
         **dataclasses.asdict(session.runtime),

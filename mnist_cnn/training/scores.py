@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mnist_cnn.result import ClassScores, percent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -33,7 +35,7 @@ def confusion_counts(labels: NDArray[Any], predicted: NDArray[Any], num_classes:
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def class_scores(counts: NDArray[np.int64]) -> tuple[ClassScores, ...]:
+def class_scores(counts: NDArray[np.int64], names: Sequence[str] = ()) -> tuple[ClassScores, ...]:
     """Return each class's scores, from `confusion_counts`."""
     of_true, of_predicted = counts.sum(axis=1).tolist(), counts.sum(axis=0).tolist()
     return tuple(
@@ -42,8 +44,11 @@ def class_scores(counts: NDArray[np.int64]) -> tuple[ClassScores, ...]:
             recall=_share(right, true),
             f1=_share(2 * right, true + predicted),
             support=true,
+            name=name,
         )
-        for right, true, predicted in zip(counts.diagonal().tolist(), of_true, of_predicted, strict=True)
+        for right, true, predicted, name in zip(
+            counts.diagonal().tolist(), of_true, of_predicted, names or [""] * len(of_true), strict=True
+        )
     )
 
 

@@ -14,11 +14,11 @@ async function ask(path, options) {
   return answer;
 }
 
-// Returns the name of the model, the size of its images, the number of its classes, and a command that asks, too.
+// Returns the name of the model, the size of its images, the names of its classes, and a command that asks, too.
 export async function load() {
-  const { model, height, width, classes } = await ask("health");
+  const { model, height, width, class_names } = await ask("health");
   const command = `curl --data-binary @digit.png ${new URL("predict", document.baseURI)}`;
-  return { name: model, height, width, classes, command };
+  return { name: model, height, width, class_names, command };
 }
 
 // Returns the digit on a canvas, all probabilities, warnings, and the image that the model saw.

@@ -68,6 +68,8 @@ async function ask() {
   }
 }
 
+let names = [..."0123456789"]; // of the classes, until the model is known
+
 function report(problem) {
   element("problem").textContent = problem;
   element("problem").hidden = !problem;
@@ -87,7 +89,7 @@ function show(answer) {
     row.querySelector(".share").textContent = answer ? percent(share) : "";
     row.classList.toggle("first", answer !== null && digit === answer.digit);
   });
-  element("digit").textContent = answer ? answer.digit : "–";
+  element("digit").textContent = answer ? names[answer.digit] : "–";
   element("warnings").textContent = answer ? answer.warnings.join("; ") : "";
   paint(answer ? answer.image : []);
 }
@@ -102,16 +104,16 @@ function paint(image) {
   seen.putImageData(pixels, 0, 0);
 }
 
-function addBars(classes) {
-  const bars = [...Array(classes).keys()].map((digit) => {
+function addBars() {
+  const bars = names.map((className) => {
     const row = document.createElement("li");
     const [name, meter, share] = ["span", "div", "span"].map((tag) => document.createElement(tag));
-    name.textContent = digit;
+    name.textContent = className;
     meter.className = "meter";
     meter.append(document.createElement("div"));
     const described = {
       role: "meter",
-      "aria-label": `Probability of ${digit}`,
+      "aria-label": `Probability of ${className}`,
       "aria-valuemin": 0,
       "aria-valuemax": 1,
     };
@@ -148,16 +150,17 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") clear();
 });
 
-addBars(10);
+addBars();
 clear();
 try {
-  const { name, height, width, classes, command } = await model;
+  const { name, height, width, class_names: classNames, command } = await model;
   element("model").textContent = name;
   element("command").textContent = command;
   element("upload").hidden = !command; // without a server, nothing can be sent
   element("size").textContent = `${height} × ${width}`;
   Object.assign(seen.canvas, { width, height });
-  if (classes !== 10) addBars(classes);
+  names = classNames;
+  addBars();
   clear();
 } catch (error) {
   report(error.message);

@@ -28,7 +28,7 @@ async function open() {
   return { model, session: await InferenceSession.create(weights, { executionProviders: ["wasm"] }) };
 }
 
-// Returns the name of the model, the size of its images and the number of its classes.
+// Returns the name of the model, the size of its images and the names of its classes.
 export async function load() {
   loading ??= open();
   return (await loading).model;
@@ -48,7 +48,7 @@ export async function classify(canvas) {
   const [digit, second] = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
   if (probabilities[digit] < UNSURE) {
     const share = `${(100 * probabilities[second]).toFixed(1)}%`;
-    warnings.unshift(`the model is unsure; ${second} has a probability of ${share}`);
+    warnings.unshift(`the model is unsure; ${model.class_names[second]} has a probability of ${share}`);
   }
   return { digit, probability: probabilities[digit], probabilities, warnings, image };
 }
