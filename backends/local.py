@@ -162,6 +162,7 @@ class LocalBackend:
             host=socket.gethostname(),
             backend_settings=values,
             versions=versions(),
+            started=time.time(),
         )
         if not (folder / run_folder.RECEIPT).exists():
             return receipt

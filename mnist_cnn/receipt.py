@@ -19,8 +19,9 @@ from mnist_cnn.errors import BackendError
 class Receipt:
     """run.json.
 
-    `created` is UTC in ISO 8601; `process_started` is in seconds since 1970. `pid` is the trainer's process
-    on the machine `host`, or None before it starts. `error` and `hint` are one line each if the run failed.
+    `created` is UTC in ISO 8601; `process_started` and `started`, the last start or resume, are in seconds
+    since 1970. Earlier versions recorded no `started`. `pid` is the trainer's process on the machine `host`,
+    or None before it starts. `error` and `hint` are one line each if the run failed.
     `backend_settings` are the values of `backend.*`, `versions` those of the packages at the start. A
     backend keeps in `service` what else it needs to find the run again.
     """
@@ -40,6 +41,7 @@ class Receipt:
     backend_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     service: dict[str, str] = dataclasses.field(default_factory=dict)
+    started: records.Number | None = None
 
     def to_json(self) -> str:
         """Return run.json's text."""

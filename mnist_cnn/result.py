@@ -110,7 +110,8 @@ class Result:
     one's. `classes` are the scores of each class on the test set; earlier versions recorded none.
 
     `training_seconds` is the time from building the network to the end of the last epoch, including tracing,
-    evaluation and checkpoints; after a resume, only that of the last part.
+    evaluation and checkpoints; after a resume, only that of the last part. `ended` is when the result was
+    written, in seconds since 1970; earlier versions did not record it.
 
     `weights_sha256` is over the weights of the saved model, see `model.weights_sha256`. It is equal for equal
     jobs if precision, device, versions and fingerprint are equal (see `Runtime`) and there are no `changes`.
@@ -139,6 +140,7 @@ class Result:
     saved_epoch: records.Count | None = None
     classes: tuple[ClassScores, ...] = ()
     warnings: tuple[str, ...] = ()
+    ended: records.Number | None = None
 
     def to_json(self) -> str:
         """Return result.json's text, with a checksum of its values."""

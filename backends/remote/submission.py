@@ -177,6 +177,7 @@ def _write_receipt(job: Job, service: Service, folder: Path, *, force: bool, pau
         created=before.created if before is not None else run_folder.creation_time(folder),
         backend_settings=service.settings(),
         versions=versions(),
+        started=time.time(),
         service={
             **service.place(),
             CHECKPOINTS: prefix or f"{CHECKPOINTS_FOLDER}/{run_id}",

@@ -21,7 +21,7 @@ from mnist_cnn.errors import BackendError, ConfigurationError, Interrupted, Mnis
 from mnist_cnn.hints import command_line
 from mnist_cnn.result import percent
 from mnist_cnn.terminal import output
-from mnist_cnn.terminal.log_stream import describe_progress
+from mnist_cnn.terminal.log_stream import describe_progress, epochs_and_time
 from mnist_cnn.tracking import state as tracking_state
 
 if TYPE_CHECKING:
@@ -104,7 +104,9 @@ def status(command: Command) -> int:
         print(f"download its result: {command_line('follow', run.folder)}")
     if row["accuracy"] is not None:
         which = report.saved(training["saved_epoch"], len(training["history"]))
-        print(f"test accuracy {output.styled(percent(row['accuracy']), 'bold', sys.stdout)}{which}")
+        accuracy = output.styled(percent(row["accuracy"]), "bold", sys.stdout)
+        took = epochs_and_time(run_folder.result_of(run.folder), run_folder.read_receipt(run.folder))
+        print(f"test accuracy {accuracy} after {took}{which}")
     print("".join(f"{line}\n" for line in report.describe_scores(run.folder, training)), end="")
     if row["error"] is not None:
         print(row["error"], row["hint"], sep="\n")

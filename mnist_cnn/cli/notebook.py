@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cnn import run_folder
 from mnist_cnn.backend import Status
-from mnist_cnn.cli.report import epochs_and_time
 from mnist_cnn.errors import BackendError, MnistCnnError
 from mnist_cnn.result import percent
-from mnist_cnn.terminal.log_stream import LogStream, describe_progress
+from mnist_cnn.terminal.log_stream import LogStream, describe_progress, epochs_and_time
 from mnist_cnn.training import plots
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class _Cell:
         try:
             result = self._run.wait()
             scores = f"test accuracy {percent(result.accuracy)}, test loss {result.loss:.4f}"
-            outcome = f"{scores} after {epochs_and_time(result)}"
+            outcome = f"{scores} after {epochs_and_time(result, run_folder.read_receipt(self._run.folder))}"
         except MnistCnnError as error:
             outcome = str(error)
             self._log.trainer = self._log.all  # the cause may be in another program's lines

@@ -63,13 +63,16 @@ def print_completed(
     run: Run, result: Result, model: ModelRef | None, config: RegisterConfig, stream: TextIO
 ) -> None:
     """Print the result, its files and the next commands."""
+    from mnist_cnn import run_folder
     from mnist_cnn.result import percent
+    from mnist_cnn.terminal.log_stream import epochs_and_time
     from mnist_cnn.tracking import state as tracking_state
 
+    receipt = run_folder.read_receipt(run.folder)
     accuracy = output.styled(percent(result.accuracy), "bold", stream)
     completed = coloured("completed", stream)
     which = saved(result.saved_epoch, len(result.history))
-    lines = [f"{completed}: test accuracy {accuracy} after {epochs_and_time(result)}{which}"]
+    lines = [f"{completed}: test accuracy {accuracy} after {epochs_and_time(result, receipt)}{which}"]
     lines += [f"{output.styled('warning', 'yellow', stream)}: {warning}" for warning in result.warnings]
     lines += [f"the weights are not comparable with another run's: {change}" for change in result.changes]
     lines.append(f"model and plots are in {run.folder}: {', '.join(result.files)}")
@@ -175,15 +178,6 @@ def weakest_class(classes: Sequence[Mapping[str, Any]]) -> str | None:
     shares = {name: classes[number][name] for name in ("precision", "recall")}
     parts = [f"{name} {'none' if share is None else percent(share)}" for name, share in shares.items()]
     return f"weakest class: {classes[number].get('name') or number}, F1 {percent(f1)} ({', '.join(parts)})"
-
-
-def epochs_and_time(result: Result) -> str:
-    """Return for example "12 epochs in 1:30"."""
-    from mnist_cnn.result import describe_epochs
-    from mnist_cnn.terminal.log_stream import describe_seconds
-
-    seconds = describe_seconds(sum(row.seconds for row in result.history))
-    return f"{describe_epochs(len(result.history))} in {seconds}"
 
 
 def saved(epoch: int | None, epochs: int) -> str:

@@ -17,7 +17,7 @@ from mnist_cnn.result import describe_epochs, percent
 from mnist_cnn.run_folder import now
 from mnist_cnn.run_page import charts, facts
 from mnist_cnn.settings import full_key, keys_of, written
-from mnist_cnn.terminal.log_stream import describe_seconds
+from mnist_cnn.terminal.log_stream import describe_seconds, epochs_and_time
 from mnist_cnn.version import __version__
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ def _summary(run: Facts) -> Iterator[str]:
             yield f"{run.held_out} {name} {value:.4f}"
         count = len(run.history)
         seconds = describe_seconds(sum(row.seconds for row in run.history))
-        yield f"{describe_epochs(count)} in {seconds}"
+        so_far = f"{describe_epochs(count)} (training: {seconds})"
+        yield so_far if run.result is None else epochs_and_time(run.result, run.receipt)
         if run.saved_epoch != count:
             yield f"saved: epoch {run.saved_epoch}"
     if run.receipt is not None:

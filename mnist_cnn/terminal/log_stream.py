@@ -7,13 +7,14 @@ import threading
 from typing import TYPE_CHECKING
 
 from mnist_cnn.backend import Status
-from mnist_cnn.result import percent
+from mnist_cnn.result import describe_epochs, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mnist_cnn.backend import Run
-    from mnist_cnn.result import Progress
+    from mnist_cnn.receipt import Receipt
+    from mnist_cnn.result import Progress, Result
 
 POLL_SECONDS = 0.2
 
@@ -66,6 +67,22 @@ def describe_progress(progress: Progress) -> str:
         f"epoch {progress.epoch}/{progress.epochs} step {progress.step}/{progress.steps} "
         f"loss {progress.loss:.4f} accuracy {percent(progress.accuracy)} {rest}"
     )
+
+
+def epochs_and_time(result: Result, receipt: Receipt | None) -> str:
+    """Return for example "12 epochs in 1:40 (training: 1:30)".
+
+    The first time is all of it, from the start of the run or its submission. After a resume, both are of the
+    last part.
+    """
+    epochs, training = describe_epochs(len(result.history)), describe_seconds(result.training_seconds)
+    if receipt is None or receipt.started is None or result.ended is None:  # of an earlier version
+        return f"{epochs} (training: {training})"
+    # A node's clock may be late.
+    whole = describe_seconds(max(result.ended - receipt.started, result.training_seconds))
+    is_part = sum(row.seconds for row in result.history) > result.training_seconds
+    time = f"in {whole}" if whole == training else f"in {whole} (training: {training})"
+    return f"{epochs}, the last part {time}" if is_part else f"{epochs} {time}"
 
 
 def describe_seconds(seconds: float) -> str:

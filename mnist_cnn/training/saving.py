@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from mnist_cnn import run_folder
@@ -79,6 +80,7 @@ def save_result(session: Session, arrays: DataSet, folder: Path, run_name: str, 
         saved_epoch=session.saved_epoch,
         classes=class_scores(counts, names),
         warnings=(warning,) if warning is not None else (),
+        ended=time.time(),
         files={path.name: describe_content(path.read_bytes()) for path in saved if path.exists()},
         **dataclasses.asdict(session.runtime),
     )

@@ -113,7 +113,7 @@ def test_the_run_folder_holds_the_documented_files(small_run: Path) -> None:
         "schema", "job_digest", "accuracy", "loss", "history", "seconds_per_epoch", "training_seconds",
         "weights_sha256", "numerics", "precision", "device", "processor", "threads", "versions", "files",
         "changes", "environment", "fingerprint", "saved_epoch",
-        "classes", "warnings", "sha256",
+        "classes", "warnings", "ended", "sha256",
     }  # fmt: skip
     assert result["job_digest"] == run_folder.read_job(small_run).digest
     assert set(result["versions"]) == {"keras", "mnist_cnn", "numpy", "tensorflow"}

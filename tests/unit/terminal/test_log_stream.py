@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
+from typing import TYPE_CHECKING
 
+import pytest
+from helpers.records import ROW, write_receipt, write_result
+
+from mnist_cnn.backend import Status
 from mnist_cnn.result import Progress
-from mnist_cnn.terminal.log_stream import describe_progress, describe_seconds
+from mnist_cnn.terminal.log_stream import describe_progress, describe_seconds, epochs_and_time
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_progress_fits_a_terminal_of_80_columns() -> None:
@@ -28,3 +36,24 @@ def test_after_its_last_step_an_epoch_is_evaluating() -> None:
 )
 def test_durations_are_shown_as_on_a_clock(seconds: float, text: str) -> None:
     assert describe_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("started", "ended", "epochs", "text"),
+    [
+        (100.0, 112.0, 1, "1 epoch in 0:12 (training: 0:04)"),
+        (100.0, 104.1, 2, "2 epochs in 0:04"),
+        (100.0, 90.0, 2, "2 epochs in 0:04"),  # the clock of the node is late
+        (100.0, 112.0, 3, "3 epochs, the last part in 0:12 (training: 0:04)"),  # after a resume
+        (None, 112.0, 2, "2 epochs (training: 0:04)"),  # started by an earlier version
+        (100.0, None, 2, "2 epochs (training: 0:04)"),
+    ],
+)
+def test_the_time_of_a_run_is_all_of_it_and_names_the_training_apart(
+    tmp_path: Path, started: float | None, ended: float | None, epochs: int, text: str
+) -> None:
+    receipt = write_receipt(tmp_path, Status.completed, started=started)
+    result = dataclasses.replace(
+        write_result(tmp_path), training_seconds=4.0, history=(ROW,) * epochs, ended=ended
+    )
+    assert epochs_and_time(result, receipt) == text
