@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_cnn.cli import report
 from mnist_cnn.cli.command import config_dir_words
+from mnist_cnn.cli.search_display import SearchDisplay
 from mnist_cnn.cli.table import Column, print_table
 from mnist_cnn.errors import Interrupted, MnistCnnError, NeedsForceError, TrainingError
 from mnist_cnn.hints import command_line
@@ -32,10 +32,12 @@ def search(command: Command) -> int:
     command.refuse_arguments()
     stream = sys.stderr if command.as_json else sys.stdout
     what = prepare(command.overrides, command.config_dirs)
-    with searcher.opened(what, partial(report.print_lossy, stream=stream)) as searching:
+    display = SearchDisplay(stream)
+    with searcher.opened(what, display.print) as searching:
         report.print_lossy(_begin(what), stream)
         try:
-            searching.run()
+            with display.showing(searching):
+                searching.run()
         except KeyboardInterrupt:
             _report_what_runs(searching)
             again = f"continue it: {_again(command)}"

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shlex
 import signal
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pexpect
 import pytest
-from helpers.processes import TINY, end_of, run_successfully, start_command, wait_for_worker, wait_until
+from helpers.processes import (
+    TINY,
+    command,
+    end_of,
+    run_successfully,
+    start_command,
+    wait_for_worker,
+    wait_until,
+)
 from helpers.searches import epochs_in_log
 
 import mnist_cnn
@@ -145,3 +156,26 @@ def test_the_end_names_the_command_that_trains_the_best(undisturbed: tuple[Path,
     assert lines[-1].strip() == answer["command"]
     assert json.dumps(answer["epochs"]) in lines[-4]
     assert "best" in ended.out
+
+
+def test_a_terminal_shows_the_trials_while_they_train(tmp_path: Path) -> None:
+    """The settings of the search and the outcome stay; what changes is replaced."""
+    few = ("train.learning_rate=0.1,0.01", "train.epochs=2", "data.validation=50", "search.dir=found")
+    process: pexpect.spawn[str] = pexpect.spawn(
+        shlex.join(command("search", *TINY[:2], *TINY[3:], *few)),
+        cwd=str(tmp_path),
+        env={**os.environ, "TERM": "xterm"},
+        encoding="utf-8",
+        timeout=120,
+        dimensions=(24, 80),
+    )
+    with process:
+        for shown in (
+            r"trial 0: \w",
+            r"trial \d: epoch 1/2 \(",
+            r"best so far: trial \d, \d+\.\d\d% after",
+            "in found",
+        ):
+            process.expect(shown)
+        process.expect(pexpect.EOF)
+    assert process.exitstatus == 0

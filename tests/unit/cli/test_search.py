@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,14 @@ import pytest
 from helpers.cli import refusal
 from helpers.records import ROW, write_receipt
 
-from mnist_cnn import compose, launch
+from mnist_cnn import compose, launch, run_folder
 from mnist_cnn.backend import Status
 from mnist_cnn.backends.local import LocalBackend
 from mnist_cnn.cli.main import parse
 from mnist_cnn.cli.search import train_command
+from mnist_cnn.cli.search_display import describe
 from mnist_cnn.errors import BackendError
+from mnist_cnn.result import Progress
 from mnist_cnn.search import searcher
 from mnist_cnn.search.entry import Entry
 from mnist_cnn.search.halving import Trial
@@ -158,3 +161,28 @@ def test_printed_commands_hold_no_password(ask: Ask, monkeypatch: pytest.MonkeyP
     words = [*JOB, RANGE, "track=mlflow", "track.mlflow.uri=http://user:pa55word@host/"]
     printed = [ask("search", *words).err, train_command(prepare(words), ())]
     assert all("http://***@host/" in text and "pa55word" not in text for text in printed)
+
+
+def test_running_trials_are_shown_with_the_best_so_far_and_what_is_left(tmp_path: Path) -> None:
+    def entry(number: int, progress: Progress | None, *accuracies: float, is_running: bool = True) -> Entry:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        rows = [
+            dataclasses.replace(ROW, epoch=epoch, val_accuracy=a) for epoch, a in enumerate(accuracies, 1)
+        ]
+        run_folder.write_history(folder, rows)
+        trial = Trial(number, accuracies, len(accuracies), is_running=is_running)
+        run = SimpleNamespace(progress=lambda: progress)
+        return Entry(Drawn(number, (f"seed={number}",)), folder, trial, run=cast("Any", run))
+
+    half = Progress("running", epoch=2, epochs=5, step=30, steps=60)
+    entries = [entry(0, None, 0.5, is_running=False), entry(1, half, 0.75), entry(2, None)]
+    searching = SimpleNamespace(
+        entries={each.drawn.number: each for each in entries},
+        search=SimpleNamespace(plan=SimpleNamespace(trials=9)),
+    )
+    assert describe(cast("Searcher", searching)) == [
+        "trial 1: epoch 2/5 (50%), 75.00% after epoch 1  seed=1",
+        "trial 2: starting  seed=2",
+        "best so far: trial 1, 75.00% after epoch 1; 2 of 9 trials training, 6 not begun",
+    ]
