@@ -93,7 +93,7 @@ def read_whole(
     It is resized to the `size`, height and width, if any. Takes the files that `prepare` takes, and raises as
     it does, but a picture may be blank.
     """
-    grey = _read_grey(picture, _name_of(picture), max_pixels)
+    grey = _read_grey(picture, _name_of(picture), max_pixels, size)
     image = Image.fromarray(grey.round().astype(np.uint8))
     if size is not None and size != grey.shape:
         image = image.resize(size[::-1], Image.Resampling.BICUBIC)
@@ -127,18 +127,22 @@ def _translate_errors(name: str) -> Iterator[None]:
         raise DataError(f"{name} cannot be read as a picture: {reason}", PICTURE_HINT) from error
 
 
-def _read_grey(picture: PictureFile, name: str, max_pixels: int | None) -> NDArray[np.float32]:
+def _read_grey(
+    picture: PictureFile, name: str, max_pixels: int | None, size: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
     """Read a picture as upright grey levels.
 
-    Levels are from 0 to 255. The result has about `MAX_PIXELS` at most.
+    Levels are from 0 to 255. The result has about `MAX_PIXELS` at most, and twice the `size` at least.
     """
     with _translate_errors(name):
         if isinstance(picture, Image.Image):
             return _grey_levels(picture.copy(), name)
         with _opened(picture) as file, Image.open(file, formats=FORMATS) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
-                size = f"{image.width}x{image.height} pixels; the limit is {max_pixels:,}"
-                raise DataError(f"{name} is too large: it has {size}", SIZE_HINT)
+                pixels = f"{image.width}x{image.height} pixels; the limit is {max_pixels:,}"
+                raise DataError(f"{name} is too large: it has {pixels}", SIZE_HINT)
+            if size is not None:  # a JPEG file of a camera is decoded five times as fast
+                image.draft(None, (2 * max(size),) * 2)
             return _grey_levels(image, name)
 
 

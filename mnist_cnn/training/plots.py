@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +44,7 @@ STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # part of Matplotlib, so that every machine draws the same
     "font.size": 10,
+    "text.parse_math": False,  # a class or run may be called $x^{y$
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": "#b6bdc6",
@@ -185,7 +186,11 @@ def mistakes(
     if wrong.size > MAX_MISTAKES:
         title += f", the {MAX_MISTAKES} most confident"
 
-    small = 7 if names else 9
+    note = "test images are numbered from 0"
+    guessed, true = "predicted ", "true "
+    if names:  # which need the room
+        note += " · below each: the predicted class, then the true one"
+        guessed = true = ""
 
     def named(label: int) -> str:
         return _short(names[label]) if names else str(label)
@@ -203,8 +208,8 @@ def mistakes(
             predicted_as, true_as = (_probability(probabilities[index, label]) for label in (guess, truth))
             lines = (
                 (0, 4, f"test image {index}", FAINT, 8),
-                (1, -11, f"predicted {named(guess)} ({predicted_as})", WRONG, small),
-                (1, -23, f"true {named(truth)} ({true_as})", CORRECT, small),
+                (1, -11, f"{guessed}{named(guess)} ({predicted_as})", WRONG, 9),
+                (1, -23, f"{true}{named(truth)} ({true_as})", CORRECT, 9),
             )
             for edge, points, text, colour, size in lines:
                 looks: dict[str, Any] = {"ha": "center", "color": colour, "fontsize": size}
@@ -213,7 +218,7 @@ def mistakes(
                 )
         axes.set(xlim=(0, COLUMNS * TILE_WIDTH - 0.2), ylim=((rows - 1) * TILE_HEIGHT + 1, 0))
         axes.set_axis_off()
-        figure.supxlabel("test images are numbered from 0", fontsize=8, color=FAINT)
+        figure.supxlabel(note, fontsize=8, color=FAINT)
 
 
 @contextmanager
@@ -231,7 +236,8 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-        with mpl.rc_context():
+        with mpl.rc_context(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
             mpl.rcdefaults()
             mpl.rcParams.update(STYLE)
             figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
@@ -362,7 +368,7 @@ def _colour_cells(figure: Figure, axes: Axes, counts: NDArray[np.int64]) -> None
 
 
 def _short(name: str) -> str:
-    return textwrap.shorten(name, MAX_NAME, placeholder="…") if " " in name else name[:MAX_NAME]
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1].rstrip()}…"
 
 
 def _number_cells(axes: Axes, counts: NDArray[np.int64]) -> None:

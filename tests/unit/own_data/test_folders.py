@@ -144,3 +144,13 @@ def test_names_must_be_as_many_as_classes(tmp_path: Path) -> None:
     folder = write(tmp_path / "set")
     assert job_of(folder, "data.class_names=[x,y,z]").data.class_names == ("x", "y", "z")
     assert "2 names for 3 classes" in refusal(folder, "data.class_names=[x,y]").message
+
+
+def test_a_photo_is_reduced_to_the_size_as_a_small_picture_is(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    ramp = Image.linear_gradient("L").rotate(90).convert("RGB")
+    ramp.resize((1600, 1200)).save(folder / "ant" / "photo.jpg", quality=95)
+    data = datasets.load(job_of(folder, "data.size=20").data)
+    images = np.concatenate([data.x_train, data.x_test])[..., 0].astype(int)
+    expected = np.asarray(ramp.convert("L").resize((20, 20), Image.Resampling.BICUBIC), int)
+    assert np.abs(images - expected).max((1, 2)).min() <= 3

@@ -217,6 +217,20 @@ def test_a_mistake_has_its_index_and_both_probabilities(tmp_path: Path) -> None:
     assert texts(figure) == [*surest, "test image 1", "predicted 0 (97.0%)", "true 1 (3.0%)"]
 
 
+@pytest.mark.parametrize("name", ["$x^{y$", "a class with a long name", "犬"])
+def test_classes_may_have_any_name(tmp_path: Path, name: str) -> None:
+    labels, predicted = np.array([0, 1]), np.array([1, 0])
+    images = np.zeros((2, 28, 28), np.uint8)
+    names = [name, *"bcdefghij"]
+    figure = drawn(
+        plots.mistakes, images, labels, probabilities(labels, predicted), tmp_path / "m.png", names
+    )
+    shown = [text for text in texts(figure) if text.startswith(name[:10])]
+    assert len(shown) == 2
+    plots.confusion(confusion_counts(labels, predicted, 10), tmp_path / "c.png", names)
+    pixels(tmp_path / "c.png")
+
+
 @pytest.mark.parametrize("number", [0, 10])
 def test_a_plot_without_mistakes_says_so(tmp_path: Path, number: int) -> None:
     labels = np.arange(number)
