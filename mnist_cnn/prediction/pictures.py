@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_cnn.errors import DataError
 from mnist_cnn.files import safe_read
+from mnist_cnn.prediction.ink import MIN_CONTRAST, border_of, bounding_box, find_ink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,20 +32,11 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS: Pillo
 MAX_FILE_BYTES = 256 * 1024**2  # some formats are read whole
 MAX_PIXELS = 1_000_000  # a larger picture is reduced first: its digit has pixels to spare
 INK_BOX = 20 / 28  # http://yann.lecun.com/exdb/mnist: a 20x20 box in a 28x28 field
-MIN_CONTRAST = 8.0  # grey levels of 255 between ink and background; less is paper or noise
-MIN_INK = 0.2  # share of the contrast; JPEG ripples and the blur of enlarging lie below it
-MAX_BLUR = 3.0  # times the ink's area; anything fainter and larger is a shadow
-MIN_PART = 0.03  # share of the largest part of the ink; a smaller part is dust
-SHAPE_HEIGHT = 0.5  # share of the tallest part's height; a lower part beside it is a stroke of the digit
-FRAME_SIDE = 0.8  # share of each side of a frame that has ink; the sides of a round digit have less
-FILLED_SHARE = 0.9  # share of the picture's sides; larger ink is paper within a dark frame
 CARD_SHARE = 0.7  # share of opaque pixels above which a transparent picture is a card, not bare ink
 HALF = 128  # of the 256 levels of alpha or grey
 
 PICTURE_HINT = "give a PNG or JPEG picture of one digit"
 SIZE_HINT = "make it smaller; 1000 pixels a side are plenty for one digit"
-SHAPES_WARNING = "the picture holds several shapes, which were read as one digit; crop it to one"
-FRAME_WARNING = "the picture has a frame, which was read as a part of the digit; crop it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +59,7 @@ def prepare(picture: PictureFile, height: int, width: int, *, max_pixels: int | 
 
     `picture` is a PNG or JPEG file, open or not, or a Pillow image of any size, with dark ink on light or
     light on dark, also transparent, upright or turned by its EXIF orientation, on a background that may be
-    uneven or noisy. Errors call an open file by its `name`.
+    uneven or noisy, also a sheet on a surround of the ink's kind. Errors call an open file by its `name`.
 
     A picture of more than `max_pixels` is refused. The image is uint8 (height, width), light ink on black.
 
@@ -76,7 +68,7 @@ def prepare(picture: PictureFile, height: int, width: int, *, max_pixels: int | 
     """
     name = _name_of(picture)
     grey = _read_grey(picture, name, max_pixels)  # (rows, columns) of the picture
-    found = _find_ink(grey)
+    found = find_ink(grey)
     if found is None:
         hint = "give a picture of one digit with some contrast and a margin around it"
         raise DataError(f"{name} is blank: nothing in it stands out from its background", hint)
@@ -202,208 +194,13 @@ def _flatten(image: Image.Image) -> Image.Image:
         opaque = alpha > 0
     if not opaque.any():
         return Image.fromarray(np.zeros_like(grey))
-    box = _bounding_box(opaque)
-    border = _border(*opaque[box].shape) & opaque[box]
+    box = bounding_box(opaque)
+    edge = border_of(opaque[box])
     is_card = opaque[box].mean() > CARD_SHARE and np.ptp(grey[opaque].astype(int)) > MIN_CONTRAST
     is_dark = np.average(grey, weights=alpha) < HALF
-    backdrop = float(np.median(grey[box][border])) if is_card else 255.0 if is_dark else 0.0
+    backdrop = float(np.median(grey[box][edge])) if is_card else 255.0 if is_dark else 0.0
     share = alpha / np.float32(255)
     return Image.fromarray((grey * share + backdrop * (1 - share)).round().astype(np.uint8))
-
-
-def _find_ink(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[str, ...]] | None:
-    """Return the cropped ink in [0, 1], and warnings.
-
-    None if the picture is blank. The picture's border shows the background, so the polarity need not be
-    known. Two thresholds find the ink. The higher one (Otsu's) decides which connected parts are ink and
-    which are dust; the lower one decides how far those parts reach.
-    """
-    signal, noise = _subtract_background(grey)
-    candidates = signal[signal > max(4 * noise, MIN_CONTRAST / 2)]
-    if not candidates.size:
-        return None
-    threshold = _otsu(candidates)
-    contrast = float(np.percentile(candidates[candidates >= threshold], 90))
-    if contrast < max(MIN_CONTRAST, 6 * noise):
-        return None
-    low = min(threshold, max(MIN_INK * contrast, 4 * noise))
-    strong = signal >= threshold
-    if np.count_nonzero(signal >= low) > MAX_BLUR * np.count_nonzero(strong):
-        low = threshold
-    ink, boxes = _large_parts(signal >= low, strong)
-    box = _bounding_box(ink)
-    digit: NDArray[np.float32] = np.where(ink[box], signal[box] / contrast, 0).clip(0, 1).astype(np.float32)
-    return digit, _doubts(ink, boxes)
-
-
-def _doubts(ink: NDArray[np.bool_], boxes: NDArray[np.intp]) -> tuple[str, ...]:
-    """Return warnings about a frame, or about several shapes.
-
-    The shapes are side by side or above each other. `boxes` (parts, 4) are the top, bottom, left and right of
-    the ink's connected parts. A 5 may be drawn with a bar apart from its body; a second digit is about as
-    tall as the first.
-    """
-    top, bottom, left, right = boxes.T
-    largest = int(np.argmax((bottom - top) * (right - left)))
-    if _has_frame(ink, boxes, largest):
-        return (FRAME_WARNING,)
-    tall = int(np.argmax(bottom - top))
-    is_apart = (left >= right[tall]) | (right <= left[tall]) | (top >= bottom[tall]) | (bottom <= top[tall])
-    is_shape = is_apart & (bottom - top >= SHAPE_HEIGHT * (bottom - top)[tall])
-    return (SHAPES_WARNING,) if is_shape.any() else ()
-
-
-def _has_frame(ink: NDArray[np.bool_], boxes: NDArray[np.intp], largest: int) -> bool:
-    """Return whether a part is a frame.
-
-    A frame has ink along all four sides, and holds another part or fills the picture.
-    """
-    top, bottom, left, right = boxes[largest]
-    part = ink[top:bottom, left:right]
-    band = max(1, min(part.shape) // 20)
-    sides = part[:band].any(0), part[-band:].any(0), part[:, :band].any(1), part[:, -band:].any(1)
-    if min(side.mean() for side in sides) < FRAME_SIDE:
-        return False
-    tops, bottoms, lefts, rights = boxes.T
-    is_inside = (tops > top) & (bottoms < bottom) & (lefts > left) & (rights < right)
-    fills = min(part.shape[0] / ink.shape[0], part.shape[1] / ink.shape[1]) > FILLED_SHARE
-    return bool(is_inside.any()) or fills
-
-
-def _subtract_background(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """Return each pixel's signal, and the noise (sigma).
-
-    The signal is the difference from the background, positive for ink.
-    """
-    background, noise = _background(grey)
-    signal: NDArray[np.float32] = grey - background
-    if (signal**3).sum(dtype=np.float64) < 0:  # noise is symmetric, ink is not
-        signal = -signal
-    return signal, noise
-
-
-def _background(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """Return the background, and the noise (sigma).
-
-    The background is a quadratic surface (the falloff of a lamp or a lens), fitted to the border. The
-    fit is repeated without outliers, because ink may touch the border. A drawing's border is flat, which
-    needs no fit: that would take three quarters of the time.
-    """
-    border = _border(*grey.shape)
-    values = grey[border]
-    residuals = values - np.median(values)
-    if not residuals.any():
-        return values[:1], 0.0
-    rows, columns = (np.linspace(-1, 1, size) if size > 1 else np.zeros(1) for size in grey.shape)
-    y, x = np.broadcast_arrays(rows[:, None], columns)
-    terms = np.stack([np.ones_like(x), y, x, y * x, y * y, x * x], axis=-1).astype(np.float32)
-    border_terms = terms[border]
-    for _ in range(3):
-        inliers = np.abs(residuals) <= 3 * _robust_sigma(residuals) + MIN_CONTRAST
-        coefficients = np.linalg.lstsq(border_terms[inliers], values[inliers], rcond=None)[0]
-        residuals = values - border_terms @ coefficients
-    background: NDArray[np.float32] = terms @ coefficients
-    return background, _robust_sigma(residuals)
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return a mask's bounding box: rows and columns."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _border(height: int, width: int) -> NDArray[np.bool_]:
-    """Mark a picture's edge.
-
-    It is a fiftieth of the shorter side, at least one pixel.
-    """
-    thickness = max(1, min(height, width) // 50)
-    border = np.ones((height, width), np.bool_)
-    border[thickness:-thickness, thickness:-thickness] = False
-    return border
-
-
-def _robust_sigma(values: NDArray[np.float32]) -> float:
-    """Estimate the standard deviation from the median absolute deviation."""
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
-
-
-def _otsu(values: NDArray[np.float32]) -> float:
-    """Return Otsu's threshold, which maximizes between-class variance.
-
-    Otsu 1979, https://doi.org/10.1109/TSMC.1979.4310076.
-    """
-    counts, edges = np.histogram(values, bins=256)
-    below = np.cumsum(counts)[:-1].astype(np.float64)
-    sums = np.cumsum(counts * edges[:-1])
-    above = values.size - below
-    split = (below > 0) & (above > 0)
-    if not split.any():
-        return float(values.min())
-    means_apart = sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)
-    return float(edges[1:-1][np.argmax(np.where(split, below * above * means_apart**2, -1))])
-
-
-def _large_parts(
-    mask: NDArray[np.bool_], strong: NDArray[np.bool_]
-) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-    """Return a mask's large parts, and their boxes.
-
-    Parts are 8-connected; large ones have at least `MIN_PART` of the largest part's strong pixels. `strong`
-    is a subset of `mask` with at least one True. The boxes are (parts, 4) with top, bottom, left and right.
-    """
-    rows, columns = mask.shape
-    stride = columns + 2  # two empty columns, so that a run never touches the end of the row above
-    flat = np.pad(mask, ((0, 0), (0, 2))).ravel()
-    edges = np.diff(flat.astype(np.int8), prepend=np.int8(0))
-    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)  # each run of True in a row
-    first = np.searchsorted(ends, starts + stride - 1, side="right")  # the runs that it touches below
-    touched = np.maximum(np.searchsorted(starts, ends + stride + 1, side="left") - first, 0)
-    upper = np.repeat(np.arange(starts.size), touched)
-    lower = np.arange(upper.size) + np.repeat(first - (np.cumsum(touched) - touched), touched)
-    part = _connect(starts.size, upper, lower)
-    strong_before = np.concatenate([[0], np.cumsum(np.pad(strong, ((0, 0), (0, 2))).ravel())])
-    weights = np.bincount(part, weights=strong_before[ends] - strong_before[starts])
-    kept = weights[part] >= max(1.0, MIN_PART * weights.max())
-    changes = np.zeros(flat.size, np.int8)
-    changes[starts[kept]] = 1
-    changes[ends[kept]] = -1
-    large: NDArray[np.bool_] = np.cumsum(changes, dtype=np.int8).reshape(rows, stride)[:, :columns] > 0
-    return large, _boxes(part[kept], starts[kept], ends[kept], stride)
-
-
-def _boxes(
-    part: NDArray[np.intp], starts: NDArray[np.intp], ends: NDArray[np.intp], stride: int
-) -> NDArray[np.intp]:
-    """Return parts' top, bottom, left and right (parts, 4).
-
-    `part` is each run's part.
-    """
-    order = np.argsort(part, kind="stable")
-    first = np.flatnonzero(np.diff(part[order], prepend=-1))
-    rows, left = np.divmod(starts[order], stride)
-    right = left + (ends - starts)[order]
-    lowest, highest = np.minimum.reduceat, np.maximum.reduceat
-    sides = lowest(rows, first), highest(rows, first) + 1, lowest(left, first), highest(right, first)
-    return np.stack(sides, axis=1)
-
-
-def _connect(nodes: int, left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the smallest node connected to each node.
-
-    The graph has edges left[i]-right[i].
-    """
-    smallest = np.arange(nodes)
-    while True:
-        lower = np.minimum(smallest[left], smallest[right])
-        new = smallest.copy()
-        np.minimum.at(new, smallest[left], lower)
-        np.minimum.at(new, smallest[right], lower)
-        while not np.array_equal(new, new[new]):
-            new = new[new]
-        if np.array_equal(new, smallest):
-            return smallest
-        smallest = new
 
 
 def _fit(ink: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

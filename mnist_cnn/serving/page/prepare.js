@@ -9,7 +9,6 @@ const MAX_BLUR = 3;
 const MIN_PART = 0.03;
 const SHAPE_HEIGHT = 0.5;
 const FRAME_SIDE = 0.8;
-const FILLED_SHARE = 0.9;
 
 const SHAPES_WARNING = "the picture holds several shapes, which were read as one digit; crop it to one";
 const FRAME_WARNING = "the picture has a frame, which was read as a part of the digit; crop it";
@@ -209,7 +208,7 @@ function hasFrame(mask, boxes, { left, top, right, bottom }) {
   const holds = boxes.some(
     (box) => box.top > top && box.bottom < bottom && box.left > left && box.right < right,
   );
-  return holds || Math.min(height / mask.height, width / mask.width) > FILLED_SHARE;
+  return holds;
 }
 
 /** Scales ink into a box, keeping its aspect ratio, and strengthens what became faint. */
