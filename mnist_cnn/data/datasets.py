@@ -174,7 +174,7 @@ def _locate(config: DataConfig) -> _Located:
     """Find the four files; download missing ones."""
     if config.dir is not None:
         folder = Path(config.dir)
-        if folder.parent.name == CONVERTED and re.fullmatch(r"[0-9a-f]{64}", folder.name):
+        if is_converted(folder):
             return _locate_converted(folder)
         return _Located(_find_in_folder(folder, FOLDER_HINT), config.dir, FOLDER_HINT)
     source = downloads.find_source(config.name)
@@ -183,6 +183,11 @@ def _locate(config: DataConfig) -> _Located:
     folder = downloads.cache_folder(source.name)
     hint = f"delete {folder} and start again; its files are then downloaded again"
     return _Located(downloads.fetch(source, folder), str(folder), hint)
+
+
+def is_converted(folder: Path) -> bool:
+    """Tell by its name whether a folder has converted data, also if it is on another machine."""
+    return folder.parent.name == CONVERTED and re.fullmatch(r"[0-9a-f]{64}", folder.name) is not None
 
 
 def _locate_converted(folder: Path) -> _Located:

@@ -32,6 +32,7 @@ HINT = (
     "data.dir takes a folder per class with PNG or JPEG files (perhaps in train/ and test/), an .npz file "
     "with x_train, y_train, x_test and y_test, or a folder with four IDX files"
 )
+SIZE_HINT = "leave it out, or name such a folder with data.dir"
 
 
 class Source(Hashable, Protocol):
@@ -52,10 +53,17 @@ def converted(config: DataConfig, seed: int) -> DataConfig:
     which of them are tested on.
 
     Raises:
-        DataError: `dir` holds nothing that can be read.
+        DataError: `dir` holds nothing that can be read, or `size` is set for other data than pictures.
         BackendError: the cache cannot be written.
     """
-    source = None if config.dir is None else _find(Path(config.dir), config, seed)
+    path = None if config.dir is None else Path(config.dir)
+    if path is not None and datasets.is_converted(path):  # of a run that is resumed
+        return config
+    source = None if path is None else _find(path, config, seed)
+    if config.size is not None and not isinstance(source, ClassFolders):
+        raise DataError(
+            f"data.size={config.size}: only pictures in a folder per class are resized", SIZE_HINT
+        )
     if source is None:
         return config
     cache = cache_folder(datasets.CONVERTED)
@@ -70,13 +78,15 @@ def converted(config: DataConfig, seed: int) -> DataConfig:
 
 
 def _find(path: Path, config: DataConfig, seed: int) -> Source | None:
-    """Return what has to be converted, or None for a folder of IDX files and one that does not exist."""
+    """Return what has to be converted, or None for a folder of IDX files."""
     try:
         if path.is_file():
             if path.suffix.lower() == Npz.SUFFIX:
                 return Npz.at(path)
             raise DataError(f"data.dir={path}: it is neither a folder nor an .npz file", HINT)
-        return _find_in_folder(path, config, seed) if path.is_dir() else None
+        if not path.is_dir():
+            raise DataError(f"data.dir={path}: the folder does not exist", HINT)
+        return _find_in_folder(path, config, seed)
     except OSError as error:
         raise DataError(f"data.dir={path}: cannot be read: {error.strerror or error}", HINT) from error
 

@@ -187,10 +187,10 @@ def mistakes(
         title += f", the {MAX_MISTAKES} most confident"
 
     note = "test images are numbered from 0"
-    guessed, true = "predicted ", "true "
+    guessed, true, small = "predicted ", "true ", 9
     if names:  # which need the room
         note += " · below each: the predicted class, then the true one"
-        guessed = true = ""
+        guessed, true, small = "", "", 8
 
     def named(label: int) -> str:
         return _short(names[label]) if names else str(label)
@@ -208,8 +208,8 @@ def mistakes(
             predicted_as, true_as = (_probability(probabilities[index, label]) for label in (guess, truth))
             lines = (
                 (0, 4, f"test image {index}", FAINT, 8),
-                (1, -11, f"{guessed}{named(guess)} ({predicted_as})", WRONG, 9),
-                (1, -23, f"{true}{named(truth)} ({true_as})", CORRECT, 9),
+                (1, -11, f"{guessed}{named(guess)} ({predicted_as})", WRONG, small),
+                (1, -23, f"{true}{named(truth)} ({true_as})", CORRECT, small),
             )
             for edge, points, text, colour, size in lines:
                 looks: dict[str, Any] = {"ha": "center", "color": colour, "fontsize": size}

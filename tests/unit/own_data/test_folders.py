@@ -154,3 +154,13 @@ def test_a_photo_is_reduced_to_the_size_as_a_small_picture_is(tmp_path: Path) ->
     images = np.concatenate([data.x_train, data.x_test])[..., 0].astype(int)
     expected = np.asarray(ramp.convert("L").resize((20, 20), Image.Resampling.BICUBIC), int)
     assert np.abs(images - expected).max((1, 2)).min() <= 3
+
+
+def test_only_pictures_take_a_size(tmp_path: Path) -> None:
+    job = job_of(write(tmp_path / "set"), "data.size=20")
+    assert job_of(Path(str(job.data.dir)), "data.size=20").digest == job.digest  # as resume does
+    arrays = {
+        name: getattr(datasets.load(job.data), name) for name in ("x_train", "y_train", "x_test", "y_test")
+    }
+    np.savez(tmp_path / "same.npz", **arrays)
+    assert "data.size=28: only pictures" in refusal(tmp_path / "same.npz", "data.size=28").message
