@@ -141,7 +141,7 @@ def test_an_interpolation_is_replaced_by_the_other_keys_value() -> None:
         ("+hydra.job.name=y", "+hydra.job.name=y: Hydra's own settings have no effect here", "leave it out"),
         ("run_dir=''", "run_dir=: must be text that is not empty, or null", "null creates one"),
         ("runs_dir=''", "runs_dir=: must be text that is not empty", "folder that holds"),
-        ("data.dir=''", "data.dir=: must be text that is not empty, or null", "folder with"),
+        ("data.dir=''", "data.dir=: must be text that is not empty, or null", "folder per class"),
         ("register.dir=''", "register.dir=: must be text that is not empty", "registry"),
         ("model.file=''", "model.file=: must be text that is not empty, or null", "a Python file"),
     ],
