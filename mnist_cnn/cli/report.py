@@ -142,15 +142,16 @@ def describe_training(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(MnistCnnError):  # a damaged file is reported by itself
         if (result := run_folder.read_result(folder)) is not None:
             values = dataclasses.asdict(result)
-            return {name: values[name] for name in ("history", "saved_epoch", "classes")}
+            return {name: values[name] for name in ("history", "saved_epoch", "classes", "warnings")}
     rows: tuple[EpochRow, ...] = ()
     with contextlib.suppress(MnistCnnError):
         rows = run_folder.read_history(folder)
-    return {"history": [dataclasses.asdict(row) for row in rows], "saved_epoch": None, "classes": []}
+    history = [dataclasses.asdict(row) for row in rows]
+    return {"history": history, "saved_epoch": None, "classes": [], "warnings": []}
 
 
 def describe_scores(folder: Path, training: Mapping[str, Any]) -> Iterator[str]:
-    """Yield lines about the weakest class, and about the saved or newest epoch's `train.metrics`."""
+    """Yield lines about the weakest class, the saved or newest epoch's `train.metrics`, and warnings."""
     from mnist_cnn import run_folder
     from mnist_cnn.result import describe_metrics
 
@@ -162,6 +163,7 @@ def describe_scores(folder: Path, training: Mapping[str, Any]) -> Iterator[str]:
             held_out = run_folder.read_job(folder).data.held_out
         if row["metrics"]:
             yield f"{describe_metrics(row['metrics'])} ({held_out} images, epoch {row['epoch']})"
+    yield from (f"warning: {warning}" for warning in training["warnings"])
 
 
 def weakest_class(classes: Sequence[Mapping[str, Any]]) -> str | None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mnist_cnn.backends.local import LocalRun
 from mnist_cnn.cli import report
-from mnist_cnn.prediction.pictures import SHAPES_WARNING
+from mnist_cnn.prediction.ink import SHAPES_WARNING
 
 if TYPE_CHECKING:
     import pytest

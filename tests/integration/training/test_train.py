@@ -39,6 +39,7 @@ def test_a_training_that_learned_nothing_says_so_and_names_the_likely_cause(tmp_
     (warning,) = result_of(tmp_path / "run").warnings
     assert "train.learning_rate=10 is far from 0.001, which suits adam" in warning
     assert f"warning: {warning}" in ended.out
+    assert f"warning: {warning}" in run_successfully("status", "run", cwd=tmp_path).out
 
 
 def test_channels_first_sparse_labels_and_validation_train(tmp_path: Path) -> None:

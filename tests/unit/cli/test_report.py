@@ -41,6 +41,11 @@ def test_a_run_without_a_result_shows_its_history_so_far(tmp_path: Path) -> None
     write_result(tmp_path)
     assert [row["epoch"] for row in report.describe_training(tmp_path)["history"]] == [1]
     (tmp_path / run_folder.RESULT).write_text("{}")
-    assert report.describe_training(tmp_path) == {"history": [], "saved_epoch": None, "classes": []}
+    assert report.describe_training(tmp_path) == {
+        "history": [],
+        "saved_epoch": None,
+        "classes": [],
+        "warnings": [],
+    }
     run_folder.write_history(tmp_path, [ROW, ROW])
     assert len(report.describe_training(tmp_path)["history"]) == 2
