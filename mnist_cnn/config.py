@@ -163,7 +163,7 @@ class DataConfig(Section):
         None, "predict finds the ink, or takes the whole picture; null is whole if the data are pictures"
     )
     size: int | None = setting(
-        None, "side to which pictures are resized; null: all have one size", unit="pixels", ge=1, le=1000
+        None, "side to which pictures are resized; null: all have one size", unit="pixels", ge=1, le=500
     )
     test_fraction: float = setting(
         0.2, "fraction of each class that is tested on, if there is no folder test/", gt=0, lt=1

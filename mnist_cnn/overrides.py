@@ -35,7 +35,7 @@ OWN = {"seed": RunConfig.seed, "save_h5": RunConfig.save_h5}
 SOURCE, RATE, NUM_CLASSES = "model.source", "train.learning_rate", "data.num_classes"
 CLASSES = 10
 """The classes of each named data set."""
-COMPUTED = ("data.digest", "data.class_names", "data.pictures", SOURCE, "train.init_sha256")
+COMPUTED = ("data.digest", SOURCE, "train.init_sha256")
 """Keys whose values are computed from files.
 
 No command needs to set them.

@@ -56,7 +56,7 @@ def _keys() -> list[str]:
 
 
 def _key(name: str, keys: Sequence[str]) -> str | None:
-    """Return the key with this name, or whose part after the last dot it is."""
+    """Return the key with this name, or whose last part is this name."""
     last = ALIASES.get(name, name)
     return next((key for key in keys if name == key or last == key.rpartition(".")[2]), None)
 

@@ -92,10 +92,11 @@ def overview() -> str:
 
 def of_command(name: str) -> str:
     """Return what `COMMAND --help` prints."""
+    if name == "help":
+        return overview()
     entry = COMMANDS[name]
-    common = [
-        flag for flag in FLAGS if flag in ("--json", "--config-dir FOLDER") or name in ("train", "plan")
-    ]
+    common = ["--config-dir FOLDER", "--json"]
+    common += ["--multirun", "--cfg job"] if name in ("train", "plan") else []
     flags = {**entry.flags, **{flag: ("", FLAGS[flag]) for flag in common}}
     run = "RUN is a run's name, its beginning or end, a folder, or `latest`. " if name in TAKE_RUN else ""
     return COMMAND.format(
@@ -110,6 +111,8 @@ def of_command(name: str) -> str:
 
 
 def _topic(word: str) -> str:
+    if not word.startswith("backend="):
+        word = word.partition("=")[0]
     sections = _sections(word)
     if word == ALL:
         return "\n\n".join(_in_lines(group, section) for group, section in sections.items())

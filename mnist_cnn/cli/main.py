@@ -78,7 +78,7 @@ def _run(arguments: Sequence[str]) -> int:
         from mnist_cnn.cli.catalog import COMMANDS
 
         name = next((argument for argument in arguments if argument in COMMANDS), "help")
-        help_page.print_help(help_page.overview() if name == "help" else help_page.of_command(name))
+        help_page.print_help(help_page.of_command(name))
         return 0
     if "--version" in arguments:
         from mnist_cnn import __version__

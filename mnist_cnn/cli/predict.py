@@ -116,11 +116,12 @@ def _csv_printer(class_names: Sequence[str]) -> Callable[[str, Prediction], None
     """
     table = csv.writer(sys.stdout)
     probabilities = (f"p{name}" for name in class_names)
-    table.writerow(["image", "label", "probability", *probabilities, "warnings"])
+    table.writerow(["image", "label", "name", "probability", *probabilities, "warnings"])
 
     def print_row(name: str, prediction: Prediction) -> None:
         warnings = "; ".join(prediction.warnings)
-        table.writerow([name, prediction.name, prediction.probability, *prediction.probabilities, warnings])
+        found = (prediction.label, prediction.name, prediction.probability, *prediction.probabilities)
+        table.writerow([name, *found, warnings])
         sys.stdout.flush()
 
     return print_row

@@ -237,8 +237,8 @@ def _short_names(trials: Sequence[Trial]) -> list[str]:
     """Return what `status` finds the trials' runs by."""
     folders = [trial.run.folder if trial.run else None for trial in trials]
     runs_dirs = {folder.parent for folder in folders if folder is not None}
-    names = run_folder.short_names({path.name for runs_dir in runs_dirs for path in runs_dir.iterdir()})
+    names = run_folder.short_names({path.name for runs_dir in runs_dirs for path in runs_dir.glob("*")})
     return [
-        "" if folder is None else trial.config.run.run_dir or names[folder.name]
+        "" if folder is None else trial.config.run.run_dir or names.get(folder.name, folder.name)
         for trial, folder in zip(trials, folders, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The one table printer: a table of a terminal fits its width, any other keeps whole lines."""
+"""The one table printer. On a terminal a table fits the width; elsewhere lines stay whole."""
 
 from __future__ import annotations
 

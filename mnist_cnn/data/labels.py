@@ -48,7 +48,7 @@ def number_of_classes(paths: tuple[Path, Path], train: Array, test: Array, wante
                 else f"the training labels are 0 to {classes - 1}"
             )
             hint = f"if the labels are right, set data.num_classes={max(train.max(), test.max()) + 1}"
-            raise DataError(message, f"{hint}; if not, get the four files again")
+            raise DataError(message, f"{hint}; if not, get the data again")
     return classes
 
 

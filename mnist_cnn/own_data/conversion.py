@@ -18,7 +18,7 @@ from mnist_cnn.config import Pictures
 from mnist_cnn.data import datasets
 from mnist_cnn.data.download import NAMES, cache_folder
 from mnist_cnn.data.idx import UBYTE
-from mnist_cnn.errors import BackendError, DataError, storage_error
+from mnist_cnn.errors import BackendError, ConfigurationError, DataError, storage_error
 from mnist_cnn.files import atomic
 from mnist_cnn.own_data.folders import ClassFolders
 from mnist_cnn.own_data.npz import Npz
@@ -53,7 +53,8 @@ def converted(config: DataConfig, seed: int) -> DataConfig:
     which of them are tested on.
 
     Raises:
-        DataError: `dir` holds nothing that can be read, or `size` is set for other data than pictures.
+        ConfigurationError: `size` is set for other data than pictures.
+        DataError: `dir` holds nothing that can be read.
         BackendError: the cache cannot be written.
     """
     path = None if config.dir is None else Path(config.dir)
@@ -61,7 +62,7 @@ def converted(config: DataConfig, seed: int) -> DataConfig:
         return config
     source = None if path is None else _find(path, config, seed)
     if config.size is not None and not isinstance(source, ClassFolders):
-        raise DataError(
+        raise ConfigurationError(
             f"data.size={config.size}: only pictures in a folder per class are resized", SIZE_HINT
         )
     if source is None:

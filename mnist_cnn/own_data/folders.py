@@ -216,4 +216,4 @@ def _together(folder: Path, errors: list[DataError], count: int) -> DataError:
     named = "; ".join(error.message for error in errors[:MAX_NAMED])
     more = f"; and {len(errors) - MAX_NAMED} more" if len(errors) > MAX_NAMED else ""
     message = f"data.dir={folder}: {len(errors)} of {count} pictures cannot be used: {named}{more}"
-    return DataError(message, "repair or remove these files")
+    return DataError(message, "repair or remove these files; set data.size=28 if they are too large")

@@ -59,7 +59,8 @@ def prepare(picture: PictureFile, height: int, width: int, *, max_pixels: int | 
 
     `picture` is a PNG or JPEG file, open or not, or a Pillow image of any size, with dark ink on light or
     light on dark, also transparent, upright or turned by its EXIF orientation, on a background that may be
-    uneven or noisy, also a sheet on a surround of the ink's kind. Errors call an open file by its `name`.
+    uneven or noisy, or on a light sheet that lies on a dark surface, or the reverse. Errors call an open file
+    by its `name`.
 
     A picture of more than `max_pixels` is refused. The image is uint8 (height, width), light ink on black.
 
@@ -80,7 +81,7 @@ def prepare(picture: PictureFile, height: int, width: int, *, max_pixels: int | 
 def read_whole(
     picture: PictureFile, size: tuple[int, int] | None = None, *, max_pixels: int | None = None
 ) -> NDArray[np.uint8]:
-    """Read a picture's grey levels as they are, upright, uint8 (height, width).
+    """Read a whole picture's grey levels, upright, uint8 (height, width).
 
     It is resized to the `size`, height and width, if any. Takes the files that `prepare` takes, and raises as
     it does, but a picture may be blank.
@@ -124,7 +125,8 @@ def _read_grey(
 ) -> NDArray[np.float32]:
     """Read a picture as upright grey levels.
 
-    Levels are from 0 to 255. The result has about `MAX_PIXELS` at most, and twice the `size` at least.
+    Levels are from 0 to 255; deeper ones are stretched to that. The result has about `MAX_PIXELS` at most. A
+    `size` lets a large JPEG file be decoded at about twice that.
     """
     with _translate_errors(name):
         if isinstance(picture, Image.Image):

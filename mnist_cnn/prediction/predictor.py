@@ -108,7 +108,7 @@ class Predictor:
 
         One picture is N = 1. An array is one image (height, width) or a batch (N, height, width), uint8,
         light ink on a dark background as in MNIST. Files and Pillow images may have any size:
-        `pictures.prepare` converts them.
+        `prepare` converts them.
 
         Raises DataError if a picture cannot be read, an array has another shape or dtype, or the model fails.
         """

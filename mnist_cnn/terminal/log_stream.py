@@ -72,17 +72,16 @@ def describe_progress(progress: Progress) -> str:
 def epochs_and_time(result: Result, receipt: Receipt | None) -> str:
     """Return for example "12 epochs in 1:40 (training: 1:30)".
 
-    The first time is all of it, from the start of the run or its submission. After a resume, both are of the
-    last part.
+    The first time is all of it, from the last start, submission or resume. The training's is that of the
+    last process.
     """
     epochs, training = describe_epochs(len(result.history)), describe_seconds(result.training_seconds)
     if receipt is None or receipt.started is None or result.ended is None:  # of an earlier version
         return f"{epochs} (training: {training})"
     # A node's clock may be late.
     whole = describe_seconds(max(result.ended - receipt.started, result.training_seconds))
-    is_part = sum(row.seconds for row in result.history) > result.training_seconds
     time = f"in {whole}" if whole == training else f"in {whole} (training: {training})"
-    return f"{epochs}, the last part {time}" if is_part else f"{epochs} {time}"
+    return f"{epochs} {time}"
 
 
 def describe_seconds(seconds: float) -> str:

@@ -172,9 +172,10 @@ def _check_source(config: ModelConfig) -> None:
     try:
         tree = ast.parse(config.source or "", filename=str(config.file))
     except SyntaxError as error:
-        message = f"model.file={config.file}, line {error.lineno}: {error.msg}"
+        line = f", line {error.lineno}" if error.lineno else ""  # a null byte has none
+        message = f"model.file={config.file}{line}: {error.msg}"
         raise ConfigurationError(message, "correct it; it must be valid Python") from error
-    except (ValueError, RecursionError, MemoryError) as error:  # of null bytes, and of deep nesting
+    except (ValueError, RecursionError, MemoryError) as error:  # of deep nesting
         raise ConfigurationError(f"model.file={config.file} is not valid Python: {error}", hint) from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == BUILD for node in tree.body):
         raise ConfigurationError(f"model.file={config.file} defines no function {BUILD}", hint)

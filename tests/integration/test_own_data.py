@@ -45,7 +45,7 @@ def test_every_answer_names_the_class(home: Path) -> None:
     (said,) = run(home, "predict", "run", "seven.png", "--json").json()
     assert (said["label"], said["name"]) == (1, "hook")
     table = run(home, "predict", "run", "seven.png", "--csv").out
-    assert table.startswith("image,label,probability,pcircle,phook,pstroke,warnings\nseven.png,hook,")
+    assert table.startswith("image,label,name,probability,pcircle,phook,pstroke,warnings\nseven.png,1,hook,")
     result = json.loads((home / "run" / "result.json").read_text())
     assert [scores["name"] for scores in result["classes"]] == [*NAMES]
     assert run(home, "status", "run").out.splitlines()[-1].split()[2].strip(",") in NAMES

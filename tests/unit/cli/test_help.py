@@ -46,6 +46,7 @@ def test_a_group_names_its_options(ask: Ask) -> None:
         assert f"  {group}=NAME, one of: {', '.join(compose.options(group))}\n" in ask("help", group).out
     assert "  backend.vm_size=" in ask("help", "azure").out
     assert ask("help", "azure").out == ask("help", "backend=azure").out
+    assert ask("help", "train").out == ask("help", "train=quick").out
 
 
 def test_the_overview_names_every_command_and_where_the_settings_are(ask: Ask) -> None:

@@ -121,11 +121,12 @@ def test_csv_has_a_row_for_each_picture_that_can_be_read(ask: Ask, home: Path) -
     assert "error: notes.png is not a picture" in ended.err
     assert ended.out.count("\r\n") == ended.out.count("\n") == 4  # RFC 4180 ends each row with both
     head, *rows = csv.reader(io.StringIO(ended.out, newline=""))
-    assert head == ["image", "label", "probability", "p0", "p1", "warnings"]
+    assert head == ["image", "label", "name", "probability", "p0", "p1", "warnings"]
     expected = [row for row in ask(*words, "--json").json() if "error" not in row]
     for row, said in zip(rows, expected, strict=True):
-        image, label, *numbers, warnings = row
-        assert (image, int(label), warnings) == (said["image"], said["label"], "; ".join(said["warnings"]))
+        image, label, name, *numbers, warnings = row
+        assert (image, int(label), name) == (said["image"], said["label"], said["name"])
+        assert warnings == "; ".join(said["warnings"])
         assert [float(number) for number in numbers] == [said["probability"], *said["probabilities"]]
 
 

@@ -44,7 +44,6 @@ def test_durations_are_shown_as_on_a_clock(seconds: float, text: str) -> None:
         (100.0, 112.0, 1, "1 epoch in 0:12 (training: 0:04)"),
         (100.0, 104.1, 2, "2 epochs in 0:04"),
         (100.0, 90.0, 2, "2 epochs in 0:04"),  # the clock of the node is late
-        (100.0, 112.0, 3, "3 epochs, the last part in 0:12 (training: 0:04)"),  # after a resume
         (None, 112.0, 2, "2 epochs (training: 0:04)"),  # started by an earlier version
         (100.0, None, 2, "2 epochs (training: 0:04)"),
     ],
