@@ -41,7 +41,7 @@ class RemoteBackend:
         return Plan(service.describe(service.request(job, pause_after=self.config.run.pause_after)))
 
     def check(self, job: Job) -> None:
-        """Check what needs no request.
+        """Check what can be checked before the run has a folder.
 
         Raises ConfigurationError, DataError or BackendError.
         """

@@ -193,7 +193,7 @@ class Service(Protocol):
         """
 
     def check(self, job: Job) -> None:
-        """Check what needs no request.
+        """Check what can be checked before the run has a folder.
 
         Raises ConfigurationError, DataError or BackendError.
         """

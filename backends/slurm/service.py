@@ -71,14 +71,15 @@ class SlurmService(BaseService):
         self._without_files: dict[str, float] = {}
 
     def check(self, job: Job) -> None:
-        """Check what needs no request.
+        """Check the job, and that Slurm answers and allows its time. Leaves nothing behind.
 
         Raises ConfigurationError, DataError or BackendError.
         """
-        self.request(job)
+        request = self.request(job)
         if shutil.which("sbatch") is None:
             message = "backend=slurm needs the program sbatch, which isn't installed here"
             raise ConfigurationError(message, commands.ELSEWHERE)
+        _check_time_limit(self.place(), request)
         network_check.check(job)
 
     def request(self, job: Job, *, force: bool = False, pause_after: int | None = None) -> script.Request:
@@ -103,7 +104,7 @@ class SlurmService(BaseService):
 
         Skips code and data that are complete; the marker comes last.
         """
-        _check_time_limit(handle, request)
+        _check_time_limit(handle.place, request)
         start = start_folder(handle)
         try:
             if _text(start / script.MARKER) != handle.id:
@@ -250,7 +251,7 @@ def _fill(start: Path, handle: Handle, request: script.Request) -> None:
     atomic.write_text(start / script.MARKER, handle.id)
 
 
-def _check_time_limit(handle: Handle, request: script.Request) -> None:
+def _check_time_limit(place: dict[str, str], request: script.Request) -> None:
     """Check `max_duration` against the partition. Raises ServiceError.
 
     A cluster may accept a job that it can never run.
@@ -258,7 +259,7 @@ def _check_time_limit(handle: Handle, request: script.Request) -> None:
     words = ["scontrol", "--oneliner", "show", "partition"]
     chosen = request.partition.split(",") if request.partition else None
     limits: dict[str, int | None] = {}
-    for line in commands.run(words, handle.place, what="ask Slurm for its partitions").splitlines():
+    for line in commands.run(words, place, what="ask Slurm for its partitions").splitlines():
         fields = dict(field.partition("=")[::2] for field in line.split())
         is_default = fields.get("Default") == "YES"
         if not (is_default if chosen is None else fields.get("PartitionName") in chosen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,17 @@ def test_debugging_shows_the_traceback_of_a_refusal(ask: Ask, monkeypatch: pytes
     ended = ask("train.epochs=0")
     assert ended.code == 2
     assert "Traceback" in ended.err
+
+
+def test_slurms_programs_without_a_cluster_leave_nothing(
+    ask: Ask, home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The programs are stand-ins, which answer as Slurm's do without a configuration."""
+    programs = tmp_path_factory.mktemp("programs")
+    for name in ("sbatch", "scontrol"):
+        (programs / name).write_text("#!/bin/sh\necho 'no configuration source' >&2; exit 1\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    message, _ = refusal(ask("backend=slurm"), 4)
+    assert message.startswith("cannot ask Slurm for its partitions")
+    assert list(home.iterdir()) == []
