@@ -27,7 +27,7 @@ from mnist_cnn.files import atomic, safe_read
 from mnist_cnn.training import network_check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from mnist_cnn.backend import ModelRef
     from mnist_cnn.backends.remote.service import Handle, Observation, Store
@@ -251,7 +251,7 @@ def _fill(start: Path, handle: Handle, request: script.Request) -> None:
     atomic.write_text(start / script.MARKER, handle.id)
 
 
-def _check_time_limit(place: dict[str, str], request: script.Request) -> None:
+def _check_time_limit(place: Mapping[str, str], request: script.Request) -> None:
     """Check `max_duration` against the partition. Raises ServiceError.
 
     A cluster may accept a job that it can never run.
