@@ -166,7 +166,7 @@ class DataConfig(Section):
         None, "side to which pictures are resized; null: all have one size", unit="pixels", ge=1, le=500
     )
     test_fraction: float = setting(
-        0.2, "fraction of each class that is tested on, if there is no folder test/", gt=0, lt=1
+        0.2, "fraction of each class to test on, for class folders without train/ and test/", gt=0, lt=1
     )
 
     @property

@@ -30,7 +30,7 @@ job.json, which contains it, may be somewhat larger.
 def job_of(config: Config) -> Job:
     """Return a configuration's job.
 
-    A missing data set is downloaded, and data of one's own are converted. Raises ConfigurationError or
+    A missing data set is downloaded, and your own data are converted. Raises ConfigurationError or
     DataError if the configuration or the data are not valid.
     """
     from mnist_cnn.data import datasets

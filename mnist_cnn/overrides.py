@@ -109,7 +109,7 @@ def settings_of(job: Job) -> Settings:
 
 
 def defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of a job's keys, for a job with these values."""
+    """Return the defaults of all keys of a job; a null learning rate depends on the job's own values."""
     chosen = _defaults("config.yaml")
     sections = (_with_numbers(_options(group)[chosen[group]], values) for group in GROUPS)
     return {key: value for section in (OWN, *sections) for key, value in section.items()}

@@ -44,7 +44,7 @@ class Column:
 
 
 def terminal_width() -> int | None:
-    """Return the terminal's columns, or None if stdout is no terminal and `COLUMNS` isn't set."""
+    """Return the terminal's columns, or None if stdout isn't a terminal and `COLUMNS` isn't set."""
     is_known = sys.stdout.isatty() or "COLUMNS" in os.environ
     return shutil.get_terminal_size().columns if is_known else None
 

@@ -34,7 +34,7 @@ STEMS = tuple(zip(downloads.NAMES, TUTORIAL_NAMES, strict=True))
 """Official name and tutorial's name of each file."""
 ACCEPTED_NAMES = {f"{stem}{suffix}" for stems in STEMS for stem in stems for suffix in (".gz", "")}
 CONVERTED = "converted"
-"""The folder of the cache for data of one's own, see own_data/conversion.py."""
+"""The folder of the cache for converted data; see own_data/conversion.py."""
 
 FOLDER_HINT = "get the four files again, or leave out data.dir to use the packaged MNIST"
 

@@ -1,1 +1,1 @@
-"""Data of one's own: class folders and .npz files, converted to four IDX files."""
+"""Reads your own data, class folders and .npz files, and converts them to four IDX files."""

@@ -1,4 +1,4 @@
-"""Converts data of one's own to what everything else reads: four IDX files.
+"""Converts your own data to four IDX files, which everything else reads.
 
 They are in the cache, in a folder that is named after the digest of their arrays. Equal arrays have one
 folder, whatever they were read from.
